@@ -1,0 +1,40 @@
+"""98 facial landmarks on devices, with numpy and onnxruntime alone."""
+
+from pfld_edge_runtime.contract import CONTRACT_KEY, Contract, CropRule
+from pfld_edge_runtime.crop import CropWindows, crop_faces, crop_windows
+from pfld_edge_runtime.errors import (
+    BoxError,
+    DeviceError,
+    ImageError,
+    ModelContractError,
+    ModelFileError,
+    PfldEdgeError,
+)
+from pfld_edge_runtime.fingerprint import Fingerprint, fingerprint_image
+from pfld_edge_runtime.landmarker import BUNDLED_MODEL, FaceLandmarker, prepare_input
+from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
+
+__all__ = [
+    "BUNDLED_MODEL",
+    "CONTRACT_KEY",
+    "WFLW_98",
+    "BoxError",
+    "Contract",
+    "CropRule",
+    "CropWindows",
+    "DeviceError",
+    "FaceLandmarker",
+    "Fingerprint",
+    "ImageError",
+    "LandmarkScheme",
+    "ModelContractError",
+    "ModelFileError",
+    "PfldEdgeError",
+    "__version__",
+    "crop_faces",
+    "crop_windows",
+    "fingerprint_image",
+    "prepare_input",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,191 @@
+"""The contract: all that a caller must know of a model, carried by the model's own file."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from pfld_edge_runtime.errors import ModelContractError
+from pfld_edge_runtime.fingerprint import Fingerprint
+from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
+
+__all__ = ["CONTRACT_KEY", "FORMAT_VERSION", "Contract", "CropRule"]
+
+CONTRACT_KEY = "pfld_edge.contract"
+"""Key of the contract's JSON in an ONNX file's ``metadata_props``."""
+
+FORMAT_VERSION = 1
+"""Newest contract format that this runtime understands."""
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "color_order": ("bgr", "rgb"),
+    "layout": ("NCHW", "NHWC"),
+    "input_dtype": ("float32", "uint8"),
+    "output_space": ("crop-fraction",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CropRule:
+    """How a face is cut from the photograph (see `pfld_edge_runtime.crop.crop_window`).
+
+    Attributes:
+        box: What the box must enclose: ``landmarks-tight``, the integer tight box of the landmarks.
+        margin: Side of the square crop as a multiple of the box's longer side.
+        shape: ``square``: the crop has one side length, whatever the box's aspect.
+        padding: ``zero``: what lies outside the photograph is black.
+    """
+
+    box: str = "landmarks-tight"
+    margin: float = 1.2
+    shape: str = "square"
+    padding: str = "zero"
+
+    def __post_init__(self) -> None:
+        """Refuse rules that this runtime can't follow."""
+        known = {"box": "landmarks-tight", "shape": "square", "padding": "zero"}
+        for name, value in known.items():
+            if getattr(self, name) != value:
+                raise ModelContractError(
+                    f"crop rule {name}={getattr(self, name)!r} is unknown; this runtime knows {value!r}"
+                )
+        if not 0.1 <= self.margin <= 10:
+            raise ModelContractError(f"crop margin must be from 0.1 to 10, not {self.margin!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Everything that a caller must know of a landmark network to feed it and to read its answer.
+
+    The defaults are the published PFLD protocol on WFLW. A pixel ``p`` (0 to 255) enters the network as
+    ``(p - mean) / scale``.
+
+    Attributes:
+        model: The network's kind, e.g. ``pfld-ghostone``.
+        input_size: Side of the square input in pixels.
+        color_order: Channel order of the input, ``bgr`` or ``rgb``.
+        mean: Subtracted from each channel, in grey levels, in the network's channel order.
+        scale: Divides each channel after that, in grey levels.
+        layout: ``NCHW`` or ``NHWC``.
+        input_dtype: ``float32`` (normalized pixels) or ``uint8`` (raw pixels; mean and scale are inside the graph).
+        crop: How the face is cut out.
+        landmarks: The points, in output order.
+        output_space: ``crop-fraction``: x0 y0 x1 y1 ... as fractions of the crop's side.
+        quantization: ``none``, or how the network was quantized.
+        target: The device family the file was made for, ``portable`` for all.
+        calibration: What the quantizer looked at.
+        trained_on: Where the weights come from.
+        nme: Measured normalized mean error, where known.
+        nme_data: The faces on which `nme` was measured.
+        fingerprint: A seeded input's expected output, for the self-test.
+        format_version: Version of this record.
+    """
+
+    model: str = "pfld"
+    input_size: int = 112
+    color_order: str = "bgr"
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    scale: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    layout: str = "NCHW"
+    input_dtype: str = "float32"
+    crop: CropRule = field(default_factory=CropRule)
+    landmarks: LandmarkScheme = WFLW_98
+    output_space: str = "crop-fraction"
+    quantization: str = "none"
+    target: str = "portable"
+    calibration: str = ""
+    trained_on: str = ""
+    nme: float | None = None
+    nme_data: str = ""
+    fingerprint: Fingerprint | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Refuse values that no runtime of this version can obey."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                expected = " or ".join(choices)
+                raise ModelContractError(f"contract field {name} is {getattr(self, name)!r}; expected {expected}")
+        if not (isinstance(self.input_size, int) and 16 <= self.input_size <= 4096):
+            raise ModelContractError(f"contract field input_size is {self.input_size!r}; expected 16 to 4096 pixels")
+        if len(self.mean) != 3 or len(self.scale) != 3 or not all(value > 0 for value in self.scale):
+            raise ModelContractError("contract fields mean and scale need three values, and scale positive ones")
+        if sorted(self.landmarks.mirror) != list(range(self.landmarks.num_landmarks)):
+            raise ModelContractError("contract field landmarks.mirror is not a permutation of the points")
+        if not all(0 <= point < self.landmarks.num_landmarks for point in self.landmarks.normalizing_points):
+            raise ModelContractError("contract field landmarks.normalizing_points names a point that is not there")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn the contract into plain JSON types (dicts, lists, strings, numbers, None)."""
+        result: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return result
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Write the contract as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def replace(self, **changes: Any) -> "Contract":  # noqa: ANN401 - the dataclass's own field types apply
+        """Copy the contract with some fields changed."""
+        return replace(self, **changes)
+
+    @classmethod
+    def from_dict(cls, record: object) -> "Contract":
+        """Rebuild a contract from the plain types of `to_dict`.
+
+        Raises:
+            ModelContractError: The record is damaged, or of a format newer than this runtime.
+        """
+        if not isinstance(record, dict):
+            raise ModelContractError(f"the contract must be a JSON object, found {type(record).__name__}")
+        version = record.get("format_version")
+        if not isinstance(version, int):
+            raise ModelContractError("the contract has no format_version; it is damaged or not from pfld-edge")
+        if version > FORMAT_VERSION:
+            raise ModelContractError(
+                f"the contract has format version {version}, this runtime reads up to {FORMAT_VERSION}: "
+                "upgrade with `pip install -U pfld-edge-runtime`"
+            )
+        unknown = sorted(set(record) - {item.name for item in fields(cls)})
+        if unknown:
+            raise ModelContractError(f"the contract has unknown fields: {', '.join(unknown)}")
+        try:
+            return cls(**_rebuilt(record))
+        except ModelContractError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelContractError(f"the contract is damaged: {error}") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> "Contract":
+        """Rebuild a contract from JSON text.
+
+        Raises:
+            ModelContractError: The text is not JSON, or not a contract that this runtime can obey.
+        """
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ModelContractError(f"the contract is not valid JSON: {error}") from error
+        return cls.from_dict(record)
+
+
+def _rebuilt(record: dict[str, Any]) -> dict[str, Any]:
+    """Turn the plain types of the nested records into their classes."""
+    values = dict(record)
+    for name in ("mean", "scale"):
+        if name in values:
+            values[name] = tuple(float(value) for value in values[name])
+    if "crop" in values:
+        values["crop"] = CropRule(**values["crop"])
+    if "landmarks" in values:
+        scheme = values["landmarks"]
+        values["landmarks"] = LandmarkScheme(
+            name=str(scheme["name"]),
+            names=tuple(map(str, scheme["names"])),
+            mirror=tuple(map(int, scheme["mirror"])),
+            normalizing_points=tuple(map(int, scheme["normalizing_points"])),  # type: ignore[arg-type]
+        )
+    if values.get("fingerprint") is not None:
+        seen = values["fingerprint"]
+        output = tuple(map(float, seen["output"]))
+        values["fingerprint"] = Fingerprint(int(seen["seed"]), output, float(seen["tolerance"]))
+    return values

@@ -1,0 +1,198 @@
+"""The one crop: training, calibration, evaluation and devices all cut faces with this function.
+
+The protocol is the published PFLD evaluation's: a square of ``int(max(w, h) * margin)`` pixels around the box's
+integer centre, zero padding outside the photograph, bilinear resize with OpenCV's sampling positions
+(``(i + 0.5) * scale - 0.5``, edges repeated). Numpy alone; no padded copy of the photograph is ever made.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_runtime.errors import BoxError, ImageError
+
+__all__ = ["CropWindows", "check_boxes", "check_image", "crop_faces", "crop_windows"]
+
+# Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
+_LARGEST_COORDINATE = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class CropWindows:
+    """Where each face's square crop lies in the photograph.
+
+    Attributes:
+        corners: ``(N, 2)`` int64, x and y of the top left corner in photograph pixels; may be negative.
+        sizes: ``(N,)`` int64, the side in pixels, at least 1.
+    """
+
+    corners: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def to_image(self, fractions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map ``(N, P, 2)`` fractions of the crop to photograph pixels, float32."""
+        scaled = fractions * self.sizes[:, None, None] + self.corners[:, None, :]
+        return scaled.astype(np.float32)
+
+    def to_crop(self, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map ``(N, P, 2)`` photograph pixels to fractions of the crop, float32; the inverse of `to_image`."""
+        fractions = (landmarks - self.corners[:, None, :]) / self.sizes[:, None, None]
+        return fractions.astype(np.float32)
+
+
+def check_boxes(boxes: object) -> NDArray[np.float64]:
+    """Validate face boxes.
+
+    Args:
+        boxes: ``(N, 4)`` or one ``(4,)`` box: x0, y0, x1, y1 in pixels, right and bottom edges exclusive. Columns
+            after the fourth (a detector's score) are ignored.
+
+    Returns:
+        ``(N, 4)`` float64; N may be 0.
+
+    Raises:
+        BoxError: Wrong shape or type, NaN or infinite, or no area.
+    """
+    try:
+        array = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BoxError(f"boxes must be numbers of shape (N, 4), x0 y0 x1 y1 in pixels: {error}") from error
+    if array.size == 0:
+        return np.zeros((0, 4))
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] < 4:
+        raise BoxError(f"boxes must have shape (N, 4), x0 y0 x1 y1 in pixels; found {array.shape}")
+    array = array[:, :4]
+    for index, box in enumerate(array):
+        if not np.isfinite(box).all() or np.abs(box).max() > _LARGEST_COORDINATE:
+            raise BoxError(f"box {index} is {box.tolist()}: coordinates must be finite and below 1e9 pixels")
+        if box[2] <= box[0] or box[3] <= box[1]:
+            raise BoxError(
+                f"box {index} is {box.tolist()}: x1 must exceed x0 and y1 exceed y0 (not x, y, width, height)"
+            )
+    return array
+
+
+def check_image(image: object) -> NDArray[np.generic]:
+    """Validate a photograph and give it three axes, without copying it.
+
+    Args:
+        image: ``(H, W, 3)``, ``(H, W, 4)`` (alpha is ignored), ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in
+            0..1. Any strides.
+
+    Returns:
+        ``(H, W, C)`` view with C of 1 or 3.
+
+    Raises:
+        ImageError: Not an array, wrong shape or dtype, or empty.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"image must be a numpy array of shape (H, W, 3); found {type(image).__name__}")
+    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
+        raise ImageError(f"image must be uint8 (0..255) or floating point (0..1); found dtype {image.dtype}")
+    view = image[:, :, None] if image.ndim == 2 else image
+    if view.ndim != 3 or view.shape[2] not in (1, 3, 4):
+        raise ImageError(f"image must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); found {image.shape}")
+    if view.size == 0:
+        raise ImageError(f"image is empty: shape {image.shape}")
+    return view[:, :, :3] if view.shape[2] == 4 else view
+
+
+def crop_windows(boxes: object, margin: float) -> CropWindows:
+    """Find the square that each box is cut by.
+
+    Args:
+        boxes: As for `check_boxes`. The published protocol's integer tight box of landmarks is
+            ``floor(min)``, ``floor(max) + 1``.
+        margin: Side of the square as a multiple of the box's longer side.
+
+    Returns:
+        N windows.
+
+    Raises:
+        BoxError: A box can't be used.
+    """
+    valid = check_boxes(boxes)
+    extent = valid[:, 2:] - valid[:, :2]
+    sizes = np.maximum((extent.max(axis=1, initial=0) * margin).astype(np.int64), 1)
+    centers = np.floor(valid[:, :2] + extent / 2).astype(np.int64)
+    return CropWindows(centers - sizes[:, None] // 2, sizes)
+
+
+def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> NDArray[np.uint8]:
+    """Cut and resize every window.
+
+    Args:
+        image: As for `check_image`.
+        windows: N windows of that photograph.
+        size: Side of the result in pixels.
+        swap_channels: Reverse the channel order (RGB to BGR or back).
+
+    Returns:
+        ``(N, size, size, 3)`` uint8, grey photographs repeated over the channels. Within one grey level of
+        ``cv2.copyMakeBorder`` + ``cv2.resize`` (``INTER_LINEAR``), which rounds its weights to 11 bits.
+
+    Raises:
+        ImageError: The image can't be used.
+    """
+    photo = check_image(image)
+    crops = np.empty((len(windows.sizes), size, size, 3), np.uint8)
+    for crop, corner, side in zip(crops, windows.corners, windows.sizes, strict=True):
+        face = _resized(photo, int(corner[0]), int(corner[1]), int(side), size)
+        crop[:] = face[:, :, ::-1] if swap_channels else face
+    return crops
+
+
+def _resized(photo: NDArray[np.generic], x: int, y: int, side: int, size: int) -> NDArray[np.uint8]:
+    """Resize the square at (x, y) bilinearly, rows first; ``(size, size, C)`` uint8."""
+    rows, row_weights = _taps(y, side, size, photo.shape[0])
+    columns, column_weights = _taps(x, side, size, photo.shape[1])
+    left, right = int(columns.min()), int(columns.max()) + 1
+    strip = photo[:, left:right]
+    # Rows first: whole contiguous rows are gathered, and only the columns of this face.
+    blended = strip[rows[0]] * row_weights[0][:, None, None]
+    blended += strip[rows[1]] * row_weights[1][:, None, None]
+    face = blended[:, columns[0] - left] * column_weights[0][:, None]
+    face += blended[:, columns[1] - left] * column_weights[1][:, None]
+    if photo.dtype != np.uint8:
+        face = _grey_levels(face)
+    face += np.float32(0.5)
+    levels: NDArray[np.uint8] = face.astype(np.uint8)
+    return levels
+
+
+def _grey_levels(face: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale a floating-point face from 0..1 to 0..255."""
+    low, high = float(face.min()), float(face.max())
+    # Not `low < 0 or high > 1`: comparisons with NaN are false, and NaN must be refused too.
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ImageError(
+            f"a floating-point image is read as 0..1, found {low:g} to {high:g} in a face: pass uint8, or divide by 255"
+        )
+    levels: NDArray[np.float32] = np.clip(face, 0, 1).astype(np.float32) * np.float32(255)
+    return levels
+
+
+def _taps(start: int, side: int, size: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Find the two source lines that each output line mixes, and their weights.
+
+    Zero padding needs no padded copy: a line outside the photograph keeps a legal index and gets weight zero.
+
+    Args:
+        start: First line of the window in the photograph; may be negative.
+        side: Lines in the window.
+        size: Lines in the result.
+        length: Lines in the photograph.
+
+    Returns:
+        ``(2, size)`` indices into the photograph and ``(2, size)`` weights.
+    """
+    position = (np.arange(size) + 0.5) * (side / size) - 0.5
+    first = np.floor(position).astype(np.int64)
+    fraction = (position - first).astype(np.float32)
+    lines = np.stack([first, first + 1]).clip(0, side - 1) + start
+    weights = np.stack([np.float32(1) - fraction, fraction])
+    weights[(lines < 0) | (lines >= length)] = 0
+    return lines.clip(0, length - 1), weights

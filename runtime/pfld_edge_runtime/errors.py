@@ -1,0 +1,27 @@
+"""What can go wrong, as types: each error is a `PfldEdgeError` and the builtin that fits it."""
+
+__all__ = ["BoxError", "DeviceError", "ImageError", "ModelContractError", "ModelFileError", "PfldEdgeError"]
+
+
+class PfldEdgeError(Exception):
+    """Base of every error that pfld-edge raises on purpose; its message is one line that a user can act on."""
+
+
+class ImageError(PfldEdgeError, ValueError):
+    """The image can't be used: wrong shape, wrong dtype, empty, or values out of range."""
+
+
+class BoxError(PfldEdgeError, ValueError):
+    """A face box can't be used: wrong shape, NaN or infinite, or without area."""
+
+
+class ModelFileError(PfldEdgeError, ValueError):
+    """The model file is missing, truncated, or not something that onnxruntime can open."""
+
+
+class ModelContractError(PfldEdgeError, ValueError):
+    """The model's contract is absent, damaged, of a newer format, or contradicts the network."""
+
+
+class DeviceError(PfldEdgeError, RuntimeError):
+    """The device that was asked for is unknown, or this build of onnxruntime can't use it."""
