@@ -1,0 +1,33 @@
+"""Faces with known answers: readers, crops through the runtime's own crop, metrics."""
+
+from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.evaluate import CropPredictor, predict_landmarks, true_landmarks
+from pfld_edge_calib.face import Face, tight_box
+from pfld_edge_calib.face_crops import FaceCrops, cut_faces
+from pfld_edge_calib.face_set import labelled_faces
+from pfld_edge_calib.metrics import Accuracy, accuracy, accuracy_by_subset, nme_per_face
+from pfld_edge_calib.photo import photos_in, read_photo
+from pfld_edge_calib.points_csv import read_points_csv
+from pfld_edge_calib.wflw import WFLW_ATTRIBUTES, read_wflw, read_wflw_list
+
+__all__ = [
+    "WFLW_ATTRIBUTES",
+    "Accuracy",
+    "CropPredictor",
+    "Face",
+    "FaceCrops",
+    "FaceSetError",
+    "accuracy",
+    "accuracy_by_subset",
+    "cut_faces",
+    "labelled_faces",
+    "nme_per_face",
+    "photos_in",
+    "predict_landmarks",
+    "read_photo",
+    "read_points_csv",
+    "read_wflw",
+    "read_wflw_list",
+    "tight_box",
+    "true_landmarks",
+]

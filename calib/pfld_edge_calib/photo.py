@@ -1,0 +1,41 @@
+"""Reads photographs."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib.errors import FaceSetError
+
+__all__ = ["PHOTO_SUFFIXES", "photos_in", "read_photo"]
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+def read_photo(path: Path) -> NDArray[np.uint8]:
+    """Read a photograph as ``(H, W, 3)`` uint8 BGR, turned as its EXIF orientation says.
+
+    Raises:
+        FaceSetError: The file is missing or not an image.
+    """
+    if not path.is_file():
+        raise FaceSetError(f"{path}: no such photograph")
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    if image is None:
+        raise FaceSetError(f"{path}: not an image that can be read (JPEG, PNG, BMP or WebP expected)")
+    return np.asarray(image, np.uint8)
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """List the photographs under a folder, sorted, so that runs repeat.
+
+    Raises:
+        FaceSetError: The folder is missing, or holds none.
+    """
+    if not folder.is_dir():
+        raise FaceSetError(f"{folder}: no such folder")
+    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    if not photos:
+        raise FaceSetError(f"{folder}: no photographs found ({', '.join(sorted(PHOTO_SUFFIXES))})")
+    return photos

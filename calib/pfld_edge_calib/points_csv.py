@@ -1,0 +1,63 @@
+"""Reads landmark CSV files: ``image,[weight,]x0,y0,x1,y1,...`` with pixel coordinates and a header line."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.face import Face, tight_box
+
+__all__ = ["read_points_csv"]
+
+
+def read_points_csv(path: Path, images: Path | None = None) -> list[Face]:
+    """Read a CSV of faces with any number of points.
+
+    Args:
+        path: The file. A ``weight`` column (0 to 1) is optional.
+        images: Folder that the ``image`` column is relative to; the CSV's own folder where None.
+
+    Returns:
+        One `Face` a line; its group is the image's name up to the last ``_`` (one person's or one video's frames).
+
+    Raises:
+        FaceSetError: The file is missing or a line is damaged.
+    """
+    if not path.is_file():
+        raise FaceSetError(f"{path}: no such CSV file")
+    root = path.parent if images is None else images
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    if len(rows) < 2:
+        raise FaceSetError(f"{path}: expected a header line and at least one face")
+    points = _point_columns(rows[0], path)
+    weight = rows[0].index("weight") if "weight" in rows[0] else None
+    faces = []
+    for number, row in enumerate(rows[1:], 2):
+        where = f"{path}, line {number}"
+        if len(row) != len(rows[0]):
+            raise FaceSetError(f"{where}: expected {len(rows[0])} columns, found {len(row)}")
+        faces.append(_face(row, root, points, weight, where))
+    return faces
+
+
+def _point_columns(header: list[str], path: Path) -> slice:
+    """Find the coordinate columns, which end the line."""
+    start = header.index("x0") if "x0" in header else len(header)
+    names = [f"{axis}{i}" for i in range((len(header) - start) // 2) for axis in "xy"]
+    if header[:1] != ["image"] or not names or header[start:] != names:
+        raise FaceSetError(f"{path}: the header must read image,[weight,]x0,y0,x1,y1,...")
+    return slice(start, len(header))
+
+
+def _face(row: list[str], root: Path, points: slice, weight: int | None, where: str) -> Face:
+    try:
+        landmarks = np.array(row[points], np.float32).reshape(-1, 2)
+        trust = 1.0 if weight is None else float(row[weight])
+    except ValueError as error:
+        raise FaceSetError(f"{where}: {error}") from error
+    if not np.isfinite(landmarks).all() or not 0 <= trust <= 1:
+        raise FaceSetError(f"{where}: landmarks must be finite and the weight from 0 to 1")
+    group = Path(row[0]).stem.rpartition("_")[0] or row[0]
+    return Face(root / row[0], tight_box(landmarks), landmarks, weight=trust, group=group)
