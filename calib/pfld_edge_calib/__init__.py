@@ -1,5 +1,6 @@
 """Faces with known answers: readers, crops through the runtime's own crop, metrics."""
 
+from pfld_edge_calib.calibration import calibration_faces, jittered
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.evaluate import CropPredictor, predict_landmarks, true_landmarks
 from pfld_edge_calib.face import Face, tight_box
@@ -8,9 +9,11 @@ from pfld_edge_calib.face_set import labelled_faces
 from pfld_edge_calib.metrics import Accuracy, accuracy, accuracy_by_subset, nme_per_face
 from pfld_edge_calib.photo import photos_in, read_photo
 from pfld_edge_calib.points_csv import read_points_csv
+from pfld_edge_calib.portraits import PORTRAITS, portraits
 from pfld_edge_calib.wflw import WFLW_ATTRIBUTES, read_wflw, read_wflw_list
 
 __all__ = [
+    "PORTRAITS",
     "WFLW_ATTRIBUTES",
     "Accuracy",
     "CropPredictor",
@@ -19,10 +22,13 @@ __all__ = [
     "FaceSetError",
     "accuracy",
     "accuracy_by_subset",
+    "calibration_faces",
     "cut_faces",
+    "jittered",
     "labelled_faces",
     "nme_per_face",
     "photos_in",
+    "portraits",
     "predict_landmarks",
     "read_photo",
     "read_points_csv",

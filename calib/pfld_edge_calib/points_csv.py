@@ -1,6 +1,7 @@
 """Reads landmark CSV files: ``image,[weight,]x0,y0,x1,y1,...`` with pixel coordinates and a header line."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,17 @@ from pfld_edge_calib.face import Face, tight_box
 __all__ = ["read_points_csv"]
 
 
-def read_points_csv(path: Path, images: Path | None = None) -> list[Face]:
+def read_points_csv(path: Path, images: Path | None = None, group_by: str = "image") -> list[Face]:
     """Read a CSV of faces with any number of points.
 
     Args:
         path: The file. A ``weight`` column (0 to 1) is optional.
         images: Folder that the ``image`` column is relative to; the CSV's own folder where None.
+        group_by: What faces must share to stay on one side of a split: ``image``, or ``person``, the image's name up
+            to the last ``_`` (as LFW and YouTube Faces name theirs).
 
     Returns:
-        One `Face` a line; its group is the image's name up to the last ``_`` (one person's or one video's frames).
+        One `Face` a line.
 
     Raises:
         FaceSetError: The file is missing or a line is damaged.
@@ -39,6 +42,8 @@ def read_points_csv(path: Path, images: Path | None = None) -> list[Face]:
         if len(row) != len(rows[0]):
             raise FaceSetError(f"{where}: expected {len(rows[0])} columns, found {len(row)}")
         faces.append(_face(row, root, points, weight, where))
+    if group_by == "person":
+        return [replace(face, group=face.image.stem.rpartition("_")[0] or face.group) for face in faces]
     return faces
 
 
@@ -59,5 +64,4 @@ def _face(row: list[str], root: Path, points: slice, weight: int | None, where: 
         raise FaceSetError(f"{where}: {error}") from error
     if not np.isfinite(landmarks).all() or not 0 <= trust <= 1:
         raise FaceSetError(f"{where}: landmarks must be finite and the weight from 0 to 1")
-    group = Path(row[0]).stem.rpartition("_")[0] or row[0]
-    return Face(root / row[0], tight_box(landmarks), landmarks, weight=trust, group=group)
+    return Face(root / row[0], tight_box(landmarks), landmarks, weight=trust, group=row[0])
