@@ -1,0 +1,39 @@
+"""What commands say beside their results: notes and progress, on standard error."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["console", "face_progress", "note", "note_assumed"]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Open a console; wide enough for whole tables where the output is not a terminal."""
+    opened = Console(stderr=stderr, highlight=False)
+    return opened if opened.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+
+
+def note(text: str) -> None:
+    """Print a remark that is not part of the result."""
+    console(stderr=True).print(f"Note: {text}", markup=False, soft_wrap=True)
+
+
+def note_assumed(name: str, assumed: bool) -> None:
+    """Say that a file's preprocessing was assumed, where it was."""
+    if assumed:
+        note(f"{name} carries no contract: taken as published PFLD (BGR, 112 x 112, landmark box x 1.2)")
+
+
+@contextmanager
+def face_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar over faces; gives the function that moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=total)
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+
+        yield advance

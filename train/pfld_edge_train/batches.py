@@ -1,0 +1,64 @@
+"""Turns cached faces into batches that a network trains on."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pfld_edge_runtime import Contract
+from pfld_edge_train.augment import augment_pixels
+from pfld_edge_train.config import AugmentConfig
+from pfld_edge_train.face_cache import FaceCache
+from pfld_edge_train.geometry import random_frames, warp_faces, warp_landmarks
+
+__all__ = ["Batch", "epoch_order", "training_batches", "validation_batches"]
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Normalized faces ``(N, 3, S, S)``, landmarks ``(N, P, 2)`` as fractions of the crop, weights ``(N,)``."""
+
+
+def epoch_order(cache: FaceCache, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Shuffle the training faces, each as often as its source says.
+
+    The order depends on seed and epoch alone, so a resumed run sees what the uninterrupted one would have seen.
+    """
+    training = np.flatnonzero(~cache.held_out)
+    order = np.repeat(training, cache.repeats[training])
+    np.random.default_rng([seed, epoch]).shuffle(order)
+    return order
+
+
+def training_batches(
+    cache: FaceCache, contract: Contract, augment: AugmentConfig, batch_size: int, seed: int, epoch: int
+) -> Iterator[Batch]:
+    """Yield the augmented batches of one epoch; a last batch that is not full is left out."""
+    order = epoch_order(cache, seed, epoch)
+    generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**31)
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        yield _batch(cache, contract, order[start : start + batch_size], augment, generator)
+
+
+def validation_batches(cache: FaceCache, contract: Contract, batch_size: int) -> Iterator[Batch]:
+    """Yield the held-out faces, unaugmented, in order."""
+    chosen = np.flatnonzero(cache.held_out)
+    for start in range(0, len(chosen), batch_size):
+        yield _batch(cache, contract, chosen[start : start + batch_size], None, None)
+
+
+def _batch(
+    cache: FaceCache,
+    contract: Contract,
+    chosen: NDArray[np.int64],
+    augment: AugmentConfig | None,
+    generator: torch.Generator | None,
+) -> Batch:
+    landmarks = torch.from_numpy(cache.landmarks[chosen])
+    frames = random_frames(landmarks, contract.crop.margin, augment, generator)
+    faces = warp_faces(cache.crops[chosen], frames, contract.input_size)
+    fractions = warp_landmarks(landmarks, frames, torch.tensor(contract.landmarks.mirror))
+    if augment is not None:
+        faces = augment_pixels(faces, augment, generator)
+    mean, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
+    return (faces - mean) / scale, fractions, torch.from_numpy(cache.weights[chosen])

@@ -1,0 +1,183 @@
+"""What a training run is made of, read from a TOML file and saved inside its checkpoints."""
+
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pfld_edge_train.errors import TrainConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["AugmentConfig", "DataConfig", "TrainConfig", "load_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """One source of faces.
+
+    Attributes:
+        path: A WFLW folder or a CSV of points, relative to the configuration file.
+        images: For a CSV: folder that its image column is relative to; empty for the CSV's own.
+        split: For a WFLW folder: which official list.
+        group_by: For a CSV: ``image`` or ``person``, what a validation split must not part.
+        repeat: How often an epoch shows each face.
+    """
+
+    path: str
+    images: str = ""
+    split: str = "train"
+    group_by: str = "image"
+    repeat: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Strength of the augmentation; 0 turns a part off. See `pfld_edge_train.augment`.
+
+    Attributes:
+        rotation: Standard deviation of the rotation in degrees.
+        shear: Largest horizontal squeeze, as a share: a poor man's yaw.
+        shift: Largest shift of the box, as a share of its side.
+        scale: Largest change of the box's side, as a share.
+        light: Strength of brightness, contrast and side light, 0 to 1.
+        color: Strength of the colour cast, 0 to 1.
+        noise: Largest standard deviation of the noise in grey levels.
+        low_resolution: Probability of a face that was once smaller than the input.
+        blur: Probability of a blurred face.
+        occlusion: Probability of a rectangle that hides part of the face.
+        gray: Probability of a grey face.
+    """
+
+    rotation: float = 15.0
+    shear: float = 0.15
+    shift: float = 0.06
+    scale: float = 0.1
+    light: float = 0.5
+    color: float = 0.15
+    noise: float = 12.0
+    low_resolution: float = 0.25
+    blur: float = 0.2
+    occlusion: float = 0.3
+    gray: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """A whole training run.
+
+    Attributes:
+        model: Kind of network, see `pfld_edge_train.models.MODEL_KINDS`.
+        width_factor: Multiplies the channels.
+        input_size: Side of the network's input in pixels.
+        data: Where the faces come from.
+        augment: Strength of the augmentation.
+        epochs: Passes over the training faces.
+        batch_size: Faces a step.
+        learning_rate: Peak of the schedule (linear warm-up, then cosine to zero).
+        warmup_epochs: Length of the warm-up.
+        weight_decay: AdamW's, on weights with more than one axis.
+        clip_norm: Largest norm of the gradient.
+        ema_decay: Of the weights' exponential moving average, which is what is evaluated and shipped.
+        wing_w: Width of wing loss's logarithmic part, in pixels.
+        wing_epsilon: Its curvature, in pixels.
+        validation: Share of the groups (people or photographs) that are held out.
+        seed: Of everything random.
+        bf16: Run the network in bfloat16 where the loss's gradients are computed.
+        trained_on: One line for the contract.
+    """
+
+    model: str = "pfld-edge-s"
+    width_factor: float = 1.0
+    input_size: int = 112
+    data: tuple[DataConfig, ...] = ()
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    warmup_epochs: float = 1.0
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    ema_decay: float = 0.999
+    wing_w: float = 10.0
+    wing_epsilon: float = 2.0
+    validation: float = 0.05
+    seed: int = 0
+    bf16: bool = False
+    trained_on: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as they are saved in checkpoints."""
+        record = asdict(self)
+        record["data"] = [dict(item) for item in record["data"]]
+        return record
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any], where: str = "configuration") -> "TrainConfig":
+        """Rebuild a configuration.
+
+        Raises:
+            TrainConfigError: A key is unknown or a value has the wrong type.
+        """
+        values = dict(_known(cls, record, where))
+        values["data"] = tuple(
+            DataConfig(**_known(DataConfig, item, f"{where}, data")) for item in values.get("data", [])
+        )
+        values["augment"] = AugmentConfig(**_known(AugmentConfig, values.get("augment", {}), f"{where}, augment"))
+        try:
+            config = cls(**values)
+        except TypeError as error:
+            raise TrainConfigError(f"{where}: {error}") from error
+        _check(config, where)
+        return config
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a TOML configuration; data paths become absolute, as seen from the file.
+
+    Raises:
+        TrainConfigError: The file is missing, not TOML, or says something impossible.
+    """
+    if not path.is_file():
+        raise TrainConfigError(f"{path}: no such configuration file")
+    try:
+        record = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TrainConfigError(f"{path}: not valid TOML: {error}") from error
+    for item in record.get("data", []):
+        for name in ("path", "images"):
+            if item.get(name):
+                item[name] = str((path.parent / item[name]).resolve())
+    return TrainConfig.from_dict(record, str(path))
+
+
+def _known(cls: type, record: object, where: str) -> dict[str, Any]:
+    """Check that a table has only the class's keys, with values of their types."""
+    if not isinstance(record, dict):
+        raise TrainConfigError(f"{where}: expected a table, found {type(record).__name__}")
+    types = {item.name: item.type for item in fields(cls)}
+    for name, value in record.items():
+        if name not in types:
+            raise TrainConfigError(f"{where}: unknown key {name!r}; known: {', '.join(types)}")
+        expected = types[name]
+        if expected in (int, float, str, bool):
+            numeric = expected is float and isinstance(value, int) and not isinstance(value, bool)
+            if type(value) is not expected and not numeric:
+                raise TrainConfigError(f"{where}: {name} must be {expected.__name__}, found {value!r}")
+    return record
+
+
+def _check(config: TrainConfig, where: str) -> None:
+    positive = ("epochs", "batch_size", "learning_rate", "clip_norm", "wing_w", "wing_epsilon")
+    for name in positive:
+        if getattr(config, name) <= 0:
+            raise TrainConfigError(f"{where}: {name} must be positive, found {getattr(config, name)}")
+    if not config.data:
+        raise TrainConfigError(f"{where}: no data; add a [[data]] table with a path")
+    if not 0 < config.validation < 0.5:
+        raise TrainConfigError(f"{where}: validation must be a share between 0 and 0.5, found {config.validation}")
+    if not 0 <= config.ema_decay < 1:
+        raise TrainConfigError(f"{where}: ema_decay must be from 0 to below 1, found {config.ema_decay}")

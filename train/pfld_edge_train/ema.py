@@ -1,0 +1,35 @@
+"""Exponential moving average of a network's weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+__all__ = ["update_ema", "ema_copy"]
+
+
+def ema_copy(model: nn.Module) -> nn.Module:
+    """Copy a network to hold the average; it is never trained itself."""
+    average = copy.deepcopy(model).eval()
+    for parameter in average.parameters():
+        parameter.requires_grad_(False)
+    return average
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the average towards the network.
+
+    Args:
+        average: From `ema_copy`.
+        model: The network in training.
+        decay: Share of the average that stays, 0 to 1.
+        step: Steps done; early steps use a smaller decay, so that the random start is forgotten.
+    """
+    keep = min(decay, (1 + step) / (10 + step))
+    state = model.state_dict()
+    for name, value in average.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(state[name], 1 - keep)
+        else:
+            value.copy_(state[name])

@@ -1,0 +1,120 @@
+"""One epoch of training, and one look at the validation faces."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from pfld_edge_train.batches import Batch
+from pfld_edge_train.config import TrainConfig
+from pfld_edge_train.ema import update_ema
+from pfld_edge_train.errors import TrainingDivergedError
+from pfld_edge_train.losses import wing_loss
+
+__all__ = ["Trainee", "evaluate", "learning_rate_at", "make_optimizer", "train_one_epoch"]
+
+
+@dataclass(slots=True)
+class Trainee:
+    """What changes while a network trains.
+
+    Attributes:
+        model: The network in training.
+        average: Exponential moving average of its weights.
+        optimizer: AdamW over `model`.
+        step: Steps done.
+    """
+
+    model: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; biases and BatchNorm's factors are not decayed."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Linear warm-up to the peak, then a half cosine to zero (Loshchilov & Hutter 2017, without restarts)."""
+    warmup = max(1.0, config.warmup_epochs * steps_per_epoch)
+    total = config.epochs * steps_per_epoch
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def train_one_epoch(
+    trainee: Trainee,
+    batches: Iterable[Batch],
+    config: TrainConfig,
+    steps_per_epoch: int,
+    advance: Callable[[float], None],
+) -> float:
+    """Train over the batches once.
+
+    Args:
+        trainee: Changed in place.
+        batches: Of one epoch.
+        config: The run.
+        steps_per_epoch: For the schedule.
+        advance: Called with each step's loss, for a progress bar.
+
+    Returns:
+        Mean loss, in wing loss's pixels.
+
+    Raises:
+        TrainingDivergedError: The loss is NaN or infinite.
+    """
+    trainee.model.train()
+    losses = []
+    for faces, landmarks, weights in batches:
+        for group in trainee.optimizer.param_groups:
+            group["lr"] = learning_rate_at(trainee.step, steps_per_epoch, config)
+        loss = _loss(trainee.model, faces, landmarks, weights, config)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDivergedError(
+                f"the loss is {value} at step {trainee.step}: lower learning_rate (now {config.learning_rate:g}) and "
+                "--resume from the last checkpoint, which is whole"
+            )
+        trainee.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clip_grad_norm_(trainee.model.parameters(), config.clip_norm)
+        trainee.optimizer.step()
+        update_ema(trainee.average, trainee.model, config.ema_decay, trainee.step)
+        trainee.step += 1
+        losses.append(value)
+        advance(value)
+    return sum(losses) / max(1, len(losses))
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[Batch], normalizing_points: tuple[int, int]) -> float:
+    """Mean NME over the batches, weighted by the trust in each face's landmarks."""
+    model.eval()
+    total, weight = 0.0, 0.0
+    first, second = normalizing_points
+    for faces, landmarks, weights in batches:
+        predicted = model(faces.contiguous(memory_format=torch.channels_last)).view(landmarks.shape)
+        errors = (predicted - landmarks).norm(dim=2).mean(dim=1)
+        distance = (landmarks[:, first] - landmarks[:, second]).norm(dim=1)
+        total += float((errors / distance * weights).sum())
+        weight += float(weights.sum())
+    return total / weight
+
+
+def _loss(model: nn.Module, faces: Tensor, landmarks: Tensor, weights: Tensor, config: TrainConfig) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+        predicted = model(faces.contiguous(memory_format=torch.channels_last))
+    size = config.input_size
+    losses = wing_loss(predicted.float() * size, landmarks.flatten(1) * size, config.wing_w, config.wing_epsilon)
+    return (losses * weights).sum() / weights.sum()
