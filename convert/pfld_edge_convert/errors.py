@@ -1,0 +1,13 @@
+"""What can go wrong while a network is converted."""
+
+from pfld_edge_runtime.errors import PfldEdgeError
+
+__all__ = ["CalibrationError", "ConvertError"]
+
+
+class ConvertError(PfldEdgeError, ValueError):
+    """A network can't be converted, or a step of the conversion changed what it computes."""
+
+
+class CalibrationError(PfldEdgeError, ValueError):
+    """The calibration faces can't be used: none, or of a shape that the network doesn't take."""

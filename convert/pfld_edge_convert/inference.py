@@ -1,0 +1,59 @@
+"""Runs an ONNX model in memory with onnxruntime: the independent judge of every rewrite."""
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from pfld_edge_convert.errors import ConvertError
+
+__all__ = ["open_model", "run_model"]
+
+_ONLY_FATAL = 4
+
+
+def open_model(model: onnx.ModelProto, *, optimize: bool = True) -> onnxruntime.InferenceSession:
+    """Open a model on the CPU, one thread, without onnxruntime's chatter.
+
+    Args:
+        model: The network.
+        optimize: Whether onnxruntime may rewrite the graph for itself. Without it the nodes run as they stand, so
+            that models which differ in nodes that move no numbers give the same bits.
+
+    Raises:
+        ConvertError: onnxruntime refuses the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = _ONLY_FATAL
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConvertError(f"onnxruntime {onnxruntime.__version__} refuses the model: {reason}") from error
+
+
+def run_model(model: onnx.ModelProto, inputs: NDArray[np.float32], *, optimize: bool = True) -> NDArray[np.float32]:
+    """Run a model with one input and read its first output.
+
+    Args:
+        model: The network.
+        inputs: ``(N, ...)``; in one call where the network's batch is dynamic, else one by one.
+        optimize: As for `open_model`.
+
+    Returns:
+        The first output, concatenated over the batch.
+
+    Raises:
+        ConvertError: onnxruntime refuses the model or the inputs.
+    """
+    session = open_model(model, optimize=optimize)
+    name = session.get_inputs()[0].name
+    parts = np.split(inputs, len(inputs)) if session.get_inputs()[0].shape[0] == 1 else [inputs]
+    try:
+        outputs = [session.run(None, {name: part})[0] for part in parts]
+    except Exception as error:
+        raise ConvertError(f"the model can't run on inputs of shape {inputs.shape}: {str(error)[:300]}") from error
+    return np.concatenate(outputs)

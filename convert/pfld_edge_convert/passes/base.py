@@ -1,0 +1,145 @@
+"""What a graph pass is, and the proof that it changed nothing.
+
+A pass takes a model and returns a `PassResult`; it never edits the model that it was given. `run_passes` applies
+passes in order, checks each result with onnx's checker, and proves it with onnxruntime on sample inputs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.passes.graph_index import drop_unused
+
+__all__ = ["GraphPass", "PassReport", "PassResult", "check_equivalence", "run_passes"]
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What a pass did.
+
+    Attributes:
+        model: The rewritten model, or the very model that was given where nothing changed.
+        modified: Whether anything changed.
+        detail: What changed, in one line; empty where nothing did.
+    """
+
+    model: onnx.ModelProto
+    modified: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PassReport:
+    """One proven pass of a sequence.
+
+    Attributes:
+        name: The pass's name.
+        modified: Whether it changed the model.
+        detail: What it changed.
+        max_difference: Largest absolute difference that it made to the output on the sample inputs.
+    """
+
+    name: str
+    modified: bool
+    detail: str
+    max_difference: float
+
+
+class GraphPass(ABC):
+    """A rewrite of an ONNX graph that keeps what the graph computes, for every batch size.
+
+    Attributes:
+        name: Shown in reports and errors.
+        tolerance: Largest absolute difference of the output that the pass may make: 0 for rewrites that move no
+            arithmetic, about 1e-6 for those that reorder sums.
+    """
+
+    name: ClassVar[str]
+    tolerance: ClassVar[float] = 1e-6
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        """Rewrite a copy of the model.
+
+        Raises:
+            ConvertError: The model can't be rewritten by this pass.
+        """
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        detail = self.rewrite(copy)
+        if not detail:
+            return PassResult(model, modified=False)
+        drop_unused(copy)
+        return PassResult(copy, modified=True, detail=detail)
+
+    @abstractmethod
+    def rewrite(self, model: onnx.ModelProto) -> str:
+        """Edit the model in place; return what was done in one line, or an empty string."""
+
+
+def check_equivalence(
+    before: onnx.ModelProto, after: onnx.ModelProto, inputs: NDArray[np.float32], tolerance: float, name: str
+) -> float:
+    """Prove with onnxruntime that two models compute the same.
+
+    Args:
+        before: The model that is right by definition.
+        after: The model in question; run on the whole batch at once where its batch is dynamic.
+        inputs: ``(N, 3, S, S)`` float32 samples.
+        tolerance: Largest absolute difference of any output value.
+        name: Who is to blame, for the message.
+
+    Returns:
+        The largest absolute difference.
+
+    Raises:
+        ConvertError: The difference exceeds the tolerance, the outputs' shapes differ, or a model does not run.
+    """
+    expected, found = run_model(before, inputs, optimize=False), run_model(after, inputs, optimize=False)
+    if expected.shape != found.shape:
+        raise ConvertError(f"{name} changed the output's shape from {expected.shape} to {found.shape}")
+    difference = float(np.abs(expected.astype(np.float64) - found).max(initial=0))
+    if not difference <= tolerance:
+        raise ConvertError(f"{name} changed the output by {difference:.3g}; at most {tolerance:.3g} is allowed")
+    return difference
+
+
+def run_passes(
+    model: onnx.ModelProto, passes: Sequence[GraphPass], inputs: NDArray[np.float32]
+) -> tuple[onnx.ModelProto, list[PassReport]]:
+    """Apply passes in order and prove each.
+
+    Args:
+        model: Left as it is.
+        passes: Applied first to last.
+        inputs: ``(N, 3, S, S)`` float32 samples for the proof.
+
+    Returns:
+        The rewritten model, and a report for each pass.
+
+    Raises:
+        ConvertError: A pass made an invalid model, or one that computes something else; the message names it.
+    """
+    reports = []
+    for graph_pass in passes:
+        result = graph_pass(model)
+        difference = 0.0
+        if result.modified:
+            _check_valid(result.model, graph_pass.name)
+            difference = check_equivalence(model, result.model, inputs, graph_pass.tolerance, graph_pass.name)
+        reports.append(PassReport(graph_pass.name, result.modified, result.detail, difference))
+        model = result.model
+    return model, reports
+
+
+def _check_valid(model: onnx.ModelProto, name: str) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ConvertError(f"{name} made an invalid model: {error}") from error

@@ -1,0 +1,184 @@
+"""Removes channels that can't change the output."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from pfld_edge_convert.passes.base import GraphPass
+from pfld_edge_convert.passes.channel_map import ChannelMap, channel_constants, is_dense, is_depthwise
+from pfld_edge_convert.passes.graph_index import GraphIndex, spatially_unpadded
+
+__all__ = ["NEGLIGIBLE", "EliminateDeadChannels"]
+
+NEGLIGIBLE = 2.0**-24
+"""Half a unit in the last place of a float32 next to 1: a term this small beside its neighbours is lost in their
+rounding. Training with weight decay drives a dead channel's weights to 1e-6 ... 1e-42 but not to exact zero."""
+
+Array = NDArray[Any]
+
+
+class EliminateDeadChannels(GraphPass):
+    """Removes every channel that is constant, or that nobody looks at, with all weights that serve it.
+
+    Rewrite rules, in this order:
+        1. A row of a Conv or Gemm is zeroed where in every output of every consumer its term (sum of the row's
+           absolute weights and bias, times the consumer's weight for it) is at most `NEGLIGIBLE` times the largest
+           term that a row of the same node has there. Only where no depthwise convolution, addition or unknown
+           operator lies between.
+        2. Where an input channel of a Conv or Gemm has one constant value (rows of zeros, through Relu, pooling,
+           Concat, Flatten, depthwise convolution, addition), the value times its weights goes into the bias and the
+           weights become zero. A value other than zero only where the convolution has no padding: there it is exact.
+        3. A channel that meets only zero weights is cut out of every node that makes or carries it: Conv, depthwise
+           Conv, Gemm, Relu, pooling, Concat, Flatten, Add. Channels that an addition ties together go together.
+        At least one channel of each tensor stays.
+    """
+
+    name: ClassVar[str] = "eliminate-dead-channels"
+
+    def rewrite(self, model: onnx.ModelProto) -> str:
+        """Edit the model in place; return what was done."""
+        before = _weight_count(model)
+        index = GraphIndex(model)
+        zero_negligible_rows(index)
+        _fold_constants(index)
+        channels = ChannelMap(index)
+        needed = _needed(index, channels)
+        cut = [_cut(index, node, channels, needed) for node in model.graph.node]
+        notes = [note for note in cut if note]
+        if not notes:
+            return ""
+        model.graph.ClearField("value_info")
+        after = _weight_count(model)
+        return f"{', '.join(notes)}; {before} weights to {after}"
+
+
+def zero_negligible_rows(index: GraphIndex, threshold: float = NEGLIGIBLE) -> int:
+    """Apply rule 1 in place; return the number of rows zeroed."""
+    channels, count = ChannelMap(index), 0
+    opaque = _opaque(index, channels)
+    for node in channels.dense_nodes():
+        weights, numbers = index.weights(node), channels.channels(node.output[0])
+        if weights is None or opaque.intersection(map(int, numbers)):
+            continue
+        weight, bias = weights[0].copy(), weights[1].copy()
+        rows = np.abs(weight.reshape(len(weight), -1)).sum(axis=1, dtype=np.float64) + np.abs(bias)
+        shares = _largest_shares(index, channels, dict(zip(map(int, numbers), rows, strict=True)))
+        dead = (shares <= threshold) & (rows > 0)
+        if dead.any():
+            weight[dead], bias[dead] = 0, 0
+            index.set_weights(node, weight, bias)
+            count += int(dead.sum())
+    return count
+
+
+def _opaque(index: GraphIndex, channels: ChannelMap) -> set[int]:
+    """Channels of which the weights at both ends don't tell how much they matter."""
+    opaque = set(channels.pinned)
+    for node in index.graph.node:
+        known = node.input and node.input[0] in channels.ids
+        if known and node.op_type in ("Add", "Mul", "Sub", "Conv") and not is_dense(index, node):
+            opaque.update(map(int, channels.channels(node.input[0])))
+    return opaque
+
+
+def _largest_shares(index: GraphIndex, channels: ChannelMap, gains: dict[int, float]) -> Array:
+    """Weigh the channels of one node against each other as their consumers' outputs see them.
+
+    Args:
+        index: The graph.
+        channels: Its channels.
+        gains: How large each channel can be, by its number, in one unit for all.
+
+    Returns:
+        For each channel, in the order of `gains`: its largest term in any consumer's output divided by the largest
+        term that any of these channels has in the same output; 0 where nobody looks at it.
+    """
+    shares = dict.fromkeys(gains, 0.0)
+    for consumer in channels.dense_nodes():
+        numbers = [int(number) for number in channels.channels(consumer.input[0])]
+        weights = index.weights(consumer)
+        if weights is None or gains.keys().isdisjoint(numbers):
+            continue
+        inputs = np.array([gains.get(number, 0.0) for number in numbers])
+        terms = np.abs(weights[0].reshape(*weights[0].shape[:2], -1)).max(axis=2) * inputs
+        largest = terms.max(axis=1, keepdims=True)
+        relative = np.divide(terms, largest, out=np.zeros_like(terms), where=largest > 0).max(axis=0)
+        for number, share in zip(numbers, relative, strict=True):
+            if number in shares:
+                shares[number] = max(shares[number], float(share))
+    return np.array(list(shares.values()))
+
+
+def _fold_constants(index: GraphIndex) -> None:
+    """Apply rule 2 in place; first to last, since what is folded into one node may make its outputs constant."""
+    values_of = channel_constants(index)
+    for node in index.graph.node:
+        if is_dense(index, node) and node.input[0] in values_of and _fold_into(index, node, values_of[node.input[0]]):
+            values_of = channel_constants(index)
+
+
+def _fold_into(index: GraphIndex, node: onnx.NodeProto, values: Array) -> bool:
+    """Move a node's constant inputs (``values``; NaN where they vary) into its bias; False where there are none."""
+    weights = index.weights(node)
+    if weights is None:
+        return False
+    weight, bias = weights[0].copy(), weights[1].copy()
+    exact = node.op_type == "Gemm" or spatially_unpadded(node)
+    foldable = (values == 0) | (np.isfinite(values) & exact)
+    if not (foldable & weight.any(axis=(0, *range(2, weight.ndim)))).any():
+        return False
+    columns = weight.reshape(*weight.shape[:2], -1).sum(axis=2, dtype=np.float64)
+    bias = (bias + columns[:, foldable] @ values[foldable]).astype(bias.dtype)
+    weight[:, foldable] = 0
+    index.set_weights(node, weight, bias)
+    return True
+
+
+def _needed(index: GraphIndex, channels: ChannelMap) -> set[int]:
+    """Numbers of the channels that some needed row looks at; a least fixed point."""
+    tensors = [channels.channels(name) for name, ids in channels.ids.items() if len(ids)]
+    needed = channels.pinned
+    while True:
+        before = len(needed)
+        for node in channels.dense_nodes():
+            weights = index.weights(node)
+            if weights is not None:
+                rows = np.isin(channels.channels(node.output[0]), list(needed))
+                looked_at = weights[0][rows].any(axis=(0, *range(2, weights[0].ndim)))
+                needed.update(map(int, channels.channels(node.input[0])[looked_at]))
+        if len(needed) == before:
+            # A tensor without channels is no tensor: the first stays.
+            needed.update(int(numbers[0]) for numbers in tensors if needed.isdisjoint(map(int, numbers)))
+        if len(needed) == before:
+            return needed
+
+
+def _cut(index: GraphIndex, node: onnx.NodeProto, channels: ChannelMap, needed: set[int]) -> str:
+    """Apply rule 3 to one node; return what went."""
+    dense = is_dense(index, node)
+    weights = index.weights(node) if dense or is_depthwise(index, node) else None
+    if weights is None or node.output[0] not in channels.ids or node.input[0] not in channels.ids:
+        return ""
+    weight, bias = weights
+    rows = np.isin(channels.channels(node.output[0]), list(needed))
+    columns = np.isin(channels.channels(node.input[0]), list(needed))
+    if rows.all() and (columns.all() or not dense):
+        return ""
+    cut = weight[rows][:, columns] if dense else weight[rows]
+    index.set_weights(node, cut, bias[rows])
+    if not dense:
+        _set_group(node, len(cut))
+    gone = int((~rows).sum())
+    return f"{gone} of {len(rows)} channels of {node.name or node.output[0]}" if gone else ""
+
+
+def _set_group(node: onnx.NodeProto, group: int) -> None:
+    kept = [item for item in node.attribute if item.name != "group"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute("group", group)])
+
+
+def _weight_count(model: onnx.ModelProto) -> int:
+    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
