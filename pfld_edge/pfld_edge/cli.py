@@ -1,0 +1,106 @@
+"""The `pfld-edge` program: a group of commands, each imported only when it is called."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+__all__ = ["COMMANDS", "LazyGroup", "cli", "main", "run"]
+
+COMMANDS: dict[str, str] = {
+    "train": "Train a landmark network.",
+    "evaluate": "Measure a checkpoint or ONNX file on faces with known landmarks.",
+    "import-onnx": "Turn a published PFLD ONNX file back into a checkpoint.",
+    "convert": "Turn a checkpoint into a small ONNX file, fp32 or INT8.",
+    "verify": "Check that ONNX files are as accurate as their checkpoint.",
+    "inspect": "Print a model's contract, layers and cost.",
+    "predict": "Draw the landmarks of the faces in photographs.",
+}
+"""Each command and its line in `pfld-edge --help`; written here so that help imports none of them."""
+
+# What `pip install pfld-edge` leaves out.
+_TRAIN_EXTRA = frozenset({"torch", "onnxscript"})
+
+
+class LazyGroup(click.Group):
+    """A click group that finds command `do-this` as `do_this_command` in `pfld_edge.commands.do_this`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name the commands in the order in which one uses them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command; None where there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"pfld_edge.commands.{name}"), f"{name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands from the table, importing none."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pfld-edge", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Facial landmarks on edge devices: train, convert, verify, predict."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main() -> None:
+    """Run the program on the process's arguments and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; what the user did wrong becomes one line on stderr.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit status: 0 done, 1 a check fell short, 2 the user's mistake, 130 interrupted.
+    """
+    try:
+        status = cli.main(list(arguments), prog_name="pfld-edge", standalone_mode=False)
+        # Here, not at the interpreter's exit, where a closed pipe could no longer be caught.
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        click.echo("Interrupted.", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        line = _user_error(error)
+        if line is None:
+            raise
+        click.echo(f"Error: {line}", err=True)
+        return 2
+    return status if isinstance(status, int) else 0
+
+
+def _user_error(error: Exception) -> str | None:
+    """Put a user's mistake in one line; None where the error is a bug of ours."""
+    # Imported late: the runtime's package brings numpy and onnxruntime with it.
+    from pfld_edge_runtime.errors import PfldEdgeError
+
+    line: str | None = None
+    if isinstance(error, click.ClickException):
+        line = error.format_message()
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            line = f"{line.rstrip('.')} (see `{error.ctx.command_path} --help`)"
+    elif isinstance(error, PfldEdgeError):
+        line = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        line = ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    elif isinstance(error, ModuleNotFoundError) and error.name in _TRAIN_EXTRA:
+        line = f"this command needs {error.name}: install it with `pip install 'pfld-edge[train]'`"
+    return None if line is None else " ".join(line.split("\n"))
