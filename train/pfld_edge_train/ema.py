@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-__all__ = ["update_ema", "ema_copy"]
+__all__ = ["ema_copy", "update_ema"]
 
 
 def ema_copy(model: nn.Module) -> nn.Module:

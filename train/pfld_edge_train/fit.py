@@ -19,6 +19,7 @@ from pfld_edge_train.engine import Trainee, evaluate, make_optimizer, train_one_
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache, open_cache
 from pfld_edge_train.models import ModelConfig, build_model
+from pfld_edge_train.prefetch import prefetched
 
 __all__ = ["EpochResult", "RunState", "fit", "new_run", "resumed_run"]
 
@@ -114,7 +115,7 @@ def fit(
     for epoch in range(state.next_epoch, config.epochs):
         advance = epoch_progress(epoch, steps)
         batches = training_batches(cache, state.contract, config.augment, config.batch_size, config.seed, epoch)
-        loss = train_one_epoch(state.trainee, batches, config, steps, advance)
+        loss = train_one_epoch(state.trainee, prefetched(batches), config, steps, advance)
         nme = _validate(state.trainee.average, cache, state)
         best = nme < state.best_nme
         state.best_nme = min(nme, state.best_nme)

@@ -27,10 +27,9 @@ Teacher = Callable[[NDArray[np.uint8]], Array]
 
 MIRROR = np.array(WFLW_98.mirror)
 # The 300-W 68 points inside the 98 of WFLW: every other contour point, the upper brows, nose, eyes, lips.
-FROM_68 = np.array(
-    [*range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60)]
-    + [60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75, *range(76, 96)]
-)
+_BROWS_AND_NOSE = (*range(33, 38), *range(42, 47), *range(51, 60))
+_EYES = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
+FROM_68 = np.array([*range(0, 33, 2), *_BROWS_AND_NOSE, *_EYES, *range(76, 96)])
 # Standard deviation of the teachers as a fraction of the eye distance: above the first a face is dropped.
 WORST_DISAGREEMENT, TYPICAL_DISAGREEMENT = 0.06, 0.02
 
@@ -106,10 +105,9 @@ class Labeller:
             window = crop_windows(box, margin)
             large = crop_faces(image, window, 128)
             crop = crop_faces(image, window, 112)
-            for teacher in self.fast:
-                votes.append(window.to_image(with_mirror(teacher, crop).mean(0)[None])[0])
-            for teacher in self.slow:
-                votes.append(window.to_image(with_mirror(teacher, large).mean(0)[None])[0])
+            guesses = [with_mirror(teacher, crop).mean(0) for teacher in self.fast]
+            guesses += [with_mirror(teacher, large).mean(0) for teacher in self.slow]
+            votes.extend(window.to_image(np.stack(guesses)))
         mean = np.mean(votes, 0)
         spread = np.linalg.norm(np.std(votes, 0), axis=1).mean()
         # Eye distance shrinks to nothing in profile, where the box's size says more of the face's.
