@@ -1,6 +1,7 @@
 """The contract: all that a caller must know of a model, carried by the model's own file."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -107,12 +108,15 @@ class Contract:
                 raise ModelContractError(f"contract field {name} is {getattr(self, name)!r}; expected {expected}")
         if not (isinstance(self.input_size, int) and 16 <= self.input_size <= 4096):
             raise ModelContractError(f"contract field input_size is {self.input_size!r}; expected 16 to 4096 pixels")
-        if len(self.mean) != 3 or len(self.scale) != 3 or not all(value > 0 for value in self.scale):
-            raise ModelContractError("contract fields mean and scale need three values, and scale positive ones")
+        if len(self.mean) != 3 or len(self.scale) != 3 or not all(map(math.isfinite, (*self.mean, *self.scale))):
+            raise ModelContractError("contract fields mean and scale need three finite values each")
+        if not all(value > 0 for value in self.scale):
+            raise ModelContractError("contract field scale needs positive values")
         if sorted(self.landmarks.mirror) != list(range(self.landmarks.num_landmarks)):
             raise ModelContractError("contract field landmarks.mirror is not a permutation of the points")
-        if not all(0 <= point < self.landmarks.num_landmarks for point in self.landmarks.normalizing_points):
-            raise ModelContractError("contract field landmarks.normalizing_points names a point that is not there")
+        points = self.landmarks.normalizing_points
+        if len(points) != 2 or not all(0 <= point < self.landmarks.num_landmarks for point in points):
+            raise ModelContractError("contract field landmarks.normalizing_points must name two of the points")
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the contract into plain JSON types (dicts, lists, strings, numbers, None)."""
