@@ -1,0 +1,49 @@
+# Every target explains itself: `make help`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PORTRAIT := calib/pfld_edge_calib/portraits/grace_hopper.jpg
+CHECKPOINT := checkpoints/pfld-edge-s.pth
+SOURCES := pfld_edge train convert calib runtime tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format typecheck bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv with everything that is needed (PYTHON=python3.11 chooses the interpreter)
+
+# constraints.txt pins what was tested; torch's pin matters most, without it a GPU build of gigabytes may come.
+$(READY): constraints.txt pyproject.toml runtime/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10; try: make setup PYTHON=python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ./runtime -e '.[train,dev]'
+	@touch $@
+
+demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a portrait; results in demo-out/
+	$(BIN)/pfld-edge convert $(CHECKPOINT) --int8 -o demo-out/pfld-edge-s.onnx
+	$(BIN)/pfld-edge verify $(CHECKPOINT) demo-out/pfld-edge-s.onnx demo-out/pfld-edge-s.int8.onnx
+	$(BIN)/pfld-edge predict $(PORTRAIT) --box 173,157,354,333 --model demo-out/pfld-edge-s.int8.onnx -o demo-out/grace_hopper.png
+	@echo "Open demo-out/grace_hopper.png"
+
+test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFLW faces)
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## check style and imports with ruff
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+format: $(READY)  ## rewrite the sources in the house style
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+typecheck: $(READY)  ## check the types with mypy --strict
+	$(BIN)/mypy
+
+bench: $(READY)  ## time the bundled model and the crop, as ratios (REFERENCE=model.onnx sets what against)
+	$(BIN)/python benchmarks/latency.py $(if $(REFERENCE),--reference $(REFERENCE))
+
+clean:  ## remove what the other targets made, .venv included
+	rm -rf $(VENV) demo-out dist build
