@@ -44,7 +44,8 @@ def draw_landmarks(
     """
     canvas = np.ascontiguousarray(photo).copy()
     for face in landmarks:
-        side = float(np.ptp(face, axis=0).max())
+        # No stroke wider than the photograph calls for, however large the box.
+        side = min(float(np.ptp(face, axis=0).max()), max(canvas.shape))
         # cv2 puts integers at pixel centres.
         points = np.rint((face.clip(-_LIMIT, _LIMIT) - 0.5) * 2**_SHIFT).astype(np.int32)
         for name, indices in regions(scheme).items():

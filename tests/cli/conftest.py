@@ -1,0 +1,37 @@
+"""A network that finds the same face in every crop, so that a command's answer is known beforehand."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pfld_edge_runtime import CONTRACT_KEY, Contract
+
+
+@pytest.fixture(scope="session")
+def fractions() -> NDArray[np.float32]:
+    """The 98 points that the network finds, as fractions of the crop: the corners first, the others between."""
+    points = np.random.default_rng(5).uniform(0.2, 0.8, (98, 2))
+    points[:2] = [[0, 0], [1, 1]]
+    return points.astype(np.float32)
+
+
+@pytest.fixture
+def known_model(tmp_path: Path, fractions: NDArray[np.float32]) -> Path:
+    """An ONNX file with its contract whose answer is `fractions`."""
+    tensors = {"zero": np.zeros((3 * 16 * 16, 196), np.float32), "points": fractions.ravel()}
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("Gemm", ["flat", "zero", "points"], ["y"])],
+        "known",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 196])],
+        [numpy_helper.from_array(values, name) for name, values in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {CONTRACT_KEY: Contract(model="known", input_size=16).to_json()})
+    path = tmp_path / "known.onnx"
+    onnx.save(model, path)
+    return path
