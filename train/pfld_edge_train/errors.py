@@ -2,7 +2,7 @@
 
 from pfld_edge_runtime import PfldEdgeError
 
-__all__ = ["TrainConfigError", "TrainingDivergedError"]
+__all__ = ["CheckpointError", "ModelConfigError", "TrainConfigError", "TrainingDivergedError"]
 
 
 class TrainConfigError(PfldEdgeError, ValueError):
@@ -11,3 +11,11 @@ class TrainConfigError(PfldEdgeError, ValueError):
 
 class TrainingDivergedError(PfldEdgeError, ArithmeticError):
     """The loss is no longer a finite number."""
+
+
+class ModelConfigError(PfldEdgeError, ValueError):
+    """A network can't be built as described."""
+
+
+class CheckpointError(PfldEdgeError, ValueError):
+    """A checkpoint can't be read: missing, truncated, foreign, or of another network than expected."""

@@ -1,0 +1,37 @@
+"""The kinds of networks, by name."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import nn
+
+from pfld_edge_train.errors import ModelConfigError
+from pfld_edge_train.models.config import ModelConfig
+from pfld_edge_train.models.edge import PFLDEdgeS
+from pfld_edge_train.models.ghostnet import PFLDGhostNet, PFLDGhostNetSlim
+from pfld_edge_train.models.ghostone import PFLDGhostOne
+from pfld_edge_train.models.pfld import PFLD
+
+__all__ = ["MODEL_KINDS", "build_model"]
+
+MODEL_KINDS: Mapping[str, Callable[[ModelConfig], nn.Module]] = MappingProxyType(
+    {
+        "pfld": PFLD,
+        "pfld-ghostnet": PFLDGhostNet,
+        "pfld-ghostnet-slim": PFLDGhostNetSlim,
+        "pfld-ghostone": PFLDGhostOne,
+        "pfld-edge-s": PFLDEdgeS,
+    }
+)
+"""What `ModelConfig.kind` may be."""
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """Build a network with random weights.
+
+    Raises:
+        ModelConfigError: The kind is unknown.
+    """
+    if config.kind not in MODEL_KINDS:
+        raise ModelConfigError(f"unknown model {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
+    return MODEL_KINDS[config.kind](config)
