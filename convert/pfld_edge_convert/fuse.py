@@ -47,12 +47,10 @@ def _fuse_block(block: MobileOneBlock) -> None:
         kernels.append(_conv_bn_kernel(_conv_of(block.rbr_scale), _norm_of(block.rbr_scale)))
     if block.rbr_skip is not None:
         kernels.append(_normalized(_identity_kernel(main), block.rbr_skip))
-    merged = _with_bias(main)
-    merged.weight.copy_(sum(_padded(weight, size) for weight, _ in kernels))
-    assert merged.bias is not None  # noqa: S101 - for the type checker: _with_bias gives one
-    merged.bias.copy_(sum(bias for _, bias in kernels))
+    weight = torch.stack([_padded(weight, size) for weight, _ in kernels]).sum(dim=0)
+    bias = torch.stack([bias for _, bias in kernels]).sum(dim=0)
     block.rbr_conv = block.rbr_scale = block.rbr_skip = None
-    block.reparam_conv = merged
+    block.reparam_conv = _convolution_like(main, weight, bias)
 
 
 def _fuse_sequence(sequence: nn.Sequential) -> None:
@@ -60,12 +58,8 @@ def _fuse_sequence(sequence: nn.Sequential) -> None:
     for i in range(len(sequence) - 1):
         conv, norm = sequence[i], sequence[i + 1]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            merged = _with_bias(conv)
-            weight, bias = _conv_bn_kernel(conv, norm)
-            merged.weight.copy_(weight)
-            assert merged.bias is not None  # noqa: S101 - for the type checker: _with_bias gives one
-            merged.bias.copy_(bias)
-            sequence[i], sequence[i + 1] = merged, nn.Sequential()
+            sequence[i] = _convolution_like(conv, *_conv_bn_kernel(conv, norm))
+            sequence[i + 1] = nn.Sequential()
 
 
 def _conv_bn_kernel(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -77,14 +71,13 @@ def _conv_bn_kernel(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tens
 
 def _normalized(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Kernel and bias of a convolution without bias followed by BatchNorm."""
-    assert norm.running_mean is not None  # noqa: S101 - for the type checker: ours track statistics
     factor = _factor(norm)
-    return weight * factor[:, None, None, None], norm.bias - norm.running_mean * factor
+    mean = norm.get_buffer("running_mean")
+    return weight * factor[:, None, None, None], norm.bias - mean * factor
 
 
 def _factor(norm: nn.BatchNorm2d) -> Tensor:
-    assert norm.running_var is not None  # noqa: S101 - for the type checker: ours track statistics
-    return norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return norm.weight / torch.sqrt(norm.get_buffer("running_var") + norm.eps)
 
 
 def _identity_kernel(conv: nn.Conv2d) -> Tensor:
@@ -101,19 +94,12 @@ def _padded(weight: Tensor, size: int) -> Tensor:
     return F.pad(weight, [(size - weight.shape[-1]) // 2] * 4)
 
 
-def _with_bias(conv: nn.Conv2d) -> nn.Conv2d:
-    """Build an empty convolution of the same shape, with bias."""
-    merged = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type] - a pair of ints for Conv2d
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        groups=conv.groups,
-        dtype=conv.weight.dtype,
-        device=conv.weight.device,
-    )
-    return merged.requires_grad_(False)
+def _convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """Build a convolution with the geometry of another, and a bias."""
+    merged = copy.deepcopy(conv)
+    merged.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    merged.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    return merged
 
 
 def _conv_of(branch: nn.Module) -> nn.Conv2d:

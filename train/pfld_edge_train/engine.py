@@ -87,7 +87,7 @@ def train_one_epoch(
                 "--resume from the last checkpoint, which is whole"
             )
         trainee.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         clip_grad_norm_(trainee.model.parameters(), config.clip_norm)
         trainee.optimizer.step()
         update_ema(trainee.average, trainee.model, config.ema_decay, trainee.step)

@@ -75,10 +75,10 @@ def resumed_run(config: TrainConfig, path: Path) -> RunState:
             f"{path}: not a checkpoint of this configuration; train into another folder, or drop --resume"
         )
     state = new_run(config)
-    state.trainee.model.load_state_dict(checkpoint.weights)
-    state.trainee.average.load_state_dict(checkpoint.ema_weights)
+    state.trainee.model.load_state_dict(dict(checkpoint.weights))
+    state.trainee.average.load_state_dict(dict(checkpoint.ema_weights))
     state.trainee.optimizer.load_state_dict(checkpoint.optimizer)
-    state.trainee.step = int(checkpoint.step)
+    state.trainee.step = checkpoint.step
     state.next_epoch, state.best_nme = checkpoint.epoch + 1, checkpoint.best_nme
     return state
 

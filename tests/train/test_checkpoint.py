@@ -1,0 +1,135 @@
+"""Checkpoints: what is read, what is refused, and what is inferred."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from pfld_edge_train.errors import CheckpointError
+from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
+
+CONFIG = ModelConfig("pfld-ghostone", width_factor=0.5, input_size=64, num_landmarks=5, conv_branches=2)
+
+
+def weights(config: ModelConfig = CONFIG) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return build_model(config).state_dict()
+
+
+def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
+    saved = Checkpoint(
+        weights(), CONFIG, ema_weights=weights(), optimizer={"lr": 0.1}, step=7, epoch=3, best_nme=0.05,
+        config={"model": "pfld-ghostone"}, contract={"format_version": 1},
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "run/last.pth", saved)
+    loaded = load_checkpoint(tmp_path / "run/last.pth")
+    assert (loaded.model, loaded.step, loaded.epoch, loaded.best_nme) == (CONFIG, 7, 3, 0.05)
+    assert (loaded.optimizer, loaded.config, loaded.contract) == (saved.optimizer, saved.config, saved.contract)
+    assert all(torch.equal(loaded.weights[name], saved.weights[name]) for name in saved.weights)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.pth"]
+
+
+@pytest.mark.parametrize("branches", [1, 6])
+@pytest.mark.parametrize("points", [68, 98])
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_a_bare_state_dict_tells_its_network(tmp_path: Path, kind: str, points: int, branches: int) -> None:
+    multi = branches if kind in ("pfld-ghostone", "pfld-edge-s") else 1
+    config = ModelConfig(kind, width_factor=0.5, input_size=96, num_landmarks=points, conv_branches=multi)
+    torch.save(weights(config), tmp_path / "bare.pth")
+    assert load_checkpoint(tmp_path / "bare.pth").model == config
+
+
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_fused_weights_are_told_from_branched_ones(tmp_path: Path, kind: str) -> None:
+    torch.save(weights(ModelConfig(kind, fused=True)), tmp_path / "fused.pth")
+    assert load_checkpoint(tmp_path / "fused.pth").model == ModelConfig(kind, fused=True)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "pfld_backbone", "plfd_backbone"])
+def test_other_projects_dicts_and_prefixes_are_read(tmp_path: Path, key: str) -> None:
+    prefixed = {f"module.{name}": value for name, value in weights().items()}
+    torch.save({"epoch": 9, key: prefixed}, tmp_path / "other.pth")
+    model, checkpoint = load_model(tmp_path / "other.pth")
+    assert checkpoint.model == CONFIG
+    assert torch.equal(model.state_dict()["fc.weight"], weights()["fc.weight"])
+
+
+def test_the_public_checkpoints_names_are_ours() -> None:
+    names = set(build_model(ModelConfig("pfld-ghostone", conv_branches=6)).state_dict())
+    assert "conv1.rbr_conv.0.conv.weight" in names
+    assert "conv3_1.ghost_conv.0.primary_conv.rbr_conv.5.bn.running_var" in names
+    assert "conv3_1.ghost_conv.1.rbr_scale.bn.running_var" in names
+    assert "conv3_1.ghost_conv.0.cheap_operation.rbr_skip.weight" in names
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("dump", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
+def test_a_pickle_bomb_is_refused_and_never_runs(tmp_path: Path, dump: object) -> None:
+    dump(Bomb(tmp_path / "exploded"), tmp_path / "bomb.pth")  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match="could run code"):
+        load_checkpoint(tmp_path / "bomb.pth")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000, 0.5, 0.99])
+def test_a_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
+    torch.save(weights(), tmp_path / "whole.pth")
+    data = (tmp_path / "whole.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(data[: int(keep if keep >= 1 or keep == 0 else keep * len(data))])
+    with pytest.raises(CheckpointError, match=r"cut\.pth: "):
+        load_checkpoint(tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"layer.weight": torch.zeros(3)}, "unknown network: expected those of pfld,.*found names like layer.weight"),
+        ([1, 2], "expected a dict of weights, found list"),
+        ({"epoch": 3}, "found other things, such as 'epoch'"),
+        ({}, "found nothing"),
+    ],
+)
+def test_foreign_files_say_what_was_expected(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "foreign.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "foreign.pth")
+
+
+def test_text_is_not_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "notes.pth").write_text("hello, this is no checkpoint")
+    with pytest.raises(CheckpointError, match=r"notes\.pth: not a"):
+        load_checkpoint(tmp_path / "notes.pth")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("conv2.rbr_scale.conv.weight"), "lacks conv2.rbr_scale.conv.weight"),
+        (lambda state: state.update(extra=torch.zeros(1)), "has unknown extra"),
+        (
+            lambda state: state.update({"conv7.rbr_conv.0.bn.weight": torch.zeros(3)}),
+            r"conv7.rbr_conv.0.bn.weight should have shape \(16,\), found \(3,\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: object, message: str) -> None:
+    state = weights()
+    change(state)  # type: ignore[operator]
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_model(tmp_path / "odd.pth")

@@ -1,0 +1,171 @@
+"""Checkpoints: one typed format of our own, and the public PFLD projects' formats to read."""
+
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pfld_edge_train.errors import CheckpointError, ModelConfigError
+from pfld_edge_train.infer_config import infer_config
+from pfld_edge_train.models import ModelConfig, build_model
+
+__all__ = ["Checkpoint", "load_checkpoint", "load_model", "save_checkpoint"]
+
+FORMAT = "pfld-edge-checkpoint-1"
+
+_FOREIGN_KEYS = ("state_dict", "pfld_backbone", "plfd_backbone", "model_state_dict", "model")
+"""Where other projects keep the weights inside a saved dict; the misspelling is a public project's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All that a training run needs to go on, and all that a conversion needs to start.
+
+    Attributes:
+        weights: The network's state dict.
+        model: What network they belong to.
+        ema_weights: Exponential moving average of the weights, which is what is shipped; None where there is none.
+        optimizer: The optimizer's state dict; None in files that are not for training on.
+        step: Optimizer steps done.
+        epoch: Last finished epoch, from 0; -1 where unknown.
+        best_nme: Lowest validation NME so far; infinite where unknown.
+        config: The training configuration in plain types.
+        contract: The model's contract in plain types; None in other projects' files.
+    """
+
+    weights: Mapping[str, Tensor]
+    model: ModelConfig
+    ema_weights: Mapping[str, Tensor] | None = None
+    optimizer: dict[str, Any] | None = None
+    step: int = 0
+    epoch: int = -1
+    best_nme: float = float("inf")
+    config: dict[str, Any] | None = None
+    contract: dict[str, Any] | None = None
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; a killed run leaves the old file or the new one, never half of one."""
+    record = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
+    record |= {"format": FORMAT, "model": checkpoint.model.to_dict()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(record, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of ours, a bare state dict, or a dict that holds one; ``module.`` prefixes are dropped.
+
+    Nothing in the file is ever executed: it is read with ``weights_only=True``.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, not a checkpoint, of an unknown network, or holds more than
+            tensors and plain types.
+    """
+    record = _read(path)
+    try:
+        if record.get("format") == FORMAT:
+            return _own(record)
+        return _foreign(record)
+    except (CheckpointError, ModelConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def load_model(path: Path, *, use_ema: bool = True) -> tuple[nn.Module, Checkpoint]:
+    """Rebuild a checkpoint's network in evaluation mode.
+
+    Args:
+        path: See `load_checkpoint`.
+        use_ema: Take the averaged weights where there are any.
+
+    Raises:
+        CheckpointError: As `load_checkpoint`, or the weights don't fit the network that the file names.
+    """
+    checkpoint = load_checkpoint(path)
+    averaged = checkpoint.ema_weights if use_ema else None
+    model = build_model(checkpoint.model)
+    _fill(model, averaged if averaged is not None else checkpoint.weights, path)
+    return model.eval(), checkpoint
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        with warnings.catch_warnings():
+            # torch warns of unusual pickle protocols before it refuses them; the refusal says enough.
+            warnings.simplefilter("ignore", UserWarning)
+            record = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refusal(path)) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path}: not a whole PyTorch checkpoint ({' '.join(str(error).split())[:120]})"
+        ) from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path}: expected a dict of weights, found {type(record).__name__}")
+    return record
+
+
+def _refusal(path: Path) -> str:
+    """Tell a file that holds code from one that is no checkpoint at all."""
+    with path.open("rb") as file:
+        pickled = file.read(2)[:1] in (b"P", b"\x80")
+    if pickled:
+        return (
+            f"{path}: refused, the file holds Python objects besides weights, which could run code; save only "
+            "model.state_dict()"
+        )
+    return f"{path}: not a PyTorch checkpoint"
+
+
+def _own(record: dict[str, Any]) -> Checkpoint:
+    try:
+        values = {item.name: record[item.name] for item in fields(Checkpoint)}
+        values["model"] = ModelConfig(**record["model"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"a damaged pfld-edge checkpoint: {error} is missing or wrong") from error
+    return Checkpoint(**values)
+
+
+def _foreign(record: dict[str, Any]) -> Checkpoint:
+    for key in _FOREIGN_KEYS:
+        if isinstance(record.get(key), dict):
+            record = record[key]
+            break
+    weights = {str(name).removeprefix("module."): value for name, value in record.items()}
+    strangers = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+    if strangers or not weights:
+        found = f"other things, such as {strangers[0]!r}" if strangers else "nothing"
+        raise CheckpointError(f"expected a state dict of tensors, found {found}")
+    return Checkpoint(weights=weights, model=infer_config(weights))
+
+
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load the weights, and say which name or shape differs where they don't fit."""
+    expected = model.state_dict()
+    # Checkpoints of old PyTorch versions lack the counters, which inference ignores.
+    missing = [name for name in expected if name not in weights and not name.endswith("num_batches_tracked")]
+    surplus = [name for name in weights if name not in expected]
+    for names, verdict in ((missing, "lacks"), (surplus, "has unknown")):
+        if names:
+            raise CheckpointError(f"{path}: the checkpoint {verdict} {names[0]} ({len(names)} such names)")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(expected[name].shape)}, found {tuple(value.shape)}"
+            raise CheckpointError(f"{path}: {name} should have shape {shapes}")
+    model.load_state_dict(dict(weights), strict=False)
