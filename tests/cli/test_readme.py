@@ -1,0 +1,82 @@
+"""What README.md tells people to type works.
+
+Every `$ pfld-edge ...` line of its console blocks is parsed, and run in order in a folder that stands for the checkout.
+Training is only parsed, for it takes hours. Lines that name the WFLW folder or a published ONNX file run where
+PFLD_EDGE_SHARED says where those are.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from pfld_edge.cli import cli
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHARED = Path(os.environ["PFLD_EDGE_SHARED"]).resolve() if os.environ.get("PFLD_EDGE_SHARED") else None
+
+CHECKPOINT = ROOT / "checkpoints/pfld-edge-s.pth"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def typed() -> list[list[str]]:
+    """Give the arguments of each `pfld-edge` line."""
+    text = "\n".join(blocks("console")).replace("\\\n", " ")
+    return [shlex.split(line, comments=True)[2:] for line in text.splitlines() if line.startswith("$ pfld-edge")]
+
+
+@pytest.mark.parametrize("arguments", typed(), ids=" ".join)
+def test_a_readme_command_is_one_that_the_program_knows(arguments: list[str]) -> None:
+    context = click.Context(cli)
+    command = cli.get_command(context, arguments[0])
+    assert command is not None
+    command.make_context(arguments[0], arguments[1:], parent=context)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the checkout, where commands may leave their results."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("calib", "train", "checkpoints"):
+        (folder / name).symlink_to(ROOT / name)
+    if SHARED is not None:
+        (folder / "WFLW").symlink_to(SHARED / "data/WFLW")
+        for path in (SHARED / "models/reference").glob("*.onnx"):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+def runnable(arguments: list[str]) -> bool:
+    """Tell whether all that a line reads is here."""
+    needs_shared = "WFLW" in arguments or any(word.startswith("PFLD_Ghost") for word in arguments)
+    return arguments[0] != "train" and (SHARED is not None or not needs_shared)
+
+
+@pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"{CHECKPOINT.name} is not there")
+def test_the_readme_commands_run_in_order(checkout: Path) -> None:
+    for arguments in filter(runnable, typed()):
+        command = [sys.executable, "-m", "pfld_edge", *arguments]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"{CHECKPOINT.name} is not there")
+def test_the_readme_python_runs(checkout: Path) -> None:
+    for code in blocks("python"):
+        done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+
+
+def test_the_tree_in_the_readme_is_the_tree() -> None:
+    (tree,) = blocks("text")
+    named = [line.split()[0] for line in tree.splitlines() if line and not line.startswith(" ")]
+    assert [name for name in named if not (ROOT / name).exists()] == []
