@@ -42,7 +42,7 @@ def draw_landmarks(
     Returns:
         ``(H, W, 3)`` uint8, BGR, a drawn copy.
     """
-    canvas = np.ascontiguousarray(photo).copy()
+    canvas: NDArray[np.uint8] = np.ascontiguousarray(photo).copy()
     for face in landmarks:
         # No stroke wider than the photograph calls for, however large the box.
         side = min(float(np.ptp(face, axis=0).max()), max(canvas.shape))

@@ -74,13 +74,16 @@ def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -
         raise ModelContractError(
             f"the contract promises an input of (N, {expected}), the network has {inputs[0].shape}"
         )
+    batch = inputs[0].shape[0]
+    if isinstance(batch, int) and batch != 1:
+        raise ModelContractError(f"the network takes exactly {batch} faces a call: export it with a dynamic batch")
     dtype = "tensor(float)" if contract.input_dtype == "float32" else "tensor(uint8)"
     if inputs[0].type != dtype:
         raise ModelContractError(
             f"the contract promises {contract.input_dtype} input, the network has {inputs[0].type}"
         )
     count = 2 * contract.landmarks.num_landmarks
-    if outputs[0].shape[-1] != count:
+    if list(outputs[0].shape[1:]) != [count]:
         raise ModelContractError(f"the contract promises {count} outputs a face, the network has {outputs[0].shape}")
 
 

@@ -112,6 +112,7 @@ def test_a_file_with_a_damaged_contract_is_refused(build: Build, text: str) -> N
     [
         ({"size": 24}, "promises an input"),
         ({"points": 68}, "promises 196 outputs"),
+        ({"batch": 4}, "exactly 4 faces a call"),
     ],
 )
 def test_a_contract_that_the_network_contradicts_is_refused(
