@@ -6,7 +6,7 @@ from pfld_edge_convert.passes.eliminate_dead_channels import EliminateDeadChanne
 from pfld_edge_convert.passes.eliminate_identity import EliminateIdentity
 from pfld_edge_convert.passes.fold_batchnorm import FoldBatchNorm
 from pfld_edge_convert.passes.make_batch_dynamic import MakeBatchDynamic
-from pfld_edge_convert.passes.pool_to_mean import PoolToMean
+from pfld_edge_convert.passes.mean_to_pool import MeanToPool
 from pfld_edge_convert.passes.upgrade_opset import UpgradeOpset
 
 __all__ = [
@@ -16,9 +16,9 @@ __all__ = [
     "FoldBatchNorm",
     "GraphPass",
     "MakeBatchDynamic",
+    "MeanToPool",
     "PassReport",
     "PassResult",
-    "PoolToMean",
     "UpgradeOpset",
     "check_equivalence",
     "default_passes",
@@ -33,7 +33,7 @@ def default_passes() -> tuple[GraphPass, ...]:
         MakeBatchDynamic(),
         EliminateIdentity(),
         FoldBatchNorm(),
+        MeanToPool(),
         EliminateDeadChannels(),
         ConvToGemm(),
-        PoolToMean(),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, spatially_unpadded
+from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, is_spatial_mean, spatially_unpadded
 
 __all__ = ["ChannelMap", "channel_constants", "is_dense", "is_depthwise"]
 
@@ -106,7 +106,7 @@ class ChannelMap:
             return None
         if node.op_type in _CHANNELWISE or (node.op_type in _POOLS and len(node.output) == 1):
             return inputs[0]
-        if _is_spatial_mean(self._index, node) or is_depthwise(self._index, node):
+        if is_spatial_mean(self._index, node) or is_depthwise(self._index, node):
             return inputs[0]
         if node.op_type == "Concat" and len(inputs) == len(node.input) and self._joins_channels(node):
             return np.concatenate(inputs)
@@ -171,7 +171,7 @@ def _constants_of(index: GraphIndex, node: onnx.NodeProto, known: dict[str, Valu
         case "AveragePool" | "MaxPool":
             return inputs[0] if spatially_unpadded(node) else np.where(inputs[0] == 0, 0, np.nan)
         case "ReduceMean":
-            return inputs[0] if _is_spatial_mean(index, node) else None
+            return inputs[0] if is_spatial_mean(index, node) else None
         case "Concat":
             rank = index.rank(node.output[0])
             joins = rank > 1 and attribute(node, "axis", 0) % rank == 1 and len(inputs) == len(node.input)
@@ -207,10 +207,3 @@ def _convolved(index: GraphIndex, node: onnx.NodeProto, values: Values | None) -
     terms = np.where(looked_at, gains.sum(axis=2) * np.where(looked_at, spread, 0), 0)
     result: Values = terms.sum(axis=1) + weights[1]
     return result
-
-
-def _is_spatial_mean(index: GraphIndex, node: onnx.NodeProto) -> bool:
-    if node.op_type != "ReduceMean" or index.rank(node.input[0]) != 4:
-        return False
-    axes = index.constants.get(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
-    return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]

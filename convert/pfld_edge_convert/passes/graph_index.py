@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-__all__ = ["Dims", "GraphIndex", "attribute", "drop_unused", "onnx_opset", "spatially_unpadded"]
+__all__ = ["Dims", "GraphIndex", "attribute", "drop_unused", "is_spatial_mean", "onnx_opset", "spatially_unpadded"]
 
 Dims = tuple[int | str, ...]
 """A shape: numbers where known, names where symbolic, ``"?"`` where unknown."""
@@ -134,6 +134,14 @@ def spatially_unpadded(node: onnx.NodeProto) -> bool:
     """Whether a Conv or pool certainly looks at nothing outside its input."""
     padding = attribute(node, "auto_pad", b"NOTSET")
     return padding in (b"NOTSET", b"VALID") and not any(attribute(node, "pads", []))
+
+
+def is_spatial_mean(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Whether a node is a ReduceMean over both spatial axes of a rank-4 tensor."""
+    if node.op_type != "ReduceMean" or index.rank(node.input[0]) != 4:
+        return False
+    axes = index.constants.get(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
+    return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
 
 
 def drop_unused(model: onnx.ModelProto) -> None:

@@ -42,7 +42,7 @@ class MakeBatchDynamic(GraphPass):
 
 def _free_reshape(index: GraphIndex, node: onnx.NodeProto) -> bool:
     target, source = index.constants.get(node.input[1]), index.shapes.get(node.input[0])
-    if target is None or source is None or attribute(node, "allowzero", 0):
+    if target is None or source is None or (attribute(node, "allowzero", 0) and not target.all()):
         return False
     if _flattens(source, [int(size) for size in target]):
         node.op_type = "Flatten"
@@ -51,6 +51,8 @@ def _free_reshape(index: GraphIndex, node: onnx.NodeProto) -> bool:
         node.attribute.append(onnx.helper.make_attribute("axis", 1))
         return True
     result = index.shapes.get(node.output[0])
+    if attribute(node, "allowzero", 0):
+        return False
     if result is None or target[0] != source[0] or result[0] != source[0]:
         return False
     freed: NDArray[Any] = np.concatenate([np.zeros(1, target.dtype), target[1:]])

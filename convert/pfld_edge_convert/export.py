@@ -1,0 +1,82 @@
+"""Exports a torch module to ONNX, quietly."""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+import onnx
+import torch
+from torch import nn
+
+from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.passes.make_batch_dynamic import BATCH
+from pfld_edge_convert.passes.upgrade_opset import IR_VERSION, OPSET
+
+__all__ = ["INPUT_NAME", "OUTPUT_NAME", "export_onnx"]
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "landmarks"
+
+
+def export_onnx(model: nn.Module, input_size: int) -> onnx.ModelProto:
+    """Export a network with a dynamic batch, opset 18, for every onnxruntime since 1.17.
+
+    Args:
+        model: In eval mode and reparameterized; takes ``(N, 3, S, S)`` float32, gives ``(N, 2 * P)``.
+        input_size: S, pixels.
+
+    Returns:
+        A model with input ``image`` and output ``landmarks``, free of the exporter's notes (which hold paths of the
+        machine at hand).
+
+    Raises:
+        ConvertError: torch can't export the module, or only for one batch size.
+    """
+    # Two faces: torch takes a size of one for a constant.
+    sample = torch.zeros(2, 3, input_size, input_size)
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                model.eval(),
+                (sample,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConvertError(f"torch {torch.__version__} can't export {type(model).__name__}: {reason}") from error
+    if program is None:
+        raise ConvertError(f"torch {torch.__version__} exported nothing for {type(model).__name__}")
+    exported = program.model_proto
+    _strip_notes(exported)
+    exported.ir_version = IR_VERSION
+    return exported
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's warnings, log lines and prints from the user; its errors still come as exceptions."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
+def _strip_notes(model: onnx.ModelProto) -> None:
+    graph = model.graph
+    for item in [model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output]:
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+    graph.ClearField("value_info")
+    graph.ClearField("quantization_annotation")

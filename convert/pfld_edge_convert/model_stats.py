@@ -1,0 +1,155 @@
+"""Counts what a network costs: multiply-accumulates, parameters, nodes, layer by layer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from pfld_edge_convert.passes.graph_index import Dims, GraphIndex, attribute
+
+__all__ = ["LayerStats", "ModelStats", "model_stats"]
+
+# How each quantized operator of onnxruntime and of QOperator files reads as a float one: its name, and which of its
+# inputs are tensors (the others are scales and zero points). None: every third from the third on.
+_FLOAT_TWINS: dict[str, tuple[str, tuple[int, ...] | None]] = {
+    "QLinearConv": ("Conv", (0, 3, 8)),
+    "QLinearMatMul": ("MatMul", (0, 3)),
+    "QGemm": ("Gemm", (0, 3, 6)),
+    "ConvInteger": ("Conv", (0, 1)),
+    "MatMulInteger": ("MatMul", (0, 1)),
+    "QLinearAdd": ("Add", (0, 3)),
+    "QLinearMul": ("Mul", (0, 3)),
+    "QLinearConcat": ("Concat", None),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "QLinearReduceMean": ("ReduceMean", (0,)),
+    "QLinearLeakyRelu": ("LeakyRelu", (0,)),
+    "QLinearSigmoid": ("Sigmoid", (0,)),
+    "QuantizeLinear": ("Identity", (0,)),
+    "DequantizeLinear": ("Identity", (0,)),
+    "FusedConv": ("Conv", (0, 1, 2)),
+    "FusedGemm": ("Gemm", (0, 1, 2)),
+}
+_COUNTED = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStats:
+    """One node of a network.
+
+    Attributes:
+        name: The node's name, or that of its output.
+        op_type: The operator as the file has it.
+        output_shape: Shape of its first output, the batch by name; empty where unknown.
+        macs: Multiply-accumulates for one face; only Conv, Gemm and MatMul (quantized or not) are counted.
+        parameters: Elements of its constant weights and biases; scales and zero points don't count.
+    """
+
+    name: str
+    op_type: str
+    output_shape: Dims
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStats:
+    """What a network costs for one face.
+
+    Attributes:
+        layers: Every node in order, ``Constant`` aside.
+        macs: Multiply-accumulates.
+        parameters: Elements of all weights and biases, shared ones once.
+    """
+
+    layers: tuple[LayerStats, ...]
+    macs: int
+    parameters: int
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes."""
+        return len(self.layers)
+
+
+def model_stats(model: onnx.ModelProto) -> ModelStats:
+    """Count by shape inference, without running anything.
+
+    Args:
+        model: Float, QOperator or QDQ; a network whose shapes aren't all known counts what is known.
+    """
+    twin = _float_twin(model)
+    index, origin = GraphIndex(twin), _weight_origins(twin)
+    layers: list[LayerStats] = []
+    seen: set[tuple[str, int]] = set()
+    for node, original in zip(twin.graph.node, model.graph.node, strict=True):
+        if node.op_type == "Constant":
+            continue
+        weights = _weight_sizes(index, node, origin)
+        shape = index.shapes.get(node.output[0], ())
+        layers.append(
+            LayerStats(
+                name=original.name or original.output[0],
+                op_type=original.op_type,
+                output_shape=shape,
+                macs=_macs(index, node, shape),
+                parameters=sum(weights.values()),
+            )
+        )
+        seen.update(weights.items())
+    return ModelStats(tuple(layers), sum(layer.macs for layer in layers), sum(size for _, size in seen))
+
+
+def _float_twin(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model with every quantized operator replaced by the float one whose shapes are the same."""
+    twin = onnx.ModelProto()
+    twin.CopyFrom(model)
+    for node in twin.graph.node:
+        if node.op_type not in _FLOAT_TWINS:
+            continue
+        node_type, positions = _FLOAT_TWINS[node.op_type]
+        chosen = range(2, len(node.input), 3) if positions is None else positions
+        inputs = [node.input[position] for position in chosen if position < len(node.input)]
+        if node_type == "Identity":
+            del node.attribute[:]
+        node.op_type, node.domain = node_type, ""
+        del node.input[:]
+        node.input.extend(inputs)
+    return twin
+
+
+def _weight_origins(twin: onnx.ModelProto) -> dict[str, tuple[str, int]]:
+    """For each constant, and for what Identity (a dequantization) makes of one: its initializer and element count."""
+    origins = {tensor.name: (tensor.name, int(np.prod(tensor.dims))) for tensor in twin.graph.initializer}
+    for node in twin.graph.node:
+        if node.op_type == "Identity" and node.input[0] in origins:
+            origins[node.output[0]] = origins[node.input[0]]
+    return origins
+
+
+def _weight_sizes(index: GraphIndex, node: onnx.NodeProto, origins: dict[str, tuple[str, int]]) -> dict[str, int]:
+    takes_weights = node.op_type in _COUNTED or node.op_type in ("BatchNormalization", "PRelu")
+    is_arithmetic = node.op_type in ("Add", "Mul", "Sub", "Div")
+    if not (takes_weights or (is_arithmetic and index.rank(node.output[0]) > 1)):
+        return {}
+    names = node.input if is_arithmetic else node.input[1:]
+    return dict(origins[name] for name in names if name in origins)
+
+
+def _macs(index: GraphIndex, node: onnx.NodeProto, output: Dims) -> int:
+    """Multiply-accumulates of one face: output values of one face times what each sums over."""
+    if node.op_type not in _COUNTED:
+        return 0
+    source, weight = index.shapes.get(node.input[0], ()), index.shapes.get(node.input[1], ())
+    per_face = output[1:] if node.op_type != "ConvTranspose" else source[1:]
+    summed = _summed_over(node, source, weight)
+    sizes = [*per_face, *summed]
+    if not per_face or not summed or any(isinstance(size, str) for size in sizes):
+        return 0
+    return int(np.prod([int(size) for size in sizes], dtype=np.int64))
+
+
+def _summed_over(node: onnx.NodeProto, source: Dims, weight: Dims) -> Dims:
+    if node.op_type == "Gemm":
+        return source[:1] if attribute(node, "transA", 0) else source[1:2]
+    return source[-1:] if node.op_type == "MatMul" else weight[1:]
