@@ -2,7 +2,7 @@
 
 from pfld_edge_runtime.errors import PfldEdgeError
 
-__all__ = ["CalibrationError", "ConvertError"]
+__all__ = ["CalibrationError", "ConvertError", "ImportOnnxError"]
 
 
 class ConvertError(PfldEdgeError, ValueError):
@@ -11,3 +11,7 @@ class ConvertError(PfldEdgeError, ValueError):
 
 class CalibrationError(PfldEdgeError, ValueError):
     """The calibration faces can't be used: none, or of a shape that the network doesn't take."""
+
+
+class ImportOnnxError(PfldEdgeError, ValueError):
+    """An ONNX file is not a network of the PFLD family."""

@@ -45,9 +45,7 @@ def train_command(config_path: Path, out: Path, resume: bool, cache: Path | None
             return advance
 
         def report(result: EpochResult) -> None:
-            mark = " (best)" if result.best else ""
-            progress.console.print(
-                f"epoch {result.epoch + 1}/{config.epochs}: loss {result.loss:.3f}, validation NME {result.nme:.5f}{mark}"
-            )
+            figures = f"loss {result.loss:.3f}, validation NME {result.nme:.5f}{' (best)' if result.best else ''}"
+            progress.console.print(f"epoch {result.epoch + 1}/{config.epochs}: {figures}")
 
         fit(state, out, cache or out / "cache", epoch_progress, report)

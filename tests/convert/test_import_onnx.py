@@ -1,0 +1,98 @@
+"""Published files come back as checkpoints with the same output; foreign files are refused with a sentence."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from pfld_edge_calib import cut_faces, labelled_faces, portraits
+from pfld_edge_convert.errors import ImportOnnxError
+from pfld_edge_convert.onnx_import import import_onnx
+from pfld_edge_runtime import Contract, FaceLandmarker, ModelFileError, prepare_input
+from pfld_edge_train.checkpoint import load_model, save_checkpoint
+
+SHARED = os.environ.get("PFLD_EDGE_SHARED")
+needs_shared = pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published files to import")
+FILES = {
+    "pfld-ghostone": "PFLD_GhostOne_112_1_opt_sim.onnx",
+    "pfld-ghostnet": "PFLD_GhostNet_112_1_opt_sim.onnx",
+    "pfld-ghostnet-slim": "PFLD_GhostNet_Slim_112_1_opt_sim.onnx",
+}
+
+
+def published(kind: str) -> Path:
+    return Path(str(SHARED)) / "models/reference" / FILES[kind]
+
+
+@needs_shared
+@pytest.mark.parametrize("kind", FILES)
+def test_the_torch_network_answers_as_the_file_on_real_faces(kind: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "imported.pth", import_onnx(published(kind)))
+    model, checkpoint = load_model(tmp_path / "imported.pth")
+    assert checkpoint.model.kind == kind
+    faces = [*labelled_faces(Path(str(SHARED)) / "data/WFLW")[:30], *portraits()]
+    landmarker = FaceLandmarker(published(kind), contract=Contract())
+    for batch in cut_faces(faces, Contract()):
+        with torch.no_grad():
+            found = model(torch.from_numpy(prepare_input(batch.crops, Contract()))).numpy()
+        expected = landmarker.predict_crops(batch.crops).reshape(found.shape)
+        assert np.abs(found - expected).max() < 1e-5
+
+
+@needs_shared
+def test_names_in_the_file_do_not_matter(tmp_path: Path) -> None:
+    model = onnx.load(str(published("pfld-ghostnet-slim")))
+    renamed: dict[str, str] = {}
+
+    def rename(name: str) -> str:
+        return renamed.setdefault(name, f"v{len(renamed) * 7919 % 100003}") if name else name
+
+    for node in model.graph.node:
+        node.name = ""
+        node.input[:] = map(rename, node.input)
+        node.output[:] = map(rename, node.output)
+    for values in (model.graph.input, model.graph.output, model.graph.initializer, model.graph.value_info):
+        for value in values:
+            value.name = rename(value.name)
+    for node in model.graph.node:
+        if node.op_type == "Add":  # operands may stand in any order
+            node.input[:] = node.input[::-1]
+    onnx.save(model, str(tmp_path / "renamed.onnx"))
+    expected = import_onnx(published("pfld-ghostnet-slim")).weights
+    found = import_onnx(tmp_path / "renamed.onnx").weights
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def small_network(path: Path, op: str) -> Path:
+    shape = ["N", 3, 112, 112]
+    weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1]),
+        helper.make_node(op, ["y"], ["z"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "z")]
+    graph = helper.make_graph(
+        nodes, "g", values[:1], [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)], [weight]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def test_an_unknown_operation_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImportOnnxError, match="a Sigmoid node, which no network of the PFLD family has"):
+        import_onnx(small_network(tmp_path / "other.onnx", "Sigmoid"))
+
+
+def test_another_graph_says_what_was_found(tmp_path: Path) -> None:
+    with pytest.raises(ImportOnnxError, match=r"expected the graph of pfld.*found 112 x 112 input, 1 convolutions"):
+        import_onnx(small_network(tmp_path / "other.onnx", "Relu"))
+
+
+def test_a_file_that_is_no_onnx_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(ModelFileError, match=r"text\.onnx is not an ONNX model"):
+        import_onnx(tmp_path / "text.onnx")
