@@ -56,6 +56,7 @@ def export_onnx(model: nn.Module, input_size: int) -> onnx.ModelProto:
         raise ConvertError(f"torch {torch.__version__} exported nothing for {type(model).__name__}")
     exported = program.model_proto
     _strip_notes(exported)
+    _name_layers(exported)
     exported.ir_version = IR_VERSION
     return exported
 
@@ -80,3 +81,10 @@ def _strip_notes(model: onnx.ModelProto) -> None:
         item.ClearField("metadata_props")
     graph.ClearField("value_info")
     graph.ClearField("quantization_annotation")
+
+
+def _name_layers(model: onnx.ModelProto) -> None:
+    """Name each layer with weights as its module is named, so that reports speak of ``conv7`` and not ``node_12``."""
+    for node in model.graph.node:
+        name = node.input[1] if len(node.input) > 1 else ""
+        node.name = name.removesuffix(".weight") if name.endswith(".weight") else node.name.removeprefix("node_")

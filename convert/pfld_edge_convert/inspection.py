@@ -1,0 +1,78 @@
+"""Looks into a model file, checkpoint or ONNX."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from pfld_edge_convert.contract_io import read_contract
+from pfld_edge_convert.model_stats import ModelStats, model_stats
+from pfld_edge_runtime import Contract, ModelFileError
+
+__all__ = ["Inspection", "inspect_file", "load_onnx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What is in a file.
+
+    Attributes:
+        contract: None where the file carries none.
+        facts: Sentences about the file.
+        stats: The network's cost.
+    """
+
+    contract: Contract | None
+    facts: tuple[str, ...]
+    stats: ModelStats
+
+
+def inspect_file(path: Path) -> Inspection:
+    """Look into a checkpoint or an ONNX file.
+
+    Raises:
+        ModelFileError: The file is missing or not a model.
+        ModelContractError: Its contract is damaged.
+        PfldEdgeError: The checkpoint can't be read.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file")
+    if path.suffix.lower() != ".onnx":
+        return _inspect_checkpoint(path)
+    model = load_onnx(path)
+    opsets = ", ".join(f"{item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import)
+    facts = (f"{path.stat().st_size / 1000:.0f} kB; opset {opsets}; IR version {model.ir_version}",)
+    return Inspection(read_contract(model), facts, model_stats(model))
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        ModelFileError: It is not one.
+    """
+    try:
+        model = onnx.load(path)
+    except (DecodeError, ValueError) as error:
+        raise ModelFileError(f"{path} is not an ONNX file, or is truncated") from error
+    if not model.graph.node:
+        raise ModelFileError(f"{path} is not an ONNX file: it holds no graph")
+    return model
+
+
+def _inspect_checkpoint(path: Path) -> Inspection:
+    # Here: torch takes seconds to import, and an ONNX file needs none of it.
+    from pfld_edge_convert.export import export_onnx
+    from pfld_edge_convert.fuse import reparameterize
+    from pfld_edge_train.checkpoint import load_model
+
+    model, checkpoint = load_model(path)
+    network = checkpoint.model
+    weights = "EMA weights" if checkpoint.ema_weights is not None else "weights"
+    size = f"{network.input_size} px, {network.num_landmarks} landmarks, {network.conv_branches} branches"
+    facts = [f"{path.stat().st_size / 1000:.0f} kB; {network.kind}, width {network.width_factor:g}, {size}; {weights}"]
+    if checkpoint.epoch >= 0:
+        facts.append(f"trained to epoch {checkpoint.epoch}, best validation NME {checkpoint.best_nme:.5f}")
+    contract = Contract.from_dict(checkpoint.contract) if checkpoint.contract else None
+    return Inspection(contract, tuple(facts), model_stats(export_onnx(reparameterize(model), network.input_size)))
