@@ -1,0 +1,124 @@
+"""Training end to end on synthetic faces: it learns, it resumes exactly, it keeps the last good checkpoint."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pfld_edge_calib import FaceSetError
+from pfld_edge_runtime import WFLW_98
+from pfld_edge_train.checkpoint import load_checkpoint, load_model
+from pfld_edge_train.config import TrainConfig
+from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
+from pfld_edge_train.fit import EpochResult, RunState, fit, new_run, resumed_run
+
+FACES = 40
+
+
+@pytest.fixture(scope="module")
+def faces_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Discs whose place and size tell where all 98 landmarks are."""
+    folder = tmp_path_factory.mktemp("faces")
+    random = np.random.default_rng(0)
+    shape = random.uniform(-1, 1, (98, 2))
+    shape[60], shape[72] = (-0.6, -0.2), (0.6, -0.2)
+    lines = [",".join(["image", *(f"{axis}{i}" for i in range(98) for axis in "xy")])]
+    for number in range(FACES):
+        center, radius = random.uniform(80, 120, 2), random.uniform(30, 50)
+        image = np.full((200, 200, 3), 40, np.uint8)
+        cv2.circle(image, tuple(center.astype(int).tolist()), int(radius), (90, 160, 220), -1)
+        cv2.imwrite(str(folder / f"person{number}_0.png"), image)
+        points = center + shape * radius
+        lines.append(",".join([f"person{number}_0.png", *(f"{value:.2f}" for value in points.ravel())]))
+    (folder / "faces.csv").write_text("\n".join(lines))
+    return folder / "faces.csv"
+
+
+def config(faces_csv: Path, **changes: object) -> TrainConfig:
+    values = {
+        "model": "pfld-edge-s",
+        "width_factor": 0.5,
+        "input_size": 32,
+        "epochs": 4,
+        "batch_size": 8,
+        "validation": 0.2,
+        "data": [{"path": str(faces_csv), "group_by": "person"}],
+    }
+    return TrainConfig.from_dict(values | changes)
+
+
+def run(state: RunState, out: Path, stop_after: int | None = None) -> list[EpochResult]:
+    results: list[EpochResult] = []
+
+    def report(result: EpochResult) -> None:
+        results.append(result)
+        if stop_after is not None and len(results) == stop_after:
+            raise KeyboardInterrupt
+
+    fit(state, out, out.parent / "cache", lambda _epoch, _steps: lambda _loss: None, report)
+    return results
+
+
+def test_the_loss_falls(faces_csv: Path, tmp_path: Path) -> None:
+    results = run(new_run(config(faces_csv, epochs=12)), tmp_path / "run")
+    assert results[-1].loss < 0.7 * results[0].loss
+    assert (tmp_path / "run/best.pth").exists()
+    assert (tmp_path / "run/log.csv").read_text().count("\n") == 13
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(faces_csv: Path, tmp_path: Path) -> None:
+    run(new_run(config(faces_csv)), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(new_run(config(faces_csv)), tmp_path / "cut", stop_after=2)
+    torch.rand(100)  # what else the process does must not matter
+    run(resumed_run(config(faces_csv), tmp_path / "cut/last.pth"), tmp_path / "cut")
+    whole, cut = (load_checkpoint(tmp_path / name / "last.pth") for name in ("whole", "cut"))
+    assert whole.best_nme == cut.best_nme
+    for weights, others in ((whole.weights, cut.weights), (whole.ema_weights, cut.ema_weights)):
+        assert weights is not None
+        assert others is not None
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "cut/log.csv").read_text()
+
+
+def test_a_run_of_another_configuration_is_not_resumed(faces_csv: Path, tmp_path: Path) -> None:
+    run(new_run(config(faces_csv, epochs=1)), tmp_path / "run")
+    with pytest.raises(TrainConfigError, match="not a checkpoint of this configuration"):
+        resumed_run(config(faces_csv, epochs=2), tmp_path / "run/last.pth")
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_checkpoint(faces_csv: Path, tmp_path: Path) -> None:
+    state = new_run(config(faces_csv, epochs=2))
+    run(new_run(config(faces_csv, epochs=1)), tmp_path / "run")
+    with torch.no_grad():
+        next(iter(state.trainee.model.parameters())).fill_(float("nan"))
+    with pytest.raises(TrainingDivergedError, match="lower learning_rate"):
+        run(state, tmp_path / "run")
+    load_model(tmp_path / "run/last.pth")
+
+
+def test_a_missing_photograph_is_named(faces_csv: Path, tmp_path: Path) -> None:
+    (tmp_path / "faces.csv").write_text(faces_csv.read_text())
+    with pytest.raises(FaceSetError, match=r"person0_0\.png: no such photograph"):
+        run(new_run(config(tmp_path / "faces.csv")), tmp_path / "run")
+
+
+def test_faces_of_one_person_stay_on_one_side(faces_csv: Path) -> None:
+    from pfld_edge_calib import read_points_csv
+    from pfld_edge_train.face_cache import split_groups
+
+    faces = read_points_csv(faces_csv, group_by="person") * 2
+    held_out = split_groups(faces, 0.3, seed=1)
+    sides = {(face.group, bool(side)) for face, side in zip(faces, held_out, strict=True)}
+    assert len(sides) == len({face.group for face in faces}) == FACES
+    assert 0 < held_out.sum() < len(faces)
+
+
+def test_the_scheme_of_the_contract_is_checked(faces_csv: Path, tmp_path: Path) -> None:
+    header, *rows = faces_csv.read_text().splitlines()
+    short = [",".join(line.split(",")[: 1 + 2 * 68]) for line in (header, *rows)]
+    (faces_csv.parent / "short.csv").write_text("\n".join(short))
+    with pytest.raises(TrainConfigError, match=f"68 points a face, the network has {WFLW_98.num_landmarks}"):
+        run(new_run(config(faces_csv.parent / "short.csv")), tmp_path / "run")
