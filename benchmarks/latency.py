@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from pfld_edge_convert.network import open_network
-from pfld_edge_runtime import BUNDLED_MODEL, crop_faces, crop_windows, fingerprint_image
+from pfld_edge_runtime import BUNDLED_MODEL, PfldEdgeError, crop_faces, crop_windows, fingerprint_image
 
 DEMO_FP32 = Path("demo-out/pfld-edge-s.onnx")
 
@@ -30,8 +30,12 @@ def main(models: tuple[Path, ...], reference: Path | None, rounds: int, threads:
     """
     chosen = list(models) or [path for path in (BUNDLED_MODEL, DEMO_FP32) if path.is_file()]
     files = ([] if reference is None else [reference]) + chosen
-    if files:
-        report("model, one face", medians({path.name: one_face(path, threads) for path in files}, rounds))
+    try:
+        calls = {path.name: one_face(path, threads) for path in files}
+    except PfldEdgeError as error:
+        raise click.ClickException(str(error)) from error
+    if calls:
+        report("model, one face", medians(calls, rounds))
     report("crop, 112 pixels", medians(crops(), rounds))
 
 
