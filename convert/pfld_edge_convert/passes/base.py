@@ -92,7 +92,7 @@ def check_equivalence(
         before: The model that is right by definition.
         after: The model in question; run on the whole batch at once where its batch is dynamic.
         inputs: ``(N, 3, S, S)`` float32 samples.
-        tolerance: Largest absolute difference of any output value.
+        tolerance: Largest absolute difference of any output value; where outputs exceed 1, as a share of the largest.
         name: Who is to blame, for the message.
 
     Returns:
@@ -105,8 +105,9 @@ def check_equivalence(
     if expected.shape != found.shape:
         raise ConvertError(f"{name} changed the output's shape from {expected.shape} to {found.shape}")
     difference = float(np.abs(expected.astype(np.float64) - found).max(initial=0))
-    if not difference <= tolerance:
-        raise ConvertError(f"{name} changed the output by {difference:.3g}; at most {tolerance:.3g} is allowed")
+    allowed = tolerance * max(1.0, float(np.abs(expected).max(initial=0)))
+    if not difference <= allowed:
+        raise ConvertError(f"{name} changed the output by {difference:.3g}; at most {allowed:.3g} is allowed")
     return difference
 
 
