@@ -1,0 +1,170 @@
+"""From a torch network to files: right, whole, and self-describing."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from pfld_edge_convert import contract_io, pipeline
+from pfld_edge_convert.contract_io import contract_path, read_contract, write_files
+from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.export import export_onnx
+from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.pipeline import Calibration, convert, int8_path
+from pfld_edge_runtime import Contract, FaceLandmarker, fingerprint_image
+from pfld_edge_train.models import ModelConfig, build_model
+
+SIZE = 64
+CONTRACT = Contract(model="pfld-ghostone", input_size=SIZE, nme=0.06, nme_data="a test")
+
+
+def lively(config: ModelConfig) -> nn.Module:
+    """A network with BatchNorm statistics that are not trivial."""
+    torch.manual_seed(0)
+    model = build_model(config)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.7, 1.3)
+                module.bias.normal_(0, 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return lively(ModelConfig("pfld-ghostone", width_factor=0.25, input_size=SIZE, conv_branches=2)).train()
+
+
+@pytest.fixture(scope="module")
+def samples() -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (6, 3, SIZE, SIZE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def report(
+    model: nn.Module, samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> pipeline.ConversionReport:
+    output = tmp_path_factory.mktemp("models") / "new folder" / "face.onnx"
+    return convert(model, CONTRACT, output, samples, Calibration([samples], "six noises"))
+
+
+def test_both_files_answer_as_torch_does(
+    report: pipeline.ConversionReport, model: nn.Module, samples: np.ndarray
+) -> None:
+    assert [file.path.name for file in report.files] == ["face.onnx", "face.int8.onnx"]
+    assert model.training
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(samples)).numpy()
+    model.train()
+    for file, allowed in zip(report.files, (1e-5, 0.05), strict=True):
+        difference = np.abs(run_model(onnx.load(file.path), samples) - expected).max()
+        assert difference == pytest.approx(file.max_difference, abs=1e-6)
+        assert difference < allowed
+        assert file.size == file.path.stat().st_size
+    assert report.files[1].size < report.files[0].size
+
+
+def test_any_batch_gives_each_face_what_it_gets_alone(report: pipeline.ConversionReport, samples: np.ndarray) -> None:
+    for file in report.files:
+        saved = onnx.load(file.path)
+        alone = np.concatenate([run_model(saved, samples[i : i + 1]) for i in range(len(samples))])
+        np.testing.assert_allclose(run_model(saved, samples), alone, atol=1e-5)
+
+
+def test_files_carry_the_contract_twice_and_a_fingerprint_that_holds(report: pipeline.ConversionReport) -> None:
+    for file in report.files:
+        contract = FaceLandmarker(file.path).contract
+        assert contract == read_contract(onnx.load(file.path))
+        assert contract == Contract.from_json(contract_path(file.path).read_text(encoding="utf-8"))
+        assert contract.fingerprint is not None
+        image = fingerprint_image(contract.fingerprint.seed, SIZE)
+        found = FaceLandmarker(file.path).predict_crops(image[None]).reshape(-1)
+        assert np.abs(found - np.array(contract.fingerprint.output)).max() < contract.fingerprint.tolerance
+    float_contract, int8_contract = (FaceLandmarker(file.path).contract for file in report.files)
+    assert (float_contract.quantization, float_contract.nme) == ("none", 0.06)
+    assert int8_contract.quantization.startswith("int8")
+    assert int8_contract.calibration == "six noises"
+    assert int8_contract.nme is None
+
+
+def test_the_file_tells_nothing_of_the_machine_it_was_made_on(report: pipeline.ConversionReport) -> None:
+    for file in report.files:
+        content = file.path.read_bytes()
+        assert b".py" not in content
+        assert str(Path(__file__).parents[2]).encode() not in content
+        saved = onnx.load(file.path)
+        assert (saved.ir_version, saved.graph.input[0].name, saved.graph.output[0].name) == (8, "image", "landmarks")
+        assert [item.version for item in saved.opset_import if not item.domain] == [18]
+
+
+def test_a_failure_leaves_the_old_files_as_they_were(
+    model: nn.Module, samples: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "face.onnx"
+    output.write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "quantize", fail)
+    with pytest.raises(KeyboardInterrupt):
+        convert(model, CONTRACT, output, samples, Calibration([samples], "x"))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("face.onnx", b"old")]
+
+
+def test_an_interrupted_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    real, calls = contract_io.os.fsync, []
+
+    def fail_second(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(descriptor)
+
+    monkeypatch.setattr(contract_io.os, "fsync", fail_second)
+    with pytest.raises(KeyboardInterrupt):
+        write_files({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match=r"can't write .*nowhere"):
+        write_files({tmp_path / "nowhere" / "a": b""})
+
+
+def test_a_contract_of_other_landmarks_is_refused(samples: np.ndarray, tmp_path: Path) -> None:
+    other = build_model(ModelConfig("pfld-edge-s", width_factor=0.25, input_size=SIZE, num_landmarks=5))
+    with pytest.raises(ConvertError, match="promises 196 outputs a face, the network gives"):
+        convert(other, CONTRACT, tmp_path / "x.onnx", samples)
+    with pytest.raises(ConvertError, match="samples must have shape"):
+        convert(other, CONTRACT, tmp_path / "x.onnx", samples[:0])
+    assert not list(tmp_path.iterdir())
+
+
+class Moody(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_the_exporter_says_nothing_and_its_failure_is_one_line(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    exported = export_onnx(build_model(ModelConfig("pfld-edge-s", width_factor=0.25, input_size=32)), 32)
+    assert next(node.name for node in exported.graph.node).startswith("blocks.0")
+    with pytest.raises(ConvertError, match="can't export Moody") as failure:
+        export_onnx(Moody(), 32)
+    assert "\n" not in str(failure.value)
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_the_int8_name_keeps_what_comes_before_the_suffix() -> None:
+    assert int8_path(Path("a/face.v2.onnx")) == Path("a/face.v2.int8.onnx")
+    assert contract_path(Path("a/face.v2.int8.onnx")) == Path("a/face.v2.int8.json")
