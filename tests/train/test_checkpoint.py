@@ -133,3 +133,34 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, change: object, messa
     torch.save(state, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match=message):
         load_model(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("weights", 3, "weights is of type int"),
+        ("weights", {"fc.bias": 3}, "not all tensors"),
+        ("ema_weights", 5, "ema_weights is of type int"),
+        ("epoch", "last", "epoch is of type str"),
+        ("model", {"kind": "pfld-huge"}, "unknown network 'pfld-huge'; known: pfld, "),
+        ("model", {"kind": "pfld", "depth": 3}, "description of the network is unreadable"),
+        ("model", {"kind": "pfld", "input_size": 100}, "multiple of 16"),
+        ("format", "pfld-edge-checkpoint-9", "not known to this version, which reads pfld-edge-checkpoint-1"),
+    ],
+)
+def test_a_damaged_checkpoint_of_ours_says_what_is_damaged(
+    tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    save_checkpoint(tmp_path / "run.pth", Checkpoint(weights(), CONFIG))
+    record = torch.load(tmp_path / "run.pth", weights_only=True)
+    torch.save({**record, field: value}, tmp_path / "run.pth")
+    with pytest.raises(CheckpointError, match=rf"run\.pth: .*{message}"):
+        load_model(tmp_path / "run.pth")
+
+
+@pytest.mark.parametrize("name", ["conv1.rbr_conv.0.conv.weight", "conv8.0.weight", "fc.weight"])
+@pytest.mark.parametrize("damaged", [torch.zeros(()), torch.zeros(0, 3), torch.zeros(3, 3, 3, 3, 3)])
+def test_weights_of_impossible_shape_are_named(tmp_path: Path, name: str, damaged: torch.Tensor) -> None:
+    torch.save({**weights(), name: damaged}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=r"odd\.pth: "):
+        load_model(tmp_path / "odd.pth")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -14,14 +15,29 @@ from torch import Tensor, nn
 
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
 from pfld_edge_train.infer_config import infer_config
-from pfld_edge_train.models import ModelConfig, build_model
+from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "load_model", "save_checkpoint"]
 
-FORMAT = "pfld-edge-checkpoint-1"
+_FAMILY = "pfld-edge-checkpoint-"
+FORMAT = f"{_FAMILY}1"
 
 _FOREIGN_KEYS = ("state_dict", "pfld_backbone", "plfd_backbone", "model_state_dict", "model")
 """Where other projects keep the weights inside a saved dict; the misspelling is a public project's own."""
+
+
+_PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
+    "weights": (dict,),
+    "model": (dict,),
+    "ema_weights": (dict, type(None)),
+    "optimizer": (dict, type(None)),
+    "step": (int,),
+    "epoch": (int,),
+    "best_nme": (float, int),
+    "config": (dict, type(None)),
+    "contract": (dict, type(None)),
+}
+"""What a whole file of ours holds, field by field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +94,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     record = _read(path)
     try:
-        if record.get("format") == FORMAT:
-            return _own(record)
-        return _foreign(record)
+        return _own(record) if str(record.get("format")).startswith(_FAMILY) else _foreign(record)
     except (CheckpointError, ModelConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -111,7 +125,7 @@ def _read(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore", UserWarning)
             record = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(path)) from error
+        raise CheckpointError(_refusal(path, str(error))) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path}: not a whole PyTorch checkpoint ({' '.join(str(error).split())[:120]})"
@@ -121,25 +135,42 @@ def _read(path: Path) -> dict[str, Any]:
     return record
 
 
-def _refusal(path: Path) -> str:
+def _refusal(path: Path, reason: str) -> str:
     """Tell a file that holds code from one that is no checkpoint at all."""
     with path.open("rb") as file:
-        pickled = file.read(2)[:1] in (b"P", b"\x80")
-    if pickled:
-        return (
-            f"{path}: refused, the file holds Python objects besides weights, which could run code; save only "
-            "model.state_dict()"
-        )
+        head = file.read(2)
+    stranger = re.search(r"GLOBAL ([\w.]+)", reason)
+    if stranger or head == b"PK" or head[:1] == b"\x80":
+        found = stranger.group(1) if stranger else "Python objects"
+        return f"{path}: refused, it holds {found} besides weights, which could run code; save only model.state_dict()"
     return f"{path}: not a PyTorch checkpoint"
 
 
 def _own(record: dict[str, Any]) -> Checkpoint:
+    if record["format"] != FORMAT:
+        raise CheckpointError(f"format {record['format']} is not known to this version, which reads {FORMAT}")
+    missing = [item.name for item in fields(Checkpoint) if item.name not in record]
+    if missing:
+        raise CheckpointError(f"a damaged pfld-edge checkpoint: it lacks {missing[0]}")
+    values = {item.name: record[item.name] for item in fields(Checkpoint)}
+    for name, types in _PLAIN_TYPES.items():
+        if not isinstance(values[name], types):
+            found = type(values[name]).__name__
+            raise CheckpointError(f"a damaged pfld-edge checkpoint: {name} is of type {found}")
+    for weights in (values["weights"], values["ema_weights"] or {}):
+        if not all(isinstance(value, Tensor) for value in weights.values()):
+            raise CheckpointError("a damaged pfld-edge checkpoint: its weights are not all tensors")
+    return Checkpoint(**{**values, "model": _described(values["model"])})
+
+
+def _described(record: dict[str, Any]) -> ModelConfig:
     try:
-        values = {item.name: record[item.name] for item in fields(Checkpoint)}
-        values["model"] = ModelConfig(**record["model"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"a damaged pfld-edge checkpoint: {error} is missing or wrong") from error
-    return Checkpoint(**values)
+        config = ModelConfig(**record)
+    except TypeError as error:
+        raise CheckpointError("a damaged pfld-edge checkpoint: its description of the network is unreadable") from error
+    if config.kind not in MODEL_KINDS:
+        raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
+    return config
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:

@@ -1,14 +1,17 @@
 """Tells a network's kind and size from the names and shapes of its weights."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from pfld_edge_train.errors import CheckpointError
-from pfld_edge_train.models import ModelConfig
+from pfld_edge_train.models import ModelConfig, build_model
 
-__all__ = ["infer_config"]
+__all__ = ["infer_config", "width_candidates"]
 
 _Shapes = Mapping[str, Tensor]
 
@@ -23,16 +26,43 @@ def infer_config(weights: _Shapes) -> ModelConfig:
         CheckpointError: They are not those of a network of this project's family.
     """
     kind = _kind(weights)
-    first = next(weights[name] for name in _first_convolutions(kind) if name in weights)
-    base = 16 if kind == "pfld-edge-s" else 64
-    return ModelConfig(
+    names = _first_convolutions(kind)
+    stem = _shape(weights, next((name for name in names if name in weights), names[0]), axes=4)
+    widths = list(width_candidates(kind, stem[0]))
+    config = ModelConfig(
         kind=kind,
-        width_factor=first.shape[0] / base,
+        width_factor=widths[-1],
         input_size=_input_size(weights, kind),
         num_landmarks=_num_landmarks(weights),
         conv_branches=_conv_branches(weights),
         fused=not any(name.endswith("running_mean") for name in weights),
     )
+    candidates = [replace(config, width_factor=width) for width in widths]
+    fitting = next((candidate for candidate in candidates if not _misfits(candidate, weights)), None)
+    # A damaged file fits none: the nearest, so that what is damaged can be named.
+    return fitting or min(candidates, key=lambda candidate: _misfits(candidate, weights))
+
+
+def width_candidates(kind: str, stem_channels: int) -> Iterator[float]:
+    """Yield the width factors that give a network's first layer this many channels, round ones first.
+
+    Channels are rounded down (to even numbers in GhostOne), so that one layer leaves a range of widths open: 51 of 64
+    channels are a width of 0.8, or 0.81. The last candidate is the plain ratio.
+    """
+    base = 16 if kind == "pfld-edge-s" else 64
+    lowest, above = stem_channels / base, (stem_channels + (2 if kind == "pfld-ghostone" else 1)) / base
+    widths: list[float] = []
+    for steps in (10, 8, 20, 100):
+        first, end = math.ceil(lowest * steps - 1e-6), math.ceil(above * steps - 1e-6)
+        widths += [step / steps for step in range(first, end)]
+    yield from dict.fromkeys([*(width for width in widths if 0.1 <= width <= 8), lowest])
+
+
+def _misfits(config: ModelConfig, weights: _Shapes) -> int:
+    """Count the weights that have another shape than this configuration gives them."""
+    with torch.device("meta"):
+        expected = build_model(config).state_dict()
+    return sum(value.shape != expected[name].shape for name, value in weights.items() if name in expected)
 
 
 def _first_convolutions(kind: str) -> tuple[str, ...]:
@@ -48,11 +78,10 @@ def _kind(weights: _Shapes) -> str:
         return "pfld-ghostone"
     if "conv3_1.inv_res.0.0.weight" in weights:
         return "pfld"
-    ghost = weights.get("conv3_1.ghost_conv.0.primary_conv.0.weight")
-    if ghost is not None:
-        stem = weights["conv1.0.weight"].shape[0]
+    if "conv3_1.ghost_conv.0.primary_conv.0.weight" in weights:
         # Hidden half-width over the stem's width: 64 / 64 in GhostNet, 48 / 64 in Slim.
-        return "pfld-ghostnet" if ghost.shape[0] / stem > 0.875 else "pfld-ghostnet-slim"
+        half, stem, _, _ = _shape(weights, "conv3_1.ghost_conv.0.primary_conv.0.weight", axes=4)
+        return "pfld-ghostnet" if half / max(stem, 1) > 0.875 else "pfld-ghostnet-slim"
     names = ", ".join(list(weights)[:3])
     raise CheckpointError(
         "weights of an unknown network: expected those of pfld, pfld-ghostnet, pfld-ghostnet-slim, pfld-ghostone or "
@@ -62,23 +91,26 @@ def _kind(weights: _Shapes) -> str:
 
 def _input_size(weights: _Shapes, kind: str) -> int:
     if kind == "pfld-edge-s":
-        return round(math.sqrt(_shape(weights, "fc.weight")[1] / 16)) * 16
-    return _shape(weights, "conv8.0.weight")[-1] * 16
+        return round(math.sqrt(_shape(weights, "fc.weight", axes=2)[1] / 16)) * 16
+    return _shape(weights, "conv8.0.weight", axes=4)[-1] * 16
 
 
 def _num_landmarks(weights: _Shapes) -> int:
-    outputs = _shape(weights, "fc.weight")[0]
+    outputs = _shape(weights, "fc.weight", axes=2)[0]
     if outputs % 2:
         raise CheckpointError(f"the last layer has {outputs} outputs, expected an x and a y for each landmark")
     return outputs // 2
 
 
 def _conv_branches(weights: _Shapes) -> int:
-    numbers = [int(name.split(".rbr_conv.")[1].split(".")[0]) for name in weights if ".rbr_conv." in name]
-    return max(numbers, default=0) + 1
+    found = (re.search(r"\.rbr_conv\.(\d{1,3})\.", name) for name in weights)
+    return max((int(match.group(1)) for match in found if match), default=0) + 1
 
 
-def _shape(weights: _Shapes, name: str) -> tuple[int, ...]:
+def _shape(weights: _Shapes, name: str, axes: int) -> tuple[int, ...]:
     if name not in weights:
         raise CheckpointError(f"the weights lack {name}, which every network of this kind has")
-    return tuple(weights[name].shape)
+    shape = tuple(weights[name].shape)
+    if len(shape) != axes:
+        raise CheckpointError(f"{name} should have {axes} axes, found shape {shape}")
+    return shape
