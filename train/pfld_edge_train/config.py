@@ -73,6 +73,7 @@ class TrainConfig:
         model: Kind of network, see `pfld_edge_train.models.MODEL_KINDS`.
         width_factor: Multiplies the channels.
         input_size: Side of the network's input in pixels.
+        conv_branches: Convolution branches of each MobileOne block; the published PFLD-GhostOne has 6.
         data: Where the faces come from.
         augment: Strength of the augmentation.
         epochs: Passes over the training faces.
@@ -93,6 +94,7 @@ class TrainConfig:
     model: str = "pfld-edge-s"
     width_factor: float = 1.0
     input_size: int = 112
+    conv_branches: int = 1
     data: tuple[DataConfig, ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     epochs: int = 60

@@ -163,4 +163,10 @@ def _log(path: Path, result: EpochResult) -> None:
 
 
 def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
-    return ModelConfig(config.model, config.width_factor, config.input_size, contract.landmarks.num_landmarks)
+    return ModelConfig(
+        kind=config.model,
+        width_factor=config.width_factor,
+        input_size=config.input_size,
+        num_landmarks=contract.landmarks.num_landmarks,
+        conv_branches=config.conv_branches,
+    )
