@@ -1,0 +1,68 @@
+"""The published networks through our own crop and our own conversion: their accuracy, to the digit."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pfld_edge_calib import Face, labelled_faces, nme_per_face, predict_landmarks, true_landmarks
+from pfld_edge_convert.calibration_batches import proof_samples
+from pfld_edge_convert.checkpoint_contract import contract_of
+from pfld_edge_convert.network import open_network
+from pfld_edge_convert.onnx_import import import_onnx
+from pfld_edge_convert.pipeline import convert
+from pfld_edge_train.checkpoint import load_model, save_checkpoint
+
+SHARED = os.environ.get("PFLD_EDGE_SHARED")
+pytestmark = pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no WFLW faces, no published files")
+
+# Measured with OpenCV's own crop by the published protocol.
+PUBLISHED = {
+    "PFLD_GhostOne_112_1_opt_sim.onnx": 0.05408,
+    "PFLD_GhostNet_112_1_opt_sim.onnx": 0.05483,
+    "PFLD_GhostNet_Slim_112_1_opt_sim.onnx": 0.05458,
+}
+
+
+@cache
+def wflw_faces() -> tuple[Face, ...]:
+    return tuple(labelled_faces(Path(str(SHARED)) / "data/WFLW"))
+
+
+@cache
+def nme(path: Path) -> float:
+    network = open_network(path)
+    truth = true_landmarks(wflw_faces(), network.contract)
+    predicted = predict_landmarks(network.predict, network.contract, wflw_faces())
+    return float(nme_per_face(predicted, truth, network.contract.landmarks.normalizing_points).mean())
+
+
+def published(name: str) -> Path:
+    return Path(str(SHARED)) / "models/reference" / name
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_networks_score_as_measured_with_opencv(name: str) -> None:
+    assert nme(published(name)) == pytest.approx(PUBLISHED[name], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_imported_and_converted_networks_keep_their_accuracy(name: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "imported.pth", import_onnx(published(name)))
+    model, checkpoint = load_model(tmp_path / "imported.pth")
+    contract = contract_of(checkpoint)
+    convert(model, contract, tmp_path / "converted.onnx", proof_samples(contract))
+    assert nme(tmp_path / "converted.onnx") == pytest.approx(nme(published(name)), abs=2e-5)
+    if "GhostOne" in name:
+        assert (tmp_path / "converted.onnx").stat().st_size < 0.8 * published(name).stat().st_size
+
+
+def test_feeding_rgb_to_a_bgr_network_costs_a_tenth_of_accuracy() -> None:
+    """The reference project's own inference script does this; our contract makes it impossible by accident."""
+    path = published("PFLD_GhostOne_112_1_opt_sim.onnx")
+    network = open_network(path)
+    truth = true_landmarks(wflw_faces(), network.contract)
+    swapped = predict_landmarks(lambda crops: network.predict(crops[:, :, :, ::-1]), network.contract, wflw_faces())
+    wrong = nme_per_face(swapped, truth, network.contract.landmarks.normalizing_points).mean()
+    assert wrong > 1.1 * nme(path)
