@@ -11,9 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_calib import cut_faces, labelled_faces, portraits
 from pfld_edge_convert.errors import ImportOnnxError
+from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_runtime import Contract, FaceLandmarker, ModelFileError, prepare_input
 from pfld_edge_train.checkpoint import load_model, save_checkpoint
+from pfld_edge_train.models import ModelConfig, build_model
 
 SHARED = os.environ.get("PFLD_EDGE_SHARED")
 needs_shared = pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published files to import")
@@ -96,3 +98,25 @@ def test_a_file_that_is_no_onnx_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(ModelFileError, match=r"text\.onnx is not an ONNX model"):
         import_onnx(tmp_path / "text.onnx")
+
+
+@pytest.mark.parametrize(("kind", "width"), [("pfld", 0.35), ("pfld-ghostone", 0.35)])
+def test_other_widths_sizes_and_points_come_back(tmp_path: Path, kind: str, width: float) -> None:
+    torch.manual_seed(0)
+    network = build_model(ModelConfig(kind, width, input_size=64, num_landmarks=68, fused=True)).eval()
+    onnx.save(export_onnx(network, 64), str(tmp_path / "small.onnx"))
+    checkpoint = import_onnx(tmp_path / "small.onnx")
+    assert (checkpoint.model.kind, checkpoint.model.input_size, checkpoint.model.num_landmarks) == (kind, 64, 68)
+    assert checkpoint.contract is None  # 68 points: nothing says which
+    assert all(torch.equal(checkpoint.weights[name], value) for name, value in network.state_dict().items())
+
+
+def test_another_precision_is_named(tmp_path: Path) -> None:
+    model = onnx.load(str(small_network(tmp_path / "half.onnx", "Relu")))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    weight = model.graph.initializer[0]
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), "w"))
+    onnx.save(model, str(tmp_path / "half.onnx"))
+    with pytest.raises(ImportOnnxError, match=r"expected float32 input, found tensor\(float16\)"):
+        import_onnx(tmp_path / "half.onnx")

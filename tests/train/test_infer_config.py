@@ -7,8 +7,8 @@ from pfld_edge_train.infer_config import infer_config, width_candidates
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
 
-# 0.35, 0.6, 0.7 and 0.8 are no multiple of 1/64 or 1/16: the first layer's channels alone don't tell them.
-@pytest.mark.parametrize("width", [0.25, 0.35, 0.6, 0.7, 0.75, 0.8, 1.0, 1.25, 1.3])
+# None is a multiple of 1/64 or 1/16: the first layer's channels alone don't tell the width.
+@pytest.mark.parametrize("width", [0.35, 0.7, 0.8, 1.3])
 @pytest.mark.parametrize("kind", MODEL_KINDS)
 def test_the_inferred_width_builds_the_same_shapes(kind: str, width: float) -> None:
     with torch.device("meta"):
@@ -19,7 +19,7 @@ def test_the_inferred_width_builds_the_same_shapes(kind: str, width: float) -> N
     }
 
 
-@pytest.mark.parametrize("width", [0.25, 0.5, 0.7, 0.8, 1.0, 1.25])
+@pytest.mark.parametrize("width", [0.25, 0.7, 1.0])
 def test_round_widths_come_back_as_they_were(width: float) -> None:
     with torch.device("meta"):
         weights = build_model(ModelConfig("pfld-ghostnet", width)).state_dict()

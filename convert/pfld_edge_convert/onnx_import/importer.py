@@ -1,5 +1,6 @@
 """Turns a published PFLD ONNX file back into one of our networks."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pfld_edge_convert.onnx_import.match import match_flows
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train.checkpoint import Checkpoint
+from pfld_edge_train.infer_config import width_candidates
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
 __all__ = ["import_onnx"]
@@ -36,13 +38,18 @@ def import_onnx(path: Path) -> Checkpoint:
         ImportOnnxError: The network is not one of the PFLD family.
     """
     session = open_session(path)
+    inputs = session.get_inputs()
+    if inputs and inputs[0].type != "tensor(float)":
+        raise ImportOnnxError(f"{path}: not a published PFLD network: expected float32 input, found {inputs[0].type}")
     model = onnx.load(str(path))
     config, pairs = _matched(model, path)
     network = build_model(config).eval()
     _fill(network, pairs)
     contract = Contract(model=config.kind, input_size=config.input_size, trained_on=f"imported from {path.name}")
-    _prove(network, session.run(None, {session.get_inputs()[0].name: _probe(contract)})[0], contract, path)
-    return Checkpoint(weights=network.state_dict(), model=config, contract=contract.to_dict())
+    _prove(network, session.run(None, {inputs[0].name: _probe(contract)})[0], contract, path)
+    # The published protocol names WFLW's points; what other points are called, no file says.
+    known = config.num_landmarks == contract.landmarks.num_landmarks
+    return Checkpoint(weights=network.state_dict(), model=config, contract=contract.to_dict() if known else None)
 
 
 def _matched(model: onnx.ModelProto, path: Path) -> tuple[ModelConfig, list[tuple[str, OnnxWeights]]]:
@@ -52,12 +59,10 @@ def _matched(model: onnx.ModelProto, path: Path) -> tuple[ModelConfig, list[tupl
         raise ImportOnnxError(f"{path}: not a published PFLD network: {error}") from error
     first, last = _end_layers(theirs)
     size = model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
-    for kind in MODEL_KINDS:
-        width = first / (16 if kind == "pfld-edge-s" else 64)
-        if size % 16 or not 32 <= size <= 1024 or not 0.1 <= width <= 8 or last % 2:
-            break
-        config = ModelConfig(kind, width, size, last // 2, fused=True)
-        pairs = match_flows(torch_flow(build_model(config)), theirs)
+    for config in _candidates(first, size, last):
+        with torch.device("meta"):
+            ours = torch_flow(build_model(config))
+        pairs = match_flows(ours, theirs)
         if pairs is not None:
             return config, pairs
     counts = {op: sum(flow.op == op for flow in _all_flows(theirs)) for op in ("conv", "concat", "add", "linear")}
@@ -66,6 +71,16 @@ def _matched(model: onnx.ModelProto, path: Path) -> tuple[ModelConfig, list[tupl
         f"input, {counts['conv']} convolutions, {counts['concat']} concatenations, {counts['add']} additions, "
         f"{last} outputs"
     )
+
+
+def _candidates(first: int, size: int, last: int) -> Iterator[ModelConfig]:
+    """Yield every network with these channels, this input and these outputs; none where there can't be any."""
+    if size % 16 or not 32 <= size <= 1024 or last % 2 or not last:
+        return
+    for kind in MODEL_KINDS:
+        for width in width_candidates(kind, first):
+            if 0.1 <= width <= 8:
+                yield ModelConfig(kind, width, size, last // 2, fused=True)
 
 
 def _end_layers(output: Flow[OnnxWeights]) -> tuple[int, int]:
