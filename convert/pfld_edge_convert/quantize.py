@@ -14,6 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from pfld_edge_convert.errors import CalibrationError, ConvertError
+from pfld_edge_convert.integer_head import use_integer_head
 from pfld_edge_convert.passes.graph_index import GraphIndex, drop_unused
 
 __all__ = ["QuantizationSettings", "float_head", "quantize"]
@@ -29,8 +30,9 @@ class QuantizationSettings:
     Attributes:
         per_channel: One weight scale for each output channel instead of one a layer.
         reduce_range: Weights in 7 bits, for x86 without VNNI, whose 8-bit multiply-add saturates.
-        float_head: Leave the last Gemm, and the Concat that feeds it, in float. A uint8 output of that Gemm has steps
-            of half a pixel; a uint8 Concat rounds pooled features of four scales to the coarsest.
+        float_head: Let the last Gemm answer in float: in uint8 it would have steps of half a pixel. The Concat that
+            feeds it, where there is one, stays float too, since in uint8 it rounds pooled features of four scales to
+            the coarsest; without one, see `use_integer_head`.
     """
 
     per_channel: bool = True
@@ -94,7 +96,10 @@ def quantize(
         except Exception as error:
             reader.require_faces()
             raise ConvertError(f"onnxruntime can't quantize the network: {str(error)[:300]}") from error
-        return _cleaned(onnx.load(target), model)
+        quantized = _cleaned(onnx.load(target), model)
+    if not chosen.float_head:
+        return quantized
+    return use_integer_head(quantized, largest_weight=63 if chosen.reduce_range else 127)
 
 
 def float_head(model: onnx.ModelProto) -> list[str]:
