@@ -144,6 +144,14 @@ def test_a_constant_channel_under_padding_stays_since_its_border_is_zero(build: 
     assert not EliminateDeadChannels()(model).modified
 
 
+def test_a_constant_is_constant_no_more_behind_a_padded_depthwise_convolution(build: Build) -> None:
+    nodes, constants = constant_channel_graph(pads=0)
+    constants["wd"] = np.random.default_rng(6).normal(size=(3, 1, 3, 3)).astype(np.float32)
+    depthwise = helper.make_node("Conv", ["r", "wd"], ["d"], group=3, pads=[1, 1, 1, 1], kernel_shape=[3, 3])
+    nodes = [*nodes[:2], depthwise, helper.make_node("Conv", ["d", "w2"], ["y"], kernel_shape=[3, 3])]
+    assert not EliminateDeadChannels()(build(nodes, constants, ["batch", 3, 8, 8])).modified
+
+
 def test_a_channel_that_an_addition_keeps_alive_stays(build: Build) -> None:
     random = np.random.default_rng(1)
     dead_row = random.normal(size=(3, 3, 1, 1)).astype(np.float32)
