@@ -67,6 +67,13 @@ def test_inference_networks_have_the_published_files_weights(kind: str, paramete
     assert sum(parameter.numel() for parameter in fused.parameters()) == parameters
 
 
+def test_a_pointwise_block_with_scale_branch_merges_exactly() -> None:
+    block = trained_looking(MobileOneBlock(6, 6, 1, conv_branches=2, pointwise_scale=True)).double()
+    x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(reparameterize(block)(x), block(x), atol=1e-12, rtol=0)
+
+
 def test_a_grouped_block_with_skip_merges_exactly() -> None:
     block = trained_looking(MobileOneBlock(8, 8, 3, groups=4, conv_branches=4)).double()
     x = torch.randn(2, 8, 9, 7, dtype=torch.float64)

@@ -65,6 +65,16 @@ def test_the_public_checkpoints_names_are_ours() -> None:
     assert "conv3_1.ghost_conv.0.cheap_operation.rbr_skip.weight" in names
 
 
+def test_scale_branches_of_pointwise_blocks_are_read(tmp_path: Path) -> None:
+    config = ModelConfig("pfld-ghostone", width_factor=0.25, input_size=32, conv_branches=3, pointwise_scale=True)
+    saved = weights(config)
+    assert "conv3_1.ghost_conv.0.primary_conv.rbr_scale.bn.running_var" in saved
+    torch.save(saved, tmp_path / "scaled.pth")
+    model, checkpoint = load_model(tmp_path / "scaled.pth")
+    assert checkpoint.model == config
+    assert model.state_dict().keys() == saved.keys()
+
+
 class Bomb:
     def __init__(self, path: Path) -> None:
         self.path = path

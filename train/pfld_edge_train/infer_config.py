@@ -36,6 +36,7 @@ def infer_config(weights: _Shapes) -> ModelConfig:
         num_landmarks=_num_landmarks(weights),
         conv_branches=_conv_branches(weights),
         fused=not any(name.endswith("running_mean") for name in weights),
+        pointwise_scale=any(".primary_conv.rbr_scale." in name for name in weights),
     )
     candidates = [replace(config, width_factor=width) for width in widths]
     fitting = next((candidate for candidate in candidates if not _misfits(candidate, weights)), None)

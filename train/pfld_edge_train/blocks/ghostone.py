@@ -4,6 +4,8 @@ Ghost modules after arXiv 1911.11907 (section 3.1), blocks after arXiv 2206.0404
 public PFLD-GhostOne networks.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +18,16 @@ class GhostOneModule(nn.Module):
     """Half of the channels by a 1x1 block, the other half by a depthwise 3x3 block of the first half."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, conv_branches: int, linear: bool = False, fused: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        conv_branches: int,
+        linear: bool = False,
+        fused: bool = False,
+        pointwise_scale: bool = False,
     ) -> None:
-        """Build the two blocks.
+        """Build the two blocks; the options are those of `MobileOneBlock`.
 
         Raises:
             ValueError: The number of output channels is odd.
@@ -27,12 +36,9 @@ class GhostOneModule(nn.Module):
         if out_channels % 2:
             raise ValueError(f"a GhostOne module needs an even number of output channels, not {out_channels}")
         half = out_channels // 2
-        self.primary_conv = MobileOneBlock(
-            in_channels, half, 1, conv_branches=conv_branches, linear=linear, fused=fused
-        )
-        self.cheap_operation = MobileOneBlock(
-            half, half, 3, groups=half, conv_branches=conv_branches, linear=linear, fused=fused
-        )
+        block = partial(MobileOneBlock, conv_branches=conv_branches, linear=linear, fused=fused)
+        self.primary_conv = block(in_channels, half, 1, pointwise_scale=pointwise_scale)
+        self.cheap_operation = block(half, half, 3, groups=half)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in, H, W)`` to ``(N, out, H, W)``."""
@@ -52,9 +58,11 @@ class GhostOneBottleneck(nn.Module):
         *,
         conv_branches: int,
         fused: bool = False,
+        pointwise_scale: bool = False,
     ) -> None:
         """Build the block; there is no shortcut."""
         super().__init__()
+        module = partial(GhostOneModule, conv_branches=conv_branches, fused=fused, pointwise_scale=pointwise_scale)
         down: nn.Module = nn.Sequential()
         if stride == 2:
             down = MobileOneBlock(
@@ -68,9 +76,9 @@ class GhostOneBottleneck(nn.Module):
                 fused=fused,
             )
         self.ghost_conv = nn.Sequential(
-            GhostOneModule(in_channels, hidden_channels, conv_branches=conv_branches, fused=fused),
+            module(in_channels, hidden_channels),
             down,
-            GhostOneModule(hidden_channels, out_channels, conv_branches=conv_branches, linear=True, fused=fused),
+            module(hidden_channels, out_channels, linear=True),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ class MobileOneBlock(nn.Module):
     """Parallel linear branches in training, one convolution at inference, then ReLU.
 
     The branches, each ending in BatchNorm, are summed: ``rbr_conv`` (k x k convolutions), ``rbr_scale`` (a 1x1
-    convolution, where k > 1) and ``rbr_skip`` (BatchNorm alone, where input and output have one shape). A block whose
-    branches were merged holds ``reparam_conv`` in their place. The attribute names are those of the public
-    checkpoints.
+    convolution, where k > 1 or asked for) and ``rbr_skip`` (BatchNorm alone, where input and output have one shape).
+    A block whose branches were merged holds ``reparam_conv`` in their place. The attribute names are those of the
+    public checkpoints.
     """
 
     rbr_conv: nn.ModuleList | None
@@ -32,6 +32,7 @@ class MobileOneBlock(nn.Module):
         groups: int = 1,
         conv_branches: int = 1,
         side_branches: bool = True,
+        pointwise_scale: bool = False,
         linear: bool = False,
         fused: bool = False,
     ) -> None:
@@ -45,6 +46,7 @@ class MobileOneBlock(nn.Module):
             groups: ``in_channels`` for a depthwise block.
             conv_branches: Number of k x k branches, at least 1.
             side_branches: Whether the scale and skip branches exist.
+            pointwise_scale: Whether a 1x1 block has a scale branch too.
             linear: Leave out the ReLU.
             fused: Build the inference form: one convolution with bias.
         """
@@ -57,7 +59,7 @@ class MobileOneBlock(nn.Module):
             return
         shape = (in_channels, out_channels, stride, groups)
         self.rbr_conv = nn.ModuleList(_conv_bn(*shape, kernel_size, padding) for _ in range(conv_branches))
-        if side_branches and kernel_size > 1:
+        if side_branches and (kernel_size > 1 or pointwise_scale):
             self.rbr_scale = _conv_bn(*shape, 1, 0)
         if side_branches and stride == 1 and in_channels == out_channels:
             self.rbr_skip = nn.BatchNorm2d(in_channels)

@@ -1,4 +1,4 @@
-"""What a network is, in five numbers."""
+"""What a network is, in a few values."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +19,7 @@ class ModelConfig:
         num_landmarks: Points a face.
         conv_branches: Convolution branches of each MobileOne block in training; 1 for kinds without such blocks.
         fused: The inference form: branches and BatchNorm are merged into one convolution with bias each.
+        pointwise_scale: Whether GhostOne's 1x1 blocks have a scale branch too, for checkpoints that hold one.
 
     Raises:
         ModelConfigError: A value is out of range.
@@ -30,6 +31,7 @@ class ModelConfig:
     num_landmarks: int = 98
     conv_branches: int = 1
     fused: bool = False
+    pointwise_scale: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -23,7 +23,15 @@ class PFLDGhostOne(MultiScaleNet):
         c1, c6, c7, c8 = map(scaled, (64, 16, 32, 128))
 
         def bottleneck(in_channels: int, hidden: int, out_channels: int, stride: int) -> GhostOneBottleneck:
-            return GhostOneBottleneck(in_channels, hidden, out_channels, stride, conv_branches=branches, fused=fused)
+            return GhostOneBottleneck(
+                in_channels,
+                hidden,
+                out_channels,
+                stride,
+                conv_branches=branches,
+                fused=fused,
+                pointwise_scale=config.pointwise_scale,
+            )
 
         super().__init__(
             stem=(block(3, c1, 3, 2), block(c1, c1, 3, groups=c1)),

@@ -1,0 +1,125 @@
+"""The networks: layer for layer those of the published files, at any size that they allow."""
+
+import os
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import helper
+from torch import Tensor, nn
+
+from pfld_edge_train.errors import ModelConfigError
+from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
+
+SHARED = os.environ.get("PFLD_EDGE_SHARED")
+needs_shared = pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published files to compare")
+FILES = {
+    "pfld-ghostone": "PFLD_GhostOne_112_1_opt_sim.onnx",
+    "pfld-ghostnet": "PFLD_GhostNet_112_1_opt_sim.onnx",
+    "pfld-ghostnet-slim": "PFLD_GhostNet_Slim_112_1_opt_sim.onnx",
+}
+
+Layer = tuple[tuple[int, ...], bool, int, int, int]
+"""Weight shape, whether there is a bias, stride, padding, groups."""
+
+
+def our_layers(kind: str) -> list[Layer]:
+    """List the layers in the order in which they run."""
+    layers: list[Layer] = []
+
+    def record(layer: nn.Module, _inputs: object, _output: Tensor) -> None:
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        movement = (1, 0, 1)
+        if isinstance(layer, nn.Conv2d):
+            movement = (int(layer.stride[0]), int(layer.padding[0]), layer.groups)
+        layers.append((tuple(layer.weight.shape), layer.bias is not None, *movement))
+
+    network = build_model(ModelConfig(kind, fused=True)).eval()
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(record)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 112, 112))
+    return layers
+
+
+def published_layers(kind: str) -> list[Layer]:
+    graph = onnx.load(str(Path(str(SHARED)) / "models/reference" / FILES[kind])).graph
+    shapes = {array.name: tuple(array.dims) for array in graph.initializer}
+    layers: list[Layer] = []
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            found = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+            movement = (found.get("strides", [1])[0], found.get("pads", [0])[0], found.get("group", 1))
+            layers.append((shapes[node.input[1]], len(node.input) == 3, *movement))
+    return layers
+
+
+@needs_shared
+@pytest.mark.parametrize("kind", FILES)
+def test_the_inference_network_has_the_published_files_layers_in_order(kind: str) -> None:
+    assert our_layers(kind) == published_layers(kind)
+
+
+# Multiply-accumulates of the published files; pfld-edge-s is held to what its documentation claims.
+@pytest.mark.parametrize(
+    ("kind", "millions"),
+    [("pfld-ghostnet", 98.4), ("pfld-ghostnet-slim", 81.9), ("pfld-ghostone", 74.9), ("pfld-edge-s", 41.3)],
+)
+def test_multiplications_are_as_published(kind: str, millions: float) -> None:
+    total = 0
+
+    def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal total
+        total += layer.get_parameter("weight").numel() * (output[0, 0].numel() if output.ndim == 4 else 1)
+
+    network = build_model(ModelConfig(kind, fused=True)).eval()
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 112, 112))
+    assert round(total / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(("size", "width", "points"), [(32, 0.25, 68), (96, 0.35, 5), (128, 0.7, 98), (112, 1.25, 106)])
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_every_size_width_and_number_of_points_gives_its_output(
+    kind: str, size: int, width: float, points: int
+) -> None:
+    network = build_model(ModelConfig(kind, width, size, points)).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(2, 3, size, size)).shape == (2, 2 * points)
+
+
+@pytest.mark.parametrize("size", [0, 16, 100, 120, 4096])
+def test_an_impossible_input_size_is_refused_with_a_sentence(size: int) -> None:
+    with pytest.raises(ModelConfigError, match=rf"multiple of 16 from 32 to 1024 pixels, not {size}"):
+        ModelConfig("pfld", input_size=size)
+
+
+def test_an_unknown_kind_names_the_known_ones() -> None:
+    with pytest.raises(ModelConfigError, match=r"unknown model 'pfld-huge'; known: pfld, .*pfld-edge-s"):
+        build_model(ModelConfig("pfld-huge"))
+
+
+def test_pfld_edge_s_starts_with_every_landmark_near_the_centre() -> None:
+    torch.manual_seed(0)
+    network = build_model(ModelConfig("pfld-edge-s")).eval()
+    with torch.no_grad():
+        landmarks = network(torch.rand(4, 3, 112, 112) * 2 - 1)
+    assert (landmarks - 0.5).abs().max() < 0.2
+
+
+def test_pfld_edge_s_trains_with_one_branch_a_convolution() -> None:
+    names = build_model(ModelConfig("pfld-edge-s")).state_dict()
+    assert not [name for name in names if "rbr_conv.1" in name or "rbr_scale" in name or "rbr_skip" in name]
+
+
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_every_weight_learns(kind: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(ModelConfig(kind, 0.5, 32, 5, conv_branches=2))
+    network(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert not [name for name, weight in network.named_parameters() if weight.grad is None]
