@@ -70,14 +70,15 @@ def _conv_bn_kernel(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tens
 
 
 def _normalized(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution without bias followed by BatchNorm."""
+    """Kernel and bias, in float64, of a convolution without bias followed by BatchNorm."""
     factor = _factor(norm)
     mean = norm.get_buffer("running_mean")
     return weight * factor[:, None, None, None], norm.bias - mean * factor
 
 
 def _factor(norm: nn.BatchNorm2d) -> Tensor:
-    return norm.weight / torch.sqrt(norm.get_buffer("running_var") + norm.eps)
+    # In float64, for branches may nearly cancel: one rounding, of the merged kernel, instead of one a branch.
+    return norm.weight.double() / torch.sqrt(norm.get_buffer("running_var").double() + norm.eps)
 
 
 def _identity_kernel(conv: nn.Conv2d) -> Tensor:
@@ -95,10 +96,10 @@ def _padded(weight: Tensor, size: int) -> Tensor:
 
 
 def _convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """Build a convolution with the geometry of another, and a bias."""
+    """Build a convolution with the geometry and precision of another, and a bias."""
     merged = copy.deepcopy(conv)
-    merged.weight = nn.Parameter(weight.clone(), requires_grad=False)
-    merged.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    merged.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+    merged.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
     return merged
 
 

@@ -37,6 +37,18 @@ def test_output_is_unchanged(kind: str, branches: int, dtype: torch.dtype, toler
 
 
 @pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_with_statistics_of_its_own_features_the_difference_is_absolute(kind: str) -> None:
+    """BatchNorm that has seen data keeps the output of order one, as in a trained network."""
+    model = trained_looking(build_model(ModelConfig(kind, width_factor=0.5, input_size=64, conv_branches=6))).train()
+    with torch.no_grad():
+        for _ in range(20):
+            model(torch.rand(8, 3, 64, 64) * 2 - 1)
+        faces = torch.rand(4, 3, 64, 64) * 2 - 1
+        assert (reparameterize(model)(faces) - model.eval()(faces)).abs().max() < 1e-4
+        assert (reparameterize(model.double())(faces.double()) - model(faces.double())).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", MODEL_KINDS)
 def test_the_model_that_was_given_is_untouched(kind: str) -> None:
     model = trained_looking(build_model(ModelConfig(kind, width_factor=0.5, input_size=32, conv_branches=2)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
