@@ -2,10 +2,13 @@
 
 import os
 import pickle
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from pfld_edge_train.errors import CheckpointError
@@ -115,10 +118,21 @@ def test_foreign_files_say_what_was_expected(tmp_path: Path, content: object, me
         load_checkpoint(tmp_path / "foreign.pth")
 
 
-def test_text_is_not_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "notes.pth").write_text("hello, this is no checkpoint")
-    with pytest.raises(CheckpointError, match=r"notes\.pth: not a"):
+@pytest.mark.parametrize("text", ["hello, this is no checkpoint", "root:x:0:0:root", "q", "(((", "}", "\x80\x02."])
+def test_text_is_not_a_checkpoint(tmp_path: Path, text: str) -> None:
+    (tmp_path / "notes.pth").write_text(text, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"notes\.pth: "):
         load_checkpoint(tmp_path / "notes.pth")
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_get_a_sentence(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "noise.pth"
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match="noise"):
+            load_checkpoint(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
