@@ -151,11 +151,16 @@ def _resized(photo: NDArray[np.generic], x: int, y: int, side: int, size: int) -
     columns, column_weights = _taps(x, side, size, photo.shape[1])
     left, right = int(columns.min()), int(columns.max()) + 1
     strip = photo[:, left:right]
-    # Rows first: whole contiguous rows are gathered, and only the columns of this face.
-    blended = strip[rows[0]] * row_weights[0][:, None, None]
-    blended += strip[rows[1]] * row_weights[1][:, None, None]
-    face = blended[:, columns[0] - left] * column_weights[0][:, None]
-    face += blended[:, columns[1] - left] * column_weights[1][:, None]
+    # The four taps are gathered before any arithmetic: a face of any size costs the arithmetic of the result's size.
+    upper, lower = strip[rows[0]], strip[rows[1]]
+    upper_weights, lower_weights = row_weights[:, :, None, None]
+    face = upper.take(columns[0] - left, axis=1) * upper_weights
+    face += lower.take(columns[0] - left, axis=1) * lower_weights
+    beside = upper.take(columns[1] - left, axis=1) * upper_weights
+    beside += lower.take(columns[1] - left, axis=1) * lower_weights
+    face *= column_weights[0][:, None]
+    beside *= column_weights[1][:, None]
+    face += beside
     if photo.dtype != np.uint8:
         face = _grey_levels(face)
     face += np.float32(0.5)
