@@ -1,0 +1,90 @@
+"""`evaluate` and `verify`: the figures are right, and so is the exit status."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from pfld_edge.cli import run
+from pfld_edge_calib import PORTRAITS, portraits, read_photo
+from pfld_edge_convert.calibration_batches import proof_samples
+from pfld_edge_convert.pipeline import convert
+from pfld_edge_runtime import Contract, FaceLandmarker
+from pfld_edge_train.checkpoint import Checkpoint, save_checkpoint
+from pfld_edge_train.models import ModelConfig, build_model
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint with random weights, and the ONNX file that was made from it."""
+    folder = tmp_path_factory.mktemp("measured")
+    torch.manual_seed(0)
+    config = ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64)
+    model, contract = build_model(config).eval(), Contract(model=config.kind, input_size=64)
+    save_checkpoint(folder / "net.pth", Checkpoint(model.state_dict(), config, contract=contract.to_dict()))
+    convert(model, contract, folder / "net.onnx", proof_samples(contract))
+    return folder / "net.pth", folder / "net.onnx"
+
+
+def sabotaged(path: Path, target: Path) -> Path:
+    """Move the right eye's outer corner by a tenth of the crop."""
+    model = onnx.load(str(path))
+    bias = next(array for array in model.graph.initializer if list(array.dims) == [196])
+    values = numpy_helper.to_array(bias).copy()
+    values[2 * 60] += 0.1
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    onnx.save(model, str(target))
+    return target
+
+
+def test_evaluate_gives_the_nme_of_the_runtimes_landmarks(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(PORTRAITS / "landmarks.csv")
+    assert run(["evaluate", *map(str, files), "--data", data, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    landmarker, errors = FaceLandmarker(files[1]), []
+    for face in portraits():
+        assert face.landmarks is not None
+        predicted = landmarker(read_photo(face.image), face.bbox_xyxy, "bgr")[0]
+        eyes = np.hypot(*(face.landmarks[60] - face.landmarks[72]))
+        errors.append(np.hypot(*(predicted - face.landmarks).T).mean() / eyes)
+    for path in files:
+        assert found[str(path)]["all"]["nme"] == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_verify_passes_a_faithful_file(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", *map(str, files), "--max-drift", "0.01%"]) == 0
+    assert "net.onnx" in capsys.readouterr().out
+
+
+def test_verify_fails_a_file_that_drifted_and_names_the_landmark(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = sabotaged(files[1], tmp_path / "bad.onnx")
+    # Random weights err by far more than one moved landmark adds, so the budget is small.
+    assert run(["verify", str(files[0]), str(bad), "--max-drift", "0.0001%"]) == 1
+    line = next(line for line in capsys.readouterr().out.splitlines() if "bad.onnx" in line)
+    assert "60" in line
+    assert "NO" in line
+
+
+def test_verify_without_a_budget_only_reports(files: tuple[Path, Path], tmp_path: Path) -> None:
+    assert run(["verify", str(files[0]), str(sabotaged(files[1], tmp_path / "bad.onnx"))]) == 0
+
+
+@pytest.mark.parametrize("budget", ["lots", "-1%", "300%", ""])
+def test_a_budget_that_is_no_share_is_refused(
+    budget: str, files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", *map(str, files), f"--max-drift={budget}"]) == 2
+    assert capsys.readouterr().err.startswith("Error: ")
+
+
+def test_a_file_without_landmarks_is_refused(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(files[1]), "--data", str(PORTRAITS)]) == 2
+    assert "no labelled faces here" in capsys.readouterr().err
