@@ -25,6 +25,7 @@ class DataConfig:
         split: For a WFLW folder: which official list.
         group_by: For a CSV: ``image`` or ``person``, what a validation split must not part.
         repeat: How often an epoch shows each face.
+        weighted: Whether a CSV's weight column counts; where not, every face weighs 1.
     """
 
     path: str
@@ -32,6 +33,7 @@ class DataConfig:
     split: str = "train"
     group_by: str = "image"
     repeat: int = 1
+    weighted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

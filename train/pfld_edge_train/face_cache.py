@@ -79,7 +79,7 @@ def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCac
     return FaceCache(
         crops=np.load(target / "crops.npy", mmap_mode="r"),
         landmarks=np.load(target / "landmarks.npy"),
-        weights=np.array([face.weight for face in faces], np.float32),
+        weights=np.concatenate([_weights(*pair) for pair in zip(sources, config.data, strict=True)]),
         repeats=repeats,
         held_out=split_groups(faces, config.validation, config.seed),
     )
@@ -95,6 +95,10 @@ def _faces_of(data: DataConfig, contract: Contract) -> list[Face]:
     if points != contract.landmarks.num_landmarks:
         raise TrainConfigError(f"{path}: {points} points a face, the network has {contract.landmarks.num_landmarks}")
     return faces
+
+
+def _weights(faces: Sequence[Face], data: DataConfig) -> NDArray[np.float32]:
+    return np.array([face.weight if data.weighted else 1.0 for face in faces], np.float32)
 
 
 def _digest(faces: Sequence[Face], contract: Contract) -> str:

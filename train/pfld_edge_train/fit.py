@@ -12,7 +12,7 @@ from torch import nn
 
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import epoch_order, training_batches, validation_batches
-from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.ema import ema_copy
 from pfld_edge_train.engine import Trainee, evaluate, make_optimizer, train_one_epoch
@@ -54,11 +54,24 @@ class RunState:
     best_nme: float = float("inf")
 
 
-def new_run(config: TrainConfig) -> RunState:
-    """Start from random weights."""
+def new_run(config: TrainConfig, init: Path | None = None) -> RunState:
+    """Start a run.
+
+    Args:
+        config: The run.
+        init: Checkpoint of the same network to start from, its averaged weights where it has any; random weights
+            where None.
+
+    Raises:
+        CheckpointError: The checkpoint can't be read.
+        TrainConfigError: It holds another network.
+    """
     torch.manual_seed(config.seed)
     contract = Contract(model=config.model, input_size=config.input_size, trained_on=config.trained_on)
-    model = build_model(_model_config(config, contract)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_model(_model_config(config, contract))
+    if init is not None:
+        model = _initial(init, _model_config(config, contract))
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return RunState(config, contract, Trainee(model, ema_copy(model), make_optimizer(model, config)))
 
 
@@ -160,6 +173,13 @@ def _log(path: Path, result: EpochResult) -> None:
     with partial.open("w", newline="") as file:
         csv.writer(file).writerows([["epoch", "loss", "validation_nme"], *rows])
     partial.replace(path)
+
+
+def _initial(path: Path, expected: ModelConfig) -> nn.Module:
+    model, checkpoint = load_model(path)
+    if checkpoint.model != expected:
+        raise TrainConfigError(f"{path}: holds {checkpoint.model}, the configuration asks for {expected}")
+    return model
 
 
 def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:

@@ -12,9 +12,12 @@ __all__ = ["train_command"]
 @click.option("--config", "config_path", required=True, type=click.Path(path_type=Path), help="A TOML file.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from OUT/last.pth.")
+@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to start from instead of random weights.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of cut faces; OUT/cache where left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores where left out.")
-def train_command(config_path: Path, out: Path, resume: bool, cache: Path | None, threads: int | None) -> None:
+def train_command(
+    config_path: Path, out: Path, resume: bool, init: Path | None, cache: Path | None, threads: int | None
+) -> None:
     """Train a network as a TOML configuration says; writes last.pth, best.pth and log.csv into OUT."""
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,7 +33,7 @@ def train_command(config_path: Path, out: Path, resume: bool, cache: Path | None
     last = out / "last.pth"
     if last.exists() and not resume:
         raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --out")
-    state = resumed_run(config, last) if resume and last.exists() else new_run(config)
+    state = resumed_run(config, last) if resume and last.exists() else new_run(config, init)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(stderr=True)) as progress:
         task = progress.add_task("preparing", total=None)
