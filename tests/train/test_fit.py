@@ -124,3 +124,18 @@ def test_the_scheme_of_the_contract_is_checked(faces_csv: Path, tmp_path: Path) 
     (faces_csv.parent / "short.csv").write_text("\n".join(short))
     with pytest.raises(TrainConfigError, match=f"68 points a face, the network has {WFLW_98.num_landmarks}"):
         run(new_run(config(faces_csv.parent / "short.csv")), tmp_path / "run")
+
+
+def test_a_run_starts_from_the_averaged_weights_of_another(faces_csv: Path, tmp_path: Path) -> None:
+    run(new_run(config(faces_csv, epochs=1)), tmp_path / "first")
+    first = load_checkpoint(tmp_path / "first/last.pth")
+    state = new_run(config(faces_csv, learning_rate=1e-4), tmp_path / "first/last.pth")
+    assert first.ema_weights is not None
+    started = state.trainee.model.state_dict()
+    assert all(torch.equal(started[name], value) for name, value in first.ema_weights.items())
+
+
+def test_another_network_is_not_a_start(faces_csv: Path, tmp_path: Path) -> None:
+    run(new_run(config(faces_csv, epochs=1)), tmp_path / "first")
+    with pytest.raises(TrainConfigError, match="the configuration asks for"):
+        new_run(config(faces_csv, width_factor=1.0), tmp_path / "first/last.pth")
