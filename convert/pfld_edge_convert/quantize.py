@@ -88,8 +88,9 @@ def quantize(
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=float_head(prepared) if chosen.float_head else [],
+                # MinMax keeps two numbers a tensor and chunk. CalibMaxIntermediateOutputs must stay away: past its
+                # limit onnxruntime forgets what it has seen instead of merging it.
                 calibrate_method=CalibrationMethod.MinMax,
-                extra_options={"CalibMaxIntermediateOutputs": 16},
             )
         except CalibrationError:
             raise
