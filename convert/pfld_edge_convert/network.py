@@ -40,6 +40,7 @@ def open_network(path: Path, threads: int = 1) -> Network:
         ModelFileError: The file is missing or not a model.
         CheckpointError: The checkpoint can't be read.
         ModelContractError: The contract is damaged or contradicts the network.
+        ConvertError: A checkpoint without contract has another number of points than WFLW's.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
@@ -53,11 +54,12 @@ def open_network(path: Path, threads: int = 1) -> Network:
 def _open_checkpoint(path: Path) -> Network:
     import torch
 
+    from pfld_edge_convert.checkpoint_contract import contract_of
     from pfld_edge_runtime import prepare_input
     from pfld_edge_train.checkpoint import load_model
 
     model, checkpoint = load_model(path)
-    contract = Contract.from_dict(checkpoint.contract) if checkpoint.contract else Contract()
+    contract = contract_of(checkpoint)
     points = contract.landmarks.num_landmarks
 
     def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:

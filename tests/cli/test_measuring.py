@@ -88,3 +88,19 @@ def test_a_budget_that_is_no_share_is_refused(
 def test_a_file_without_landmarks_is_refused(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", str(files[1]), "--data", str(PORTRAITS)]) == 2
     assert "no labelled faces here" in capsys.readouterr().err
+
+
+def test_a_bare_checkpoint_of_another_size_is_measured_at_its_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(
+        build_model(ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64)).state_dict(), tmp_path / "a.pth"
+    )
+    assert run(["evaluate", str(tmp_path / "a.pth"), "--data", str(PORTRAITS / "landmarks.csv")]) == 0
+    assert "carries no contract" in capsys.readouterr().err
+
+
+def test_a_bare_checkpoint_of_other_points_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(build_model(ModelConfig("pfld-edge-s", num_landmarks=68)).state_dict(), tmp_path / "a.pth")
+    assert run(["evaluate", str(tmp_path / "a.pth"), "--data", str(PORTRAITS / "landmarks.csv")]) == 2
+    assert "68 landmarks and no contract" in capsys.readouterr().err
