@@ -23,7 +23,7 @@ def note(text: str) -> None:
 def note_assumed(name: str, assumed: bool) -> None:
     """Say that a file's preprocessing was assumed, where it was."""
     if assumed:
-        note(f"{name} carries no contract: taken as published PFLD (BGR, 112 x 112, landmark box x 1.2)")
+        note(f"{name} carries no contract: taken as published PFLD (BGR, landmark box x 1.2)")
 
 
 @contextmanager
