@@ -8,10 +8,10 @@ CHECKPOINT := checkpoints/pfld-edge-s.pth
 SOURCES := pfld_edge train convert calib runtime tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format typecheck bench clean
+.PHONY: help setup demo test lint format typecheck bench portability clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv with everything that is needed (PYTHON=python3.11 chooses the interpreter)
 
@@ -44,6 +44,9 @@ typecheck: $(READY)  ## check the types with mypy --strict
 
 bench: $(READY)  ## time the bundled model and the crop, as ratios (REFERENCE=model.onnx sets what against)
 	$(BIN)/python benchmarks/latency.py $(if $(REFERENCE),--reference $(REFERENCE))
+
+portability: $(READY)  ## landmarks on emulated processors against this one's (MODELS="a.onnx b.onnx"; not part of `make test`)
+	$(BIN)/python benchmarks/portability.py $(MODELS)
 
 clean:  ## remove what the other targets made, .venv included
 	rm -rf $(VENV) demo-out dist build

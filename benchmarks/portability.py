@@ -1,0 +1,315 @@
+"""Shows whether a model gives the same landmarks on every processor, by emulating the processors that aren't here.
+
+The same file runs on the same faces natively, then under QEMU's user-mode emulation of other processors, with
+onnxruntime of the same version, whose choice of kernels follows the processor that it sees. INT8 files are why this
+exists: x86 processors with AVX2 but without VNNI sum pairs of 8-bit products in 16 bits that saturate (VPMADDUBSW), and
+the plain NEON kernels of arm64 sum pairs of them in 16 bits that wrap where weights are -128. AVX-512 without VNNI
+saturates as AVX2 does; QEMU can't emulate it. What remains is rounding: where a float result lies on the border between
+two 8-bit steps, fused multiply-add can fall on the other side of it (seen in QLinearAdd), and the step travels on.
+Seconds are those of the emulator: they say nothing about a processor.
+
+QEMU, Debian's arm64 Python and the arm64 wheels land in the cache folder without root's rights: 250 MB, 600 while
+they are unpacked.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib import cut_faces, jittered, portraits
+from pfld_edge_convert.network import open_network
+from pfld_edge_runtime import BUNDLED_MODEL, Contract, PfldEdgeError, prepare_input
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pfld-edge" / "portability"
+
+# Runs inside the emulator, where only numpy and onnxruntime are. Features are asked of the processor (CPUID) or of the
+# kernel (AT_HWCAP), as onnxruntime asks: numpy's list lacks AVX-VNNI and i8mm.
+PROGRAM = """
+import ctypes, json, mmap, platform, sys, time
+import numpy, onnxruntime
+
+def features():
+    if platform.machine() == "x86_64":
+        code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        # push rbx; r8 = rdx; eax = edi; ecx = esi; cpuid; store eax, ebx, ecx, edx at r8; pop rbx; ret
+        code.write(bytes.fromhex("534989d089f889f10fa24189004189580441894808418950" + "0c5bc3"))
+        address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+        cpuid = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p)(address)
+        leaves = []
+        for leaf in ((1, 0), (7, 0), (7, 1)):
+            registers = (ctypes.c_uint * 4)()
+            cpuid(*leaf, registers)
+            leaves.append(list(registers))
+        one, seven, more = leaves
+        bits = {"sse4.1": one[2] >> 19, "avx": one[2] >> 28, "avx2": seven[1] >> 5, "avx512bw": seven[1] >> 30,
+                "avx512_vnni": seven[2] >> 11, "avx_vnni": more[0] >> 4, "amx_int8": seven[3] >> 25}
+    else:
+        auxiliary = ctypes.CDLL(None).getauxval
+        auxiliary.restype, auxiliary.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+        first, second = auxiliary(16), auxiliary(26)  # AT_HWCAP, AT_HWCAP2
+        bits = {"neon": first >> 1, "dotprod": first >> 20, "sve": first >> 22, "i8mm": second >> 13}
+    return [name for name, value in bits.items() if value & 1]
+
+model, source, target = sys.argv[1:]
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+name, batch = session.get_inputs()[0].name, numpy.load(source)
+start = time.perf_counter()
+numpy.save(target, numpy.concatenate([session.run(None, {name: batch[i:i + 1]})[0] for i in range(len(batch))]))
+print(json.dumps({"seconds": time.perf_counter() - start, "features": features()}))
+"""
+
+# onnxruntime's processor detection crashes on arm64 where this file describes an x86 processor, as the host's does.
+ARM_CPUINFO = """processor\t: 0
+BogoMIPS\t: 100.00
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: {part}
+CPU revision\t: 0
+
+"""
+
+
+class MissingPartError(Exception):
+    """Something that an emulation needs is missing or failed; the message is one line with the mend."""
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """A processor that QEMU can play.
+
+    Attributes:
+        name: What it stands for.
+        machine: QEMU's name of the architecture.
+        cpu: QEMU's name of the processor.
+        features: What onnxruntime must see of it; an emulator that shows anything else would answer another question.
+        part: An arm processor's part number, as ``/proc/cpuinfo`` has it.
+    """
+
+    name: str
+    machine: str
+    cpu: str
+    features: str
+    part: str = ""
+
+
+PROCESSORS = (
+    Emulated("x86-64 without AVX (Nehalem)", "x86_64", "Nehalem", "sse4.1"),
+    Emulated("x86-64 with AVX2, no VNNI (Haswell)", "x86_64", "Haswell", "sse4.1 avx avx2"),
+    Emulated("arm64, plain NEON (Cortex-A72)", "aarch64", "cortex-a72", "neon", "0xd08"),
+    Emulated("arm64, dot product (Cortex-A76)", "aarch64", "cortex-a76", "neon dotprod", "0xd0b"),
+    Emulated("arm64, i8mm and SVE (QEMU's max)", "aarch64", "max", "neon dotprod sve i8mm", "0xd40"),
+)
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that can be started: its command, and for a foreign one its file tree, with our wheels in ``site``."""
+
+    command: list[str]
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered on a processor: raw output, what the processor can do, seconds."""
+
+    output: NDArray[np.float32]
+    features: str
+    seconds: float
+
+
+@click.command()
+@click.argument("models", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--faces", type=click.IntRange(2), default=8, show_default=True, help="Portraits under jittered boxes.")
+@click.option("--cache", type=click.Path(path_type=Path), default=CACHE, help="Folder of the emulators' parts.")
+def main(models: tuple[Path, ...], faces: int, cache: Path) -> None:
+    """Print how far the landmarks of MODELS (the bundled INT8 file by default) differ from processor to processor.
+
+    Exit status 2 where no emulation could run.
+    """
+    folder = cache.expanduser().resolve()
+    found = {machine: interpreter(machine, folder) for machine in ("x86_64", "aarch64")}
+    usable = {emulated: python for emulated in PROCESSORS if (python := found[emulated.machine])}
+    try:
+        done = sum(compare(model, faces, usable) for model in models or (BUNDLED_MODEL,)) if usable else 0
+    except (PfldEdgeError, MissingPartError) as error:
+        click.echo(f"Error: {error}", err=True)
+        done = 0
+    sys.exit(0 if done else 2)
+
+
+def compare(model: Path, count: int, interpreters: dict[Emulated, Interpreter]) -> int:
+    """Run one model natively and on every emulated processor, print a line for each; how many emulations ran."""
+    contract = open_network(model).contract
+    known = portraits()
+    crops = next(cut_faces(jittered(known, -(-count // len(known))), contract, count)).crops
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "input.npy", prepare_input(crops, contract))
+        native = run(Interpreter([sys.executable]), model, folder)
+        click.echo(f"\n{model.name}, {len(crops)} faces; natively: {native.features}, {native.seconds:.2f} s")
+        click.echo(f"  {'processor':36} {'largest':>9} {'mean':>9} {'largest':>9} {'values that':>13}")
+        click.echo(f"  {'':36} {'px':>9} {'px':>9} {'of eyes':>9} {'differ':>13} {'seconds':>8}  features seen")
+        answers = [try_run(emulated, python, model, folder) for emulated, python in interpreters.items()]
+        for emulated, answer in zip(interpreters, answers, strict=True):
+            if answer:
+                click.echo(f"  {emulated.name:36} {difference(native, answer, contract)}")
+    return sum(answer is not None for answer in answers)
+
+
+def difference(native: Answer, answer: Answer, contract: Contract) -> str:
+    """Say how far two answers lie apart: pixels of the crop, share of the eyes' distance, values, seconds, features."""
+    shape = (len(native.output), contract.landmarks.num_landmarks, 2)
+    truth = native.output.reshape(shape).astype(np.float64) * contract.input_size
+    distances = np.linalg.norm(answer.output.reshape(shape).astype(np.float64) * contract.input_size - truth, axis=2)
+    first, second = contract.landmarks.normalizing_points
+    eyes = np.linalg.norm(truth[:, first] - truth[:, second], axis=1)
+    changed = f"{np.count_nonzero(native.output != answer.output)}/{native.output.size}"
+    return (
+        f"{distances.max():9.4f} {distances.mean():9.4f} {(distances / eyes[:, None]).max():9.2%} {changed:>13} "
+        f"{answer.seconds:8.2f}  {answer.features}"
+    )
+
+
+def try_run(emulated: Emulated, python: Interpreter, model: Path, folder: Path) -> Answer | None:
+    """Run the model on an emulated processor; a failure is told in one line and gives None."""
+    if python.root:
+        # The emulator's -L finds this file before the host's.
+        (python.root / "proc").mkdir(exist_ok=True)
+        (python.root / "proc" / "cpuinfo").write_text(ARM_CPUINFO.format(part=emulated.part))
+    try:
+        answer = run(python, model, folder, emulated.cpu)
+        if answer.features != emulated.features:
+            raise MissingPartError(f"QEMU plays '{answer.features}', not '{emulated.features}': use another (7.2 does)")
+    except MissingPartError as error:
+        click.echo(f"{emulated.name}: {error}", err=True)
+        return None
+    return answer
+
+
+def run(python: Interpreter, model: Path, folder: Path, cpu: str = "") -> Answer:
+    """Run the model on ``input.npy``."""
+    # Nothing of the host's environment: its library paths and Python settings mean nothing to another processor.
+    environment = {"PATH": os.defpath, "HOME": str(folder), "QEMU_CPU": cpu}
+    if python.root:
+        environment["PYTHONPATH"] = str(python.root / "site")
+    files = [str(path) for path in (model.resolve(), folder / "input.npy", folder / "output.npy")]
+    # The folder is the working directory too: a crashing emulator drops its core there.
+    printed = call([*python.command, "-s", "-c", PROGRAM, *files], "the run failed", environment, folder)
+    told = json.loads(printed.splitlines()[-1])
+    return Answer(np.load(folder / "output.npy"), " ".join(told["features"]), told["seconds"])
+
+
+def interpreter(machine: str, cache: Path) -> Interpreter | None:
+    """Find or fetch a Python for an emulated architecture; what is missing is told in one line and gives None."""
+    try:
+        if platform.system() != "Linux" or platform.machine() != "x86_64":
+            raise MissingPartError("the emulations need an x86-64 Linux: run this on one")
+        qemu = str(emulator(machine, cache))
+        if machine == "x86_64":
+            return Interpreter([qemu, sys.executable])
+        root, python = arm_python(cache / "arm64")
+        return Interpreter([qemu, "-L", str(root), str(python)], root)
+    except MissingPartError as error:
+        click.echo(f"{machine} processors left out: {error}", err=True)
+        return None
+
+
+def emulator(machine: str, cache: Path) -> Path:
+    """QEMU's user-mode emulator from the search path, else Debian's static one, which needs nothing beside it."""
+    names = (f"qemu-{machine}-static", f"qemu-{machine}")
+    installed = next((path for path in map(shutil.which, names) if path), None)
+    if installed:
+        return Path(installed)
+    root = unpack(["qemu-user-static"], "amd64", cache / "qemu")
+    for binary in (root / "usr" / "bin").glob("qemu-*"):
+        if not binary.name.startswith(("qemu-x86_64", "qemu-aarch64")):
+            binary.unlink()  # dozens of other architectures, 300 MB
+    found = [root / "usr" / "bin" / name for name in names if (root / "usr" / "bin" / name).is_file()]
+    if not found:
+        raise MissingPartError(f"Debian's qemu-user-static has no qemu-{machine}: put one (7.2 or newer) on the PATH")
+    return found[0]
+
+
+def arm_python(folder: Path) -> tuple[Path, Path]:
+    """Debian's arm64 file tree, and the Python in it, with numpy and onnxruntime of our versions in ``site``."""
+    root = unpack(["python3-minimal", "libpython3-stdlib", "libstdc++6"], "arm64", folder)
+    python = next(iter(sorted((root / "usr" / "bin").glob("python3.*"))))
+    wanted = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime")]
+    site, stamp = root / "site", root / "site.txt"
+    if not stamp.is_file() or stamp.read_text() != " ".join(wanted):
+        shutil.rmtree(site, ignore_errors=True)
+        platforms = [f"--platform={tag}_aarch64" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014")]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", *platforms]
+        target = ["--implementation=cp", f"--python-version={python.name[6:]}", f"--target={site}"]
+        what = f"arm64 wheels of {' and '.join(wanted)} for {python.name} can't be had (pip says why)"
+        call([*pip, *target, *wanted], what)
+        stamp.write_text(" ".join(wanted))
+    return root, python
+
+
+def unpack(packages: list[str], architecture: str, folder: Path) -> Path:
+    """Download Debian packages and all that they depend on, as apt resolves it, and unpack them into a folder."""
+    root = folder / "root"
+    if root.is_dir():
+        return root
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        raise MissingPartError("apt-get and dpkg-deb are missing: run this on Debian or a relative of it")
+    for name in ("lists", "archives"):
+        (folder / name / "partial").mkdir(parents=True, exist_ok=True)
+    # An empty record of installed packages, so that the host's own count for nothing, and no lock, so no root's rights.
+    options = {
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
+        "Dir::State::Lists": folder / "lists",
+        "Dir::State::Status": os.devnull,
+        "Dir::Cache": folder,
+        "Debug::NoLocking": 1,
+    }
+    apt = ["apt-get", "-qq", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
+    mend = f"Debian's {' '.join(packages)} ({architecture}) can't be had: see that apt-get works here (apt says why)"
+    call([*apt, "update"], mend)
+    call([*apt, "install", "--download-only", "--no-install-recommends", "--yes", *packages], mend)
+    part = folder / "root.part"
+    for archive in sorted((folder / "archives").glob("*.deb")):
+        call(["dpkg-deb", "-x", str(archive), str(part)], f"{archive.name} is damaged: remove it and try again")
+    if not (part / "lib").exists():  # newer Debians leave this link to their installer
+        (part / "lib").symlink_to("usr/lib")
+    for name in ("lists", "archives"):
+        shutil.rmtree(folder / name)
+    return part.rename(root)  # last, so that what was cut short isn't taken for whole
+
+
+def call(
+    command: list[str], failure: str, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> str:
+    """Run a command; what it printed, or the failure with its last words in one line."""
+    try:
+        result = subprocess.run(  # noqa: S603, the commands are this file's own
+            command, capture_output=True, text=True, timeout=900, check=False, env=environment, cwd=folder
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MissingPartError(f"{failure}: {error}") from error
+    if result.returncode:
+        words = [line for line in result.stderr.splitlines() if line.strip() and "warning" not in line.lower()]
+        raise MissingPartError(f"{failure}: {words[-1] if words else f'exit status {result.returncode}'}")
+    return result.stdout
+
+
+if __name__ == "__main__":
+    main()
