@@ -5,7 +5,7 @@ onnxruntime of the same version, whose choice of kernels follows the processor t
 exists: x86 processors with AVX2 but without VNNI sum pairs of 8-bit products in 16 bits that saturate (VPMADDUBSW), and
 the plain NEON kernels of arm64 sum pairs of them in 16 bits that wrap where weights are -128. AVX-512 without VNNI
 saturates as AVX2 does; QEMU can't emulate it. What remains is rounding: where a float result lies on the border between
-two 8-bit steps, fused multiply-add can fall on the other side of it (seen in QLinearAdd), and the step travels on.
+two 8-bit steps, kernels may fall on different sides of it (seen in QLinearAdd), and that step travels on.
 Seconds are those of the emulator: they say nothing about a processor.
 
 QEMU, Debian's arm64 Python and the arm64 wheels land in the cache folder without root's rights: 250 MB, 600 while
