@@ -2,7 +2,7 @@
 
 from pfld_edge_runtime.errors import PfldEdgeError
 
-__all__ = ["CalibrationError", "ConvertError", "ImportOnnxError"]
+__all__ = ["CalibrationError", "ConvertError", "FellShortError", "ImportOnnxError"]
 
 
 class ConvertError(PfldEdgeError, ValueError):
@@ -11,6 +11,10 @@ class ConvertError(PfldEdgeError, ValueError):
 
 class CalibrationError(PfldEdgeError, ValueError):
     """The calibration faces can't be used: none, or of a shape that the network doesn't take."""
+
+
+class FellShortError(ConvertError):
+    """A network was made, but it is less accurate, or slower, than was asked for."""
 
 
 class ImportOnnxError(PfldEdgeError, ValueError):

@@ -1,6 +1,5 @@
 """Records what a network answers to the runtime's seeded image."""
 
-import numpy as np
 import onnx
 
 from pfld_edge_convert.inference import run_model
@@ -26,6 +25,5 @@ def take_fingerprint(model: onnx.ModelProto, contract: Contract, tolerance: floa
         tolerance: Largest difference, in fractions of the crop, that a device may show.
     """
     image = fingerprint_image(SEED, contract.input_size)
-    inputs = np.asarray(prepare_input(image[None], contract), np.float32)
-    output = run_model(model, inputs)[0]
+    output = run_model(model, prepare_input(image[None], contract))[0]
     return Fingerprint(SEED, tuple(round(float(value), 6) for value in output), tolerance)

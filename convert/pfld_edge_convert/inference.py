@@ -12,13 +12,14 @@ __all__ = ["open_model", "run_model"]
 _ONLY_FATAL = 4
 
 
-def open_model(model: onnx.ModelProto, *, optimize: bool = True) -> onnxruntime.InferenceSession:
+def open_model(model: onnx.ModelProto, *, optimize: bool = True, fuse_qdq: bool = True) -> onnxruntime.InferenceSession:
     """Open a model on the CPU, one thread, without onnxruntime's chatter.
 
     Args:
         model: The network.
         optimize: Whether onnxruntime may rewrite the graph for itself. Without it the nodes run as they stand, so
             that models which differ in nodes that move no numbers give the same bits.
+        fuse_qdq: Whether it may turn float operators between QuantizeLinear and DequantizeLinear into integer ones.
 
     Raises:
         ConvertError: onnxruntime refuses the model.
@@ -26,6 +27,8 @@ def open_model(model: onnx.ModelProto, *, optimize: bool = True) -> onnxruntime.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = _ONLY_FATAL
+    if not fuse_qdq:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
@@ -35,13 +38,16 @@ def open_model(model: onnx.ModelProto, *, optimize: bool = True) -> onnxruntime.
         raise ConvertError(f"onnxruntime {onnxruntime.__version__} refuses the model: {reason}") from error
 
 
-def run_model(model: onnx.ModelProto, inputs: NDArray[np.float32], *, optimize: bool = True) -> NDArray[np.float32]:
+def run_model(
+    model: onnx.ModelProto, inputs: NDArray[np.generic], *, optimize: bool = True, fuse_qdq: bool = True
+) -> NDArray[np.float32]:
     """Run a model with one input and read its first output.
 
     Args:
         model: The network.
         inputs: ``(N, ...)``; in one call where the network's batch is dynamic, else one by one.
         optimize: As for `open_model`.
+        fuse_qdq: As for `open_model`.
 
     Returns:
         The first output, concatenated over the batch.
@@ -49,7 +55,7 @@ def run_model(model: onnx.ModelProto, inputs: NDArray[np.float32], *, optimize: 
     Raises:
         ConvertError: onnxruntime refuses the model or the inputs.
     """
-    session = open_model(model, optimize=optimize)
+    session = open_model(model, optimize=optimize, fuse_qdq=fuse_qdq)
     name = session.get_inputs()[0].name
     parts = np.split(inputs, len(inputs)) if session.get_inputs()[0].shape[0] == 1 else [inputs]
     try:

@@ -8,6 +8,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from pfld_edge_convert.contract_io import read_contract
 from pfld_edge_convert.model_stats import ModelStats, model_stats
+from pfld_edge_convert.quantization.coverage import fusion_coverage
+from pfld_edge_convert.quantization.report import QuantizationReport, read_report
 from pfld_edge_runtime import Contract, ModelFileError
 
 __all__ = ["Inspection", "inspect_file", "load_onnx"]
@@ -21,11 +23,13 @@ class Inspection:
         contract: None where the file carries none.
         facts: Sentences about the file.
         stats: The network's cost.
+        quantization: What an INT8 file knows of its layers; None where it says nothing.
     """
 
     contract: Contract | None
     facts: tuple[str, ...]
     stats: ModelStats
+    quantization: QuantizationReport | None = None
 
 
 def inspect_file(path: Path) -> Inspection:
@@ -43,7 +47,10 @@ def inspect_file(path: Path) -> Inspection:
     model = load_onnx(path)
     opsets = ", ".join(f"{item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import)
     facts = (f"{path.stat().st_size / 1000:.0f} kB; opset {opsets}; IR version {model.ir_version}",)
-    return Inspection(read_contract(model), facts, model_stats(model))
+    report = read_report(model)
+    if report is not None:
+        facts = (*facts, fusion_coverage(model).describe())
+    return Inspection(read_contract(model), facts, model_stats(model), report)
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:

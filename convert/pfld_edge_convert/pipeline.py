@@ -1,8 +1,7 @@
 """The whole way from a trained network to files for devices."""
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +18,14 @@ from pfld_edge_convert.fuse import reparameterize
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.passes import PassReport, default_passes, run_passes
-from pfld_edge_convert.quantize import QuantizationSettings, quantize
+from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
 from pfld_edge_convert.simplify import simplify
-from pfld_edge_runtime import Contract
+from pfld_edge_runtime import Contract, prepare_input
 
-__all__ = ["Calibration", "ConversionReport", "ConvertedFile", "convert", "int8_path", "optimize"]
+__all__ = ["ConversionReport", "ConvertedFile", "convert", "int8_path", "optimize"]
 
 _LARGEST_DIFFERENCE = 1e-4
 """Of the float file to torch, in fractions of the crop: a hundredth of a pixel at 112."""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What the quantizer looks at.
-
-    Attributes:
-        batches: ``(n, 3, S, S)`` float32, read once.
-        source: What they are, for the contract, e.g. ``256 faces of WFLW, seed 0``.
-        settings: How to quantize.
-    """
-
-    batches: Iterable[NDArray[np.float32]]
-    source: str
-    settings: QuantizationSettings = field(default_factory=QuantizationSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +56,12 @@ class ConversionReport:
     Attributes:
         files: The float file, then the INT8 file where one was asked for.
         passes: What each graph pass did.
+        int8: How the INT8 network was made, where one was asked for.
     """
 
     files: tuple[ConvertedFile, ...]
     passes: tuple[PassReport, ...]
+    int8: Int8Outcome | None = None
 
 
 def int8_path(output: Path) -> Path:
@@ -101,8 +87,8 @@ def convert(
     model: nn.Module,
     contract: Contract,
     output: Path,
-    samples: NDArray[np.float32],
-    calibration: Calibration | None = None,
+    crops: NDArray[np.uint8],
+    int8: Int8Request | None = None,
 ) -> ConversionReport:
     """Convert a network: reparameterize, export, simplify, optimize, quantize, write.
 
@@ -113,31 +99,30 @@ def convert(
         model: A trained network with or without training branches; left as it is.
         contract: How the network was trained; the files carry it with a fingerprint of their own.
         output: The float file; see `int8_path` for the other. Its folder is made if need be.
-        samples: ``(N, 3, S, S)`` float32 faces, on which every step is proven and differences are measured.
-        calibration: Faces for INT8; no INT8 file without.
+        crops: ``(N, S, S, 3)`` uint8 faces, on which every step is proven and differences are measured.
+        int8: What the INT8 file is to be; none is made without.
 
     Raises:
         ConvertError: A step failed or changed what the network computes, or a file can't be written.
         CalibrationError: The calibration faces can't be used.
+        FellShortError: The INT8 network drifts further than asked, or is slower than the float one.
     """
+    _check_crops(crops, contract)
+    samples = np.asarray(prepare_input(crops, contract), np.float32)
     expected = _torch_output(model, contract, samples)
     optimized, passes = optimize(export_onnx(reparameterize(model), contract.input_size), samples)
-    plain = contract.replace(quantization="none", calibration="")
-    made = [_Made(output, optimized, plain, FLOAT_TOLERANCE)]
-    if calibration is not None:
-        quantized = quantize(optimized, calibration.batches, calibration.settings)
-        # What was measured on the float network is not true of this one.
-        promised = contract.replace(
-            quantization=calibration.settings.describe(), calibration=calibration.source, nme=None, nme_data=""
-        )
-        made.append(_Made(int8_path(output), quantized, promised, INT8_TOLERANCE))
+    made = [_Made(output, optimized, contract.replace(quantization="none", calibration=""), FLOAT_TOLERANCE)]
+    outcome = None
+    if int8 is not None:
+        outcome = make_int8(optimized, contract, int8)
+        made.append(_Made(int8_path(output), outcome.quantized.model, outcome.contract, INT8_TOLERANCE))
     contents: dict[Path, bytes] = {}
-    files = [_finish(item, samples, expected, contents) for item in made]
+    files = [_finish(item, crops, expected, contents) for item in made]
     if not files[0].max_difference <= _LARGEST_DIFFERENCE:
         raise ConvertError(f"the converted network differs from torch by {files[0].max_difference:.3g}")
     _make_folder(output.parent)
     write_files(contents)
-    return ConversionReport(tuple(files), passes)
+    return ConversionReport(tuple(files), passes, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,21 +134,26 @@ class _Made:
 
 
 def _finish(
-    made: _Made, samples: NDArray[np.float32], expected: NDArray[np.float32], contents: dict[Path, bytes]
+    made: _Made, crops: NDArray[np.uint8], expected: NDArray[np.float32], contents: dict[Path, bytes]
 ) -> ConvertedFile:
     """Measure a network and add its files' contents."""
     contract = made.contract.replace(fingerprint=take_fingerprint(made.model, made.contract, made.tolerance))
     files = model_files(made.model, contract, made.path)
     contents.update(files)
     stats = model_stats(made.model)
-    difference = float(np.abs(run_model(made.model, samples) - expected).max())
+    difference = float(np.abs(run_model(made.model, prepare_input(crops, contract)) - expected).max())
     return ConvertedFile(made.path, len(files[made.path]), stats.macs, stats.parameters, stats.nodes, difference)
 
 
-def _torch_output(model: nn.Module, contract: Contract, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def _check_crops(crops: NDArray[np.uint8], contract: Contract) -> None:
     size = contract.input_size
-    if len(samples) == 0 or samples.shape[1:] != (3, size, size):
-        raise ConvertError(f"samples must have shape (N, 3, {size}, {size}), N at least 1; found {samples.shape}")
+    if len(crops) == 0 or crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
+        raise ConvertError(
+            f"samples must be uint8 of shape (N, {size}, {size}, 3), N at least 1; found {crops.dtype} {crops.shape}"
+        )
+
+
+def _torch_output(model: nn.Module, contract: Contract, samples: NDArray[np.float32]) -> NDArray[np.float32]:
     with torch.inference_mode():
         output = copy.deepcopy(model).eval()(torch.from_numpy(samples)).numpy()
     values = 2 * contract.landmarks.num_landmarks

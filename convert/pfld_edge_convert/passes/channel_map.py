@@ -41,13 +41,19 @@ def is_dense(index: GraphIndex, node: onnx.NodeProto) -> bool:
 class ChannelMap:
     """The channels of every activation of a graph.
 
+    Args:
+        index: The graph.
+        depthwise_apart: Give the output of a depthwise convolution numbers of its own. Its channels are not its
+            input's, only as many: they can be scaled independently, but not removed or moved.
+
     Attributes:
         ids: For each activation, the number of the channel at each position of axis 1.
         pinned: Numbers that must stay: channels of the graph's signature and of operators not understood.
     """
 
-    def __init__(self, index: GraphIndex) -> None:
+    def __init__(self, index: GraphIndex, *, depthwise_apart: bool = False) -> None:
         self._index = index
+        self._depthwise_apart = depthwise_apart
         self._parent: list[int] = []
         self.ids: dict[str, Ids] = {}
         self._pinned: set[int] = set()
@@ -106,8 +112,10 @@ class ChannelMap:
             return None
         if node.op_type in _CHANNELWISE or (node.op_type in _POOLS and len(node.output) == 1):
             return inputs[0]
-        if is_spatial_mean(self._index, node) or is_depthwise(self._index, node):
+        if is_spatial_mean(self._index, node):
             return inputs[0]
+        if is_depthwise(self._index, node):
+            return self._fresh(len(inputs[0])) if self._depthwise_apart else inputs[0]
         if node.op_type == "Concat" and len(inputs) == len(node.input) and self._joins_channels(node):
             return np.concatenate(inputs)
         if node.op_type in ("Add", "Mul", "Sub") and len(inputs) == len(node.input) and self._same_shapes(node):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import GraphPass
 from pfld_edge_convert.passes.channel_map import ChannelMap, channel_constants, is_dense, is_depthwise
-from pfld_edge_convert.passes.graph_index import GraphIndex, spatially_unpadded
+from pfld_edge_convert.passes.graph_index import GraphIndex, set_attribute, spatially_unpadded
 
 __all__ = ["NEGLIGIBLE", "EliminateDeadChannels"]
 
@@ -169,15 +169,9 @@ def _cut(index: GraphIndex, node: onnx.NodeProto, channels: ChannelMap, needed: 
     cut = weight[rows][:, columns] if dense else weight[rows]
     index.set_weights(node, cut, bias[rows])
     if not dense:
-        _set_group(node, len(cut))
+        set_attribute(node, "group", len(cut))
     gone = int((~rows).sum())
     return f"{gone} of {len(rows)} channels of {node.name or node.output[0]}" if gone else ""
-
-
-def _set_group(node: onnx.NodeProto, group: int) -> None:
-    kept = [item for item in node.attribute if item.name != "group"]
-    del node.attribute[:]
-    node.attribute.extend([*kept, onnx.helper.make_attribute("group", group)])
 
 
 def _weight_count(model: onnx.ModelProto) -> int:

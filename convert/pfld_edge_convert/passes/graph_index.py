@@ -8,7 +8,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-__all__ = ["Dims", "GraphIndex", "attribute", "drop_unused", "is_spatial_mean", "onnx_opset", "spatially_unpadded"]
+__all__ = [
+    "Dims",
+    "GraphIndex",
+    "attribute",
+    "drop_unused",
+    "is_spatial_mean",
+    "onnx_opset",
+    "set_attribute",
+    "spatially_unpadded",
+]
 
 Dims = tuple[int | str, ...]
 """A shape: numbers where known, names where symbolic, ``"?"`` where unknown."""
@@ -123,6 +132,13 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:  # n
         if item.name == name:
             return onnx.helper.get_attribute_value(item)
     return default
+
+
+def set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
+    """Give a node an attribute, in place of one of that name."""
+    kept = [item for item in node.attribute if item.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
 
 
 def onnx_opset(model: onnx.ModelProto) -> int:

@@ -1,10 +1,22 @@
 """`pfld-edge convert`: from a checkpoint to files for devices."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from pfld_edge.share import Share
+
+if TYPE_CHECKING:
+    from pfld_edge_calib import CropPredictor
+    from pfld_edge_convert.int8_stage import Int8Request, JudgedFaces
+    from pfld_edge_runtime import Contract
+
 __all__ = ["convert_command"]
+
+_TARGETS = ("portable", "x86-vnni", "x86-avx2", "arm64")
+_RANGES = ("auto", "minmax", "moving-average", "percentile", "mse", "entropy")
+_INT8_ONLY = ("calibration", "detector", "max_drift", "data")
 
 
 @click.command("convert")
@@ -12,58 +24,130 @@ __all__ = ["convert_command"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The ONNX file; CHECKPOINT's name where left out."
 )
-@click.option("--int8", is_flag=True, help="Also write OUTPUT.int8.onnx, statically quantized.")
+@click.option("--int8", is_flag=True, help="Also write OUTPUT.int8.onnx, statically quantized; it takes raw pixels.")
+@click.option("--target", type=click.Choice(_TARGETS), default="portable", show_default=True, help="Processor family.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="Faces for --int8: a WFLW folder, a CSV of points, or a folder of photographs (one face each, or with a "
-    "boxes.csv); the two bundled portraits, much varied, where left out.",
+    help="Faces for --int8: a WFLW folder, a CSV of points, or a folder of photographs (one face each, with a "
+    "boxes.csv, or with --detector); the two bundled portraits, much varied, where left out.",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of a calibration CSV's images.")
+@click.option("--detector", type=click.Path(path_type=Path), help="YuNet ONNX file that finds faces in photographs.")
 @click.option("--faces", type=click.IntRange(min=1), default=256, show_default=True, help="Most calibration faces.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of those faces.")
-@click.option("--reduce-range", is_flag=True, help="7-bit weights, for x86 processors without VNNI.")
-def convert_command(
+@click.option(
+    "--ranges",
+    type=click.Choice(_RANGES),
+    default="auto",
+    show_default=True,
+    help="How far grids reach; auto tries all and keeps what moves held-back landmarks least.",
+)
+@click.option("--max-drift", type=Share(), help="Largest NME increase, e.g. 0.3%; layers stay in float until it holds.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Labelled faces for --max-drift, none of them calibrated on: a WFLW folder (its test list) or a CSV.",
+)
+@click.option("--data-images", type=click.Path(path_type=Path), help="Folder of that CSV's images.")
+@click.option("--allow-slower", is_flag=True, help="Keep an INT8 file that is slower than fp32 on this machine.")
+def convert_command(  # noqa: PLR0913 - one argument an option
     checkpoint: Path,
     output: Path | None,
     int8: bool,
+    target: str,
     calibration: Path | None,
     images: Path | None,
+    detector: Path | None,
     faces: int,
     seed: int,
-    reduce_range: bool,
+    ranges: str,
+    max_drift: float | None,
+    data: Path | None,
+    data_images: Path | None,
+    allow_slower: bool,
 ) -> None:
     """Turn CHECKPOINT into a small ONNX file that carries its contract, and with --int8 into a second one.
 
-    Every step is proven on faces; the table gives the largest difference to the checkpoint.
+    Every step is proven on faces; the tables give what was lost and gained. Exits with status 1, and writes nothing,
+    where --max-drift can't be held or the INT8 file is slower than fp32.
     """
-    if calibration is not None and not int8:
-        raise click.UsageError("--calibration needs --int8")
+    given = {"calibration": calibration, "detector": detector, "max_drift": max_drift, "data": data}
+    for name in _INT8_ONLY:
+        if given[name] is not None and not int8:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --int8")
+    if max_drift is not None and data is None:
+        raise click.UsageError("--max-drift needs --data: labelled faces, none of them calibrated on")
     if checkpoint.suffix.lower() == ".onnx":
         raise click.UsageError(f"{checkpoint} is an ONNX file; `pfld-edge import-onnx` makes a checkpoint of it")
-    target = checkpoint.with_suffix(".onnx") if output is None else output
-    if target.suffix.lower() != ".onnx":
-        raise click.UsageError(f"the output must end in .onnx, not {target.name}")
+    file = checkpoint.with_suffix(".onnx") if output is None else output
+    if file.suffix.lower() != ".onnx":
+        raise click.UsageError(f"the output must end in .onnx, not {file.name}")
 
-    from pfld_edge.console import console, note, note_assumed
+    from pfld_edge.console import console, face_progress, note, note_assumed
     from pfld_edge.conversion_report import conversion_table
-    from pfld_edge_convert.calibration_batches import calibration_batches, proof_samples
+    from pfld_edge.quantization_table import cost_table, outcome_lines
+    from pfld_edge_convert.calibration_batches import calibration_crops, proof_crops
     from pfld_edge_convert.checkpoint_contract import contract_of
-    from pfld_edge_convert.pipeline import Calibration, convert
-    from pfld_edge_convert.quantize import QuantizationSettings
+    from pfld_edge_convert.errors import FellShortError
+    from pfld_edge_convert.int8_stage import Int8Request
+    from pfld_edge_convert.network import open_network
+    from pfld_edge_convert.pipeline import convert
+    from pfld_edge_convert.quantization.settings import QuantizationSettings
     from pfld_edge_train.checkpoint import load_model
 
     model, loaded = load_model(checkpoint)
     contract = contract_of(loaded)
     note_assumed(checkpoint.name, not loaded.contract)
-    chosen = None
+    request: Int8Request | None = None
     if int8:
-        batches, source = calibration_batches(calibration, contract, limit=faces, seed=seed, images=images)
-        chosen = Calibration(batches, source, QuantizationSettings(reduce_range=reduce_range))
+        predict: CropPredictor | None = open_network(checkpoint).predict if detector is not None else None
+        chosen = calibration_crops(
+            calibration, contract, limit=faces, seed=seed, images=images, detector=detector, predict=predict
+        )
+        for warning in chosen.warnings:
+            note(warning)
         if calibration is None:
             note("no --calibration: INT8 ranges come from two bundled portraits; your own faces make them better")
-    report = convert(model, contract, target, proof_samples(contract), chosen)
+        method = "percentile:99.99" if ranges == "percentile" else ranges
+        request = Int8Request(
+            chosen.crops,
+            chosen.source,
+            QuantizationSettings(target=target, ranges=method),
+            max_drift,
+            None if data is None else judged_faces(data, data_images, contract),
+            allow_slower,
+            face_progress,
+        )
+    try:
+        report = convert(model, contract, file, proof_crops(contract), request)
+    except FellShortError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise click.exceptions.Exit(1) from error
     for done in report.passes:
         if done.modified:
             note(f"{done.name}: {done.detail} (output changed by {done.max_difference:.1g})")
     console().print(conversion_table(report, contract.input_size))
+    if report.int8 is not None:
+        console().print(cost_table(report.int8.report, most=5))
+        for line in outcome_lines(report.int8):
+            console().print(line, markup=False, soft_wrap=True)
+
+
+def judged_faces(data: Path, images: Path | None, contract: "Contract") -> "JudgedFaces":
+    """Read and cut the faces of --data."""
+    import numpy as np
+
+    from pfld_edge_calib import cut_faces, labelled_faces, true_landmarks
+    from pfld_edge_convert.int8_stage import JudgedFaces
+
+    faces = labelled_faces(data, "test", images)
+    truth = true_landmarks(faces, contract)
+    batches = list(cut_faces(faces, contract))
+    places = np.cumsum([0, *(len(batch.faces) for batch in batches)])
+    cut = [
+        batch.windows.to_crop(truth[start:end])
+        for batch, start, end in zip(batches, places[:-1], places[1:], strict=True)
+    ]
+    turned = np.array(["largepose" in face.attributes for face in faces])
+    return JudgedFaces(np.concatenate([batch.crops for batch in batches]), np.concatenate(cut), turned)

@@ -1,0 +1,143 @@
+"""Pads the channels of depthwise convolutions to what vector registers hold."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from pfld_edge_convert.passes.base import GraphPass
+from pfld_edge_convert.passes.channel_map import ChannelMap, is_dense, is_depthwise
+from pfld_edge_convert.passes.graph_index import GraphIndex, set_attribute
+
+__all__ = ["AlignChannels"]
+
+Ids = NDArray[np.int64]
+
+_WORTH = 4.0
+"""Values that a depthwise convolution makes, for each weight byte that padding it adds, from which on it pays."""
+
+
+class AlignChannels(GraphPass):
+    """Adds channels of zeros where a depthwise convolution has a number of channels that 8-bit kernels can't take.
+
+    onnxruntime's fast 8-bit depthwise kernel takes multiples of 16 channels on x86 and of 8 on arm64; for 60 channels
+    it falls back to one that takes 2 ns a value instead of 0.4. Nothing is computed with the added channels that is
+    not multiplied by zero, so the output is the same.
+
+    Rewrite rule: a depthwise Conv of C channels gets ``-C % multiple`` more behind its last one. Whoever makes that
+    channel makes rows of zeros, whoever reads it has columns of zeros, and Concat, Add, Relu and pooling carry it.
+    Only where the convolution makes enough values for the bytes of weights that this adds, and where the channel is
+    not one of the graph's signature, of a Flatten over several pixels, or of an operator not understood.
+    """
+
+    name: ClassVar[str] = "align-channels"
+
+    def __init__(self, multiple: int = 16) -> None:
+        """Say what a register holds.
+
+        Args:
+            multiple: Channels.
+        """
+        self._multiple = multiple
+
+    def rewrite(self, model: onnx.ModelProto) -> str:
+        """Edit the model in place."""
+        index = GraphIndex(model)
+        channels = ChannelMap(index)
+        numbers = {name: channels.channels(name) for name, ids in channels.ids.items() if len(ids)}
+        fixed = channels.pinned | _over_pixels(index, numbers)
+        pads: dict[int, int] = {}
+        widened = [node for node in index.graph.node if self._widen(index, node, numbers, fixed, pads)]
+        if not widened:
+            return ""
+        before = _weight_count(index, numbers, {})
+        after = _weight_count(index, numbers, pads)
+        for node in index.graph.node:
+            _pad(index, node, numbers, pads)
+        model.graph.ClearField("value_info")
+        return f"{len(widened)} depthwise convolutions; {before} weights to {after}"
+
+    def _widen(
+        self, index: GraphIndex, node: onnx.NodeProto, numbers: Mapping[str, Ids], fixed: set[int], pads: dict[int, int]
+    ) -> bool:
+        """Decide on one node, and note the padding in `pads`."""
+        if not is_depthwise(index, node) or node.input[0] not in numbers:
+            return False
+        ids = numbers[node.input[0]]
+        last = int(ids[-1])
+        if len(_layout(ids, pads)) % self._multiple == 0 or last in fixed:
+            return False
+        wider = dict(pads)
+        for _ in range(self._multiple):
+            wider[last] = wider.get(last, 0) + 1
+            if len(_layout(ids, wider)) % self._multiple == 0:
+                break
+        else:
+            return False
+        values = int(np.prod([size for size in index.shapes[node.output[0]][1:] if isinstance(size, int)]))
+        added = _weight_count(index, numbers, wider) - _weight_count(index, numbers, pads)
+        if values < _WORTH * added:
+            return False
+        pads.update(wider)
+        return True
+
+
+def _over_pixels(index: GraphIndex, numbers: Mapping[str, Ids]) -> set[int]:
+    """Channels that a Flatten spreads over several columns."""
+    found: set[int] = set()
+    for node in index.graph.node:
+        if node.op_type == "Flatten" and len(numbers.get(node.output[0], ())) != len(numbers.get(node.input[0], ())):
+            found.update(map(int, numbers.get(node.output[0], ())))
+    return found
+
+
+def _layout(ids: Ids, pads: Mapping[int, int]) -> Ids:
+    """Where each position of a padded tensor comes from; -1 for padding."""
+    result: list[int] = []
+    for position, number in enumerate(map(int, ids)):
+        result += [position] + [-1] * pads.get(number, 0)
+    return np.array(result)
+
+
+def _weight_count(index: GraphIndex, numbers: Mapping[str, Ids], pads: Mapping[int, int]) -> int:
+    count = 0
+    for node in index.graph.node:
+        weights = index.weights(node) if is_dense(index, node) or is_depthwise(index, node) else None
+        if weights is not None:
+            rows, columns = _layouts(index, node, weights[0], numbers, pads)
+            count += len(rows) * len(columns) * int(np.prod(weights[0].shape[2:]))
+    return count
+
+
+def _layouts(
+    index: GraphIndex,
+    node: onnx.NodeProto,
+    weight: NDArray[np.generic],
+    numbers: Mapping[str, Ids],
+    pads: Mapping[int, int],
+) -> tuple[Ids, Ids]:
+    """Layouts of a weight's rows and columns."""
+    made, read = numbers.get(node.output[0]), numbers.get(node.input[0])
+    rows = np.arange(weight.shape[0]) if made is None else _layout(made, pads)
+    whole = read is None or is_depthwise(index, node)
+    return rows, np.arange(weight.shape[1]) if whole or read is None else _layout(read, pads)
+
+
+def _pad(index: GraphIndex, node: onnx.NodeProto, numbers: Mapping[str, Ids], pads: Mapping[int, int]) -> None:
+    depthwise = is_depthwise(index, node)
+    weights = index.weights(node) if depthwise or is_dense(index, node) else None
+    if weights is None:
+        return
+    weight, bias = weights
+    rows, columns = _layouts(index, node, weight, numbers, pads)
+    if len(rows) == weight.shape[0] and len(columns) == weight.shape[1]:
+        return
+    wider = np.zeros((len(rows), len(columns), *weight.shape[2:]), weight.dtype)
+    wider[np.ix_(rows >= 0, columns >= 0)] = weight
+    offsets = np.zeros(len(rows), bias.dtype)
+    offsets[rows >= 0] = bias
+    index.set_weights(node, wider, offsets)
+    if depthwise:
+        set_attribute(node, "group", len(rows))

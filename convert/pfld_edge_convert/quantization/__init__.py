@@ -1,0 +1,1 @@
+"""INT8: ranges, rounding and the nodes that hold them."""
