@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 
-__all__ = ["PHOTO_SUFFIXES", "photos_in", "read_photo"]
+__all__ = ["PHOTO_SUFFIXES", "photos_in", "photos_listed", "read_photo"]
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
@@ -38,4 +38,21 @@ def photos_in(folder: Path) -> list[Path]:
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
     if not photos:
         raise FaceSetError(f"{folder}: no photographs found ({', '.join(sorted(PHOTO_SUFFIXES))})")
+    return photos
+
+
+def photos_listed(path: Path, folder: Path | None = None) -> list[Path]:
+    """Read a text file of photographs, a path a line, relative to the given folder or else to the file's.
+
+    Raises:
+        FaceSetError: A photograph is missing, or there is none.
+    """
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise FaceSetError(f"{path}: no photographs in it; write a path a line")
+    root = path.parent if folder is None else folder
+    photos = [root / name for name in names]
+    missing = [photo for photo in photos if not photo.is_file()]
+    if missing:
+        raise FaceSetError(f"{path}: {missing[0]} is missing; paths are relative to {root}")
     return photos

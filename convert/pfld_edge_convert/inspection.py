@@ -46,7 +46,7 @@ def inspect_file(path: Path) -> Inspection:
         return _inspect_checkpoint(path)
     model = load_onnx(path)
     opsets = ", ".join(f"{item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import)
-    facts = (f"{path.stat().st_size / 1000:.0f} kB; opset {opsets}; IR version {model.ir_version}",)
+    facts: tuple[str, ...] = (f"{path.stat().st_size / 1000:.0f} kB; opset {opsets}; IR version {model.ir_version}",)
     report = read_report(model)
     if report is not None:
         facts = (*facts, fusion_coverage(model).describe())

@@ -82,7 +82,8 @@ class Int8Outcome:
         contract: Its contract, without fingerprint.
         report: What the file carries of its layers.
         coverage: What onnxruntime runs in 8 bits.
-        milliseconds: Median of one face, one thread: ``fp32``, ``int8``, and ``int8, no layer in float`` where some are.
+        milliseconds: Median of one face, one thread: ``fp32``, ``int8``, and, where some layers stayed in float,
+            ``int8, no layer in float``.
         budget: What came of `max_drift`.
     """
 
@@ -165,9 +166,7 @@ def _drift_on(judged: JudgedFaces, model: onnx.ModelProto, contract: Contract) -
     def drift(quantized: Quantized) -> FaceDrift:
         after = nmes(quantized.model, quantized.contract)
         some = judged.turned if judged.turned.any() else np.ones(len(truth), bool)
-        return FaceDrift(
-            float(after.mean() / before.mean() - 1), float(after[some].mean() / before[some].mean() - 1)
-        )
+        return FaceDrift(float(after.mean() / before.mean() - 1), float(after[some].mean() / before[some].mean() - 1))
 
     return drift
 

@@ -16,9 +16,9 @@ from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.fingerprint import FLOAT_TOLERANCE, INT8_TOLERANCE, take_fingerprint
 from pfld_edge_convert.fuse import reparameterize
 from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.passes import PassReport, default_passes, run_passes
-from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
 from pfld_edge_convert.simplify import simplify
 from pfld_edge_runtime import Contract, prepare_input
 

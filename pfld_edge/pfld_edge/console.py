@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["console", "face_progress", "note", "note_assumed"]
+__all__ = ["console", "face_progress", "note", "note_assumed", "photo_count"]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -35,5 +35,19 @@ def face_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
 
         def advance(count: int) -> None:
             progress.advance(task, count)
+
+        yield advance
+
+
+@contextmanager
+def photo_count(name: str) -> Iterator[Callable[[int], None]]:
+    """Show how many are done where nobody knows how many there are; nothing until the first."""
+    with Progress(
+        TextColumn("{task.description}"), TextColumn("{task.completed}"), console=console(stderr=True), transient=True
+    ) as progress:
+        task = progress.add_task(name, total=None, visible=False)
+
+        def advance(count: int) -> None:
+            progress.update(task, advance=count, visible=True)
 
         yield advance

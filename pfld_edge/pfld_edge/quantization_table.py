@@ -19,7 +19,11 @@ def cost_table(report: QuantizationReport, most: int | None = None) -> Table:
     title = f"Landmark deviation with one layer alone in 8 bits, {report.faces} faces"
     if len(shown) < len(report.costs):
         title += f" (the {len(shown)} most expensive of {len(report.costs)} layers)"
-    table = Table(title=title, caption="deviations as fractions of the eye distance; turned: the faces that turn most")
+    table = Table(
+        title=title,
+        min_width=110,
+        caption="deviations as fractions of the eye distance; turned: the faces that turn most",
+    )
     table.add_column("layer", overflow="fold")
     for name in ("SQNR", "range", "deviation", "turned"):
         table.add_column(name, justify="right")
@@ -43,8 +47,10 @@ def outcome_lines(outcome: Int8Outcome) -> list[str]:
     lines = [
         f"ranges: {outcome.report.method}, by the landmarks of held-back calibration faces",
         outcome.coverage.describe(),
-        f"one face, one thread, this machine: fp32 {times['fp32']:.2f} ms, INT8 {times['int8']:.2f} ms "
-        f"({times['fp32'] / times['int8']:.2f} times as fast)",
+        (
+            f"one face, one thread, this machine: fp32 {times['fp32']:.2f} ms, INT8 {times['int8']:.2f} ms "
+            f"({times['fp32'] / times['int8']:.2f} times as fast)"
+        ),
     ]
     budget = outcome.budget
     if budget is not None:

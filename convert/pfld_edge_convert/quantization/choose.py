@@ -84,4 +84,5 @@ def best_method(
 
 
 def is_feature(index: GraphIndex, name: str) -> bool:
+    """Whether a tensor is one number a channel and face: pooled, or behind the last map."""
     return index.rank(name) == 2 or index.producers[name].op_type == "GlobalAveragePool"

@@ -1,4 +1,4 @@
-"""How much of a file onnxruntime really runs in 8 bits: read from the graph that it makes for itself, not from the file."""
+"""How much of a file onnxruntime really runs in 8 bits: read from the graph that it makes of the file."""
 
 import tempfile
 from dataclasses import dataclass

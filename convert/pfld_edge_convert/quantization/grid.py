@@ -52,8 +52,9 @@ class Grid:
 
     def quantize(self, values: NDArray[np.floating]) -> NDArray[np.uint8]:
         """Nearest integers, ties to even, clipped to the grid."""
-        return np.clip(np.rint(values / np.float32(self.scale)) + self.zero_point, 0, LEVELS).astype(np.uint8)
+        steps = np.rint(values / np.float32(self.scale)) + self.zero_point
+        return np.asarray(np.clip(steps, 0, LEVELS), np.uint8)
 
     def dequantize(self, integers: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Real values of integers on the grid."""
-        return (integers.astype(np.float32) - self.zero_point) * np.float32(self.scale)
+        return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)

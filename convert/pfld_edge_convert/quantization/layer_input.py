@@ -32,11 +32,11 @@ class LayerInput:
     factors: Array | None = None
     zeros: Array | None = None
 
-    def real(self, integers: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def real(self, integers: NDArray[np.generic]) -> NDArray[np.float32]:
         """What integers stand for."""
         if self.factors is None or self.zeros is None:
-            return (integers.astype(np.float32) - self.zero_point) * np.float32(self.scale)
-        return ((integers - self.zeros) * self.factors).astype(np.float32)
+            return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
+        return np.asarray((integers.astype(np.float32) - self.zeros) * self.factors, np.float32)
 
     def met_by(self, weight: Array) -> Array:
         """The weights in the unit of the integers."""

@@ -78,4 +78,3 @@ def showing(model: onnx.ModelProto, *tensors: str) -> onnx.ModelProto:
     part.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
     drop_unused(part)
     return part
-

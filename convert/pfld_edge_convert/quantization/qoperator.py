@@ -240,9 +240,6 @@ def integer_name(written: onnx.ModelProto, tensor: str) -> str:
 def _pixel_input(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     batch, channels, height, width = value.type.tensor_type.shape.dim
     result = helper.make_tensor_value_info(value.name, TensorProto.UINT8, [None] * 4)
-    for target, dim in zip(
-        result.type.tensor_type.shape.dim, (batch, height, width, channels), strict=True
-    ):
+    for target, dim in zip(result.type.tensor_type.shape.dim, (batch, height, width, channels), strict=True):
         target.CopyFrom(dim)
     return result
-

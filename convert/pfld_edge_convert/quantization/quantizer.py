@@ -127,9 +127,7 @@ class Quantizer:
         self._histograms = _counted(self._model, self._used, self._varied, self._contract)
         if self._settings.equalize > 0:
             samples = _floating_input(crops[:8], self._contract)
-            self._model, self._histograms = _equalized(
-                self._model, self._histograms, self._settings.equalize, samples
-            )
+            self._model, self._histograms = _equalized(self._model, self._histograms, self._settings.equalize, samples)
         self._judge = _Judge(model, self.held_back, contract, self._contract)
         candidates = CANDIDATES if self._settings.ranges == "auto" else (self._settings.ranges,)
         self._method, self._tried = best_method(
@@ -147,7 +145,9 @@ class Quantizer:
             advance: Called with 1 after each layer of the network.
         """
         settings = self._settings
-        plan = self._corrected(self._method, float_layers, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance)
+        plan = self._corrected(
+            self._method, float_layers, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance
+        )
         contract = self._contract.replace(
             quantization=settings.describe(self._method, len(float_layers)), target=settings.target
         )
@@ -284,13 +284,13 @@ def _floating_input(crops: Crops, promised: Contract) -> NDArray[np.float32]:
 def _input_grid(promised: Contract) -> Grid:
     if promised.input_dtype == "uint8":
         return Grid(1.0, CENTER)
-    ends = [(level - mean) / scale for level in (0, 255) for mean, scale in zip(promised.mean, promised.scale, strict=True)]
+    ends = [
+        (level - mean) / scale for level in (0, 255) for mean, scale in zip(promised.mean, promised.scale, strict=True)
+    ]
     return Grid.covering(min(ends), max(ends))
 
 
-def _finished(
-    floating: onnx.ModelProto, plan: Plan, promised: Contract, original: onnx.ModelProto
-) -> onnx.ModelProto:
+def _finished(floating: onnx.ModelProto, plan: Plan, promised: Contract, original: onnx.ModelProto) -> onnx.ModelProto:
     """Write a plan as its target wants it, with the original's metadata."""
     written = write_qoperator(floating, plan, pixels=promised.input_dtype == "uint8")
     if target_named(promised.target).group_pixels:

@@ -88,9 +88,7 @@ def layer_costs(
     return sorted(costs, key=lambda cost: -cost.deviation)
 
 
-def with_rounded_layer(
-    model: onnx.ModelProto, layer: Layer, plan: Plan, mean: NDArray[np.float64]
-) -> onnx.ModelProto:
+def with_rounded_layer(model: onnx.ModelProto, layer: Layer, plan: Plan, mean: NDArray[np.float64]) -> onnx.ModelProto:
     """The float network with one layer's weights, and the tensor it makes, on their grids.
 
     Args:
@@ -166,5 +164,3 @@ def _most_turned(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArr
     worst = np.linalg.norm(centered - flipped, axis=2).mean(axis=1) / np.linalg.norm(centered, axis=2).mean(axis=1)
     result: NDArray[np.bool_] = worst >= np.quantile(worst, 0.75)
     return result
-
-

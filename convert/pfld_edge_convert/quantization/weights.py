@@ -57,7 +57,7 @@ class IntegerWeights:
         return self.integers.astype(np.float64) * self.scales.reshape(shape).astype(np.float64)
 
 
-def in_memory_order(weight: NDArray[np.generic]) -> NDArray[np.generic]:
+def in_memory_order(weight: Array) -> Array:
     """``(O, K)`` as kernels multiply: channels last, so that neighbouring columns are neighbours in a register."""
     return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
 
@@ -84,4 +84,6 @@ def _largest_pairs(rows: Array) -> Array:
     """``(O,)`` largest sum of the positive parts, or of the negative parts, of two neighbours."""
     even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
     pairs = even.reshape(len(rows), -1, 2)
-    return np.maximum(np.maximum(pairs, 0).sum(axis=2).max(axis=1), np.maximum(-pairs, 0).sum(axis=2).max(axis=1))
+    positive = np.maximum(pairs, 0).sum(axis=2).max(axis=1)
+    result: Array = np.maximum(positive, np.maximum(-pairs, 0).sum(axis=2).max(axis=1))
+    return result

@@ -9,7 +9,7 @@ from pfld_edge.share import Share
 
 if TYPE_CHECKING:
     from pfld_edge_calib import CropPredictor
-    from pfld_edge_convert.int8_stage import Int8Request, JudgedFaces
+    from pfld_edge_convert.int8_stage import JudgedFaces
     from pfld_edge_runtime import Contract
 
 __all__ = ["convert_command"]
@@ -29,13 +29,15 @@ _INT8_ONLY = ("calibration", "detector", "max_drift", "data")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="Faces for --int8: a WFLW folder, a CSV of points, or a folder of photographs (one face each, with a "
-    "boxes.csv, or with --detector); the two bundled portraits, much varied, where left out.",
+    help="Faces for --int8: a WFLW folder, a CSV of points, or photographs: a folder (one face each, with a "
+    "boxes.csv, or with --detector) or a text file that lists them; the two bundled portraits, varied, where left out.",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of a calibration CSV's images.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images of a calibration CSV or list.")
 @click.option("--detector", type=click.Path(path_type=Path), help="YuNet ONNX file that finds faces in photographs.")
 @click.option("--faces", type=click.IntRange(min=1), default=256, show_default=True, help="Most calibration faces.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of those faces.")
+@click.option("--jitter/--no-jitter", default=True, show_default=True, help="Move their boxes as detectors err.")
+@click.option("--cache/--no-cache", default=True, show_default=True, help="Keep the cut faces for the next run.")
 @click.option(
     "--ranges",
     type=click.Choice(_RANGES),
@@ -51,7 +53,7 @@ _INT8_ONLY = ("calibration", "detector", "max_drift", "data")
 )
 @click.option("--data-images", type=click.Path(path_type=Path), help="Folder of that CSV's images.")
 @click.option("--allow-slower", is_flag=True, help="Keep an INT8 file that is slower than fp32 on this machine.")
-def convert_command(  # noqa: PLR0913 - one argument an option
+def convert_command(
     checkpoint: Path,
     output: Path | None,
     int8: bool,
@@ -61,6 +63,8 @@ def convert_command(  # noqa: PLR0913 - one argument an option
     detector: Path | None,
     faces: int,
     seed: int,
+    jitter: bool,
+    cache: bool,
     ranges: str,
     max_drift: float | None,
     data: Path | None,
@@ -78,16 +82,20 @@ def convert_command(  # noqa: PLR0913 - one argument an option
             raise click.UsageError(f"--{name.replace('_', '-')} needs --int8")
     if max_drift is not None and data is None:
         raise click.UsageError("--max-drift needs --data: labelled faces, none of them calibrated on")
+    if detector is not None and calibration is None:
+        raise click.UsageError(
+            "--detector needs --calibration: a folder of photographs, or a text file that lists them"
+        )
     if checkpoint.suffix.lower() == ".onnx":
         raise click.UsageError(f"{checkpoint} is an ONNX file; `pfld-edge import-onnx` makes a checkpoint of it")
     file = checkpoint.with_suffix(".onnx") if output is None else output
     if file.suffix.lower() != ".onnx":
         raise click.UsageError(f"the output must end in .onnx, not {file.name}")
 
-    from pfld_edge.console import console, face_progress, note, note_assumed
+    from pfld_edge.console import console, face_progress, note, note_assumed, photo_count
     from pfld_edge.conversion_report import conversion_table
     from pfld_edge.quantization_table import cost_table, outcome_lines
-    from pfld_edge_convert.calibration_batches import calibration_crops, proof_crops
+    from pfld_edge_convert.calibration_batches import FaceSource, calibration_crops, proof_crops
     from pfld_edge_convert.checkpoint_contract import contract_of
     from pfld_edge_convert.errors import FellShortError
     from pfld_edge_convert.int8_stage import Int8Request
@@ -102,9 +110,9 @@ def convert_command(  # noqa: PLR0913 - one argument an option
     request: Int8Request | None = None
     if int8:
         predict: CropPredictor | None = open_network(checkpoint).predict if detector is not None else None
-        chosen = calibration_crops(
-            calibration, contract, limit=faces, seed=seed, images=images, detector=detector, predict=predict
-        )
+        source = FaceSource(calibration, images, detector, predict, faces, seed, jitter, cache)
+        with photo_count("photographs searched") as advance:
+            chosen = calibration_crops(source, contract, advance)
         for warning in chosen.warnings:
             note(warning)
         if calibration is None:

@@ -30,7 +30,9 @@ def inspect_command(model: Path, plot: Path | None, layers: bool) -> None:
     if found.contract is not None:
         console().print(contract_table(found.contract))
     if plot is not None and found.quantization is None:
-        raise click.UsageError(f"{model.name} has no quantization report to draw; only INT8 files of `convert` have one")
+        raise click.UsageError(
+            f"{model.name} has no quantization report to draw; only INT8 files of `convert` have one"
+        )
     for fact in found.facts:
         console().print(fact, markup=False)
     if found.quantization is not None:
