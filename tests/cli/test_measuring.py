@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from pfld_edge.cli import run
 from pfld_edge_calib import PORTRAITS, portraits, read_photo
-from pfld_edge_convert.calibration_batches import proof_samples
+from pfld_edge_convert.calibration_batches import proof_crops
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_runtime import Contract, FaceLandmarker
 from pfld_edge_train.checkpoint import Checkpoint, save_checkpoint
@@ -26,7 +26,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     config = ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64)
     model, contract = build_model(config).eval(), Contract(model=config.kind, input_size=64)
     save_checkpoint(folder / "net.pth", Checkpoint(model.state_dict(), config, contract=contract.to_dict()))
-    convert(model, contract, folder / "net.onnx", proof_samples(contract))
+    convert(model, contract, folder / "net.onnx", proof_crops(contract))
     return folder / "net.pth", folder / "net.onnx"
 
 

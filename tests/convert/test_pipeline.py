@@ -13,9 +13,10 @@ from pfld_edge_convert import contract_io, pipeline
 from pfld_edge_convert.contract_io import contract_path, read_contract, write_files
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.export import export_onnx
-from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.pipeline import Calibration, convert, int8_path
-from pfld_edge_runtime import Contract, FaceLandmarker, fingerprint_image
+from pfld_edge_convert.int8_stage import Int8Request
+from pfld_edge_convert.pipeline import convert, int8_path
+from pfld_edge_convert.quantization.settings import QuantizationSettings
+from pfld_edge_runtime import Contract, FaceLandmarker, fingerprint_image, prepare_input
 from pfld_edge_train.models import ModelConfig, build_model
 
 SIZE = 64
@@ -42,20 +43,27 @@ def model() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def samples() -> np.ndarray:
-    return np.random.default_rng(0).uniform(-1, 1, (6, 3, SIZE, SIZE)).astype(np.float32)
+def crops() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, SIZE, SIZE, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def report(
-    model: nn.Module, samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> pipeline.ConversionReport:
+def samples(crops: np.ndarray) -> np.ndarray:
+    return np.asarray(prepare_input(crops, CONTRACT), np.float32)
+
+
+def noises(crops: np.ndarray) -> Int8Request:
+    return Int8Request(crops, "six noises", QuantizationSettings(ranges="minmax"), allow_slower=True)
+
+
+@pytest.fixture(scope="module")
+def report(model: nn.Module, crops: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> pipeline.ConversionReport:
     output = tmp_path_factory.mktemp("models") / "new folder" / "face.onnx"
-    return convert(model, CONTRACT, output, samples, Calibration([samples], "six noises"))
+    return convert(model, CONTRACT, output, crops, noises(crops))
 
 
 def test_both_files_answer_as_torch_does(
-    report: pipeline.ConversionReport, model: nn.Module, samples: np.ndarray
+    report: pipeline.ConversionReport, model: nn.Module, crops: np.ndarray, samples: np.ndarray
 ) -> None:
     assert [file.path.name for file in report.files] == ["face.onnx", "face.int8.onnx"]
     assert model.training
@@ -63,18 +71,19 @@ def test_both_files_answer_as_torch_does(
         expected = model.eval()(torch.from_numpy(samples)).numpy()
     model.train()
     for file, allowed in zip(report.files, (1e-5, 0.05), strict=True):
-        difference = np.abs(run_model(onnx.load(file.path), samples) - expected).max()
+        landmarker = FaceLandmarker(file.path)
+        difference = np.abs(landmarker.predict_crops(crops).reshape(expected.shape) - expected).max()
         assert difference == pytest.approx(file.max_difference, abs=1e-6)
         assert difference < allowed
         assert file.size == file.path.stat().st_size
     assert report.files[1].size < report.files[0].size
 
 
-def test_any_batch_gives_each_face_what_it_gets_alone(report: pipeline.ConversionReport, samples: np.ndarray) -> None:
+def test_any_batch_gives_each_face_what_it_gets_alone(report: pipeline.ConversionReport, crops: np.ndarray) -> None:
     for file in report.files:
-        saved = onnx.load(file.path)
-        alone = np.concatenate([run_model(saved, samples[i : i + 1]) for i in range(len(samples))])
-        np.testing.assert_allclose(run_model(saved, samples), alone, atol=1e-5)
+        landmarker = FaceLandmarker(file.path)
+        alone = np.concatenate([landmarker.predict_crops(crops[i : i + 1]) for i in range(len(crops))])
+        np.testing.assert_allclose(landmarker.predict_crops(crops), alone, atol=1e-5)
 
 
 def test_files_carry_the_contract_twice_and_a_fingerprint_that_holds(report: pipeline.ConversionReport) -> None:
@@ -91,6 +100,7 @@ def test_files_carry_the_contract_twice_and_a_fingerprint_that_holds(report: pip
     assert int8_contract.quantization.startswith("int8")
     assert int8_contract.calibration == "six noises"
     assert int8_contract.nme is None
+    assert (int8_contract.input_dtype, int8_contract.layout, int8_contract.target) == ("uint8", "NHWC", "portable")
 
 
 def test_the_file_tells_nothing_of_the_machine_it_was_made_on(report: pipeline.ConversionReport) -> None:
@@ -106,7 +116,7 @@ def test_the_file_tells_nothing_of_the_machine_it_was_made_on(report: pipeline.C
 def test_a_failure_leaves_the_old_files_as_they_were(
     report: pipeline.ConversionReport,
     model: nn.Module,
-    samples: np.ndarray,
+    crops: np.ndarray,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -117,9 +127,9 @@ def test_a_failure_leaves_the_old_files_as_they_were(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "export_onnx", lambda *_: onnx.load(report.files[0].path))  # seconds faster
-    monkeypatch.setattr(pipeline, "quantize", fail)
+    monkeypatch.setattr(pipeline, "make_int8", fail)
     with pytest.raises(KeyboardInterrupt):
-        convert(model, CONTRACT, output, samples, Calibration([samples], "x"))
+        convert(model, CONTRACT, output, crops, noises(crops))
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("face.onnx", b"old")]
 
 
@@ -144,12 +154,12 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         write_files({tmp_path / "nowhere" / "a": b""})
 
 
-def test_a_contract_of_other_landmarks_is_refused(samples: np.ndarray, tmp_path: Path) -> None:
+def test_a_contract_of_other_landmarks_is_refused(crops: np.ndarray, tmp_path: Path) -> None:
     other = build_model(ModelConfig("pfld-edge-s", width_factor=0.25, input_size=SIZE, num_landmarks=5))
     with pytest.raises(ConvertError, match="promises 196 outputs a face, the network gives"):
-        convert(other, CONTRACT, tmp_path / "x.onnx", samples)
-    with pytest.raises(ConvertError, match="samples must have shape"):
-        convert(other, CONTRACT, tmp_path / "x.onnx", samples[:0])
+        convert(other, CONTRACT, tmp_path / "x.onnx", crops)
+    with pytest.raises(ConvertError, match="samples must be uint8 of shape"):
+        convert(other, CONTRACT, tmp_path / "x.onnx", crops[:0])
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pfld_edge_calib import Face, labelled_faces, nme_per_face, predict_landmarks, true_landmarks
-from pfld_edge_convert.calibration_batches import proof_samples
+from pfld_edge_convert.calibration_batches import proof_crops
 from pfld_edge_convert.checkpoint_contract import contract_of
 from pfld_edge_convert.network import open_network
 from pfld_edge_convert.onnx_import import import_onnx
@@ -52,7 +52,7 @@ def test_imported_and_converted_networks_keep_their_accuracy(name: str, tmp_path
     save_checkpoint(tmp_path / "imported.pth", import_onnx(published(name)))
     model, checkpoint = load_model(tmp_path / "imported.pth")
     contract = contract_of(checkpoint)
-    convert(model, contract, tmp_path / "converted.onnx", proof_samples(contract))
+    convert(model, contract, tmp_path / "converted.onnx", proof_crops(contract))
     assert nme(tmp_path / "converted.onnx") == pytest.approx(nme(published(name)), abs=2e-5)
     if "GhostOne" in name:
         assert (tmp_path / "converted.onnx").stat().st_size < 0.8 * published(name).stat().st_size

@@ -15,10 +15,11 @@ from pathlib import Path
 import onnx
 
 from pfld_edge_calib import labelled_faces, nme_per_face, predict_landmarks, true_landmarks
-from pfld_edge_convert.calibration_batches import calibration_batches, proof_samples
+from pfld_edge_convert.calibration_batches import FaceSource, calibration_crops, proof_crops
 from pfld_edge_convert.contract_io import write_model
 from pfld_edge_convert.network import open_network
-from pfld_edge_convert.pipeline import Calibration, convert, int8_path
+from pfld_edge_convert.int8_stage import Int8Request
+from pfld_edge_convert.pipeline import convert, int8_path
 from pfld_edge_runtime import BUNDLED_MODEL, Contract
 from pfld_edge_train.checkpoint import load_checkpoint, save_checkpoint
 
@@ -53,9 +54,9 @@ def main() -> None:
     run, shared = (Path(argument) for argument in sys.argv[1:3])
     wflw = shared / "data/WFLW"
     contract = slim_checkpoint(run, wflw)
-    batches, source = calibration_batches(None, contract)
+    chosen = calibration_crops(FaceSource(), contract)
     plain = run / "pfld-edge-s.onnx"
-    convert(load_model(CHECKPOINT)[0], contract, plain, proof_samples(contract), Calibration(batches, source))
+    convert(load_model(CHECKPOINT)[0], contract, plain, proof_crops(contract), Int8Request(chosen.crops, chosen.source))
     quantized = int8_path(plain)
     final = open_network(quantized).contract.replace(**measured(quantized, wflw))
     write_model(onnx.load(str(quantized)), final, BUNDLED_MODEL)

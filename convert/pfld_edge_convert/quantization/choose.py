@@ -19,6 +19,9 @@ _FINALISTS = 2
 
 _CLEARLY = 0.95
 
+_TYPICAL = "faces:98"
+"""Channels are levelled by what they hold for nearly all faces."""
+
 _HEADROOM = 1.1
 """Features that are one number a face have been seen only as often as there were faces, so that new faces exceed the
 largest; maps have been seen in thousands of pixels."""
@@ -33,9 +36,9 @@ def with_headroom(index: GraphIndex, histograms: Histograms) -> dict[str, Channe
 
 
 def channel_reach(index: GraphIndex, histograms: Histograms) -> dict[str, np.ndarray]:
-    """Largest magnitude of each channel, to the power of `strength`: what `EqualizeChannels` should level."""
+    """Largest magnitude of each channel for nearly all faces: what `EqualizeChannels` should level."""
     return {
-        name: np.maximum(np.maximum(-histogram.low, histogram.high), 1e-9)
+        name: np.maximum(np.maximum(*(np.abs(end) for end in estimate(histogram, _TYPICAL))), 1e-9)
         for name, histogram in histograms.items()
         # A mean has the channels of what it averages; their scales are decided there.
         if index.producers[name].op_type != "GlobalAveragePool"
@@ -49,8 +52,9 @@ def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[s
     """
     ends = {}
     for name, histogram in histograms.items():
-        low, high = estimate(histogram.merged(), "minmax" if is_feature(index, name) else method)
-        ends[name] = (float(low[0]), float(high[0]))
+        used = "minmax" if is_feature(index, name) else method
+        low, high = estimate(histogram if used.startswith("faces") else histogram.merged(), used)
+        ends[name] = (float(low.min()), float(high.max()))
     for group in shared_grids(index):
         known = [ends[name] for name in group if name in ends]
         if known:

@@ -34,7 +34,8 @@ class Grid:
         """
         low, high = min(float(low), 0.0), max(float(high), 0.0)
         scale = max((high - low) / LEVELS, _SMALLEST_SCALE)
-        zero_point = round(-low / scale)
+        # Whatever has a part of the range, however small, gets a step.
+        zero_point = min(max(round(-low / scale), 1 if low < 0 else 0), LEVELS - 1 if high > 0 else LEVELS)
         below = -low / zero_point if zero_point else 0.0
         above = high / (LEVELS - zero_point) if zero_point < LEVELS else 0.0
         # float32, as the file will hold it, so that what is computed here is what devices compute.

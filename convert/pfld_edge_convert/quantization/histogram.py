@@ -14,6 +14,9 @@ _PIXELS = 784
 _MOMENTUM = 0.1
 """Weight of the newest batch in the moving average of extremes."""
 
+_ZERO = 1e-30
+"""What is smaller has no reciprocal in float32, and no meaning."""
+
 Array = NDArray[np.float64]
 
 
@@ -31,9 +34,11 @@ class ChannelHistogram:
         high: ``(C,)`` largest values.
         average_low: ``(C,)`` moving average of the batches' smallest values.
         average_high: ``(C,)`` moving average of the batches' largest values.
+        peaks: Histograms of each face's largest values, and of its smallest ones with their sign turned: what tells a
+            tensor that is wide for all faces from one that a few odd faces blow up.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, with_peaks: bool = True) -> None:
         self.counts = np.zeros((channels, BINS), np.int64)
         self.width: Array = np.zeros(channels)
         self.low: Array = np.full(channels, np.inf)
@@ -41,6 +46,9 @@ class ChannelHistogram:
         self.average_low: Array = np.zeros(channels)
         self.average_high: Array = np.zeros(channels)
         self._batches = 0
+        self.peaks: tuple[ChannelHistogram, ...] = ()
+        if with_peaks:
+            self.peaks = tuple(ChannelHistogram(channels, with_peaks=False) for _ in range(2))
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count a batch.
@@ -58,10 +66,13 @@ class ChannelHistogram:
         step = -(-flat.shape[2] // _PIXELS)
         self._count(flat[:, :, self._batches % step :: step])
         self._batches += 1
+        for sign, peaks in zip((1, -1), self.peaks, strict=False):
+            peaks.add((sign * flat).max(axis=2))
 
     def divided(self, scales: Array) -> "ChannelHistogram":
         """The histogram of the same values divided by a positive number a channel: exact, nothing is counted anew."""
-        result = ChannelHistogram(len(self.width))
+        result = ChannelHistogram(len(self.width), with_peaks=False)
+        result.peaks = tuple(peaks.divided(scales) for peaks in self.peaks)
         result.counts, result.width = self.counts, self.width / scales
         for name in ("low", "high", "average_low", "average_high"):
             setattr(result, name, getattr(self, name) / scales)
@@ -75,8 +86,8 @@ class ChannelHistogram:
         return result
 
     def merged(self) -> "ChannelHistogram":
-        """All channels as one, for a range of the whole tensor."""
-        result = ChannelHistogram(1)
+        """All channels as one, for a range of the whole tensor; without peaks, which channels don't share."""
+        result = ChannelHistogram(1, with_peaks=False)
         result.low, result.high = self.low.min(keepdims=True), self.high.max(keepdims=True)
         result.average_low = self.average_low.min(keepdims=True)
         result.average_high = self.average_high.max(keepdims=True)
@@ -97,7 +108,7 @@ class ChannelHistogram:
         return middle
 
     def _widen(self, reach: Array) -> None:
-        fresh = (self.width == 0) & (reach > 0)
+        fresh = (self.width == 0) & (reach > _ZERO)
         # A little room, so that the largest value itself is inside.
         self.width[fresh] = reach[fresh] * 1.001 / (BINS // 2)
         if fresh.any():

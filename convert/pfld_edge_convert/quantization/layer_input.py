@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.quantization.grid import Grid
+from pfld_edge_convert.quantization.grid import LEVELS, Grid
 
 __all__ = ["LayerInput", "layer_input", "spread_grids"]
 
@@ -37,6 +37,12 @@ class LayerInput:
         if self.factors is None or self.zeros is None:
             return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
         return np.asarray((integers.astype(np.float32) - self.zeros) * self.factors, np.float32)
+
+    def clipped(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values as far as the grids reach."""
+        scale = self.scale if self.factors is None else self.factors
+        zero = self.zero_point if self.zeros is None else self.zeros
+        return np.clip(values, np.asarray(-zero * scale, np.float32), np.asarray((LEVELS - zero) * scale, np.float32))
 
     def met_by(self, weight: Array) -> Array:
         """The weights in the unit of the integers."""

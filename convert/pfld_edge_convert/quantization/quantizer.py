@@ -247,8 +247,9 @@ def _counted(model: onnx.ModelProto, crops: Crops, varied: Crops, promised: Cont
     names = integer_tensors(index, weighted_layers(index))
     histograms = count_channels(model, names, _parts(crops, promised))
     features = [name for name in names if is_feature(index, name)]
-    known = {name: histograms[name] for name in features}
-    histograms |= count_channels(showing(model, *features), features, _parts(varied, promised), known)
+    if features:
+        known = {name: histograms[name] for name in features}
+        histograms |= count_channels(showing(model, *features), features, _parts(varied, promised), known)
     bad = [name for name, histogram in histograms.items() if not np.isfinite([histogram.low, histogram.high]).all()]
     if bad:
         raise ConvertError(f"the float network gives values that aren't finite, first in {bad[0]}")

@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 Ranges = tuple[Array, Array]
 """Lower and upper ends, ``(C,)`` each; the lower never above 0, the upper never below."""
 
+_MARGIN = 2.0
+"""A face may reach this much further than nearly all others before it counts as odd."""
+
 _SHARES = np.geomspace(0.05, 1, 61)
 """Parts of the whole range that are tried as clipping points."""
 
@@ -29,9 +32,10 @@ def estimate(histogram: ChannelHistogram, method: str) -> Ranges:
     Args:
         histogram: At least one batch counted.
         method: ``minmax``: all that was seen. ``moving-average``: of the batches' extremes, momentum 0.1.
-            ``percentile:P``: P percent of the values lie inside, e.g. ``percentile:99.99``. ``mse``: least mean
-            squared error of clipping and rounding. ``entropy``: least Kullback-Leibler divergence of the quantized
-            distribution (Migacz, 8-bit inference with TensorRT, GTC 2017).
+            ``percentile:P``: P percent of the values lie inside, e.g. ``percentile:99.99``. ``faces:P``:
+            twice what P percent of the faces hold, so that a few odd faces don't coarsen the grid of all others; only
+            for histograms with peaks. ``mse``: least mean squared error of clipping and rounding. ``entropy``: least
+            Kullback-Leibler divergence of the quantized distribution (Migacz, 8-bit inference with TensorRT, GTC 2017).
 
     Raises:
         ValueError: The method is unknown.
@@ -61,6 +65,20 @@ def _percentile(histogram: ChannelHistogram, argument: str) -> Ranges:
     low = edges[np.minimum(below.sum(axis=1), BINS - 1)] * histogram.width
     high = edges[np.maximum(BINS - above.sum(axis=1), 1)] * histogram.width
     return low, high
+
+
+def _faces(histogram: ChannelHistogram, argument: str) -> Ranges:
+    if not histogram.peaks:
+        raise ValueError("a merged histogram knows no faces; estimate each channel's range and take the widest")
+    high, low = (_quantile(peaks, float(argument or 98) / 100) for peaks in histogram.peaks)
+    return -_MARGIN * low, _MARGIN * high
+
+
+def _quantile(histogram: ChannelHistogram, share: float) -> Array:
+    """``(C,)`` upper edge of the bin below which the share of the values lies."""
+    enough = np.cumsum(histogram.counts, axis=1) >= share * histogram.counts.sum(axis=1, keepdims=True)
+    edge = np.argmax(enough, axis=1) + 1 - BINS // 2
+    return np.minimum(edge * histogram.width, histogram.high)
 
 
 def _mse(histogram: ChannelHistogram, _: str) -> Ranges:
@@ -114,6 +132,7 @@ RANGE_METHODS: dict[str, Callable[[ChannelHistogram, str], Ranges]] = {
     "minmax": _minmax,
     "moving-average": _moving_average,
     "percentile": _percentile,
+    "faces": _faces,
     "mse": _mse,
     "entropy": _entropy,
 }

@@ -92,11 +92,13 @@ def reconstruct(
         source = layer_input(index, layer.source, plan.grids)
         if layer.output in weights and source is not None:
             found = source.real(integer.run_until(integer_name(written, layer.source)))
-            moments = _measured(layer, found, real.run_until(layer.source))
+            # Means as far as the grids reach: a face that is far outside would pull the biases of all others.
+            wanted = source.clipped(np.asarray(real.run_until(layer.source), np.float32))
+            moments = _measured(layer, found, wanted)
             if more is not None and layer.node.op_type == "Gemm":
                 now = write_qoperator(model, Plan(plan.grids, weights), pixels=pixels)
                 found = source.real(run_model(showing(now, integer_name(now, layer.source)), more[1]))
-                moments.add(found, run_model(showing(model, layer.source), more[0]))
+                moments.add(found, source.clipped(run_model(showing(model, layer.source), more[0])))
             weights[layer.output] = _improved(
                 index, layer, source, weights[layer.output], moments, limits if feedback else None, correct_bias
             )

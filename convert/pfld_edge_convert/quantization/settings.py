@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 __all__ = ["CANDIDATES", "QuantizationSettings"]
 
-CANDIDATES = ("minmax", "percentile:99.99", "percentile:99.9", "moving-average", "mse", "entropy")
+CANDIDATES = ("minmax", "faces:98", "percentile:99.99", "percentile:99.9", "moving-average", "mse", "entropy")
 """Range methods that ``auto`` tries."""
 
 
