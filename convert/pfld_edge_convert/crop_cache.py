@@ -35,9 +35,9 @@ def sources_key(*parts: object) -> str:
 def load_crops(key: str) -> NDArray[np.uint8] | None:
     """``(N, S, S, 3)`` uint8, or None where there are none, or what there is can't be read."""
     try:
-        with np.load(cache_folder() / f"{key}.npz") as stored:
-            crops = stored["crops"]
-    except (OSError, ValueError, KeyError, EOFError):
+        with (cache_folder() / f"{key}.npy").open("rb") as file:
+            crops = np.load(file)
+    except (OSError, ValueError, EOFError):
         return None
     return crops if crops.dtype == np.uint8 and crops.ndim == 4 else None
 
@@ -53,8 +53,8 @@ def save_crops(key: str, crops: NDArray[np.uint8]) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, crops=crops)
-        temporary.replace(folder / f"{key}.npz")
+            np.save(file, crops)
+        temporary.replace(folder / f"{key}.npy")
     except OSError:
         return
     finally:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import cv2
 import pytest
 
 from pfld_edge.cli import run
+from pfld_edge_calib import PORTRAITS
 from pfld_edge_runtime import Contract, FaceLandmarker
 from pfld_edge_train.checkpoint import Checkpoint, save_checkpoint
 from pfld_edge_train.models import ModelConfig, build_model
@@ -23,7 +25,8 @@ def test_convert_writes_both_files_and_inspect_reads_them(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "new" / "tiny.onnx"
-    assert run(["convert", str(checkpoint), "--int8", "--faces", "8", "-o", str(output)]) == 0
+    arguments = ["--int8", "--faces", "8", "--ranges", "minmax", "--allow-slower", "-o", str(output)]
+    assert run(["convert", str(checkpoint), *arguments]) == 0
     said = capsys.readouterr()
     assert "tiny.int8.onnx" in said.out
     assert "largest difference to torch" in said.out
@@ -40,9 +43,30 @@ def test_convert_writes_both_files_and_inspect_reads_them(
     assert run(["inspect", str(output.with_suffix(".int8.onnx"))]) == 0
     inspected = capsys.readouterr().out
     assert "QLinearConv" in inspected
+    assert "run in 8 bits" in inspected
+    assert "SQNR" in inspected
+    plot = tmp_path / "plot.png"
+    assert run(["inspect", str(output.with_suffix(".int8.onnx")), "--no-layers", "--plot", str(plot)]) == 0
+    picture = cv2.imread(str(plot))
+    assert picture is not None
+    assert picture.shape[0] > 100
+    capsys.readouterr()
     assert "pfld-edge-s" in inspected
     assert run(["inspect", "--no-layers", str(output)]) == 0
     assert "MACs" in capsys.readouterr().out
+
+
+def test_what_falls_short_is_status_1_and_writes_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pfld_edge_convert.int8_stage.face_milliseconds", lambda _: {"fp32": 1.0, "int8": 2.0})
+    arguments = ["--int8", "--faces", "8", "--ranges", "minmax", "-o", str(tmp_path / "a.onnx")]
+    labelled = ["--max-drift", "90%", "--data", str(PORTRAITS / "landmarks.csv")]
+    assert run(["convert", str(checkpoint), *arguments, *labelled]) == 1
+    assert "--allow-slower" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert run(["convert", str(checkpoint), *arguments, *labelled, "--allow-slower"]) == 0
+    assert "within 90.00%" in capsys.readouterr().out
 
 
 def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +83,12 @@ def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixt
         (["convert", "a.onnx"], "import-onnx"),
         (["convert", "{checkpoint}", "--calibration", "faces"], "--calibration needs --int8"),
         (["convert", "{checkpoint}", "-o", "a.tflite"], "must end in .onnx"),
-        (["convert", "{checkpoint}", "--int8", "--calibration", "nowhere"], "nowhere: no such folder"),
+        (["convert", "{checkpoint}", "--int8", "--calibration", "nowhere"], "nowhere: no such file or folder"),
+        (["convert", "{checkpoint}", "--int8", "--detector", "yunet.onnx"], "--detector needs --calibration"),
+        (["convert", "{checkpoint}", "--int8", "--max-drift", "0.3%"], "--max-drift needs --data"),
+        (["convert", "{checkpoint}", "--int8", "--target", "mips"], "mips"),
+        (["inspect", "{checkpoint}", "--plot", "a.gif"], "must end in .png or .jpg"),
+        (["inspect", "{checkpoint}", "--plot", "a.png"], "no quantization report"),
         (["inspect", "nowhere.onnx"], "nowhere.onnx: no such model file"),
         (["inspect", __file__], "Error: "),
     ],

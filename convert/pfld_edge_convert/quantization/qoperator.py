@@ -46,6 +46,7 @@ class _Writer:
         self._index = GraphIndex(model)
         self._plan = plan
         self._pixels = pixels
+        self._pixel_input = model.graph.input[0].name if pixels else ""
         self._layers: dict[str, Layer] = {layer.node.output[0]: layer for layer in weighted_layers(self._index)}
         self._inside = {
             layer.relu.output[0] for layer in self._layers.values() if layer.relu and layer.output in plan.weights
@@ -180,11 +181,14 @@ class _Writer:
     def _as_float(self, name: str) -> str:
         if name in self._index.constants:
             self._kept.add(name)
-        elif name not in self._float:
+            return name
+        # Of pixels the name is taken: the graph's input has it.
+        real = f"{name}_float" if name == self._pixel_input else name
+        if name not in self._float:
             inputs = [self._integer[name], *self._grid_constants(self._grids[name])]
-            self._nodes.append(helper.make_node("DequantizeLinear", inputs, [name]))
+            self._nodes.append(helper.make_node("DequantizeLinear", inputs, [real]))
             self._float.add(name)
-        return name
+        return real
 
     def _grid_constants(self, grid: Grid) -> list[str]:
         return [self._shared(np.float32(grid.scale)), self._shared(np.uint8(grid.zero_point))]

@@ -78,7 +78,8 @@ def _quantile(histogram: ChannelHistogram, share: float) -> Array:
     """``(C,)`` upper edge of the bin below which the share of the values lies."""
     enough = np.cumsum(histogram.counts, axis=1) >= share * histogram.counts.sum(axis=1, keepdims=True)
     edge = np.argmax(enough, axis=1) + 1 - BINS // 2
-    return np.minimum(edge * histogram.width, histogram.high)
+    result: Array = np.minimum(edge * histogram.width, histogram.high)
+    return result
 
 
 def _mse(histogram: ChannelHistogram, _: str) -> Ranges:

@@ -1,0 +1,133 @@
+"""Calibration faces: chosen evenly, doubted where odd, cached, found by a detector."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pfld_edge_calib import (
+    PORTRAITS,
+    FaceSetError,
+    as_detected,
+    calibration_candidates,
+    calibration_doubts,
+    cut_faces,
+    detected_faces,
+    even_choice,
+    portraits,
+    pose,
+    refined,
+)
+from pfld_edge_convert.calibration_batches import FaceSource, calibration_crops
+from pfld_edge_convert.crop_cache import cache_folder
+from pfld_edge_runtime import Contract, FaceLandmarker
+
+CONTRACT = Contract(input_size=48)
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(3, 200), limit=st.integers(1, 80), seed=st.integers(0, 99))
+def test_the_choice_is_even_over_the_cells(count: int, limit: int, seed: int) -> None:
+    features = np.random.default_rng(seed).standard_t(2, (count, 2))
+    features[:, 1] = np.nan
+    rows = even_choice(features, (3, 2), limit, seed)
+    assert len(rows) == min(count, limit)
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(rows, even_choice(features, (3, 2), limit, seed))
+    # No third gives two more than another that still has some.
+    thirds = np.searchsorted(np.quantile(features[:, 0], [1 / 3, 2 / 3]), features[:, 0])
+    taken, there = (np.bincount(values, minlength=3) for values in (thirds[rows], thirds))
+    spare = taken < there
+    if spare.any():
+        assert taken.max() - taken[spare].min() <= 1
+
+
+def test_a_turned_face_has_a_pose() -> None:
+    (turn, tilt), *_ = pose(portraits())
+    assert abs(turn) < 0.5
+    assert abs(tilt) < 0.5
+
+
+def test_boxes_err_around_the_true_one() -> None:
+    face = portraits()[0]
+    boxes = np.stack([item.bbox_xyxy for item in as_detected([face] * 400, seed=1)])
+    side = (face.bbox_xyxy[2:] - face.bbox_xyxy[:2]).max()
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2 - (face.bbox_xyxy[:2] + face.bbox_xyxy[2:]) / 2
+    assert centers.std() / side == pytest.approx(0.03, rel=0.15)
+    assert np.abs(centers.mean(axis=0)).max() < 0.01 * side
+
+
+def test_few_faces_and_swapped_colours_are_doubted() -> None:
+    crops = np.concatenate([next(cut_faces(as_detected(portraits() * 8, seed), CONTRACT)).crops for seed in range(2)])
+    assert calibration_doubts(crops, "bgr") == ()
+    (swapped,) = calibration_doubts(crops, "rgb")
+    assert "are bluer than red: are they really in RGB order?" in swapped
+    assert "10 calibration faces are few" in calibration_doubts(crops[:10], "bgr")[0]
+    grey = np.repeat(crops[:, :, :, :1], 3, axis=3)
+    assert calibration_doubts(grey, "rgb") == ()
+
+
+def test_crops_are_cached_and_a_damaged_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = FaceSource(PORTRAITS / "landmarks.csv", seed=3)
+    first = calibration_crops(source, CONTRACT)
+    assert first.source == "2 faces of landmarks.csv, seed 3, boxes jittered"
+    (file,) = cache_folder().iterdir()
+    monkeypatch.setattr("pfld_edge_convert.calibration_batches._chosen", lambda *_: pytest.fail("cut again"))
+    np.testing.assert_array_equal(calibration_crops(source, CONTRACT).crops, first.crops)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file.write_bytes(file.read_bytes()[:50])
+    np.testing.assert_array_equal(calibration_crops(source, CONTRACT).crops, first.crops)
+    other = calibration_crops(FaceSource(PORTRAITS / "landmarks.csv", seed=4, jitter=False), CONTRACT)
+    assert (other.crops != first.crops).any()
+    assert len(list(cache_folder().iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "detector", "message"),
+    [
+        ("", "yunet.onnx", "no photographs in it"),
+        ("a.jpg\n", "yunet.onnx", "a.jpg is missing"),
+        ("a.jpg\n", None, "give a detector too"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused(
+    tmp_path: Path, content: str, detector: str | None, message: str
+) -> None:
+    (tmp_path / "list.txt").write_text(content, encoding="utf-8")
+    with pytest.raises(FaceSetError, match=message):
+        calibration_candidates(tmp_path / "list.txt", detector=None if detector is None else tmp_path / detector)
+
+
+def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
+    photo = tmp_path / "a.png"
+    cv2.imwrite(str(photo), np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(FaceSetError, match="no such detector"):
+        detected_faces([photo], tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"not a network")
+    with pytest.raises(FaceSetError, match="not a detector that OpenCV can open"):
+        detected_faces([photo], tmp_path / "bad.onnx")
+
+
+def test_detected_boxes_become_those_of_the_landmarks() -> None:
+    shared = os.environ.get("PFLD_EDGE_SHARED")
+    if shared is None:
+        pytest.skip("PFLD_EDGE_SHARED is not set: no detector")
+    faces = portraits()
+    detector = Path(shared) / "models/detectors/yunet_n_dynamic.onnx"
+    landmarker = FaceLandmarker()
+    contract = landmarker.contract
+    found = refined(
+        detected_faces([face.image for face in faces], detector),
+        lambda crops: landmarker.predict_crops(crops),
+        contract,
+    )
+    assert len(found) == 2
+    for face, expected in zip(found, faces, strict=True):
+        side = (expected.bbox_xyxy[2:] - expected.bbox_xyxy[:2]).max()
+        assert np.abs(face.bbox_xyxy - expected.bbox_xyxy).max() < 0.06 * side
