@@ -143,9 +143,7 @@ def test_a_multiple_stays_the_very_same_model(build: Build) -> None:
 def plain(build: Build, channels: int, size: int, *, flatten: bool) -> onnx.ModelProto:
     """Stem, depthwise convolution, and a head that pools or sees every pixel."""
     columns = channels * size**2 if flatten else channels
-    constants = weights(
-        np.random.default_rng(1), w1=(channels, 3, 1, 1), wd=(channels, 1, 3, 3), wf=(2, columns)
-    )
+    constants = weights(np.random.default_rng(1), w1=(channels, 3, 1, 1), wd=(channels, 1, 3, 3), wf=(2, columns))
     pooled = [] if flatten else [node("GlobalAveragePool", ["d"], ["p"])]
     nodes = [
         node("Conv", ["x", "w1", "b1"], ["c1"], kernel_shape=[1, 1]),
@@ -200,7 +198,9 @@ def test_an_operator_not_understood_forbids(build: Build) -> None:
 
 
 def test_a_convolution_without_bias_gets_none(build: Build) -> None:
-    constants = {name: value for name, value in constants_of(plain(build, 12, 32, flatten=False)).items() if name != "bd"}
+    constants = {
+        name: value for name, value in constants_of(plain(build, 12, 32, flatten=False)).items() if name != "bd"
+    }
     model = plain(build, 12, 32, flatten=False)
     del model.graph.node[1].input[2]
     kept = [tensor for tensor in model.graph.initializer if tensor.name in constants]

@@ -116,7 +116,7 @@ def pixel_model(
     kernel: int = 3,
     stride: int = 2,
     per_channel: bool = True,
-    weight_zero: NDArray[np.int8] | np.int8 = np.int8(0),
+    weight_zero: NDArray[np.int8] | np.int8 | None = None,
     seed: int = 0,
 ) -> onnx.ModelProto:
     """Transpose and QLinearConv of uint8 pixels, 5 outputs, and a Relu-like clipping grid."""
@@ -125,7 +125,8 @@ def pixel_model(
         "sx": np.array(1, np.float32), "zx": np.array(128, np.uint8),
         "w": random.integers(-127, 128, (5, 3, kernel, kernel)).astype(np.int8),
         "sw": random.uniform(0.001, 0.01, 5).astype(np.float32) if per_channel else np.array(0.004, np.float32),
-        "zw": np.asarray(weight_zero), "sy": np.array(1.5, np.float32), "zy": np.array(90, np.uint8),
+        "zw": np.asarray(np.int8(0) if weight_zero is None else weight_zero),
+        "sy": np.array(1.5, np.float32), "zy": np.array(90, np.uint8),
         "b": random.integers(-30000, 30000, 5).astype(np.int32),
     }  # fmt: skip
     edge = kernel // 2
@@ -172,7 +173,7 @@ def test_four_pixels_at_a_time_give_the_same_bits(
         np.testing.assert_array_equal(found, expected)
 
 
-def test_the_convolution_reads_twelve_channels(build: Build) -> None:
+def test_the_convolution_reads_twelve_channels() -> None:
     result = GroupPixels()(pixel_model()).model
     (convolution,) = (node for node in result.graph.node if node.op_type == "QLinearConv")
     shapes = {tensor.name: tuple(tensor.dims) for tensor in result.graph.initializer}
@@ -202,9 +203,7 @@ def test_pixels_that_two_layers_read_stay_single() -> None:
     assert GroupPixels()(model).model is model
 
 
-@pytest.mark.parametrize(
-    "zero", [np.int8(3), np.array([0, 0, 0, 0, 0], np.int8)], ids=["not zero", "one a channel"]
-)
-def test_weights_with_zero_points_give_the_same_bits(zero: NDArray[np.int8] | np.int8) -> None:
-    model, inputs = pixel_model(weight_zero=zero), pixels(2, 16, 16, 3)
-    np.testing.assert_array_equal(run_model(GroupPixels()(model).model, inputs), run_model(model, inputs))
+@pytest.mark.parametrize("zero", [np.int8(3), np.zeros(5, np.int8)], ids=["not zero", "one a channel"])
+def test_weights_with_zero_points_stay(zero: NDArray[np.int8] | np.int8) -> None:
+    model = pixel_model(weight_zero=zero)
+    assert GroupPixels()(model).model is model

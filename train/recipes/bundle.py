@@ -17,8 +17,8 @@ import onnx
 from pfld_edge_calib import labelled_faces, nme_per_face, predict_landmarks, true_landmarks
 from pfld_edge_convert.calibration_batches import FaceSource, calibration_crops, proof_crops
 from pfld_edge_convert.contract_io import write_model
-from pfld_edge_convert.network import open_network
 from pfld_edge_convert.int8_stage import Int8Request
+from pfld_edge_convert.network import open_network
 from pfld_edge_convert.pipeline import convert, int8_path
 from pfld_edge_runtime import BUNDLED_MODEL, Contract
 from pfld_edge_train.checkpoint import load_checkpoint, save_checkpoint

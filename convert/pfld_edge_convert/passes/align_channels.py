@@ -1,6 +1,6 @@
 """Pads the channels of depthwise convolutions to what vector registers hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +26,8 @@ class AlignChannels(GraphPass):
     it falls back to one that takes 2 ns a value instead of 0.4. Nothing is computed with the added channels that is
     not multiplied by zero, so the output is the same.
 
-    Rewrite rule: a depthwise Conv of C channels gets ``-C % multiple`` more behind its last one. Whoever makes that
+    Rewrite rule: a depthwise Conv of C channels gets ``-C % multiple`` more behind its last one, or behind the last one
+    that is of no other depthwise convolution, if that would no longer have a multiple. Whoever makes that
     channel makes rows of zeros, whoever reads it has columns of zeros, and Concat, Add, Relu and pooling carry it.
     Only where the convolution makes enough values for the bytes of weights that this adds, and where the channel is
     not one of the graph's signature, of a Flatten over several pixels, or of an operator not understood.
@@ -49,39 +50,47 @@ class AlignChannels(GraphPass):
         numbers = {name: channels.channels(name) for name, ids in channels.ids.items() if len(ids)}
         fixed = channels.pinned | _over_pixels(index, numbers)
         pads: dict[int, int] = {}
-        widened = [node for node in index.graph.node if self._widen(index, node, numbers, fixed, pads)]
-        if not widened:
+        depthwise = [node for node in index.graph.node if is_depthwise(index, node) and node.input[0] in numbers]
+        for node in depthwise:
+            aligned = [numbers[other.input[0]] for other in depthwise]
+            pads = self._widened(index, node, numbers, fixed, pads, [ids for ids in aligned if self._fits(ids, pads)])
+        if not pads:
             return ""
+        widened = [
+            node for node in depthwise if len(_layout(numbers[node.input[0]], pads)) > len(numbers[node.input[0]])
+        ]
         before = _weight_count(index, numbers, {})
         after = _weight_count(index, numbers, pads)
         for node in index.graph.node:
             _pad(index, node, numbers, pads)
         model.graph.ClearField("value_info")
-        return f"{len(widened)} depthwise convolutions; {before} weights to {after}"
+        return f"{widened} depthwise convolutions; {before} weights to {after}"
 
-    def _widen(
-        self, index: GraphIndex, node: onnx.NodeProto, numbers: Mapping[str, Ids], fixed: set[int], pads: dict[int, int]
-    ) -> bool:
-        """Decide on one node, and note the padding in `pads`."""
-        if not is_depthwise(index, node) or node.input[0] not in numbers:
-            return False
+    def _fits(self, ids: Ids, pads: Mapping[int, int]) -> bool:
+        return len(_layout(ids, pads)) % self._multiple == 0
+
+    def _widened(
+        self,
+        index: GraphIndex,
+        node: onnx.NodeProto,
+        numbers: Mapping[str, Ids],
+        fixed: set[int],
+        pads: Mapping[int, int],
+        aligned: Sequence[Ids],
+    ) -> dict[int, int]:
+        """Give the padding that suits this node too and leaves aligned what is, or `pads` if none pays."""
         ids = numbers[node.input[0]]
-        last = int(ids[-1])
-        if len(_layout(ids, pads)) % self._multiple == 0 or last in fixed:
-            return False
-        wider = dict(pads)
-        for _ in range(self._multiple):
-            wider[last] = wider.get(last, 0) + 1
-            if len(_layout(ids, wider)) % self._multiple == 0:
-                break
-        else:
-            return False
-        values = int(np.prod([size for size in index.shapes[node.output[0]][1:] if isinstance(size, int)]))
-        added = _weight_count(index, numbers, wider) - _weight_count(index, numbers, pads)
-        if values < _WORTH * added:
-            return False
-        pads.update(wider)
-        return True
+        if self._fits(ids, pads):
+            return dict(pads)
+        for last in dict.fromkeys(map(int, ids[::-1])):
+            wider = dict(pads)
+            while last not in fixed and wider.get(last, 0) < pads.get(last, 0) + self._multiple:
+                wider[last] = wider.get(last, 0) + 1
+                if all(self._fits(others, wider) for others in (ids, *aligned)):
+                    values = int(np.prod([size for size in index.shapes[node.output[0]][1:] if isinstance(size, int)]))
+                    added = _weight_count(index, numbers, wider) - _weight_count(index, numbers, pads)
+                    return wider if values >= _WORTH * added else dict(pads)
+        return dict(pads)
 
 
 def _over_pixels(index: GraphIndex, numbers: Mapping[str, Ids]) -> set[int]:

@@ -53,7 +53,7 @@ def _fits(index: GraphIndex, node: onnx.NodeProto, shape: tuple[int | str, ...])
     if node.op_type != "QLinearConv" or len(node.input) < 9 or len(shape) != 4 or shape[3] != 3:
         return False
     sizes = [size for size in shape[1:3] if isinstance(size, int)]
-    weight = index.constants.get(node.input[3])
+    weight, zero = index.constants.get(node.input[3]), index.constants.get(node.input[5])
     geometry = (
         list(attribute(node, "kernel_shape", [])),
         list(attribute(node, "strides", [])),
@@ -63,6 +63,10 @@ def _fits(index: GraphIndex, node: onnx.NodeProto, shape: tuple[int | str, ...])
     )
     return (
         weight is not None
+        # The taps that are added are zeros.
+        and zero is not None
+        and zero.ndim == 0
+        and not zero.any()
         and len(sizes) == 2
         and sizes[0] % 2 == 0
         and sizes[1] % 4 == 0
