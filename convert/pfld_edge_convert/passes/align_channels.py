@@ -64,7 +64,7 @@ class AlignChannels(GraphPass):
         for node in index.graph.node:
             _pad(index, node, numbers, pads)
         model.graph.ClearField("value_info")
-        return f"{widened} depthwise convolutions; {before} weights to {after}"
+        return f"{len(widened)} depthwise convolutions; {before} weights to {after}"
 
     def _fits(self, ids: Ids, pads: Mapping[int, int]) -> bool:
         return len(_layout(ids, pads)) % self._multiple == 0
