@@ -2,6 +2,7 @@
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract, CropRule
 from pfld_edge_runtime.crop import CropWindows, crop_faces, crop_windows
+from pfld_edge_runtime.detectors import BoxMap, Detector, FaceDetector, find_boxes
 from pfld_edge_runtime.errors import (
     BoxError,
     DeviceError,
@@ -10,6 +11,7 @@ from pfld_edge_runtime.errors import (
     ModelFileError,
     PfldEdgeError,
 )
+from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.fingerprint import Fingerprint, fingerprint_image
 from pfld_edge_runtime.landmarker import BUNDLED_MODEL, FaceLandmarker, prepare_input
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
@@ -19,11 +21,15 @@ __all__ = [
     "CONTRACT_KEY",
     "WFLW_98",
     "BoxError",
+    "BoxMap",
     "Contract",
     "CropRule",
     "CropWindows",
+    "Detector",
     "DeviceError",
+    "FaceDetector",
     "FaceLandmarker",
+    "Faces",
     "Fingerprint",
     "ImageError",
     "LandmarkScheme",
@@ -33,6 +39,7 @@ __all__ = [
     "__version__",
     "crop_faces",
     "crop_windows",
+    "find_boxes",
     "fingerprint_image",
     "prepare_input",
 ]

@@ -19,9 +19,6 @@ _FINALISTS = 2
 
 _CLEARLY = 0.95
 
-_TYPICAL = "faces:98"
-"""Channels are levelled by what they hold for nearly all faces."""
-
 _HEADROOM = 1.1
 """Features that are one number a face have been seen only as often as there were faces, so that new faces exceed the
 largest; maps have been seen in thousands of pixels."""
@@ -35,10 +32,10 @@ def with_headroom(index: GraphIndex, histograms: Histograms) -> dict[str, Channe
     }
 
 
-def channel_reach(index: GraphIndex, histograms: Histograms) -> dict[str, np.ndarray]:
-    """Largest magnitude of each channel for nearly all faces: what `EqualizeChannels` should level."""
+def channel_reach(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, np.ndarray]:
+    """Largest magnitude of each channel, by a range method: what `EqualizeChannels` should level."""
     return {
-        name: np.maximum(np.maximum(*(np.abs(end) for end in estimate(histogram, _TYPICAL))), 1e-9)
+        name: np.maximum(np.maximum(*(np.abs(end) for end in estimate(histogram, method))), 1e-9)
         for name, histogram in histograms.items()
         # A mean has the channels of what it averages; their scales are decided there.
         if index.producers[name].op_type != "GlobalAveragePool"
@@ -66,16 +63,16 @@ def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[s
 def best_method(
     candidates: Sequence[str], roughly: Callable[[str], float], finely: Callable[[str], float]
 ) -> tuple[str, dict[str, float]]:
-    """Try range methods: all of them roughly, the best few finely.
+    """Try ways to set ranges: all of them roughly, the best few finely.
 
     Args:
-        candidates: Methods of `estimate`, the safest first.
-        roughly: Quantizes with a method in a fraction of a second, and measures how far the landmarks of held-back
+        candidates: Names of the ways, the safest first.
+        roughly: Quantizes in one of them in a fraction of a second, and measures how far the landmarks of held-back
             faces move.
         finely: The same with the corrections that follow, in some seconds.
 
     Returns:
-        The best method, and the finest figure that each was given.
+        The best, and the finest figure that each was given.
     """
     if len(candidates) == 1:
         return candidates[0], {}

@@ -1,37 +1,24 @@
 """From a float network and faces to an INT8 network: the steps in their order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pfld_edge_convert.errors import CalibrationError, ConvertError
+from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.align_channels import AlignChannels
-from pfld_edge_convert.passes.base import GraphPass, check_equivalence
-from pfld_edge_convert.passes.equalize_channels import EqualizeChannels
-from pfld_edge_convert.passes.fold_normalization import CENTER, FoldNormalization
-from pfld_edge_convert.passes.graph_index import GraphIndex
 from pfld_edge_convert.passes.group_pixels import GroupPixels
-from pfld_edge_convert.quantization.choose import (
-    Histograms,
-    best_method,
-    channel_reach,
-    grids_from,
-    is_feature,
-    with_headroom,
-)
+from pfld_edge_convert.quantization.choose import best_method
 from pfld_edge_convert.quantization.deviation import deviation_per_face
-from pfld_edge_convert.quantization.grid import Grid
-from pfld_edge_convert.quantization.layers import integer_tensors, weighted_layers
-from pfld_edge_convert.quantization.observe import count_channels, showing
+from pfld_edge_convert.quantization.float_network import FloatNetwork, counted_network, floating_input, prepared
 from pfld_edge_convert.quantization.plan import Plan
-from pfld_edge_convert.quantization.qoperator import write_qoperator
 from pfld_edge_convert.quantization.reconstruct import first_plan, reconstruct
-from pfld_edge_convert.quantization.settings import CANDIDATES, QuantizationSettings
+from pfld_edge_convert.quantization.settings import CANDIDATES, LEVELLED_BY, QuantizationSettings
 from pfld_edge_convert.quantization.targets import target_named
+from pfld_edge_convert.quantization.weights import WeightLimits
 from pfld_edge_convert.vary_crops import vary_crops
 from pfld_edge_runtime import Contract, prepare_input
 
@@ -43,7 +30,6 @@ _HELD_BACK = 4
 """One calibration face in so many is held back, to choose by."""
 
 _MOST_HELD_BACK = 64
-_PART = 32
 _MOST_RECONSTRUCTED = 256
 """Faces whose activations are kept in memory at once (some 1.5 MB a face); ranges are counted over all faces."""
 
@@ -80,7 +66,7 @@ class Quantized:
 
     def floating_input(self, crops: Crops) -> NDArray[np.float32]:
         """Feed `floating`: ``(N, S, S, 3)`` uint8 crops to ``(N, 3, S, S)``."""
-        return _floating_input(crops, self.contract)
+        return floating_input(crops, self.contract)
 
 
 def quantize(
@@ -120,22 +106,12 @@ class Quantizer:
         self._settings = settings or QuantizationSettings()
         _check(crops, contract)
         self._original = model
-        self._limits = target_named(self._settings.target).limits
-        self._model, self._contract = _prepared(model, contract, self._settings)
         self._used, self.held_back = _split(crops)
         self._varied = np.concatenate([vary_crops(self._used, seed) for seed in range(_VARIATIONS)])
-        self._histograms = _counted(self._model, self._used, self._varied, self._contract)
-        if self._settings.equalize > 0:
-            samples = _floating_input(crops[:8], self._contract)
-            self._model, self._histograms = _equalized(self._model, self._histograms, self._settings.equalize, samples)
-        self._judge = _Judge(model, self.held_back, contract, self._contract)
-        candidates = CANDIDATES if self._settings.ranges == "auto" else (self._settings.ranges,)
-        self._method, self._tried = best_method(
-            candidates,
-            lambda method: self._judge.deviation(self._written(self._first_plan(method, ()))),
-            lambda method: self._judge.deviation(self._written(self._corrected(method, (), _FINALE, feedback=False))),
-        )
-        self.layers = tuple(self._first_plan(self._method, ()).weights)
+        self._judge = _Judge(model, self.held_back, contract)
+        counted = counted_network(*prepared(model, contract, self._settings), self._used, self._varied)
+        self._network, self._method, self._tried = self._chosen(self._levelled(counted, crops[:8]))
+        self.layers = tuple(self._first_plan(self._network, self._method).weights)
 
     def make(self, float_layers: tuple[str, ...] = (), advance: Callable[[int], object] | None = None) -> Quantized:
         """Round the weights, correct the biases, write the network.
@@ -144,48 +120,72 @@ class Quantizer:
             float_layers: Names of layers that stay in float.
             advance: Called with 1 after each layer of the network.
         """
-        settings = self._settings
-        plan = self._corrected(
-            self._method, float_layers, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance
-        )
-        contract = self._contract.replace(
+        settings, network = self._settings, self._network
+        plan = self._first_plan(network, self._method, float_layers)
+        plan = self._improved(network, plan, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance)
+        contract = network.contract.replace(
             quantization=settings.describe(self._method, len(float_layers)), target=settings.target
         )
-        written = _finished(self._model, plan, contract, self._original)
-        return Quantized(written, contract, self._model, plan, self._method, self._tried, float_layers)
+        written = _finished(network, plan, contract, self._original)
+        return Quantized(written, contract, network.model, plan, self._method, self._tried, float_layers)
+
+    def _levelled(self, network: FloatNetwork, samples: Crops) -> dict[str, FloatNetwork]:
+        """The network for each way of levelling channels."""
+        settings = self._settings
+        if settings.equalize == 0:
+            return {"": network}
+        ways = LEVELLED_BY if settings.levelled_by == "auto" else (settings.levelled_by,)
+        return {way: network.equalized(settings.equalize, way, samples) for way in ways}
+
+    def _chosen(self, levelled: dict[str, FloatNetwork]) -> tuple[FloatNetwork, str, dict[str, float]]:
+        """The way of levelling and the range method whose landmarks stay closest on held-back faces."""
+        methods = CANDIDATES if self._settings.ranges == "auto" else (self._settings.ranges,)
+        first = next(iter(levelled))
+        ways = {
+            method if way == first else f"{method}, levelled by {way}": (network, method)
+            for way, network in levelled.items()
+            for method in methods
+        }
+
+        def deviation(way: str, *, finely: bool) -> float:
+            network, method = ways[way]
+            plan = self._first_plan(network, method)
+            if finely:
+                plan = self._improved(network, plan, _FINALE, feedback=False)
+            return self._judge.deviation(network.written(plan), network.contract)
+
+        best, tried = best_method(tuple(ways), partial(deviation, finely=False), partial(deviation, finely=True))
+        return *ways[best], tried
+
+    def _first_plan(self, network: FloatNetwork, method: str, float_layers: tuple[str, ...] = ()) -> Plan:
+        return first_plan(network.model, network.grids(method), self._limits, frozenset(float_layers))
 
     @property
-    def _pixels(self) -> bool:
-        return self._contract.input_dtype == "uint8"
+    def _limits(self) -> WeightLimits:
+        return target_named(self._settings.target).limits
 
-    def _first_plan(self, method: str, float_layers: tuple[str, ...]) -> Plan:
-        grids = grids_from(GraphIndex(self._model), self._histograms, method)
-        grids[self._model.graph.input[0].name] = _input_grid(self._contract)
-        return first_plan(self._model, grids, self._limits, frozenset(float_layers))
-
-    def _corrected(
+    def _improved(
         self,
-        method: str,
-        float_layers: tuple[str, ...],
+        network: FloatNetwork,
+        plan: Plan,
         faces: int,
         *,
         feedback: bool,
         advance: Callable[[int], object] | None = None,
     ) -> Plan:
-        """A plan with what the settings ask for, made on so many faces at most."""
-        plan = self._first_plan(method, float_layers)
+        """Do what the settings ask for, on so many faces at most."""
         if not (feedback or self._settings.correct_bias):
             return plan
         some = self._used[:: -(-len(self._used) // faces)]
         return reconstruct(
-            self._model,
+            network.model,
             plan,
-            _floating_input(some, self._contract),
-            prepare_input(some, self._contract),
+            network.floating_input(some),
+            prepare_input(some, network.contract),
             self._limits,
-            pixels=self._pixels,
+            pixels=network.pixels,
             # Only feedback needs so many samples; means are known from few.
-            more=(_floating_input(self._varied, self._contract), prepare_input(self._varied, self._contract))
+            more=(network.floating_input(self._varied), prepare_input(self._varied, network.contract))
             if feedback
             else None,
             feedback=feedback,
@@ -193,21 +193,18 @@ class Quantizer:
             advance=advance,
         )
 
-    def _written(self, plan: Plan) -> onnx.ModelProto:
-        return write_qoperator(self._model, plan, pixels=self._pixels)
-
 
 class _Judge:
     """Knows what the float network says of the held-back faces."""
 
-    def __init__(self, model: onnx.ModelProto, crops: Crops, contract: Contract, promised: Contract) -> None:
+    def __init__(self, model: onnx.ModelProto, crops: Crops, contract: Contract) -> None:
         self._points = contract.landmarks.normalizing_points
+        self._crops = crops
         self._expected = run_model(model, prepare_input(crops, contract))
-        self._inputs = prepare_input(crops, promised)
 
-    def deviation(self, model: onnx.ModelProto) -> float:
+    def deviation(self, model: onnx.ModelProto, contract: Contract) -> float:
         """Mean deviation of an INT8 network."""
-        found = run_model(model, self._inputs)
+        found = run_model(model, prepare_input(self._crops, contract))
         return float(deviation_per_face(found, self._expected, self._points).mean())
 
 
@@ -221,18 +218,6 @@ def _check(crops: Crops, contract: Contract) -> None:
         )
 
 
-def _prepared(
-    model: onnx.ModelProto, contract: Contract, settings: QuantizationSettings
-) -> tuple[onnx.ModelProto, Contract]:
-    """Let the network read pixels, and pad it for the target's kernels."""
-    fold = FoldNormalization(contract.mean, contract.scale)
-    promised = contract.replace(fingerprint=None)
-    if settings.pixels and fold.applies(model) and (contract.layout, contract.input_dtype) == ("NCHW", "float32"):
-        model = fold(model).model
-        promised = promised.replace(input_dtype="uint8", layout="NHWC")
-    return AlignChannels(target_named(settings.target).channel_multiple)(model).model, promised
-
-
 def _split(crops: Crops) -> tuple[Crops, Crops]:
     """Faces to learn from and faces to choose by; the same where there are too few to part."""
     if len(crops) < 2 * _HELD_BACK:
@@ -241,59 +226,9 @@ def _split(crops: Crops) -> tuple[Crops, Crops]:
     return crops[~held], crops[held][:_MOST_HELD_BACK]
 
 
-def _counted(model: onnx.ModelProto, crops: Crops, varied: Crops, promised: Contract) -> Histograms:
-    """See what every tensor holds; features that are one number a face also on varied faces."""
-    index = GraphIndex(model)
-    names = integer_tensors(index, weighted_layers(index))
-    histograms = count_channels(model, names, _parts(crops, promised))
-    features = [name for name in names if is_feature(index, name)]
-    if features:
-        known = {name: histograms[name] for name in features}
-        histograms |= count_channels(showing(model, *features), features, _parts(varied, promised), known)
-    bad = [name for name, histogram in histograms.items() if not np.isfinite([histogram.low, histogram.high]).all()]
-    if bad:
-        raise ConvertError(f"the float network gives values that aren't finite, first in {bad[0]}")
-    return with_headroom(index, histograms)
-
-
-def _parts(crops: Crops, promised: Contract) -> Iterator[NDArray[np.float32]]:
-    return (_floating_input(crops[start : start + _PART], promised) for start in range(0, len(crops), _PART))
-
-
-def _equalized(
-    model: onnx.ModelProto, histograms: Histograms, strength: float, samples: NDArray[np.float32]
-) -> tuple[onnx.ModelProto, Histograms]:
-    equalize = EqualizeChannels(channel_reach(GraphIndex(model), histograms), strength)
-    _proven(equalize, model, samples)
-    result = equalize(model).model
-    return result, {
-        name: histogram.divided(equalize.divisors[name]) if name in equalize.divisors else histogram
-        for name, histogram in histograms.items()
-    }
-
-
-def _proven(graph_pass: GraphPass, model: onnx.ModelProto, samples: NDArray[np.float32]) -> None:
-    check_equivalence(model, graph_pass(model).model, samples, graph_pass.tolerance, graph_pass.name)
-
-
-def _floating_input(crops: Crops, promised: Contract) -> NDArray[np.float32]:
-    if promised.input_dtype == "uint8":
-        return np.ascontiguousarray(crops.astype(np.float32).transpose(0, 3, 1, 2) - CENTER)
-    return np.asarray(prepare_input(crops, promised), np.float32)
-
-
-def _input_grid(promised: Contract) -> Grid:
-    if promised.input_dtype == "uint8":
-        return Grid(1.0, CENTER)
-    ends = [
-        (level - mean) / scale for level in (0, 255) for mean, scale in zip(promised.mean, promised.scale, strict=True)
-    ]
-    return Grid.covering(min(ends), max(ends))
-
-
-def _finished(floating: onnx.ModelProto, plan: Plan, promised: Contract, original: onnx.ModelProto) -> onnx.ModelProto:
+def _finished(network: FloatNetwork, plan: Plan, promised: Contract, original: onnx.ModelProto) -> onnx.ModelProto:
     """Write a plan as its target wants it, with the original's metadata."""
-    written = write_qoperator(floating, plan, pixels=promised.input_dtype == "uint8")
+    written = network.written(plan)
     if target_named(promised.target).group_pixels:
         written = GroupPixels()(written).model
     written.ClearField("metadata_props")

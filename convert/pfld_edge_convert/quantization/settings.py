@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
-__all__ = ["CANDIDATES", "QuantizationSettings"]
+__all__ = ["CANDIDATES", "LEVELLED_BY", "QuantizationSettings"]
 
 CANDIDATES = ("minmax", "faces:98", "percentile:99.99", "percentile:99.9", "moving-average", "mse", "entropy")
 """Range methods that ``auto`` tries."""
+
+LEVELLED_BY = ("minmax", "faces:98")
+"""What the range of a channel is for `EqualizeChannels`: the first levels what a few faces blow up, the second lets it
+be and levels what nearly all faces hold. Which is better depends on the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,7 @@ class QuantizationSettings:
         ranges: A method of `estimate`, or ``auto``: the one whose landmarks, on calibration faces that were held back,
             stay closest to those of the float network.
         equalize: 0 to 1, how much of the difference between channel ranges `EqualizeChannels` takes away.
+        levelled_by: The range method whose ranges are meant, or ``auto``.
         feedback: Round weights with feedback instead of each by itself.
         correct_bias: Let biases take up the mean errors.
         pixels: Take uint8 pixels, ``(n, S, S, 3)``, where the network's first layers allow it.
@@ -25,6 +30,7 @@ class QuantizationSettings:
     target: str = "portable"
     ranges: str = "auto"
     equalize: float = 0.75
+    levelled_by: str = "auto"
     feedback: bool = True
     correct_bias: bool = True
     pixels: bool = True

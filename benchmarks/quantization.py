@@ -1,0 +1,207 @@
+"""What each step of the INT8 quantizer gives, and what onnxruntime's own gives, on published networks.
+
+    PFLD_EDGE_SHARED=<folder> python benchmarks/quantization.py PUBLISHED.onnx... > table.md
+
+The networks come through import-onnx and the passes of `pfld-edge convert`, are calibrated on faces that a detector
+finds in WFLW's unlabelled photographs, and judged on the faces of its test list. Times are medians of interleaved
+runs, as multiples of the first published file's, untouched.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from pfld_edge.commands.convert import judged_faces
+from pfld_edge_calib import nme_per_face
+from pfld_edge_convert.calibration_batches import CalibrationSet, FaceSource, calibration_crops, proof_crops
+from pfld_edge_convert.checkpoint_contract import contract_of
+from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.int8_stage import JudgedFaces
+from pfld_edge_convert.network import open_network
+from pfld_edge_convert.onnx_import import import_onnx
+from pfld_edge_convert.pipeline import convert
+from pfld_edge_convert.quantization.deviation import deviation_per_face
+from pfld_edge_convert.quantization.quantizer import Quantizer
+from pfld_edge_convert.quantization.settings import QuantizationSettings
+from pfld_edge_convert.quantization.timing import face_milliseconds
+from pfld_edge_runtime import Contract, prepare_input
+from pfld_edge_train.checkpoint import load_model, save_checkpoint
+
+Crops = NDArray[np.uint8]
+
+NAIVE = QuantizationSettings(
+    ranges="minmax", equalize=0, feedback=False, correct_bias=False, pixels=False, target="x86-vnni"
+)
+PIXELS = replace(NAIVE, pixels=True)
+EQUALIZED = replace(PIXELS, equalize=0.75, levelled_by="minmax")
+CORRECTED = replace(EQUALIZED, correct_bias=True)
+FEEDBACK = replace(CORRECTED, feedback=True)
+STEPS = {
+    "naive: minmax, nearest": NAIVE,
+    "+ pixels straight in": PIXELS,
+    "+ equalized channels": EQUALIZED,
+    "+ bias correction": CORRECTED,
+    "+ feedback rounding": FEEDBACK,
+    "+ ranges chosen (x86-vnni)": QuantizationSettings(target="x86-vnni"),
+    "portable (the default)": QuantizationSettings(),
+}
+OURS_IN_SHORT = ("+ ranges chosen (x86-vnni)", "portable (the default)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An INT8 network, and how to feed it."""
+
+    name: str
+    model: onnx.ModelProto
+    contract: Contract
+
+
+@click.command()
+@click.argument("published", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--plain", type=click.Path(path_type=Path), help="A float ONNX file of ours, measured the same way.")
+@click.option("--short", is_flag=True, help="Leave out the steps between onnxruntime's quantizer and ours.")
+@click.option("--faces", default=256, show_default=True, help="Calibration faces.")
+@click.option("--seed", default=0, show_default=True, help="Of their choice.")
+def main(published: tuple[Path, ...], plain: Path | None, short: bool, faces: int, seed: int) -> None:
+    """Print a table for each of the PUBLISHED networks."""
+    shared = Path(os.environ.get("PFLD_EDGE_SHARED", ""))
+    logging.disable(logging.WARNING)
+    reference = onnx.load(str(published[0]))
+    files = [*published, *([] if plain is None else [plain])]
+    for path in files:
+        with tempfile.TemporaryDirectory() as folder:
+            model, contract = onnx.load(str(path)), None
+            if path != plain:
+                model, contract = imported(path, Path(folder))
+        contract = contract or open_network(path).contract
+        chosen = found_faces(shared, contract, model, faces, seed)
+        judged = judged_faces(shared / "data/WFLW", None, contract)
+        rows = list(quantized(model, contract, chosen.crops, short))
+        report(path.name, chosen.source, model, contract, judged, rows, reference)
+
+
+def imported(path: Path, folder: Path) -> tuple[onnx.ModelProto, Contract]:
+    """A published file's float network as our conversion writes it."""
+    checkpoint = folder / "checkpoint.pth"
+    save_checkpoint(checkpoint, import_onnx(path))
+    network, loaded = load_model(checkpoint)
+    contract = contract_of(loaded)
+    convert(network, contract, folder / "network.onnx", proof_crops(contract))
+    return onnx.load(str(folder / "network.onnx")), contract
+
+
+def found_faces(shared: Path, contract: Contract, model: onnx.ModelProto, faces: int, seed: int) -> CalibrationSet:
+    """Faces of the unlabelled photographs, in boxes that the float network itself refines."""
+    wflw = shared / "data/WFLW"
+
+    def predict(crops: Crops) -> NDArray[np.float32]:
+        return run_model(model, prepare_input(crops, contract)).reshape(len(crops), -1, 2)
+
+    source = FaceSource(
+        wflw / "unlabelled_images.txt",
+        wflw / "WFLW_images",
+        shared / "models/detectors/yunet_n_dynamic.onnx",
+        predict,
+        faces,
+        seed,
+    )
+    return calibration_crops(source, contract)
+
+
+def quantized(model: onnx.ModelProto, contract: Contract, crops: Crops, short: bool) -> Iterator[Row]:
+    """The network by onnxruntime's quantizer, and by ours step by step."""
+    inputs = np.asarray(prepare_input(crops, contract), np.float32)
+    yield Row("onnxruntime, QDQ as it comes", by_onnxruntime(model, inputs), contract)
+    yield Row(
+        "onnxruntime, QOperator, per channel",
+        by_onnxruntime(
+            model,
+            inputs,
+            quant_format=QuantFormat.QOperator,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["Conv", "Relu", "Add", "Concat", "GlobalAveragePool"],
+        ),
+        contract,
+    )
+    for name, settings in STEPS.items():
+        if not short or name in OURS_IN_SHORT:
+            result = Quantizer(model, crops, contract, settings).make()
+            yield Row(name, result.model, result.contract)
+
+
+def by_onnxruntime(model: onnx.ModelProto, inputs: NDArray[np.float32], **options: object) -> onnx.ModelProto:
+    """Quantize with onnxruntime.quantization."""
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._parts = iter(inputs[:, None])
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            part = next(self._parts, None)
+            return None if part is None else {model.graph.input[0].name: part}
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("float.onnx", "int8.onnx")]
+        onnx.save(model, files[0])
+        quantize_static(str(files[0]), str(files[1]), Reader(), **options)
+        return onnx.load(str(files[1]))
+
+
+def report(
+    name: str,
+    source: str,
+    model: onnx.ModelProto,
+    contract: Contract,
+    judged: JudgedFaces,
+    rows: list[Row],
+    reference: onnx.ModelProto,
+) -> None:
+    """Print a table in Markdown."""
+    times = face_milliseconds(
+        {"reference": reference, "fp32": model, **{row.name: row.model for row in rows}}, rounds=200
+    )
+    shape, points = judged.landmarks.shape, contract.landmarks.normalizing_points
+
+    def landmarks(model: onnx.ModelProto, contract: Contract) -> NDArray[np.float32]:
+        return run_model(model, prepare_input(judged.crops, contract)).reshape(shape)
+
+    def nme(found: NDArray[np.float32]) -> NDArray[np.float64]:
+        return nme_per_face(found, judged.landmarks, points)
+
+    expected = landmarks(model, contract)
+    base = nme(expected)
+    say: Callable[[str], None] = click.echo
+    say(f"\n### {name}\n\nCalibrated on {source}; {len(base)} test faces, NME {base.mean():.5f} in float.\n")
+    say("| | NME drift | large pose | mean deviation | kB | times as fast as the reference |")
+    say("|---|---|---|---|---|---|")
+    say(f"| fp32, converted | | | | {kilobytes(model)} | {times['reference'] / times['fp32']:.2f} |")
+    for row in rows:
+        found = landmarks(row.model, row.contract)
+        now = nme(found)
+        turned = now[judged.turned].mean() / base[judged.turned].mean() - 1
+        deviation = deviation_per_face(found.reshape(len(found), -1), expected.reshape(len(found), -1), points).mean()
+        say(
+            f"| {row.name} | {now.mean() / base.mean() - 1:+.2%} | {turned:+.2%} | {deviation:.4f} "
+            f"| {kilobytes(row.model)} | {times['reference'] / times[row.name]:.2f} |"
+        )
+
+
+def kilobytes(model: onnx.ModelProto) -> str:
+    """Size of a file, without the contract that goes into it."""
+    return f"{len(model.SerializeToString()) / 1000:.0f}"
+
+
+if __name__ == "__main__":
+    main()
