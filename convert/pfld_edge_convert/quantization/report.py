@@ -22,7 +22,7 @@ class QuantizationReport:
 
     Attributes:
         method: Range method.
-        tried: Mean deviation with each range method that was tried, before bias correction.
+        tried: Mean deviation of held-back faces with each way to set ranges that was tried; see `best_method`.
         costs: What each layer costs alone, the most expensive first.
         float_layers: Layers that stayed in float.
         faces: Faces that the costs were measured on.

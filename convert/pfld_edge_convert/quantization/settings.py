@@ -46,5 +46,5 @@ class QuantizationSettings:
         words += [name for name, on in (("equalized", self.equalize > 0), ("bias corrected", self.correct_bias)) if on]
         words.append("feedback rounding" if self.feedback else "nearest rounding")
         if float_layers:
-            words.append(f"{float_layers} layers in float")
+            words.append(f"{float_layers} layer{'s' if float_layers > 1 else ''} in float")
         return ", ".join(words)

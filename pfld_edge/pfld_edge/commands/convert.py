@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["convert_command"]
 
 _TARGETS = ("portable", "x86-vnni", "x86-avx2", "arm64")
-_RANGES = ("auto", "minmax", "moving-average", "percentile", "mse", "entropy")
+_RANGES = ("auto", "minmax", "faces", "moving-average", "percentile", "mse", "entropy")
+_METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
 _INT8_ONLY = ("calibration", "detector", "max_drift", "data")
 
 
@@ -117,7 +118,7 @@ def convert_command(
             note(warning)
         if calibration is None:
             note("no --calibration: INT8 ranges come from two bundled portraits; your own faces make them better")
-        method = "percentile:99.99" if ranges == "percentile" else ranges
+        method = _METHODS.get(ranges, ranges)
         request = Int8Request(
             chosen.crops,
             chosen.source,
