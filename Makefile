@@ -42,8 +42,9 @@ format: $(READY)  ## rewrite the sources in the house style
 typecheck: $(READY)  ## check the types with mypy --strict
 	$(BIN)/mypy
 
-bench: $(READY)  ## time the bundled model and the crop, as ratios (REFERENCE=model.onnx sets what against)
+bench: $(READY)  ## speeds as ratios (REFERENCE=PFLD_GhostOne_112_1_opt_sim.onnx sets against what; with PFLD_EDGE_SHARED also INT8 rows)
 	$(BIN)/python benchmarks/latency.py $(if $(REFERENCE),--reference $(REFERENCE))
+	$(if $(and $(REFERENCE),$(PFLD_EDGE_SHARED)),$(BIN)/python benchmarks/quantization.py --short $(REFERENCE) $(CHECKPOINT))
 
 portability: $(READY)  ## landmarks on emulated processors against this one's (MODELS="a.onnx b.onnx"; not part of `make test`)
 	$(BIN)/python benchmarks/portability.py $(MODELS)

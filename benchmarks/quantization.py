@@ -1,10 +1,10 @@
-"""What each step of the INT8 quantizer gives, and what onnxruntime's own gives, on published networks.
+"""What each step of the INT8 quantizer gives, and what onnxruntime's own gives.
 
-    PFLD_EDGE_SHARED=<folder> python benchmarks/quantization.py PUBLISHED.onnx... > table.md
+    PFLD_EDGE_SHARED=<folder> python benchmarks/quantization.py PUBLISHED.onnx [PUBLISHED.onnx | CHECKPOINT.pth]...
 
-The networks come through import-onnx and the passes of `pfld-edge convert`, are calibrated on faces that a detector
-finds in WFLW's unlabelled photographs, and judged on the faces of its test list. Times are medians of interleaved
-runs, as multiples of the first published file's, untouched.
+The networks go through import-onnx and the passes of `pfld-edge convert`, are calibrated on faces that a detector
+finds in WFLW's unlabelled photographs, and judged on the faces of its test list. Speeds are medians of interleaved
+runs, as multiples of the first file's, untouched.
 """
 
 import logging
@@ -26,7 +26,6 @@ from pfld_edge_convert.calibration_batches import CalibrationSet, FaceSource, ca
 from pfld_edge_convert.checkpoint_contract import contract_of
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import JudgedFaces
-from pfld_edge_convert.network import open_network
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_convert.quantization.deviation import deviation_per_face
@@ -67,37 +66,36 @@ class Row:
 
 
 @click.command()
-@click.argument("published", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--plain", type=click.Path(path_type=Path), help="A float ONNX file of ours, measured the same way.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--short", is_flag=True, help="Leave out the steps between onnxruntime's quantizer and ours.")
 @click.option("--faces", default=256, show_default=True, help="Calibration faces.")
 @click.option("--seed", default=0, show_default=True, help="Of their choice.")
-def main(published: tuple[Path, ...], plain: Path | None, short: bool, faces: int, seed: int) -> None:
-    """Print a table for each of the PUBLISHED networks."""
-    shared = Path(os.environ.get("PFLD_EDGE_SHARED", ""))
+def main(files: tuple[Path, ...], short: bool, faces: int, seed: int) -> None:
+    """Print a table for each of FILES: published ONNX files, the first of them the reference, and checkpoints."""
+    shared = os.environ.get("PFLD_EDGE_SHARED")
+    if not shared:
+        raise click.UsageError("set PFLD_EDGE_SHARED to the folder that holds data/WFLW and models/detectors")
     logging.disable(logging.WARNING)
-    reference = onnx.load(str(published[0]))
-    files = [*published, *([] if plain is None else [plain])]
+    reference = onnx.load(str(files[0]))
     for path in files:
-        with tempfile.TemporaryDirectory() as folder:
-            model, contract = onnx.load(str(path)), None
-            if path != plain:
-                model, contract = imported(path, Path(folder))
-        contract = contract or open_network(path).contract
-        chosen = found_faces(shared, contract, model, faces, seed)
-        judged = judged_faces(shared / "data/WFLW", None, contract)
+        model, contract = float_network(path)
+        chosen = found_faces(Path(shared), contract, model, faces, seed)
+        judged = judged_faces(Path(shared, "data/WFLW"), None, contract)
         rows = list(quantized(model, contract, chosen.crops, short))
         report(path.name, chosen.source, model, contract, judged, rows, reference)
 
 
-def imported(path: Path, folder: Path) -> tuple[onnx.ModelProto, Contract]:
-    """A published file's float network as our conversion writes it."""
-    checkpoint = folder / "checkpoint.pth"
-    save_checkpoint(checkpoint, import_onnx(path))
-    network, loaded = load_model(checkpoint)
-    contract = contract_of(loaded)
-    convert(network, contract, folder / "network.onnx", proof_crops(contract))
-    return onnx.load(str(folder / "network.onnx")), contract
+def float_network(path: Path) -> tuple[onnx.ModelProto, Contract]:
+    """A file's float network as our conversion writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, output = path, Path(folder, "network.onnx")
+        if path.suffix == ".onnx":
+            checkpoint = Path(folder, "checkpoint.pth")
+            save_checkpoint(checkpoint, import_onnx(path))
+        network, loaded = load_model(checkpoint)
+        contract = contract_of(loaded)
+        convert(network, contract, output, proof_crops(contract))
+        return onnx.load(str(output)), contract
 
 
 def found_faces(shared: Path, contract: Contract, model: onnx.ModelProto, faces: int, seed: int) -> CalibrationSet:
