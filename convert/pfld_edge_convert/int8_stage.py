@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_calib import nme_per_face
-from pfld_edge_convert.errors import CalibrationError, FellShortError
+from pfld_edge_convert.errors import CalibrationError, ConvertError, FellShortError
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.quantization.budget import Budget, FaceDrift, keep_within
 from pfld_edge_convert.quantization.coverage import Coverage, fusion_coverage
@@ -135,6 +135,8 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
             lambda names: make(names) if names else everything, costs, drift, request.max_drift
         )
         _require_budget(budget)
+    coverage = fusion_coverage(quantized.model)
+    _require_float(coverage, quantized.float_layers)
     timed = {"fp32": model, "int8": quantized.model}
     if quantized is not everything:
         timed["int8, no layer in float"] = everything.model
@@ -150,7 +152,7 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     attach_report(quantized.model, report)
     # What was measured on the float network is not true of this one.
     promised = quantized.contract.replace(calibration=request.source, nme=None, nme_data="")
-    return Int8Outcome(quantized, promised, report, fusion_coverage(quantized.model), milliseconds, budget)
+    return Int8Outcome(quantized, promised, report, coverage, milliseconds, budget)
 
 
 def _drift_on(judged: JudgedFaces, model: onnx.ModelProto, contract: Contract) -> Callable[[Quantized], FaceDrift]:
@@ -169,6 +171,15 @@ def _drift_on(judged: JudgedFaces, model: onnx.ModelProto, contract: Contract) -
         return FaceDrift(float(after.mean() / before.mean() - 1), float(after[some].mean() / before[some].mean() - 1))
 
     return drift
+
+
+def _require_float(coverage: Coverage, float_layers: tuple[str, ...]) -> None:
+    """What was measured in float must not be quantized by onnxruntime's own optimizer when the file is opened."""
+    if len(coverage.floating) < len(float_layers):
+        raise ConvertError(
+            f"{len(float_layers)} layers should stay in float, but this onnxruntime runs {len(coverage.floating)} so: "
+            "report it to pfld-edge with the version of onnxruntime, and convert without --max-drift meanwhile"
+        )
 
 
 def _require_budget(budget: Budget) -> None:

@@ -1,8 +1,8 @@
 """What README.md tells people to type works.
 
 Every `$ pfld-edge ...` line of its console blocks is parsed, and run in order in a folder that stands for the checkout.
-Training is only parsed, for it takes hours. Lines that name the WFLW folder or a published ONNX file run where
-PFLD_EDGE_SHARED says where those are.
+Training is only parsed, for it takes hours. Lines that name the WFLW folder, photographs or a published ONNX file run
+where PFLD_EDGE_SHARED says where those are.
 """
 
 import os
@@ -50,6 +50,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     if SHARED is not None:
         (folder / "WFLW").symlink_to(SHARED / "data/WFLW")
+        (folder / "PHOTOS").symlink_to(SHARED / "photos")
+        (folder / "yunet.onnx").symlink_to(SHARED / "models/detectors/yunet_n_dynamic.onnx")
         for path in (SHARED / "models/reference").glob("*.onnx"):
             (folder / path.name).symlink_to(path)
     return folder
@@ -57,7 +59,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def runnable(arguments: list[str]) -> bool:
     """Tell whether all that a line reads is here."""
-    needs_shared = "WFLW" in arguments or any("ghostone" in word.lower() for word in arguments)
+    needs_shared = bool({"WFLW", "PHOTOS"} & {*arguments}) or any("ghostone" in word.lower() for word in arguments)
     return arguments[0] != "train" and (SHARED is not None or not needs_shared)
 
 

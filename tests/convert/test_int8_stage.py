@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from pfld_edge_convert import int8_stage
 from pfld_edge_convert.calibration_batches import proof_crops
@@ -15,7 +16,8 @@ from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import Int8Request, JudgedFaces, make_int8
 from pfld_edge_convert.pipeline import optimize
 from pfld_edge_convert.quantization.budget import FaceDrift, keep_within
-from pfld_edge_convert.quantization.quantizer import Quantized
+from pfld_edge_convert.quantization.coverage import fusion_coverage
+from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.report import QuantizationReport, attach_report, read_report
 from pfld_edge_convert.quantization.sensitivity import LayerCost
 from pfld_edge_convert.quantization.settings import QuantizationSettings
@@ -28,6 +30,7 @@ FAST = QuantizationSettings(ranges="minmax", feedback=False)
 
 @pytest.fixture(scope="module")
 def network() -> onnx.ModelProto:
+    torch.manual_seed(0)
     model = build_model(ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64))
     samples = np.asarray(prepare_input(proof_crops(CONTRACT), CONTRACT), np.float32)
     return optimize(export_onnx(reparameterize(model), 64), samples)[0]
@@ -60,6 +63,29 @@ def test_the_outcome_tells_coverage_costs_and_times(network: onnx.ModelProto, ju
     deviations = [cost.deviation for cost in report.costs]
     assert deviations == sorted(deviations, reverse=True)
     assert all(cost.sqnr > 15 for cost in report.costs if cost.high > cost.low)
+
+
+@pytest.fixture(scope="module")
+def multi_scale() -> Quantizer:
+    """Of a network whose last product reads features of several maps, each with a grid of its own."""
+    torch.manual_seed(0)
+    contract = Contract(input_size=64)
+    model = build_model(ModelConfig("pfld-ghostone", width_factor=0.25, input_size=64))
+    samples = np.asarray(prepare_input(proof_crops(contract), contract), np.float32)
+    network = optimize(export_onnx(reparameterize(model), 64), samples)[0]
+    return Quantizer(network, proof_crops(contract), contract, FAST)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_layers_may_stay_in_float(multi_scale: Quantizer, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    layers = [name for name in multi_scale.layers if random.random() < (0.1, 0.5, 0.9)[seed % 3]]
+    quantized = multi_scale.make(tuple(layers))
+    assert len(fusion_coverage(quantized.model).floating) == len(layers)
+    found = run_model(quantized.model, multi_scale.held_back)
+    expected = run_model(quantized.floating, quantized.floating_input(multi_scale.held_back))
+    everything = run_model(multi_scale.make().model, multi_scale.held_back)
+    assert np.abs(found - expected).mean() < 1.5 * np.abs(everything - expected).mean()
 
 
 def test_a_budget_needs_labelled_faces(network: onnx.ModelProto, judged: JudgedFaces) -> None:

@@ -85,14 +85,18 @@ class _Writer:
         """Write a node without weights as integer arithmetic; False where that can't be."""
         output = node.output[0]
         grids = [self._grids.get(name) for name in node.input if name not in self._index.constants]
-        if None in grids or not grids or not all(self._is_integer(name) for name in node.input):
+        if None in grids or not grids:
             return False
         known = [grid for grid in grids if grid is not None]
+        if node.op_type == "Concat" and self._is_columns(node, known):
+            self._copy(node)
+            return True
+        if not all(self._is_integer(name) for name in node.input):
+            return False
         match node.op_type:
-            case kind if kind in _MOVES:
+            case kind if kind in _MOVES or (kind == "Concat" and len(set(known)) == 1):
+                # Of one grid: bytes are copied, nothing is rescaled.
                 self._copy(node)
-            case "Concat":
-                return self._write_concat(node, known)
             case "GlobalAveragePool" if output in self._grids:
                 self._call("QLinearGlobalAveragePool", self._operand(node.input[0]), output, _CONTRIB)
             case "Add" if output in self._grids:
@@ -102,18 +106,19 @@ class _Writer:
                 return False
         return True
 
-    def _write_concat(self, node: onnx.NodeProto, grids: Sequence[Grid]) -> bool:
+    def _is_columns(self, node: onnx.NodeProto, grids: Sequence[Grid]) -> bool:
+        """Whether features of several grids come side by side for a Gemm that has their scales in its columns.
+
+        What still is float among them must then become integers, since no grid could be given to the whole.
+        """
         output = node.output[0]
-        if len(set(grids)) == 1:
-            # One grid for all: bytes are copied, nothing is rescaled.
-            self._copy(node)
-            return True
         reader = self._index.only_consumer(output)
-        if reader is None or self._layer_output(reader) not in self._plan.weights or self._index.rank(output) != 2:
-            return False
-        # Features of several grids side by side: the Gemm that reads them has their scales in its columns.
-        self._copy(node)
-        return True
+        return (
+            len(set(grids)) > 1
+            and self._index.rank(output) == 2
+            and reader is not None
+            and self._layer_output(reader) in self._plan.weights
+        )
 
     def _layer_output(self, node: onnx.NodeProto) -> str:
         layer = self._layers.get(node.output[0])
@@ -185,8 +190,15 @@ class _Writer:
         # Of pixels the name is taken: the graph's input has it.
         real = f"{name}_float" if name == self._pixel_input else name
         if name not in self._float:
-            inputs = [self._integer[name], *self._grid_constants(self._grids[name])]
-            self._nodes.append(helper.make_node("DequantizeLinear", inputs, [real]))
+            # One scale a channel, all the same: behind a single scale, onnxruntime (1.32, WeightBiasQuantization) takes
+            # a float Conv between DequantizeLinear and QuantizeLinear for a QDQ one, and quantizes its weights itself.
+            grid, shape = self._grids[name], self._index.shapes.get(name, ())
+            channels = shape[1] if len(shape) > 1 and isinstance(shape[1], int) else 1
+            scales = self._shared(np.full(channels, grid.scale, np.float32))
+            zeros = self._shared(np.full(channels, grid.zero_point, np.uint8))
+            self._nodes.append(
+                helper.make_node("DequantizeLinear", [self._integer[name], scales, zeros], [real], axis=1)
+            )
             self._float.add(name)
         return real
 
