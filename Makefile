@@ -42,8 +42,10 @@ format: $(READY)  ## rewrite the sources in the house style
 typecheck: $(READY)  ## check the types with mypy --strict
 	$(BIN)/mypy
 
-bench: $(READY)  ## time the bundled model and the crop, as ratios (REFERENCE=model.onnx sets what against)
+bench: $(READY)  ## time models, crop and runtime against references and bars (REFERENCE=model.onnx sets what against)
 	$(BIN)/python benchmarks/latency.py $(if $(REFERENCE),--reference $(REFERENCE))
+	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python benchmarks/runtime_memory.py
 
 portability: $(READY)  ## landmarks on emulated processors against this one's (MODELS="a.onnx b.onnx"; not part of `make test`)
 	$(BIN)/python benchmarks/portability.py $(MODELS)

@@ -55,6 +55,8 @@ def check_boxes(boxes: object) -> NDArray[np.float64]:
     Raises:
         BoxError: Wrong shape or type, NaN or infinite, or no area.
     """
+    if isinstance(boxes, np.ndarray) and boxes.dtype.kind in "cmMV":
+        raise BoxError(f"boxes must be numbers of shape (N, 4), x0 y0 x1 y1 in pixels; found dtype {boxes.dtype}")
     try:
         array = np.asarray(boxes, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

@@ -95,7 +95,10 @@ def session_contract(session: onnxruntime.InferenceSession) -> Contract | None:
     Raises:
         ModelContractError: The contract is damaged or of a newer format.
     """
-    text = session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+    except UnicodeDecodeError as error:
+        raise ModelContractError(f"the contract is damaged, its file's metadata is not UTF-8: {error}") from error
     return None if text is None else Contract.from_json(text)
 
 
