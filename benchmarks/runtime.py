@@ -1,7 +1,8 @@
 """Times the runtime against its bars: the crop, several faces in one call, and the import.
 
-What is compared runs in turn in one process, so that what slows the machine slows all of it; the import is timed in
-fresh processes. Run it on a quiet machine: the bars are milliseconds of one thread.
+Times are processor time of the one thread that works, which on a quiet machine is the time on the clock: neighbours
+that take the processor away don't count, those that take its caches still do. What is compared runs in turn in one
+process; the import is timed in fresh processes.
 """
 
 import subprocess
@@ -72,7 +73,7 @@ def report_batch(landmarker: FaceLandmarker, frame: np.ndarray, rounds: int) -> 
 
 def report_import(starts: int) -> None:
     """Time `import pfld_edge_runtime` after onnxruntime, in fresh processes."""
-    code = "import time, onnxruntime; t = time.perf_counter(); import pfld_edge_runtime; print(time.perf_counter() - t)"
+    code = "import time, onnxruntime; t = time.thread_time(); import pfld_edge_runtime; print(time.thread_time() - t)"
     times = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)  # noqa: S603
         for _ in range(starts)
@@ -85,10 +86,10 @@ def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(rounds + 20):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             call()
             if round_ >= 20:  # the first calls warm caches
-                times[name].append(1000 * (time.perf_counter() - start))
+                times[name].append(1000 * (time.thread_time() - start))
     return {name: median(values) for name, values in times.items()}
 
 

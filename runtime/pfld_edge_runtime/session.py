@@ -38,21 +38,26 @@ def open_session(
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
         raise DeviceError(f"threads must be a whole number, 0 or more, not {threads!r}")
     source, name = _source(model)
+    failure = ""  # why the first choice, if it is there at all, doesn't run the model
     for candidate in chain:
         try:
             session = _session(source, candidate, threads, spinning=spinning)
         except Exception as error:
-            if candidate != "cpu":  # a provider that fails may raise anything; the CPU then tells whether it's the file
-                continue
             reason = " ".join(str(error).split())[:200]
+            if candidate != "cpu":  # a provider that fails may raise anything; the CPU then tells whether it's the file
+                failure = failure or f"it did not start: {reason}"
+                continue
             raise ModelFileError(
                 f"{name} is not an ONNX model that onnxruntime {onnxruntime.__version__} opens: {reason}"
             ) from error
         running = running_device(session)
         if running == candidate:
             break
+        if DEVICES[candidate] in session.get_providers():
+            failure = failure or "it took few or none of the layers: try the fp32 file, or stay on the CPU"
+        failure = failure or "it did not start: a library of its driver is missing, onnxruntime's log names it"
     if device not in ("auto", running):
-        _complain(device, running, strict=strict)
+        _complain(device, running, failure, strict=strict)
     return session
 
 
@@ -73,7 +78,7 @@ def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) 
     return onnxruntime.InferenceSession(source, sess_options=options, providers=providers, enable_fallback=0)
 
 
-def _complain(device: str, running: str, *, strict: bool) -> None:
+def _complain(device: str, running: str, failure: str, *, strict: bool) -> None:
     """Raise or warn that another device runs the model."""
     # Read only now: the list of installed distributions takes longer to read than everything else here.
     from pfld_edge_runtime.wheels import missing_provider_advice
@@ -82,7 +87,7 @@ def _complain(device: str, running: str, *, strict: bool) -> None:
     if provider not in onnxruntime.get_available_providers():
         reason = f"this onnxruntime has no {provider}: {missing_provider_advice(device)}"
     else:
-        reason = f"onnxruntime has {provider}, but it did not start or took none of the layers: check its driver"
+        reason = f"onnxruntime has {provider}, but {failure}"
     if strict:
         raise DeviceError(f"device {device!r} can't run the model; {reason}")
     # The line that made the `FaceLandmarker`: past this function, open_session and the constructor.

@@ -52,8 +52,9 @@ def missing_provider_advice(device: str) -> str:
     """Say how to get the provider of a device that this build of onnxruntime lacks; one clause, the mend."""
     wheel = _WHEEL_OF.get(device)
     if wheel is not None:
-        clash = wheel_clash(installed_wheels(), wheel)
-        return clash or f"run `pip uninstall -y onnxruntime`, then `pip install {wheel}`"
+        installed = installed_wheels()
+        others = " ".join(installed) or "onnxruntime"
+        return wheel_clash(installed, wheel) or f"run `pip uninstall -y {others}`, then `pip install {wheel}`"
     if device == "coreml":
         return "install the plain onnxruntime wheel on macOS"
     return "no wheel on PyPI brings it, build onnxruntime with it"

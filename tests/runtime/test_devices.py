@@ -130,22 +130,22 @@ def test_a_missing_provider_is_an_error_where_strict(play: Any, model: Path, dev
 
 
 @pytest.mark.parametrize(
-    "answers",
+    ("answers", "reason"),
     [
-        {"loads": []},
-        {"raises": [PROVIDERS["cuda"]]},
-        {"layers": {PROVIDERS["cuda"]: 0, CPU: 12}},
-        {"layers": {PROVIDERS["cuda"]: 2, CPU: 10}},
+        ({"loads": []}, "did not start: a library"),
+        ({"raises": [PROVIDERS["cuda"]]}, "did not start: failed to start CUDA"),
+        ({"layers": {PROVIDERS["cuda"]: 0, CPU: 12}}, "few or none of the layers: try the fp32 file"),
+        ({"layers": {PROVIDERS["cuda"]: 2, CPU: 10}}, "few or none of the layers: try the fp32 file"),
     ],
     ids=["library missing", "driver raises", "took no layer", "took few layers"],
 )
 def test_a_provider_that_is_there_but_does_not_run_is_told(
-    play: Any, model: Path, answers: dict[str, Any], capfd: pytest.CaptureFixture[str]
+    play: Any, model: Path, answers: dict[str, Any], reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     play(PROVIDERS["cuda"], **answers)
-    with pytest.warns(DeviceWarning, match="'cuda' can't run the model, 'cpu' does.*check its driver"):
+    with pytest.warns(DeviceWarning, match=f"'cuda' can't run the model, 'cpu' does.*{reason}"):
         assert FaceLandmarker(model, "cuda").device == "cpu"
-    with pytest.raises(DeviceError, match="check its driver"):
+    with pytest.raises(DeviceError, match=reason):
         FaceLandmarker(model, "cuda", strict=True)
     assert capfd.readouterr() == ("", "")
 
