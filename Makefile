@@ -42,8 +42,10 @@ format: $(READY)  ## rewrite the sources in the house style
 typecheck: $(READY)  ## check the types with mypy --strict
 	$(BIN)/mypy
 
-bench: $(READY)  ## speeds as ratios (REFERENCE=PFLD_GhostOne_112_1_opt_sim.onnx sets against what; with PFLD_EDGE_SHARED also INT8 rows)
+bench: $(READY)  ## speeds against references and bars (REFERENCE=PFLD_GhostOne_112_1_opt_sim.onnx; with PFLD_EDGE_SHARED also INT8 rows)
 	$(BIN)/python benchmarks/latency.py $(if $(REFERENCE),--reference $(REFERENCE))
+	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python benchmarks/runtime_memory.py
 	$(if $(and $(REFERENCE),$(PFLD_EDGE_SHARED)),$(BIN)/python benchmarks/quantization.py --short $(REFERENCE) $(CHECKPOINT))
 
 portability: $(READY)  ## landmarks on emulated processors against this one's (MODELS="a.onnx b.onnx"; not part of `make test`)

@@ -3,6 +3,7 @@
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract, CropRule
 from pfld_edge_runtime.crop import CropWindows, crop_faces, crop_windows
 from pfld_edge_runtime.detectors import BoxMap, Detector, FaceDetector, find_boxes
+from pfld_edge_runtime.devices import DEVICES, DeviceWarning
 from pfld_edge_runtime.errors import (
     BoxError,
     DeviceError,
@@ -15,10 +16,12 @@ from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.fingerprint import Fingerprint, fingerprint_image
 from pfld_edge_runtime.landmarker import BUNDLED_MODEL, FaceLandmarker, prepare_input
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
+from pfld_edge_runtime.self_test import SelfTest, self_test
 
 __all__ = [
     "BUNDLED_MODEL",
     "CONTRACT_KEY",
+    "DEVICES",
     "WFLW_98",
     "BoxError",
     "BoxMap",
@@ -27,6 +30,7 @@ __all__ = [
     "CropWindows",
     "Detector",
     "DeviceError",
+    "DeviceWarning",
     "FaceDetector",
     "FaceLandmarker",
     "Faces",
@@ -36,12 +40,14 @@ __all__ = [
     "ModelContractError",
     "ModelFileError",
     "PfldEdgeError",
+    "SelfTest",
     "__version__",
     "crop_faces",
     "crop_windows",
     "find_boxes",
     "fingerprint_image",
     "prepare_input",
+    "self_test",
 ]
 
 __version__ = "0.1.0"

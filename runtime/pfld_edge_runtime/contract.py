@@ -155,7 +155,7 @@ class Contract:
             return cls(**_rebuilt(record))
         except ModelContractError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelContractError(f"the contract is damaged: {error}") from error
 
     @classmethod
@@ -167,7 +167,7 @@ class Contract:
         """
         try:
             record = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ModelContractError(f"the contract is not valid JSON: {error}") from error
         return cls.from_dict(record)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import BoxError, ImageError
+from pfld_edge_runtime.resample import bilinear_taps, resample
 
 __all__ = ["CropWindows", "check_boxes", "check_image", "crop_faces", "crop_windows"]
 
@@ -54,9 +55,11 @@ def check_boxes(boxes: object) -> NDArray[np.float64]:
     Raises:
         BoxError: Wrong shape or type, NaN or infinite, or no area.
     """
+    if isinstance(boxes, np.ndarray) and boxes.dtype.kind in "cmMV":
+        raise BoxError(f"boxes must be numbers of shape (N, 4), x0 y0 x1 y1 in pixels; found dtype {boxes.dtype}")
     try:
         array = np.asarray(boxes, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BoxError(f"boxes must be numbers of shape (N, 4), x0 y0 x1 y1 in pixels: {error}") from error
     if array.size == 0:
         return np.zeros((0, 4))
@@ -65,14 +68,20 @@ def check_boxes(boxes: object) -> NDArray[np.float64]:
     if array.ndim != 2 or array.shape[1] < 4:
         raise BoxError(f"boxes must have shape (N, 4), x0 y0 x1 y1 in pixels; found {array.shape}")
     array = array[:, :4]
-    for index, box in enumerate(array):
-        if not np.isfinite(box).all() or np.abs(box).max() > _LARGEST_COORDINATE:
-            raise BoxError(f"box {index} is {box.tolist()}: coordinates must be finite and below 1e9 pixels")
-        if box[2] <= box[0] or box[3] <= box[1]:
-            raise BoxError(
-                f"box {index} is {box.tolist()}: x1 must exceed x0 and y1 exceed y0 (not x, y, width, height)"
-            )
+    limit = _LARGEST_COORDINATE
+    for index, (x0, y0, x1, y1) in enumerate(array.tolist()):
+        # One comparison that NaN fails too; plain floats, since numpy takes longer to start than to compare.
+        if not (-limit <= x0 < x1 <= limit and -limit <= y0 < y1 <= limit):
+            raise BoxError(_box_fault(array[index], index))
     return array
+
+
+def _box_fault(box: NDArray[np.float64], index: int) -> str:
+    """Say what is wrong with a box that can't be used."""
+    name = f"box {index} is {box.tolist()}"
+    if np.isfinite(box).all() and np.abs(box).max() <= _LARGEST_COORDINATE:
+        return f"{name}: x1 must exceed x0 and y1 exceed y0 (not x, y, width, height)"
+    return f"{name}: coordinates must be finite and below 1e9 pixels"
 
 
 def check_image(image: object) -> NDArray[np.generic]:
@@ -92,7 +101,8 @@ def check_image(image: object) -> NDArray[np.generic]:
         raise ImageError(f"image must be a numpy array of shape (H, W, 3); found {type(image).__name__}")
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
         raise ImageError(f"image must be uint8 (0..255) or floating point (0..1); found dtype {image.dtype}")
-    view = image[:, :, None] if image.ndim == 2 else image
+    plain = np.asarray(image)  # a matrix or masked array would index by rules of its own
+    view = plain[:, :, None] if plain.ndim == 2 else plain
     if view.ndim != 3 or view.shape[2] not in (1, 3, 4):
         raise ImageError(f"image must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); found {image.shape}")
     if view.size == 0:
@@ -138,34 +148,29 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
         ImageError: The image can't be used.
     """
     photo = check_image(image)
+    channels = np.arange(photo.shape[2])[:: -1 if swap_channels else 1]
+    photo, channels = _memory_order(photo, channels)
+    taps = bilinear_taps(windows.corners, windows.sizes, size, photo.shape[0], photo.shape[1])
     crops = np.empty((len(windows.sizes), size, size, 3), np.uint8)
-    for crop, corner, side in zip(crops, windows.corners, windows.sizes, strict=True):
-        face = _resized(photo, int(corner[0]), int(corner[1]), int(side), size)
-        crop[:] = face[:, :, ::-1] if swap_channels else face
+    for index, crop in enumerate(crops):
+        if photo.dtype == np.uint8:
+            face = resample(photo, taps, index, channels)
+        else:
+            # What overflows or isn't a number is refused by `_grey_levels` with a sentence; no warning besides.
+            with np.errstate(over="ignore", invalid="ignore"):
+                face = _grey_levels(resample(photo, taps, index, channels))
+        face += np.float32(0.5)
+        crop[:] = face.astype(np.uint8).reshape(size, -1, size).transpose(2, 0, 1)
     return crops
 
 
-def _resized(photo: NDArray[np.generic], x: int, y: int, side: int, size: int) -> NDArray[np.uint8]:
-    """Resize the square at (x, y) bilinearly, rows first; ``(size, size, C)`` uint8."""
-    rows, row_weights = _taps(y, side, size, photo.shape[0])
-    columns, column_weights = _taps(x, side, size, photo.shape[1])
-    left, right = int(columns.min()), int(columns.max()) + 1
-    strip = photo[:, left:right]
-    # The four taps are gathered before any arithmetic: a face of any size costs the arithmetic of the result's size.
-    upper, lower = strip[rows[0]], strip[rows[1]]
-    upper_weights, lower_weights = row_weights[:, :, None, None]
-    face = upper.take(columns[0] - left, axis=1) * upper_weights
-    face += lower.take(columns[0] - left, axis=1) * lower_weights
-    beside = upper.take(columns[1] - left, axis=1) * upper_weights
-    beside += lower.take(columns[1] - left, axis=1) * lower_weights
-    face *= column_weights[0][:, None]
-    beside *= column_weights[1][:, None]
-    face += beside
-    if photo.dtype != np.uint8:
-        face = _grey_levels(face)
-    face += np.float32(0.5)
-    levels: NDArray[np.uint8] = face.astype(np.uint8)
-    return levels
+def _memory_order(
+    photo: NDArray[np.generic], channels: NDArray[np.int64]
+) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+    """Undo ``image[:, :, ::-1]``, and renumber the channels to match: reading memory backwards is slow."""
+    if photo.strides[2] >= 0:
+        return photo, channels
+    return photo[:, :, ::-1], photo.shape[2] - 1 - channels
 
 
 def _grey_levels(face: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -176,28 +181,5 @@ def _grey_levels(face: NDArray[np.float32]) -> NDArray[np.float32]:
         raise ImageError(
             f"a floating-point image is read as 0..1, found {low:g} to {high:g} in a face: pass uint8, or divide by 255"
         )
-    levels: NDArray[np.float32] = np.clip(face, 0, 1).astype(np.float32) * np.float32(255)
+    levels: NDArray[np.float32] = np.clip(face, 0, 1) * np.float32(255)
     return levels
-
-
-def _taps(start: int, side: int, size: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find the two source lines that each output line mixes, and their weights.
-
-    Zero padding needs no padded copy: a line outside the photograph keeps a legal index and gets weight zero.
-
-    Args:
-        start: First line of the window in the photograph; may be negative.
-        side: Lines in the window.
-        size: Lines in the result.
-        length: Lines in the photograph.
-
-    Returns:
-        ``(2, size)`` indices into the photograph and ``(2, size)`` weights.
-    """
-    position = (np.arange(size) + 0.5) * (side / size) - 0.5
-    first = np.floor(position).astype(np.int64)
-    fraction = (position - first).astype(np.float32)
-    lines = np.stack([first, first + 1]).clip(0, side - 1) + start
-    weights = np.stack([np.float32(1) - fraction, fraction])
-    weights[(lines < 0) | (lines >= length)] = 0
-    return lines.clip(0, length - 1), weights

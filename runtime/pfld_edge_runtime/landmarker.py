@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.crop import crop_faces, crop_windows
+from pfld_edge_runtime.devices import running_device
 from pfld_edge_runtime.errors import ImageError, ModelContractError
 from pfld_edge_runtime.session import check_signature, open_session, session_contract
 
@@ -14,6 +15,9 @@ __all__ = ["BUNDLED_MODEL", "FaceLandmarker", "prepare_input"]
 
 BUNDLED_MODEL = Path(__file__).parent / "models" / "pfld-edge-s.int8.onnx"
 """The INT8 network that comes with the package."""
+
+# The network's memory grows with the batch, its speed no more: a crowd in one batch would only hold memory for good.
+_FACES_A_RUN = 16
 
 
 class FaceLandmarker:
@@ -33,21 +37,28 @@ class FaceLandmarker:
         threads: int = 1,
         *,
         contract: Contract | None = None,
+        strict: bool = False,
+        spinning: bool = False,
     ) -> None:
         """Open a model.
 
         Args:
             model: An ONNX file that carries its contract, or its bytes; None for the bundled model.
-            device: ``cpu``, ``cuda`` or ``auto``.
+            device: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ``coreml``, ``xnnpack``, or ``auto`` for the first of
+                them that really runs the model (never TensorRT).
             threads: Threads of one call; 0 for onnxruntime's own choice.
             contract: For files that carry none; must be None where the file has its own.
+            strict: Fail where `device` can't run the model; otherwise another one runs it and a `DeviceWarning` says
+                which.
+            spinning: Let idle threads wait in a loop, for speed with several threads and at the battery's cost.
 
         Raises:
             ModelFileError: The file is missing or not an ONNX model.
             ModelContractError: The file carries no contract, a damaged one, or one that its network contradicts.
-            DeviceError: The device is unknown or unavailable.
+            DeviceError: The device is unknown; or it can't run the model, and `strict` is set.
         """
-        self._session = open_session(BUNDLED_MODEL if model is None else model, device, threads)
+        source = BUNDLED_MODEL if model is None else model
+        self._session = open_session(source, device, threads, strict=strict, spinning=spinning)
         self._contract = _agreed(session_contract(self._session), contract)
         check_signature(self._session, self._contract)
         self._input = self._session.get_inputs()[0].name
@@ -60,8 +71,13 @@ class FaceLandmarker:
         return self._contract
 
     @property
+    def device(self) -> str:
+        """The device that really runs the model (most of its layers, where onnxruntime tells), never ``auto``."""
+        return running_device(self._session)
+
+    @property
     def providers(self) -> list[str]:
-        """The onnxruntime execution providers that really run the model, first choice first."""
+        """The onnxruntime execution providers that loaded, first choice first."""
         return list(self._session.get_providers())
 
     def __call__(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
@@ -99,9 +115,11 @@ class FaceLandmarker:
         points = self._contract.landmarks.num_landmarks
         if len(crops) == 0:
             return np.zeros((0, points, 2), np.float32)
-        batch = prepare_input(crops, self._contract)
-        batches = np.split(batch, len(batch)) if self._fixed_batch else [batch]
-        outputs = [self._session.run(None, {self._input: part})[0] for part in batches]
+        outputs = []
+        step = 1 if self._fixed_batch else _FACES_A_RUN
+        for start in range(0, len(crops), step):
+            batch = prepare_input(crops[start : start + step], self._contract)
+            outputs.append(self._session.run(None, {self._input: batch})[0])
         return np.asarray(np.concatenate(outputs), np.float32).reshape(-1, points, 2)
 
 

@@ -1,0 +1,103 @@
+"""``python -m pfld_edge_runtime``: what this device has, and whether it computes what the exporter saw."""
+
+import argparse
+import json
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+import pfld_edge_runtime
+from pfld_edge_runtime.cpu_features import INT8_DOT_PRODUCTS, cpu_features
+from pfld_edge_runtime.devices import DEVICES
+from pfld_edge_runtime.errors import PfldEdgeError
+from pfld_edge_runtime.landmarker import BUNDLED_MODEL
+from pfld_edge_runtime.self_test import self_test
+from pfld_edge_runtime.wheels import installed_wheels, wheel_clash
+
+PASSED, DIFFERS, UNUSABLE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report.
+
+    Returns:
+        0: every model computes what its exporter saw. 1: one differs. 2: one can't be opened.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m pfld_edge_runtime",
+        description="Say what this device has, and test that models compute here what their exporter saw.",
+        epilog="Exit status: 0 all right, 1 a model differs, 2 a model or the device can't be used.",
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="ONNX files (default: the bundled model)")
+    parser.add_argument("--device", default="cpu", help=f"{', '.join(DEVICES)}, auto (default: cpu)")
+    parser.add_argument("--strict", action="store_true", help="fail where the device can't run the model")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    report = environment()
+    report["models"] = [_tested(name, options.device, options.strict) for name in options.models or [None]]
+    print(json.dumps(report, indent=2) if options.json else _text(report))  # noqa: T201 - a command's output
+    return int(max(test["status"] for test in report["models"]))
+
+
+def environment() -> dict[str, Any]:
+    """Describe this device in plain JSON types: versions, wheels, providers, processor, a clash of wheels or None."""
+    wheels = installed_wheels()
+    return {
+        "pfld-edge-runtime": pfld_edge_runtime.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "wheels": wheels,
+        "providers": onnxruntime.get_available_providers(),
+        "cpu_features": cpu_features(),
+        "clash": wheel_clash(wheels),
+    }
+
+
+def _tested(model: str | None, device: str, strict: bool) -> dict[str, Any]:
+    """Test one model, None for the bundled one; give its exit status, a sentence, the warnings and the figures."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            found = self_test(model, device, strict=strict)
+        except PfldEdgeError as error:
+            return {"model": model or BUNDLED_MODEL.name, "status": UNUSABLE, "verdict": str(error), "warnings": []}
+    result = asdict(found)
+    if not np.isfinite(found.difference):
+        result["difference"] = None  # JSON has no NaN
+    status = PASSED if found.passed else DIFFERS
+    said = [str(warning.message) for warning in caught]
+    return {**result, "status": status, "verdict": found.verdict, "warnings": said}
+
+
+def _text(report: dict[str, Any]) -> str:
+    """Lay the report out in lines."""
+    features = report["cpu_features"]
+    if features is None:
+        processor = "unknown on this system"
+    else:
+        has = "has" if INT8_DOT_PRODUCTS & set(features) else "has no"
+        processor = f"{' '.join(features) or 'none known'} ({has} INT8 dot products)"
+    lines = [
+        f"pfld-edge-runtime {report['pfld-edge-runtime']}, Python {report['python']}, {report['system']}",
+        f"numpy {report['numpy']}, onnxruntime {report['onnxruntime']}",
+        f"wheels: {', '.join(f'{name} {number}' for name, number in report['wheels'].items()) or 'none found'}",
+        f"providers: {', '.join(report['providers'])}",
+        f"processor: {processor}",
+    ]
+    lines += [f"WARNING: {report['clash']}"] if report["clash"] else []
+    for test in report["models"]:
+        lines += [f"WARNING: {said}" for said in test["warnings"]]
+        lines.append(f"{('ok', 'FAILED', 'ERROR')[test['status']]}: {test['verdict']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""One landmarker serves many threads and many calls: the same results, and no memory kept."""
+
+import gc
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pfld_edge_runtime import Contract, FaceLandmarker
+
+STATM = Path("/proc/self/statm")
+PAGE = 4096
+MEGABYTE = 2**20
+
+
+def call(landmarker: FaceLandmarker, photo: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
+    """Find one to three faces of their own size, so that threads' scratch memory differs from call to call."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(-30, 60, (1 + seed % 3, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(5, 90, corners.shape)], axis=1)
+    return landmarker(photo if seed % 2 else photo[:, :, 0], boxes, "rgb" if seed % 4 else "bgr")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sixteen_threads_get_what_one_gets(photo: NDArray[np.uint8], threads: int) -> None:
+    landmarker = FaceLandmarker(threads=threads)
+    expected = [call(landmarker, photo, seed) for seed in range(160)]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda seed: call(landmarker, photo, seed), range(160)))
+    for ours, serial in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, serial)
+
+
+def test_thousands_of_calls_keep_no_python_memory(
+    build: Callable[..., Path], contract: Contract, photo: NDArray[np.uint8]
+) -> None:
+    landmarker = FaceLandmarker(build(contract))
+    for seed in range(50):
+        call(landmarker, photo, seed)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for seed in range(1000):
+            call(landmarker, photo, seed)
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    # A leak of one crop or one result per call would be 0.8 MB or more.
+    assert kept < 100_000
+
+
+@pytest.mark.skipif(not STATM.is_file(), reason="resident memory is read from /proc/self/statm, which is Linux's")
+def test_thousands_of_calls_grow_no_resident_memory(photo: NDArray[np.uint8]) -> None:
+    landmarker = FaceLandmarker()
+    for seed in range(300):
+        call(landmarker, photo, seed)
+    before = int(STATM.read_text().split()[1]) * PAGE
+    for seed in range(3000):
+        call(landmarker, photo, seed)
+    grown = int(STATM.read_text().split()[1]) * PAGE - before
+    # Allocators round; a leak of one 112 x 112 crop per call would be 113 MB.
+    assert grown < 4 * MEGABYTE
