@@ -14,7 +14,7 @@ from pfld_edge_convert.passes.equalize_channels import EqualizeChannels
 from pfld_edge_convert.passes.fold_normalization import CENTER, FoldNormalization
 from pfld_edge_convert.passes.graph_index import GraphIndex
 from pfld_edge_convert.quantization.choose import Histograms, channel_reach, grids_from, is_feature, with_headroom
-from pfld_edge_convert.quantization.exact_sums import exact_sums
+from pfld_edge_convert.quantization.clear_sums import clear_sums
 from pfld_edge_convert.quantization.grid import Grid
 from pfld_edge_convert.quantization.layers import integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.observe import count_channels, showing
@@ -58,7 +58,7 @@ class FloatNetwork:
     def grids(self, method: str) -> dict[str, Grid]:
         """A grid for every tensor, the input included, by a range method."""
         index = GraphIndex(self.model)
-        grids = exact_sums(index, grids_from(index, self.histograms, method))
+        grids = clear_sums(index, grids_from(index, self.histograms, method))
         grids[self.model.graph.input[0].name] = _input_grid(self.contract)
         return grids
 

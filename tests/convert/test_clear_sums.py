@@ -1,4 +1,4 @@
-"""Additions of 8-bit tensors: exact in float32, and so the same on every processor."""
+"""Additions of 8-bit tensors: never near the border of two steps, and so the same on every processor."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.quantization.exact_sums import exact_sums
+from pfld_edge_convert.quantization.clear_sums import PARTS, clear_sums
 from pfld_edge_convert.quantization.grid import LEVELS, Grid
 
 Build = Callable[..., onnx.ModelProto]
@@ -34,21 +34,29 @@ def chain(build: Build) -> onnx.ModelProto:
 
 
 def random_grids(random: np.random.Generator) -> dict[str, Grid]:
-    ends = 10.0 ** random.uniform(-2, 2, (len(TENSORS), 2))
+    # A summand that is ten times its sum would need more digits than float32 has; networks have none.
+    ends = 10.0 ** random.uniform(-0.4, 0.4, (len(TENSORS), 2))
     grids = {
         name: Grid.covering(-low * random.integers(0, 2), high) for name, (low, high) in zip(TENSORS, ends, strict=True)
     }
     return grids | {"a": grids["cat"], "b": grids["cat"]}
 
 
+def parts(summand: Grid, result: Grid) -> int:
+    """How many parts of a step of the sum a step of the summand is; close to a whole number."""
+    exact = Fraction(summand.scale) / Fraction(result.scale) * PARTS
+    assert abs(exact - round(exact)) < exact * Fraction(1, 10**6)
+    return round(exact)
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_ratios_are_short_and_grids_hardly_wider(build: Build, seed: int) -> None:
+def test_ratios_are_whole_parts_and_grids_hardly_wider(build: Build, seed: int) -> None:
     before = random_grids(np.random.default_rng(seed))
-    after = exact_sums(GraphIndex(chain(build)), before)
+    after = clear_sums(GraphIndex(chain(build)), before)
     assert after["a"] == after["b"] == after["cat"]
+    assert after["y4"] == before["y4"]
     for name, grid in after.items():
-        assert 1 <= grid.scale / before[name].scale <= 1.126
         assert grid.scale == float(np.float32(grid.scale))
         # Rounding the zero point may take half a step from one end.
         assert grid.low <= before[name].low + grid.scale / 2
@@ -56,28 +64,24 @@ def test_ratios_are_short_and_grids_hardly_wider(build: Build, seed: int) -> Non
         assert (grid.low < 0) == (before[name].low < 0)
     for name, pair in SUMS.items():
         for summand in pair:
-            ratio = Fraction(after[summand].scale) / Fraction(after[name].scale)
-            assert Fraction(float(np.float32(after[summand].scale) / np.float32(after[name].scale))) == ratio
-            numerator = ratio.numerator
-            while numerator % 2 == 0:
-                numerator //= 2
-            assert numerator < 64
+            assert parts(after[summand], after[name]) >= 1
+            more = after[summand].scale - before[summand].scale
+            assert -1e-6 * after[name].scale <= more <= 1.001 * after[name].scale / PARTS
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_onnxruntime_adds_as_rational_numbers_say(build: Build, seed: int) -> None:
-    grids = exact_sums(GraphIndex(chain(build)), random_grids(np.random.default_rng(seed)))
+@pytest.mark.parametrize("seed", range(8))
+def test_onnxruntime_adds_as_whole_numbers_say(build: Build, seed: int) -> None:
+    grids = clear_sums(GraphIndex(chain(build)), random_grids(np.random.default_rng(seed)))
+    steps = np.arange(256)
     for name, pair in SUMS.items():
         left, right, result = (grids[tensor] for tensor in (*pair, name))
-        found = run_model(addition(left, right, result), np.arange(256, dtype=np.uint8)[:, None])
-        unit = Fraction(result.scale)
-        ratios = [Fraction(grid.scale) / unit for grid in (left, right)]
-        expected = [
-            round(ratios[0] * (a - left.zero_point) + ratios[1] * (b - right.zero_point) + result.zero_point)
-            for a in range(0, 256, 5)
-            for b in range(256)
-        ]
-        np.testing.assert_array_equal(found[::5].ravel(), np.clip(expected, 0, LEVELS))
+        found = run_model(addition(left, right, result), steps.astype(np.uint8)[:, None])
+        sums = parts(left, result) * (steps[:, None] - left.zero_point) + parts(right, result) * (
+            steps[None] - right.zero_point
+        )
+        # Whole numbers: (2 s + n) // 2 n is s / n, rounded; halves do not occur, for n is odd.
+        rounded = (2 * sums + PARTS) // (2 * PARTS) + result.zero_point
+        np.testing.assert_array_equal(found, np.clip(rounded, 0, LEVELS))
 
 
 def addition(left: Grid, right: Grid, result: Grid) -> onnx.ModelProto:
@@ -102,4 +106,4 @@ def addition(left: Grid, right: Grid, result: Grid) -> onnx.ModelProto:
 def test_a_graph_without_sums_keeps_its_grids(build: Build) -> None:
     model = build([helper.make_node("Relu", ["x"], ["y"])], {}, ["n", 3, 4, 4])
     grids = {"x": Grid.covering(-1, 3)}
-    assert exact_sums(GraphIndex(model), grids) == grids
+    assert clear_sums(GraphIndex(model), grids) == grids
