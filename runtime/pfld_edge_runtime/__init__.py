@@ -10,11 +10,15 @@ from pfld_edge_runtime.errors import (
     ModelContractError,
     ModelFileError,
     PfldEdgeError,
+    SmoothingError,
+    TimestampError,
+    TrackerError,
 )
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.fingerprint import Fingerprint, fingerprint_image
 from pfld_edge_runtime.landmarker import BUNDLED_MODEL, FaceLandmarker, prepare_input
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
+from pfld_edge_runtime.tracking import FaceSmoother, FaceTracker, Landmarker, OneEuro, OneEuroFilter, Smoothing
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -29,13 +33,22 @@ __all__ = [
     "DeviceError",
     "FaceDetector",
     "FaceLandmarker",
+    "FaceSmoother",
+    "FaceTracker",
     "Faces",
     "Fingerprint",
     "ImageError",
     "LandmarkScheme",
+    "Landmarker",
     "ModelContractError",
     "ModelFileError",
+    "OneEuro",
+    "OneEuroFilter",
     "PfldEdgeError",
+    "Smoothing",
+    "SmoothingError",
+    "TimestampError",
+    "TrackerError",
     "__version__",
     "crop_faces",
     "crop_windows",
