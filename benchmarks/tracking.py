@@ -13,7 +13,7 @@ have three frames each, seconds apart, so they show no motion that could be meas
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.face import Face, tight_box
 from pfld_edge_calib.photo import read_photo
 from pfld_edge_calib.portraits import portraits
-from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro
+from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing
 
 Array = NDArray[np.float64]
 Frames = Iterator[tuple[NDArray[np.uint8], Array]]
@@ -35,6 +35,7 @@ FACE = 400.0
 BOX_JITTER = 1.0
 """Pixels, the deviation of each edge of the detector's box: 0.25 % of the face."""
 
+PAPER, TUNED = OneEuro(1.0, 10.0), Smoothing()
 EYELIDS = [61, 62, 63, 69, 70, 71]
 
 
@@ -48,10 +49,11 @@ class Scene:
     rest: Array
 
     def matrix(self, pose: Array) -> Array:
-        """The ``(2, 3)`` map from the photograph to the frame: shift in faces, turn in radians, logarithm of the size."""
+        """The ``(2, 3)`` map from the photograph to the frame: shift in faces, turn, logarithm of size."""
         size = self.scale * np.exp(pose[3])
         turn = size * np.array([[np.cos(pose[2]), -np.sin(pose[2])], [np.sin(pose[2]), np.cos(pose[2])]])
-        return np.c_[turn, np.array([960, 540]) + FACE * pose[:2] - turn @ self.center]
+        matrix: Array = np.c_[turn, np.array([960, 540]) + FACE * pose[:2] - turn @ self.center]
+        return matrix
 
     def truth(self, pose: Array) -> Array:
         """``(P, 2)`` landmarks in the frame."""
@@ -87,7 +89,7 @@ def motion(count: int, seed: int) -> Array:
         goal, lasts = rng.uniform(-1, 1, 4) * [0.8, 0.4, 0.25, 0.15], rng.uniform(0.35, 1.2)
         part = np.clip((seconds - start) / lasts, 0, 1)
         poses += (goal - pose) * (part**3 * (10 - 15 * part + 6 * part**2))[:, None]
-        pose, start = goal, start + lasts + rng.choice([0, 0.2, 0.8])
+        pose, start = np.asarray(goal), start + lasts + rng.choice([0, 0.2, 0.8])
     poses[:, 0] += 0.03 * np.sin(2 * np.pi * 0.15 * seconds)
     poses[:, 1] += 0.02 * np.sin(2 * np.pi * 0.23 * seconds + 1)
     return poses
@@ -143,10 +145,12 @@ def reference(raw: Method) -> Method:
     return method
 
 
-def tracked(landmarker: FaceLandmarker, **settings: OneEuro | None) -> Method:
+def tracked(landmarker: FaceLandmarker, smoothing: Smoothing | OneEuro | None) -> Method:
     """Our tracker, with a detector whose boxes jitter."""
     rng, boxes = np.random.default_rng(5), [np.zeros(4)]
-    tracker = FaceTracker(lambda _: boxes[-1:] + rng.normal(0, BOX_JITTER, 4), landmarker, max_faces=1, **settings)
+    tracker = FaceTracker(
+        lambda _: boxes[-1:] + rng.normal(0, BOX_JITTER, 4), landmarker, max_faces=1, smoothing=smoothing
+    )
 
     def method(frame: NDArray[np.uint8], box: Array) -> Array:
         boxes.append(box)
@@ -164,16 +168,19 @@ def methods(landmarker: FaceLandmarker) -> dict[str, Method]:
         "raw, detector's boxes": boxed(landmarker, BOX_JITTER),
         "raw, boxes from the last landmarks": chained(landmarker),
         "reference, detector's boxes": reference(boxed(landmarker, BOX_JITTER)),
-        "FaceTracker, smoothing=None": tracked(landmarker, smoothing=None),
-        "FaceTracker, OneEuro(1, 10) of the paper": tracked(landmarker, smoothing=OneEuro(1.0, 10.0)),
-        "FaceTracker": tracked(landmarker),
+        "FaceTracker, smoothing=None": tracked(landmarker, None),
+        "FaceTracker, OneEuro(1, 10) of the paper": tracked(landmarker, PAPER),
+        "FaceTracker": tracked(landmarker, TUNED),
     }
 
 
-def answers(method: Method, shown: Frames) -> tuple[Array, Array]:
-    """``(T, P, 2)`` landmarks and truths of a sequence."""
-    pairs = [(method(frame, tight_box(truth)), truth) for frame, truth in shown]
-    return np.array([found for found, _ in pairs]), np.array([truth for _, truth in pairs])
+def answers(methods: Sequence[Method], shown: Frames) -> tuple[Array, Array]:
+    """``(M, T, P, 2)`` landmarks of some methods on a sequence, and the ``(T, P, 2)`` truths."""
+    found, truths = [], []
+    for frame, truth in shown:
+        found.append([method(frame, tight_box(truth)) for method in methods])
+        truths.append(truth)
+    return np.array(found).swapaxes(0, 1), np.array(truths)
 
 
 def jitter(found: Array) -> Array:
@@ -206,8 +213,8 @@ def noise_for(method: Callable[[], Method], scene: Scene, goal: float) -> float:
     low, high = 1.0, 80.0
     for _ in range(6):
         middle = (low + high) / 2
-        found, _ = answers(method(), frames(scene, np.zeros((3 * FPS, 4)), middle))
-        low, high = (low, middle) if jitter(found).mean() > goal else (middle, high)
+        found, _ = answers([method()], frames(scene, np.zeros((3 * FPS, 4)), middle))
+        low, high = (low, middle) if jitter(found[0]).mean() > goal else (middle, high)
     return low
 
 
@@ -223,28 +230,29 @@ def still_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker) -> None:
     for name, one in scenes.items():
         for kind, raw in kinds.items():
             noise = noise_for(raw, one, 2.0)
-            rows = [
-                jitter(answers(method, frames(one, np.zeros((6 * FPS, 4)), noise, 1))[0])
-                for method in (raw(), reference(raw()), tracked(landmarker))
-            ]
+            compared = [raw(), reference(raw()), tracked(landmarker, TUNED)]
+            found, _ = answers(compared, frames(one, np.zeros((6 * FPS, 4)), noise, 1))
+            rows = [jitter(track) for track in found]
             means = " | ".join(f"{row.mean():.2f}" for row in rows)
             click.echo(f"| {name}, {kind} | {noise:.0f} | {means} | {rows[-1].max():.2f} (raw {rows[0].max():.2f}) |")
 
 
 def moving_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker, noise: float, seeds: list[int]) -> None:
     """Print acceleration, lag and error of a moving face."""
-    click.echo(f"\n| a moving face ({len(scenes)} x {len(seeds)} sequences of 8 s, noise {noise:.0f}) | acceleration ")
-    click.echo("| error, px | error over 3 px / frame | lag, frames | lag, ms |\n|---|---|---|---|---|---|")
+    title = f"a moving face ({len(scenes)} x {len(seeds)} sequences of 8 s, noise {noise:.0f})"
+    click.echo(f"\n| {title} | acceleration | error, px | error over 3 px / frame | lag, frames | lag, ms |")
+    click.echo("|---|---|---|---|---|---|")
     results: dict[str, list[list[float]]] = {}
     for one in scenes.values():
         for seed in seeds:
-            for name, method in methods(landmarker).items():
-                found, truth = answers(method, frames(one, motion(8 * FPS, seed), noise, seed))
+            compared = methods(landmarker)
+            tracks, truth = answers(list(compared.values()), frames(one, motion(8 * FPS, seed), noise, seed))
+            speed = np.linalg.norm(np.diff(truth.mean(axis=1), axis=0), axis=-1)
+            results.setdefault("(the truth)", []).append([acceleration(truth), 0, 0, 0])
+            for name, found in zip(compared, tracks, strict=True):
                 off = np.linalg.norm(found - truth, axis=-1)
-                speed = np.linalg.norm(np.diff(truth.mean(axis=1), axis=0), axis=-1)
                 row = [acceleration(found), off.mean(), off[1:][speed > 3].mean(), lag(found, truth)]
                 results.setdefault(name, []).append(row)
-                results.setdefault("(the truth)", []).append([acceleration(truth), 0, 0, 0])
     for name, rows in results.items():
         move, error, fast, late = np.mean(rows, axis=0)
         click.echo(f"| {name} | {move:.2f} | {error:.2f} | {fast:.2f} | {late:.2f} | {late * 1000 / FPS:.0f} |")
@@ -257,7 +265,7 @@ def blink_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker) -> None:
     kept: dict[str, list[float]] = {}
     for one in scenes.values():
         noise = noise_for(lambda: boxed(landmarker, 0.0), one, 2.0)
-        raw = answers(boxed(landmarker, 0.0), frames(one, np.zeros((6 * FPS, 4)), noise, 2))[0]
+        raw = answers([boxed(landmarker, 0.0)], frames(one, np.zeros((6 * FPS, 4)), noise, 2))[0][0]
         moved = raw.copy()
         moved[:, EYELIDS, 1] += 14 * np.asarray(blink)[:, None]
         for name in ("reference", "FaceTracker, OneEuro(1, 10) of the paper", "FaceTracker"):
@@ -278,11 +286,10 @@ def replayed(name: str, signal: Array) -> Array:
     if name == "reference":
         smooth = reference(lambda *_: signal[step[0]])
     else:
-        settings = {} if name == "FaceTracker" else {"smoothing": OneEuro(1.0, 10.0)}
         tracker = FaceTracker(
             lambda _: tight_box(signal[0])[None],
             lambda image, boxes, color="rgb": np.repeat(replay(image, color), len(np.asarray(boxes)), axis=0),
-            **settings,
+            smoothing=TUNED if name == "FaceTracker" else PAPER,
         )
         smooth = lambda frame, _: tracker(frame).landmarks[0].astype(np.float64)  # noqa: E731
     shown, found = np.zeros((1080, 1920, 3), np.uint8), []

@@ -32,7 +32,8 @@ class OneEuro:
         beta: Hz per unit of speed, 0 or more: how fast the cutoff rises with speed. Higher lags less.
         derivative_cutoff: Hz, above 0: the cutoff of the speed itself. Higher reacts earlier, and to noise.
         dead_band: Speeds up to this multiple of what noise alone makes of the speed leave the cutoff at rest; 0 is the
-            filter of the paper. The noise is learnt from the signal, so one setting serves dim and bright light.
+            filter of the paper. The noise is learnt from the signal, so one setting serves dim and bright light. With a
+            dead band the filter also starts as the mean of what it has seen, until its own gain is the larger.
     """
 
     min_cutoff: float = 1.0
@@ -68,6 +69,7 @@ class SpeedGain:
         self._settings = settings
         self._speed: Array | None = None
         self._noise = _Noise()
+        self._seen = 1
 
     def __call__(self, innovation: Array, interval: float) -> Array:
         """Weigh samples.
@@ -90,7 +92,12 @@ class SpeedGain:
             # White noise of deviation s has deviation s / interval * sqrt(gain / (2 - gain)) after that low pass.
             made_by_noise = self._noise(innovation, interval) / interval * sqrt(gain / (2 - gain))
             speed = np.maximum(speed - settings.dead_band * made_by_noise, 0)
-        return low_pass_gain(settings.min_cutoff + settings.beta * speed, interval)
+        share = low_pass_gain(settings.min_cutoff + settings.beta * speed, interval)
+        if settings.dead_band:
+            # Inside the band a low cutoff would keep the first sample's error for seconds: start as a plain mean.
+            self._seen += 1
+            share = np.maximum(share, 1 / self._seen)
+        return share
 
 
 class _Noise:

@@ -16,6 +16,10 @@ Array = NDArray[np.float64]
 _SPEED_TIME = 0.1
 """Seconds over which the speed is averaged."""
 
+_SLACK = 0.01
+"""How far the edges of a box may be off before another is cut, in faces. 0.02 and more made the landmarks of a moving
+face rougher (`benchmarks/tracking.py`: acceleration), none at all let a still face wander."""
+
 _SURPRISE_TIME = 0.2
 """Seconds over which departures from the expected place are remembered."""
 
@@ -74,8 +78,14 @@ class Track:
         return far
 
     def expected_box(self, now: float) -> Array:
-        """Where it should be, ``(4,)``."""
-        return tight_box(self.steady + self.shift(now))
+        """Where it should be, ``(4,)``.
+
+        It is the last box as long as that still fits, since each pixel by which the box moves changes what the network
+        answers: on a still face the boxes would wander, and the landmarks with them.
+        """
+        box = tight_box(self.steady + self.shift(now))
+        slack = max(1.0, _SLACK * float((box[2:] - box[:2]).max()))
+        return self.box if np.abs(box - self.box).max() <= slack else box
 
     def see(self, landmarks: Array, box: Array, now: float) -> None:
         """Take a frame's landmarks, cut by a box; of a face that was hidden, the filters' knowledge is stale."""
