@@ -211,7 +211,7 @@ def lag(found: Array, truth: Array) -> float:
 def noise_for(method: Callable[[], Method], scene: Scene, goal: float) -> float:
     """The pixel noise at which a method jitters so many pixels on a still face, or 1 where it does so at once."""
     low, high = 1.0, 80.0
-    for _ in range(6):
+    for _ in range(5):
         middle = (low + high) / 2
         found, _ = answers([method()], frames(scene, np.zeros((3 * FPS, 4)), middle))
         low, high = (low, middle) if jitter(found[0]).mean() > goal else (middle, high)

@@ -12,8 +12,8 @@ __all__ = ["FaceSmoother", "Smoothing"]
 
 Array = NDArray[np.float64]
 
-_MOTION = OneEuro(min_cutoff=0.1, beta=120.0, derivative_cutoff=3.0, dead_band=3.0)
-_SHAPE = OneEuro(min_cutoff=0.1, beta=80.0, derivative_cutoff=3.0, dead_band=3.0)
+_MOTION = OneEuro(min_cutoff=0.05, beta=120.0, derivative_cutoff=3.0, dead_band=3.0)
+_SHAPE = OneEuro(min_cutoff=0.05, beta=80.0, derivative_cutoff=3.0, dead_band=3.0)
 
 _COLLAPSED = 0.05
 """A face that shrank to less than this share in one frame is not the same signal any more."""
