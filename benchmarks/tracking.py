@@ -1,14 +1,15 @@
 """What tracking and smoothing do to jitter, lag and accuracy, on frames whose true motion is known.
 
-    python benchmarks/tracking.py [--model FILE.onnx] [--people 8]
+    python benchmarks/tracking.py [--model FILE.onnx] [--people 4]
 
 A photograph is drawn into 1920 x 1080 frames, its face 400 pixels large, with Gaussian noise on every pixel around it.
 Truth is the network's own answer for the noise-free photograph at rest, carried along by the known motion: what is
 measured is what noise, boxes and filters add. "Reference" is the exponential filter of the reference project's video
 script, new = 0.7 found + 0.3 old. Everything is seeded; nothing here is a WFLW test face.
 
---people adds video stills of persons on whom no setting was chosen, from $PFLD_EDGE_SHARED/data/youtube68. (Its clips
-have three frames each, seconds apart, so they show no motion that could be measured by itself.)
+--people takes, in place of the bundled portraits, video stills of persons on whom no setting of the filters was chosen,
+from $PFLD_EDGE_SHARED/data/youtube68. (Its clips have three frames each, seconds apart, so they show no motion that
+could be measured by itself.)
 """
 
 import csv
@@ -315,20 +316,16 @@ def people(count: int) -> list[Face]:
 
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), help="An ONNX file of ours; the bundled one by default.")
-@click.option("--people", "count", default=0, show_default=True, help="Video stills of others (PFLD_EDGE_SHARED).")
+@click.option("--people", "count", default=0, show_default=True, help="Video stills in place of portraits.")
 def main(model: Path | None, count: int) -> None:
     """Print tables in Markdown."""
     landmarker = FaceLandmarker(model)
-    scenes = {face.image.stem: scene(face, landmarker) for face in portraits()}
+    faces = {face.group: face for face in people(count)} if count else {face.image.stem: face for face in portraits()}
+    scenes = {name: scene(face, landmarker) for name, face in faces.items()}
     still_rows(scenes, landmarker)
     for noise in (8.0, 24.0):
-        moving_rows(scenes, landmarker, noise, [10, 11])
+        moving_rows(scenes, landmarker, noise, [20] if count else [10, 11])
     blink_rows(scenes, landmarker)
-    if count:
-        others = {face.group: scene(face, landmarker) for face in people(count)}
-        click.echo("\nPersons on whom nothing was tuned:")
-        still_rows(others, landmarker)
-        moving_rows(others, landmarker, 8.0, [20])
 
 
 if __name__ == "__main__":
