@@ -18,7 +18,7 @@ _FLAT = 3.0
 
 _CUT = 0.35
 _DOUBT = 0.6
-"""Correlations below which it is a cut, and may be one. Of neighbouring clips of 250 video faces (youtube68), 91 %
+"""Correlations below which it is a cut, and may be one. Of neighbouring clips of 250 video faces (youtube68), 90 %
 correlate by less than 0.35 and 99 % by less than 0.6. Of pans by 5 % of the width in one frame (120 WFLW photographs),
 99 % correlate by more than 0.5; a flash or half the exposure leaves more than 0.85."""
 
