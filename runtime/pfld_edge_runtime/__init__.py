@@ -11,12 +11,19 @@ from pfld_edge_runtime.errors import (
     ModelContractError,
     ModelFileError,
     PfldEdgeError,
+    SmoothingError,
+    TimestampError,
+    TrackerError,
 )
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.fingerprint import Fingerprint, fingerprint_image
 from pfld_edge_runtime.landmarker import BUNDLED_MODEL, FaceLandmarker, prepare_input
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
+<<<<<<< HEAD
 from pfld_edge_runtime.self_test import SelfTest, self_test
+=======
+from pfld_edge_runtime.tracking import FaceSmoother, FaceTracker, Landmarker, OneEuro, OneEuroFilter, Smoothing
+>>>>>>> tracker
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -33,14 +40,26 @@ __all__ = [
     "DeviceWarning",
     "FaceDetector",
     "FaceLandmarker",
+    "FaceSmoother",
+    "FaceTracker",
     "Faces",
     "Fingerprint",
     "ImageError",
     "LandmarkScheme",
+    "Landmarker",
     "ModelContractError",
     "ModelFileError",
+    "OneEuro",
+    "OneEuroFilter",
     "PfldEdgeError",
+<<<<<<< HEAD
     "SelfTest",
+=======
+    "Smoothing",
+    "SmoothingError",
+    "TimestampError",
+    "TrackerError",
+>>>>>>> tracker
     "__version__",
     "crop_faces",
     "crop_windows",

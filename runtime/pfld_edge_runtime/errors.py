@@ -1,6 +1,16 @@
 """What can go wrong, as types: each error is a `PfldEdgeError` and the builtin that fits it."""
 
-__all__ = ["BoxError", "DeviceError", "ImageError", "ModelContractError", "ModelFileError", "PfldEdgeError"]
+__all__ = [
+    "BoxError",
+    "DeviceError",
+    "ImageError",
+    "ModelContractError",
+    "ModelFileError",
+    "PfldEdgeError",
+    "SmoothingError",
+    "TimestampError",
+    "TrackerError",
+]
 
 
 class PfldEdgeError(Exception):
@@ -25,3 +35,15 @@ class ModelContractError(PfldEdgeError, ValueError):
 
 class DeviceError(PfldEdgeError, RuntimeError):
     """The device that was asked for is unknown, or this build of onnxruntime can't use it."""
+
+
+class TrackerError(PfldEdgeError, ValueError):
+    """A setting of the tracker is out of range."""
+
+
+class SmoothingError(PfldEdgeError, ValueError):
+    """A setting of a smoothing filter is out of range."""
+
+
+class TimestampError(PfldEdgeError, ValueError):
+    """A frame's timestamp is not after the last one's, or is no time at all."""
