@@ -19,11 +19,8 @@ from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.fingerprint import Fingerprint, fingerprint_image
 from pfld_edge_runtime.landmarker import BUNDLED_MODEL, FaceLandmarker, prepare_input
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
-<<<<<<< HEAD
 from pfld_edge_runtime.self_test import SelfTest, self_test
-=======
 from pfld_edge_runtime.tracking import FaceSmoother, FaceTracker, Landmarker, OneEuro, OneEuroFilter, Smoothing
->>>>>>> tracker
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -52,14 +49,11 @@ __all__ = [
     "OneEuro",
     "OneEuroFilter",
     "PfldEdgeError",
-<<<<<<< HEAD
     "SelfTest",
-=======
     "Smoothing",
     "SmoothingError",
     "TimestampError",
     "TrackerError",
->>>>>>> tracker
     "__version__",
     "crop_faces",
     "crop_windows",
