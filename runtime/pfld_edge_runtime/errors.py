@@ -1,6 +1,14 @@
 """What can go wrong, as types: each error is a `PfldEdgeError` and the builtin that fits it."""
 
-__all__ = ["BoxError", "DeviceError", "ImageError", "ModelContractError", "ModelFileError", "PfldEdgeError"]
+__all__ = [
+    "BoxError",
+    "DeviceError",
+    "ImageError",
+    "LandmarkError",
+    "ModelContractError",
+    "ModelFileError",
+    "PfldEdgeError",
+]
 
 
 class PfldEdgeError(Exception):
@@ -13,6 +21,10 @@ class ImageError(PfldEdgeError, ValueError):
 
 class BoxError(PfldEdgeError, ValueError):
     """A face box can't be used: wrong shape, NaN or infinite, or without area."""
+
+
+class LandmarkError(PfldEdgeError, ValueError):
+    """Landmarks can't be read: wrong shape, another scheme's number of points, NaN or infinite."""
 
 
 class ModelFileError(PfldEdgeError, ValueError):
