@@ -5,6 +5,7 @@ __all__ = [
     "DeviceError",
     "ImageError",
     "LandmarkError",
+    "MissingPackageError",
     "ModelContractError",
     "ModelFileError",
     "PfldEdgeError",
@@ -25,6 +26,10 @@ class BoxError(PfldEdgeError, ValueError):
 
 class LandmarkError(PfldEdgeError, ValueError):
     """Landmarks can't be read: wrong shape, another scheme's number of points, NaN or infinite."""
+
+
+class MissingPackageError(PfldEdgeError, ImportError):
+    """An optional package that a call needs isn't installed."""
 
 
 class ModelFileError(PfldEdgeError, ValueError):

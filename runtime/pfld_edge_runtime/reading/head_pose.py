@@ -26,10 +26,10 @@ class HeadPose:
         yaw: ``(N,)`` degrees, -90 to 90; positive: the face looks to the photograph's right.
         pitch: ``(N,)`` degrees, -180 to 180; positive: the face looks up.
         roll: ``(N,)`` degrees, -180 to 180; positive: the head leans clockwise in the photograph.
-        rotation: ``(N, 3, 3)`` from the head's axes to the camera's: x to the photograph's right, y down, z away from the
-            camera, as OpenCV has them.
-        translation: ``(N, 3)`` millimetres from the camera to the point between the eyes. As right as the camera's focal
-            length and the 63 mm between the pupils of a mean adult.
+        rotation: ``(N, 3, 3)`` from the head's axes to the camera's: x to the photograph's right, y down, z away from
+            the camera, as OpenCV has them.
+        translation: ``(N, 3)`` millimetres from the camera to the point between the eyes. As right as the camera's
+            focal length and the 63 mm between the pupils of a mean adult.
     """
 
     yaw: Array

@@ -25,7 +25,9 @@ def check_landmarks(landmarks: object, points: int | None = 98) -> NDArray[np.fl
     try:
         array = np.asarray(landmarks, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise LandmarkError(f"landmarks must be numbers of shape (N, {wanted}, 2), x and y in pixels: {error}") from error
+        raise LandmarkError(
+            f"landmarks must be numbers of shape (N, {wanted}, 2), x and y in pixels: {error}"
+        ) from error
     if array.size == 0 and points is not None:
         return np.zeros((0, points, 2))
     if array.ndim == 2:

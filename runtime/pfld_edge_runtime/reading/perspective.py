@@ -27,7 +27,8 @@ def project(shape: Array, rotations: Array, translations: Array, camera: Array) 
         ``(N, P, 2)`` pixels.
     """
     placed = (shape @ rotations.transpose(0, 2, 1) + translations[:, None]) @ camera.T
-    return placed[..., :2] / placed[..., 2:]
+    seen: Array = placed[..., :2] / placed[..., 2:]
+    return seen
 
 
 def solve_poses(points: Array, shape: Array, camera: Array) -> tuple[Array, Array]:
@@ -43,7 +44,7 @@ def solve_poses(points: Array, shape: Array, camera: Array) -> tuple[Array, Arra
         camera: ``(3, 3)`` intrinsic matrix, pixels.
 
     Returns:
-        Rotations ``(N, 3, 3)`` and translations ``(N, 3)``, as `project` takes them; NaN for faces whose points coincide.
+        Rotations ``(N, 3, 3)`` and translations ``(N, 3)``, as for `project`; NaN for faces whose points coincide.
     """
     inverse = np.linalg.inv(camera)
     rays = points @ inverse[:2, :2].T + inverse[:2, 2]
@@ -85,7 +86,7 @@ def _errors(
 ) -> tuple[Array, NDArray[np.float64]]:
     """``(N, P, 2)`` reprojection errors in pixels and ``(N,)`` their squares' sum, infinite behind the camera."""
     depths = shape @ rotations[:, 2, :, None] + translations[:, 2, None, None]
-    seen = (depths > 0).all(axis=(1, 2))
+    seen = np.asarray(depths.min(axis=(1, 2), initial=np.inf) > 0)
     ahead = np.where(seen[:, None], translations, (0.0, 0.0, 1e6))
     errors = project(shape, rotations, ahead, camera) - points
     return errors, np.where(seen, (errors**2).sum(axis=(1, 2)), np.inf)
@@ -102,9 +103,9 @@ def _steps(
     by_place = camera[:2, :2] @ by_place
     # d(exp(w) q) / dw = -[q]x, so each row v of the derivative by place turns into q x v.
     by_turn = np.cross(turned[:, :, None], by_place)
-    jacobian = np.concatenate([by_turn, by_place], axis=-1).reshape(len(errors), -1, 6)
+    jacobian = np.concatenate([by_turn, by_place], axis=-1).reshape(len(errors), 2 * len(shape), 6)
     normal = jacobian.transpose(0, 2, 1) @ jacobian
-    gradient = jacobian.transpose(0, 2, 1) @ errors.reshape(len(errors), -1, 1)
+    gradient = jacobian.transpose(0, 2, 1) @ errors.reshape(len(errors), 2 * len(shape), 1)
     diagonal = np.einsum("nii->ni", normal)
     diagonal += diagonal * damping[:, None] + 1e-12
     return -np.linalg.solve(normal, gradient)[:, :, 0]
