@@ -6,8 +6,8 @@ Fitted on the 364 faces of youtube68's test.csv, whose photographs no network of
 the same people were), each in a tight box, in one that errs as a detector does, in one that is badly off, and half
 covered; and on boxes without a face from WFLW's unlabelled photographs. Good means an NME under 0.1 on the 68 points,
 once the labels are moved by where on average they lie off the network's points on train.csv: the set's points aren't
-quite WFLW's (its contour begins lower, for one), which is no error of a face. Half of the people fit, the other half judge; then all of them fit the curve that is printed. WFLW's 120 test faces
-judge it and fit nothing.
+quite WFLW's (its contour begins lower, for one), which is no error of a face. Half of the people fit, the other half
+judge; then all of them fit the curve that is printed. WFLW's 120 test faces judge it and fit nothing.
 """
 
 import os

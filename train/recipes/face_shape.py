@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import read_points_csv
 from pfld_edge_runtime import WFLW_98
+from pfld_edge_runtime.reading.perspective import solve_poses
 
 Array = NDArray[np.float64]
 
@@ -33,6 +34,8 @@ MIRROR = [POINTS.index(WFLW_98.mirror[point]) for point in POINTS]
 PUPIL_DISTANCE = 63.0
 PRESS_PHOTOGRAPHS = "lfw.csv"
 LOOKS_AHEAD = 10.0
+# Press photographers stand off; the pictures are cut from larger ones, 176 pixels of each are left.
+LONG_LENS = 2000.0
 ROUNDS = 100
 
 
@@ -84,7 +87,18 @@ def angles(rows: Array) -> tuple[Array, Array]:
 def tilted(shape: Array, degrees: float) -> Array:
     """Turn the shape about the axis through the ears by a pitch."""
     cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return shape @ np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    return np.asarray(shape @ np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]]))
+
+
+def frontal_pitch(landmarks: Array, shape: Array) -> tuple[float, int]:
+    """The median pitch of faces that look ahead, as the runtime's own solver reads it, and how many they are."""
+    camera = np.diag([LONG_LENS, LONG_LENS, 1.0])
+    rotations, _ = solve_poses(
+        landmarks[:, RIGID] - landmarks[:, RIGID].mean(axis=1, keepdims=True), shape[: len(RIGID)], camera
+    )
+    yaw, pitch = angles(rotations[:, :2])
+    ahead = np.abs(yaw) < LOOKS_AHEAD
+    return float(np.median(pitch[ahead])), int(ahead.sum())
 
 
 def main() -> None:
@@ -97,11 +111,10 @@ def main() -> None:
     }
     points = centred(np.concatenate(list(stacked.values())))
     shape = structure(points)
-    yaw, pitch = angles(projections(centred(stacked[PRESS_PHOTOGRAPHS]), shape)[1])
-    ahead = np.abs(yaw) < LOOKS_AHEAD
-    zero = float(np.median(pitch[ahead]))
-    shape = tilted(shape - shape[EYE_CORNERS].mean(axis=0), zero)
+    shape -= shape[EYE_CORNERS].mean(axis=0)
     shape *= PUPIL_DISTANCE / np.linalg.norm(shape[POINTS.index(96)] - shape[POINTS.index(97)])
+    zero, ahead = frontal_pitch(stacked[PRESS_PHOTOGRAPHS], shape)
+    shape = tilted(shape, zero)
     middle = shape - shape.mean(axis=0)
     scales, rows = projections(points, middle)
     errors = np.linalg.norm(points / scales[:, None, None] - np.einsum("nij,pj->npi", rows, middle), axis=2)
@@ -110,7 +123,7 @@ def main() -> None:
     write(
         f"{len(points)} faces, yaw {np.quantile(yaws, 0.01):.0f} to {np.quantile(yaws, 0.99):.0f} degrees (1 to 99 %)\n"
     )
-    write(f"zero pitch: {zero:+.2f} degrees of the unturned shape, median of {ahead.sum()} faces\n")
+    write(f"zero pitch: {zero:+.2f} degrees of the unturned shape, median of {ahead} faces\n")
     for point, place, error in zip(POINTS, shape, np.median(errors, axis=0), strict=True):
         coordinates = ", ".join(f"{value:.1f}" for value in place)
         write(f"    {point}: ({coordinates}),  # {WFLW_98.names[point]}, {error:.1f} mm\n")

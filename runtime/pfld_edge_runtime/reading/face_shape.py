@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 __all__ = ["FACE_SHAPE", "RIGID_POINTS"]
 
 _PLACES: dict[int, tuple[float, float, float]] = {
-    33: (-54.8, -12.1, 6.6),  # outer ends of the brows
-    46: (54.8, -12.1, 6.6),
-    37: (-13.6, -18.8, -15.4),  # their inner ends
-    42: (13.6, -18.8, -15.4),
-    51: (0.0, -1.3, -16.5),  # bridge of the nose, down to its tip
-    52: (0.0, 11.6, -24.4),
-    53: (0.0, 24.5, -31.9),
-    54: (0.0, 36.9, -38.9),
-    55: (-16.3, 42.6, -16.8),  # its base, wing to wing
-    56: (-8.2, 44.5, -21.3),
-    57: (0.0, 46.1, -24.8),
-    58: (8.2, 44.5, -21.3),
-    59: (16.3, 42.6, -16.8),
-    60: (-44.8, -0.3, 3.4),  # outer and inner corners of the eyes
-    72: (44.8, -0.3, 3.4),
-    64: (-17.5, 0.3, -3.4),
-    68: (17.5, 0.3, -3.4),
+    33: (-54.8, -12.0, 6.8),  # outer ends of the brows
+    46: (54.8, -12.0, 6.8),
+    37: (-13.6, -19.0, -15.0),  # their inner ends
+    42: (13.6, -19.0, -15.0),
+    51: (0.0, -1.6, -16.5),  # bridge of the nose, down to its tip
+    52: (0.0, 11.2, -24.6),
+    53: (0.0, 23.9, -32.3),
+    54: (0.0, 36.2, -39.5),
+    55: (-16.3, 42.3, -17.5),  # its base, wing to wing
+    56: (-8.2, 44.1, -22.1),
+    57: (0.0, 45.7, -25.5),
+    58: (8.2, 44.1, -22.1),
+    59: (16.3, 42.3, -17.5),
+    60: (-44.8, -0.2, 3.4),  # outer and inner corners of the eyes
+    72: (44.8, -0.2, 3.4),
+    64: (-17.5, 0.2, -3.4),
+    68: (17.5, 0.2, -3.4),
 }
 
 RIGID_POINTS: tuple[int, ...] = tuple(_PLACES)
@@ -40,6 +40,6 @@ FACE_SHAPE: NDArray[np.float64] = np.array(list(_PLACES.values()))
 """``(17, 3)`` millimetres, in the order of `RIGID_POINTS`: x to the photograph's right, y down, z away from the camera.
 
 The origin is the mean of the four eye corners. The unit is fixed by 63 mm between the pupils (the mean of adults:
-Dodgson, SPIE 5291, 2004). Zero pitch is the median of LFW's faces that are turned to neither side.
+Dodgson, SPIE 5291, 2004). Zero pitch is the median of LFW's faces that look to neither side.
 """
 FACE_SHAPE.flags.writeable = False

@@ -17,7 +17,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class HeadPose:
-    """The poses of N heads; zero is a head that faces the camera.
+    """The poses of N heads; zero is a head that faces along the camera's axis.
+
+    A head away from the photograph's centre that looks into the lens has the angles of its place, as it must turn to do
+    so.
 
     The angles give the rotation as ``Rz(roll) @ Ry(-yaw) @ Rx(-pitch)`` in the camera's axes. Turning the photograph
     about its centre changes the roll alone; a mirror image negates yaw and roll.
@@ -51,7 +54,7 @@ def default_camera(image_size: tuple[int, int]) -> Array:
 
     Returns:
         ``(3, 3)`` intrinsic matrix: focal length of one image width (a field of view of 53 degrees, about that of a
-        webcam or a telephone), principal point in the centre.
+        webcam or a telephone), principal point in the centre. Wrong for a photograph that was cut out of a larger one.
     """
     width, height = image_size
     return np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float64)
