@@ -50,7 +50,7 @@ def main(model: Path | None) -> None:
         quantiles = [np.round(np.quantile(values, QUANTILES), 2).tolist() for values in pair]
         click.echo(
             f"{name}: true quantiles {QUANTILES} {quantiles[0]}, predicted {quantiles[1]}, mean error "
-            f"{np.abs(pair[1] - pair[0]).mean():.3f}, correlation {np.corrcoef(*pair)[0, 1]:.2f}"
+            f"{np.abs(pair[1] - pair[0]).mean():.3f}, correlation {np.corrcoef(pair[0], pair[1])[0, 1]:.2f}"
         )
 
 
