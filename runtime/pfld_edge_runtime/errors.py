@@ -4,6 +4,8 @@ __all__ = [
     "BoxError",
     "DeviceError",
     "ImageError",
+    "LandmarkError",
+    "MissingPackageError",
     "ModelContractError",
     "ModelFileError",
     "PfldEdgeError",
@@ -23,6 +25,14 @@ class ImageError(PfldEdgeError, ValueError):
 
 class BoxError(PfldEdgeError, ValueError):
     """A face box can't be used: wrong shape, NaN or infinite, or without area."""
+
+
+class LandmarkError(PfldEdgeError, ValueError):
+    """Landmarks can't be read: wrong shape, another scheme's number of points, NaN or infinite."""
+
+
+class MissingPackageError(PfldEdgeError, ImportError):
+    """An optional package that a call needs isn't installed."""
 
 
 class ModelFileError(PfldEdgeError, ValueError):

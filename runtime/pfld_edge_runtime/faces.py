@@ -1,10 +1,19 @@
 """What was found in one photograph."""
 
-from dataclasses import dataclass
+import importlib
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.errors import LandmarkError, MissingPackageError
+from pfld_edge_runtime.reading.aligned_face import aligned_faces
+from pfld_edge_runtime.reading.head_pose import HeadPose, head_pose
+from pfld_edge_runtime.reading.openness import eye_openness, mouth_openness
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 
 __all__ = ["Faces"]
@@ -15,6 +24,8 @@ Float = NDArray[np.float32]
 @dataclass(frozen=True, slots=True)
 class Faces:
     """The faces of one photograph or video frame: arrays that run side by side, one row a face.
+
+    An index, a slice, a list of indices or a mask gives the chosen `Faces`; iteration gives them one by one.
 
     Attributes:
         landmarks: ``(N, P, 2)`` float32, x and y in photograph pixels.
@@ -34,6 +45,105 @@ class Faces:
     image_size: tuple[int, int]
     scheme: LandmarkScheme = WFLW_98
 
+    def __post_init__(self) -> None:
+        """Refuse arrays that don't run side by side."""
+        count = len(self.landmarks)
+        shapes = {"landmarks": (count, self.scheme.num_landmarks, 2), "boxes": (count, 4)}
+        for name in ("landmarks", "boxes", "scores", "confidences", "ids"):
+            expected, found = shapes.get(name, (count,)), np.shape(getattr(self, name))
+            if found != expected:
+                raise LandmarkError(f"faces need {name} of shape {expected}, found {found}: give one row a face")
+
     def __len__(self) -> int:
         """How many faces there are."""
         return len(self.landmarks)
+
+    def __getitem__(self, chosen: int | slice | list[int] | NDArray[np.generic]) -> "Faces":
+        """Choose faces; an integer gives the one face, still as `Faces`."""
+        rows = np.arange(len(self))[chosen].reshape(-1)
+        return replace(
+            self,
+            landmarks=self.landmarks[rows],
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            confidences=self.confidences[rows],
+            ids=self.ids[rows],
+        )
+
+    def __iter__(self) -> Iterator["Faces"]:
+        """Give the faces one by one, each as `Faces`."""
+        return (self[row] for row in range(len(self)))
+
+    def head_pose(self, camera_matrix: object = None) -> HeadPose:
+        """Which way the heads are turned; see `pfld_edge_runtime.head_pose`."""
+        return head_pose(self.landmarks, self.image_size, camera_matrix)
+
+    def eye_openness(self) -> NDArray[np.float64]:
+        """How far the eyes are open, ``(N, 2)``; see `pfld_edge_runtime.eye_openness`."""
+        return eye_openness(self.landmarks)
+
+    def mouth_openness(self) -> NDArray[np.float64]:
+        """How far the mouths are open, ``(N,)``; see `pfld_edge_runtime.mouth_openness`."""
+        return mouth_openness(self.landmarks)
+
+    def aligned(self, image: NDArray[np.generic], size: int = 112) -> NDArray[np.uint8]:
+        """Crops for face recognition, ``(N, size, size, 3)``; see `pfld_edge_runtime.aligned_faces`."""
+        return aligned_faces(image, self.landmarks, size)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Turn the faces into plain JSON types, one dictionary a face.
+
+        Returns:
+            ``id`` (None where untracked), ``box`` (four pixels), ``score`` and ``confidence`` (None where unknown), and
+            ``landmarks``, P pairs of pixels. Pixels are rounded to hundredths, scores to four digits.
+        """
+        return [
+            {
+                "id": None if self.ids[row] < 0 else int(self.ids[row]),
+                "box": _rounded(self.boxes[row]),
+                "score": _known(float(self.scores[row])),
+                "confidence": _known(float(self.confidences[row])),
+                "landmarks": _rounded(self.landmarks[row]),
+            }
+            for row in range(len(self))
+        ]
+
+    def to_supervision(self) -> Any:  # noqa: ANN401 - the class belongs to a package that need not be there
+        """Turn the faces into ``supervision.KeyPoints``, for that package's annotators and sinks.
+
+        Returns:
+            ``xy`` are the landmarks, ``class_id`` is 0 and ``data["class_name"]`` is "face" throughout; the confidence
+            of a point is its face's, left out where no face has one. Versions since 0.29 get the detector's scores too.
+            Where faces were tracked, ``data["tracker_id"]`` holds `ids`.
+
+        Raises:
+            MissingPackageError: The package supervision isn't installed.
+        """
+        try:
+            key_points = importlib.import_module("supervision").KeyPoints
+        except ImportError as error:
+            raise MissingPackageError(
+                "to_supervision needs the package supervision: pip install supervision"
+            ) from error
+        data: dict[str, Any] = {"class_name": np.array(["face"] * len(self), dtype=object)}
+        fields: dict[str, Any] = {"xy": self.landmarks, "class_id": np.zeros(len(self), np.int64), "data": data}
+        if (self.ids >= 0).any():
+            data["tracker_id"] = self.ids
+        known = inspect.signature(key_points).parameters
+        if np.isfinite(self.confidences).any():
+            # Renamed in supervision 0.29, which still takes the old name with a warning.
+            name = "keypoint_confidence" if "keypoint_confidence" in known else "confidence"
+            fields[name] = np.repeat(self.confidences[:, None], self.scheme.num_landmarks, axis=1)
+        if "detection_confidence" in known and np.isfinite(self.scores).any():
+            fields["detection_confidence"] = self.scores
+        return key_points(**fields)
+
+
+def _rounded(pixels: Float) -> list[Any]:
+    """Pixels as nested lists, to a hundredth."""
+    hundredths: list[Any] = np.round(pixels.astype(np.float64), 2).tolist()
+    return hundredths
+
+
+def _known(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None

@@ -1,0 +1,241 @@
+"""Fits the confidence curve of a network, and tells how far it can be trusted.
+
+    PFLD_EDGE_SHARED=<folder> python benchmarks/confidence.py [--model MODEL.onnx]
+
+Fitted on the 364 faces of youtube68's test.csv, whose photographs no network of ours was trained on (other pictures of
+the same people were), each in a tight box, in one that errs as a detector does, in one that is badly off, and half
+covered; and on boxes without a face from WFLW's unlabelled photographs. Good means an NME under 0.1 on the 68 points,
+once the labels are moved by where on average they lie off the network's points on train.csv: the set's points aren't
+quite WFLW's (its contour begins lower, for one), which is no error of a face. Half of the people fit, the other half
+judge; then all of them fit the curve that is printed. WFLW's 120 test faces judge it and fit nothing.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata, spearmanr
+
+from pfld_edge_calib import Face, as_detected, labelled_faces, nme_per_face, read_photo, read_points_csv
+from pfld_edge_calib.photo import photos_listed
+from pfld_edge_runtime import IBUG_68, FaceLandmarker
+from pfld_edge_runtime.reading import ConfidenceCurve, landmarks_68, mirror_disagreement, predict_with_mirror
+
+Array = NDArray[np.float64]
+THRESHOLD = 0.1
+BINS = (0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0001)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A box in a photograph, and the landmarks in it; none where there is no face."""
+
+    image: NDArray[np.uint8]
+    box: Array
+    truth: NDArray[np.float32] | None
+    person: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network made of N cases: its disagreement and its true error, infinite without a face."""
+
+    disagreement: Array
+    nme: Array
+    people: NDArray[np.str_]
+
+    def __getitem__(self, chosen: NDArray[np.bool_]) -> "Seen":
+        return Seen(self.disagreement[chosen], self.nme[chosen], self.people[chosen])
+
+    def __add__(self, other: "Seen") -> "Seen":
+        return Seen(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("disagreement", "nme", "people")))
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Which landmarks are near the truth."""
+        return self.nme < THRESHOLD
+
+
+@click.command()
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="An ONNX file with its contract; the bundled one without."
+)
+@click.option("--seed", default=0, show_default=True, help="Of boxes and covers.")
+def main(model: Path | None, seed: int) -> None:
+    """Print a curve and its reliability."""
+    shared = Path(os.environ.get("PFLD_EDGE_SHARED", ""))
+    landmarker, random = FaceLandmarker(model), np.random.default_rng(seed)
+    folder = shared / "data/youtube68"
+    others = read_points_csv(folder / "train.csv", folder / "images", "person")[::8]
+    listed = read_points_csv(folder / "test.csv", folder / "images", "person")
+    youtube = list(moved(listed, label_offsets(landmarker, others)))
+    faces = {
+        "tight boxes": seen(landmarker, cases(youtube)),
+        "boxes as detected": seen(landmarker, cases(as_detected(youtube, seed))),
+        "boxes badly off": seen(landmarker, cases(as_detected(youtube, seed, shift=0.15, scale=0.25))),
+        "half covered": seen(landmarker, (covered(case, random) for case in cases(as_detected(youtube, seed)))),
+    }
+    nothing = seen(landmarker, backgrounds(shared, random))
+    everything = nothing
+    for part in faces.values():
+        everything += part
+    first = np.isin(everything.people, np.unique(everything.people)[::2])
+    trial, curve = fitted(everything[first]), fitted(everything)
+    say = click.echo
+    say(f"curve: middle={curve.middle:.4f}, steepness={curve.steepness:.2f} ({len(everything.nme)} cases)")
+    say(f"fitted on half of the people: middle={trial.middle:.4f}, steepness={trial.steepness:.2f}\n")
+    say("| | cases | NME over 0.1 | confidence, mean | Brier | Spearman | AUC, NME over 0.1 | AUC, no face |")
+    say("|---|---|---|---|---|---|---|---|")
+    report("the other half of the people", everything[~first], trial, nothing)
+    for name, part in faces.items():
+        report(name, part, curve, nothing)
+    report("no face", nothing, curve, nothing)
+    wflw = labelled_faces(shared / "data/WFLW")
+    tight = seen(landmarker, cases(wflw))
+    report("WFLW, tight boxes", tight, curve, nothing)
+    detected = seen(landmarker, cases(as_detected(wflw, seed)))
+    report("WFLW, boxes as detected", detected, curve, nothing)
+    for name in ("largepose", "expression", "occlusion", "blur", "illumination", "makeup"):
+        report(f"WFLW, {name}", tight[np.array([name in face.attributes for face in wflw])], curve, nothing)
+    for name, part in {"the other half of the people": everything[~first], "WFLW": tight + detected}.items():
+        say(f"\n| confidence, {name} | cases | mean | share with NME under 0.1 |\n|---|---|---|---|")
+        calibration_table(part, trial if name != "WFLW" else curve)
+
+
+def cases(faces: Sequence[Face]) -> Iterator[Case]:
+    """The faces of a set, in their boxes."""
+    for face in faces:
+        yield Case(read_photo(face.image), face.bbox_xyxy, face.landmarks, face.group)
+
+
+def label_offsets(landmarker: FaceLandmarker, faces: Sequence[Face]) -> NDArray[np.complex128]:
+    """Where the 68 labels lie off the network's points on average, ``(68,)``.
+
+    As complex shares of the line from eye corner to eye corner, and symmetric: what differs between the sides is the
+    network's error, not the scheme's.
+    """
+    truth = np.stack([face.landmarks for face in faces if face.landmarks is not None])
+    found = np.concatenate([landmarks_68(landmarker(case.image, case.box, "bgr")) for case in cases(faces)])
+    mean = (as_complex(truth - found) / eye_lines(truth)).mean(axis=0)
+    return np.asarray((mean - mean[list(IBUG_68.mirror)].conj()) / 2)
+
+
+def moved(faces: Sequence[Face], offsets: NDArray[np.complex128]) -> Iterator[Face]:
+    """The faces with labels where WFLW's annotators would put them."""
+    for face in faces:
+        if face.landmarks is not None:
+            shift = offsets * eye_lines(face.landmarks[None])[0]
+            labels = face.landmarks - np.column_stack([shift.real, shift.imag])
+            yield replace(face, landmarks=labels.astype(np.float32))
+
+
+def eye_lines(landmarks: NDArray[np.float32]) -> NDArray[np.complex128]:
+    """From one outer eye corner to the other, ``(N, 1)``."""
+    first, second = IBUG_68.normalizing_points
+    return as_complex(landmarks[:, second] - landmarks[:, first])[:, None]
+
+
+def as_complex(vectors: NDArray[np.float32]) -> NDArray[np.complex128]:
+    """X as the real part, y as the imaginary one."""
+    return np.asarray(vectors[..., 0] + 1j * vectors[..., 1])
+
+
+def covered(case: Case, random: np.random.Generator) -> Case:
+    """Hide part of the face behind one colour."""
+    low, high = case.box[:2], case.box[2:]
+    sides = (high - low) * random.uniform(0.3, 0.7, 2)
+    corner = low + random.uniform(0, 1, 2) * (high - low - sides)
+    (x0, y0), (x1, y1) = corner.clip(0).astype(int), (corner + sides).clip(0).astype(int)
+    image = case.image.copy()
+    image[y0:y1, x0:x1] = random.integers(0, 256, 3)
+    return replace(case, image=image)
+
+
+def backgrounds(shared: Path, random: np.random.Generator) -> Iterator[Case]:
+    """Boxes in which a detector with a low threshold sees no part of a face."""
+    wflw = shared / "data/WFLW"
+    detector = shared / "models/detectors/yunet_n_dynamic.onnx"
+    yunet = cv2.FaceDetectorYN.create(str(detector), "", (320, 320), 0.3)
+    for path in photos_listed(wflw / "unlabelled_images.txt", wflw / "WFLW_images"):
+        image = read_photo(path)
+        height, width = image.shape[:2]
+        yunet.setInputSize((width, height))
+        found = yunet.detect(image)[1]
+        faces = np.zeros((0, 4)) if found is None else found[:, :4]
+        side = random.uniform(40, 250)
+        low = random.uniform(0, 1, 2) * (width - side, height - side)
+        apart = (faces[:, :2] > low + side) | (faces[:, :2] + faces[:, 2:] < low)
+        if low.min() >= 0 and apart.any(axis=1).all():
+            yield Case(image, np.concatenate([low, low + side]), None, path.name)
+
+
+def seen(landmarker: FaceLandmarker, given: Iterator[Case]) -> Seen:
+    """Run the network over cases, each with its mirror image."""
+    rows = []
+    for case in given:
+        found, mirrored = predict_with_mirror(landmarker, case.image, case.box, "bgr")
+        apart = mirror_disagreement(found, mirrored, landmarker.contract.landmarks)[0]
+        error = np.inf
+        if case.truth is not None:
+            ends = landmarker.contract.landmarks.normalizing_points
+            if len(case.truth) == 68:
+                found, ends = landmarks_68(found), (36, 45)
+            error = nme_per_face(found, case.truth[None], ends)[0]
+        rows.append((apart, error, case.person))
+    return Seen(np.array([r[0] for r in rows]), np.array([r[1] for r in rows]), np.array([r[2] for r in rows]))
+
+
+def fitted(data: Seen) -> ConfidenceCurve:
+    """Logistic regression on the logarithm of the disagreement, by Newton's method."""
+    design = np.column_stack([np.log(data.disagreement), np.ones(len(data.nme))])
+    weights = np.zeros(2)
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-(design @ weights)))
+        curvature = (design * (chance * (1 - chance))[:, None]).T @ design
+        weights = weights + np.linalg.solve(curvature, design.T @ (data.good - chance))
+    return ConfidenceCurve(middle=float(np.exp(-weights[1] / weights[0])), steepness=float(-weights[0]))
+
+
+def report(name: str, data: Seen, curve: ConfidenceCurve, nothing: Seen) -> None:
+    """One line of the table."""
+    confidence = curve(data.disagreement)
+    bad, face = ~data.good, np.isfinite(data.nme)
+    order = f"{spearmanr(data.disagreement[face], data.nme[face])[0]:.2f}" if face.any() else ""
+    failing = f"{auc(data.disagreement, bad):.3f}" if 0 < bad.sum() < len(bad) else ""
+    absent = ""
+    if face.any():
+        apart = np.concatenate([data.disagreement[face], nothing.disagreement])
+        absent = f"{auc(apart, np.arange(len(apart)) >= face.sum()):.3f}"
+    brier = ((confidence - data.good) ** 2).mean()
+    click.echo(
+        f"| {name} | {len(bad)} | {bad.mean():.1%} | {confidence.mean():.2f} | {brier:.3f} "
+        f"| {order} | {failing} | {absent} |"
+    )
+
+
+def auc(score: Array, positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: the chance that a positive scores above a negative (Mann and Whitney)."""
+    ranks, count = rankdata(score), int(positive.sum())
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(ranks) - count)))
+
+
+def calibration_table(data: Seen, curve: ConfidenceCurve) -> None:
+    """What was promised beside what came, by confidence."""
+    confidence = curve(data.disagreement)
+    for low, high in pairwise(BINS):
+        chosen = (confidence >= low) & (confidence < high)
+        if chosen.any():
+            click.echo(
+                f"| {low:.1f} to {min(high, 1):.1f} | {chosen.sum()} "
+                f"| {confidence[chosen].mean():.2f} | {data.good[chosen].mean():.2f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""How well head pose and openness are read: against OpenCV's solver, and from predicted landmarks against true ones.
+
+    PFLD_EDGE_SHARED=<folder> python benchmarks/reading.py [--model MODEL.onnx]
+
+On WFLW's 120 test faces. OpenCV solves the same shape and camera from a start of its own; the errors from predicted
+landmarks are against the pose that is read from the true ones, since no set at hand has true poses.
+"""
+
+import os
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib import labelled_faces, predict_landmarks, read_photo, true_landmarks
+from pfld_edge_runtime import FaceLandmarker, default_camera, eye_openness, head_pose, mouth_openness
+from pfld_edge_runtime.reading import FACE_SHAPE, RIGID_POINTS
+
+Array = NDArray[np.float64]
+SHAPE = np.array(FACE_SHAPE)
+QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
+STARTS = {"EPnP": cv2.SOLVEPNP_EPNP, "SQPnP": cv2.SOLVEPNP_SQPNP}
+
+
+@click.command()
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="An ONNX file with its contract; the bundled one without."
+)
+def main(model: Path | None) -> None:
+    """Print the figures of docs/reading-landmarks.md."""
+    faces = labelled_faces(Path(os.environ.get("PFLD_EDGE_SHARED", "")) / "data/WFLW")
+    landmarker = FaceLandmarker(model)
+    truth = true_landmarks(faces, landmarker.contract).astype(np.float64)
+    found = predict_landmarks(landmarker.predict_crops, landmarker.contract, faces).astype(np.float64)
+    photos = [read_photo(face.image).shape for face in faces]
+    sizes = [(shape[1], shape[0]) for shape in photos]
+    for name, landmarks in {"true": truth, "predicted": found}.items():
+        against_opencv(name, landmarks, sizes)
+    poses = [np.array([angles(x, size) for x, size in zip(part, sizes, strict=True)]) for part in (truth, found)]
+    apart = np.abs(poses[1] - poses[0])
+    for axis, column in zip(("yaw", "pitch", "roll"), apart.T, strict=True):
+        click.echo(
+            f"{axis} from predicted landmarks: median error {np.median(column):.1f}, mean {column.mean():.1f}, "
+            f"90 % under {np.quantile(column, 0.9):.1f} degrees"
+        )
+    for name, measure in {"eyes": eye_openness, "mouth": mouth_openness}.items():
+        pair = [measure(part).ravel() for part in (truth, found)]
+        quantiles = [np.round(np.quantile(values, QUANTILES), 2).tolist() for values in pair]
+        click.echo(
+            f"{name}: true quantiles {QUANTILES} {quantiles[0]}, predicted {quantiles[1]}, mean error "
+            f"{np.abs(pair[1] - pair[0]).mean():.3f}, correlation {np.corrcoef(pair[0], pair[1])[0, 1]:.2f}"
+        )
+
+
+def angles(landmarks: Array, size: tuple[int, int]) -> tuple[float, float, float]:
+    """Yaw, pitch, roll of one face."""
+    pose = head_pose(landmarks, size)
+    return float(pose.yaw[0]), float(pose.pitch[0]), float(pose.roll[0])
+
+
+def against_opencv(name: str, landmarks: Array, sizes: list[tuple[int, int]]) -> None:
+    """Say how far the rotations lie from those of cv2.solvePnP, by its start."""
+    apart: dict[str, list[float]] = {"a face ahead": [], **{start: [] for start in STARTS}}
+    behind = 0
+    for face, size in zip(landmarks, sizes, strict=True):
+        points, camera, ours = face[list(RIGID_POINTS)], default_camera(size), head_pose(face, size).rotation[0]
+        ahead = np.zeros((3, 1)), np.array([[0.0], [0.0], [1000.0]])
+        turn = cv2.solvePnP(SHAPE, points, camera, None, *ahead, True, cv2.SOLVEPNP_ITERATIVE)[1]
+        apart["a face ahead"].append(degrees(turn, ours))
+        for start, flag in STARTS.items():
+            turn, place = cv2.solvePnP(SHAPE, points, camera, None, flags=flag)[1:]
+            apart[start].append(degrees(cv2.solvePnPRefineLM(SHAPE, points, camera, None, turn, place)[0], ours))
+        behind += int(cv2.solvePnP(SHAPE, points, camera, None, flags=cv2.SOLVEPNP_ITERATIVE)[2][2, 0] < 0)
+    for start, values in apart.items():
+        click.echo(f"{name} landmarks, OpenCV from {start}: at most {max(values):.3f} degrees apart")
+    click.echo(f"{name} landmarks, OpenCV's SOLVEPNP_ITERATIVE without a start: {behind} faces behind the camera")
+
+
+def degrees(vector: NDArray[np.generic], rotation: Array) -> float:
+    """The angle between two rotations."""
+    return float(
+        np.degrees(np.linalg.norm(cv2.Rodrigues(cv2.Rodrigues(np.asarray(vector, np.float64))[0].T @ rotation)[0]))
+    )
+
+
+if __name__ == "__main__":
+    main()
