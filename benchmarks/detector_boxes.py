@@ -187,7 +187,7 @@ def print_curves(
         "shift y": [BoxMap(shift=(0.0, by)) for by in SHIFTS],
         "scale": [BoxMap(scale=(by, by)) for by in SCALES],
     }
-    curves: dict[str, dict[str, list[float]]] = {}
+    curves: dict[str, list[float]] = {}
     click.echo(f"\n### {name}: NME by how the true box is moved and scaled\n")
     for kind, moves in maps.items():
         click.echo(f"| {kind} | " + " | ".join(f"{by:g}" for by in (SCALES if kind == "scale" else SHIFTS)) + " |")

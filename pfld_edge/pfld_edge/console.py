@@ -51,7 +51,9 @@ def byte_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def _bar(name: str, total: int, amount: ProgressColumn) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    terminal = console(stderr=True)
+    # Elsewhere than on a terminal rich would leave an empty line.
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task(name, total=total)
 
         def advance(count: int) -> None:

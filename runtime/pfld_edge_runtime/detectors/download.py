@@ -56,6 +56,7 @@ def _fetch(entry: DetectorFile, path: Path, advance: Callable[[int], object], ti
     """Read the file from its address, never more than its size, and compare it."""
     # Imported here: they bring ssl, which an app that never downloads need not load.
     from http.client import HTTPException
+    from urllib.error import HTTPError
     from urllib.request import urlopen
 
     parts, left = [], entry.size
@@ -66,6 +67,8 @@ def _fetch(entry: DetectorFile, path: Path, advance: Callable[[int], object], ti
                 left -= len(part)
                 advance(len(part))
     except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         reason = getattr(error, "reason", None) or error
         raise DownloadError(
             f"{entry.url} could not be fetched ({reason}): fetch it where there is a network and put it at {path}"
