@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "verify": "Check that ONNX files are as accurate as their checkpoint.",
     "inspect": "Print a model's contract, layers and cost.",
     "predict": "Draw the landmarks of the faces in photographs.",
+    "detector": "List and download face detectors.",
 }
 """Each command and its line in `pfld-edge --help`; written here so that help imports none of them."""
 

@@ -4,9 +4,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-__all__ = ["console", "face_progress", "note", "note_assumed", "photo_count"]
+__all__ = ["byte_progress", "console", "face_progress", "note", "note_assumed", "photo_count"]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -29,8 +37,23 @@ def note_assumed(name: str, assumed: bool) -> None:
 @contextmanager
 def face_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar over faces; gives the function that moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    with _bar(name, total, MofNCompleteColumn()) as advance:
+        yield advance
+
+
+@contextmanager
+def byte_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar over the bytes of a download; gives the function that moves it."""
+    with _bar(name, total, DownloadColumn()) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(name: str, total: int, amount: ProgressColumn) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+    terminal = console(stderr=True)
+    # Elsewhere than on a terminal rich would leave an empty line.
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task(name, total=total)
 
         def advance(count: int) -> None:

@@ -1,8 +1,23 @@
 """98 facial landmarks on devices, with numpy and onnxruntime alone."""
 
+from pfld_edge_runtime.analyzer import FaceAnalyzer
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract, CropRule
 from pfld_edge_runtime.crop import CropWindows, crop_faces, crop_windows
-from pfld_edge_runtime.detectors import BoxMap, Detector, FaceDetector, find_boxes
+from pfld_edge_runtime.detectors import (
+    DETECTOR_FILES,
+    SCRFD,
+    BoxMap,
+    Detector,
+    DetectorError,
+    DownloadError,
+    FaceDetector,
+    UltraFace,
+    YuNet,
+    detector_folder,
+    download_detector,
+    find_boxes,
+    open_detector,
+)
 from pfld_edge_runtime.devices import DEVICES, DeviceWarning
 from pfld_edge_runtime.errors import (
     BoxError,
@@ -50,9 +65,11 @@ __all__ = [
     "BUNDLED_CURVE",
     "BUNDLED_MODEL",
     "CONTRACT_KEY",
+    "DETECTOR_FILES",
     "DEVICES",
     "FIVE_POINTS",
     "IBUG_68",
+    "SCRFD",
     "WFLW_98",
     "BoxError",
     "BoxMap",
@@ -61,8 +78,11 @@ __all__ = [
     "CropRule",
     "CropWindows",
     "Detector",
+    "DetectorError",
     "DeviceError",
     "DeviceWarning",
+    "DownloadError",
+    "FaceAnalyzer",
     "FaceDetector",
     "FaceLandmarker",
     "FaceSmoother",
@@ -85,6 +105,8 @@ __all__ = [
     "SmoothingError",
     "TimestampError",
     "TrackerError",
+    "UltraFace",
+    "YuNet",
     "__version__",
     "aligned_face",
     "aligned_faces",
@@ -92,6 +114,8 @@ __all__ = [
     "crop_faces",
     "crop_windows",
     "default_camera",
+    "detector_folder",
+    "download_detector",
     "eye_openness",
     "find_boxes",
     "fingerprint_image",
@@ -101,6 +125,7 @@ __all__ = [
     "landmarks_68",
     "mirror_disagreement",
     "mouth_openness",
+    "open_detector",
     "predict_with_mirror",
     "prepare_input",
     "read_faces",

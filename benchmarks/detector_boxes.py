@@ -1,0 +1,227 @@
+"""How detectors' boxes lie around landmarks, and what that does to accuracy.
+
+    PFLD_EDGE_SHARED=<folder> python benchmarks/detector_boxes.py --teacher NETWORK.onnx --model NETWORK.onnx > table.md
+
+First the maps from each detector's boxes to landmark boxes, fitted on WFLW's unlabelled photographs: the landmarks are
+the teacher's, looked for again in their own tight box. Then NME on the faces of WFLW's test list, which no map has
+seen: cut by the true box, by the detector's box as it is, by the mapped box, and by the landmarks found in that.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib import Face, nme_per_face, predict_landmarks, read_photo, read_wflw, refined, true_landmarks
+from pfld_edge_runtime import BoxMap, FaceDetector, FaceLandmarker, open_detector
+from pfld_edge_runtime.analyzer import landmark_boxes
+
+Boxes = NDArray[np.float64]
+Found = Mapping[str, list[NDArray[np.float32]]]
+"""Detections of every photograph, by detector."""
+
+FILES = {
+    "YuNet": "yunet_n_dynamic.onnx",
+    "YuNet 320": "yunet_n_320_320.onnx",
+    "SCRFD 500M": "scrfd_500m_kps.onnx",
+    "SCRFD 2.5G": "scrfd_2.5g_kps.onnx",
+    "UltraFace": "version-RFB-320.onnx",
+}
+SMALLEST = 40
+"""Side in pixels under which a face's landmarks are too uncertain to fit on."""
+SAME_FACE = 0.3
+"""Least intersection over union at which a detection counts as the labelled face."""
+SHIFTS = (-0.3, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.3)
+SCALES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6)
+
+
+@click.command()
+@click.option("--teacher", type=click.Path(path_type=Path), help="Network whose landmarks the maps are fitted on.")
+@click.option("--model", "models", multiple=True, type=click.Path(path_type=Path), help="Measured besides the bundled.")
+@click.option("--every", default=1, show_default=True, help="Fit on every so many-th photograph.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the curves into this PNG, if matplotlib is there.")
+def main(teacher: Path | None, models: tuple[Path, ...], every: int, plot: Path | None) -> None:
+    """Print the maps and the tables in Markdown."""
+    shared = Path(os.environ.get("PFLD_EDGE_SHARED", ""))
+    wflw = shared / "data/WFLW"
+    detectors = {name: open_detector(shared / "models/detectors" / file) for name, file in FILES.items()}
+    if every > 0:
+        names = (wflw / "unlabelled_images.txt").read_text(encoding="utf-8").split()[::every]
+        photos = [wflw / "WFLW_images" / name for name in names]
+        print_maps(detectors, photos, FaceLandmarker(teacher))
+    faces = read_wflw(wflw)
+    images = [read_photo(face.image) for face in faces]
+    found = {name: [detector(image, "bgr") for image in images] for name, detector in detectors.items()}
+    curves: dict[str, dict[str, list[float]]] = {}
+    for model in (None, *models):
+        name = "bundled" if model is None else model.name
+        landmarker = FaceLandmarker(model)
+        print_accuracy(name, landmarker, faces, images, detectors, found)
+        curves[name] = print_curves(name, landmarker, faces, images)
+    if plot is not None:
+        draw(curves, plot)
+
+
+def print_maps(detectors: Mapping[str, FaceDetector], photos: Sequence[Path], teacher: FaceLandmarker) -> None:
+    """Fit and print the map of every detector."""
+    click.echo(f"### Maps, fitted on {len(photos)} unlabelled photographs\n")
+    click.echo("| | faces | shift x, y | scale w, h | middle half of shift x | y | scale w | h |")
+    click.echo("|---|---|---|---|---|---|---|---|")
+    for name, detector in detectors.items():
+        faces: list[Face] = []
+        for path in photos:
+            boxes = detector(read_photo(path), "bgr")[:, :4].astype(np.float64)
+            large = boxes[(boxes[:, 2:] - boxes[:, :2]).max(axis=1) >= SMALLEST]
+            # The group tells afterwards which face came from which box.
+            faces += [Face(path, box, group=str(len(faces) + index)) for index, box in enumerate(large)]
+        offsets = fitted_offsets(faces, BoxMap(), teacher)
+        # Once more from boxes that are nearly right, which the teacher was trained on.
+        offsets = fitted_offsets(faces, as_map(np.median(offsets, axis=0)), teacher)
+        low, middle, high = np.percentile(offsets, (25, 50, 75), axis=0)
+        spreads = " | ".join(f"{a:+.3f}..{b:+.3f}" for a, b in zip(low, high, strict=True))
+        fit = "{:.3f}, {:.3f} | {:.3f}, {:.3f}".format(*middle)
+        click.echo(f"| {name} | {len(offsets)} | {fit} | {spreads} |")
+
+
+def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: FaceLandmarker) -> Boxes:
+    """How the landmark box of each face lies in its detector's box: ``(N, 4)`` shift x, y and scale w, h."""
+    mapped = [replace(face, bbox_xyxy=start(face.bbox_xyxy[None])[0]) for face in faces]
+    once = refined(mapped, teacher.predict_crops, teacher.contract, passes=2)
+    again = predict_landmarks(teacher.predict_crops, teacher.contract, once)
+    boxes = np.stack([face.bbox_xyxy for face in once])
+    raw = np.stack([faces[int(face.group)].bbox_xyxy for face in once])
+    # Where the landmarks still wander, or left the face, the teacher doesn't know.
+    sure = (overlaps(boxes, landmark_boxes(again)) > 0.85) & (overlaps(boxes, raw) > SAME_FACE)
+    boxes, raw = boxes[sure], raw[sure]
+    sizes = raw[:, 2:] - raw[:, :2]
+    shifts = (boxes[:, :2] + boxes[:, 2:] - raw[:, :2] - raw[:, 2:]) / 2 / sizes
+    return np.concatenate([shifts, (boxes[:, 2:] - boxes[:, :2]) / sizes], axis=1)
+
+
+def as_map(offsets: NDArray[np.floating]) -> BoxMap:
+    """Put four numbers in order."""
+    x, y, width, height = map(float, offsets)
+    return BoxMap((x, y), (width, height))
+
+
+def overlaps(boxes: Boxes, others: NDArray[np.floating]) -> Boxes:
+    """Intersection over union, row by row."""
+    low, high = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:4], others[:, 2:4])
+    shared = np.maximum(high - low, 0).prod(axis=1)
+    areas = [(some[:, 2:4] - some[:, :2]).prod(axis=1) for some in (boxes, others)]
+    result: Boxes = shared / (areas[0] + areas[1] - shared)
+    return result
+
+
+def print_accuracy(
+    name: str,
+    landmarker: FaceLandmarker,
+    faces: Sequence[Face],
+    images: Sequence[NDArray[np.uint8]],
+    detectors: Mapping[str, FaceDetector],
+    found: Found,
+) -> None:
+    """Print the NME of one network for every way to cut the faces."""
+    boxes = {key: matching(faces, found[key], detector.box_map) for key, detector in detectors.items()}
+    everywhere = np.all([np.isfinite(box[:, 0]) for box in boxes.values()], axis=0)
+    nme = partial(nmes, landmarker, faces, images)
+    whole = nme(np.stack([face.bbox_xyxy for face in faces]))
+    click.echo(f"\n### {name}: NME on {len(faces)} test faces\n")
+    click.echo(
+        f"True boxes: {np.nanmean(whole):.4f}; on the {everywhere.sum()} faces that all detectors find "
+        f"{whole[everywhere].mean():.4f}. The table is about those faces; in brackets all that the detector finds.\n"
+    )
+    margin = landmarker.contract.crop.margin
+    bare, plain = BoxMap(scale=(1 / margin, 1 / margin)), BoxMap()
+    click.echo(f"| | misses | its box x 1.0 | its box x {margin} | mapped | mapped, refine=1 |")
+    click.echo("|---|---|---|---|---|---|")
+    for key, own in boxes.items():
+        mapped = detectors[key].box_map
+        ways = [nme(bare(own)), nme(plain(own)), nme(mapped(own)), nme(mapped(own), refine=1)]
+        cells = " | ".join(f"{way[everywhere].mean():.4f} ({np.nanmean(way):.4f})" for way in ways)
+        click.echo(f"| {key} | {np.isnan(own[:, 0]).sum()} | {cells} |")
+
+
+def matching(faces: Sequence[Face], found: Sequence[NDArray[np.float32]], box_map: BoxMap) -> Boxes:
+    """The detection that is each face, ``(N, 4)`` unmapped; NaN where there is none."""
+    result = np.full((len(faces), 4), np.nan)
+    for row, face, detections in zip(result, faces, found, strict=True):
+        boxes = detections[:, :4].astype(np.float64)
+        if len(boxes):
+            shared = overlaps(box_map(boxes), np.repeat(face.bbox_xyxy[None], len(boxes), axis=0))
+            if shared.max() > SAME_FACE:
+                row[:] = boxes[shared.argmax()]
+    return result
+
+
+def nmes(
+    landmarker: FaceLandmarker,
+    faces: Sequence[Face],
+    images: Sequence[NDArray[np.uint8]],
+    boxes: Boxes,
+    refine: int = 0,
+) -> NDArray[np.float64]:
+    """NME of each face by some boxes; NaN where there is no box."""
+    truth = true_landmarks(faces, landmarker.contract)
+    guesses = np.full(truth.shape, np.nan, np.float32)
+    for guess, image, box in zip(guesses, images, boxes, strict=True):
+        if np.isfinite(box).all():
+            guess[:] = landmarker(image, box, "bgr")[0]
+            for _ in range(refine):
+                guess[:] = landmarker(image, landmark_boxes(guess[None]), "bgr")[0]
+    return nme_per_face(guesses, truth, landmarker.contract.landmarks.normalizing_points)
+
+
+def print_curves(
+    name: str, landmarker: FaceLandmarker, faces: Sequence[Face], images: Sequence[NDArray[np.uint8]]
+) -> dict[str, list[float]]:
+    """Print how NME grows as the true box is moved and scaled, before and after one refining pass."""
+    truth = np.stack([face.bbox_xyxy for face in faces])
+    maps = {
+        "shift x": [BoxMap(shift=(by, 0.0)) for by in SHIFTS],
+        "shift y": [BoxMap(shift=(0.0, by)) for by in SHIFTS],
+        "scale": [BoxMap(scale=(by, by)) for by in SCALES],
+    }
+    curves: dict[str, list[float]] = {}
+    click.echo(f"\n### {name}: NME by how the true box is moved and scaled\n")
+    for kind, moves in maps.items():
+        click.echo(f"| {kind} | " + " | ".join(f"{by:g}" for by in (SCALES if kind == "scale" else SHIFTS)) + " |")
+        click.echo("|---" * (len(moves) + 1) + "|")
+        for refine in (0, 1):
+            values = [float(nmes(landmarker, faces, images, move(truth), refine).mean()) for move in moves]
+            curves[f"{kind}, refine={refine}"] = values
+            click.echo(f"| refine={refine} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
+        click.echo("")
+    return curves
+
+
+def draw(curves: Mapping[str, Mapping[str, list[float]]], path: Path) -> None:
+    """Draw the curves of all networks."""
+    try:
+        import matplotlib as mpl
+    except ModuleNotFoundError:
+        click.echo("no matplotlib here: the curves are not drawn", err=True)
+        return
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True)
+    for axis, kind in zip(axes, ("shift x", "shift y", "scale"), strict=True):
+        for name, values in curves.items():
+            for refine, style in ((0, "-"), (1, "--")):
+                places = SCALES if kind == "scale" else SHIFTS
+                axis.plot(places, values[f"{kind}, refine={refine}"], style, label=f"{name}, refine={refine}")
+        axis.set_xlabel(f"{kind} of the true box")
+    axes[0].set_ylabel("NME")
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
