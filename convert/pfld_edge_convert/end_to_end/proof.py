@@ -69,7 +69,7 @@ def pixel_fingerprint(graph: onnx.ModelProto, contract: Contract, tolerance: flo
 def _boxes(face: Face) -> Float:
     count = PROOF_FACES // len(portraits())
     boxes = np.stack([item.bbox_xyxy for item in jittered([face], count - 1)])
-    # Its upper left quarter lies in the photograph's corner, the rest of the window outside.
+    # The face's own box, moved until its centre is the photograph's corner: three quarters of it lie outside.
     outside = boxes[:1] - (boxes[:1, :2] + np.ptp(boxes[:1].reshape(2, 2), axis=0) / 2)[:, [0, 1, 0, 1]]
     return np.concatenate([boxes, outside]).astype(np.float32)
 
