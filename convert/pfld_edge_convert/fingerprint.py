@@ -5,9 +5,10 @@ import onnx
 from pfld_edge_convert.inference import run_model
 from pfld_edge_runtime import Contract, Fingerprint, fingerprint_image, prepare_input
 
-__all__ = ["take_fingerprint"]
+__all__ = ["FLOAT_TOLERANCE", "INT8_TOLERANCE", "SEED", "take_fingerprint"]
 
 SEED = 1
+"""Of the image of every fingerprint."""
 
 FLOAT_TOLERANCE = 1e-4
 """A hundredth of a pixel at 112: float kernels sum in different orders, and differ by some 1e-6."""

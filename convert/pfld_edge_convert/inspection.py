@@ -1,8 +1,10 @@
 """Looks into a model file, checkpoint or ONNX."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -50,7 +52,19 @@ def inspect_file(path: Path) -> Inspection:
     report = read_report(model)
     if report is not None:
         facts = (*facts, fusion_coverage(model).describe())
-    return Inspection(read_contract(model), facts, model_stats(model), report)
+    contract = read_contract(model)
+    if contract is not None and contract.end_to_end:
+        facts = (*facts, f"end-to-end graph: {_signature(model.graph.input)} in, {_signature(model.graph.output)} out")
+    return Inspection(contract, facts, model_stats(model), report)
+
+
+def _signature(values: Iterable[onnx.ValueInfoProto]) -> str:
+    described = []
+    for value in values:
+        tensor = value.type.tensor_type
+        shape = ", ".join(str(dim.dim_value or dim.dim_param) for dim in tensor.shape.dim)
+        described.append(f"{value.name} ({shape}) {np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))}")
+    return " and ".join(described)
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:

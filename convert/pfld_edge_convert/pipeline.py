@@ -1,7 +1,7 @@
 """The whole way from a trained network to files for devices."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pfld_edge_convert.contract_io import model_files, write_files
+from pfld_edge_convert.end_to_end import (
+    end_to_end_contract,
+    end_to_end_model,
+    end_to_end_path,
+    largest_difference,
+    pixel_fingerprint,
+)
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.fingerprint import FLOAT_TOLERANCE, INT8_TOLERANCE, take_fingerprint
@@ -38,7 +45,10 @@ class ConvertedFile:
         macs: Multiply-accumulates a face.
         parameters: Weights and biases.
         nodes: Nodes of the graph.
-        max_difference: Largest absolute difference to the torch network on the samples, fractions of the crop.
+        max_difference: Largest absolute difference to the torch network on the samples, fractions of the crop; of an
+            end-to-end graph, see `pixel_difference`, that of the plain file that it was made from.
+        pixel_difference: Of an end-to-end graph: the largest difference to the runtime with that plain file, on the
+            bundled portraits, pixels. None of a plain file.
     """
 
     path: Path
@@ -47,6 +57,7 @@ class ConvertedFile:
     parameters: int
     nodes: int
     max_difference: float
+    pixel_difference: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,8 @@ class ConversionReport:
     """What a conversion made.
 
     Attributes:
-        files: The float file, then the INT8 file where one was asked for.
+        files: The float file, then the INT8 file where one was asked for; each before its end-to-end graph where those
+            were asked for.
         passes: What each graph pass did.
         int8: How the INT8 network was made, where one was asked for.
     """
@@ -89,8 +101,10 @@ def convert(
     output: Path,
     crops: NDArray[np.uint8],
     int8: Int8Request | None = None,
+    *,
+    end_to_end: bool = False,
 ) -> ConversionReport:
-    """Convert a network: reparameterize, export, simplify, optimize, quantize, write.
+    """Convert a network: reparameterize, export, simplify, optimize, quantize, wrap, write.
 
     Nothing is written before everything is made and proven, and then whole files at once, so that a run that fails or
     is killed leaves what was there before.
@@ -98,9 +112,10 @@ def convert(
     Args:
         model: A trained network with or without training branches; left as it is.
         contract: How the network was trained; the files carry it with a fingerprint of their own.
-        output: The float file; see `int8_path` for the other. Its folder is made if need be.
+        output: The float file; see `int8_path` and `end_to_end_path` for the others. Its folder is made if need be.
         crops: ``(N, S, S, 3)`` uint8 faces, on which every step is proven and differences are measured.
         int8: What the INT8 file is to be; none is made without.
+        end_to_end: Also make of each file a graph from photograph and boxes to pixels, proven against the runtime.
 
     Raises:
         ConvertError: A step failed or changed what the network computes, or a file can't be written.
@@ -117,7 +132,11 @@ def convert(
         outcome = make_int8(optimized, contract, int8)
         made.append(_Made(int8_path(output), outcome.quantized.model, outcome.contract, INT8_TOLERANCE))
     contents: dict[Path, bytes] = {}
-    files = [_finish(item, crops, expected, contents) for item in made]
+    files: list[ConvertedFile] = []
+    for item in made:
+        files.append(_finish(item, crops, expected, contents))
+        if end_to_end:
+            files.append(_wrap(item, files[-1], contents))
     if not files[0].max_difference <= _LARGEST_DIFFERENCE:
         raise ConvertError(f"the converted network differs from torch by {files[0].max_difference:.3g}")
     _make_folder(output.parent)
@@ -143,6 +162,24 @@ def _finish(
     stats = model_stats(made.model)
     difference = float(np.abs(run_model(made.model, prepare_input(crops, contract)) - expected).max())
     return ConvertedFile(made.path, len(files[made.path]), stats.macs, stats.parameters, stats.nodes, difference)
+
+
+def _wrap(made: _Made, plain: ConvertedFile, contents: dict[Path, bytes]) -> ConvertedFile:
+    """Make and prove the end-to-end graph of a finished network and add its files' contents."""
+    graph = end_to_end_model(made.model, made.contract)
+    difference = largest_difference(graph, contents[plain.path])
+    fingerprint = pixel_fingerprint(graph, made.contract, made.tolerance)
+    contract = end_to_end_contract(made.contract).replace(fingerprint=fingerprint)
+    path = end_to_end_path(made.path)
+    files = model_files(graph, contract, path)
+    contents.update(files)
+    return replace(
+        plain,
+        path=path,
+        size=len(files[path]),
+        nodes=len(graph.graph.node),
+        pixel_difference=difference,
+    )
 
 
 def _check_crops(crops: NDArray[np.uint8], contract: Contract) -> None:

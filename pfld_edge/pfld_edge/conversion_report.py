@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from pfld_edge_convert.model_stats import ModelStats
-from pfld_edge_convert.pipeline import ConversionReport
+from pfld_edge_convert.pipeline import ConversionReport, ConvertedFile
 from pfld_edge_runtime import Contract
 
 __all__ = ["contract_table", "conversion_table", "cost_line", "layer_table"]
@@ -21,16 +21,21 @@ def conversion_table(report: ConversionReport, input_size: int) -> Table:
     for name in ("size", "MACs", "parameters", "nodes", "largest difference to torch"):
         table.add_column(name, justify="right")
     for file in report.files:
-        pixels = file.max_difference * input_size
         table.add_row(
             str(file.path),
             f"{file.size / 1000:.0f} kB",
             f"{file.macs / 1e6:.1f} M",
             f"{file.parameters / 1e6:.3f} M",
             str(file.nodes),
-            f"{file.max_difference:.2g} of the crop ({pixels:.2g} px)",
+            _difference(file, input_size),
         )
     return table
+
+
+def _difference(file: ConvertedFile, input_size: int) -> str:
+    if file.pixel_difference is not None:
+        return f"{file.pixel_difference:.2g} px to the runtime with the file above"
+    return f"{file.max_difference:.2g} of the crop ({file.max_difference * input_size:.2g} px)"
 
 
 def contract_table(contract: Contract) -> Table:

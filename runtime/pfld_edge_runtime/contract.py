@@ -19,9 +19,9 @@ FORMAT_VERSION = 1
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "color_order": ("bgr", "rgb"),
-    "layout": ("NCHW", "NHWC"),
+    "layout": ("NCHW", "NHWC", "HWC"),
     "input_dtype": ("float32", "uint8"),
-    "output_space": ("crop-fraction",),
+    "output_space": ("crop-fraction", "image-pixels"),
 }
 
 
@@ -66,11 +66,12 @@ class Contract:
         color_order: Channel order of the input, ``bgr`` or ``rgb``.
         mean: Subtracted from each channel, in grey levels, in the network's channel order.
         scale: Divides each channel after that, in grey levels.
-        layout: ``NCHW`` or ``NHWC``.
+        layout: ``NCHW`` or ``NHWC``; ``HWC`` for an end-to-end graph, whose input is a whole photograph.
         input_dtype: ``float32`` (normalized pixels) or ``uint8`` (raw pixels; mean and scale are inside the graph).
         crop: How the face is cut out.
         landmarks: The points, in output order.
-        output_space: ``crop-fraction``: x0 y0 x1 y1 ... as fractions of the crop's side.
+        output_space: ``crop-fraction``: x0 y0 x1 y1 ... as fractions of the crop's side; ``image-pixels`` for an
+            end-to-end graph, which cuts the faces itself.
         quantization: ``none``, or how the network was quantized.
         target: The device family the file was made for, ``portable`` for all.
         calibration: What the quantizer looked at.
@@ -106,6 +107,10 @@ class Contract:
             if getattr(self, name) not in choices:
                 expected = " or ".join(choices)
                 raise ModelContractError(f"contract field {name} is {getattr(self, name)!r}; expected {expected}")
+        if self.end_to_end != (self.layout == "HWC"):
+            raise ModelContractError(
+                f"contract fields layout {self.layout!r} and output_space {self.output_space!r} contradict each other"
+            )
         if not (isinstance(self.input_size, int) and 16 <= self.input_size <= 4096):
             raise ModelContractError(f"contract field input_size is {self.input_size!r}; expected 16 to 4096 pixels")
         if len(self.mean) != 3 or len(self.scale) != 3 or not all(map(math.isfinite, (*self.mean, *self.scale))):
@@ -117,6 +122,11 @@ class Contract:
         points = self.landmarks.normalizing_points
         if len(points) != 2 or not all(0 <= point < self.landmarks.num_landmarks for point in points):
             raise ModelContractError("contract field landmarks.normalizing_points must name two of the points")
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether the file is an end-to-end graph: a photograph and boxes in, landmarks in photograph pixels out."""
+        return self.output_space == "image-pixels"
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the contract into plain JSON types (dicts, lists, strings, numbers, None)."""

@@ -21,8 +21,8 @@ class Fingerprint:
     Attributes:
         seed: Seed of `fingerprint_image`.
         output: The network's raw output for that image: ``2 * num_landmarks`` fractions of the crop, rounded to 6
-            decimals.
-        tolerance: Largest absolute difference, in fractions of the crop, that a healthy device may show.
+            decimals; of an end-to-end graph, pixels, the whole image being the box.
+        tolerance: Largest absolute difference, in the output's unit, that a healthy device may show.
     """
 
     seed: int

@@ -111,8 +111,13 @@ def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -
     """Check that the network's input and output have the shapes that the contract promises.
 
     Raises:
-        ModelContractError: They differ.
+        ModelContractError: They differ, or the file is an end-to-end graph.
     """
+    if contract.end_to_end:
+        raise ModelContractError(
+            "the model is an end-to-end graph, which cuts faces itself: feed onnxruntime its `image` and `boxes`, or "
+            "open the file without .e2e in its name"
+        )
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise ModelContractError(

@@ -56,6 +56,30 @@ def test_convert_writes_both_files_and_inspect_reads_them(
     assert "MACs" in capsys.readouterr().out
 
 
+def test_end_to_end_wraps_both_files_and_other_commands_say_what_they_are(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "tiny.onnx"
+    arguments = ["--end-to-end", "--int8", "--faces", "8", "--ranges", "minmax", "--allow-slower", "-o", str(output)]
+    assert run(["convert", str(checkpoint), *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "tiny.int8.e2e.onnx" in said
+    assert said.count("px to the runtime with the file above") == 2
+    names = ("tiny", "tiny.e2e", "tiny.int8", "tiny.int8.e2e")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("json", "onnx")
+    }
+    wrapped = tmp_path / "tiny.int8.e2e.onnx"
+    assert Contract.from_json(wrapped.with_suffix(".json").read_text(encoding="utf-8")).end_to_end
+    assert run(["inspect", "--no-layers", str(wrapped)]) == 0
+    inspected = capsys.readouterr().out
+    assert "image (height, width, 3) uint8 and boxes (faces, 4) float32 in" in inspected
+    assert "landmarks (faces, 98, 2) float32 out" in inspected
+    assert "run in 8 bits" in inspected
+    assert run(["evaluate", str(wrapped), "--data", str(PORTRAITS / "landmarks.csv")]) == 2
+    assert "end-to-end graph, which cuts faces itself" in capsys.readouterr().err
+
+
 def test_what_falls_short_is_status_1_and_writes_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

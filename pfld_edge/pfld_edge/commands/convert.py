@@ -26,6 +26,11 @@ _INT8_ONLY = ("calibration", "detector", "max_drift", "data")
     "-o", "--output", type=click.Path(path_type=Path), help="The ONNX file; CHECKPOINT's name where left out."
 )
 @click.option("--int8", is_flag=True, help="Also write OUTPUT.int8.onnx, statically quantized; it takes raw pixels.")
+@click.option(
+    "--end-to-end",
+    is_flag=True,
+    help="Also write OUTPUT.e2e.onnx (and OUTPUT.int8.e2e.onnx): photograph and boxes in, landmarks in pixels out.",
+)
 @click.option("--target", type=click.Choice(_TARGETS), default="portable", show_default=True, help="Processor family.")
 @click.option(
     "--calibration",
@@ -58,6 +63,7 @@ def convert_command(
     checkpoint: Path,
     output: Path | None,
     int8: bool,
+    end_to_end: bool,
     target: str,
     calibration: Path | None,
     images: Path | None,
@@ -74,6 +80,7 @@ def convert_command(
 ) -> None:
     """Turn CHECKPOINT into a small ONNX file that carries its contract, and with --int8 into a second one.
 
+    With --end-to-end each gets a twin that apps in any language run without cropping or normalizing anything.
     Every step is proven on faces; the tables give what was lost and gained. Exits with status 1, and writes nothing,
     where --max-drift can't be held or the INT8 file is slower than fp32.
     """
@@ -129,7 +136,7 @@ def convert_command(
             face_progress,
         )
     try:
-        report = convert(model, contract, file, proof_crops(contract), request)
+        report = convert(model, contract, file, proof_crops(contract), request, end_to_end=end_to_end)
     except FellShortError as error:
         click.echo(f"Error: {error}", err=True)
         raise click.exceptions.Exit(1) from error

@@ -1,0 +1,117 @@
+"""The end-to-end graphs run in JavaScript, by the code of docs/end-to-end-graph.md, and find what Python finds.
+
+onnxruntime-web runs in Node as WebAssembly, the same that browsers load. Its version is pinned in tests/js; npm fetches
+it once into pytest's cache folder.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from pfld_edge_calib import Face, portraits, read_photo
+from pfld_edge_convert.calibration_batches import proof_crops
+from pfld_edge_convert.checkpoint_contract import contract_of
+from pfld_edge_convert.contract_io import read_contract, write_model
+from pfld_edge_convert.end_to_end import end_to_end_contract, end_to_end_model, end_to_end_path
+from pfld_edge_convert.pipeline import convert
+from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
+from pfld_edge_train.checkpoint import load_model
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "tests/js"
+DOCUMENT = ROOT / "docs/end-to-end-graph.md"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("node") is None or shutil.which("npm") is None, reason="node and npm are not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def modules(request: pytest.FixtureRequest) -> Path:
+    """The folder `node_modules` with the pinned packages."""
+    lock = (SCRIPTS / "package-lock.json").read_bytes()
+    cache = request.config.cache
+    assert cache is not None
+    folder = cache.mkdir(f"js-{hashlib.sha256(lock).hexdigest()[:12]}")
+    ready = folder / "ready"
+    if not ready.exists():
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(SCRIPTS / name, folder)
+        install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False)
+        # What npm says of a lock file that doesn't fit: our mistake, not the network's.
+        assert not re.search("EUSAGE|EINTEGRITY", done.stderr), done.stderr
+        if done.returncode:
+            pytest.skip(f"npm can't fetch onnxruntime-web: {' '.join(done.stderr.split())[:200]}")
+        ready.touch()
+    return folder / "node_modules"
+
+
+@pytest.fixture(scope="module")
+def plain_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The bundled network as float and as INT8 file, each with its end-to-end graph beside it."""
+    folder = tmp_path_factory.mktemp("models")
+    model, checkpoint = load_model(ROOT / "checkpoints/pfld-edge-s.pth")
+    contract = contract_of(checkpoint)
+    convert(model, contract, folder / "face.onnx", proof_crops(contract), end_to_end=True)
+    quantized = Path(shutil.copy(BUNDLED_MODEL, folder / "face.int8.onnx"))
+    network = onnx.load(quantized)
+    carried = read_contract(network)
+    assert carried is not None
+    write_model(end_to_end_model(network, carried), end_to_end_contract(carried), end_to_end_path(quantized))
+    return [folder / "face.onnx", quantized]
+
+
+def run_in_node(
+    modules: Path, folder: Path, models: list[Path], image: NDArray[np.uint8], boxes: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Run the document's JavaScript on raw RGBA pixels, so that no JPEG decoder has a say."""
+    (code,) = re.findall(r"```javascript\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    module = folder / "documented.mjs"
+    module.write_text(code, encoding="utf-8")
+    if not (folder / "node_modules").exists():
+        (folder / "node_modules").symlink_to(modules, target_is_directory=True)
+    height, width = image.shape[:2]
+    (folder / "pixels").write_bytes(np.dstack([image, np.full((height, width), 255, np.uint8)]).tobytes())
+    request = {
+        "models": [str(path) for path in models],
+        "pixels": str(folder / "pixels"),
+        "width": width,
+        "height": height,
+        "boxes": boxes.tolist(),
+    }
+    (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    command = ["node", str(SCRIPTS / "find_landmarks.mjs"), str(module), str(folder / "request.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [np.array(found, np.float32).reshape(-1, 98, 2) for found in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize("face", portraits(), ids=lambda face: face.image.stem)
+def test_javascript_finds_the_landmarks_that_python_finds(
+    modules: Path, plain_models: list[Path], tmp_path: Path, face: Face
+) -> None:
+    image = np.ascontiguousarray(read_photo(face.image)[:, :, ::-1])
+    box = face.bbox_xyxy
+    # The face's own box, and one half of which lies above and left of the photograph.
+    boxes = np.stack([box, box - np.tile((box[:2] + box[2:]) / 2, 2)]).astype(np.float32)
+    found = run_in_node(modules, tmp_path, [end_to_end_path(path) for path in plain_models], image, boxes)
+    for path, landmarks in zip(plain_models, found, strict=True):
+        expected = FaceLandmarker(path)(image, boxes, "rgb")
+        difference = float(np.abs(landmarks - expected).max())
+        print(f"{path.name}: {difference:.2g} px from Python")  # noqa: T201 - the figure in the document
+        assert difference < 0.05
+
+
+def test_javascript_takes_photographs_without_faces(modules: Path, plain_models: list[Path], tmp_path: Path) -> None:
+    image, boxes = np.zeros((40, 30, 3), np.uint8), np.zeros((0, 4), np.float32)
+    found = run_in_node(modules, tmp_path, [end_to_end_path(path) for path in plain_models], image, boxes)
+    assert [landmarks.shape for landmarks in found] == [(0, 98, 2), (0, 98, 2)]
