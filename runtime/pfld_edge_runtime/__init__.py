@@ -1,24 +1,22 @@
 """98 facial landmarks on devices, with numpy and onnxruntime alone."""
 
-from pfld_edge_runtime.analyzer import FaceAnalyzer
-from pfld_edge_runtime.contract import CONTRACT_KEY, Contract, CropRule
-from pfld_edge_runtime.crop import CropWindows, crop_faces, crop_windows
-from pfld_edge_runtime.detectors import (
-    DETECTOR_FILES,
-    SCRFD,
-    BoxMap,
-    Detector,
-    DetectorError,
-    DownloadError,
-    FaceDetector,
-    UltraFace,
-    YuNet,
-    detector_folder,
-    download_detector,
-    find_boxes,
-    open_detector,
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pfld_edge_runtime.contract import (
+    CONTRACT_KEY,
+    Contract,
+    CropRule,
 )
-from pfld_edge_runtime.devices import DEVICES, DeviceWarning
+from pfld_edge_runtime.crop import (
+    CropWindows,
+    crop_faces,
+    crop_windows,
+)
+from pfld_edge_runtime.devices import (
+    DEVICES,
+    DeviceWarning,
+)
 from pfld_edge_runtime.errors import (
     BoxError,
     DeviceError,
@@ -32,33 +30,71 @@ from pfld_edge_runtime.errors import (
     TimestampError,
     TrackerError,
 )
-from pfld_edge_runtime.faces import Faces
-from pfld_edge_runtime.fingerprint import Fingerprint, fingerprint_image
-from pfld_edge_runtime.landmarker import BUNDLED_MODEL, FaceLandmarker, prepare_input
-from pfld_edge_runtime.read_faces import read_faces
-from pfld_edge_runtime.reading import (
-    ARCFACE_POINTS,
-    BUNDLED_CURVE,
-    FIVE_POINTS,
-    IBUG_68,
-    ConfidenceCurve,
-    HeadPose,
-    aligned_face,
-    aligned_faces,
-    bounding_boxes,
-    default_camera,
-    eye_openness,
-    five_points,
-    head_pose,
-    landmark_confidence,
-    landmarks_68,
-    mirror_disagreement,
-    mouth_openness,
-    predict_with_mirror,
+from pfld_edge_runtime.fingerprint import (
+    Fingerprint,
+    fingerprint_image,
 )
-from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
-from pfld_edge_runtime.self_test import SelfTest, self_test
-from pfld_edge_runtime.tracking import FaceSmoother, FaceTracker, Landmarker, OneEuro, OneEuroFilter, Smoothing
+from pfld_edge_runtime.landmarker import (
+    BUNDLED_MODEL,
+    FaceLandmarker,
+    prepare_input,
+)
+from pfld_edge_runtime.schemes import (
+    WFLW_98,
+    LandmarkScheme,
+)
+
+if TYPE_CHECKING:
+    from pfld_edge_runtime.analyzer import FaceAnalyzer
+    from pfld_edge_runtime.detectors import (
+        DETECTOR_FILES,
+        SCRFD,
+        BoxMap,
+        Detector,
+        DetectorError,
+        DownloadError,
+        FaceDetector,
+        UltraFace,
+        YuNet,
+        detector_folder,
+        download_detector,
+        find_boxes,
+        open_detector,
+    )
+    from pfld_edge_runtime.device_check import (
+        SelfTest,
+        self_test,
+    )
+    from pfld_edge_runtime.face_reading import read_faces
+    from pfld_edge_runtime.faces import Faces
+    from pfld_edge_runtime.reading import (
+        ARCFACE_POINTS,
+        BUNDLED_CURVE,
+        FIVE_POINTS,
+        IBUG_68,
+        ConfidenceCurve,
+        HeadPose,
+        aligned_face,
+        aligned_faces,
+        bounding_boxes,
+        default_camera,
+        eye_openness,
+        five_points,
+        head_pose,
+        landmark_confidence,
+        landmarks_68,
+        mirror_disagreement,
+        mouth_openness,
+        predict_with_mirror,
+    )
+    from pfld_edge_runtime.tracking import (
+        FaceSmoother,
+        FaceTracker,
+        Landmarker,
+        OneEuro,
+        OneEuroFilter,
+        Smoothing,
+    )
 
 __all__ = [
     "ARCFACE_POINTS",
@@ -133,3 +169,73 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# An app that only wants landmarks doesn't wait for the rest: these modules are imported when first asked for. None is
+# named as something in it, or importing the one would hide the other.
+_LATER = {
+    "pfld_edge_runtime.analyzer": ("FaceAnalyzer",),
+    "pfld_edge_runtime.detectors": (
+        "DETECTOR_FILES",
+        "SCRFD",
+        "BoxMap",
+        "Detector",
+        "DetectorError",
+        "DownloadError",
+        "FaceDetector",
+        "UltraFace",
+        "YuNet",
+        "detector_folder",
+        "download_detector",
+        "find_boxes",
+        "open_detector",
+    ),
+    "pfld_edge_runtime.faces": ("Faces",),
+    "pfld_edge_runtime.face_reading": ("read_faces",),
+    "pfld_edge_runtime.reading": (
+        "ARCFACE_POINTS",
+        "BUNDLED_CURVE",
+        "FIVE_POINTS",
+        "IBUG_68",
+        "ConfidenceCurve",
+        "HeadPose",
+        "aligned_face",
+        "aligned_faces",
+        "bounding_boxes",
+        "default_camera",
+        "eye_openness",
+        "five_points",
+        "head_pose",
+        "landmark_confidence",
+        "landmarks_68",
+        "mirror_disagreement",
+        "mouth_openness",
+        "predict_with_mirror",
+    ),
+    "pfld_edge_runtime.device_check": (
+        "SelfTest",
+        "self_test",
+    ),
+    "pfld_edge_runtime.tracking": (
+        "FaceSmoother",
+        "FaceTracker",
+        "Landmarker",
+        "OneEuro",
+        "OneEuroFilter",
+        "Smoothing",
+    ),
+}
+_HOMES = {name: module for module, names in _LATER.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Import what lives in a module of `_LATER`."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -14,10 +14,10 @@ import onnxruntime
 
 import pfld_edge_runtime
 from pfld_edge_runtime.cpu_features import INT8_DOT_PRODUCTS, cpu_features
+from pfld_edge_runtime.device_check import self_test
 from pfld_edge_runtime.devices import DEVICES
 from pfld_edge_runtime.errors import PfldEdgeError
 from pfld_edge_runtime.landmarker import BUNDLED_MODEL
-from pfld_edge_runtime.self_test import self_test
 from pfld_edge_runtime.wheels import installed_wheels, wheel_clash
 
 PASSED, DIFFERS, UNUSABLE = 0, 1, 2
