@@ -74,6 +74,8 @@ def test_the_readme_commands_run_in_order(checkout: Path) -> None:
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"{CHECKPOINT.name} is not there")
 def test_the_readme_python_runs(checkout: Path) -> None:
     for code in blocks("python"):
+        if SHARED is None and "yunet.onnx" in code:
+            continue
         done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{code}\n{done.stderr}"
 
