@@ -1,6 +1,7 @@
 """The INT8 stage: a budget is held with the fewest float layers, what falls short is an error, the file tells all."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from pfld_edge_convert.int8_stage import Int8Request, JudgedFaces, make_int8
 from pfld_edge_convert.pipeline import optimize
 from pfld_edge_convert.quantization.budget import FaceDrift, keep_within
 from pfld_edge_convert.quantization.coverage import fusion_coverage
+from pfld_edge_convert.quantization.deviation import deviation_per_face
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.report import QuantizationReport, attach_report, read_report
 from pfld_edge_convert.quantization.sensitivity import LayerCost
@@ -86,6 +88,21 @@ def test_any_layers_may_stay_in_float(multi_scale: Quantizer, seed: int) -> None
     expected = run_model(quantized.floating, quantized.floating_input(multi_scale.held_back))
     everything = run_model(multi_scale.make().model, multi_scale.held_back)
     assert np.abs(found - expected).mean() < 1.5 * np.abs(everything - expected).mean()
+
+
+def test_held_back_faces_choose_how_channels_are_levelled(network: onnx.ModelProto) -> None:
+    crops = proof_crops(CONTRACT, 80)
+    tried = Quantizer(network, crops, CONTRACT, FAST).make().tried
+    assert list(tried) == ["minmax", "minmax, levelled by faces:98"]
+    moved, models = [], []
+    expected = run_model(network, prepare_input(crops[3::4], CONTRACT))
+    for way in ("minmax", "faces:98"):
+        quantized = Quantizer(network, crops, CONTRACT, replace(FAST, levelled_by=way)).make()
+        found = run_model(quantized.model, crops[3::4])
+        moved.append(deviation_per_face(found, expected, CONTRACT.landmarks.normalizing_points).mean())
+        models.append(quantized.model)
+    np.testing.assert_allclose(list(tried.values()), moved, rtol=1e-6)
+    assert models[0] != models[1]
 
 
 def test_a_budget_needs_labelled_faces(network: onnx.ModelProto, judged: JudgedFaces) -> None:

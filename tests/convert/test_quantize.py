@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,22 +57,6 @@ def test_a_layer_left_in_float_is_one_less_in_int8(slim: onnx.ModelProto) -> Non
     assert len(fusion_coverage(one.model).integer) == len(fusion_coverage(everything.model).integer) - 1
     assert fusion_coverage(one.model).floating == (quantizer.layers[-1],)
     assert "1 layer in float" in one.contract.quantization
-
-
-def test_held_back_faces_choose_how_channels_are_levelled(slim: onnx.ModelProto) -> None:
-    crops = proof_crops(Contract(), 80)
-    tried = Quantizer(slim, crops, Contract(), SOON).make().tried
-    assert list(tried) == ["minmax", "minmax, levelled by faces:98"]
-    alone = {
-        way: Quantizer(slim, crops, Contract(), replace(SOON, levelled_by=way)).make() for way in ("minmax", "faces:98")
-    }
-    moved = {}
-    for way, quantized in alone.items():
-        found = run_model(quantized.model, crops[3::4])
-        expected = run_model(slim, prepare_input(crops[3::4], Contract()))
-        moved[way] = deviation_per_face(found, expected, EYES).mean()
-    np.testing.assert_allclose(list(tried.values()), list(moved.values()), rtol=1e-6)
-    assert alone["minmax"].model != alone["faces:98"].model
 
 
 @pytest.mark.parametrize("target", ["portable", "x86-avx2", "x86-vnni", "arm64"])
@@ -147,7 +130,9 @@ def test_the_bundled_faces_keep_the_accuracy_of_the_published_ghostone(published
     contract = Contract()
     test_faces = labelled_faces(Path(os.environ["PFLD_EDGE_SHARED"]) / "data/WFLW")
     model, _ = run_passes(published("ghostone"), default_passes(), faces[:1])
-    quantized = quantize(model, calibration_crops(FaceSource(), contract).crops, contract)
+    quantized = quantize(
+        model, calibration_crops(FaceSource(), contract).crops, contract, QuantizationSettings(ranges="minmax")
+    )
     nmes: dict[str, list[float]] = {"float": [], "int8": []}
     for batch in cut_faces(test_faces, contract):
         truth = batch.windows.to_crop(np.stack([np.asarray(face.landmarks) for face in batch.faces]))

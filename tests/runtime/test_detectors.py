@@ -207,7 +207,7 @@ def test_names_open_what_lies_in_the_cache_folder(tmp_path: Path, monkeypatch: p
     folder.mkdir(parents=True)
     kinds = {"yunet": YuNet, "scrfd": SCRFD, "scrfd-2.5g": SCRFD, "ultraface": UltraFace}
     for name, kind in kinds.items():
-        (folder / DETECTOR_FILES[name].file).symlink_to(MODELS / DETECTOR_FILES[name].file)
+        (folder / DETECTOR_FILES[name].file).symlink_to((MODELS / DETECTOR_FILES[name].file).resolve())
         assert type(open_detector(name)) is kind
     assert open_detector("yunet", largest_side=320)
     with pytest.raises(DetectorError, match="leave largest_side out"):
