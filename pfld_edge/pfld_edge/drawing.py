@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime import LandmarkScheme
 
-__all__ = ["draw_landmarks", "regions"]
+__all__ = ["SHIFT", "draw_landmarks", "regions", "subpixels"]
 
 # Regions that are one line; all others of the scheme (eyes, brows, lips) are closed.
 _OPEN = frozenset({"contour", "nose_bridge", "nose_base"})
@@ -24,13 +24,18 @@ _RIM = (30, 30, 30)
 _SMALL_FACE = 150
 
 # cv2 takes fixed-point coordinates: four fractional bits give a sixteenth of a pixel.
-_SHIFT = 4
+SHIFT = 4
 # Far outside any photograph, and still an int32 once shifted.
 _LIMIT = 1e6
 
 
 def draw_landmarks(
-    photo: NDArray[np.uint8], landmarks: NDArray[np.float32], scheme: LandmarkScheme
+    photo: NDArray[np.uint8],
+    landmarks: NDArray[np.float32],
+    scheme: LandmarkScheme,
+    *,
+    lines: bool = True,
+    points: bool = True,
 ) -> NDArray[np.uint8]:
     """Draw every region's line and every point, anti-aliased, sized by the face.
 
@@ -38,6 +43,8 @@ def draw_landmarks(
         photo: ``(H, W, 3)`` uint8, BGR; left as it is.
         landmarks: ``(N, P, 2)`` in photograph pixels, where integers are pixel edges.
         scheme: Names the P points.
+        lines: Draw the lines.
+        points: Draw the points.
 
     Returns:
         ``(H, W, 3)`` uint8, BGR, a drawn copy.
@@ -46,11 +53,21 @@ def draw_landmarks(
     for face in landmarks:
         # No stroke wider than the photograph calls for, however large the box.
         side = min(float(np.ptp(face, axis=0).max()), max(canvas.shape))
-        # cv2 puts integers at pixel centres.
-        points = np.rint((face.clip(-_LIMIT, _LIMIT) - 0.5) * 2**_SHIFT).astype(np.int32)
+        places = subpixels(face)
         for name, indices in regions(scheme).items():
-            _draw_region(canvas, points[indices], name, side)
+            color = next((value for key, value in _COLORS.items() if key in name), _COLORS["pupil"])
+            if lines and len(indices) > 1:
+                thick = max(1, round(side / 250))
+                cv2.polylines(canvas, [places[indices]], name not in _OPEN, color, thick, cv2.LINE_AA, SHIFT)
+            if points:
+                _draw_points(canvas, places[indices], color, side)
     return canvas
+
+
+def subpixels(points: NDArray[np.floating]) -> NDArray[np.int32]:
+    """Photograph pixels, where integers are edges, to cv2's fixed point with `SHIFT` bits, where they are centres."""
+    places: NDArray[np.int32] = np.rint((points.clip(-_LIMIT, _LIMIT) - 0.5) * 2**SHIFT).astype(np.int32)
+    return places
 
 
 def regions(scheme: LandmarkScheme) -> dict[str, list[int]]:
@@ -61,14 +78,13 @@ def regions(scheme: LandmarkScheme) -> dict[str, list[int]]:
     return groups
 
 
-def _draw_region(canvas: NDArray[np.uint8], points: NDArray[np.int32], name: str, side: float) -> None:
-    """Draw one region on the canvas, for a face of `side` pixels."""
-    color = next((value for key, value in _COLORS.items() if key in name), _COLORS["pupil"])
-    if len(points) > 1:
-        cv2.polylines(canvas, [points], name not in _OPEN, color, max(1, round(side / 250)), cv2.LINE_AA, _SHIFT)
+def _draw_points(
+    canvas: NDArray[np.uint8], points: NDArray[np.int32], color: tuple[int, int, int], side: float
+) -> None:
+    """Draw one region's points on the canvas, for a face of `side` pixels."""
     radius = max(0.8, side / 140)
     # A dark rim sets the points off from light skin; on small faces it would hide the face.
     rim = side / 350 if side > _SMALL_FACE else 0
     for stroke, size in ((_RIM, radius + rim), (color, radius)):
         for x, y in points.tolist():
-            cv2.circle(canvas, (x, y), round(size * 2**_SHIFT), stroke, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+            cv2.circle(canvas, (x, y), round(size * 2**SHIFT), stroke, cv2.FILLED, cv2.LINE_AA, SHIFT)

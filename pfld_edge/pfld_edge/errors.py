@@ -2,7 +2,11 @@
 
 from pfld_edge_runtime import PfldEdgeError
 
-__all__ = ["OutputError"]
+__all__ = ["InputError", "OutputError"]
+
+
+class InputError(PfldEdgeError, ValueError):
+    """What should be read can't be."""
 
 
 class OutputError(PfldEdgeError, ValueError):

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     )
     from pfld_edge_runtime.face_reading import read_faces
     from pfld_edge_runtime.faces import Faces
+    from pfld_edge_runtime.landmark_network import LandmarkNetwork
     from pfld_edge_runtime.reading import (
         ARCFACE_POINTS,
         BUNDLED_CURVE,
@@ -128,6 +129,7 @@ __all__ = [
     "HeadPose",
     "ImageError",
     "LandmarkError",
+    "LandmarkNetwork",
     "LandmarkScheme",
     "Landmarker",
     "MissingPackageError",
@@ -190,6 +192,7 @@ _LATER = {
         "open_detector",
     ),
     "pfld_edge_runtime.faces": ("Faces",),
+    "pfld_edge_runtime.landmark_network": ("LandmarkNetwork",),
     "pfld_edge_runtime.face_reading": ("read_faces",),
     "pfld_edge_runtime.reading": (
         "ARCFACE_POINTS",

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.crop import check_image
 from pfld_edge_runtime.detectors import Detector, DetectorError, find_boxes, open_detector
 from pfld_edge_runtime.faces import Faces
+from pfld_edge_runtime.landmark_network import LandmarkNetwork
 from pfld_edge_runtime.landmarker import FaceLandmarker
 
 __all__ = ["FaceAnalyzer", "landmark_boxes"]
@@ -27,7 +28,7 @@ class FaceAnalyzer:
     def __init__(
         self,
         detector: Detector | str | Path,
-        landmarker: FaceLandmarker | None = None,
+        landmarker: LandmarkNetwork | None = None,
         refine: int = 1,
         max_faces: int | None = None,
     ) -> None:
@@ -50,7 +51,7 @@ class FaceAnalyzer:
         if max_faces is not None and max_faces < 1:
             raise DetectorError(f"max_faces must be 1 or more, not {max_faces!r}")
         self.detector: Detector = open_detector(detector) if isinstance(detector, str | Path) else detector
-        self.landmarker = FaceLandmarker() if landmarker is None else landmarker
+        self.landmarker: LandmarkNetwork = FaceLandmarker() if landmarker is None else landmarker
         self._refine = refine
         self._max_faces = max_faces
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.crop import check_boxes, check_image
 from pfld_edge_runtime.faces import Faces
-from pfld_edge_runtime.landmarker import FaceLandmarker
+from pfld_edge_runtime.landmark_network import LandmarkNetwork
 from pfld_edge_runtime.reading.confidence import (
     BUNDLED_CURVE,
     ConfidenceCurve,
@@ -17,7 +17,7 @@ __all__ = ["read_faces"]
 
 
 def read_faces(
-    landmarker: FaceLandmarker,
+    landmarker: LandmarkNetwork,
     image: NDArray[np.generic],
     boxes: object,
     color: str = "rgb",

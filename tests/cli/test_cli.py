@@ -57,7 +57,7 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
     [
         ("predicted x", "No such command 'predicted'"),
         ("--quick", "--quick"),
-        ("predict", "PHOTO"),
+        ("predict", "--out"),
         ("predict x.jpg", "--out"),
         ("predict x.jpg -o out --zoom 3", "--zoom"),
         ("evaluate none.onnx --data none", "none"),

@@ -1,16 +1,10 @@
-"""`pfld-edge predict`: draws the landmarks of the faces in photographs."""
+"""`pfld-edge predict`: draws the landmarks of the faces in photographs, videos and cameras."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pfld_edge_convert.network import Network
+from pfld_edge.draw_list import DrawList
 
 __all__ = ["predict_command"]
 
@@ -32,71 +26,92 @@ class BoxType(click.ParamType[Box]):
 
 
 @click.command("predict")
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO...")
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="PHOTO|VIDEO|FOLDER...")
+@click.option("--camera", type=click.IntRange(0), help="Number of a camera instead of files; ends with Ctrl-C.")
 @click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder, or a .png or .jpg file for one PHOTO."
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.",
 )
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Checkpoint or ONNX file; the bundled INT8 file where left out."
 )
+@click.option("--detector", help="Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file.")
 @click.option(
     "--box", "boxes", multiple=True, type=BoxType(), help="A face, tight around its landmarks; may be repeated."
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the landmarks to this file.")
+@click.option("--refine", type=click.IntRange(0), default=1, show_default=True, help="Further looks at found faces.")
+@click.option("--max-faces", type=click.IntRange(1), help="Look at so many faces at most, the surest.")
+@click.option("--confidence", is_flag=True, help="Say how far landmarks can be trusted; takes longer.")
+@click.option(
+    "--draw",
+    type=DrawList(),
+    default="points,contours,ids,confidence",
+    show_default=True,
+    help="Any of points,contours,boxes,pose,ids,confidence; or none.",
+)
+@click.option("--smooth/--no-smooth", default=True, show_default=True, help="Of a video: steady the points.")
+@click.option(
+    "--every", type=click.IntRange(1), default=15, show_default=True, help="Of a video: frames to the next search."
+)
+@click.option("--frames", type=click.IntRange(1), help="Of a video or camera: stop after so many.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the landmarks; .jsonl: by line.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write a table, a row a face.")
 @click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="0: onnxruntime's choice.")
 def predict_command(
-    photos: tuple[Path, ...],
+    inputs: tuple[Path, ...],
+    camera: int | None,
     out: Path,
     model: Path | None,
+    detector: str | None,
     boxes: tuple[Box, ...],
+    refine: int,
+    max_faces: int | None,
+    confidence: bool,
+    draw: frozenset[str],
+    smooth: bool,
+    every: int,
+    frames: int | None,
     json_path: Path | None,
+    csv_path: Path | None,
     threads: int,
 ) -> None:
-    """Draw the landmarks of the faces in each PHOTO.
+    """Draw the landmarks of the faces in photographs, folders of them, videos, or what a camera sees.
 
-    Faces are given by --box, in pixels of a single PHOTO; without a box the whole picture is taken as one face.
-    A folder as -o gets one PNG a photograph.
+    Faces come from --detector, or from --box, in pixels of a single photograph; with neither, a whole photograph is
+    taken as one face. Videos and cameras need a detector. Ctrl-C keeps what is done.
     """
-    from pfld_edge.console import note_assumed
-    from pfld_edge.drawing import draw_landmarks
-    from pfld_edge.output_file import picture_paths, write_atomically, write_picture
-    from pfld_edge_calib import read_photo
+    from pfld_edge.boxed_network import BoxedNetwork
+    from pfld_edge.console import note, note_assumed
+    from pfld_edge.face_search import FaceSearch
+    from pfld_edge.prediction import Prediction, Tracking, sorted_inputs
     from pfld_edge_convert.network import open_network
-    from pfld_edge_runtime import BUNDLED_MODEL
+    from pfld_edge_runtime import BUNDLED_MODEL, FaceAnalyzer, open_detector
 
-    if boxes and len(photos) > 1:
+    if (camera is None) == (not inputs):
+        raise click.UsageError("give photographs, videos or folders, or else --camera")
+    photos, videos = sorted_inputs(inputs)
+    moving: list[Path | int] = [*videos, *([] if camera is None else [camera])]
+    if boxes and (len(photos) != 1 or moving):
         raise click.UsageError("--box goes with a single PHOTO")
-    targets = picture_paths(photos, out)
-    network = open_network(model or BUNDLED_MODEL, threads)
-    note_assumed(network.name, network.assumed)
-    scheme = network.contract.landmarks
-    records = []
-    for path, target in zip(photos, targets, strict=True):
-        photo = read_photo(path)
-        faces = boxes or ((0, 0, photo.shape[1], photo.shape[0]),)
-        landmarks = _find_landmarks(network, photo, faces)
-        write_picture(target, draw_landmarks(photo, landmarks, scheme))
-        records.append(_record(path, faces, landmarks))
-        click.echo(f"{path} -> {target}")
-    if json_path is not None:
-        write_atomically(json_path, json.dumps({"scheme": scheme.name, "photos": records}, indent=1).encode())
-        click.echo(f"landmarks -> {json_path}")
-
-
-def _find_landmarks(network: "Network", photo: "NDArray[np.uint8]", boxes: tuple[Box, ...]) -> "NDArray[np.float32]":
-    """Run a network on the faces of a BGR photograph; ``(N, P, 2)`` photograph pixels."""
-    from pfld_edge_runtime import crop_faces, crop_windows
-
-    contract = network.contract
-    windows = crop_windows(boxes, contract.crop.margin)
-    crops = crop_faces(photo, windows, contract.input_size, swap_channels=contract.color_order == "rgb")
-    return windows.to_image(network.predict(crops))
-
-
-def _record(photo: Path, boxes: tuple[Box, ...], landmarks: "NDArray[np.float32]") -> dict[str, Any]:
-    """Say in plain JSON types what was found; pixels to a hundredth."""
-    faces = [
-        {"box": list(box), "landmarks": [[round(float(x), 2), round(float(y), 2)] for x, y in points]}
-        for box, points in zip(boxes, landmarks, strict=True)
-    ]
-    return {"photo": str(photo), "faces": faces}
+    if boxes and detector:
+        raise click.UsageError("--box and --detector both say where faces are: leave one out")
+    if moving and detector is None:
+        raise click.UsageError("a video needs --detector: yunet, scrfd, ultraface, or an ONNX file")
+    if out.suffix.lower() == ".mp4" and (len(moving) != 1 or photos):
+        raise click.UsageError(f"{out} is one video: give one video or camera, or a folder as -o")
+    opened = open_network(model or BUNDLED_MODEL, threads)
+    note_assumed(opened.name, opened.assumed)
+    network = BoxedNetwork(opened)
+    finder = None if detector is None else open_detector(detector, threads=threads)
+    analyze = None if finder is None else FaceAnalyzer(finder, network, refine, max_faces)
+    search = FaceSearch(network, boxes, analyze, confidence)
+    with Prediction(out, draw, network.contract.landmarks, json_path, csv_path) as prediction:
+        prediction.photographs(photos, search)
+        for source in moving:
+            if finder is not None:
+                prediction.video(source, search, Tracking(finder, every, max_faces, smooth, frames))
+    if confidence and model is not None:
+        note("confidences follow the bundled model's curve; other networks may be surer or less sure than they say")

@@ -16,7 +16,7 @@ from pfld_edge_runtime.errors import ImageError
 from pfld_edge_runtime.schemes import LandmarkScheme
 
 if TYPE_CHECKING:
-    from pfld_edge_runtime.landmarker import FaceLandmarker
+    from pfld_edge_runtime.landmark_network import LandmarkNetwork
 
 __all__ = ["BUNDLED_CURVE", "ConfidenceCurve", "landmark_confidence", "mirror_disagreement", "predict_with_mirror"]
 
@@ -55,7 +55,7 @@ BUNDLED_CURVE = ConfidenceCurve(middle=0.0502, steepness=4.05)
 
 
 def predict_with_mirror(
-    landmarker: "FaceLandmarker", image: NDArray[np.generic], boxes: object, color: str = "rgb"
+    landmarker: "LandmarkNetwork", image: NDArray[np.generic], boxes: object, color: str = "rgb"
 ) -> tuple[Landmarks, Landmarks]:
     """Find landmarks twice: on each face's crop and on the crop's mirror image, in one batch of 2 N.
 
