@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import BoxError, ImageError
+from pfld_edge_runtime.grey_levels import grey_levels
 from pfld_edge_runtime.resample import bilinear_taps, resample
 
 __all__ = ["CropWindows", "check_boxes", "check_image", "crop_faces", "crop_windows"]
@@ -156,9 +157,9 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
         if photo.dtype == np.uint8:
             face = resample(photo, taps, index, channels)
         else:
-            # What overflows or isn't a number is refused by `_grey_levels` with a sentence; no warning besides.
+            # What overflows or isn't a number is refused by `grey_levels` with a sentence; no warning besides.
             with np.errstate(over="ignore", invalid="ignore"):
-                face = _grey_levels(resample(photo, taps, index, channels))
+                face = grey_levels(resample(photo, taps, index, channels))
         face += np.float32(0.5)
         crop[:] = face.astype(np.uint8).reshape(size, -1, size).transpose(2, 0, 1)
     return crops
@@ -171,15 +172,3 @@ def _memory_order(
     if photo.strides[2] >= 0:
         return photo, channels
     return photo[:, :, ::-1], photo.shape[2] - 1 - channels
-
-
-def _grey_levels(face: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale a floating-point face from 0..1 to 0..255."""
-    low, high = float(face.min()), float(face.max())
-    # Not `low < 0 or high > 1`: comparisons with NaN are false, and NaN must be refused too.
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ImageError(
-            f"a floating-point image is read as 0..1, found {low:g} to {high:g} in a face: pass uint8, or divide by 255"
-        )
-    levels: NDArray[np.float32] = np.clip(face, 0, 1) * np.float32(255)
-    return levels

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.crop import check_image
-from pfld_edge_runtime.errors import ImageError
+from pfld_edge_runtime.grey_levels import grey_levels
 
 __all__ = ["Letterbox", "sample_letterbox"]
 
@@ -83,7 +83,7 @@ def sample_letterbox(image: object, letterbox: Letterbox, *, swap_channels: bool
     with np.errstate(over="ignore", invalid="ignore"):
         levels = _resized(photo, width, height)
     if photo.dtype != np.uint8:
-        levels = _grey_levels(levels)
+        levels = grey_levels(levels)
     canvas = np.zeros((letterbox.canvas[1], letterbox.canvas[0], 3), np.uint8)
     canvas[:height, :width] = (levels + np.float32(0.5))[:, :, :: -1 if swap_channels else 1]
     return canvas
@@ -114,15 +114,3 @@ def _taps(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.float32
     first = np.floor(position).astype(np.int64)
     fraction = (position - first).astype(np.float32)
     return np.stack([first, first + 1]).clip(0, length - 1), np.stack([np.float32(1) - fraction, fraction])
-
-
-def _grey_levels(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale what was sampled of a floating-point photograph from 0..1 to 0..255."""
-    low, high = float(levels.min()), float(levels.max())
-    # Not `low < 0 or high > 1`: comparisons with NaN are false, and NaN must be refused too.
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ImageError(
-            f"a floating-point image is read as 0..1, found {low:g} to {high:g}: pass uint8, or divide by 255"
-        )
-    scaled: NDArray[np.float32] = np.clip(levels, 0, 1) * np.float32(255)
-    return scaled
