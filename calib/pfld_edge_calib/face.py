@@ -19,6 +19,7 @@ class Face:
         landmarks: ``(P, 2)`` float32 in photograph pixels; None where unknown.
         attributes: What the set says of the face, e.g. ``{"largepose", "blur"}`` for WFLW.
         weight: Trust in the landmarks, 0 to 1; 1 for hand-made labels.
+        point_weights: ``(P,)`` float32, trust in each landmark, 0 to 1, a factor to `weight`; None where all are alike.
         group: Faces of one person or one photograph share it, so that no split parts them.
     """
 
@@ -27,6 +28,7 @@ class Face:
     landmarks: NDArray[np.float32] | None = None
     attributes: frozenset[str] = field(default_factory=frozenset)
     weight: float = 1.0
+    point_weights: NDArray[np.float32] | None = None
     group: str = ""
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pfld_edge_train.augment import augment_pixels
-from pfld_edge_train.config import AugmentConfig
+from pfld_edge_train.augment_config import AugmentConfig
 
 OFF = AugmentConfig(light=0, color=0, noise=0, low_resolution=0, blur=0, occlusion=0, gray=0)
 

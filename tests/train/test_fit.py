@@ -64,7 +64,7 @@ def run(state: RunState, out: Path, stop_after: int | None = None) -> list[Epoch
 
 
 def test_the_loss_falls(faces_csv: Path, tmp_path: Path) -> None:
-    results = run(new_run(config(faces_csv, epochs=12, learning_rate=5e-3)), tmp_path / "run")
+    results = run(new_run(config(faces_csv, epochs=12, optimizer={"learning_rate": 5e-3})), tmp_path / "run")
     assert results[-1].loss < 0.7 * results[0].loss
     assert (tmp_path / "run/best.pth").exists()
     assert (tmp_path / "run/log.csv").read_text().count("\n") == 13
@@ -129,7 +129,7 @@ def test_the_scheme_of_the_contract_is_checked(faces_csv: Path, tmp_path: Path) 
 def test_a_run_starts_from_the_averaged_weights_of_another(faces_csv: Path, tmp_path: Path) -> None:
     run(new_run(config(faces_csv, epochs=1)), tmp_path / "first")
     first = load_checkpoint(tmp_path / "first/last.pth")
-    state = new_run(config(faces_csv, learning_rate=1e-4), tmp_path / "first/last.pth")
+    state = new_run(config(faces_csv, optimizer={"learning_rate": 1e-4}), tmp_path / "first/last.pth")
     assert first.ema_weights is not None
     started = state.trainee.model.state_dict()
     assert all(torch.equal(started[name], value) for name, value in first.ema_weights.items())

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pfld_edge_runtime import WFLW_98, Contract, crop_faces, crop_windows
-from pfld_edge_train.config import AugmentConfig
+from pfld_edge_train.augment_config import AugmentConfig
 from pfld_edge_train.geometry import random_frames, warp_faces, warp_landmarks
 
 MIRROR = torch.tensor(WFLW_98.mirror)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pfld_edge_train.config import AugmentConfig
+from pfld_edge_train.augment_config import AugmentConfig
 
 __all__ = ["augment_pixels"]
 

@@ -1,6 +1,7 @@
 """Turns cached faces into batches that a network trains on."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,14 +10,28 @@ from torch import Tensor
 
 from pfld_edge_runtime import Contract
 from pfld_edge_train.augment import augment_pixels
-from pfld_edge_train.config import AugmentConfig
+from pfld_edge_train.augment_config import AugmentConfig
 from pfld_edge_train.face_cache import FaceCache
 from pfld_edge_train.geometry import random_frames, warp_faces, warp_landmarks
 
 __all__ = ["Batch", "epoch_order", "training_batches", "validation_batches"]
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Normalized faces ``(N, 3, S, S)``, landmarks ``(N, P, 2)`` as fractions of the crop, weights ``(N,)``."""
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Faces as the network sees them, with their answers.
+
+    Attributes:
+        faces: ``(N, 3, S, S)`` float32, normalized as the contract says.
+        landmarks: ``(N, P, 2)`` float32, fractions of the crop.
+        weights: ``(N, P)`` float32, trust in each landmark, 0 to 1.
+        attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`; all false where unknown.
+    """
+
+    faces: Tensor
+    landmarks: Tensor
+    weights: Tensor
+    attributes: Tensor
 
 
 def epoch_order(cache: FaceCache, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -57,8 +72,11 @@ def _batch(
     landmarks = torch.from_numpy(cache.landmarks[chosen])
     frames = random_frames(landmarks, contract.crop.margin, augment, generator)
     faces = warp_faces(cache.crops[chosen], frames, contract.input_size)
-    fractions = warp_landmarks(landmarks, frames, torch.tensor(contract.landmarks.mirror))
+    mirror = torch.tensor(contract.landmarks.mirror)
+    fractions = warp_landmarks(landmarks, frames, mirror)
+    weights = torch.from_numpy(cache.weights[chosen])
+    weights = torch.where(frames.flipped[:, None], weights[:, mirror], weights)
     if augment is not None:
         faces = augment_pixels(faces, augment, generator)
     mean, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
-    return (faces - mean) / scale, fractions, torch.from_numpy(cache.weights[chosen])
+    return Batch((faces - mean) / scale, fractions, weights, torch.from_numpy(cache.attributes[chosen]))

@@ -1,18 +1,28 @@
 """What a training run is made of, read from a TOML file and saved inside its checkpoints."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from pfld_edge_train.augment_config import AugmentConfig
 from pfld_edge_train.errors import TrainConfigError
+from pfld_edge_train.loss_config import LossConfig
+from pfld_edge_train.optimizer_config import OptimizerConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["AugmentConfig", "DataConfig", "TrainConfig", "load_config"]
+__all__ = ["DataConfig", "TrainConfig", "load_config"]
+
+_TABLES: Mapping[str, type] = MappingProxyType(
+    {"augment": AugmentConfig, "loss": LossConfig, "optimizer": OptimizerConfig}
+)
+"""Parts of a configuration that are tables of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,37 +47,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class AugmentConfig:
-    """Strength of the augmentation; 0 turns a part off. See `pfld_edge_train.augment`.
-
-    Attributes:
-        rotation: Standard deviation of the rotation in degrees.
-        shear: Largest horizontal squeeze, as a share: a poor man's yaw.
-        shift: Largest shift of the box, as a share of its side.
-        scale: Largest change of the box's side, as a share.
-        light: Strength of brightness, contrast and side light, 0 to 1.
-        color: Strength of the colour cast, 0 to 1.
-        noise: Largest standard deviation of the noise in grey levels.
-        low_resolution: Probability of a face that was once smaller than the input.
-        blur: Probability of a blurred face.
-        occlusion: Probability of a rectangle that hides part of the face.
-        gray: Probability of a grey face.
-    """
-
-    rotation: float = 15.0
-    shear: float = 0.15
-    shift: float = 0.06
-    scale: float = 0.1
-    light: float = 0.5
-    color: float = 0.15
-    noise: float = 12.0
-    low_resolution: float = 0.25
-    blur: float = 0.2
-    occlusion: float = 0.3
-    gray: float = 0.1
-
-
-@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """A whole training run.
 
@@ -78,15 +57,10 @@ class TrainConfig:
         conv_branches: Convolution branches of each MobileOne block; the published PFLD-GhostOne has 6.
         data: Where the faces come from.
         augment: Strength of the augmentation.
+        loss: What is minimised.
+        optimizer: How weights move.
         epochs: Passes over the training faces.
         batch_size: Faces a step.
-        learning_rate: Peak of the schedule (linear warm-up, then cosine to zero).
-        warmup_epochs: Length of the warm-up.
-        weight_decay: AdamW's, on weights with more than one axis.
-        clip_norm: Largest norm of the gradient.
-        ema_decay: Of the weights' exponential moving average, which is what is evaluated and shipped.
-        wing_w: Width of wing loss's logarithmic part, in pixels.
-        wing_epsilon: Its curvature, in pixels.
         validation: Share of the groups (people or photographs) that are held out.
         seed: Of everything random.
         bf16: Run the network in bfloat16 where the loss's gradients are computed.
@@ -99,15 +73,10 @@ class TrainConfig:
     conv_branches: int = 1
     data: tuple[DataConfig, ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 60
     batch_size: int = 64
-    learning_rate: float = 2e-3
-    warmup_epochs: float = 1.0
-    weight_decay: float = 1e-4
-    clip_norm: float = 5.0
-    ema_decay: float = 0.999
-    wing_w: float = 10.0
-    wing_epsilon: float = 2.0
     validation: float = 0.05
     seed: int = 0
     bf16: bool = False
@@ -130,7 +99,8 @@ class TrainConfig:
         values["data"] = tuple(
             DataConfig(**_known(DataConfig, item, f"{where}, data")) for item in values.get("data", [])
         )
-        values["augment"] = AugmentConfig(**_known(AugmentConfig, values.get("augment", {}), f"{where}, augment"))
+        for name, table in _TABLES.items():
+            values[name] = table(**_known(table, values.get(name, {}), f"{where}, {name}"))
         try:
             config = cls(**values)
         except TypeError as error:
@@ -175,13 +145,22 @@ def _known(cls: type, record: object, where: str) -> dict[str, Any]:
 
 
 def _check(config: TrainConfig, where: str) -> None:
-    positive = ("epochs", "batch_size", "learning_rate", "clip_norm", "wing_w", "wing_epsilon")
-    for name in positive:
-        if getattr(config, name) <= 0:
-            raise TrainConfigError(f"{where}: {name} must be positive, found {getattr(config, name)}")
+    positive = {
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "optimizer, learning_rate": config.optimizer.learning_rate,
+        "optimizer, clip_norm": config.optimizer.clip_norm,
+        "loss, wing_w": config.loss.wing_w,
+        "loss, wing_epsilon": config.loss.wing_epsilon,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise TrainConfigError(f"{where}: {name} must be positive, found {value}")
     if not config.data:
         raise TrainConfigError(f"{where}: no data; add a [[data]] table with a path")
     if not 0 < config.validation < 0.5:
         raise TrainConfigError(f"{where}: validation must be a share between 0 and 0.5, found {config.validation}")
-    if not 0 <= config.ema_decay < 1:
-        raise TrainConfigError(f"{where}: ema_decay must be from 0 to below 1, found {config.ema_decay}")
+    if not 0 <= config.optimizer.ema_decay < 1:
+        raise TrainConfigError(
+            f"{where}: optimizer, ema_decay must be from 0 to below 1, found {config.optimizer.ema_decay}"
+        )

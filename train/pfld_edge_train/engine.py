@@ -38,18 +38,18 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """AdamW; biases and BatchNorm's factors are not decayed."""
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    groups = [{"params": decayed, "weight_decay": config.optimizer.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.optimizer.learning_rate)
 
 
 def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     """Linear warm-up to the peak, then a half cosine to zero (Loshchilov & Hutter 2017, without restarts)."""
-    warmup = max(1.0, config.warmup_epochs * steps_per_epoch)
+    warmup = max(1.0, config.optimizer.warmup_epochs * steps_per_epoch)
     total = config.epochs * steps_per_epoch
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
+        return config.optimizer.learning_rate * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def train_one_epoch(
@@ -76,21 +76,21 @@ def train_one_epoch(
     """
     trainee.model.train()
     losses = []
-    for faces, landmarks, weights in batches:
+    for batch in batches:
         for group in trainee.optimizer.param_groups:
             group["lr"] = learning_rate_at(trainee.step, steps_per_epoch, config)
-        loss = _loss(trainee.model, faces, landmarks, weights, config)
+        loss = _loss(trainee.model, batch, config)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingDivergedError(
-                f"the loss is {value} at step {trainee.step}: lower learning_rate (now {config.learning_rate:g}) and "
-                "--resume from the last checkpoint, which is whole"
+                f"the loss is {value} at step {trainee.step}: lower learning_rate (now "
+                f"{config.optimizer.learning_rate:g}) and --resume from the last checkpoint, which is whole"
             )
         trainee.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        clip_grad_norm_(trainee.model.parameters(), config.clip_norm)
+        clip_grad_norm_(trainee.model.parameters(), config.optimizer.clip_norm)
         trainee.optimizer.step()
-        update_ema(trainee.average, trainee.model, config.ema_decay, trainee.step)
+        update_ema(trainee.average, trainee.model, config.optimizer.ema_decay, trainee.step)
         trainee.step += 1
         losses.append(value)
         advance(value)
@@ -99,22 +99,24 @@ def train_one_epoch(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[Batch], normalizing_points: tuple[int, int]) -> float:
-    """Mean NME over the batches, weighted by the trust in each face's landmarks."""
+    """Mean NME over the batches, weighted by the trust in each landmark."""
     model.eval()
     total, weight = 0.0, 0.0
     first, second = normalizing_points
-    for faces, landmarks, weights in batches:
-        predicted = model(faces.contiguous(memory_format=torch.channels_last)).view(landmarks.shape)
-        errors = (predicted - landmarks).norm(dim=2).mean(dim=1)
+    for batch in batches:
+        landmarks = batch.landmarks
+        predicted = model(batch.faces.contiguous(memory_format=torch.channels_last)).view(landmarks.shape)
+        errors = (predicted - landmarks).norm(dim=2)
         distance = (landmarks[:, first] - landmarks[:, second]).norm(dim=1)
-        total += float((errors / distance * weights).sum())
-        weight += float(weights.sum())
+        total += float((errors / distance[:, None] * batch.weights).sum())
+        weight += float(batch.weights.sum())
     return total / weight
 
 
-def _loss(model: nn.Module, faces: Tensor, landmarks: Tensor, weights: Tensor, config: TrainConfig) -> Tensor:
+def _loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-        predicted = model(faces.contiguous(memory_format=torch.channels_last))
+        predicted = model(batch.faces.contiguous(memory_format=torch.channels_last))
     size = config.input_size
-    losses = wing_loss(predicted.float() * size, landmarks.flatten(1) * size, config.wing_w, config.wing_epsilon)
-    return (losses * weights).sum() / weights.sum()
+    landmarks = predicted.float().view(batch.landmarks.shape)
+    losses = wing_loss(landmarks * size, batch.landmarks * size, config.loss.wing_w, config.loss.wing_epsilon)
+    return (losses * batch.weights).sum() / batch.weights.sum()

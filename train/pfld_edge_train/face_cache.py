@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from pfld_edge_calib import Face, cut_faces, labelled_faces, read_points_csv
+from pfld_edge_calib import WFLW_ATTRIBUTES, Face, cut_faces, labelled_faces, read_points_csv
 from pfld_edge_runtime import Contract, CropRule
 from pfld_edge_train.config import DataConfig, TrainConfig
 from pfld_edge_train.errors import TrainConfigError
@@ -29,7 +29,8 @@ class FaceCache:
     Attributes:
         crops: ``(N, S, S, 3)`` uint8 BGR, S larger than the network's input by about `ROOM`.
         landmarks: ``(N, P, 2)`` float32 pixels of the cached crop.
-        weights: ``(N,)`` float32, trust in the landmarks.
+        weights: ``(N, P)`` float32, trust in each landmark.
+        attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`.
         repeats: ``(N,)`` int64, how often an epoch shows the face.
         held_out: ``(N,)`` bool, the validation split.
     """
@@ -37,6 +38,7 @@ class FaceCache:
     crops: NDArray[np.uint8]
     landmarks: NDArray[np.float32]
     weights: NDArray[np.float32]
+    attributes: NDArray[np.bool_]
     repeats: NDArray[np.int64]
     held_out: NDArray[np.bool_]
 
@@ -80,6 +82,7 @@ def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCac
         crops=np.load(target / "crops.npy", mmap_mode="r"),
         landmarks=np.load(target / "landmarks.npy"),
         weights=np.concatenate([_weights(*pair) for pair in zip(sources, config.data, strict=True)]),
+        attributes=np.array([[name in face.attributes for name in WFLW_ATTRIBUTES] for face in faces]),
         repeats=repeats,
         held_out=split_groups(faces, config.validation, config.seed),
     )
@@ -98,7 +101,14 @@ def _faces_of(data: DataConfig, contract: Contract) -> list[Face]:
 
 
 def _weights(faces: Sequence[Face], data: DataConfig) -> NDArray[np.float32]:
-    return np.array([face.weight if data.weighted else 1.0 for face in faces], np.float32)
+    """Trust in each landmark, ``(N, P)``: the face's own, times each point's where the source knows it."""
+    rows = []
+    for face in faces:
+        points = np.ones(len(face.landmarks if face.landmarks is not None else ()), np.float32)
+        if face.point_weights is not None:
+            points = face.point_weights
+        rows.append(points * (face.weight if data.weighted else 1.0))
+    return np.array(rows, np.float32)
 
 
 def _digest(faces: Sequence[Face], contract: Contract) -> str:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pfld_edge_train.config import AugmentConfig
+from pfld_edge_train.augment_config import AugmentConfig
 
 __all__ = ["FaceFrames", "random_frames", "warp_faces", "warp_landmarks"]
 

@@ -15,15 +15,15 @@ def wing_loss(predicted: Tensor, target: Tensor, w: float = 10.0, epsilon: float
     pixels: on coordinates in 0..1 the loss would never leave its logarithmic part.
 
     Args:
-        predicted: ``(N, K)`` pixels.
-        target: ``(N, K)`` pixels.
+        predicted: ``(N, P, 2)`` pixels.
+        target: ``(N, P, 2)`` pixels.
         w: Width of the logarithmic part.
         epsilon: Its curvature.
 
     Returns:
-        ``(N,)``: the mean over a face's coordinates.
+        ``(N, P)``: the mean over a landmark's coordinates.
     """
     error = (predicted - target).abs()
     offset = w - w * math.log(1 + w / epsilon)
     loss = torch.where(error < w, w * torch.log1p(error / epsilon), error - offset)
-    return loss.mean(dim=1)
+    return loss.mean(dim=2)
