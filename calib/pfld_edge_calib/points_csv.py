@@ -1,4 +1,4 @@
-"""Reads landmark CSV files: ``image,[weight,]x0,y0,x1,y1,...`` with pixel coordinates and a header line."""
+"""Reads landmark CSV files: ``image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]``, pixel coordinates and a header line."""
 
 import csv
 from dataclasses import replace
@@ -16,7 +16,8 @@ def read_points_csv(path: Path, images: Path | None = None, group_by: str = "ima
     """Read a CSV of faces with any number of points.
 
     Args:
-        path: The file. A ``weight`` column (0 to 1) is optional.
+        path: The file. Trust in the landmarks is optional: of all of them in a ``weight`` column, of each in ``c0``,
+            ``c1``, ..., all from 0 to 1.
         images: Folder that the ``image`` column is relative to; the CSV's own folder where None.
         group_by: What faces must share to stay on one side of a split: ``image``, or ``person``, the image's name up
             to the last ``_`` (as LFW and YouTube Faces name theirs).
@@ -34,34 +35,38 @@ def read_points_csv(path: Path, images: Path | None = None, group_by: str = "ima
         rows = list(csv.reader(file))
     if len(rows) < 2:
         raise FaceSetError(f"{path}: expected a header line and at least one face")
-    points = _point_columns(rows[0], path)
+    points, trusts = _point_columns(rows[0], path)
     weight = rows[0].index("weight") if "weight" in rows[0] else None
     faces = []
     for number, row in enumerate(rows[1:], 2):
         where = f"{path}, line {number}"
         if len(row) != len(rows[0]):
             raise FaceSetError(f"{where}: expected {len(rows[0])} columns, found {len(row)}")
-        faces.append(_face(row, root, points, weight, where))
+        faces.append(_face(row, root, points, trusts, weight, where))
     if group_by == "person":
         return [replace(face, group=face.image.stem.rpartition("_")[0] or face.group) for face in faces]
     return faces
 
 
-def _point_columns(header: list[str], path: Path) -> slice:
-    """Find the coordinate columns, which end the line."""
+def _point_columns(header: list[str], path: Path) -> tuple[slice, slice]:
+    """Find the columns of the coordinates, and those of each point's trust, which end the line where there are any."""
     start = header.index("x0") if "x0" in header else len(header)
-    names = [f"{axis}{i}" for i in range((len(header) - start) // 2) for axis in "xy"]
-    if header[:1] != ["image"] or not names or header[start:] != names:
-        raise FaceSetError(f"{path}: the header must read image,[weight,]x0,y0,x1,y1,...")
-    return slice(start, len(header))
+    middle = header.index("c0") if "c0" in header else len(header)
+    names = [f"{axis}{i}" for i in range((middle - start) // 2) for axis in "xy"]
+    trusts = [f"c{i}" for i in range(len(names) // 2)] if middle < len(header) else []
+    if header[:1] != ["image"] or not names or header[start:] != names + trusts:
+        raise FaceSetError(f"{path}: the header must read image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]")
+    return slice(start, middle), slice(middle, len(header))
 
 
-def _face(row: list[str], root: Path, points: slice, weight: int | None, where: str) -> Face:
+def _face(row: list[str], root: Path, points: slice, trusts: slice, weight: int | None, where: str) -> Face:
     try:
         landmarks = np.array(row[points], np.float32).reshape(-1, 2)
         trust = 1.0 if weight is None else float(row[weight])
+        each = np.array(row[trusts], np.float32)
     except ValueError as error:
         raise FaceSetError(f"{where}: {error}") from error
-    if not np.isfinite(landmarks).all() or not 0 <= trust <= 1:
-        raise FaceSetError(f"{where}: landmarks must be finite and the weight from 0 to 1")
-    return Face(root / row[0], tight_box(landmarks), landmarks, weight=trust, group=row[0])
+    if not np.isfinite(landmarks).all() or not 0 <= trust <= 1 or not ((each >= 0) & (each <= 1)).all():
+        raise FaceSetError(f"{where}: landmarks must be finite and trust from 0 to 1")
+    known = each if len(each) else None
+    return Face(root / row[0], tight_box(landmarks), landmarks, weight=trust, point_weights=known, group=row[0])

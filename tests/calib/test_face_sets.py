@@ -80,9 +80,20 @@ def test_a_csv_of_any_number_of_points_is_read(tmp_path: Path, points: int) -> N
     assert (face.weight, face.image) == (0.5, tmp_path / "face_1.png")
 
 
+def test_each_point_of_a_csv_may_have_its_own_trust(tmp_path: Path) -> None:
+    (tmp_path / "set.csv").write_text("image,x0,y0,x1,y1,c0,c1\na.png,1,2,3,4,0.25,1\n")
+    (face,) = labelled_faces(tmp_path / "set.csv")
+    assert face.landmarks is not None
+    assert face.landmarks.tolist() == [[1, 2], [3, 4]]
+    assert face.point_weights is not None
+    assert face.point_weights.tolist() == [0.25, 1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("image,x0,y0,c1\na,1,2,1\n", "header must read"),
+        ("image,x0,y0,c0\na,1,2,1.5\n", "trust from 0 to 1"),
         ("picture,x0,y0\na,1,2\n", "header must read"),
         ("image,x0,y0\na,1\n", "line 2: expected 3 columns, found 2"),
         ("image,x0,y0\na,1,nan\n", "must be finite"),
