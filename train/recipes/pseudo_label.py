@@ -3,10 +3,13 @@
     python train/recipes/pseudo_label.py SHARED OUT
 
 SHARED holds data/WFLW, data/youtube68, data/lfw, models/reference, models/teachers, models/detectors. Writes one CSV a
-source into OUT: image, weight, x0, y0, ... x97, y97 (pixels). Needs the PyPI package MNN. Resumes where it was stopped.
+source into OUT: image, x0, y0, ... x97, y97 (pixels), c0 ... c97. Needs the PyPI package MNN. Resumes at the first
+source that is not whole.
 
-The label is the mean over the teachers, each with its mirror image, of a second pass on the box of the first pass's
-landmarks; the weight falls with the teachers' disagreement, and faces they disagree on are left out.
+The label is the median over the teachers, each with its mirror image and two margins, of a second pass on the box of
+the first pass's landmarks. A point's trust c falls with the teachers' disagreement on it: in profile they agree on what
+they see and guess the rest, so that faces far turned to the side, the ones a network lacks most, count by what is sure
+of them. Two detectors look, at low thresholds; what the teachers can't agree on at all is no face.
 """
 
 import csv
@@ -21,6 +24,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from pfld_edge_runtime import WFLW_98, Contract, FaceLandmarker, crop_faces, crop_windows
+from pfld_edge_runtime.detectors import SCRFD, YuNet, find_boxes
+from pfld_edge_runtime.detectors.nms import non_maximum_suppression
 
 Array = NDArray[np.float32]
 Teacher = Callable[[NDArray[np.uint8]], Array]
@@ -30,8 +35,11 @@ MIRROR = np.array(WFLW_98.mirror)
 _BROWS_AND_NOSE = (*range(33, 38), *range(42, 47), *range(51, 60))
 _EYES = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
 FROM_68 = np.array([*range(0, 33, 2), *_BROWS_AND_NOSE, *_EYES, *range(76, 96)])
-# Standard deviation of the teachers as a fraction of the eye distance: above the first a face is dropped.
-WORST_DISAGREEMENT, TYPICAL_DISAGREEMENT = 0.06, 0.02
+# The teachers' disagreement as a fraction of the face's size: up to the first a point has full trust, and a face whose
+# mean lies above the second is dropped.
+TYPICAL_DISAGREEMENT, WORST_DISAGREEMENT = 0.03, 0.25
+SMALLEST_FACE = 26
+SAME_FACE = 0.35
 
 
 def reference_teacher(path: Path) -> Teacher:
@@ -83,19 +91,20 @@ class Labeller:
         """Load every network under `shared`."""
         self.fast = [reference_teacher(path) for path in sorted((shared / "models/reference").glob("*.onnx"))]
         self.slow = [peppa_teacher(shared / "models/teachers/peppa_kps98_128.MNN")]
-        model = shared / "models/detectors/yunet_n_dynamic.onnx"
-        self.detector = cv2.FaceDetectorYN.create(str(model), "", (320, 320), 0.7, 0.3, 200)
+        folder = shared / "models/detectors"
+        self.detectors = [
+            YuNet(folder / "yunet_n_dynamic.onnx", score_threshold=0.5),
+            SCRFD(folder / "scrfd_2.5g_kps.onnx", score_threshold=0.4),
+        ]
 
     def detect(self, image: NDArray[np.uint8]) -> Array:
-        """Boxes of the faces, ``(N, 4)`` pixels."""
-        self.detector.setInputSize((image.shape[1], image.shape[0]))
-        found = self.detector.detect(image)[1]
-        if found is None:
-            return np.zeros((0, 4), np.float32)
-        return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1)
+        """Boxes of the faces that either detector finds, ``(N, 4)`` pixels."""
+        found = [find_boxes(detector, image, "bgr") for detector in self.detectors]
+        boxes, scores = np.concatenate([boxes for boxes, _ in found]), np.concatenate([scores for _, scores in found])
+        return boxes[non_maximum_suppression(boxes, scores, SAME_FACE)]
 
-    def label(self, image: NDArray[np.uint8], box: Array) -> tuple[Array, float]:
-        """Landmarks in pixels and the teachers' disagreement as a fraction of the eye distance."""
+    def label(self, image: NDArray[np.uint8], box: Array) -> tuple[Array, Array, float]:
+        """Landmarks in pixels, the teachers' disagreement in pixels for each, and the face's size."""
         first = crop_windows(box, 1.2)
         crop = crop_faces(image, first, 112)
         rough = np.mean([with_mirror(teacher, crop).mean(0) for teacher in self.fast], 0)
@@ -108,11 +117,11 @@ class Labeller:
             guesses = [with_mirror(teacher, crop).mean(0) for teacher in self.fast]
             guesses += [with_mirror(teacher, large).mean(0) for teacher in self.slow]
             votes.extend(window.to_image(np.stack(guesses)))
-        mean = np.mean(votes, 0)
-        spread = np.linalg.norm(np.std(votes, 0), axis=1).mean()
+        middle = np.median(votes, 0)
+        spread = np.linalg.norm(np.std(votes, 0), axis=1)
         # Eye distance shrinks to nothing in profile, where the box's size says more of the face's.
-        size = max(float(np.linalg.norm(mean[60] - mean[72])), 0.35 * float(np.ptp(mean, axis=0).max()))
-        return mean.astype(np.float32), float(spread) / size
+        size = max(float(np.linalg.norm(middle[60] - middle[72])), 0.35 * float(np.ptp(middle, axis=0).max()))
+        return middle.astype(np.float32), spread, size
 
 
 def sources(shared: Path) -> Iterator[tuple[str, list[tuple[Path, Array | None]]]]:
@@ -146,16 +155,17 @@ def label_photo(task: tuple[Path, Array | None]) -> tuple[str, list[list[str]]]:
     boxes = _labeller.detect(image) if points is None else tight_box(points)[None]
     rows = []
     for box in boxes:
-        if box[2] - box[0] < 30:
+        if box[2] - box[0] < SMALLEST_FACE:
             continue
-        landmarks, disagreement = _labeller.label(image, box)
+        landmarks, spread, size = _labeller.label(image, box)
         if points is not None:
-            truth = np.linalg.norm(landmarks[FROM_68] - points, axis=1).mean() / np.linalg.norm(points[36] - points[45])
-            disagreement = max(disagreement, float(truth) / 3)
-        if disagreement > WORST_DISAGREEMENT:
+            # The two sets' points differ a little by definition, hence the third.
+            spread[FROM_68] = np.maximum(spread[FROM_68], np.linalg.norm(landmarks[FROM_68] - points, axis=1) / 3)
+        disagreement = spread / size
+        if disagreement.mean() > WORST_DISAGREEMENT:
             continue
-        weight = min(1.0, TYPICAL_DISAGREEMENT / max(disagreement, 1e-6))
-        rows.append([f"{weight:.3f}", *(f"{value:.2f}" for value in landmarks.ravel())])
+        trust = np.minimum(1, TYPICAL_DISAGREEMENT / np.maximum(disagreement, 1e-6))
+        rows.append([*(f"{value:.2f}" for value in landmarks.ravel()), *(f"{value:.3f}" for value in trust)])
     return str(path), rows
 
 
@@ -163,7 +173,7 @@ def main() -> None:
     """Label every source."""
     shared, out = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
-    header = ["image", "weight", *(f"{axis}{i}" for i in range(98) for axis in "xy")]
+    header = ["image", *(f"{axis}{i}" for i in range(98) for axis in "xy"), *(f"c{i}" for i in range(98))]
     with ProcessPoolExecutor(2, initializer=start, initargs=(shared,)) as pool:
         for name, photos in sources(shared):
             target = out / f"{name}.csv"
