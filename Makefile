@@ -29,7 +29,7 @@ demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a por
 	@echo "Open demo-out/grace_hopper.png"
 
 test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFLW faces)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)  ## check style and imports with ruff
 	$(BIN)/ruff check $(SOURCES)
