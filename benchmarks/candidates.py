@@ -1,4 +1,4 @@
-"""Compares bodies and heads for our own networks: multiplications, time in float and INT8, accuracy once shortly trained.
+"""Compares bodies and heads for our own networks: multiplications, time in float and INT8, accuracy after short runs.
 
     python benchmarks/candidates.py train --config train/configs/pfld-edge-s-turned.toml --steps 4000 [NAME...]
     python benchmarks/candidates.py time --reference PFLD_GhostOne_112_1_opt_sim.onnx [NAME...]
