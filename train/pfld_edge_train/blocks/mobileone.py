@@ -1,9 +1,14 @@
 """MobileOne's block (Vasu et al., "An Improved One millisecond Mobile Backbone", arXiv 2206.04040, section 3.2)."""
 
 from collections import OrderedDict
+from typing import Literal
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pfld_edge_train.blocks.merged_branches import Branch, merge_pays, merged_forward
 
 __all__ = ["MobileOneBlock"]
 
@@ -15,7 +20,17 @@ class MobileOneBlock(nn.Module):
     convolution, where k > 1 or asked for) and ``rbr_skip`` (BatchNorm alone, where input and output have one shape).
     A block whose branches were merged holds ``reparam_conv`` in their place. The attribute names are those of the
     public checkpoints.
+
+    In training the branches are merged in every step where that is faster, with the same results; see
+    `pfld_edge_train.blocks.merged_branches`.
+
+    Attributes:
+        training_form: ``auto``, ``merged`` or ``branches``.
+        statistics_group: Processes whose batches are one batch for BatchNorm; None for this one's alone.
     """
+
+    training_form: Literal["auto", "merged", "branches"] = "auto"
+    statistics_group: dist.ProcessGroup | None = None
 
     rbr_conv: nn.ModuleList | None
     rbr_scale: nn.Sequential | None
@@ -74,12 +89,70 @@ class MobileOneBlock(nn.Module):
         if self.reparam_conv is not None:
             out = self.reparam_conv(x)
             return out
-        branches = [*(self.rbr_conv or ()), self.rbr_scale, self.rbr_skip]
-        terms = [branch(x) for branch in branches if branch is not None]
+        if self.training and self._merges():
+            first = _conv_of(self)
+            merged = merged_forward(x, self._branches(), first.stride[0], first.groups, self.statistics_group)
+            if merged is not None:
+                return merged
+        terms = [branch(x) for branch in (*(self.rbr_conv or ()), self.rbr_skip) if branch is not None]
+        if self.rbr_scale is not None:
+            terms.append(self._scaled(x))
         out = terms[0]
         for term in terms[1:]:
             out = out + term
         return out
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Run the scale branch.
+
+        A 1x1 convolution skips places instead of stepping over them: torch 2.13's kernel for a stride of 2 and three
+        channels, channels last, writes out of bounds when it computes the weights' gradient on a CPU.
+        """
+        conv = _conv_of(self)
+        weight, norm = _parts(self.rbr_scale or nn.Module())
+        step = conv.stride[0]
+        out: Tensor = norm(F.conv2d(x[:, :, ::step, ::step], weight, groups=conv.groups))
+        return out
+
+    def _merges(self) -> bool:
+        """Say whether this step merges the branches: not where a BatchNorm is frozen."""
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        if self.training_form == "branches" or not all(norm.training for norm in norms):
+            return False
+        conv = _conv_of(self)
+        pays = merge_pays(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.groups, len(norms))
+        return self.training_form == "merged" or pays
+
+    def _branches(self) -> list[Branch]:
+        """All branches with kernels of one size."""
+        conv = _conv_of(self)
+        found = [Branch(*_parts(sequence)) for sequence in self.rbr_conv or ()]
+        side = conv.kernel_size[0] // 2
+        if self.rbr_scale is not None:
+            weight, norm = _parts(self.rbr_scale)
+            found.append(Branch(F.pad(weight, [side] * 4), norm))
+        if self.rbr_skip is not None:
+            identity = torch.zeros_like(conv.weight)
+            channels = torch.arange(conv.out_channels, device=identity.device)
+            identity[channels, channels % conv.weight.shape[1], side, side] = 1
+            found.append(Branch(identity, self.rbr_skip))
+        return found
+
+
+def _conv_of(block: MobileOneBlock) -> nn.Conv2d:
+    if block.rbr_conv is None:
+        raise RuntimeError("the block's branches are merged for good already")
+    conv = block.rbr_conv[0].get_submodule("conv")
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(f"expected a convolution in the branch, found {type(conv).__name__}")
+    return conv
+
+
+def _parts(branch: nn.Module) -> tuple[Tensor, nn.BatchNorm2d]:
+    norm = branch.get_submodule("bn")
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise TypeError(f"expected BatchNorm in the branch, found {type(norm).__name__}")
+    return branch.get_submodule("conv").get_parameter("weight"), norm
 
 
 def _conv_bn(
