@@ -6,6 +6,7 @@ import onnx
 
 from pfld_edge_convert.benchmark.peak import Peak
 from pfld_edge_convert.benchmark.subject import Feed
+from pfld_edge_convert.input_shapes import with_input_shapes
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.optimized_graph import optimized_graph
 
@@ -64,13 +65,7 @@ def work_of(model: onnx.ModelProto, feed: Feed) -> Work:
         model: As the file has it; left as it is.
         feed: Inputs whose shapes count.
     """
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    for value in fixed.graph.input:
-        if value.name in feed:
-            for dim, size in zip(value.type.tensor_type.shape.dim, feed[value.name].shape, strict=True):
-                dim.dim_value = size
-    fixed.graph.ClearField("value_info")
+    fixed = with_input_shapes(model, {name: values.shape for name, values in feed.items()})
     optimized = optimized_graph(fixed, layout=False)
     counted = model_stats(fixed)
     integer = sum(layer.macs for layer in model_stats(optimized).layers if layer.op_type in _INTEGER)
