@@ -1,6 +1,7 @@
 """`inspect` of one file and of two, as a user calls it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from pfld_edge_convert.training_form import training_form
 from pfld_edge_runtime import BUNDLED_MODEL
 from pfld_edge_train.blocks import MobileOneBlock
 from pfld_edge_train.models import ModelConfig, build_model
+
+DOCS = Path(__file__).parents[2] / "docs/benchmarking.md"
 
 
 @pytest.fixture
@@ -54,6 +57,8 @@ def test_inspect_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["quantization"]["faces"] > 0
     assert record["layers"][-1]["field"]["whole"]
     assert record["layers"][-1]["runs_as"] == "QGemm"
+    explained = set(re.findall(r"`(\w+)`", DOCS.read_text(encoding="utf-8")))
+    assert {*record, *record["layers"][-1], *record["layers"][-1]["field"], *record["fusion"]} <= explained
     assert run(["inspect", str(BUNDLED_MODEL), "--json", "--no-layers"]) == 0
     assert "layers" not in json.loads(capsys.readouterr().out)
 
@@ -67,6 +72,8 @@ def test_inspect_shows_what_differs(known_model: Path, moved: Path, capsys: pyte
     assert "differ by at most 0.1 of the crop" in printed
     assert run(["inspect", str(known_model), str(moved), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["differences"]
+    explained = set(re.findall(r"`(\w+)`", DOCS.read_text(encoding="utf-8")))
+    assert {*found, *found["weights"][0], *found["contract"][0]} <= explained
     assert found["largest_landmark_difference"] == pytest.approx(0.1, abs=1e-6)
     assert [item["name"] for item in found["contract"]] == ["color_order"]
 

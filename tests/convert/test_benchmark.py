@@ -181,8 +181,9 @@ def test_files_of_one_name_are_told_apart(build: Build, tmp_path: Path) -> None:
     for folder in ("old", "new"):
         (tmp_path / folder).mkdir()
         onnx.save(small(build), tmp_path / folder / "a.onnx")
-    paths = [tmp_path / "old/a.onnx", tmp_path / "new/a.onnx", tmp_path / "old/a.onnx"]
-    assert [subject.name for subject in open_subjects(paths)] == [str(path) for path in paths[:2]]
+    old, new = tmp_path / "old/a.onnx", tmp_path / "new/a.onnx"
+    assert [subject.name for subject in open_subjects([old, new])] == [str(old), str(new)]
+    assert [subject.name for subject in open_subjects([old, old])] == ["a.onnx", "a.onnx (2)"]
 
 
 def test_what_cannot_be_timed_gets_a_sentence(build: Build, tmp_path: Path) -> None:

@@ -66,15 +66,20 @@ class _Measured:
 
 
 def open_subjects(paths: Sequence[Path], sizes: Mapping[str, int] | None = None) -> list[Subject]:
-    """Open files, each once, and give them names that tell them apart.
+    """Open files and give them names that tell them apart; a file may come twice, to be measured against itself.
 
     Raises:
         ModelFileError: See `open_subject`.
         BenchmarkError: See `open_subject`.
     """
-    subjects = [open_subject(path, sizes) for path in dict.fromkeys(paths)]
-    uses = Counter(subject.name for subject in subjects)
-    return [replace(subject, name=str(subject.path)) if uses[subject.name] > 1 else subject for subject in subjects]
+    subjects = [open_subject(path, sizes) for path in paths]
+    files = Counter(path.name for path in {subject.path for subject in subjects})
+    named: list[Subject] = []
+    for subject in subjects:
+        name = str(subject.path) if files[subject.name] > 1 else subject.name
+        uses = sum(other.path == subject.path for other in named)
+        named.append(replace(subject, name=f"{name} ({uses + 1})" if uses else name))
+    return named
 
 
 def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advance = lambda _: None) -> BenchReport:

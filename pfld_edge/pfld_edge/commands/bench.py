@@ -54,7 +54,7 @@ def bench_command(
     """
     from pfld_edge.bench_plot import draw_timings
     from pfld_edge.bench_report import bench_tables, noise_lines
-    from pfld_edge.console import console, face_progress, note
+    from pfld_edge.console import console, face_progress, note, note_assumed
     from pfld_edge.output_file import write_picture
     from pfld_edge_convert.benchmark.bench import BenchRequest, open_subjects, run_bench, steps
 
@@ -62,6 +62,7 @@ def bench_command(
         raise click.UsageError(f"the plot must end in .png or .jpg, not {plot.name}")
     subjects = open_subjects([*([] if against is None else [against]), *models], dict(axes))
     for subject in subjects:
+        note_assumed(subject.name, from_crops and subject.contract is None)
         for name, size in subject.filled.items():
             if name not in dict(axes):
                 note(f"{subject.name}: {name} is free, taken as {size} (--axis {name}={size} for another)")
