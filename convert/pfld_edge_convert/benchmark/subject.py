@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import BenchmarkError
-from pfld_edge_runtime import Contract, FaceLandmarker, ModelFileError, fingerprint_image
+from pfld_edge_runtime import Contract, FaceLandmarker, ModelContractError, ModelFileError, fingerprint_image
 from pfld_edge_runtime.session import open_session, session_contract
 
 __all__ = ["FRAME", "Feed", "Subject", "open_subject"]
@@ -100,12 +100,14 @@ class Subject:
         """Make a call from uint8 crops to landmarks: normalization and network, as the runtime runs them.
 
         Raises:
-            BenchmarkError: The file is an end-to-end graph, which takes no crops.
-            ModelContractError: It is no landmark network.
+            BenchmarkError: The file is an end-to-end graph, which takes no crops, or no landmark network.
         """
         if self.end_to_end:
             raise BenchmarkError(f"{self.path} is an end-to-end graph and takes no crops: leave out --from-crops")
-        landmarker = FaceLandmarker(self.path, threads=threads, contract=None if self.contract else Contract())
+        try:
+            landmarker = FaceLandmarker(self.path, threads=threads, contract=None if self.contract else Contract())
+        except ModelContractError as error:
+            raise BenchmarkError(f"{self.path} can't run on crops: {error}") from error
         crops = np.repeat(fingerprint_image(_SEED, landmarker.contract.input_size)[None], batch, axis=0)
         return lambda: landmarker.predict_crops(crops)
 
