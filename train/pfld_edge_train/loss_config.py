@@ -1,16 +1,21 @@
 """The ``[loss]`` table of a training configuration."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 from pfld_edge_train.errors import TrainConfigError
 
-__all__ = ["LossConfig"]
+__all__ = ["CHOICES", "LossConfig"]
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": ("wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1"),
-    "pose_weight": ("none", "paper", "deviation", "turned"),
-    "attribute_weight": ("none", "paper", "balanced"),
-}
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "kind": ("wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1"),
+        "pose_weight": ("none", "paper", "deviation", "turned"),
+        "attribute_weight": ("none", "paper", "balanced"),
+    }
+)
+"""What the keys that take a name may say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise TrainConfigError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(choices)}")
         for item in fields(self):
