@@ -1,7 +1,7 @@
 """Labels for unlabelled faces: several landmark networks vote, and their disagreement says how far to trust them."""
 
 from pfld_edge_calib.errors import LabellingError
-from pfld_edge_calib.labelling.consensus import TYPICAL_DISAGREEMENT, Consensus, consensus
+from pfld_edge_calib.labelling.consensus import TYPICAL_ERROR, Consensus, consensus
 from pfld_edge_calib.labelling.identity import run_identity
 from pfld_edge_calib.labelling.labeller import (
     DROP_REASONS,
@@ -20,7 +20,7 @@ from pfld_edge_calib.labelling.teachers import Teacher, shared_scheme
 
 __all__ = [
     "DROP_REASONS",
-    "TYPICAL_DISAGREEMENT",
+    "TYPICAL_ERROR",
     "BoxFinder",
     "Consensus",
     "DonePhoto",

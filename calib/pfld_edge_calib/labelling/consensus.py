@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime import LandmarkScheme
 
-__all__ = ["TYPICAL_DISAGREEMENT", "Consensus", "consensus", "face_sizes"]
+__all__ = ["TYPICAL_ERROR", "Consensus", "consensus", "face_sizes"]
 
-TYPICAL_DISAGREEMENT = 0.03
-"""Disagreement, as a share of the face's size, up to which trust is full."""
+TYPICAL_ERROR = 0.03
+"""As a share of the face's size: about how far labels are off that all looks agree on. Trust falls from there."""
 
 _LEAST_EYE_SHARE = 0.35
 """Eye distance over the longer side of the landmarks' box in a face that looks ahead; in profile the former vanishes,
@@ -26,16 +26,18 @@ where the box still says how large the face is."""
 class Consensus:
     """The labels of N faces.
 
-    Training multiplies a face's weight with its landmarks' weights; the product is ``T / max(T, D, d)`` with the
-    typical disagreement T, the face's disagreement D and the landmark's d. So what is unsure about the whole face
-    counts once, not again in each landmark.
+    Trust is in inverse proportion to an error's expected size. Its square is the sum of T squared, the typical error of
+    any label, D squared, the face's disagreement, and d squared, the landmark's: ``T / sqrt(T^2 + D^2 + d^2)``. That is
+    the product of a face's weight and its landmark's weight, which is what training counts, so that an unsure face
+    isn't held against each of its landmarks once more.
 
     Attributes:
         landmarks: ``(N, P, 2)`` float32 pixels, the median of the looks.
-        disagreement: ``(N, P)`` float64, shares of the face's size.
-        face_disagreement: ``(N,)`` float64, the median of a face's landmarks.
-        weights: ``(N,)`` float64, 0 to 1, trust in the face: ``min(1, T / D)``.
-        point_weights: ``(N, P)`` float64, 0 to 1, trust in each landmark beside its face's: ``min(1, max(T, D) / d)``.
+        disagreement: ``(N, P)`` float64, d, as shares of the face's size.
+        face_disagreement: ``(N,)`` float64, D, the median of the landmarks'.
+        weights: ``(N,)`` float64 in 0 to 1, trust in the face: ``T / sqrt(T^2 + D^2)``.
+        point_weights: ``(N, P)`` float64 in 0 to 1, trust in a landmark beside its face's:
+            ``sqrt(T^2 + D^2) / sqrt(T^2 + D^2 + d^2)``.
     """
 
     landmarks: NDArray[np.float32]
@@ -56,13 +58,13 @@ def consensus(looks: NDArray[np.float32], scheme: LandmarkScheme) -> Consensus:
     spread = np.linalg.norm(looks.astype(np.float64).std(axis=0), axis=2)
     disagreement = spread / face_sizes(landmarks, scheme)[:, None]
     of_face = np.median(disagreement, axis=1)
-    level = np.maximum(of_face, TYPICAL_DISAGREEMENT)
+    level = np.hypot(of_face, TYPICAL_ERROR)
     return Consensus(
         landmarks=landmarks,
         disagreement=disagreement,
         face_disagreement=of_face,
-        weights=TYPICAL_DISAGREEMENT / level,
-        point_weights=level[:, None] / np.maximum(disagreement, level[:, None]),
+        weights=TYPICAL_ERROR / level,
+        point_weights=level[:, None] / np.hypot(disagreement, level[:, None]),
     )
 
 

@@ -48,7 +48,7 @@ class LabelSettings:
     flip: bool = False
     crops: int = 1
     passes: int = 2
-    least_agreement: float = 0.15
+    least_agreement: float = 0.25
     least_size: float = 26.0
 
 

@@ -41,7 +41,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--least-agreement",
     type=click.FloatRange(0, 1),
-    default=0.15,
+    default=0.25,
     show_default=True,
     help="Leave out faces of which the teachers are less sure: 1 they agree, 0 they don't at all.",
 )
