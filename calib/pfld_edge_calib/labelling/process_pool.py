@@ -67,7 +67,7 @@ def ordered_results(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: Callable[[Any], Any] | None = None
+_worker: Callable[[Any], Any] | Exception | None = None
 
 
 def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
@@ -76,7 +76,10 @@ def _start(make: Callable[[], Callable[[Any], Any]]) -> None:
     # Ctrl-C reaches every process of the terminal; the first one alone decides what becomes of the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    _worker = make()
+    try:
+        _worker = make()
+    except Exception as error:  # noqa: BLE001 - raised by the first task instead, where the parent hears of it
+        _worker = error
 
 
 def _follow_parent() -> None:
@@ -90,4 +93,6 @@ def _follow_parent() -> None:
 def _work(task: Any) -> Any:  # noqa: ANN401 - whatever the caller's tasks and results are
     if _worker is None:
         raise RuntimeError("the process was not prepared")
+    if isinstance(_worker, Exception):
+        raise _worker
     return _worker(task)
