@@ -8,7 +8,7 @@ CHECKPOINT := checkpoints/pfld-edge-s.pth
 SOURCES := pfld_edge train convert calib runtime tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format typecheck bench portability clean
+.PHONY: help setup demo docs test lint format typecheck bench portability clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a por
 test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFLW faces)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
+docs: $(READY)  ## build the documentation site into site/; a warning is an error
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 lint: $(READY)  ## check style and imports with ruff
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -52,4 +56,4 @@ portability: $(READY)  ## landmarks on emulated processors against this one's (M
 	$(BIN)/python benchmarks/portability.py $(MODELS)
 
 clean:  ## remove what the other targets made, .venv included
-	rm -rf $(VENV) demo-out dist build
+	rm -rf $(VENV) demo-out dist build site

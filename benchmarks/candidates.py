@@ -11,7 +11,6 @@ out what is there already.
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from pfld_edge_convert.benchmark.turns import take_turns
 from pfld_edge_convert.calibration_batches import FaceSource, calibration_crops, proof_crops
 from pfld_edge_convert.int8_stage import Int8Request
 from pfld_edge_convert.network import open_network
@@ -198,18 +198,12 @@ def time_command(out: Path, names: tuple[str, ...], reference: Path, rounds: int
             calls[f"{name}/fp32"] = _call(path)
             if int8_path(path).is_file():
                 calls[f"{name}/int8"] = _call(int8_path(path))
-        times: dict[str, list[float]] = {key: [] for key in calls}
-        for _ in range(rounds):
-            for key, call in calls.items():
-                start = time.perf_counter()
-                call()
-                times[key].append(time.perf_counter() - start)
-    whole = median(times["reference"])
-    for key, values in times.items():
+        times = {key: median(values.tolist()) for key, values in take_turns(calls, rounds).items()}
+    for key, milliseconds in times.items():
         if key != "reference":
             name, _, form = key.partition("/")
-            _add(out, name, {form: 1e3 * median(values), f"{form} speedup": whole / median(values)})
-    _add(out, "reference", {"fp32": 1e3 * whole})
+            _add(out, name, {form: milliseconds, f"{form} speedup": times["reference"] / milliseconds})
+    _add(out, "reference", {"fp32": times["reference"]})
 
 
 def _call(path: Path) -> Callable[[], object]:

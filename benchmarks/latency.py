@@ -3,7 +3,6 @@
 Quote the ratios: milliseconds drift from run to run and from machine to machine, ratios far less.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -12,6 +11,7 @@ import click
 import cv2
 import numpy as np
 
+from pfld_edge_convert.benchmark.turns import take_turns
 from pfld_edge_convert.network import open_network
 from pfld_edge_runtime import BUNDLED_MODEL, PfldEdgeError, crop_faces, crop_windows, fingerprint_image
 
@@ -62,14 +62,7 @@ def crops() -> dict[str, Callable[[], object]]:
 def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Time the calls in turn; median milliseconds of each."""
     cv2.setNumThreads(1)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds + 20):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if round_ >= 20:  # the first calls warm caches
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {name: median(values) for name, values in times.items()}
+    return {name: median(values) for name, values in take_turns(calls, rounds).items()}
 
 
 def report(title: str, found: dict[str, float]) -> None:

@@ -15,6 +15,7 @@ import click
 import cv2
 import numpy as np
 
+from pfld_edge_convert.benchmark.turns import take_turns
 from pfld_edge_runtime import FaceLandmarker, crop_faces, crop_windows
 
 FACE = 300
@@ -83,14 +84,7 @@ def report_import(starts: int) -> None:
 
 def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Time the calls in turn; median milliseconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds + 20):
-        for name, call in calls.items():
-            start = time.thread_time()
-            call()
-            if round_ >= 20:  # the first calls warm caches
-                times[name].append(1000 * (time.thread_time() - start))
-    return {name: median(values) for name, values in times.items()}
+    return {name: median(values) for name, values in take_turns(calls, rounds, clock=time.thread_time).items()}
 
 
 def report(what: str, value: float, bar: float | None = None, *, lower: bool = True) -> None:

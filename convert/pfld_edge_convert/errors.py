@@ -2,7 +2,11 @@
 
 from pfld_edge_runtime.errors import PfldEdgeError
 
-__all__ = ["CalibrationError", "ConvertError", "FellShortError", "ImportOnnxError"]
+__all__ = ["BenchmarkError", "CalibrationError", "ConvertError", "FellShortError", "ImportOnnxError"]
+
+
+class BenchmarkError(PfldEdgeError, ValueError):
+    """A model can't be timed as asked."""
 
 
 class ConvertError(PfldEdgeError, ValueError):

@@ -16,7 +16,8 @@ COMMANDS: dict[str, str] = {
     "import-onnx": "Turn a published PFLD ONNX file back into a checkpoint.",
     "convert": "Turn a checkpoint into a small ONNX file, fp32 or INT8.",
     "verify": "Check that ONNX files are as accurate as their checkpoint.",
-    "inspect": "Print a model's contract, layers and cost.",
+    "bench": "Time ONNX files against each other, with intervals.",
+    "inspect": "Print a model's contract, layers and cost, or what differs in two.",
     "predict": "Draw the landmarks of the faces in photographs.",
     "detector": "List and download face detectors.",
 }

@@ -1,15 +1,20 @@
 """Tables of what a conversion made and of what a model is."""
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
 from pfld_edge_convert.model_stats import ModelStats
-from pfld_edge_convert.pipeline import ConversionReport, ConvertedFile
 from pfld_edge_runtime import Contract
 
-__all__ = ["contract_table", "conversion_table", "cost_line", "layer_table"]
+if TYPE_CHECKING:
+    # `inspect` shows contracts too, and must not wait for torch.
+    from pfld_edge_convert.pipeline import ConversionReport, ConvertedFile
+
+__all__ = ["contract_table", "conversion_table", "cost_line"]
 
 
-def conversion_table(report: ConversionReport, input_size: int) -> Table:
+def conversion_table(report: "ConversionReport", input_size: int) -> Table:
     """Lay out the files that were written, a line each.
 
     Args:
@@ -32,7 +37,7 @@ def conversion_table(report: ConversionReport, input_size: int) -> Table:
     return table
 
 
-def _difference(file: ConvertedFile, input_size: int) -> str:
+def _difference(file: "ConvertedFile", input_size: int) -> str:
     if file.pixel_difference is not None:
         return f"{file.pixel_difference:.2g} px to the runtime with the file above"
     return f"{file.max_difference:.2g} of the crop ({file.max_difference * input_size:.2g} px)"
@@ -57,17 +62,3 @@ def contract_table(contract: Contract) -> Table:
 def cost_line(stats: ModelStats) -> str:
     """Sum a network up in one line."""
     return f"{stats.nodes} nodes, {stats.macs / 1e6:.1f} M MACs, {stats.parameters / 1e6:.3f} M parameters"
-
-
-def layer_table(stats: ModelStats) -> Table:
-    """Lay out a network's nodes, a line each, and their sum."""
-    table = Table(title=cost_line(stats))
-    table.add_column("layer", overflow="fold")
-    table.add_column("operator")
-    for name in ("output", "MACs", "parameters"):
-        table.add_column(name, justify="right")
-    for layer in stats.layers:
-        shape = " x ".join(map(str, layer.output_shape[1:])) or "?"
-        figures = [f"{value:,}" if value else "" for value in (layer.macs, layer.parameters)]
-        table.add_row(layer.name, layer.op_type, shape, *figures)
-    return table

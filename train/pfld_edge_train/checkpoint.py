@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
 from pfld_edge_train.infer_config import infer_config
-from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
+from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "load_model", "save_checkpoint"]
 
@@ -98,7 +98,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def load_model(path: Path, *, use_ema: bool = True) -> tuple[nn.Module, Checkpoint]:
+def load_model(path: Path, *, use_ema: bool = True) -> tuple[LandmarkNet, Checkpoint]:
     """Rebuild a checkpoint's network in evaluation mode.
 
     Args:

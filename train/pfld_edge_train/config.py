@@ -100,7 +100,7 @@ class TrainConfig:
             DataConfig(**_known(DataConfig, item, f"{where}, data")) for item in values.get("data", [])
         )
         for name, table in _TABLES.items():
-            values[name] = table(**_known(table, values.get(name, {}), f"{where}, {name}"))
+            values[name] = _table(table, values.get(name, {}), f"{where}, {name}")
         try:
             config = cls(**values)
         except TypeError as error:
@@ -144,14 +144,19 @@ def _known(cls: type, record: object, where: str) -> dict[str, Any]:
     return record
 
 
+def _table(table: type, record: object, where: str) -> Any:  # noqa: ANN401 - an instance of the class that is asked for
+    try:
+        return table(**_known(table, record, where))
+    except TrainConfigError as error:
+        raise error if str(error).startswith(where) else TrainConfigError(f"{where}: {error}") from error
+
+
 def _check(config: TrainConfig, where: str) -> None:
     positive = {
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "optimizer, learning_rate": config.optimizer.learning_rate,
         "optimizer, clip_norm": config.optimizer.clip_norm,
-        "loss, wing_w": config.loss.wing_w,
-        "loss, wing_epsilon": config.loss.wing_epsilon,
     }
     for name, value in positive.items():
         if value <= 0:

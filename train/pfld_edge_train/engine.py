@@ -12,7 +12,7 @@ from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.ema import update_ema
 from pfld_edge_train.errors import TrainingDivergedError
-from pfld_edge_train.losses import wing_loss
+from pfld_edge_train.losses import point_loss
 
 __all__ = ["Trainee", "evaluate", "learning_rate_at", "make_optimizer", "train_one_epoch"]
 
@@ -69,7 +69,7 @@ def train_one_epoch(
         advance: Called with each step's loss, for a progress bar.
 
     Returns:
-        Mean loss, in wing loss's pixels.
+        Mean loss, in pixels.
 
     Raises:
         TrainingDivergedError: The loss is NaN or infinite.
@@ -118,5 +118,5 @@ def _loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
         predicted = model(batch.faces.contiguous(memory_format=torch.channels_last))
     size = config.input_size
     landmarks = predicted.float().view(batch.landmarks.shape)
-    losses = wing_loss(landmarks * size, batch.landmarks * size, config.loss.wing_w, config.loss.wing_epsilon)
+    losses = point_loss(config.loss)(landmarks * size, batch.landmarks * size)
     return (losses * batch.weights).sum() / batch.weights.sum()

@@ -18,7 +18,7 @@ from pfld_edge_train.ema import ema_copy
 from pfld_edge_train.engine import Trainee, evaluate, make_optimizer, train_one_epoch
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache, open_cache
-from pfld_edge_train.models import ModelConfig, build_model
+from pfld_edge_train.models import LandmarkNet, ModelConfig, build_model
 from pfld_edge_train.prefetch import prefetched
 
 __all__ = ["EpochResult", "RunState", "fit", "new_run", "resumed_run"]
@@ -175,7 +175,7 @@ def _log(path: Path, result: EpochResult) -> None:
     partial.replace(path)
 
 
-def _initial(path: Path, expected: ModelConfig) -> nn.Module:
+def _initial(path: Path, expected: ModelConfig) -> LandmarkNet:
     model, checkpoint = load_model(path)
     if checkpoint.model != expected:
         raise TrainConfigError(f"{path}: holds {checkpoint.model}, the configuration asks for {expected}")

@@ -1,6 +1,6 @@
 """Turns labelled faces out of the image plane, because far too few faces of the sets at hand look to the side.
 
-    python train/recipes/turn_faces.py LABELS IMAGES OUT
+    python train/recipes/turn_faces.py LABELS IMAGES OUT [SEED]
 
 LABELS is the folder that `pseudo_label.py` fills, IMAGES what its image columns are relative to. Writes OUT/images and
 OUT/turned.csv: one line a face, points and trust as in the labels. Faces that the recipe's validation split holds out
@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 
 # How often a face of each source is turned, and what its groups are.
 SOURCES = {"wflw_unlabelled.csv": (3.0, "image"), "youtube.csv": (1.0, "person"), "lfw.csv": (0.3, "person")}
-VALIDATION, SEED = 0.04, 0
+VALIDATION, SPLIT_SEED = 0.04, 0
 LARGEST_YAW = 75.0
 SIDE, ROOM = 208, 2.1
 CONTOUR = np.arange(33)
@@ -229,20 +229,20 @@ def turn_one(task: tuple[Solved, Path, int]) -> list[str] | None:
 def main() -> None:
     """Turn faces of every source."""
     labels, images, out = (Path(argument) for argument in sys.argv[1:4])
+    seed = int(sys.argv[4]) if len(sys.argv) > 4 else 0
     (out / "images").mkdir(parents=True, exist_ok=True)
     everyone: list[Solved] = []
     tasks: list[tuple[Solved, Path, int]] = []
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     for name, (share, group_by) in SOURCES.items():
         faces = read_points_csv(labels / name, images, group_by)
-        items = solved(
-            [face for face, out in zip(faces, split_groups(faces, VALIDATION, SEED), strict=True) if not out]
-        )
+        held_out = split_groups(faces, VALIDATION, SPLIT_SEED)
+        items = solved([face for face, out in zip(faces, held_out, strict=True) if not out])
         everyone += items
         for number, item in enumerate(items):
             for copy in range(int(share + rng.random())):
                 stem = f"{item.face.image.stem}-{number}-{copy}"
-                tasks.append((item, out / "images" / f"{stem}.jpg", len(tasks)))
+                tasks.append((item, out / "images" / f"{stem}.jpg", seed * 1_000_003 + len(tasks)))
     shape = mean_shape(everyone)
     header = ["image", *(f"{axis}{i}" for i in range(98) for axis in "xy"), *(f"c{i}" for i in range(98))]
     partial = out / "turned.partial"

@@ -1,13 +1,11 @@
 """How much of a file onnxruntime really runs in 8 bits: read from the graph that it makes of the file."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import onnxruntime
 
-from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.optimized_graph import optimized_graph
 
 __all__ = ["Coverage", "fusion_coverage"]
 
@@ -52,17 +50,7 @@ def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
     Raises:
         ConvertError: onnxruntime refuses the model.
     """
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    with tempfile.TemporaryDirectory(prefix="pfld-edge-") as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        try:
-            onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ConvertError(f"onnxruntime {onnxruntime.__version__} refuses the model: {reason}") from error
-        graph = onnx.load(options.optimized_model_filepath).graph
+    graph = optimized_graph(model).graph
     named = [(node.op_type, node.output[0]) for node in graph.node]
     return Coverage(
         tuple(name for kind, name in named if kind in _INTEGER),

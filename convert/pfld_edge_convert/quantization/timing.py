@@ -1,11 +1,11 @@
 """How fast one network is against another, on this machine, now."""
 
-import time
-from statistics import median
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 
+from pfld_edge_convert.benchmark.turns import take_turns
 from pfld_edge_convert.inference import open_model
 
 __all__ = ["face_milliseconds"]
@@ -22,19 +22,13 @@ def face_milliseconds(models: dict[str, onnx.ModelProto], rounds: int = 60) -> d
         models: Networks by name, each with one input of known shape but for the batch.
         rounds: Timed calls of each.
     """
-    calls = {}
-    for name, model in models.items():
-        session = open_model(model)
-        value = session.get_inputs()[0]
-        shape = [1, *value.shape[1:]]
-        noise = np.random.default_rng(0).integers(0, 256, shape)
-        inputs = noise.astype(np.uint8) if value.type == "tensor(uint8)" else (noise / 127.5 - 1).astype(np.float32)
-        calls[name] = (session, {value.name: inputs})
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(rounds + _WARM_UP):
-        for name, (session, feed) in calls.items():
-            start = time.perf_counter()
-            session.run(None, feed)
-            if turn >= _WARM_UP:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {name: median(values) for name, values in times.items()}
+    calls = {name: _one_face(model) for name, model in models.items()}
+    return {name: float(np.median(values)) for name, values in take_turns(calls, rounds, warm_up=_WARM_UP).items()}
+
+
+def _one_face(model: onnx.ModelProto) -> Callable[[], object]:
+    session = open_model(model)
+    value = session.get_inputs()[0]
+    noise = np.random.default_rng(0).integers(0, 256, [1, *value.shape[1:]])
+    inputs = noise.astype(np.uint8) if value.type == "tensor(uint8)" else (noise / 127.5 - 1).astype(np.float32)
+    return lambda: session.run(None, {value.name: inputs})

@@ -1,0 +1,217 @@
+"""What differs between two model files."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+import numpy as np
+import onnx
+
+from pfld_edge_convert.float_twin import float_twin
+from pfld_edge_convert.inspection import Inspection
+from pfld_edge_convert.layer_weights import LayerWeights, layer_weights
+from pfld_edge_runtime import Contract
+
+__all__ = ["Comparison", "Difference", "GraphEdit", "WeightDifference", "compare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that both files have, in different ways.
+
+    Attributes:
+        name: What.
+        first: In the first file.
+        second: In the second.
+    """
+
+    name: str
+    first: Any
+    second: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WeightDifference:
+    """A layer of both files.
+
+    Attributes:
+        first: Its name in the first file.
+        second: Its name in the second.
+        rescaled: Whether 8-bit weights of one file are compared with float weights of the other: a quantizer may have
+            moved factors from layer to layer, so that they differ where the networks don't.
+        shapes: Of its weights in both, output channels first.
+        largest: Largest absolute difference of the weights as real numbers; None where the shapes differ.
+        mean: Mean absolute difference.
+        relative: The largest one as a share of the first file's largest absolute weight.
+    """
+
+    first: str
+    second: str
+    rescaled: bool
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    largest: float | None
+    mean: float | None
+    relative: float | None
+
+    @property
+    def identical(self) -> bool:
+        """Whether all weights are equal."""
+        return self.largest == 0
+
+
+@dataclass(frozen=True, slots=True)
+class GraphEdit:
+    """Where the order of operators differs: what the first file has in a place, and what the second has there.
+
+    Attributes:
+        after: Name of the last layer before that place that both have, in the first file; empty at the beginning.
+        first: Operators in the first file.
+        second: Operators in the second.
+    """
+
+    after: str
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that differs.
+
+    Attributes:
+        totals: Size, opset, cost, inputs and outputs; only those that differ.
+        contract: Fields of the contracts that differ, by dotted name.
+        operators: How many of each operator, where the numbers differ.
+        edits: Where the order of operators differs.
+        weights: Layers that both have, first to last, the identical ones too.
+        only_first: Layers with weights that the second file lacks.
+        only_second: Layers with weights that the first file lacks.
+    """
+
+    totals: tuple[Difference, ...]
+    contract: tuple[Difference, ...]
+    operators: tuple[Difference, ...]
+    edits: tuple[GraphEdit, ...]
+    weights: tuple[WeightDifference, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+
+
+def compare(first: Inspection, second: Inspection) -> Comparison:
+    """Compare two files, of checkpoints the networks that `pfld-edge convert` would make of them."""
+    counts = [Counter(layer.op_type for layer in found.stats.layers) for found in (first, second)]
+    weights, only_first, only_second = _weights(layer_weights(first.model), layer_weights(second.model))
+    return Comparison(
+        _differing(_totals(first), _totals(second)),
+        _contracts(first.contract, second.contract),
+        _differing(*({name: count[name] for name in sorted(counts[0] | counts[1])} for count in counts)),
+        _edits(first, second),
+        weights,
+        only_first,
+        only_second,
+    )
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any]) -> tuple[Difference, ...]:
+    names = dict.fromkeys([*first, *second])
+    return tuple(
+        Difference(name, first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)
+    )
+
+
+def _totals(found: Inspection) -> dict[str, Any]:
+    model = found.model
+    return {
+        "size": found.size,
+        "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
+        "IR version": model.ir_version,
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "inputs": _signature(model.graph.input, {tensor.name for tensor in model.graph.initializer}),
+        "outputs": _signature(model.graph.output, set()),
+        "nodes": found.stats.nodes,
+        "MACs": found.stats.macs,
+        "parameters": found.stats.parameters,
+    }
+
+
+def _signature(values: Sequence[onnx.ValueInfoProto], constants: set[str]) -> list[str]:
+    described = []
+    for value in values:
+        tensor = value.type.tensor_type
+        shape = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "?"
+        if value.name not in constants:
+            described.append(f"{value.name} ({shape}) {kind}")
+    return described
+
+
+def _contracts(first: Contract | None, second: Contract | None) -> tuple[Difference, ...]:
+    if first is None or second is None:
+        named = [None if contract is None else f"of {contract.model or 'a network'}" for contract in (first, second)]
+        return () if named[0] == named[1] else (Difference("contract", *named),)
+    return _differing(_flat(first), _flat(second))
+
+
+def _flat(contract: Contract) -> dict[str, Any]:
+    """A contract's fields by dotted name; long lists count as one value."""
+    flat: dict[str, Any] = {}
+    for name, value in contract.to_dict().items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _edits(first: Inspection, second: Inspection) -> tuple[GraphEdit, ...]:
+    """Align the operators of two networks; a quantized one counts as the float one that it stands for."""
+    twins = [
+        [node.op_type for node in float_twin(found.model).graph.node if node.op_type != "Constant"]
+        for found in (first, second)
+    ]
+    layers = [found.stats.layers for found in (first, second)]
+    return tuple(
+        GraphEdit(
+            layers[0][i - 1].name if i else "",
+            tuple(layer.op_type for layer in layers[0][i:i_end]),
+            tuple(layer.op_type for layer in layers[1][j:j_end]),
+        )
+        for kind, i, i_end, j, j_end in SequenceMatcher(None, twins[0], twins[1], autojunk=False).get_opcodes()
+        if kind != "equal"
+    )
+
+
+def _weights(
+    first: list[LayerWeights], second: list[LayerWeights]
+) -> tuple[tuple[WeightDifference, ...], tuple[str, ...], tuple[str, ...]]:
+    """Pair layers in order: those of one kind and shape, and in between as many as remain on both sides."""
+    keys = [[(layer.kind, layer.weight.shape) for layer in layers] for layers in (first, second)]
+    pairs: list[WeightDifference] = []
+    alone: tuple[list[str], list[str]] = ([], [])
+    for kind, i, i_end, j, j_end in SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_opcodes():
+        mine, theirs = first[i:i_end], second[j:j_end]
+        if kind == "equal" or [layer.kind for layer in mine] == [layer.kind for layer in theirs]:
+            pairs += [_difference(one, other) for one, other in zip(mine, theirs, strict=True)]
+        else:
+            alone[0].extend(layer.name for layer in mine)
+            alone[1].extend(layer.name for layer in theirs)
+    return tuple(pairs), tuple(alone[0]), tuple(alone[1])
+
+
+def _difference(first: LayerWeights, second: LayerWeights) -> WeightDifference:
+    shapes, rescaled = (first.weight.shape, second.weight.shape), first.integer != second.integer
+    if shapes[0] != shapes[1]:
+        return WeightDifference(first.name, second.name, rescaled, shapes, None, None, None)
+    apart = np.abs(first.weight - second.weight)
+    largest, most = float(apart.max(initial=0)), float(np.abs(first.weight).max(initial=0))
+    return WeightDifference(
+        first.name,
+        second.name,
+        rescaled,
+        shapes,
+        largest,
+        float(apart.mean()) if apart.size else 0.0,
+        largest / most if most else None,
+    )
