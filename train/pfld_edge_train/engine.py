@@ -12,6 +12,8 @@ from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.ema import update_ema
 from pfld_edge_train.errors import TrainingDivergedError
+from pfld_edge_train.frozen_layers import training_mode
+from pfld_edge_train.layer_rates import parameter_groups
 from pfld_edge_train.losses import point_loss
 
 __all__ = ["Trainee", "evaluate", "learning_rate_at", "make_optimizer", "train_one_epoch"]
@@ -36,9 +38,7 @@ class Trainee:
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW; biases and BatchNorm's factors are not decayed."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.optimizer.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = parameter_groups(model, config.optimizer.weight_decay, config.finetune)
     return torch.optim.AdamW(groups, lr=config.optimizer.learning_rate)
 
 
@@ -74,11 +74,11 @@ def train_one_epoch(
     Raises:
         TrainingDivergedError: The loss is NaN or infinite.
     """
-    trainee.model.train()
+    training_mode(trainee.model)
     losses = []
     for batch in batches:
         for group in trainee.optimizer.param_groups:
-            group["lr"] = learning_rate_at(trainee.step, steps_per_epoch, config)
+            group["lr"] = learning_rate_at(trainee.step, steps_per_epoch, config) * group["rate_factor"]
         loss = _loss(trainee.model, batch, config)
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -10,15 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from pfld_edge_runtime import Contract
+from pfld_edge_runtime import Contract, CropRule
 from pfld_edge_train.batches import epoch_order, training_batches, validation_batches
-from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.ema import ema_copy
 from pfld_edge_train.engine import Trainee, evaluate, make_optimizer, train_one_epoch
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache, open_cache
-from pfld_edge_train.models import LandmarkNet, ModelConfig, build_model
+from pfld_edge_train.frozen_layers import freeze_layers
+from pfld_edge_train.initial_weights import start_from
+from pfld_edge_train.landmark_scheme_config import landmark_scheme
+from pfld_edge_train.models import ModelConfig, build_model
 from pfld_edge_train.prefetch import prefetched
 
 __all__ = ["EpochResult", "RunState", "fit", "new_run", "resumed_run"]
@@ -45,13 +48,14 @@ class EpochResult:
 
 @dataclass(slots=True)
 class RunState:
-    """A run between two epochs."""
+    """A run between two epochs; `origin` says in a line what weights it started from."""
 
     config: TrainConfig
     contract: Contract
     trainee: Trainee
     next_epoch: int = 0
     best_nme: float = float("inf")
+    origin: str = ""
 
 
 def new_run(config: TrainConfig, init: Path | None = None) -> RunState:
@@ -59,20 +63,26 @@ def new_run(config: TrainConfig, init: Path | None = None) -> RunState:
 
     Args:
         config: The run.
-        init: Checkpoint of the same network to start from, its averaged weights where it has any; random weights
-            where None.
+        init: Checkpoint of the same network, of other landmarks even, to start from; random weights where None.
 
     Raises:
         CheckpointError: The checkpoint can't be read.
         TrainConfigError: It holds another network.
     """
     torch.manual_seed(config.seed)
-    contract = Contract(model=config.model, input_size=config.input_size, trained_on=config.trained_on)
-    model = build_model(_model_config(config, contract))
-    if init is not None:
-        model = _initial(init, _model_config(config, contract))
+    contract = Contract(
+        model=config.model,
+        input_size=config.input_size,
+        crop=CropRule(margin=config.landmarks.margin),
+        landmarks=landmark_scheme(config.landmarks),
+        trained_on=config.trained_on,
+    )
+    network = _model_config(config, contract)
+    model = build_model(network)
+    origin = "" if init is None else start_from(init, model, network, contract.landmarks)
+    freeze_layers(model, config.finetune.freeze)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return RunState(config, contract, Trainee(model, ema_copy(model), make_optimizer(model, config)))
+    return RunState(config, contract, Trainee(model, ema_copy(model), make_optimizer(model, config)), origin=origin)
 
 
 def resumed_run(config: TrainConfig, path: Path) -> RunState:
@@ -175,13 +185,6 @@ def _log(path: Path, result: EpochResult) -> None:
     partial.replace(path)
 
 
-def _initial(path: Path, expected: ModelConfig) -> LandmarkNet:
-    model, checkpoint = load_model(path)
-    if checkpoint.model != expected:
-        raise TrainConfigError(f"{path}: holds {checkpoint.model}, the configuration asks for {expected}")
-    return model
-
-
 def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
     return ModelConfig(
         kind=config.model,
@@ -189,4 +192,6 @@ def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
         input_size=config.input_size,
         num_landmarks=contract.landmarks.num_landmarks,
         conv_branches=config.conv_branches,
+        fused=config.finetune.fused,
+        pointwise_scale=config.finetune.pointwise_scale,
     )

@@ -103,7 +103,7 @@ class Labeller:
                 or a single look would have nothing to agree with.
         """
         self.scheme = shared_scheme(teachers)
-        if settings.flip and not self.scheme.mirror:
+        if settings.flip and not self.scheme.has_mirror:
             raise LabellingError(f"{teachers[0].name}: its landmark scheme says no mirror image, so leave flip out")
         if len(teachers) * settings.crops * (2 if settings.flip else 1) < 2:
             raise LabellingError(

@@ -12,7 +12,11 @@ __all__ = ["train_command"]
 @click.option("--config", "config_path", required=True, type=click.Path(path_type=Path), help="A TOML file.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from OUT/last.pth.")
-@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to start from instead of random weights.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Checkpoint to start from instead of random weights, of other landmarks even.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of cut faces; OUT/cache where left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores where left out.")
 def train_command(
@@ -22,7 +26,7 @@ def train_command(
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pfld_edge.console import console
+    from pfld_edge.console import console, note
     from pfld_edge_train.config import load_config
     from pfld_edge_train.errors import TrainConfigError
     from pfld_edge_train.fit import EpochResult, fit, new_run, resumed_run
@@ -33,7 +37,14 @@ def train_command(
     last = out / "last.pth"
     if last.exists() and not resume:
         raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --out")
-    state = resumed_run(config, last) if resume and last.exists() else new_run(config, init)
+    resumes = resume and last.exists()
+    if config.finetune.freeze and init is None and not resumes:
+        raise TrainConfigError(
+            f"{config_path}: [finetune] freezes layers, which without --init are random: give --init"
+        )
+    state = resumed_run(config, last) if resumes else new_run(config, init)
+    if state.origin:
+        note(state.origin)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(stderr=True)) as progress:
         task = progress.add_task("preparing", total=None)
