@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.labelling import BoxFinder, Labeller, LabelSettings, Teacher
 from pfld_edge_convert.network import open_network
-from pfld_edge_runtime import Detector, open_detector
+from pfld_edge_runtime import Contract, Detector, open_detector
 from pfld_edge_runtime.detectors import find_boxes
 from pfld_edge_runtime.detectors.nms import non_maximum_suppression
 
@@ -34,8 +34,9 @@ def open_labeller(
         PfldEdgeError: A file can't be used, or the teachers don't fit together.
     """
     finders = [open_detector(name, score_threshold=least_score) for name in detectors]
-    find: BoxFinder | None = partial(_boxes, finders) if finders else None
-    return Labeller(_teachers(teachers), settings, find)
+    opened = _teachers(teachers)
+    find: BoxFinder | None = partial(_boxes, finders, opened[0].contract) if finders else None
+    return Labeller(opened, settings, find)
 
 
 def _teachers(paths: Sequence[Path]) -> list[Teacher]:
@@ -48,8 +49,8 @@ def _teachers(paths: Sequence[Path]) -> list[Teacher]:
     return [Teacher(network.name, network.predict, network.contract, network.assumed) for network in networks]
 
 
-def _boxes(detectors: Sequence[Detector], photo: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _boxes(detectors: Sequence[Detector], contract: Contract, photo: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Boxes of the faces that any detector finds, the surest first."""
-    found = [find_boxes(detector, photo, "bgr") for detector in detectors]
+    found = [find_boxes(detector, photo, "bgr", contract) for detector in detectors]
     boxes, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return np.asarray(boxes[non_maximum_suppression(boxes, scores, _SAME_FACE)])

@@ -31,25 +31,26 @@ from pfld_edge_calib.labelling import (
 )
 from pfld_edge_runtime import WFLW_98, Contract, LandmarkScheme
 
-SCHEME = LandmarkScheme("dots", ("blue", "green", "red"), (0, 1, 2), (0, 2))
+SCHEME = LandmarkScheme("dots", ("blue", "green", "red", "blue too"), (3, 1, 2, 0), (0, 2))
 CONTRACT = Contract(model="dots", input_size=64, landmarks=SCHEME)
 
 
 def brightest(crops: NDArray[np.uint8], shift: float = 0.0) -> NDArray[np.float32]:
-    """A network that finds one dot a channel, by its centre of mass."""
+    """A network that finds one dot a channel, by its centre of mass, and the first one twice."""
     size = crops.shape[1]
     mass = crops.astype(np.float64) + 1e-9
     places = (np.arange(size) + 0.5) / size
     x = (mass.sum(axis=1) * places[:, None]).sum(axis=1) / mass.sum(axis=(1, 2))
     y = (mass.sum(axis=2) * places[:, None]).sum(axis=1) / mass.sum(axis=(1, 2))
-    return (np.stack([x, y], axis=-1) + shift).astype(np.float32)
+    found = np.stack([x, y], axis=-1)[:, [0, 1, 2, 0]]
+    return (found + shift).astype(np.float32)
 
 
 def teacher(shift: float = 0.0, name: str = "dots") -> Teacher:
     return Teacher(name, partial(brightest, shift=shift), CONTRACT)
 
 
-TRUTH = np.array([[60, 70], [90, 120], [130, 75]], np.float32)
+TRUTH = np.array([[60, 70], [90, 120], [130, 75], [60, 70]], np.float32)
 BOX = np.array([[50.0, 60.0, 140.0, 130.0]])
 
 
@@ -57,14 +58,14 @@ BOX = np.array([[50.0, 60.0, 140.0, 130.0]])
 def photo() -> NDArray[np.uint8]:
     """A dot of each colour on black; pixel centres lie at integers + 0.5."""
     image = np.zeros((200, 200, 3), np.uint8)
-    for channel, (x, y) in enumerate(TRUTH.astype(int)):
+    for channel, (x, y) in enumerate(TRUTH[:3].astype(int)):
         image[y - 3 : y + 3, x - 3 : x + 3, channel] = 255
     return image
 
 
 def test_the_mirror_image_and_further_crops_find_the_same_points(photo: NDArray[np.uint8]) -> None:
     looks = gather_looks(photo, BOX, [teacher()], flip=True, crops=3)
-    assert looks.shape == (6, 1, 3, 2)
+    assert looks.shape == (6, 1, 4, 2)
     np.testing.assert_allclose(looks, np.broadcast_to(TRUTH, looks.shape), atol=0.5)
 
 
@@ -98,9 +99,12 @@ def test_trust_lies_between_0_and_1_and_is_the_inverse_of_the_summed_errors(
 
 
 def test_teachers_that_do_not_fit_are_refused() -> None:
-    other = replace(CONTRACT, landmarks=replace(SCHEME, name="other", names=("a", "b", "c")))
-    with pytest.raises(LabellingError, match=r"b\.onnx finds 3 landmarks \(other\), a\.onnx finds 3 \(dots\)"):
+    other = replace(CONTRACT, landmarks=replace(SCHEME, name="other", names=("a", "b", "c", "d")))
+    with pytest.raises(LabellingError, match=r"b\.onnx finds 4 landmarks \(other\), a\.onnx finds 4 \(dots\)"):
         Labeller([teacher(name="a.onnx"), Teacher("b.onnx", brightest, other)], LabelSettings())
+    blind = replace(CONTRACT, landmarks=replace(SCHEME, mirror=(0, 1, 2, 3)))
+    with pytest.raises(LabellingError, match="says no mirror image"):
+        Labeller([Teacher("b.onnx", brightest, blind)], LabelSettings(flip=True))
     with pytest.raises(LabellingError, match="always agrees with itself"):
         Labeller([teacher()], LabelSettings())
     with pytest.raises(LabellingError, match="at least one"):
@@ -158,7 +162,7 @@ def labelled(folder: Path, name: str, start: bytes = b"") -> tuple[bytes, bytes]
     path.write_bytes(start)
     with ProgressFile(path, {"run": "test"}) as progress:
         label_photos(tasks, make, progress)
-        write_labels(progress, folder / name, 3)
+        write_labels(progress, folder / name, 4)
     return (folder / name).read_bytes(), path.read_bytes()
 
 
@@ -195,7 +199,7 @@ def test_an_unreadable_photograph_is_counted_and_named(folder: Path) -> None:
     tasks = [LabelTask(folder / name, name) for name in ("broken.jpg", "absent.jpg", "photo1.png")]
     with ProgressFile(folder / "c.partial", {}) as progress:
         label_photos(tasks, make, progress)
-        report = write_labels(progress, folder / "c.csv", 3)
+        report = write_labels(progress, folder / "c.csv", 4)
     assert (report.photos, report.unreadable, report.labelled) == (3, 2, 1)
     assert "broken.jpg: not an image" in report.complaints[0]
     assert "absent.jpg: no such photograph" in report.complaints[1]
