@@ -1,6 +1,10 @@
 """The loss of a training step: PFLD's formula term by term, what is switched off, and what is refused."""
 
 import math
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +18,13 @@ from pfld_edge_runtime.schemes import LandmarkScheme
 from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.errors import TrainConfigError
-from pfld_edge_train.loss_config import LossConfig
+from pfld_edge_train.loss_config import CHOICES, LossConfig
 from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies, wing_loss
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CONTRACT = Contract()
 SIZE = 112
@@ -210,3 +219,13 @@ def test_a_loss_table_survives_its_checkpoint() -> None:
     table = {"kind": "soft-wing", "pose_weight": "deviation", "attribute_weight": "balanced", "auxiliary_weight": 1}
     config = TrainConfig.from_dict({"data": [{"path": "faces.csv"}], "loss": table})
     assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_the_losses_page_names_every_key_and_choice() -> None:
+    page = (Path(__file__).parents[2] / "docs/losses.md").read_text()
+    table = page.partition("```toml")[2].partition("```")[0]
+    assert TrainConfig.from_dict(tomllib.loads(table) | {"data": [{"path": "faces.csv"}]}).loss.needs_auxiliary
+    named = set(re.findall(r"`([\w-]+)`", page)) | set(re.findall(r"^(\w+) =", table, re.MULTILINE))
+    assert {item.name for item in fields(LossConfig)} <= named
+    for choices in CHOICES.values():
+        assert set(choices) <= named

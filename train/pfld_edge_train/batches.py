@@ -1,5 +1,6 @@
 """Turns cached faces into batches that a network trains on."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,13 +47,46 @@ def epoch_order(cache: FaceCache, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def training_batches(
-    cache: FaceCache, contract: Contract, augment: AugmentConfig, batch_size: int, seed: int, epoch: int
+    cache: FaceCache,
+    contract: Contract,
+    augment: AugmentConfig,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    first_batch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Yield the augmented batches of one epoch; a last batch that is not full is left out."""
+    """Yield the augmented batches of one epoch; a last batch that is not full is left out.
+
+    What a batch holds depends on seed, epoch and its number alone: a run can go on anywhere, and the parts of several
+    processes are together the batch of a single one.
+
+    Args:
+        cache: The faces.
+        contract: Gives crop and normalization.
+        augment: Strengths.
+        batch_size: Faces of a whole batch.
+        seed: The run's.
+        epoch: From 0.
+        first_batch: Batches to leave out at the start.
+        rank: Which part of each batch to give.
+        world_size: How many parts there are.
+    """
     order = epoch_order(cache, seed, epoch)
-    generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**31)
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        yield _batch(cache, contract, order[start : start + batch_size], augment, generator)
+    for number in range(first_batch, len(order) // batch_size):
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{epoch}:{number}".encode()))
+        batch = _batch(cache, contract, order[number * batch_size : (number + 1) * batch_size], augment, generator)
+        yield batch if world_size == 1 else _part(batch, rank, world_size)
+
+
+def _part(batch: Batch, rank: int, world_size: int) -> Batch:
+    return Batch(
+        batch.faces[rank::world_size],
+        batch.landmarks[rank::world_size],
+        batch.weights[rank::world_size],
+        batch.attributes[rank::world_size],
+    )
 
 
 def validation_batches(cache: FaceCache, contract: Contract, batch_size: int) -> Iterator[Batch]:

@@ -11,27 +11,32 @@ from pfld_edge_train.frozen_layers import LAST_LAYER
 __all__ = ["layer_factors", "parameter_groups"]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, config: FinetuneConfig) -> list[dict[str, Any]]:
-    """Sort the parameters that train by decay and rate, for AdamW.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, config: FinetuneConfig, auxiliary: nn.Module | None = None
+) -> list[dict[str, Any]]:
+    """Sort the parameters that train by decay and rate, for an optimizer.
 
     Args:
-        model: Frozen parameters are left out.
+        model: The landmark network; frozen parameters are left out.
         weight_decay: Of weights with more than one axis; biases and BatchNorm's factors are not decayed.
         config: Rates.
+        auxiliary: Trains at the run's own rate.
 
     Returns:
-        Groups with their factor to the run's learning rate as ``rate_factor``, the last layer's first; decayed before
+        Groups with their factor to the run's learning rate as ``rate``, the last layer's first; decayed before
         free.
     """
     factors = layer_factors(model, config)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for factor in sorted(set(factors.values()), reverse=True):
+    for factor in sorted({1.0, *factors.values()}, reverse=True):
         groups |= {(factor, True): [], (factor, False): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[factors[name], parameter.ndim > 1].append(parameter)
+    for parameter in () if auxiliary is None else auxiliary.parameters():
+        groups[1.0, parameter.ndim > 1].append(parameter)
     return [
-        {"params": parameters, "weight_decay": weight_decay if decayed else 0.0, "rate_factor": factor}
+        {"params": parameters, "weight_decay": weight_decay if decayed else 0.0, "rate": factor}
         for (factor, decayed), parameters in groups.items()
         if parameters
     ]

@@ -1,16 +1,21 @@
 """The ``[loss]`` table of a training configuration."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 from pfld_edge_train.errors import TrainConfigError
 
-__all__ = ["LossConfig"]
+__all__ = ["CHOICES", "LossConfig"]
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": ("wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1"),
-    "pose_weight": ("none", "paper", "deviation", "turned"),
-    "attribute_weight": ("none", "paper", "balanced"),
-}
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "kind": ("wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1"),
+        "pose_weight": ("none", "paper", "deviation", "turned"),
+        "attribute_weight": ("none", "paper", "balanced"),
+    }
+)
+"""What the keys that take a name may say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class LossConfig:
         smooth_l1_beta: Error up to which smooth L1 is quadratic, in pixels.
         pose_weight: How the head's pose weighs a face: ``none``; ``paper``, PFLD's factor as printed; ``deviation``,
             one plus that factor; ``turned``, more for heads turned out of the image plane.
+        eye_normalized: Let each face count by the inverse of its outer eye corners' distance, as NME does: a face in
+            profile, whose eyes are close in the picture, then counts up to four times as much as a frontal one.
         attribute_weight: How WFLW's six attributes weigh a face: ``none``; ``paper``, the sum of its attributes'
             inverse frequencies; ``balanced``, one plus that sum, divided by its mean over the training faces.
         auxiliary_weight: Of the loss on the auxiliary network's angles; 0: that loss is left out.
@@ -51,12 +58,13 @@ class LossConfig:
     soft_wing_epsilon: float = 2.0
     smooth_l1_beta: float = 1.0
     pose_weight: str = "none"
+    eye_normalized: bool = False
     attribute_weight: str = "none"
     auxiliary_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise TrainConfigError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(choices)}")
         for item in fields(self):

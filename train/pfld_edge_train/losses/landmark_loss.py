@@ -13,6 +13,9 @@ from pfld_edge_train.pose import POSE_SCHEME, head_angles
 
 __all__ = ["LandmarkLoss"]
 
+_FRONTAL = 0.48
+"""Distance of the outer eye corners as a share of the crop: the median of faces that look ahead."""
+
 
 class LandmarkLoss:
     """What a training step minimises, after PFLD (Guo et al., arXiv 1902.10859, equation 2).
@@ -49,6 +52,7 @@ class LandmarkLoss:
                 "attribute_weight = 'none'"
             )
         self._config, self._input_size = config, input_size
+        self._points = contract.landmarks.normalizing_points
         self._point_loss = point_loss(config)
         self._frequencies = torch.zeros(6) if attribute_frequencies is None else attribute_frequencies.float()
 
@@ -78,6 +82,8 @@ class LandmarkLoss:
         config = self._config
         losses = self._point_loss(predicted.float() * self._input_size, batch.landmarks * self._input_size)
         losses = losses * self._attribute_weights(batch)[:, None]
+        if config.eye_normalized:
+            losses = losses * self._closeness(batch.landmarks)[:, None]
         if config.needs_pose:
             true = head_angles(batch.landmarks, batch.weights)
             deviation = None
@@ -90,6 +96,12 @@ class LandmarkLoss:
                 losses = losses + config.auxiliary_weight * deviation[:, None]
         total = batch.weights.sum() if normalizer is None else normalizer
         return (losses * batch.weights).sum() / total
+
+    def _closeness(self, landmarks: Tensor) -> Tensor:
+        """The inverse distance of the normalizing points, ``(N,)``, 1 for a frontal face in its own box."""
+        first, second = self._points
+        distance: Tensor = (landmarks[:, first] - landmarks[:, second]).norm(dim=1)
+        return _FRONTAL * distance.clamp_min(_FRONTAL / 4).reciprocal()
 
     def _attribute_weights(self, batch: Batch) -> Tensor:
         if self._frequencies.device != batch.attributes.device:
