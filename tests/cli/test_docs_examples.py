@@ -65,7 +65,9 @@ def test_the_fine_tuning_example_runs_from_faces_to_a_picture(
     for number, words in enumerate(typed("fine-tuning.md")):
         if number == 0:
             continue  # the first line shows the option, the example repeats it
-        said = typed_in(checkout, words, capsys)
+        # Few faces and one kind of ranges, to be quick.
+        hurry = ["--faces", "16", "--ranges", "minmax"] if "--int8" in words else []
+        said = typed_in(checkout, [*words, *hurry], capsys)
         if words[1] == "train":
             assert "last layer: all 68 points follow from wflw-98" in said
     assert (checkout / "out/own.png").is_file()
