@@ -60,8 +60,11 @@ def _train(chosen: argparse.Namespace) -> None:
         )
         sys.stdout.flush()
 
+    def tell(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+
     with joined_processes(config.device) as processes:
-        train(config, chosen.out, processes, chosen.resume, chosen.init, chosen.cache, silent, report)
+        train(config, chosen.out, processes, chosen.resume, chosen.init, chosen.cache, silent, report, tell)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ class AugmentConfig:
         shear: Largest horizontal squeeze, as a share: a poor man's yaw.
         shift: Largest shift of the box, as a share of its side.
         scale: Largest change of the box's side, as a share.
+        flip: Probability of a mirrored face.
         light: Strength of brightness, contrast and side light, 0 to 1.
         color: Strength of the colour cast, 0 to 1.
         noise: Largest standard deviation of the noise in grey levels.
@@ -27,6 +28,7 @@ class AugmentConfig:
     shear: float = 0.15
     shift: float = 0.06
     scale: float = 0.1
+    flip: float = 0.5
     light: float = 0.5
     color: float = 0.15
     noise: float = 12.0

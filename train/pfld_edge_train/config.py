@@ -9,6 +9,8 @@ from typing import Any
 
 from pfld_edge_train.augment_config import AugmentConfig
 from pfld_edge_train.errors import TrainConfigError
+from pfld_edge_train.finetune_config import FinetuneConfig
+from pfld_edge_train.landmark_scheme_config import KNOWN_SCHEMES, LandmarksConfig
 from pfld_edge_train.loss_config import LossConfig
 from pfld_edge_train.optimizer_config import OptimizerConfig
 
@@ -20,7 +22,13 @@ else:
 __all__ = ["DataConfig", "TrainConfig", "load_config"]
 
 _TABLES: Mapping[str, type] = MappingProxyType(
-    {"augment": AugmentConfig, "loss": LossConfig, "optimizer": OptimizerConfig}
+    {
+        "landmarks": LandmarksConfig,
+        "augment": AugmentConfig,
+        "loss": LossConfig,
+        "optimizer": OptimizerConfig,
+        "finetune": FinetuneConfig,
+    }
 )
 """Parts of a configuration that are tables of their own."""
 
@@ -55,10 +63,12 @@ class TrainConfig:
         width_factor: Multiplies the channels.
         input_size: Side of the network's input in pixels.
         conv_branches: Convolution branches of each MobileOne block; the published PFLD-GhostOne has 6.
+        landmarks: Which points of a face it finds.
         data: Where the faces come from.
         augment: Strength of the augmentation.
         loss: What is minimised.
         optimizer: How weights move.
+        finetune: How a run treats the weights that it starts from.
         epochs: Passes over the training faces.
         batch_size: Faces a step.
         validation: Share of the groups (people or photographs) that are held out.
@@ -75,10 +85,12 @@ class TrainConfig:
     width_factor: float = 1.0
     input_size: int = 112
     conv_branches: int = 1
+    landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
     data: tuple[DataConfig, ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     epochs: int = 60
     batch_size: int = 64
     validation: float = 0.05
@@ -167,6 +179,11 @@ def _check(config: TrainConfig, where: str) -> None:
         raise TrainConfigError(f"{where}: checkpoint_steps must be 0 or positive, found {config.checkpoint_steps}")
     if config.device not in ("auto", "cpu", "cuda"):
         raise TrainConfigError(f"{where}: device must be auto, cpu or cuda, found {config.device!r}")
+    if config.augment.flip and config.landmarks.scheme not in KNOWN_SCHEMES and not config.landmarks.mirror:
+        raise TrainConfigError(
+            f"{where}: faces are mirrored in training, and [landmarks] doesn't say which point each becomes: give "
+            "mirror, or set flip = 0 in [augment]"
+        )
     if not config.data:
         raise TrainConfigError(f"{where}: no data; add a [[data]] table with a path")
     if not 0 < config.validation < 0.5:

@@ -12,6 +12,7 @@ from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.ema import update_ema
 from pfld_edge_train.errors import TrainingDivergedError
+from pfld_edge_train.frozen_layers import training_mode
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.schedule import learning_rate_at
@@ -43,7 +44,7 @@ def train_steps(
     Raises:
         TrainingDivergedError: The loss is NaN or infinite; no weight has seen it.
     """
-    trainee.runner.train()
+    training_mode(trainee.runner)
     for part in batches:
         batch = _moved(part, processes.device)
         for group in trainee.optimizer.param_groups:

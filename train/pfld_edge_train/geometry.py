@@ -108,7 +108,7 @@ def _random_basis(count: int, config: AugmentConfig, generator: torch.Generator 
     squeeze[:, 0, 0] = 1 + _uniform((count,), config.shear, generator)
     squeeze[:, 0, 1] = _uniform((count,), config.shear / 2, generator)
     squeeze[:, 1, 1] = 1
-    flipped = torch.rand(count, generator=generator) < 0.5
+    flipped = torch.rand(count, generator=generator) < config.flip
     squeeze[:, :, 0] *= torch.where(flipped, -1.0, 1.0)[:, None]
     return turn @ squeeze, flipped
 

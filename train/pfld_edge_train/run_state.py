@@ -5,11 +5,14 @@ from pathlib import Path
 
 import torch
 
-from pfld_edge_runtime import Contract
-from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from pfld_edge_runtime import Contract, CropRule
+from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.errors import TrainConfigError
-from pfld_edge_train.models import LandmarkNet, ModelConfig, build_model
+from pfld_edge_train.frozen_layers import freeze_layers
+from pfld_edge_train.initial_weights import start_from
+from pfld_edge_train.landmark_scheme_config import landmark_scheme
+from pfld_edge_train.models import ModelConfig, build_model
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.trainee import Trainee, make_trainee
 
@@ -29,6 +32,7 @@ class RunState:
         epoch_step: Steps of it that are done.
         epoch_loss: The sum of their losses.
         best_nme: Lowest validation NME so far.
+        origin: What weights it started from, in a line; empty for random ones.
     """
 
     config: TrainConfig
@@ -39,6 +43,7 @@ class RunState:
     epoch_step: int = 0
     epoch_loss: float = 0.0
     best_nme: float = float("inf")
+    origin: str = ""
 
 
 def new_run(config: TrainConfig, init: Path | None = None, processes: Processes | None = None) -> RunState:
@@ -46,7 +51,7 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
 
     Args:
         config: The run.
-        init: Checkpoint of the same network to start from, its averaged weights where it has any; random weights
+        init: Checkpoint of the same network, of other landmarks even, to start from, see `start_from`; random weights
             where None.
         processes: Where it runs; one process on the CPU where None.
 
@@ -56,11 +61,18 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
     """
     processes = processes or Processes(torch.device("cpu"))
     torch.manual_seed(config.seed)
-    contract = Contract(model=config.model, input_size=config.input_size, trained_on=config.trained_on)
-    model = build_model(_model_config(config, contract))
-    if init is not None:
-        model = _initial(init, _model_config(config, contract))
-    return RunState(config, contract, make_trainee(model, config, processes), processes)
+    contract = Contract(
+        model=config.model,
+        input_size=config.input_size,
+        crop=CropRule(margin=config.landmarks.margin),
+        landmarks=landmark_scheme(config.landmarks),
+        trained_on=config.trained_on,
+    )
+    network = _model_config(config, contract)
+    model = build_model(network)
+    origin = "" if init is None else start_from(init, model, network, contract.landmarks)
+    freeze_layers(model, config.finetune.freeze)
+    return RunState(config, contract, make_trainee(model, config, processes), processes, origin=origin)
 
 
 def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = None) -> RunState:
@@ -118,13 +130,6 @@ def save_average(state: RunState, path: Path, contract: Contract) -> None:
     save_checkpoint(path, checkpoint)
 
 
-def _initial(path: Path, expected: ModelConfig) -> LandmarkNet:
-    model, checkpoint = load_model(path)
-    if checkpoint.model != expected or not isinstance(model, LandmarkNet):
-        raise TrainConfigError(f"{path}: holds {checkpoint.model}, the configuration asks for {expected}")
-    return model
-
-
 def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
     return ModelConfig(
         kind=config.model,
@@ -132,4 +137,6 @@ def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
         input_size=config.input_size,
         num_landmarks=contract.landmarks.num_landmarks,
         conv_branches=config.conv_branches,
+        fused=config.finetune.fused,
+        pointwise_scale=config.finetune.pointwise_scale,
     )

@@ -22,6 +22,7 @@ def train(
     cache: Path | None,
     epoch_progress: Callable[[int, int, int], Callable[[float], None]],
     report: Callable[[EpochResult], None],
+    tell: Callable[[str], object] = lambda _line: None,
 ) -> None:
     """Train into a folder.
 
@@ -34,6 +35,7 @@ def train(
         cache: Folder of cut faces; one in `out` where None.
         epoch_progress: See `fit`.
         report: See `fit`.
+        tell: Called in the first process with a line on the weights that the run starts from.
 
     Raises:
         CheckpointError: A checkpoint can't be read.
@@ -44,5 +46,9 @@ def train(
     if last.exists() and not resume:
         raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --out")
     goes_on = resume and last.exists()
+    if config.finetune.freeze and init is None and not goes_on:
+        raise TrainConfigError("[finetune] freezes layers, which are random without a checkpoint to start from: --init")
     state = resumed_run(config, last, processes) if goes_on else new_run(config, init, processes)
+    if state.origin and processes.first:
+        tell(state.origin)
     fit(state, out, cache or out / "cache", epoch_progress, report)

@@ -52,4 +52,7 @@ def train_command(
             speed = f"{result.images_per_second:.0f} images/s"
             progress.console.print(f"epoch {result.epoch + 1}/{config.epochs}: {figures}, {speed}")
 
-        train(config, out, processes, resume, init, cache, epoch_progress, report)
+        def tell(line: str) -> None:
+            progress.console.print(line, markup=False, soft_wrap=True)
+
+        train(config, out, processes, resume, init, cache, epoch_progress, report, tell)
