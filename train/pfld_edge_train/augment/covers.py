@@ -79,41 +79,52 @@ def draw_covers(
     """
     axes = _axes(fractions.astype(np.float64), eyes)
     placed = (
-        _placed_things(fractions, config, generator),
-        _placed_masks(axes, config, generator),
-        _placed_glasses(axes, config, generator),
+        (_placed_things(fractions, config, generator), _Cloth(THINGS)),
+        (_placed_masks(axes, config, generator), _Cloth(MASKS, skin=0.3, vivid=0.4)),
+        (_placed_glasses(axes, config, generator), _Cloth(GLASSES, skin=0.2, vivid=0.4, brightest=90.0, thinnest=0.4)),
     )
-    return tuple(_covers(*layer, rows, frames, size, generator) for layer in placed)
+    return tuple(_covers(*place, cloth, rows, frames, size, generator) for place, cloth in placed)
 
 
-Placed = tuple[NDArray[np.bool_], Sequence[int], Floats, Floats]
-"""Which faces, which shapes to choose from, centre ``(N, 2)``, and half axes as columns ``(N, 2, 2)``, in fractions."""
+Placed = tuple[NDArray[np.bool_], Floats, Floats]
+"""Which faces, centre ``(N, 2)``, and half axes as columns ``(N, 2, 2)``, in fractions of the crop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cloth:
+    """What covers are made of: shapes, chance of a donor's skin, share of colour, brightest grey, least opacity."""
+
+    shapes: Sequence[int]
+    skin: float = 0.6
+    vivid: float = 0.7
+    brightest: float = 255.0
+    thinnest: float = 0.7
 
 
 def _placed_things(fractions: NDArray[np.float32], config: AugmentConfig, generator: np.random.Generator) -> Placed:
-    """At a landmark or anywhere, of any size up to three fifths of the crop, turned at will."""
+    """At a landmark or anywhere, of any size up to two thirds of the crop, turned at will."""
     count, points = len(fractions), fractions.shape[1]
     shown = generator.random(count) < config.occlusion
     anywhere = generator.uniform(-0.05, 1.05, (count, 2))
-    at_point = fractions[np.arange(count), generator.integers(points, size=count)]
+    at_point = np.nan_to_num(fractions[np.arange(count), generator.integers(points, size=count)], nan=0.5)
     center = np.where(generator.random((count, 1)) < 0.5, anywhere, at_point)
-    half = 0.05 + 0.25 * generator.random((count, 2)) ** 1.5
+    half = 0.06 + 0.26 * generator.random((count, 2)) ** 1.3
     angle = generator.uniform(0, 2 * np.pi, count)
     right = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     down = np.stack([-np.sin(angle), np.cos(angle)], axis=1)
-    return shown, THINGS, center, np.stack([right * half[:, :1], down * half[:, 1:]], axis=2)
+    return shown, center, np.stack([right * half[:, :1], down * half[:, 1:]], axis=2)
 
 
 def _placed_masks(axes: _Axes, config: AugmentConfig, generator: np.random.Generator) -> Placed:
     """From somewhere on the nose to below the chin."""
     count = len(axes.eyes)
     shown = generator.random(count) < config.mask
-    top = generator.uniform(0.2, 0.6, count) * axes.depth
+    top = generator.uniform(0.2, 0.5, count) * axes.depth
     bottom = generator.uniform(1.02, 1.25, count) * axes.depth
     half_width = generator.uniform(0.5, 0.75, count) * axes.width
     center = axes.eyes + axes.down * ((top + bottom) / 2)[:, None]
     half = np.stack([axes.right * half_width[:, None], axes.down * ((bottom - top) / 2)[:, None]], axis=2)
-    return shown, MASKS, center, half
+    return shown, center, half
 
 
 def _placed_glasses(axes: _Axes, config: AugmentConfig, generator: np.random.Generator) -> Placed:
@@ -124,7 +135,7 @@ def _placed_glasses(axes: _Axes, config: AugmentConfig, generator: np.random.Gen
     half_height = generator.uniform(0.35, 0.55, count) * half_width
     center = axes.eyes + axes.down * (generator.uniform(-0.1, 0.3, count) * half_height)[:, None]
     half = np.stack([axes.right * half_width[:, None], axes.down * half_height[:, None]], axis=2)
-    return shown, GLASSES, center, half
+    return shown, center, half
 
 
 def _axes(fractions: Floats, eyes: tuple[int, int]) -> _Axes:
@@ -150,9 +161,9 @@ def _axes(fractions: Floats, eyes: tuple[int, int]) -> _Axes:
 
 def _covers(
     shown: NDArray[np.bool_],
-    shapes: Sequence[int],
     center: Floats,
     half: Floats,
+    cloth: _Cloth,
     rows: NDArray[np.int64],
     frames: FaceFrames,
     size: int,
@@ -162,14 +173,15 @@ def _covers(
     count = len(shown)
     donor = generator.integers(count, size=count)
     kind = generator.random(count)
-    texture = np.select([kind < 0.4, kind < 0.6], [1.0, 0.5], 0.0)
-    opacity = np.where(generator.random(count) < 0.85, 1.0, generator.uniform(0.6, 1.0, count))
+    texture = np.select([kind < cloth.skin * 2 / 3, kind < cloth.skin], [1.0, 0.5], 0.0)
+    opacity = np.where(generator.random(count) < 0.8, 1.0, generator.uniform(cloth.thinnest, 1.0, count))
+    gray, hue = generator.uniform(0, cloth.brightest, (count, 1)), generator.uniform(0, cloth.brightest, (count, 3))
     return Covers(
         shown=shown,
-        shape=generator.choice(np.array(shapes), size=count),
+        shape=generator.choice(np.array(cloth.shapes), size=count),
         affines=_to_shape(center, half, size),
         opacity=opacity.astype(np.float32),
-        color=generator.uniform(0, 255, (count, 3)).astype(np.float32),
+        color=(gray + cloth.vivid * (hue - gray)).astype(np.float32),
         texture=texture.astype(np.float32),
         donor=rows[donor],
         skin=_skin(frames, donor, size, generator),

@@ -106,7 +106,7 @@ def _tones(
         * _either_side(count, generator)[:, None]
         * ((1, 0, -1) if color_order == "rgb" else (-1, 0, 1))
     )
-    exposure = np.where(dark, generator.uniform(0.12, 0.5, count), 1.0)
+    exposure = np.where(dark, generator.uniform(0.2, 0.6, count), 1.0)
     gain = cast * np.exp(warmth) * (contrast * exposure)[:, None]
     # Contrast turns about middle grey, so that it does not brighten or darken by itself.
     offset = (127.5 * (1 - contrast) + brightness) * exposure

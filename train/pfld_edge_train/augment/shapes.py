@@ -71,15 +71,15 @@ def _blob(random: np.random.Generator) -> Points:
 
 def _hand(random: np.random.Generator) -> list[Points]:
     """A palm that comes in from below, four fingers and a thumb."""
-    palm = _rounded(0.0, 4.0, 0.5, 0.55) + np.array([0.0, 0.5])
+    palm = _rounded(0.0, 4.0, 0.5, 0.5) + np.array([0.0, 0.45])
     spread, bend = random.uniform(0.04, 0.16), random.uniform(-0.1, 0.1)
     fingers = [palm]
     for number, length in enumerate((0.75, 0.95, 1.0, 0.85)):
         angle = bend + spread * (number - 1.5)
         root = np.array([-0.37 + 0.25 * number, 0.1])
-        fingers.append(_limb(root, angle, length * random.uniform(0.75, 1.05), 0.115))
+        fingers.append(_limb(root, angle, length * random.uniform(0.75, 0.95), 0.115))
     side = random.choice([-1.0, 1.0])
-    fingers.append(_limb(np.array([side * 0.4, 0.55]), side * random.uniform(0.5, 1.0), 0.6, 0.13))
+    fingers.append(_limb(np.array([side * 0.4, 0.55]), side * random.uniform(0.5, 0.9), 0.5, 0.13))
     return fingers
 
 
