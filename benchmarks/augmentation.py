@@ -28,7 +28,6 @@ from pfld_edge_train.augment_config import AugmentConfig
 from pfld_edge_train.batches import training_batches
 from pfld_edge_train.config import load_config
 from pfld_edge_train.face_cache import FaceCache, open_cache
-from pfld_edge_train.geometry import warp_landmarks
 
 OFF = AugmentConfig(**{item.name: 0.0 for item in fields(AugmentConfig)})
 GEOMETRY = ("rotation", "shear", "shift", "scale", "flip")
@@ -201,7 +200,7 @@ def face(
     else:
         levels = render_on_device(faces.crops, plan, contract.input_size, contract.color_order, torch.device(device))
         picture = levels[0].permute(1, 2, 0).to(torch.uint8).cpu().contiguous().numpy()
-    return picture, warp_landmarks(faces.landmarks[row], plan.frames, np.array(contract.landmarks.mirror))[0]
+    return picture, plan.landmarks[0]
 
 
 def labelled(picture: NDArray[np.uint8], landmarks: NDArray[np.float32], name: str) -> NDArray[np.uint8]:

@@ -14,7 +14,6 @@ from pfld_edge_train.augment import Plan, draw_plan, render_on_cpu, render_on_de
 from pfld_edge_train.augment_config import HARD_VIEW, AugmentConfig
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache
-from pfld_edge_train.geometry import warp_landmarks
 from pfld_edge_train.lazy_sequence import LazySequence
 
 __all__ = ["Batch", "epoch_order", "training_batches", "validation_batches"]
@@ -143,10 +142,9 @@ def _plan(
 
 def _batch(cache: FaceCache, contract: Contract, plan: Plan, device: torch.device) -> Batch:
     mirror = np.array(contract.landmarks.mirror)
-    landmarks = warp_landmarks(cache.landmarks[plan.rows], plan.frames, mirror)
     weights = cache.weights[plan.rows]
     weights = np.where(plan.frames.flipped[:, None], weights[:, mirror], weights)
-    answers = (torch.from_numpy(values).to(device) for values in (landmarks, weights, cache.attributes[plan.rows]))
+    answers = (torch.from_numpy(values).to(device) for values in (plan.landmarks, weights, cache.attributes[plan.rows]))
     return Batch(_faces(cache, contract, plan, device), *answers)
 
 
