@@ -76,7 +76,7 @@ def training_batches(
         seed: The run's.
         epoch: Counted from 0.
         first_batch: The number of the first batch that is wanted; those before it cost nothing.
-        rank: This process, 0 to ``world_size - 1``: faces ``rank * n`` to ``(rank + 1) * n - 1`` of each batch.
+        rank: This process, 0 to ``world_size - 1``: every `world_size`-th face of each batch is its own.
         world_size: How many processes share each batch.
         device: Where the faces are cut and changed, and where the batch is.
 
@@ -89,8 +89,7 @@ def training_batches(
     if batch_size % world_size:
         raise TrainConfigError(f"batch_size {batch_size} does not divide among {world_size} processes; use a multiple")
     order = epoch_order(cache, seed, epoch)
-    share = batch_size // world_size
-    mine = slice(rank * share, (rank + 1) * share)
+    mine = slice(rank, None, world_size)
 
     def make(number: int) -> Batch:
         number += first_batch

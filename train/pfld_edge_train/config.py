@@ -63,7 +63,11 @@ class TrainConfig:
         batch_size: Faces a step.
         validation: Share of the groups (people or photographs) that are held out.
         seed: Of everything random.
-        bf16: Run the network in bfloat16 where the loss's gradients are computed.
+        bf16: Run the network in bfloat16; weights, loss and statistics stay in float32.
+        compile: Let `torch.compile` make the step's kernels; the first step then takes minutes.
+        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+        checkpoint_steps: Steps between two checkpoints within an epoch; 0: only after each epoch.
+        tensorboard: Write TensorBoard's events too.
         trained_on: One line for the contract.
     """
 
@@ -80,6 +84,10 @@ class TrainConfig:
     validation: float = 0.05
     seed: int = 0
     bf16: bool = False
+    compile: bool = False
+    device: str = "auto"
+    checkpoint_steps: int = 0
+    tensorboard: bool = False
     trained_on: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +108,7 @@ class TrainConfig:
             DataConfig(**_known(DataConfig, item, f"{where}, data")) for item in values.get("data", [])
         )
         for name, table in _TABLES.items():
-            values[name] = table(**_known(table, values.get(name, {}), f"{where}, {name}"))
+            values[name] = _table(table, values.get(name, {}), f"{where}, {name}")
         try:
             config = cls(**values)
         except TypeError as error:
@@ -144,23 +152,22 @@ def _known(cls: type, record: object, where: str) -> dict[str, Any]:
     return record
 
 
+def _table(table: type, record: object, where: str) -> Any:  # noqa: ANN401 - an instance of the class that is asked for
+    try:
+        return table(**_known(table, record, where))
+    except TrainConfigError as error:
+        raise error if str(error).startswith(where) else TrainConfigError(f"{where}: {error}") from error
+
+
 def _check(config: TrainConfig, where: str) -> None:
-    positive = {
-        "epochs": config.epochs,
-        "batch_size": config.batch_size,
-        "optimizer, learning_rate": config.optimizer.learning_rate,
-        "optimizer, clip_norm": config.optimizer.clip_norm,
-        "loss, wing_w": config.loss.wing_w,
-        "loss, wing_epsilon": config.loss.wing_epsilon,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise TrainConfigError(f"{where}: {name} must be positive, found {value}")
+    for name in ("epochs", "batch_size"):
+        if getattr(config, name) <= 0:
+            raise TrainConfigError(f"{where}: {name} must be positive, found {getattr(config, name)}")
+    if config.checkpoint_steps < 0:
+        raise TrainConfigError(f"{where}: checkpoint_steps must be 0 or positive, found {config.checkpoint_steps}")
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise TrainConfigError(f"{where}: device must be auto, cpu or cuda, found {config.device!r}")
     if not config.data:
         raise TrainConfigError(f"{where}: no data; add a [[data]] table with a path")
     if not 0 < config.validation < 0.5:
         raise TrainConfigError(f"{where}: validation must be a share between 0 and 0.5, found {config.validation}")
-    if not 0 <= config.optimizer.ema_decay < 1:
-        raise TrainConfigError(
-            f"{where}: optimizer, ema_decay must be from 0 to below 1, found {config.optimizer.ema_decay}"
-        )

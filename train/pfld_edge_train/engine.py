@@ -1,8 +1,8 @@
-"""One epoch of training, and one look at the validation faces."""
+"""Training steps, and one look at the validation faces."""
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,75 +12,48 @@ from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.ema import update_ema
 from pfld_edge_train.errors import TrainingDivergedError
-from pfld_edge_train.losses import wing_loss
+from pfld_edge_train.losses import LandmarkLoss
+from pfld_edge_train.processes import Processes
+from pfld_edge_train.schedule import learning_rate_at
+from pfld_edge_train.trainee import Trainee
 
-__all__ = ["Trainee", "evaluate", "learning_rate_at", "make_optimizer", "train_one_epoch"]
-
-
-@dataclass(slots=True)
-class Trainee:
-    """What changes while a network trains.
-
-    Attributes:
-        model: The network in training.
-        average: Exponential moving average of its weights.
-        optimizer: AdamW over `model`.
-        step: Steps done.
-    """
-
-    model: nn.Module
-    average: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: int = 0
+__all__ = ["evaluate", "train_steps"]
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; biases and BatchNorm's factors are not decayed."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.optimizer.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.optimizer.learning_rate)
-
-
-def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Linear warm-up to the peak, then a half cosine to zero (Loshchilov & Hutter 2017, without restarts)."""
-    warmup = max(1.0, config.optimizer.warmup_epochs * steps_per_epoch)
-    total = config.epochs * steps_per_epoch
-    if step < warmup:
-        return config.optimizer.learning_rate * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
-    return config.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def train_one_epoch(
+def train_steps(
     trainee: Trainee,
     batches: Iterable[Batch],
+    loss_of: LandmarkLoss,
     config: TrainConfig,
     steps_per_epoch: int,
-    advance: Callable[[float], None],
-) -> float:
+    processes: Processes,
+    after: Callable[[float], None],
+) -> None:
     """Train over the batches once.
 
     Args:
         trainee: Changed in place.
-        batches: Of one epoch.
+        batches: This process's part of each batch.
+        loss_of: What is minimised.
         config: The run.
         steps_per_epoch: For the schedule.
-        advance: Called with each step's loss, for a progress bar.
-
-    Returns:
-        Mean loss, in wing loss's pixels.
+        processes: Those of the run.
+        after: Called after each step with its loss in pixels, that of the whole batch.
 
     Raises:
-        TrainingDivergedError: The loss is NaN or infinite.
+        TrainingDivergedError: The loss is NaN or infinite; no weight has seen it.
     """
-    trainee.model.train()
-    losses = []
-    for batch in batches:
+    trainee.runner.train()
+    for part in batches:
+        batch = _moved(part, processes.device)
         for group in trainee.optimizer.param_groups:
-            group["lr"] = learning_rate_at(trainee.step, steps_per_epoch, config)
-        loss = _loss(trainee.model, batch, config)
-        value = float(loss.detach())
+            group["lr"] = learning_rate_at(trainee.step, steps_per_epoch, config) * group.get("rate", 1.0)
+        # Gradients are averaged over processes, so that each one's share of the loss is that much larger.
+        trust = processes.summed(batch.weights.sum()).clamp_min(1e-6) / processes.count
+        with torch.autocast(processes.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+            predicted, angles = trainee.predict(batch.faces)
+        loss = loss_of(predicted, batch, angles, trust)
+        value = float(processes.summed(loss.detach())) / processes.count
         if not math.isfinite(value):
             raise TrainingDivergedError(
                 f"the loss is {value} at step {trainee.step}: lower learning_rate (now "
@@ -88,22 +61,23 @@ def train_one_epoch(
             )
         trainee.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        clip_grad_norm_(trainee.model.parameters(), config.optimizer.clip_norm)
+        clip_grad_norm_(trainee.runner.parameters(), config.optimizer.clip_norm)
         trainee.optimizer.step()
         update_ema(trainee.average, trainee.model, config.optimizer.ema_decay, trainee.step)
         trainee.step += 1
-        losses.append(value)
-        advance(value)
-    return sum(losses) / max(1, len(losses))
+        after(value)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[Batch], normalizing_points: tuple[int, int]) -> float:
+def evaluate(
+    model: nn.Module, batches: Iterable[Batch], normalizing_points: tuple[int, int], device: torch.device | None = None
+) -> float:
     """Mean NME over the batches, weighted by the trust in each landmark."""
     model.eval()
     total, weight = 0.0, 0.0
     first, second = normalizing_points
-    for batch in batches:
+    for part in batches:
+        batch = part if device is None else _moved(part, device)
         landmarks = batch.landmarks
         predicted = model(batch.faces.contiguous(memory_format=torch.channels_last)).view(landmarks.shape)
         errors = (predicted - landmarks).norm(dim=2)
@@ -113,10 +87,14 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], normalizing_points: tup
     return total / weight
 
 
-def _loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-        predicted = model(batch.faces.contiguous(memory_format=torch.channels_last))
-    size = config.input_size
-    landmarks = predicted.float().view(batch.landmarks.shape)
-    losses = wing_loss(landmarks * size, batch.landmarks * size, config.loss.wing_w, config.loss.wing_epsilon)
-    return (losses * batch.weights).sum() / batch.weights.sum()
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    return replace(
+        batch,
+        faces=moved(batch.faces),
+        landmarks=moved(batch.landmarks),
+        weights=moved(batch.weights),
+        attributes=moved(batch.attributes),
+    )

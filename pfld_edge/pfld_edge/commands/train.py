@@ -18,29 +18,29 @@ __all__ = ["train_command"]
 def train_command(
     config_path: Path, out: Path, resume: bool, init: Path | None, cache: Path | None, threads: int | None
 ) -> None:
-    """Train a network as a TOML configuration says; writes last.pth, best.pth and log.csv into OUT."""
+    """Train a network as a TOML configuration says.
+
+    Writes into OUT: last.pth to go on from, best.pth, ema.pth (the averaged weights, to convert), log.csv, curves.png.
+    """
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from pfld_edge.console import console
     from pfld_edge_train.config import load_config
-    from pfld_edge_train.errors import TrainConfigError
-    from pfld_edge_train.fit import EpochResult, fit, new_run, resumed_run
+    from pfld_edge_train.processes import joined_processes
+    from pfld_edge_train.run_log import EpochResult
+    from pfld_edge_train.training import train
 
     if threads:
         torch.set_num_threads(threads)
     config = load_config(config_path)
-    last = out / "last.pth"
-    if last.exists() and not resume:
-        raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --out")
-    state = resumed_run(config, last) if resume and last.exists() else new_run(config, init)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True)) as progress, joined_processes(config.device) as processes:
         task = progress.add_task("preparing", total=None)
 
-        def epoch_progress(epoch: int, steps: int) -> Callable[[float], None]:
+        def epoch_progress(epoch: int, steps: int, done: int) -> Callable[[float], None]:
             name = f"epoch {epoch + 1}/{config.epochs}"
-            progress.reset(task, total=steps, description=name)
+            progress.reset(task, total=steps, completed=done, description=name)
 
             def advance(loss: float) -> None:
                 progress.update(task, advance=1, description=f"{name} loss {loss:.2f}")
@@ -49,6 +49,7 @@ def train_command(
 
         def report(result: EpochResult) -> None:
             figures = f"loss {result.loss:.3f}, validation NME {result.nme:.5f}{' (best)' if result.best else ''}"
-            progress.console.print(f"epoch {result.epoch + 1}/{config.epochs}: {figures}")
+            speed = f"{result.images_per_second:.0f} images/s"
+            progress.console.print(f"epoch {result.epoch + 1}/{config.epochs}: {figures}, {speed}")
 
-        fit(state, out, cache or out / "cache", epoch_progress, report)
+        train(config, out, processes, resume, init, cache, epoch_progress, report)

@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from pfld_edge_train.blocks import MobileOneBlock
 from pfld_edge_train.models.config import ModelConfig
+from pfld_edge_train.models.landmark_net import LandmarkNet
 
 __all__ = ["PFLDEdgeS"]
 
 _STAGES = ((32, 2), (64, 2), (128, 3))
 """Channels and blocks of each stage; the first block of a stage halves the map."""
 
+_FEATURE_BLOCK = _STAGES[0][1]
+"""The block that the feature map leaves: the last of the first stage."""
 
-class PFLDEdgeS(nn.Module):
+
+class PFLDEdgeS(LandmarkNet):
     """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
 
     0.6 M parameters and 41 M multiplications at 112 pixels, 98 points and a width factor of 1.
@@ -36,13 +40,18 @@ class PFLDEdgeS(nn.Module):
                 blocks.append(block(channels, config.scaled(width), 3, 2 if i == 0 else 1))
                 channels = config.scaled(width)
         self.blocks = nn.Sequential(*blocks)
+        self.feature_channels = config.scaled(_STAGES[0][0])
         # Sixteen channels that keep their place on the map: the linear layer must know where, not only what.
         self.head = block(channels, 16, 1)
         self.fc = nn.Linear(16 * (config.input_size // 16) ** 2, 2 * config.num_landmarks)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.constant_(self.fc.bias, 0.5)  # every landmark starts at the crop's centre
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, 3, S, S)`` to ``(N, 2 * num_landmarks)``."""
-        out: Tensor = self.fc(self.head(self.blocks(x)).flatten(1))
-        return out
+    def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(N, 3, S, S)`` to landmarks and the first stage's map."""
+        features = x
+        for place, block in enumerate(self.blocks):
+            x = block(x)
+            if place == _FEATURE_BLOCK:
+                features = x
+        return self.fc(self.head(x).flatten(1)), features
