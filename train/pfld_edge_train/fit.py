@@ -88,11 +88,12 @@ def fit(
             first_batch=begun,
             rank=processes.rank,
             world_size=processes.count,
+            device=processes.device,
         )
         train_steps(trainee, prefetched(batches), loss_of, config, steps, processes, after)
         seconds = time.perf_counter() - started
         points = state.contract.landmarks.normalizing_points
-        held_out = validation_batches(cache, state.contract, config.batch_size)
+        held_out = validation_batches(cache, state.contract, config.batch_size, device=processes.device)
         nme = evaluate(trainee.average, held_out, points, processes.device)
         result = EpochResult(
             epoch=epoch,
