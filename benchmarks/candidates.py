@@ -164,7 +164,7 @@ def train_command(out: Path, names: tuple[str, ...], config_path: Path, cache: P
             train_steps(trainee, chosen, loss_of, scheduled, a_epoch, here, losses.append)
             done += count
         held_out = validation_batches(faces, contract, config.batch_size)
-        nme = evaluate(trainee.average, training, contract.landmarks.normalizing_points)
+        nme = evaluate(trainee.average, held_out, contract.landmarks.normalizing_points)
         _add(out, name, {"nme": nme, "loss": mean(losses), "steps": steps, "parameters": _parameters(trainee.model)})
         click.echo(f"{name}: {nme:.5f}")
 
