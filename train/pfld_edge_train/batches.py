@@ -1,21 +1,26 @@
 """Turns cached faces into batches that a network trains on."""
 
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pfld_edge_runtime import Contract
-from pfld_edge_train.augment import augment_pixels
-from pfld_edge_train.augment_config import AugmentConfig
+from pfld_edge_train.augment import Plan, draw_plan, render_on_cpu, render_on_device, take_rows
+from pfld_edge_train.augment_config import HARD_VIEW, AugmentConfig
+from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache
-from pfld_edge_train.geometry import random_frames, warp_faces, warp_landmarks
+from pfld_edge_train.geometry import warp_landmarks
+from pfld_edge_train.lazy_sequence import LazySequence
 
 __all__ = ["Batch", "epoch_order", "training_batches", "validation_batches"]
+
+_TRAINING, _VALIDATION = 1, 2
+"""Last words of the generators' seeds: no two uses share a stream. (numpy pads seeds with zeros, so 0 says nothing.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class Batch:
     """Faces as the network sees them, with their answers.
 
     Attributes:
-        faces: ``(N, 3, S, S)`` float32, normalized as the contract says.
+        faces: ``(N, 3, S, S)`` float32, normalized as the contract says; channels last in memory.
         landmarks: ``(N, P, 2)`` float32, fractions of the crop.
         weights: ``(N, P)`` float32, trust in each landmark, 0 to 1.
         attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`; all false where unknown.
@@ -56,61 +61,110 @@ def training_batches(
     first_batch: int = 0,
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[Batch]:
-    """Yield the augmented batches of one epoch; a last batch that is not full is left out.
+    device: torch.device | str = "cpu",
+) -> Sequence[Batch]:
+    """The augmented batches of one epoch; a last batch that is not full is left out.
 
-    What a batch holds depends on seed, epoch and its number alone: a run can go on anywhere, and the parts of several
-    processes are together the batch of a single one.
+    A batch depends on seed, epoch and its number alone. What chance decides is drawn for the whole batch, and each
+    process takes its share of it: W processes together see what one process sees, and a run that was stopped goes on
+    at any batch.
 
     Args:
         cache: The faces.
-        contract: Gives crop and normalization.
+        contract: Gives size, crop rule, normalization and landmark scheme.
         augment: Strengths.
-        batch_size: Faces of a whole batch.
+        batch_size: Faces a batch over all processes; a multiple of `world_size`.
         seed: The run's.
-        epoch: From 0.
-        first_batch: Batches to leave out at the start.
-        rank: Which part of each batch to give.
-        world_size: How many parts there are.
+        epoch: Counted from 0.
+        first_batch: The number of the first batch that is wanted; those before it cost nothing.
+        rank: This process, 0 to ``world_size - 1``: faces ``rank * n`` to ``(rank + 1) * n - 1`` of each batch.
+        world_size: How many processes share each batch.
+        device: Where the faces are cut and changed, and where the batch is.
+
+    Returns:
+        A sequence that makes its items when they are asked for; safe to ask from several threads.
+
+    Raises:
+        TrainConfigError: The processes can't share a batch evenly.
     """
+    if batch_size % world_size:
+        raise TrainConfigError(f"batch_size {batch_size} does not divide among {world_size} processes; use a multiple")
     order = epoch_order(cache, seed, epoch)
-    for number in range(first_batch, len(order) // batch_size):
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{epoch}:{number}".encode()))
-        batch = _batch(cache, contract, order[number * batch_size : (number + 1) * batch_size], augment, generator)
-        yield batch if world_size == 1 else _part(batch, rank, world_size)
+    share = batch_size // world_size
+    mine = slice(rank * share, (rank + 1) * share)
+
+    def make(number: int) -> Batch:
+        number += first_batch
+        chosen = order[number * batch_size : (number + 1) * batch_size]
+        generator = np.random.default_rng([seed, epoch, number, _TRAINING])
+        plan = _plan(cache, contract, chosen, augment, generator)
+        return _batch(cache, contract, take_rows(plan, mine), torch.device(device))
+
+    return LazySequence(max(0, len(order) // batch_size - first_batch), make)
 
 
-def _part(batch: Batch, rank: int, world_size: int) -> Batch:
-    return Batch(
-        batch.faces[rank::world_size],
-        batch.landmarks[rank::world_size],
-        batch.weights[rank::world_size],
-        batch.attributes[rank::world_size],
-    )
+def validation_batches(
+    cache: FaceCache,
+    contract: Contract,
+    batch_size: int,
+    views: Sequence[int] = (0,),
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Yield the held-out faces in order, once a view.
 
+    View 0 is the plain crop. Every other number is a hard view: the augmentation of `HARD_VIEW`, the same in every
+    run and for every batch size. Plain faces are too easy to tell good checkpoints from better ones.
 
-def validation_batches(cache: FaceCache, contract: Contract, batch_size: int) -> Iterator[Batch]:
-    """Yield the held-out faces, unaugmented, in order."""
+    Args:
+        cache: The faces.
+        contract: As for `training_batches`.
+        batch_size: Most faces a batch.
+        views: Which views, one after the other.
+        device: As for `training_batches`.
+    """
     chosen = np.flatnonzero(cache.held_out)
-    for start in range(0, len(chosen), batch_size):
-        yield _batch(cache, contract, chosen[start : start + batch_size], None, None)
+    for view in views:
+        generator = np.random.default_rng([view, 0, 0, _VALIDATION])
+        plan = _plan(cache, contract, chosen, HARD_VIEW if view else None, generator)
+        for start in range(0, len(chosen), batch_size):
+            part = take_rows(plan, slice(start, start + batch_size))
+            yield _batch(cache, contract, part, torch.device(device))
 
 
-def _batch(
+def _plan(
     cache: FaceCache,
     contract: Contract,
     chosen: NDArray[np.int64],
     augment: AugmentConfig | None,
-    generator: torch.Generator | None,
-) -> Batch:
-    landmarks = torch.from_numpy(cache.landmarks[chosen])
-    frames = random_frames(landmarks, contract.crop.margin, augment, generator)
-    faces = warp_faces(cache.crops[chosen], frames, contract.input_size)
-    mirror = torch.tensor(contract.landmarks.mirror)
-    fractions = warp_landmarks(landmarks, frames, mirror)
-    weights = torch.from_numpy(cache.weights[chosen])
-    weights = torch.where(frames.flipped[:, None], weights[:, mirror], weights)
-    if augment is not None:
-        faces = augment_pixels(faces, augment, generator)
-    mean, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
-    return Batch((faces - mean) / scale, fractions, weights, torch.from_numpy(cache.attributes[chosen]))
+    generator: np.random.Generator,
+) -> Plan:
+    return draw_plan(chosen, cache.landmarks[chosen], cache.weights[chosen] > 0, contract, augment, generator)
+
+
+def _batch(cache: FaceCache, contract: Contract, plan: Plan, device: torch.device) -> Batch:
+    mirror = np.array(contract.landmarks.mirror)
+    landmarks = warp_landmarks(cache.landmarks[plan.rows], plan.frames, mirror)
+    weights = cache.weights[plan.rows]
+    weights = np.where(plan.frames.flipped[:, None], weights[:, mirror], weights)
+    answers = (torch.from_numpy(values).to(device) for values in (landmarks, weights, cache.attributes[plan.rows]))
+    return Batch(_faces(cache, contract, plan, device), *answers)
+
+
+def _faces(cache: FaceCache, contract: Contract, plan: Plan, device: torch.device) -> Tensor:
+    """Cut, change and normalize."""
+    size = contract.input_size
+    if device.type == "cpu":
+        return _normalized(render_on_cpu(cache.crops, plan, size, contract.color_order), contract)
+    faces = render_on_device(cache.crops, plan, size, contract.color_order, device)
+    mean, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
+    return ((faces - mean) / scale).contiguous(memory_format=torch.channels_last)
+
+
+def _normalized(faces: NDArray[np.uint8], contract: Contract) -> Tensor:
+    """``(N, S, S, 3)`` bytes to ``(N, 3, S, S)`` float32, channels last in memory: one look-up a byte."""
+    mean, scale = np.array(contract.mean, np.float32), np.array(contract.scale, np.float32)
+    table = ((np.arange(256, dtype=np.float32)[:, None] - mean) / scale)[:, None]
+    if (table == table[:, :, :1]).all():
+        table = np.ascontiguousarray(table[:, :, 0])
+    flat = cv2.LUT(faces.reshape(-1, faces.shape[2], 3), table)
+    return torch.from_numpy(flat).view(faces.shape).permute(0, 3, 1, 2)
