@@ -11,6 +11,8 @@ from pfld_edge_train.augment_config import AugmentConfig
 from pfld_edge_train.config_table import checked_table, read_table
 from pfld_edge_train.data_config import DataConfig
 from pfld_edge_train.errors import TrainConfigError
+from pfld_edge_train.finetune_config import FinetuneConfig
+from pfld_edge_train.landmark_scheme_config import KNOWN_SCHEMES, LandmarksConfig
 from pfld_edge_train.loss_config import LossConfig
 from pfld_edge_train.optimizer_config import OptimizerConfig
 
@@ -22,7 +24,13 @@ else:
 __all__ = ["DataConfig", "TrainConfig", "load_config"]
 
 _TABLES: Mapping[str, type] = MappingProxyType(
-    {"augment": AugmentConfig, "loss": LossConfig, "optimizer": OptimizerConfig}
+    {
+        "landmarks": LandmarksConfig,
+        "augment": AugmentConfig,
+        "loss": LossConfig,
+        "optimizer": OptimizerConfig,
+        "finetune": FinetuneConfig,
+    }
 )
 """Parts of a configuration that are tables of their own."""
 
@@ -42,10 +50,12 @@ class TrainConfig:
         width_factor: Multiplies the channels.
         input_size: Side of the network's input in pixels.
         conv_branches: Convolution branches of each MobileOne block; the published PFLD-GhostOne has 6.
+        landmarks: Which points of a face it finds.
         data: Where the faces come from.
         augment: Strength of the augmentation.
         loss: What is minimised.
         optimizer: How weights move.
+        finetune: How the weights that a run starts from go on learning.
         epochs: Passes over the training faces.
         batch_size: Faces a step.
         validation: Share of the groups (people or photographs) that are held out.
@@ -68,10 +78,12 @@ class TrainConfig:
     width_factor: float = 1.0
     input_size: int = 112
     conv_branches: int = 1
+    landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
     data: tuple[DataConfig, ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     epochs: int = 60
     batch_size: int = 64
     validation: float = 0.05
@@ -97,6 +109,11 @@ class TrainConfig:
             raise TrainConfigError(f"validation must be a share between 0 and 0.5, found {self.validation}")
         if self.device not in _DEVICES:
             raise TrainConfigError(f"unknown device {self.device!r}; known: {', '.join(_DEVICES)}")
+        if self.augment.flip and self.landmarks.scheme not in KNOWN_SCHEMES and not self.landmarks.mirror:
+            raise TrainConfigError(
+                "faces are mirrored in training, and [landmarks] doesn't say which point each becomes: give mirror, or "
+                "set flip = 0 in [augment]"
+            )
         if self.bf16 and self.fp16:
             raise TrainConfigError("bf16 and fp16 exclude each other; bf16 is the safer one where the GPU has it")
 

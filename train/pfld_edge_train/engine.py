@@ -43,7 +43,7 @@ def train_step(
     """
     rate = learning_rate_at(trainee.step, steps_per_epoch, config)
     for group in trainee.optimizer.param_groups:
-        group["lr"] = rate * group.get("rate_factor", 1.0)
+        group["lr"] = rate * group.get("rate", 1.0)
     # Gradients are averaged over processes, so that each one's share of the loss is that much larger.
     trust = processes.summed(batch.weights.sum()).clamp_min(1e-6) / processes.count
     with torch.autocast(processes.device.type, _precision(config), enabled=config.bf16 or config.fp16):

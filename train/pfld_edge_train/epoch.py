@@ -13,6 +13,7 @@ from pfld_edge_train.checkpoint_clock import CheckpointClock
 from pfld_edge_train.engine import train_step
 from pfld_edge_train.errors import TrainingDivergedError, TrainingInterruptedError
 from pfld_edge_train.face_cache import FaceCache
+from pfld_edge_train.frozen_layers import training_mode
 from pfld_edge_train.interruption import Interruption
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.prefetch import prefetched
@@ -67,7 +68,7 @@ def train_epoch(
     )
     reader = FigureReader(processes.device)
     watcher.epoch(state.next_epoch, state.epoch_step)
-    state.trainee.runner.train()
+    training_mode(state.trainee.runner)
 
     def take(figures: StepFigures) -> StepFigures:
         _check(figures, state)

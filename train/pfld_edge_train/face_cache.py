@@ -96,7 +96,10 @@ def _faces_of(data: DataConfig, contract: Contract) -> list[Face]:
         faces = labelled_faces(path, data.split)
     points = len(faces[0].landmarks) if faces[0].landmarks is not None else 0
     if points != contract.landmarks.num_landmarks:
-        raise TrainConfigError(f"{path}: {points} points a face, the network has {contract.landmarks.num_landmarks}")
+        raise TrainConfigError(
+            f"{path}: {points} points a face, the network has {contract.landmarks.num_landmarks} "
+            f"({contract.landmarks.name}); [landmarks] names another scheme"
+        )
     return faces
 
 

@@ -40,9 +40,9 @@ def plan_of(state: RunState, cache: FaceCache, steps: int) -> RunPlan:
     faces = len(cache.held_out) - held_out
     parameters = sum(parameter.numel() for parameter in state.trainee.model.parameters())
     points, size = state.contract.landmarks.num_landmarks, config.input_size
-    start = f"starts from {state.origin}"
+    start = state.origin
     if state.trainee.step:
-        start = f"goes on from {state.origin}: epoch {state.next_epoch + 1}, step {state.epoch_step} of {steps}"
+        start += f": epoch {state.next_epoch + 1}, step {state.epoch_step} of {steps}"
     views = f", each also in {config.hard_views} hard view{'s'[: config.hard_views - 1]}" if config.hard_views else ""
     lines = (
         f"network: {config.model}, {size} x {size} pixels, {points} points, {parameters:,} parameters",

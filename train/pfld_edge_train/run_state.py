@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pfld_edge_runtime import Contract
-from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from pfld_edge_runtime import Contract, CropRule
+from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
-from pfld_edge_train.models import LandmarkNet, ModelConfig, build_model
+from pfld_edge_train.frozen_layers import freeze_layers
+from pfld_edge_train.initial_weights import start_from
+from pfld_edge_train.landmark_scheme_config import landmark_scheme
+from pfld_edge_train.models import ModelConfig, build_model
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.same_run import difference
 from pfld_edge_train.trainee import Trainee, make_trainee
@@ -37,7 +40,7 @@ class RunState:
         epoch_step: Steps of it that are done.
         epoch_loss: The sum of their losses.
         best_nme: Lowest score on the validation faces so far, see `ValidationErrors`.
-        origin: What weights it started from, in a few words.
+        origin: What weights it started from, in a line.
     """
 
     config: TrainConfig
@@ -56,8 +59,7 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
 
     Args:
         config: The run.
-        init: Checkpoint of the same network to start from, its averaged weights where it has any; random weights
-            where None.
+        init: Checkpoint of the same network, of other landmarks even, to start from; random weights where None.
         processes: Where it runs; one process on the CPU where None.
 
     Raises:
@@ -66,11 +68,19 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
     """
     processes = processes or Processes(torch.device("cpu"))
     _seed_everything(config.seed)
-    contract = Contract(model=config.model, input_size=config.input_size, trained_on=config.trained_on)
-    model = build_model(_model_config(config, contract))
-    origin = f"random weights, seed {config.seed}"
+    contract = Contract(
+        model=config.model,
+        input_size=config.input_size,
+        crop=CropRule(margin=config.landmarks.margin),
+        landmarks=landmark_scheme(config.landmarks),
+        trained_on=config.trained_on,
+    )
+    network = _model_config(config, contract)
+    model = build_model(network)
+    origin = f"starts from random weights, seed {config.seed}"
     if init is not None:
-        model, origin = _initial(init, _model_config(config, contract)), str(init)
+        origin = start_from(init, model, network, contract.landmarks)
+    freeze_layers(model, config.finetune.freeze)
     return RunState(config, contract, make_trainee(model, config, processes), processes, origin=origin)
 
 
@@ -101,7 +111,7 @@ def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = N
     trainee.step = checkpoint.step
     state.next_epoch, state.best_nme = checkpoint.epoch + 1, checkpoint.best_nme
     state.epoch_step, state.epoch_loss = checkpoint.epoch_step, checkpoint.epoch_loss
-    state.origin = str(path)
+    state.origin = f"goes on from {path}"
     return state
 
 
@@ -155,13 +165,6 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _initial(path: Path, expected: ModelConfig) -> LandmarkNet:
-    model, checkpoint = load_model(path)
-    if checkpoint.model != expected or not isinstance(model, LandmarkNet):
-        raise TrainConfigError(f"{path}: holds {checkpoint.model}, the configuration asks for {expected}")
-    return model
-
-
 def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
     return ModelConfig(
         kind=config.model,
@@ -169,4 +172,6 @@ def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
         input_size=config.input_size,
         num_landmarks=contract.landmarks.num_landmarks,
         conv_branches=config.conv_branches,
+        fused=config.finetune.fused,
+        pointwise_scale=config.finetune.pointwise_scale,
     )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.ema import ema_copy
+from pfld_edge_train.layer_rates import parameter_groups
 from pfld_edge_train.models import AuxiliaryNet, LandmarkNet, WithAuxiliary
 from pfld_edge_train.processes import Processes
 
@@ -57,7 +58,7 @@ def make_trainee(model: LandmarkNet, config: TrainConfig, processes: Processes) 
         auxiliary = AuxiliaryNet(model.feature_channels, config.input_size).to(processes.device)
         runner = WithAuxiliary(model, auxiliary)
     average = ema_copy(model)
-    optimizer = _optimizer(runner, config)
+    optimizer = _optimizer(model, auxiliary, config)
     runner = processes.wrapped(runner)
     if config.compile:
         runner.compile()
@@ -65,12 +66,8 @@ def make_trainee(model: LandmarkNet, config: TrainConfig, processes: Processes) 
     return Trainee(model, average, auxiliary, optimizer, runner, scaler)
 
 
-def _optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, auxiliary: nn.Module | None, config: TrainConfig) -> torch.optim.Optimizer:
     """Biases and BatchNorm's factors are not decayed."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.optimizer.weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = parameter_groups(model, config.optimizer.weight_decay, config.finetune, auxiliary)
     kinds: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     return kinds[config.optimizer.kind](groups, lr=config.optimizer.learning_rate)  # type: ignore[call-arg]

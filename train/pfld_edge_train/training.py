@@ -54,6 +54,10 @@ def use_threads(count: int) -> None:
 
 def _state(config: TrainConfig, last: Path, processes: Processes, resume: bool, init: Path | None) -> RunState:
     if not last.exists():
+        if config.finetune.freeze and init is None:
+            raise TrainConfigError(
+                "[finetune] freezes layers, which are random without a checkpoint to start from: --init"
+            )
         return new_run(config, init, processes)
     if not resume:
         raise TrainConfigError(f"{last.parent} holds a run already: give --resume to go on, or another --out")
