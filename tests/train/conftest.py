@@ -51,8 +51,7 @@ def noise_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_config(noise_faces: Path) -> WriteConfig:
     def write(name: str, text: str = "", **changes: object) -> Path:
         values = TINY | changes
-        shown = {True: "true", False: "false"}
-        lines = [f"{key} = {shown.get(value, repr(value))}" for key, value in values.items()]  # type: ignore[call-overload]
+        lines = [f"{key} = {str(value).lower() if value is True else repr(value)}" for key, value in values.items()]
         path = noise_faces / f"{name}.toml"
         path.write_text("\n".join([*lines, "[[data]]", 'path = "faces.csv"', 'group_by = "person"', text]))
         return path

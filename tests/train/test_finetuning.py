@@ -136,7 +136,7 @@ def faces_csv(folder: Path, scheme: LandmarkScheme, points: int) -> Path:
 
 
 class Stopper(Watcher):
-    def result(self, result: EpochResult) -> None:
+    def result(self, _result: EpochResult) -> None:
         raise KeyboardInterrupt
 
 

@@ -73,7 +73,7 @@ def test_the_pose_of_an_exact_projection_is_found(angles: list[tuple[float, floa
 def test_with_noise_the_pose_is_opencvs(angles: list[tuple[float, float, float]], seed: int) -> None:
     faces = projected(np.array(angles), noise=0.005, seed=seed)
     expected = np.array([opencv_degrees(face) for face in faces])
-    np.testing.assert_allclose(degrees(faces), expected, atol=0.2)
+    np.testing.assert_allclose(degrees(faces), expected, atol=0.3)
 
 
 def test_the_portraits_poses_are_opencvs() -> None:

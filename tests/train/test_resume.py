@@ -4,19 +4,20 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from pfld_edge_train.checkpoint import load_checkpoint
+from pfld_edge_train.checkpoint_clock import CheckpointClock
 from pfld_edge_train.config import load_config
-from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError, TrainingInterruptedError
+from pfld_edge_train.errors import TrainingInterruptedError
 from pfld_edge_train.fit import fit
 from pfld_edge_train.run_state import new_run, resumed_run
+from pfld_edge_train.same_run import difference
 from pfld_edge_train.watcher import Watcher
 
 from .conftest import WriteConfig
@@ -29,8 +30,10 @@ def assert_same_run(one: Path, other: Path) -> None:
     first, second = load_checkpoint(one / "last.pth"), load_checkpoint(other / "last.pth")
     assert (first.step, first.epoch, first.epoch_step) == (second.step, second.epoch, second.epoch_step)
     assert (first.best_nme, first.epoch_loss) == (second.best_nme, second.epoch_loss)
-    assert_equal([first.weights, first.ema_weights, first.auxiliary, first.optimizer],
-                 [second.weights, second.ema_weights, second.auxiliary, second.optimizer])
+    assert_equal(
+        [first.weights, first.ema_weights, first.auxiliary, first.optimizer],
+        [second.weights, second.ema_weights, second.auxiliary, second.optimizer],
+    )
     logs = [(folder / "log.csv").read_text().splitlines() for folder in (one, other)]
     assert [line.rsplit(",", 1)[0] for line in logs[0]] == [line.rsplit(",", 1)[0] for line in logs[1]]
 
@@ -58,6 +61,7 @@ import torch
 from pfld_edge_train.config import load_config
 from pfld_edge_train.fit import fit
 from pfld_edge_train.run_state import new_run
+from pfld_edge_train.same_run import difference
 from pfld_edge_train.watcher import Watcher
 
 class Killer(Watcher):
@@ -95,6 +99,7 @@ class SignalAt(Watcher):
         self.number, self.steps = number, steps
 
     def step(self, loss: float) -> None:
+        assert np.isfinite(loss)
         self.steps -= 1
         if self.steps == 0:
             os.kill(os.getpid(), self.number)
@@ -106,11 +111,45 @@ def test_a_signal_saves_the_run_and_says_how_to_go_on(
     write_config: WriteConfig, tmp_path: Path, number: signal.Signals
 ) -> None:
     config, handler = load_config(write_config("signal")), signal.getsignal(number)
-    with pytest.raises(TrainingInterruptedError, match=rf"{number.name} in epoch 2 after step 2 of .*--resume") as stopped:
-        steps = 1 + _steps(config.batch_size)
-        fit(new_run(config), tmp_path / "cut", tmp_path / "cache", SignalAt(number, steps))
+    fit(new_run(config), tmp_path / "straight", tmp_path / "cache")
+    steps = load_checkpoint(tmp_path / "straight/last.pth").step // 2
+    with pytest.raises(TrainingInterruptedError, match=rf"{number.name} in epoch 2 after step 2 .*--resume") as stopped:
+        fit(new_run(config), tmp_path / "cut", tmp_path / "cache", SignalAt(number, steps + 1))
     assert stopped.value.signal == number
     assert signal.getsignal(number) == handler
     fit(resumed_run(config, tmp_path / "cut/last.pth"), tmp_path / "cut", tmp_path / "cache")
-    fit(new_run(config), tmp_path / "straight", tmp_path / "cache")
     assert_same_run(tmp_path / "cut", tmp_path / "straight")
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_the_clock_saves_by_minutes_and_by_steps(steps: int) -> None:
+    now = 0.0
+    clock = CheckpointClock(steps, 1.0, lambda: now)
+    due = []
+    for step in range(1, 9):
+        now = 25.0 * step
+        if clock.due(step):
+            due.append(step)
+    assert due == [3, 6]
+    assert not CheckpointClock(0, 0.0, lambda: 1e9).due(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 3}, "epochs was 2 and is 3 now"),
+        ({"width_factor": 0.5}, "width_factor was 0.25 and is 0.5 now"),
+    ],
+)
+def test_another_configuration_is_told_by_its_first_difference(
+    write_config: WriteConfig, changes: dict[str, object], told: str
+) -> None:
+    saved = load_config(write_config("before")).to_dict()
+    found = difference(saved, load_config(write_config("after", **changes)))
+    assert found is not None
+    assert told in found
+
+
+def test_where_and_how_a_run_is_done_may_change(write_config: WriteConfig) -> None:
+    saved = load_config(write_config("before")).to_dict()
+    assert difference(saved, load_config(write_config("after", checkpoint_steps=7, device="auto"))) is None

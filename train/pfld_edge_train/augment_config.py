@@ -70,7 +70,7 @@ class AugmentConfig:
         for item in fields(self):
             value, most = getattr(self, item.name), item.metadata["most"]
             if not 0 <= value <= most:
-                raise TrainConfigError(f"augment, {item.name} must be from 0 to {most:g}, found {value}")
+                raise TrainConfigError(f"{item.name} must be from 0 to {most:g}, found {value}")
 
 
 HARD_VIEW = AugmentConfig(

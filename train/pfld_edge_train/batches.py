@@ -14,7 +14,6 @@ from pfld_edge_train.augment import Plan, draw_plan, render_on_cpu, render_on_de
 from pfld_edge_train.augment_config import HARD_VIEW, AugmentConfig
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache
-from pfld_edge_train.geometry import warp_landmarks
 from pfld_edge_train.lazy_sequence import LazySequence
 
 __all__ = ["Batch", "epoch_order", "training_batches", "validation_batches"]
@@ -77,7 +76,7 @@ def training_batches(
         seed: The run's.
         epoch: Counted from 0.
         first_batch: The number of the first batch that is wanted; those before it cost nothing.
-        rank: This process, 0 to ``world_size - 1``: faces ``rank * n`` to ``(rank + 1) * n - 1`` of each batch.
+        rank: This process, 0 to ``world_size - 1``: every `world_size`-th face of each batch is its own.
         world_size: How many processes share each batch.
         device: Where the faces are cut and changed, and where the batch is.
 
@@ -90,8 +89,7 @@ def training_batches(
     if batch_size % world_size:
         raise TrainConfigError(f"batch_size {batch_size} does not divide among {world_size} processes; use a multiple")
     order = epoch_order(cache, seed, epoch)
-    share = batch_size // world_size
-    mine = slice(rank * share, (rank + 1) * share)
+    mine = slice(rank, None, world_size)
 
     def make(number: int) -> Batch:
         number += first_batch
@@ -148,10 +146,9 @@ def _plan(
 
 def _batch(cache: FaceCache, contract: Contract, plan: Plan, device: torch.device) -> Batch:
     mirror = np.array(contract.landmarks.mirror)
-    landmarks = warp_landmarks(cache.landmarks[plan.rows], plan.frames, mirror)
     weights = cache.weights[plan.rows]
     weights = np.where(plan.frames.flipped[:, None], weights[:, mirror], weights)
-    answers = (torch.from_numpy(values).to(device) for values in (landmarks, weights, cache.attributes[plan.rows]))
+    answers = (torch.from_numpy(values).to(device) for values in (plan.landmarks, weights, cache.attributes[plan.rows]))
     return Batch(_faces(cache, contract, plan, device), *answers)
 
 

@@ -107,7 +107,8 @@ def _boxes(points: Floats, known: NDArray[np.bool_], margin: float) -> tuple[Flo
     used = (known | ~known.any(axis=1, keepdims=True))[:, :, None]
     low = np.where(used, points, np.inf).min(axis=1)
     high = np.where(used, points, -np.inf).max(axis=1)
-    return (low + high) / 2, (high - low).max(axis=1) * margin
+    # A face of one point must not have a frame of no size.
+    return (low + high) / 2, np.maximum((high - low).max(axis=1), 1) * margin
 
 
 def _random_basis(

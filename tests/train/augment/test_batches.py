@@ -27,6 +27,13 @@ def joined(batches: list[Batch]) -> Batch:
     return Batch(*(torch.cat([getattr(batch, name) for batch in batches]) for name in names))
 
 
+def shared_out(batches: list[Batch]) -> Batch:
+    """Put the parts of several processes together: they took turns."""
+    names = ("faces", "landmarks", "weights", "attributes")
+    parts = (torch.stack([getattr(batch, name) for batch in batches], dim=1) for name in names)
+    return Batch(*(part.flatten(0, 1) for part in parts))
+
+
 def test_an_epoch_repeats_and_others_differ(cache: FaceCache) -> None:
     first, again = (list(training_batches(cache, CONTRACT, CONFIG, 8, 3, 1)) for _ in range(2))
     assert len(first) == 32 // 8
@@ -51,7 +58,7 @@ def test_processes_together_see_what_one_sees(cache: FaceCache, world_size: int)
         for rank in range(world_size)
     ]
     for number, batch in enumerate(one):
-        assert equal(batch, joined([share[number] for share in shares]))
+        assert equal(batch, shared_out([share[number] for share in shares]))
 
 
 def test_on_a_device_too_processes_together_see_what_one_sees(
@@ -68,9 +75,9 @@ def test_on_a_device_too_processes_together_see_what_one_sees(
     monkeypatch.setattr(batches, "render_on_cpu", render)
     one = training_batches(cache, CONTRACT, CONFIG, 8, 3, 1)[0]
     shares = [training_batches(cache, CONTRACT, CONFIG, 8, 3, 1, rank=rank, world_size=2)[0] for rank in range(2)]
-    difference = (one.faces - joined(shares).faces).abs() * 127.5
+    difference = (one.faces - shared_out(shares).faces).abs() * 127.5
     assert difference.mean() < 0.01
-    assert torch.equal(one.landmarks, joined(shares).landmarks)
+    assert torch.equal(one.landmarks, shared_out(shares).landmarks)
 
 
 def test_a_batch_that_can_not_be_shared_is_refused(cache: FaceCache) -> None:

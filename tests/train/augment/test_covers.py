@@ -14,7 +14,6 @@ from pfld_edge_train.augment.shapes import SHAPE_SIDE, shape_bank
 from pfld_edge_train.augment.warp import warp_picture
 from pfld_edge_train.augment_config import AugmentConfig
 from pfld_edge_train.face_cache import FaceCache
-from pfld_edge_train.geometry import warp_landmarks
 
 Strengths = Callable[..., AugmentConfig]
 CONTRACT = Contract()
@@ -29,9 +28,8 @@ def hidden(cache: FaceCache, config: AugmentConfig, layer: int, seed: int) -> np
     assert plan.change is not None
     covers: Covers = plan.change.covers[layer]
     assert covers.shown.all()
-    fractions = warp_landmarks(cache.landmarks[rows], plan.frames, np.array(CONTRACT.landmarks.mirror))
     opacities = []
-    for shape, affine, points in zip(covers.shape, covers.affines, fractions, strict=True):
+    for shape, affine, points in zip(covers.shape, covers.affines, plan.landmarks, strict=True):
         picture = warp_picture(shape_bank()[shape], affine, (112, 112))
         x, y = (points * 112).astype(int).clip(0, 111).T
         opacities.append(picture[y, x])

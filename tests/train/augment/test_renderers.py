@@ -153,3 +153,13 @@ def test_a_resolution_matrix_is_two_resizes(narrow: int) -> None:
     expected = cv2.resize(small, (112, 112))
     matrix = resolution_matrices(112)[narrow]
     np.testing.assert_allclose(matrix @ line @ matrix.T, expected, atol=0.02)
+
+
+def test_the_batched_way_never_waits_for_the_device(cache: FaceCache) -> None:
+    # Tensors on PyTorch's meta device have no values: whatever would read one back to the host raises, and so does
+    # what mixes devices.
+    everything = AugmentConfig(**{name: strength for name, (strength, _, _) in PARTS.items()})
+    plan = plan_of(cache, everything, Contract(input_size=48))
+    faces = render_on_device(cache.crops, plan, 48, "bgr", torch.device("meta"))
+    assert faces.device.type == "meta"
+    assert faces.shape == (24, 3, 48, 48)

@@ -5,6 +5,7 @@ by quality as the Independent JPEG Group's library does it. Entropy coding loses
 """
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,7 @@ def quantization_tables(quality: Tensor) -> Tensor:
     Args:
         quality: ``(N,)`` whole numbers 1 to 100, on the Independent JPEG Group's scale.
     """
-    tables = torch.tensor((_LUMINANCE, _CHROMINANCE), dtype=torch.float32, device=quality.device)
+    tables = _annex_k(quality.device)
     quality = quality.float()
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     return ((tables * percent[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
@@ -54,7 +55,7 @@ def jpeg_artefacts(faces: Tensor, quality: Tensor, color_order: str) -> Tensor:
     """What is left of faces that were saved as JPEG and read again.
 
     Args:
-        faces: ``(N, 3, S, S)`` floating point, grey levels 0 to 255.
+        faces: ``(N, 3, S, S)`` float32, grey levels 0 to 255.
         quality: ``(N,)`` 1 to 100.
         color_order: ``bgr`` or ``rgb``.
 
@@ -62,27 +63,24 @@ def jpeg_artefacts(faces: Tensor, quality: Tensor, color_order: str) -> Tensor:
         ``(N, 3, S, S)`` whole grey levels 0 to 255. As libjpeg's to within rounding: see the tests.
     """
     size = faces.shape[-1]
-    matrix = torch.tensor(_TO_YCC, dtype=faces.dtype, device=faces.device)
-    if color_order == "bgr":
-        matrix = matrix.flip(1)
+    to_ycc, to_colors, shift = _colors(color_order, faces.device)
     full = -size % 16
     padded = F.pad(faces, (0, full, 0, full), mode="replicate") if full else faces
     # Minus 128 is the DCT's level shift for Y; Cb and Cr are centred on 128 and shifted back by it.
-    planes = torch.einsum("dc,nchw->ndhw", matrix, padded)
-    shift = torch.tensor([128.0, 0.0, 0.0], dtype=faces.dtype, device=faces.device)[:, None, None]
+    planes = torch.einsum("dc,nchw->ndhw", to_ycc, padded)
     planes = (planes - shift).round()
-    tables = quantization_tables(quality).to(faces.dtype)
+    tables = quantization_tables(quality)
     bright = _coded(planes[:, :1], tables[:, :1])
     hue = _coded(F.avg_pool2d(planes[:, 1:], 2).round(), tables[:, 1:])
     restored = torch.cat([bright, _doubled(hue)], dim=1).clamp(-128, 127) + shift
-    colors = torch.einsum("cd,ndhw->nchw", torch.linalg.inv(matrix.cpu()).to(faces.device), restored)
+    colors = torch.einsum("cd,ndhw->nchw", to_colors, restored)
     return colors[:, :, :size, :size].round().clamp(0, 255)
 
 
 def _coded(planes: Tensor, tables: Tensor) -> Tensor:
     """Quantize the 8 x 8 DCT of ``(N, C, H, W)`` planes by ``(N, 1, 8, 8)`` tables; sides are multiples of 8."""
     count, channels, height, width = planes.shape
-    transform = _dct(planes)
+    transform = _dct(planes.device)
     blocks = planes.reshape(count, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
     steps = tables[:, :, None, None]
     levels = ((transform @ blocks @ transform.T) / steps).round()
@@ -90,12 +88,29 @@ def _coded(planes: Tensor, tables: Tensor) -> Tensor:
     return restored.reshape(count, channels, height, width).round()
 
 
-def _dct(like: Tensor) -> Tensor:
+@lru_cache(maxsize=4)
+def _dct(device: torch.device) -> Tensor:
     """The orthonormal DCT-II of 8 values as a matrix (T.81, A.3.3)."""
-    index = torch.arange(8, dtype=like.dtype, device=like.device)
+    index = torch.arange(8, dtype=torch.float32)
     matrix = torch.cos((2 * index + 1) * index[:, None] * (math.pi / 16)) / 2
     matrix[0] /= math.sqrt(2)
-    return matrix
+    return matrix.to(device)
+
+
+@lru_cache(maxsize=4)
+def _annex_k(device: torch.device) -> Tensor:
+    """Both tables, ``(2, 8, 8)``."""
+    return torch.tensor((_LUMINANCE, _CHROMINANCE), dtype=torch.float32).to(device)
+
+
+@lru_cache(maxsize=4)
+def _colors(color_order: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """To YCbCr, back, and the level by which Y is shifted, ``(3, 1, 1)``."""
+    matrix = torch.tensor(_TO_YCC, dtype=torch.float64)
+    if color_order == "bgr":
+        matrix = matrix.flip(1)
+    shift = torch.tensor([128.0, 0.0, 0.0])[:, None, None]
+    return matrix.float().to(device), torch.linalg.inv(matrix).float().to(device), shift.to(device)
 
 
 def _doubled(planes: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ def render_on_cpu(crops: NDArray[np.uint8], plan: Plan, size: int, color_order: 
     """
     faces = np.empty((len(plan.rows), size, size, 3), np.uint8)
     affines = plan.frames.affines(size)
+    crops = crops.view(np.ndarray)  # rows of a memory map are slow to make
     change = plan.change
     if change is None:
         for face, row, affine in zip(faces, plan.rows, affines, strict=True):

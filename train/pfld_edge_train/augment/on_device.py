@@ -62,7 +62,9 @@ def _pictures(crops: NDArray[np.uint8], rows: NDArray[np.int64], device: torch.d
     """Send bytes, and make them ``(N, 3, H, W)`` floats there: a quarter of the traffic."""
     picked = torch.from_numpy(np.ascontiguousarray(crops[rows]))
     if device.type == "cuda":
-        picked = picked.pin_memory()
+        # A thread of its own begins on the first GPU, and pinning belongs to the current one.
+        with torch.cuda.device(device):
+            picked = picked.pin_memory()
     return picked.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
 
 

@@ -37,11 +37,13 @@ class Plan:
     Attributes:
         rows: ``(N,)`` rows of the cache.
         frames: Where they are cut.
+        landmarks: ``(N, P, 2)`` fractions of what is cut.
         change: What is done to them after that; None for the runtime's plain crop.
     """
 
     rows: NDArray[np.int64]
     frames: FaceFrames
+    landmarks: NDArray[np.float32]
     change: Change | None
 
 
@@ -64,11 +66,13 @@ def draw_plan(
         generator: Source of chance.
     """
     margin, size = contract.crop.margin, contract.input_size
+    mirror = np.array(contract.landmarks.mirror)
     if config is None:
-        return Plan(rows, plain_frames(landmarks, known, margin), None)
+        frames = plain_frames(landmarks, known, margin)
+        return Plan(rows, frames, warp_landmarks(landmarks, frames, mirror), None)
     frames = random_frames(landmarks, known, margin, config, generator)
-    fractions = warp_landmarks(landmarks, frames, np.array(contract.landmarks.mirror))
+    fractions = warp_landmarks(landmarks, frames, mirror)
     smooth = generator.random(len(rows)) < config.antialias
     covers = draw_covers(fractions, contract.landmarks.normalizing_points, rows, frames, size, config, generator)
     looks = draw_looks(len(rows), size, contract.color_order, BANK_STARTS, config, generator)
-    return Plan(rows, frames, Change(smooth, covers, looks))
+    return Plan(rows, frames, fractions, Change(smooth, covers, looks))

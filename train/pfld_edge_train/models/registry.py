@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from pfld_edge_train.errors import ModelConfigError
 from pfld_edge_train.models.config import ModelConfig
-from pfld_edge_train.models.edge import PFLDEdgeS
+from pfld_edge_train.models.edge import PFLDEdgeM, PFLDEdgeS
 from pfld_edge_train.models.ghostnet import PFLDGhostNet, PFLDGhostNetSlim
 from pfld_edge_train.models.ghostone import PFLDGhostOne
 from pfld_edge_train.models.landmark_net import LandmarkNet
@@ -20,6 +20,7 @@ MODEL_KINDS: Mapping[str, Callable[[ModelConfig], LandmarkNet]] = MappingProxyTy
         "pfld-ghostnet-slim": PFLDGhostNetSlim,
         "pfld-ghostone": PFLDGhostOne,
         "pfld-edge-s": PFLDEdgeS,
+        "pfld-edge-m": PFLDEdgeM,
     }
 )
 """What `ModelConfig.kind` may be."""
