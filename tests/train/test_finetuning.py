@@ -26,11 +26,12 @@ from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.finetune_config import FinetuneConfig
-from pfld_edge_train.fit import RunState, fit, new_run, resumed_run
+from pfld_edge_train.fit import EpochResult, RunState, fit, new_run, resumed_run
 from pfld_edge_train.frozen_layers import freeze_layers, training_mode
 from pfld_edge_train.landmark_scheme_config import LandmarksConfig, landmark_scheme
 from pfld_edge_train.layer_rates import layer_factors, parameter_groups
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
+from pfld_edge_train.watcher import Watcher
 
 TINY = {"width_factor": 0.25, "input_size": 32, "batch_size": 2, "validation": 0.49, "epochs": 2}
 NETWORK = ModelConfig("pfld-edge-s", width_factor=0.25, input_size=32)
@@ -134,12 +135,13 @@ def faces_csv(folder: Path, scheme: LandmarkScheme, points: int) -> Path:
     return folder / "faces.csv"
 
 
-def run(state: RunState, out: Path, stop: bool = False) -> None:
-    def report(_: object) -> None:
-        if stop:
-            raise KeyboardInterrupt
+class Stopper(Watcher):
+    def result(self, _result: EpochResult) -> None:
+        raise KeyboardInterrupt
 
-    fit(state, out, out.parent / "cache", lambda _epoch, _steps, _done: lambda _loss: None, report)
+
+def run(state: RunState, out: Path, stop: bool = False) -> None:
+    fit(state, out, out.parent / "cache", Stopper() if stop else None)
 
 
 def test_frozen_layers_keep_every_bit_their_statistics_too_and_the_rest_moves_through_a_resume(tmp_path: Path) -> None:

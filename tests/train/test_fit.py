@@ -13,6 +13,7 @@ from pfld_edge_train.checkpoint import load_checkpoint, load_model
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
 from pfld_edge_train.fit import EpochResult, RunState, fit, new_run, resumed_run
+from pfld_edge_train.watcher import Watcher
 
 FACES = 40
 
@@ -51,16 +52,21 @@ def config(faces_csv: Path, **changes: object) -> TrainConfig:
     return TrainConfig.from_dict(values | changes)
 
 
-def run(state: RunState, out: Path, stop_after: int | None = None) -> list[EpochResult]:
-    results: list[EpochResult] = []
+class Recorder(Watcher):
+    def __init__(self, stop_after: int | None) -> None:
+        self.results: list[EpochResult] = []
+        self.stop_after = stop_after
 
-    def report(result: EpochResult) -> None:
-        results.append(result)
-        if stop_after is not None and len(results) == stop_after:
+    def result(self, result: EpochResult) -> None:
+        self.results.append(result)
+        if len(self.results) == self.stop_after:
             raise KeyboardInterrupt
 
-    fit(state, out, out.parent / "cache", lambda _epoch, _steps, _done: lambda _loss: None, report)
-    return results
+
+def run(state: RunState, out: Path, stop_after: int | None = None) -> list[EpochResult]:
+    recorder = Recorder(stop_after)
+    fit(state, out, out.parent / "cache", recorder)
+    return recorder.results
 
 
 def test_the_loss_falls(faces_csv: Path, tmp_path: Path) -> None:

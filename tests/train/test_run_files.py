@@ -1,105 +1,37 @@
-"""A run's schedule, its log, its curves, and a kill at any moment."""
+"""A run's schedule, its log and curves, its checkpoints, its processes."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
 
-from pfld_edge_runtime import WFLW_98
 from pfld_edge_train.checkpoint import load_checkpoint, load_model
 from pfld_edge_train.config import TrainConfig, load_config
-from pfld_edge_train.curves import draw_curves
+from pfld_edge_train.curves import Curve, draw_curves
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.fit import fit
 from pfld_edge_train.run_log import EpochResult, RunLog
+from pfld_edge_train.run_plan import RunPlan
 from pfld_edge_train.run_state import new_run
 from pfld_edge_train.schedule import learning_rate_at
+from pfld_edge_train.watcher import Watcher
 
-TOML = """
-model = "pfld-edge-s"
-width_factor = 0.25
-input_size = 32
-epochs = {epochs}
-batch_size = 8
-validation = 0.2
-checkpoint_steps = 2
-[[data]]
-path = "faces.csv"
-group_by = "person"
-[loss]
-{loss}
-"""
+from .conftest import WriteConfig
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Grey pictures with landmarks at random; what is learned doesn't matter here."""
-    folder = tmp_path_factory.mktemp("run")
-    random = np.random.default_rng(0)
-    lines = [",".join(["image", *(f"{axis}{i}" for i in range(98) for axis in "xy")])]
-    shape = random.uniform(-1, 1, (98, 2))
-    shape = (shape + shape[list(WFLW_98.mirror)] * (-1, 1)) / 2
-    shape[60], shape[72] = (-0.6, -0.2), (0.6, -0.2)
-    for number in range(60):
-        cv2.imwrite(str(folder / f"p{number}_0.png"), random.integers(0, 256, (80, 80, 3), np.uint8))
-        points = random.uniform(35, 45, 2) + shape * random.uniform(15, 25)
-        lines.append(",".join([f"p{number}_0.png", *(f"{value:.2f}" for value in points.ravel())]))
-    (folder / "faces.csv").write_text("\n".join(lines))
-    return folder
-
-
-def written(folder: Path, epochs: int, loss: str = "") -> Path:
-    path = folder / f"run{epochs}{abs(hash(loss))}.toml"
-    path.write_text(TOML.format(epochs=epochs, loss=loss))
-    return path
+PAPER = "[loss]\nauxiliary_weight = 0.1"
 
 
 def command(config: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "pfld_edge_train", "--config", str(config), "-o", str(out), "--threads", "1", *more]
 
 
-def same(one: Path, other: Path) -> bool:
-    first, second = load_checkpoint(one), load_checkpoint(other)
-    assert first.ema_weights is not None
-    assert second.ema_weights is not None
-    pairs = ((first.weights, second.weights), (first.ema_weights, second.ema_weights))
-    return first.step == second.step and all(torch.equal(a[name], b[name]) for a, b in pairs for name in a)
-
-
-def test_a_run_killed_within_an_epoch_goes_on_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    config = written(folder, 3, "pose_weight = 'deviation'\nauxiliary_weight = 0.1")
-    again = subprocess.run(
-        command(config, tmp_path / "straight", "--cache", str(tmp_path / "cache")), check=True, capture_output=True
-    )
-    assert again.stdout.count(b"epoch ") == 3
-    process = subprocess.Popen(command(config, tmp_path / "cut", "--cache", str(tmp_path / "cache")))
-    try:
-        last = tmp_path / "cut/last.pth"
-        deadline = time.monotonic() + 60
-        while not last.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert load_checkpoint(last).step < load_checkpoint(tmp_path / "straight/last.pth").step
-    subprocess.run(command(config, tmp_path / "cut", "--cache", str(tmp_path / "cache"), "--resume"), check=True)
-    assert same(tmp_path / "cut/last.pth", tmp_path / "straight/last.pth")
-    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("cut", "straight")]
-    # All but the speed.
-    assert [line.rsplit(",", 1)[0] for line in logs[0]] == [line.rsplit(",", 1)[0] for line in logs[1]]
-
-
-def test_what_is_shipped_is_the_average_alone(folder: Path, tmp_path: Path) -> None:
-    config = load_config(written(folder, 1))
-    fit(new_run(config), tmp_path / "run", tmp_path / "cache", lambda *_: lambda _loss: None, lambda _: None)
+def test_what_is_shipped_is_the_average_alone(write_config: WriteConfig, tmp_path: Path) -> None:
+    fit(new_run(load_config(write_config("shipped", epochs=1))), tmp_path / "run", tmp_path / "cache")
     average, last = (load_checkpoint(tmp_path / "run" / name) for name in ("ema.pth", "last.pth"))
     assert average.optimizer is None
     assert average.contract is not None
@@ -143,23 +75,58 @@ def test_the_log_forgets_what_was_done_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_curves_are_drawn_for_any_number_of_epochs(tmp_path: Path, count: int) -> None:
-    draw_curves([5.0] * count, [0.1 / (i + 1) for i in range(count)], tmp_path / "curves.png")
+    curve, gaps = Curve("loss", [5.0 / (i + 1) for i in range(count)]), Curve("other", [float("nan")] * count)
+    draw_curves(list(range(count)), [[curve], [curve, gaps]], tmp_path / "curves.png")
     picture = cv2.imread(str(tmp_path / "curves.png"))
     assert picture is not None
     assert (picture != 255).any()
 
 
-def test_tensorboard_is_asked_for_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Notes(Watcher):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.lines: tuple[str, ...] = ()
+
+    def begin(self, plan: RunPlan) -> None:
+        self.lines = plan.lines
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_a_missing_tensorboard_is_told_and_no_hindrance(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(TrainConfigError, match="pip install tensorboard"):
-        RunLog(tmp_path, tensorboard=True)
+    notes = Notes()
+    fit(new_run(load_config(write_config("events", epochs=1, tensorboard=True))), tmp_path, tmp_path / "cache", notes)
+    assert "pip install tensorboard" in notes.texts[0]
+    assert (tmp_path / "last.pth").is_file()
+
+
+def test_tensorboard_gets_the_figures_of_every_epoch(write_config: WriteConfig, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    fit(new_run(load_config(write_config("events", tensorboard=True))), tmp_path, tmp_path / "cache")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = [row.split(",") for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    assert [f"{event.value:.6f}" for event in found.Scalars("nme/validation")] == [row[2] for row in rows]
+
+
+def test_a_run_says_what_it_will_do(write_config: WriteConfig, tmp_path: Path) -> None:
+    notes = Notes()
+    fit(new_run(load_config(write_config("plan", epochs=1))), tmp_path, tmp_path / "cache", notes)
+    text = "\n".join(notes.lines)
+    for part in ("pfld-edge-s, 32 x 32 pixels, 98 points", "held out", "1 epochs of", "CPU", "random weights, seed 0"):
+        assert part in text
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"device": "tpu"}, "device must be auto, cpu or cuda"),
-        ({"checkpoint_steps": -1}, "checkpoint_steps must be 0 or positive"),
+        ({"device": "tpu"}, "unknown device 'tpu'; known: auto, cpu, cuda"),
+        ({"checkpoint_steps": -1}, "checkpoint_steps must be 0 or more"),
         ({"optimizer": {"kind": "sgd"}}, "unknown kind 'sgd'"),
         ({"optimizer": {"warmup_epochs": -1.0}}, "warmup_epochs must be 0 or positive"),
         ({"optimizer": {"ema_decay": 1.0}}, "ema_decay must be from 0"),
@@ -171,8 +138,8 @@ def test_impossible_values_are_named(changes: dict[str, object], message: str) -
         TrainConfig.from_dict({"data": [{"path": "x"}], **changes})
 
 
-def test_two_processes_are_one(folder: Path, tmp_path: Path) -> None:
-    config = written(folder, 1, "auxiliary_weight = 0.1")
+def test_two_processes_are_one(write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config("processes", PAPER, epochs=1)
     cache = ("--cache", str(tmp_path / "cache"))
     subprocess.run(command(config, tmp_path / "one", *cache), check=True)
     with socket.socket() as free:

@@ -1,7 +1,7 @@
 """Turns cached faces into batches that a network trains on."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -107,6 +107,8 @@ def validation_batches(
     batch_size: int,
     views: Sequence[int] = (0,),
     device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Yield the held-out faces in order, once a view.
 
@@ -119,12 +121,15 @@ def validation_batches(
         batch_size: Most faces a batch.
         views: Which views, one after the other.
         device: As for `training_batches`.
+        rank: This process, 0 to ``world_size - 1``; it gets every `world_size`-th batch.
+        world_size: How many processes share the batches.
     """
     chosen = np.flatnonzero(cache.held_out)
+    hard = HARD_VIEW if contract.landmarks.has_mirror else replace(HARD_VIEW, flip=0.0)
     for view in views:
         generator = np.random.default_rng([view, 0, 0, _VALIDATION])
-        plan = _plan(cache, contract, chosen, HARD_VIEW if view else None, generator)
-        for start in range(0, len(chosen), batch_size):
+        plan = _plan(cache, contract, chosen, hard if view else None, generator)
+        for start in range(rank * batch_size, len(chosen), world_size * batch_size):
             part = take_rows(plan, slice(start, start + batch_size))
             yield _batch(cache, contract, part, torch.device(device))
 

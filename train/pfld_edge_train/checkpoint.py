@@ -34,6 +34,7 @@ _PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
     "epoch": (int,),
     "best_nme": (float, int),
     "auxiliary": (dict, type(None)),
+    "scaler": (dict, type(None)),
     "epoch_step": (int,),
     "epoch_loss": (float, int),
     "config": (dict, type(None)),
@@ -41,7 +42,7 @@ _PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
 }
 """What a whole file of ours holds, field by field."""
 
-_ADDED_LATER: dict[str, Any] = {"auxiliary": None, "epoch_step": 0, "epoch_loss": 0.0}
+_ADDED_LATER: dict[str, Any] = {"auxiliary": None, "scaler": None, "epoch_step": 0, "epoch_loss": 0.0}
 """Fields that older files of this format lack."""
 
 
@@ -58,6 +59,7 @@ class Checkpoint:
         epoch: Last finished epoch, from 0; -1 where unknown.
         best_nme: Lowest validation NME so far; infinite where unknown.
         auxiliary: State dict of PFLD's auxiliary network, which training alone has; None where there is none.
+        scaler: State of the loss's scaling in float16; None elsewhere.
         epoch_step: Steps done of the epoch after `epoch`; 0 between two epochs.
         epoch_loss: Sum of those steps' losses.
         config: The training configuration in plain types.
@@ -72,6 +74,7 @@ class Checkpoint:
     epoch: int = -1
     best_nme: float = float("inf")
     auxiliary: Mapping[str, Tensor] | None = None
+    scaler: dict[str, Any] | None = None
     epoch_step: int = 0
     epoch_loss: float = 0.0
     config: dict[str, Any] | None = None

@@ -24,6 +24,7 @@ class Trainee:
         auxiliary: Predicts the head's pose from its features, where the loss asks for that.
         optimizer: Over both.
         runner: What a step calls: the network, with its auxiliary one, wrapped for several processes, compiled.
+        scaler: Keeps float16's gradients in its range; does nothing in other precisions.
         step: Steps done.
     """
 
@@ -32,6 +33,7 @@ class Trainee:
     auxiliary: AuxiliaryNet | None
     optimizer: torch.optim.Optimizer
     runner: nn.Module
+    scaler: torch.amp.GradScaler
     step: int = 0
 
     def predict(self, faces: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -60,7 +62,8 @@ def make_trainee(model: LandmarkNet, config: TrainConfig, processes: Processes) 
     runner = processes.wrapped(runner)
     if config.compile:
         runner.compile()
-    return Trainee(model, average, auxiliary, optimizer, runner)
+    scaler = torch.amp.GradScaler(processes.device.type, enabled=config.fp16)
+    return Trainee(model, average, auxiliary, optimizer, runner, scaler)
 
 
 def _optimizer(model: nn.Module, auxiliary: nn.Module | None, config: TrainConfig) -> torch.optim.Optimizer:
