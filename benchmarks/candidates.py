@@ -32,13 +32,14 @@ from pfld_edge_runtime import Contract, PfldEdgeError, fingerprint_image
 from pfld_edge_train.batches import epoch_order, training_batches, validation_batches
 from pfld_edge_train.blocks import MobileOneBlock
 from pfld_edge_train.config import TrainConfig, load_config
-from pfld_edge_train.engine import evaluate, train_steps
+from pfld_edge_train.engine import train_step
 from pfld_edge_train.face_cache import open_cache
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import LandmarkNet
 from pfld_edge_train.prefetch import prefetched
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.trainee import make_trainee
+from pfld_edge_train.validation import mean_error
 
 OUT = Path("runs/candidates.json")
 
@@ -159,19 +160,20 @@ def train_command(out: Path, names: tuple[str, ...], config_path: Path, cache: P
         for epoch in range(-(-steps // a_epoch)):
             count = min(a_epoch, steps - done)
             batches = training_batches(faces, contract, config.augment, config.batch_size, config.seed, epoch)
-            chosen = (batch for batch, _ in zip(prefetched(batches), range(count), strict=False))
             losses = []
-            train_steps(trainee, chosen, loss_of, scheduled, a_epoch, here, losses.append)
+            trainee.runner.train()
+            for batch, _ in zip(prefetched(batches), range(count), strict=False):
+                losses.append(float(train_step(trainee, batch, loss_of, scheduled, a_epoch, here)[0]))
             done += count
         held_out = validation_batches(faces, contract, config.batch_size)
-        nme = evaluate(trainee.average, held_out, contract.landmarks.normalizing_points)
+        nme = mean_error(trainee.average, held_out, contract.landmarks.normalizing_points)
         _add(out, name, {"nme": nme, "loss": mean(losses), "steps": steps, "parameters": _parameters(trainee.model)})
         click.echo(f"{name}: {nme:.5f}")
 
 
 def _shortened(config: TrainConfig, steps: int, a_epoch: int) -> TrainConfig:
     # A schedule may end within an epoch; the configuration's own type knows whole epochs alone.
-    return replace(config, epochs=steps / a_epoch)  # type: ignore[arg-type]
+    return replace(config, epochs=max(1.0, steps / a_epoch))  # type: ignore[arg-type]
 
 
 def _parameters(model: nn.Module) -> int:
