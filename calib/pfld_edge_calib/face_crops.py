@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.photo import read_photo
+from pfld_edge_calib.photo import decode_photo, read_photo
 from pfld_edge_runtime import BoxError, Contract, CropWindows, crop_faces, crop_windows
 
 __all__ = ["FaceCrops", "cut_faces"]
@@ -43,6 +43,7 @@ def cut_faces(faces: Sequence[Face], contract: Contract, batch_size: int = 64) -
         BoxError: A face's box can't be used.
     """
     path: Path | None = None
+    encoded: bytes | None = None
     photo = np.zeros((0, 0, 3), np.uint8)
     swap = contract.color_order == "rgb"  # photographs are read as BGR
     for start in range(0, len(faces), batch_size):
@@ -50,8 +51,9 @@ def cut_faces(faces: Sequence[Face], contract: Contract, batch_size: int = 64) -
         windows = _windows(batch, contract.crop.margin)
         crops = np.empty((len(batch), contract.input_size, contract.input_size, 3), np.uint8)
         for i, face in enumerate(batch):
-            if face.image != path:
-                path, photo = face.image, read_photo(face.image)
+            if face.image != path or face.encoded is not encoded:
+                photo = read_photo(face.image) if face.encoded is None else decode_photo(face.encoded, face.image)
+                path, encoded = face.image, face.encoded
             window = CropWindows(windows.corners[i : i + 1], windows.sizes[i : i + 1])
             crops[i] = crop_faces(photo, window, contract.input_size, swap_channels=swap)[0]
         yield FaceCrops(batch, crops, windows)

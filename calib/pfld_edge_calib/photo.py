@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 
-__all__ = ["PHOTO_SUFFIXES", "photos_in", "photos_listed", "read_photo"]
+__all__ = ["PHOTO_SUFFIXES", "decode_photo", "photos_in", "photos_listed", "read_photo"]
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
@@ -21,13 +21,27 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     """
     if not path.is_file():
         raise FaceSetError(f"{path}: no such photograph")
+    return decode_photo(np.fromfile(path, np.uint8), path)
+
+
+def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
+    """Decode a photograph's file to ``(H, W, 3)`` uint8 BGR, turned as its EXIF orientation says.
+
+    Args:
+        encoded: The file's contents.
+        name: For messages.
+
+    Raises:
+        FaceSetError: They are no image.
+    """
+    data = np.frombuffer(encoded, np.uint8)
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     except cv2.error as error:
         # OpenCV refuses what unpacks to more than 2^30 pixels.
-        raise FaceSetError(f"{path}: an image that can't be unpacked ({error.err or error})") from error
+        raise FaceSetError(f"{name}: an image that can't be unpacked ({error.err or error})") from error
     if image is None:
-        raise FaceSetError(f"{path}: not an image that can be read (JPEG, PNG, BMP or WebP expected)")
+        raise FaceSetError(f"{name}: not an image that can be read (JPEG, PNG, BMP or WebP expected)")
     return np.asarray(image, np.uint8)
 
 

@@ -1,0 +1,89 @@
+"""Runs units on a Ray cluster, through Ray Data (https://docs.ray.io/en/latest/data/data.html)."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.sources.runner import Runner, UnitWork
+from pfld_edge_runtime import MissingPackageError, PfldEdgeError
+
+__all__ = ["run_on_ray"]
+
+_MOST_BLOCKS = 1000
+"""Ray keeps books of each block; a task is one of them, or some of many."""
+
+
+def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner:
+    """Connect to a cluster.
+
+    Args:
+        address: As `ray.init` takes it, ``auto`` for the cluster that runs here; None for the one that ``RAY_ADDRESS``
+            names, or else a new one of this machine's cores.
+        workers: Processes, each on one core; as many as the cluster has cores where None.
+
+    Returns:
+        A runner. Its machines must see the set and the models under the paths that this one sees.
+
+    Raises:
+        MissingPackageError: Ray is not installed.
+        FaceSetError: The cluster doesn't answer.
+    """
+    try:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise MissingPackageError("--ray needs Ray: install it with `pip install 'pfld-edge[ray]'`") from error
+    place = address or os.environ.get("RAY_ADDRESS") or "local"
+    if not ray.is_initialized():
+        cores = workers if place == "local" else None
+        try:
+            ray.init(place, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError) as error:
+            raise FaceSetError(f"no Ray cluster answers at {place}: {' '.join(str(error).split())[:200]}") from error
+    count = workers or int(ray.cluster_resources().get("CPU", 1))
+
+    def run(make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Iterator[Any]:
+        return _results(make, list(tasks), count)
+
+    return run
+
+
+def _results(make: Callable[[], UnitWork], tasks: list[Any], workers: int) -> Iterator[Any]:
+    if not tasks:
+        return
+    import ray.data
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    items = [{"task": pickle.dumps(task)} for task in tasks]
+    strategy = ray.data.ActorPoolStrategy(size=min(workers, len(tasks)))
+    done = ray.data.from_items(items, override_num_blocks=min(len(tasks), _MOST_BLOCKS)).map(
+        _Worker, fn_constructor_args=(make,), compute=strategy, num_cpus=1
+    )
+    for row in done.iter_rows():
+        result = pickle.loads(row["result"])  # noqa: S301 - what `_Worker` wrote
+        if isinstance(result, Exception):
+            raise result
+        yield result
+
+
+class _Worker:
+    """One process of the cluster."""
+
+    def __init__(self, make: Callable[[], UnitWork]) -> None:
+        self._make = make
+        self._work: UnitWork | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Do a task; a user's mistake is a result, so that it comes back in order and as it was raised."""
+        try:
+            self._work = self._work or self._make()
+            result = self._work(pickle.loads(row["task"]))  # noqa: S301 - what `_results` wrote
+        except (PfldEdgeError, OSError) as error:
+            result = error
+        return {"result": pickle.dumps(result)}
