@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.evaluate import CropPredictor
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.photo import read_photo
+from pfld_edge_calib.face_crops import face_photo
 from pfld_edge_calib.proof.model import ProofModel
 from pfld_edge_runtime import BoxError, Contract, CropWindows, crop_faces, crop_windows
 
@@ -111,8 +111,9 @@ def _cut(contract: Contract) -> tuple[int, float]:
 def _photographs(faces: Sequence[Face]) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
     """Neighbouring faces of one photograph that have a box, with the photograph, BGR."""
     seen = (row for row, face in enumerate(faces) if np.isfinite(face.bbox_xyxy).all())
-    for image, rows in groupby(seen, key=lambda row: faces[row].image):
-        photo, all_rows = read_photo(image), list(rows)
+    for _, rows in groupby(seen, key=lambda row: (faces[row].image, id(faces[row].encoded))):
+        all_rows = list(rows)
+        photo = face_photo(faces[all_rows[0]])
         # A photograph under very many boxes would hold all their crops at once.
         for start in range(0, len(all_rows), _BATCH):
             yield all_rows[start : start + _BATCH], photo

@@ -6,45 +6,48 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.evaluate import CropPredictor, true_landmarks
+from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.evaluate import true_landmarks
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.face_crops import cut_faces
-from pfld_edge_calib.sources.unit import Unit
-from pfld_edge_runtime import Contract
+from pfld_edge_calib.proof import ProofModel, find_landmarks
+from pfld_edge_calib.sources.unit import SourcePhoto, Unit
 
 __all__ = ["MeasuredFaces", "measure_unit", "measured_faces"]
 
 _BATCH = 64
-"""Faces in memory at a time; as many as `predict_landmarks` gives a network, so that both find the same bytes."""
+"""Faces in memory at a time; as many as networks get at once, so that every way to run them finds the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredFaces:
-    """N faces, in order.
+    """N faces, in order; a few hundred bytes a face and network.
 
     Attributes:
-        faces: What is known of them, without their photographs.
+        images: Paths of their photographs; in a shard the shard's path and the photograph's name in it.
+        attributes: What the set says of each.
+        boxes: ``(N, 4)`` float64 x0, y0, x1, y1 in photograph pixels.
         truth: ``(N, P, 2)`` float32 photograph pixels.
-        predicted: The same shape from each network.
+        found: The same shape from each network.
     """
 
-    faces: tuple[Face, ...]
+    images: tuple[str, ...]
+    attributes: tuple[frozenset[str], ...]
+    boxes: NDArray[np.float64]
     truth: NDArray[np.float32]
-    predicted: tuple[NDArray[np.float32], ...]
+    found: tuple[NDArray[np.float32], ...]
 
     def to_bytes(self) -> bytes:
         """Write everything; the same faces give the same bytes."""
-        known = [[str(face.image), face.group, sorted(face.attributes), face.weight] for face in self.faces]
+        known = {"images": self.images, "attributes": [sorted(names) for names in self.attributes]}
         arrays = {
-            "known": np.frombuffer(json.dumps(known).encode(errors="surrogateescape"), np.uint8),
-            "boxes": np.array([face.bbox_xyxy for face in self.faces]).reshape(-1, 4),
+            "known": np.frombuffer(json.dumps(known).encode(), np.uint8),
+            "boxes": self.boxes,
             "truth": self.truth,
-            **{f"predicted{i}": found for i, found in enumerate(self.predicted)},
+            **{f"found{i}": landmarks for i, landmarks in enumerate(self.found)},
         }
         file = io.BytesIO()
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -59,54 +62,54 @@ class MeasuredFaces:
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                known = json.loads(arrays["known"].tobytes().decode(errors="surrogateescape"))
+                known = json.loads(arrays["known"].tobytes())
                 boxes, truth = arrays["boxes"], arrays["truth"]
-                predicted = tuple(arrays[name] for name in arrays.files if name.startswith("predicted"))
+                found = tuple(arrays[name] for name in arrays.files if name.startswith("found"))
         except (zipfile.BadZipFile, KeyError, EOFError) as error:
             raise ValueError(f"not measured faces ({error})") from error
-        faces = [
-            Face(Path(image), box, points, frozenset(attributes), weight, group=group)
-            for (image, group, attributes, weight), box, points in zip(known, boxes, truth, strict=True)
-        ]
-        return cls(tuple(faces), truth, predicted)
+        attributes = tuple(frozenset(names) for names in known["attributes"])
+        return cls(tuple(known["images"]), attributes, boxes, truth, found)
 
 
-def measure_unit(networks: Sequence[tuple[CropPredictor, Contract]], unit: Unit) -> MeasuredFaces:
+def measure_unit(models: Sequence[ProofModel], unit: Unit) -> MeasuredFaces:
     """Find the landmarks of a unit's faces with each network.
 
     Raises:
         FaceSetError: A photograph is damaged, or a face has other landmarks than the networks find.
     """
-    return measured_faces(networks, (face for photo in unit.photos() for face in photo.faces or ()))
+    return measured_faces(models, (face for photo in unit.photos() for face in _faces(photo)))
 
 
-def measured_faces(networks: Sequence[tuple[CropPredictor, Contract]], faces: Iterable[Face]) -> MeasuredFaces:
-    """Find the landmarks of faces that come one after the other; photographs are kept for a batch only."""
-    kept: list[Face] = []
-    truth: list[NDArray[np.float32]] = []
-    found: list[list[NDArray[np.float32]]] = [[] for _ in networks]
+def measured_faces(models: Sequence[ProofModel], faces: Iterable[Face]) -> MeasuredFaces:
+    """Find the landmarks of faces that come one after the other; their photographs are kept for a batch only."""
+    contract = models[0].contract
+    none = np.zeros((0, contract.landmarks.num_landmarks, 2), np.float32)
+    images: list[str] = []
+    attributes: list[frozenset[str]] = []
+    boxes, truth = [np.zeros((0, 4))], [none]
+    found = [[none] for _ in models]
     for batch in _batches(iter(faces)):
-        for _, contract in networks:
-            known = true_landmarks(batch, contract)
-        truth.append(known)
-        crops = {}
-        for landmarks, (predict, contract) in zip(found, networks, strict=True):
-            cut = (contract.input_size, contract.color_order, contract.crop)
-            if cut not in crops:
-                (crops[cut],) = cut_faces(batch, contract, _BATCH)
-            landmarks.append(crops[cut].windows.to_image(predict(crops[cut].crops)))
-        kept += [_without_photo(face) for face in batch]
-    points = networks[0][1].landmarks.num_landmarks
-    none = np.zeros((0, points, 2), np.float32)
+        truth.append(true_landmarks(batch, contract))
+        for kept, landmarks in zip(found, find_landmarks(models, batch), strict=True):
+            kept.append(landmarks)
+        images += [str(face.image) for face in batch]
+        attributes += [face.attributes for face in batch]
+        boxes += [face.bbox_xyxy[None] for face in batch]
     return MeasuredFaces(
-        tuple(kept), np.concatenate([none, *truth]), tuple(np.concatenate([none, *landmarks]) for landmarks in found)
+        tuple(images),
+        tuple(attributes),
+        np.concatenate(boxes),
+        np.concatenate(truth),
+        tuple(np.concatenate(kept) for kept in found),
     )
+
+
+def _faces(photo: SourcePhoto) -> tuple[Face, ...]:
+    if photo.faces is None:
+        raise FaceSetError(f"{photo.image}: no landmarks beside it, so there is nothing to measure by")
+    return photo.faces
 
 
 def _batches(faces: Iterator[Face]) -> Iterator[list[Face]]:
     while batch := list(islice(faces, _BATCH)):
         yield batch
-
-
-def _without_photo(face: Face) -> Face:
-    return Face(face.image, face.bbox_xyxy, face.landmarks, face.attributes, face.weight, group=face.group)

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.photo import PHOTO_SUFFIXES
 from pfld_edge_calib.sources.face_lists import csv_units, list_hash, wflw_units
 from pfld_edge_calib.sources.parquet_shards import parquet_units
 from pfld_edge_calib.sources.tar_shards import tar_units
@@ -68,9 +69,12 @@ def open_shards(paths: list[Path], size: int = UNIT_FACES) -> FaceSource:
 
 def is_sharded(path: Path) -> bool:
     """Whether a path names shards: a tar or Parquet file, a folder of them, or a name with a range in braces."""
-    if path.suffix.lower() in _SHARDS:
-        return not path.is_dir()
-    return path.is_dir() and not (path / "WFLW_annotations").is_dir() and any(_in_folder(path))
+    if not path.is_dir():
+        return path.suffix.lower() in _SHARDS
+    # A folder of photographs that holds a tar too is one of photographs.
+    looked_for = (file.suffix.lower() for file in path.iterdir())
+    first = next((suffix for suffix in looked_for if suffix in PHOTO_SUFFIXES or suffix in _SHARDS), "")
+    return first in _SHARDS and not any(file.suffix.lower() in PHOTO_SUFFIXES for file in path.iterdir())
 
 
 def shards_of(path: Path) -> list[Path]:
@@ -80,16 +84,12 @@ def shards_of(path: Path) -> list[Path]:
         FaceSetError: One is missing.
     """
     if path.is_dir():
-        return sorted(_in_folder(path))
+        return sorted(file for file in path.iterdir() if file.suffix.lower() in _SHARDS and file.is_file())
     names = _expanded(str(path))
     missing = [name for name in names if not Path(name).is_file()]
     if missing:
         raise FaceSetError(f"{missing[0]}: no such shard")
     return [Path(name) for name in names]
-
-
-def _in_folder(path: Path) -> Iterator[Path]:
-    return (file for file in path.iterdir() if file.suffix.lower() in _SHARDS and file.is_file())
 
 
 def _expanded(name: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Runs units on a Ray cluster, through Ray Data (https://docs.ray.io/en/latest/data/data.html)."""
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +32,9 @@ def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner
         FaceSetError: The cluster doesn't answer.
     """
     try:
+        # Before the import: Ray tells its makers of each run, and this terminal of each step, unless told not to.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         import ray
         import ray.data
     except ModuleNotFoundError as error:
@@ -60,6 +63,7 @@ def _results(make: Callable[[], UnitWork], tasks: list[Any], workers: int) -> It
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     items = [{"task": pickle.dumps(task)} for task in tasks]
     strategy = ray.data.ActorPoolStrategy(size=min(workers, len(tasks)))
     done = ray.data.from_items(items, override_num_blocks=min(len(tasks), _MOST_BLOCKS)).map(

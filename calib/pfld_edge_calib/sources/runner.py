@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
-from pfld_edge_calib.labelling.process_pool import ordered_results
+from pfld_edge_calib.process_pool import ordered_results
 from pfld_edge_calib.sources.results_folder import ResultsFolder
 from pfld_edge_calib.sources.unit import Unit
 
