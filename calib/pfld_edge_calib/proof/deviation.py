@@ -68,7 +68,7 @@ def measure_deviation(
     """Compare two networks' landmarks.
 
     Args:
-        landmarks: ``(N, P, 2)`` pixels; NaN for a missed face, at least one face isn't.
+        landmarks: ``(N, P, 2)`` pixels; NaN for a missed face.
         reference: ``(N, P, 2)`` of the network it is compared with.
         truth: ``(N, P, 2)``; gives the eye distance.
         scheme: Names the points.
@@ -77,6 +77,8 @@ def measure_deviation(
     eyes = np.linalg.norm(truth[:, first].astype(np.float64) - truth[:, second], axis=1)
     moved: Float = np.linalg.norm(landmarks.astype(np.float64) - reference, axis=2) / eyes[:, None]
     known = moved[np.isfinite(moved).all(axis=1)]
+    if not len(known):  # NaN all over, not an error: a damaged file is to be reported with the others
+        known = np.full((1, moved.shape[1]), np.nan)
     face, landmark = np.unravel_index(int(np.nan_to_num(moved, nan=-1.0).argmax()), moved.shape)
     regions = {}
     for region, points in landmark_regions(scheme).items():

@@ -29,7 +29,7 @@ def find_landmarks(
 
     Args:
         models: At least one.
-        faces: At least one; neighbours of one photograph cost one read. A box of NaN is a face that a detector missed.
+        faces: At least one; all of one photograph cost one read. A box of NaN is a face that a detector missed.
         advance: Called with the number of faces done after each batch.
 
     Returns:
@@ -109,9 +109,10 @@ def _cut(contract: Contract) -> tuple[int, float]:
 
 
 def _photographs(faces: Sequence[Face]) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
-    """Neighbouring faces of one photograph that have a box, with the photograph, BGR."""
+    """The faces of each photograph that have a box, with the photograph, BGR."""
     seen = (row for row, face in enumerate(faces) if np.isfinite(face.bbox_xyxy).all())
-    for image, rows in groupby(seen, key=lambda row: faces[row].image):
+    # By photograph, for in WFLW's lists faces of one photograph are far apart.
+    for image, rows in groupby(sorted(seen, key=lambda row: str(faces[row].image)), key=lambda row: faces[row].image):
         photo, all_rows = read_photo(image), list(rows)
         # A photograph under very many boxes would hold all their crops at once.
         for start in range(0, len(all_rows), _BATCH):
