@@ -29,7 +29,7 @@ def find_landmarks(
 
     Args:
         models: At least one.
-        faces: At least one; neighbours of one photograph cost one read. A box of NaN is a face that a detector missed.
+        faces: At least one; all of one photograph cost one read. A box of NaN is a face that a detector missed.
         advance: Called with the number of faces done after each batch.
 
     Returns:
@@ -109,9 +109,11 @@ def _cut(contract: Contract) -> tuple[int, float]:
 
 
 def _photographs(faces: Sequence[Face]) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
-    """Neighbouring faces of one photograph that have a box, with the photograph, BGR."""
+    """The faces of each photograph that have a box, with the photograph, BGR."""
     seen = (row for row, face in enumerate(faces) if np.isfinite(face.bbox_xyxy).all())
-    for _, rows in groupby(seen, key=lambda row: (faces[row].image, id(faces[row].encoded))):
+    # By photograph, for in WFLW's lists faces of one photograph are far apart.
+    keys = {row: (str(faces[row].image), id(faces[row].encoded)) for row in seen}
+    for _, rows in groupby(sorted(keys, key=keys.__getitem__), key=keys.__getitem__):
         all_rows = list(rows)
         photo = face_photo(faces[all_rows[0]])
         # A photograph under very many boxes would hold all their crops at once.

@@ -69,7 +69,7 @@ def paired_drift(
         return DriftEstimate(math.nan, math.nan, math.nan, math.nan, len(base), 0, "none")
     _, unit = np.unique(photographs[both], return_inverse=True)
     count = int(unit.max()) + 1
-    sums = np.stack([np.bincount(unit, change, count), np.bincount(unit, base, count)])
+    sums: Float = np.stack([np.bincount(unit, weights, count) for weights in (change, base)]).astype(np.float64)
     value = float(sums[0].sum() / sums[1].sum())
     error = _standard_error(sums)
     resolvable = (_NORMAL.inv_cdf(0.5 + CONFIDENCE / 2) + _NORMAL.inv_cdf(_POWER)) * error

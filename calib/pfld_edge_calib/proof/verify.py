@@ -126,6 +126,9 @@ def _compared(proof: ModelProof, reference: ModelProof, record: Verification) ->
     }
     overall = estimates.pop("all")
     verdict, reason = judge(overall, settings.max_drift)
+    lost = proof.accuracy["all"].misses - reference.accuracy["all"].misses
+    if lost > 0 and settings.max_drift is not None:
+        verdict, reason = Verdict.FAIL, f"it gives no numbers for {lost} of {len(record.faces)} faces"
     return replace(
         proof,
         drift=PairedDrift(overall, estimates),
