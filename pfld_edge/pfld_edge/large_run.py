@@ -2,16 +2,15 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pfld_edge.console import face_progress, note
 from pfld_edge.workers import runner
-from pfld_edge_calib.proof import ProofModel
+from pfld_edge_calib.proof import ProofModel, Settings, Verification, measured_record, shared_landmarks
 from pfld_edge_calib.sources import (
-    CollectedFaces,
     FaceSource,
     MeasuredFaces,
     ResultsFolder,
@@ -24,7 +23,7 @@ from pfld_edge_calib.sources import (
 from pfld_edge_calib.wflw import wflw_list
 from pfld_edge_convert.proof_models import fused_form, open_proof_model
 
-__all__ = ["LargeRun", "collected_faces"]
+__all__ = ["LargeRun", "verify_large"]
 
 _LARGE_LIST = 4_000_000
 """Bytes of a list from which on its faces, some 2,000, are worth the seconds that further processes take to start."""
@@ -55,37 +54,65 @@ class LargeRun:
 
 
 @contextmanager
-def collected_faces(
-    models: Sequence[ProofModel], specs: Sequence[tuple[Path, bool]], source: FaceSource, run: LargeRun
-) -> Iterator[CollectedFaces]:
-    """Find the landmarks of a large set's faces; the result's files live as long as the context."""
-    identity = {
-        "format": "pfld-edge-results-1",
-        "faces": source.identity,
-        "models": " ".join(f"{model.sha256[:16]} {model.kind}" for model in models),
-    }
-    folder = None if run.resume is None else ResultsFolder(run.resume, identity)
+def verify_large(
+    models: Sequence[ProofModel], source: FaceSource, settings: Settings, run: LargeRun, *, compare: bool = True
+) -> Iterator[Verification]:
+    """Run networks over a set as `verify_models` does; the result's landmarks lie in files that live as long as this.
+
+    Args:
+        models: At least one; each process opens its own.
+        source: The set.
+        settings: What is asked for.
+        run: How to go through the set.
+        compare: Whether the first network is a reference.
+
+    Raises:
+        FaceSetError: A photograph or its label can't be used, or `run` names another run's results.
+        LabellingError: A process was killed.
+        MissingPackageError: Ray is not installed.
+    """
+    scheme = shared_landmarks(models)
+    with tempfile.TemporaryDirectory(prefix="pfld-edge-") as place:
+        faces = collect(_measured(models, source, run), len(models), scheme.num_landmarks, Path(place))
+        record = Verification(
+            faces=faces.images,
+            photographs=faces.photographs,
+            subset_names=faces.attribute_names,
+            subsets=faces.members,
+            truth=faces.truth,
+            boxes=faces.boxes,
+            scheme=scheme,
+            models=(),
+            settings=settings,
+        )
+        yield measured_record(record, models, faces.found, compare=compare)
+
+
+def _measured(models: Sequence[ProofModel], source: FaceSource, run: LargeRun) -> Iterator[MeasuredFaces]:
+    """Give each unit's faces in order, and show how far it is."""
+    folder = None if run.resume is None else ResultsFolder(run.resume, _identity(models, source))
     done = 0 if folder is None else sum(unit.count for i, unit in enumerate(source.units) if i in folder)
     if done:
         note(f"{done} of {source.count} are done already ({run.resume})")
-    work = partial(_unit_work, tuple(specs))
+    work = partial(_unit_work, tuple((Path(model.path), model.kind == "fused torch") for model in models))
     parts = unit_results(work, source.units, runner(run.workers, run.ray, len(source.units)), folder)
-    points = models[0].contract.landmarks.num_landmarks
-    with tempfile.TemporaryDirectory(prefix="pfld-edge-") as place:
-        try:
-            with face_progress("photographs", source.count) as advance:
-                collected = collect(_decoded(parts, advance), len(models), points, Path(place))
-        except KeyboardInterrupt:
-            if folder is not None:
-                note(f"what is done is kept in {folder.path}; the same command goes on")
-            raise
-        yield collected
+    try:
+        with closing(parts), face_progress("faces", source.count) as advance:
+            for unit, result in parts:
+                yield MeasuredFaces.from_bytes(result)
+                advance(unit.count)
+    except KeyboardInterrupt:
+        if folder is not None:
+            note(f"what is done is kept in {folder.path}; the same command goes on")
+        raise
 
 
-def _decoded(parts: Iterator[tuple[Unit, bytes]], advance: Callable[[int], None]) -> Iterator[MeasuredFaces]:
-    for unit, result in parts:
-        yield MeasuredFaces.from_bytes(result)
-        advance(unit.count)
+def _identity(models: Sequence[ProofModel], source: FaceSource) -> dict[str, str]:
+    return {
+        "format": "pfld-edge-results-1",
+        "faces": source.identity,
+        "models": " ".join(f"{model.sha256[:16]} ({model.kind})" for model in models),
+    }
 
 
 def _unit_work(specs: Sequence[tuple[Path, bool]]) -> Callable[[Unit], bytes]:

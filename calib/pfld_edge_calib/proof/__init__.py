@@ -8,7 +8,7 @@ from pfld_edge_calib.proof.model import PhotoPredictor, ProofModel
 from pfld_edge_calib.proof.regions import landmark_regions
 from pfld_edge_calib.proof.result import ModelProof, PairedDrift, Settings, Suspicion, Verdict, Verification
 from pfld_edge_calib.proof.verdict import judge
-from pfld_edge_calib.proof.verify import assemble, verify_models
+from pfld_edge_calib.proof.verify import assemble, measured_record, shared_landmarks, subset_order, verify_models
 
 __all__ = [
     "Deviation",
@@ -30,6 +30,9 @@ __all__ = [
     "landmark_regions",
     "measure_deviation",
     "measure_figures",
+    "measured_record",
     "paired_drift",
+    "shared_landmarks",
+    "subset_order",
     "verify_models",
 ]

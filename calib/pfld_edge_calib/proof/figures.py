@@ -78,9 +78,7 @@ def face_errors(landmarks: NDArray[np.floating], truth: NDArray[np.floating], sc
     )
 
 
-def _errors_of_part(
-    landmarks: NDArray[np.floating], truth: NDArray[np.floating], scheme: LandmarkScheme
-) -> FaceErrors:
+def _errors_of_part(landmarks: NDArray[np.floating], truth: NDArray[np.floating], scheme: LandmarkScheme) -> FaceErrors:
     true = truth.astype(np.float64)
     ocular = nme_per_face(landmarks, true, scheme.normalizing_points)
     pixels = np.linalg.norm(landmarks.astype(np.float64) - true, axis=2).mean(axis=1)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.proof import subset_order
 from pfld_edge_calib.sources.measured import MeasuredFaces
 
 __all__ = ["CollectedFaces", "collect"]
@@ -20,7 +21,7 @@ class CollectedFaces:
     Attributes:
         images: Paths of the photographs.
         photographs: ``(N,)`` int64, faces of one photograph share one.
-        attribute_names: S attributes that occur, sorted.
+        attribute_names: S attributes that occur, in the order of `subset_order`.
         members: ``(N, S)`` which face has which.
         boxes: ``(N, 4)`` float64 pixels.
         truth: ``(N, P, 2)`` float32 pixels.
@@ -67,7 +68,7 @@ def collect(parts: Iterable[MeasuredFaces], networks: int, points: int, folder: 
         boxes.append(part.boxes)
     if not images:
         raise FaceSetError("there is no face in the set")
-    names = tuple(sorted(set().union(*kinds)))
+    names = subset_order(set().union(*kinds))
     table = np.array([[name in kind for name in names] for kind in kinds], bool).reshape(len(kinds), -1)
     shape = (len(images), points, 2)
     mapped = [np.memmap(path, "<f4", "r", shape=shape) for path in files]

@@ -3,7 +3,7 @@
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from pfld_edge_calib.errors import FaceSetError
@@ -48,13 +48,13 @@ def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner
             raise FaceSetError(f"no Ray cluster answers at {place}: {' '.join(str(error).split())[:200]}") from error
     count = workers or int(ray.cluster_resources().get("CPU", 1))
 
-    def run(make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Iterator[Any]:
+    def run(make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Generator[Any, None, None]:
         return _results(make, list(tasks), count)
 
     return run
 
 
-def _results(make: Callable[[], UnitWork], tasks: list[Any], workers: int) -> Iterator[Any]:
+def _results(make: Callable[[], UnitWork], tasks: list[Any], workers: int) -> Generator[Any, None, None]:
     if not tasks:
         return
     import ray.data

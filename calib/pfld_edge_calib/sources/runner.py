@@ -1,6 +1,6 @@
 """Runs units on this machine or others, and gives their results in order."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -17,8 +17,8 @@ UnitWork = Callable[[Any], Any]
 class Runner(Protocol):
     """Runs tasks somewhere."""
 
-    def __call__(self, make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Iterator[Any]:
-        """Give the tasks' results in the tasks' order.
+    def __call__(self, make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Generator[Any, None, None]:
+        """Give the tasks' results in the tasks' order; closed early, stop.
 
         Args:
             make: Gives the work; called once in each process, and picklable.
@@ -29,7 +29,7 @@ class Runner(Protocol):
 def run_locally(workers: int) -> Runner:
     """Run in processes of this machine; in this one where one is enough."""
 
-    def run(make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Iterator[Any]:
+    def run(make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Generator[Any, None, None]:
         return ordered_results(make, tasks, workers)
 
     return run
@@ -37,7 +37,7 @@ def run_locally(workers: int) -> Runner:
 
 def unit_results(
     make: Callable[[], UnitWork], units: Sequence[Unit], run: Runner, folder: ResultsFolder | None = None
-) -> Iterator[tuple[Unit, bytes]]:
+) -> Generator[tuple[Unit, bytes], None, None]:
     """Give each unit's result in order; those that a folder holds are read from it, the others go there.
 
     Args:
@@ -50,7 +50,7 @@ def unit_results(
         PfldEdgeError: What a unit's work raised, the first one's.
     """
     missing = [unit for index, unit in enumerate(units) if folder is None or index not in folder]
-    with closing(_closable(run(make, missing))) as fresh:
+    with closing(run(make, missing)) as fresh:
         for index, unit in enumerate(units):
             result = None if folder is None else folder.get(index)
             if result is None:
@@ -58,8 +58,3 @@ def unit_results(
                 if folder is not None:
                     folder.put(index, result)
             yield unit, result
-
-
-def _closable(results: Iterator[Any]) -> Any:  # noqa: ANN401 - a generator, whatever it gives
-    """Make a generator of any iterator, so that stopping early stops the work."""
-    yield from results
