@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.packed_photo import packed_photo
 
 __all__ = ["PHOTO_SUFFIXES", "decode_photo", "photos_in", "photos_listed", "read_photo"]
 
@@ -16,11 +17,17 @@ PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 def read_photo(path: Path) -> NDArray[np.uint8]:
     """Read a photograph as ``(H, W, 3)`` uint8 BGR, turned as its EXIF orientation says.
 
+    Args:
+        path: The file; in a shard the shard's path and the photograph's name in it, which takes a search.
+
     Raises:
         FaceSetError: The file is missing or not an image.
     """
     if not path.is_file():
-        raise FaceSetError(f"{path}: no such photograph")
+        packed = packed_photo(path)
+        if packed is None:
+            raise FaceSetError(f"{path}: no such photograph")
+        return decode_photo(packed, path)
     return decode_photo(np.fromfile(path, np.uint8), path)
 
 

@@ -128,6 +128,10 @@ def _members(path: Path, file: BinaryIO, start: int) -> Iterator[tuple[tarfile.T
                 yield member, tar
                 # tarfile remembers every member; a large tar's would fill the memory.
                 tar.members = []  # type: ignore[attr-defined]
+            # tarfile takes a tar that was cut off inside a header for a whole one.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise FaceSetError(f"{path}: cut off: the mark at its end is missing")
     except tarfile.TarError as error:
         raise FaceSetError(
             f"{path}: not a tar that can be read ({error}); shards are plain tars, not compressed ones"
