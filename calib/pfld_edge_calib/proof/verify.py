@@ -18,6 +18,7 @@ from pfld_edge_calib.proof.result import ModelProof, PairedDrift, Settings, Verd
 from pfld_edge_calib.proof.verdict import judge
 from pfld_edge_calib.wflw import WFLW_ATTRIBUTES
 from pfld_edge_runtime import LandmarkScheme
+from pfld_edge_runtime.analyzer import landmark_boxes
 
 __all__ = ["assemble", "measured_record", "shared_landmarks", "subset_order", "verify_models"]
 
@@ -29,6 +30,7 @@ def verify_models(
     *,
     compare: bool = True,
     cut_by: Sequence[Face] | None = None,
+    refine: int = 0,
     advance: Callable[[int], object] | None = None,
 ) -> Verification:
     """Run networks over faces with known landmarks, and compare the others with the first.
@@ -39,6 +41,7 @@ def verify_models(
         settings: What is asked for.
         compare: Whether the first network is a reference; otherwise each is measured for itself.
         cut_by: The same faces with the boxes that networks are to be given, e.g. a detector's; NaN where it missed.
+        refine: How many times each network looks again, in the tight box of the landmarks that it found.
         advance: Called with the number of faces done.
 
     Raises:
@@ -47,7 +50,16 @@ def verify_models(
     shared_landmarks(models)
     true_landmarks(faces, models[0].contract)  # before the long part: whether the set fits
     given = faces if cut_by is None else cut_by
-    return assemble(models, find_landmarks(models, given, advance), faces, settings, compare=compare, cut_by=cut_by)
+    found = find_landmarks(models, given, advance)
+    for _ in range(refine):
+        found = [_again(model, landmarks, faces) for model, landmarks in zip(models, found, strict=True)]
+    return assemble(models, found, faces, settings, compare=compare, cut_by=cut_by)
+
+
+def _again(model: ProofModel, landmarks: NDArray[np.float32], faces: Sequence[Face]) -> NDArray[np.float32]:
+    """Look again, in the boxes of the landmarks; missed faces stay missed."""
+    boxes = landmark_boxes(landmarks)
+    return find_landmarks([model], [replace(face, bbox_xyxy=box) for face, box in zip(faces, boxes, strict=True)])[0]
 
 
 def assemble(

@@ -61,10 +61,10 @@ def changed_weights(reference: Path, path: Path) -> Iterator[Finding]:
         yield Finding(Suspicion("weights", sentence, {"tensors": len(changes)}), proven=False)
         return
     first = changes[0]
-    numbers = "one number" if first.count == 1 else f"{first.count} of {first.size} numbers"
+    numbers = "one number differs" if first.count == 1 else f"{first.count} of {first.size} numbers differ"
     also = f"; {len(changes) - 1} more tensors differ" if len(changes) > 1 else ""
     sentence = (
-        f"the tensor {first.name!r} was changed: {numbers} differ from the checkpoint's, at {list(first.place)} "
+        f"the tensor {first.name!r} was changed: {numbers} from the checkpoint's, at {list(first.place)} "
         f"{first.found:.6g} instead of {first.expected:.6g}{also}"
     )
     evidence: dict[str, float | str] = {"tensor": first.name, "numbers": first.count, "tensors": len(changes)}

@@ -75,11 +75,11 @@ def _margins(model: ProofModel, reference: Contract) -> Iterator[_Trial]:
         margin = said * ratio
         if not 0.1 <= margin <= 10:
             continue
-        yield _Trial(
-            "margin",
-            _with_margin(model, ratio),
-            f"the crop's margin is wrong: the file says {said:g}, but with {margin:.3g} it agrees with the checkpoint",
-        )
+        told = f"the file says {said:g}, but with {margin:.3g} it agrees with the checkpoint"
+        if model.locate is not None:
+            cut = reference.crop.margin / ratio
+            told = f"the graph cuts {cut:.3g} times the box, and agrees when boxes are scaled by {ratio:.3g}"
+        yield _Trial("margin", _with_margin(model, ratio), f"the crop's margin is wrong: {told}")
 
 
 def _exchanged(model: ProofModel) -> Iterator[_Trial]:

@@ -1,11 +1,11 @@
 """Whether a file still computes what its exporter saw."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_calib.proof import ProofModel, Suspicion
@@ -14,7 +14,7 @@ from pfld_edge_convert.inference import open_model
 from pfld_edge_convert.onnx_file import load_onnx
 from pfld_edge_runtime import Contract, crop_windows, fingerprint_image, prepare_input
 
-__all__ = ["FingerprintCheck", "check_fingerprint", "seeded_answer"]
+__all__ = ["FingerprintCheck", "check_fingerprint", "seeded_feed"]
 
 _CHANGED = 1e-3
 """Fractions of the crop. The same file on the same kind of processor gives the recorded digits, 1e-6; processors that
@@ -60,11 +60,17 @@ class FingerprintCheck:
 
 
 def check_fingerprint(model: ProofModel) -> FingerprintCheck | None:
-    """Run an ONNX file on its seeded image; None for checkpoints, and for files that carry no fingerprint."""
+    """Run an ONNX file on its seeded image; None for checkpoints, and for files that carry no fingerprint.
+
+    Raises:
+        ConvertError: onnxruntime refuses the model.
+    """
     seen = model.contract.fingerprint
     if seen is None or not model.kind.startswith(("onnx", "end-to-end")):
         return None
-    found = seeded_answer(load_onnx(Path(model.path)), model.contract)
+    session = open_model(load_onnx(Path(model.path)))
+    feed = seeded_feed([value.name for value in session.get_inputs()], model.contract)
+    found = np.asarray(session.run(None, feed)[0], np.float64).ravel()
     recorded = np.array(seen.output, np.float64)
     if found.shape != recorded.shape:
         return None
@@ -74,25 +80,15 @@ def check_fingerprint(model: ProofModel) -> FingerprintCheck | None:
     return FingerprintCheck(recorded, found, side, seen.tolerance)
 
 
-def seeded_answer(model: onnx.ModelProto, contract: Contract) -> NDArray[np.float64]:
-    """Run a network on the seeded image of its contract's fingerprint.
+def seeded_feed(inputs: Sequence[str], contract: Contract) -> dict[str, NDArray[Any]]:
+    """Make what the exporter fed: the seeded image, for an end-to-end graph with a box around the whole of it.
 
     Args:
-        model: A plain network or an end-to-end graph.
-        contract: Its own, with a fingerprint.
-
-    Returns:
-        ``(2 P,)`` its raw output.
-
-    Raises:
-        ConvertError: onnxruntime refuses the model.
+        inputs: Names of the graph's inputs: the crops, or photograph and boxes.
+        contract: The file's own.
     """
-    seed = 0 if contract.fingerprint is None else contract.fingerprint.seed
-    image, session = fingerprint_image(seed, contract.input_size), open_model(model)
-    names = [value.name for value in session.get_inputs()]
+    size = contract.input_size
+    image = fingerprint_image(0 if contract.fingerprint is None else contract.fingerprint.seed, size)
     if contract.end_to_end:
-        box = np.array([[0, 0, contract.input_size, contract.input_size]], np.float32)
-        feed = dict(zip(names, (image, box), strict=True))
-    else:
-        feed = {names[0]: prepare_input(image[None], contract)}
-    return np.asarray(session.run(None, feed)[0], np.float64).ravel()
+        return {inputs[0]: image, inputs[1]: np.array([[0, 0, size, size]], np.float32)}
+    return {inputs[0]: prepare_input(image[None], contract)}
