@@ -6,9 +6,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import overload
 
 from pfld_edge.console import face_progress, note
 from pfld_edge.workers import runner
+from pfld_edge_calib import Face
 from pfld_edge_calib.proof import ProofModel, Settings, Verification, measured_record, shared_landmarks
 from pfld_edge_calib.sources import (
     FaceSource,
@@ -23,7 +25,7 @@ from pfld_edge_calib.sources import (
 from pfld_edge_calib.wflw import wflw_list
 from pfld_edge_convert.proof_models import fused_form, open_proof_model
 
-__all__ = ["LargeRun", "verify_large"]
+__all__ = ["FacesOfRecord", "LargeRun", "verify_large"]
 
 _LARGE_LIST = 4_000_000
 """Bytes of a list from which on its faces, some 2,000, are worth the seconds that further processes take to start."""
@@ -72,7 +74,7 @@ def verify_large(
         MissingPackageError: Ray is not installed.
     """
     scheme = shared_landmarks(models)
-    with tempfile.TemporaryDirectory(prefix="pfld-edge-") as place:
+    with tempfile.TemporaryDirectory(prefix="pfld-edge-", ignore_cleanup_errors=True) as place:
         faces = collect(_measured(models, source, run), len(models), scheme.num_landmarks, Path(place))
         record = Verification(
             faces=faces.images,
@@ -86,6 +88,29 @@ def verify_large(
             settings=settings,
         )
         yield measured_record(record, models, faces.found, compare=compare)
+
+
+class FacesOfRecord(Sequence[Face]):
+    """The faces of a verification, made as they are asked for."""
+
+    def __init__(self, record: Verification) -> None:
+        self._record = record
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._record.faces)
+
+    @overload
+    def __getitem__(self, row: int) -> Face: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[Face]: ...
+
+    def __getitem__(self, row: int | slice) -> Face | list[Face]:
+        """Make one, or some."""
+        if isinstance(row, slice):
+            return [self[index] for index in range(*row.indices(len(self)))]
+        return Face(Path(self._record.faces[row]), self._record.boxes[row], self._record.truth[row])
 
 
 def _measured(models: Sequence[ProofModel], source: FaceSource, run: LargeRun) -> Iterator[MeasuredFaces]:

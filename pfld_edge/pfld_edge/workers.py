@@ -1,6 +1,7 @@
 """Where a command's work is done: the options that say so, and what they mean."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from pfld_edge_calib.sources import Runner
 
-__all__ = ["ray_option", "runner", "workers_option"]
+__all__ = ["ray_option", "resume_option", "runner", "workers_option"]
 
 Command = Callable[..., Any]
 
@@ -17,6 +18,16 @@ def workers_option(command: Command) -> Command:
     """Add ``--workers``."""
     return click.option(
         "--workers", type=click.IntRange(1), help="Processes; one for each core if left out, none for a small set."
+    )(command)
+
+
+def resume_option(command: Command) -> Command:
+    """Add ``--resume``."""
+    return click.option(
+        "--resume",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        help="Keep results here as they come; a run that was stopped goes on with the same command.",
     )(command)
 
 
