@@ -1,5 +1,6 @@
 """The work of `evaluate` and `verify` on large sets: unit by unit, in processes of this machine or of others."""
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -74,8 +75,8 @@ def verify_large(
         MissingPackageError: Ray is not installed.
     """
     scheme = shared_landmarks(models)
-    with tempfile.TemporaryDirectory(prefix="pfld-edge-", ignore_cleanup_errors=True) as place:
-        faces = collect(_measured(models, source, run), len(models), scheme.num_landmarks, Path(place))
+    with _scratch(run.resume) as place:
+        faces = collect(_measured(models, source, run), len(models), scheme.num_landmarks, place)
         record = Verification(
             faces=faces.images,
             photographs=faces.photographs,
@@ -130,6 +131,20 @@ def _measured(models: Sequence[ProofModel], source: FaceSource, run: LargeRun) -
         if folder is not None:
             note(f"what is done is kept in {folder.path}; the same command goes on")
         raise
+
+
+@contextmanager
+def _scratch(results: Path | None) -> Iterator[Path]:
+    """Give a folder for the joined landmarks: beside kept results, so that a killed run leaves none elsewhere."""
+    if results is None:
+        with tempfile.TemporaryDirectory(prefix="pfld-edge-", ignore_cleanup_errors=True) as place:
+            yield Path(place)
+        return
+    joined = results / "joined"
+    try:
+        yield joined
+    finally:
+        shutil.rmtree(joined, ignore_errors=True)
 
 
 def _identity(models: Sequence[ProofModel], source: FaceSource) -> dict[str, str]:

@@ -56,9 +56,11 @@ def collect(parts: Iterable[MeasuredFaces], networks: int, points: int, folder: 
     kind_of_face: list[int] = []
     boxes: list[NDArray[np.float64]] = []
     files = [folder / "truth.f32", *(folder / f"found{i}.f32" for i in range(networks))]
-    for path in files:
-        path.unlink(missing_ok=True)
     for part in parts:
+        if not images:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in files:
+                path.unlink(missing_ok=True)
         for path, landmarks in zip(files, (part.truth, *part.found), strict=True):
             with path.open("ab") as file:
                 file.write(np.ascontiguousarray(landmarks, "<f4").data)
