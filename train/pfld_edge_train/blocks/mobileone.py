@@ -8,7 +8,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pfld_edge_train.blocks.merged_branches import Branch, merge_pays, merged_forward
+from pfld_edge_train.blocks.merge_rule import merge_pays
+from pfld_edge_train.blocks.merged_branches import MergedBlock, merged_forward
+from pfld_edge_train.blocks.patch_geometry import PatchGeometry
 
 __all__ = ["MobileOneBlock"]
 
@@ -81,6 +83,8 @@ class MobileOneBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``."""
+        if self.training and self._merges():
+            return self._merged(x)
         out = self._linear_part(x)
         return out if self.linear else torch.relu(out)
 
@@ -89,11 +93,6 @@ class MobileOneBlock(nn.Module):
         if self.reparam_conv is not None:
             out = self.reparam_conv(x)
             return out
-        if self.training and self._merges():
-            first = _conv_of(self)
-            merged = merged_forward(x, self._branches(), first.stride[0], first.groups, self.statistics_group)
-            if merged is not None:
-                return merged
         terms = [branch(x) for branch in (*(self.rbr_conv or ()), self.rbr_skip) if branch is not None]
         if self.rbr_scale is not None:
             terms.append(self._scaled(x))
@@ -115,28 +114,27 @@ class MobileOneBlock(nn.Module):
         return out
 
     def _merges(self) -> bool:
-        """Say whether this step merges the branches: not where a BatchNorm is frozen."""
-        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-        if self.training_form == "branches" or not all(norm.training for norm in norms):
+        """Say whether this step merges the branches: not where a BatchNorm is frozen, or of another kind."""
+        if self.rbr_conv is None or self.training_form == "branches":
+            return False
+        norms = self._norms()
+        if not all(norm.training and isinstance(norm, nn.BatchNorm2d) for norm in norms):
             return False
         conv = _conv_of(self)
-        pays = merge_pays(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.groups, len(norms))
-        return self.training_form == "merged" or pays
+        patch = PatchGeometry(conv.kernel_size[0], conv.stride[0], conv.groups)
+        return self.training_form == "merged" or merge_pays(conv.in_channels, conv.out_channels, patch, len(norms))
 
-    def _branches(self) -> list[Branch]:
-        """All branches with kernels of one size."""
+    def _merged(self, x: Tensor) -> Tensor:
         conv = _conv_of(self)
-        found = [Branch(*_parts(sequence)) for sequence in self.rbr_conv or ()]
-        side = conv.kernel_size[0] // 2
-        if self.rbr_scale is not None:
-            weight, norm = _parts(self.rbr_scale)
-            found.append(Branch(F.pad(weight, [side] * 4), norm))
-        if self.rbr_skip is not None:
-            identity = torch.zeros_like(conv.weight)
-            channels = torch.arange(conv.out_channels, device=identity.device)
-            identity[channels, channels % conv.weight.shape[1], side, side] = 1
-            found.append(Branch(identity, self.rbr_skip))
-        return found
+        kernels = [_parts(branch)[0] for branch in (*(self.rbr_conv or ()), self.rbr_scale) if branch is not None]
+        geometry = PatchGeometry(conv.kernel_size[0], conv.stride[0], conv.groups)
+        return merged_forward(x, MergedBlock(geometry, self._norms(), self.linear, self.statistics_group), kernels)
+
+    def _norms(self) -> list[nn.BatchNorm2d]:
+        """The k x k branches' BatchNorms, the scale branch's, the skip branch's."""
+        sequences = [*(self.rbr_conv or ()), self.rbr_scale]
+        norms = [_parts(branch)[1] for branch in sequences if branch is not None]
+        return norms if self.rbr_skip is None else [*norms, self.rbr_skip]
 
 
 def _conv_of(block: MobileOneBlock) -> nn.Conv2d:
