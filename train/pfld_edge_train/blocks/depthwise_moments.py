@@ -5,6 +5,9 @@ the weight gradient of the depthwise convolution itself, with that map in the pl
 the covariance's gradient gives back is, a tap at a time, a depthwise convolution that is added at the tap's places.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +15,7 @@ from torch import Tensor
 from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
 from pfld_edge_train.blocks.pointwise_moments import wide
 
-__all__ = ["DepthwiseMoments", "correlation"]
+__all__ = ["DepthwiseGradient", "DepthwiseMoments", "correlation"]
 
 
 class DepthwiseMoments:
@@ -24,38 +27,69 @@ class DepthwiseMoments:
 
     def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, C, H, W)`` to ``(C, d)`` and ``(C, d, d)`` with ``d = k * k``."""
-        channels, side, stride = x.shape[1], self.geometry.kernel_size, self.geometry.stride
-        taps = side * side
-        total = torch.zeros(channels, taps, dtype=torch.float64, device=x.device)
-        products = torch.zeros(channels, taps, taps, dtype=torch.float64, device=x.device)
-        for part in x.split(images_at_once(x, copies=1 / 4)):
-            padded = self._padded(wide(part))
-            for tap in range(taps):
-                seen = self._seen(padded, tap).contiguous(memory_format=torch.channels_last)
+        channels, side = x.shape[1], self.geometry.kernel_size
+        total = torch.zeros(channels, side**2, dtype=torch.float64, device=x.device)
+        products = torch.zeros(channels, side**2, side**2, dtype=torch.float64, device=x.device)
+        size = [-(-length // self.geometry.stride) for length in x.shape[2:]]
+        for part in x.split(images_at_once(x)):
+            values = wide(part)
+            for tap in range(side**2):
+                here, there = _reach(self.geometry, tap, x.shape[2:])
+                seen = torch.zeros_like(values[:, :, : size[0], : size[1]], memory_format=torch.channels_last)
+                seen[:, :, here[0], here[1]] = values[:, :, there[0], there[1]]
                 total[:, tap] += seen.sum(dim=(0, 2, 3))
-                products[:, tap] += correlation(padded, seen, side, stride).flatten(1)
+                shifts = correlation(values, seen, side, self.geometry.stride, self.geometry.padding)
+                products[:, tap] += shifts.flatten(1)
         return total, (products + products.mT) / 2
 
-    def add_gradient(self, found: Tensor, x: Tensor, constant: Tensor, linear: Tensor) -> None:
-        """Add ``linear P + constant``, folded back."""
-        side, pad = self.geometry.kernel_size, self.geometry.padding
-        padded = self._padded(x.to(linear.dtype))
-        folded = torch.zeros_like(padded)
-        for tap in range(side * side):
-            kernel = linear[:, tap].reshape(-1, 1, side, side)
-            at = self._seen(folded, tap)
-            at += F.conv2d(padded, kernel, constant[:, tap].contiguous(), self.geometry.stride, groups=x.shape[1])
-        found += folded[:, :, pad : pad + x.shape[2], pad : pad + x.shape[3]].to(found.dtype)
+    def gradient(self, constant: Tensor, linear: Tensor) -> "DepthwiseGradient":
+        """Prepare ``linear P + constant``."""
+        side = self.geometry.kernel_size
+        kernels = [kernel.reshape(-1, 1, side, side) for kernel in linear.unbind(dim=1)]
+        return DepthwiseGradient(self.geometry, [column.contiguous() for column in constant.unbind(dim=1)], kernels)
 
-    def _padded(self, x: Tensor) -> Tensor:
-        return F.pad(x, [self.geometry.padding] * 4).contiguous(memory_format=torch.channels_last)
 
-    def _seen(self, padded: Tensor, tap: int) -> Tensor:
-        """View what a tap sees of the padded input."""
-        side, stride = self.geometry.kernel_size, self.geometry.stride
-        down, across = divmod(tap, side)
-        rows = slice(down, padded.shape[2] - side + down + 1, stride)
-        return padded[:, :, rows, across : padded.shape[3] - side + across + 1 : stride]
+@dataclass(frozen=True, slots=True)
+class DepthwiseGradient:
+    """For each tap a convolution, that is added where the tap saw the map.
+
+    Attributes:
+        geometry: Of the convolution.
+        biases: ``(C)`` for each tap.
+        kernels: ``(C, 1, k, k)`` for each tap.
+    """
+
+    geometry: PatchGeometry
+    biases: list[Tensor]
+    kernels: list[Tensor]
+
+    def of(self, x: Tensor) -> Tensor:
+        """Give the gradient of some images."""
+        values = x.to(self.kernels[0].dtype)
+        found = torch.zeros_like(values)
+        stride, padding = self.geometry.stride, self.geometry.padding
+        for tap, (bias, kernel) in enumerate(zip(self.biases, self.kernels, strict=True)):
+            here, there = _reach(self.geometry, tap, x.shape[2:])
+            at = found[:, :, there[0], there[1]]
+            at += F.conv2d(values, kernel, bias, stride, padding, groups=x.shape[1])[:, :, here[0], here[1]]
+        return found
+
+    def finish(self, found: Tensor, x: Tensor) -> None:
+        """Nothing is left."""
+
+
+def _reach(geometry: PatchGeometry, tap: int, size: Sequence[int]) -> tuple[list[slice], list[slice]]:
+    """From which rows and columns of the output a tap sees the map, and which of the map it sees."""
+    here, there = [], []
+    for offset, length in zip(divmod(tap, geometry.kernel_size), size, strict=True):
+        shift = offset - geometry.padding
+        first = max(0, -(shift // geometry.stride))
+        end = max(first, (length - 1 - shift) // geometry.stride + 1)
+        end = min(end, -(-length // geometry.stride))
+        start = geometry.stride * first + shift
+        here.append(slice(first, end))
+        there.append(slice(start, start + geometry.stride * (end - first), geometry.stride))
+    return here, there
 
 
 def correlation(x: Tensor, seen: Tensor, side: int, stride: int, padding: int = 0) -> Tensor:

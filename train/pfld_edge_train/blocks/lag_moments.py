@@ -12,16 +12,19 @@ anyway), so
 with F the correlation of the map, R and C those of single rows and columns. See docs/reparameterized-training.md.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pfld_edge_train.blocks.depthwise_moments import correlation
-from pfld_edge_train.blocks.lag_tables import LAGS, product_table, reach_table, total_table
+from pfld_edge_train.blocks.lag_tables import LAGS, product_table, total_table
 from pfld_edge_train.blocks.patch_geometry import images_at_once
 from pfld_edge_train.blocks.pointwise_moments import wide
 
-__all__ = ["LagMoments"]
+__all__ = ["LagGradient", "LagMoments"]
 
 
 class LagMoments:
@@ -41,20 +44,42 @@ class LagMoments:
         total = torch.cat([total, torch.cat(totals, dim=1).double()], dim=1) @ total_table(x.device).T
         return total, products.view(-1, 9, 9)
 
-    def add_gradient(self, found: Tensor, x: Tensor, constant: Tensor, linear: Tensor) -> None:
-        """Add ``linear P + constant``, folded back."""
-        channels, height, width = x.shape[1:]
-        values = x.to(linear.dtype)
-        coefficients = linear.flatten(1) @ product_table(x.device).to(linear.dtype) / 2
-        lags, rows, columns, corners = coefficients.split((len(LAGS), 6, 6, 4), dim=1)
-        found += F.conv2d(values, _symmetric(lags), padding=2, groups=channels).to(found.dtype)
-        down, across = (reach_table(side, x.device).to(linear.dtype) for side in (height, width))
-        found += down.T @ constant.view(channels, 3, 3) @ across
-        for dim, part in ((2, rows), (3, columns)):
+    def gradient(self, constant: Tensor, linear: Tensor) -> "LagGradient":
+        """Prepare ``linear P + constant``: the tables, read the other way."""
+        table, sums = (table(linear.device).to(linear.dtype) for table in (product_table, total_table))
+        lags, rows, columns, corners = (linear.flatten(1) @ table / 2).split((len(LAGS), 6, 6, 4), dim=1)
+        everywhere, *biases = (constant @ sums).split((1, 2, 2, 4), dim=1)
+        return LagGradient(_symmetric(lags), everywhere[:, 0].contiguous(), [rows, columns, corners], biases)
+
+
+@dataclass(frozen=True, slots=True)
+class LagGradient:
+    """A 5x5 convolution, 1-D convolutions of the border's rows and columns, and factors of the corners.
+
+    Attributes:
+        kernels: ``(C, 1, 5, 5)``.
+        bias: ``(C)``.
+        borders: Coefficients of rows ``(C, 6)``, columns ``(C, 6)`` and corners ``(C, 4)``.
+        biases: Constants of rows ``(C, 2)``, columns ``(C, 2)`` and corners ``(C, 4)``.
+    """
+
+    kernels: Tensor
+    bias: Tensor
+    borders: Sequence[Tensor]
+    biases: Sequence[Tensor]
+
+    def of(self, x: Tensor) -> Tensor:
+        """Give the gradient of some images, but for the border."""
+        return F.conv2d(x.to(self.kernels.dtype), self.kernels, self.bias, padding=2, groups=x.shape[1])
+
+    def finish(self, found: Tensor, x: Tensor) -> None:
+        """Correct the border."""
+        for dim in (2, 3):
             strips = _ends(found, dim)
-            strips += _strip_gradient(_ends(values, dim), dim, part)
+            strips += _strip_gradient(_ends(x, dim), dim, self.borders[dim - 2], self.biases[dim - 2])
+        factors, constants = (values.view(-1, 2, 2) for values in (self.borders[2], self.biases[2]))
         places = _ends(_ends(found, 2), 3)
-        places += 2 * corners.view(channels, 2, 2) * _ends(_ends(values, 2), 3)
+        places += torch.addcmul(constants, factors, _ends(_ends(x, 2), 3).to(factors.dtype), value=2)
 
 
 def _correlations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,12 +131,12 @@ def _along(strips: Tensor, dim: int) -> Tensor:
     return torch.stack(found, dim=2).flatten(1)
 
 
-def _strip_gradient(strips: Tensor, dim: int, coefficients: Tensor) -> Tensor:
-    """Gradient of two rows or columns from those of their correlations, ``(C, 6)``: a 1-D convolution each."""
-    lines = strips.movedim(dim, 2).flatten(1, 2)[:, :, None]
+def _strip_gradient(strips: Tensor, dim: int, coefficients: Tensor, constants: Tensor) -> Tensor:
+    """Gradient of two rows or columns, ``(C, 6)`` and ``(C, 2)`` from those of their correlations and sums."""
+    lines = strips.to(coefficients.dtype).movedim(dim, 2).flatten(1, 2)[:, :, None]
     kernels = coefficients.reshape(-1, 3)[:, [2, 1, 0, 1, 2]]
     kernels[:, 2] *= 2
-    found = F.conv2d(lines, kernels[:, None, None], padding=(0, 2), groups=lines.shape[1])
+    found = F.conv2d(lines, kernels[:, None, None], constants.flatten(), padding=(0, 2), groups=lines.shape[1])
     return found[:, :, 0].unflatten(1, (-1, 2)).movedim(2, dim)
 
 

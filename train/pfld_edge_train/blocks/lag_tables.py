@@ -1,4 +1,4 @@
-"""Which correlations make the products of two taps of a 3x3 patch, and where a tap sees the map: constant tables."""
+"""Which correlations make the products of two taps of a 3x3 patch."""
 
 from functools import cache
 from itertools import product
@@ -6,7 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-__all__ = ["LAGS", "product_table", "reach_table", "total_table"]
+__all__ = ["LAGS", "product_table", "total_table"]
 
 _TAPS = tuple(product((-1, 0, 1), repeat=2))
 """Rows and columns that each value of a patch lies from the middle."""
@@ -56,12 +56,4 @@ def total_table(device: torch.device) -> Tensor:
                 table[i, 1 + _BORDERS.index((axis, which))] = -1
         if away[0] is not None and away[1] is not None:
             table[i, 1 + len(_BORDERS) + _CORNERS.index((away[0], away[1]))] = 1
-    return table.to(device)
-
-
-@cache
-def reach_table(length: int, device: torch.device) -> Tensor:
-    """``(3, length)`` float64: whether a tap that looks back, here or on sees a place, from any place of the output."""
-    table = torch.ones(3, length, dtype=torch.float64)
-    table[0, -1] = table[2, 0] = 0
     return table.to(device)

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from pfld_edge_train.blocks.branch_algebra import BranchAlgebra
 from pfld_edge_train.blocks.branch_kernels import split_kernels, stack_kernels
 from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
-from pfld_edge_train.blocks.patch_moments import add_patch_gradient, patch_moments
+from pfld_edge_train.blocks.patch_moments import patch_gradient, patch_moments
 from pfld_edge_train.blocks.running_statistics import move_statistics
 from pfld_edge_train.blocks.summed_over_processes import moments_over_processes, summed_over_processes
 
@@ -95,7 +95,6 @@ class _MergedConvolution(torch.autograd.Function):
         x, weight, *outputs = ctx.saved_tensors
         block, algebra = ctx.block, ctx.algebra
         weight_sum, bias_sum = _weight_gradient(x, weight, block, out_gradient, outputs)
-        groups = block.geometry.groups
         beta = bias_sum.to(algebra.bias.dtype)
         found = algebra.backward(weight_sum.reshape(algebra.weight.shape).to(beta.dtype), beta.view(algebra.bias.shape))
         input_gradient = None
@@ -110,7 +109,6 @@ class _MergedConvolution(torch.autograd.Function):
         kernels = split_kernels(found.kernels.to(ctx.dtype), ctx.shapes)
         gammas = found.gamma.transpose(0, 1).flatten(1).to(ctx.dtype).unbind()
         betas = [beta.to(ctx.dtype)] * len(gammas)
-        assert groups == algebra.kernels.shape[0]
         return (input_gradient, None, None, *kernels, *gammas, *betas)
 
 
@@ -172,10 +170,11 @@ def _input_gradient(
 ) -> Tensor:
     """Give the convolution's gradient of x, and that of the moments."""
     found = torch.empty_like(x)
+    patches = patch_gradient(x, block.geometry, constant, linear)
     for part, values, gradient in _chunks(x, out_gradient, outputs):
         ours, _, _ = _convolution_backward(gradient, values, weight, block.geometry, [True, False, False])
-        add_patch_gradient(ours, values, block.geometry, constant, linear)
-        found[part] = ours
+        torch.add(ours, patches.of(values), out=found[part])
+    patches.finish(found, x)
     return found
 
 

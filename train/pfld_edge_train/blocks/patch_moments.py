@@ -15,7 +15,7 @@ from pfld_edge_train.blocks.patch_geometry import PatchGeometry
 from pfld_edge_train.blocks.pointwise_moments import PointwiseMoments
 from pfld_edge_train.blocks.unfolded_moments import UnfoldedMoments
 
-__all__ = ["MomentsMethod", "add_patch_gradient", "moments_method", "patch_moments"]
+__all__ = ["MomentsMethod", "PatchGradient", "moments_method", "patch_gradient", "patch_moments"]
 
 _SMALL_PATCH = 64
 """Patches up to this size cost nothing in float64."""
@@ -28,15 +28,25 @@ class MomentsMethod(Protocol):
         """Sum the patches, ``(G, d)``, and their products, ``(G, d, d)``, in float32 or float64."""
         ...
 
-    def add_gradient(self, found: Tensor, x: Tensor, constant: Tensor, linear: Tensor) -> None:
-        """Add to found, a gradient of x, what patches with the gradient ``constant + linear p`` give.
+    def gradient(self, constant: Tensor, linear: Tensor) -> "PatchGradient":
+        """Prepare to fold patches that have the gradient ``constant + linear p``.
 
         Args:
-            found: ``(N, C, H, W)``, changed in place.
-            x: As `sums` saw it.
             constant: ``(G, d)``.
-            linear: ``(G, d, d)``, symmetric.
+            linear: ``(G, d, d)``, symmetric, of the same type.
         """
+        ...
+
+
+class PatchGradient(Protocol):
+    """Gradients of patches, folded back to the map they were taken from."""
+
+    def of(self, x: Tensor) -> Tensor:
+        """Give the gradient of some images ``(N, C, H, W)``, in the type of the coefficients."""
+        ...
+
+    def finish(self, found: Tensor, x: Tensor) -> None:
+        """Add to the whole batch's gradient, in place, what `of` left out."""
         ...
 
 
@@ -67,9 +77,7 @@ def patch_moments(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
     return mean, torch.baddbmm(products.to(dtype), mean[:, :, None], mean[:, None], beta=1 / count, alpha=-1)
 
 
-def add_patch_gradient(
-    found: Tensor, x: Tensor, geometry: PatchGeometry, constant: Tensor, linear: Tensor
-) -> None:
-    """Add to a gradient of x what its patches give, see `MomentsMethod.add_gradient`."""
+def patch_gradient(x: Tensor, geometry: PatchGeometry, constant: Tensor, linear: Tensor) -> PatchGradient:
+    """Prepare to fold gradients of x's patches, see `MomentsMethod.gradient`."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    moments_method(x, geometry).add_gradient(found, x, constant.to(dtype), linear.to(dtype))
+    return moments_method(x, geometry).gradient(constant.to(dtype), linear.to(dtype))

@@ -1,9 +1,12 @@
 """Moments of single places: products of a matrix with itself."""
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["PointwiseMoments", "wide"]
+__all__ = ["PointwiseGradient", "PointwiseMoments", "wide"]
 
 _ROWS = 4096
 """Rows that are multiplied at once."""
@@ -30,15 +33,29 @@ class PointwiseMoments:
             products[half:, :half] = products[:half, half:].T
         return total[None], products[None]
 
-    def add_gradient(self, found: Tensor, x: Tensor, constant: Tensor, linear: Tensor) -> None:
-        """Add ``X linear + constant``, a place a row."""
-        to = found.permute(0, 2, 3, 1)
-        if found.dtype != linear.dtype or not to.is_contiguous():
-            to += torch.addmm(constant[0], _rows(x).to(linear.dtype), linear[0]).view(to.shape).to(to.dtype)
-            return
-        rows = to.view(-1, to.shape[3])
-        rows.addmm_(_rows(x).to(linear.dtype), linear[0])
-        rows += constant[0]
+    def gradient(self, constant: Tensor, linear: Tensor) -> "PointwiseGradient":
+        """Prepare ``linear x + constant`` at each place."""
+        return PointwiseGradient(constant[0], linear[0, :, :, None, None])
+
+
+@dataclass(frozen=True, slots=True)
+class PointwiseGradient:
+    """A 1x1 convolution.
+
+    Attributes:
+        bias: ``(C)``.
+        kernel: ``(C, C, 1, 1)``.
+    """
+
+    bias: Tensor
+    kernel: Tensor
+
+    def of(self, x: Tensor) -> Tensor:
+        """Give the gradient of some images."""
+        return F.conv2d(x.to(self.kernel.dtype), self.kernel, self.bias)
+
+    def finish(self, found: Tensor, x: Tensor) -> None:
+        """Nothing is left."""
 
 
 def wide(x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Moments of patches of any shape: the patches are made, a few images at a time."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
 from pfld_edge_train.blocks.pointwise_moments import wide
 
-__all__ = ["UnfoldedMoments"]
+__all__ = ["UnfoldedGradient", "UnfoldedMoments"]
 
 
 class UnfoldedMoments:
@@ -24,20 +26,42 @@ class UnfoldedMoments:
         total = torch.zeros(groups, size, dtype=torch.float64, device=x.device)
         products = torch.zeros(groups, size, size, dtype=torch.float64, device=x.device)
         for part in x.split(images_at_once(x, copies=area / self.geometry.stride**2)):
-            patches = self._patches(part)
+            patches = _patches(wide(part), self.geometry)
             total += patches.sum(dim=3).sum(dim=0)
             products += (patches @ patches.mT).sum(dim=0)
         return total, products
 
-    def add_gradient(self, found: Tensor, x: Tensor, constant: Tensor, linear: Tensor) -> None:
-        """Add ``linear P + constant``, folded back."""
-        side, stride = self.geometry.kernel_size, self.geometry.stride
-        columns = linear @ self._patches(x).to(linear.dtype)
-        columns += constant[:, :, None]
-        found += F.fold(columns.flatten(1, 2), x.shape[2:], side, padding=side // 2, stride=stride).to(found.dtype)
+    def gradient(self, constant: Tensor, linear: Tensor) -> "UnfoldedGradient":
+        """Prepare ``linear P + constant``."""
+        return UnfoldedGradient(self.geometry, constant, linear)
 
-    def _patches(self, x: Tensor) -> Tensor:
-        """``(N, G, d, places)``, at least float32."""
-        side = self.geometry.kernel_size
-        columns = F.unfold(wide(x).contiguous(), side, padding=side // 2, stride=self.geometry.stride)
-        return columns.view(len(x), self.geometry.groups, -1, columns.shape[2])
+
+@dataclass(frozen=True, slots=True)
+class UnfoldedGradient:
+    """Patches times a matrix, folded back.
+
+    Attributes:
+        geometry: Of the convolution.
+        constant: ``(G, d)``.
+        linear: ``(G, d, d)``.
+    """
+
+    geometry: PatchGeometry
+    constant: Tensor
+    linear: Tensor
+
+    def of(self, x: Tensor) -> Tensor:
+        """Give the gradient of some images."""
+        side, stride = self.geometry.kernel_size, self.geometry.stride
+        columns = self.linear @ _patches(x.to(self.linear.dtype), self.geometry)
+        columns += self.constant[:, :, None]
+        return F.fold(columns.flatten(1, 2), x.shape[2:], side, padding=side // 2, stride=stride)
+
+    def finish(self, found: Tensor, x: Tensor) -> None:
+        """Nothing is left."""
+
+
+def _patches(x: Tensor, geometry: PatchGeometry) -> Tensor:
+    """``(N, G, d, places)``."""
+    columns = F.unfold(x.contiguous(), geometry.kernel_size, padding=geometry.padding, stride=geometry.stride)
+    return columns.view(len(x), geometry.groups, -1, columns.shape[2])
