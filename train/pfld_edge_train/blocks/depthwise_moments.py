@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pfld_edge_train.blocks.convolution_gradients import weight_gradient
 from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
 from pfld_edge_train.blocks.pointwise_moments import wide
 
@@ -31,15 +32,17 @@ class DepthwiseMoments:
         total = torch.zeros(channels, side**2, dtype=torch.float64, device=x.device)
         products = torch.zeros(channels, side**2, side**2, dtype=torch.float64, device=x.device)
         size = [-(-length // self.geometry.stride) for length in x.shape[2:]]
-        for part in x.split(images_at_once(x)):
+        at_once = min(len(x), images_at_once(x))
+        # What a tap sees, one after another; where it looks past the border there are zeros, and they stay.
+        maps = [wide(x[:0]).new_zeros(at_once, *size, channels).permute(0, 3, 1, 2) for _ in range(side**2)]
+        for part in x.split(at_once):
             values = wide(part)
             for tap in range(side**2):
                 here, there = _reach(self.geometry, tap, x.shape[2:])
-                seen = torch.zeros_like(values[:, :, : size[0], : size[1]], memory_format=torch.channels_last)
+                seen = maps[tap][: len(part)]
                 seen[:, :, here[0], here[1]] = values[:, :, there[0], there[1]]
                 total[:, tap] += seen.sum(dim=(0, 2, 3))
-                shifts = correlation(values, seen, side, self.geometry.stride, self.geometry.padding)
-                products[:, tap] += shifts.flatten(1)
+                products[:, tap] += correlation(values, seen, self.geometry).flatten(1)
         return total, (products + products.mT) / 2
 
     def gradient(self, constant: Tensor, linear: Tensor) -> "DepthwiseGradient":
@@ -92,16 +95,11 @@ def _reach(geometry: PatchGeometry, tap: int, size: Sequence[int]) -> tuple[list
     return here, there
 
 
-def correlation(x: Tensor, seen: Tensor, side: int, stride: int, padding: int = 0) -> Tensor:
+def correlation(x: Tensor, seen: Tensor, geometry: PatchGeometry) -> Tensor:
     """Correlate each channel of a map with shifts of another, ``(C, k, k)``.
 
     Value (i, j) is the sum over batch and places (r, c) of ``seen[r, c] x[stride r + i - padding, stride c + j -
     padding]``: the weight gradient of a depthwise convolution, which is among the fastest of its operations.
     """
-    channels = x.shape[1]
-    weight = x.new_empty(channels, 1, side, side)
-    found = torch.ops.aten.convolution_backward(
-        seen, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], channels, [False, True, False]
-    )
-    weights: Tensor = found[1]
-    return weights[:, 0]
+    weight = x.new_empty(x.shape[1], 1, geometry.kernel_size, geometry.kernel_size)
+    return weight_gradient(seen, x, weight, geometry)[:, 0]

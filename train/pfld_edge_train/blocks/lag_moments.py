@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pfld_edge_train.blocks.depthwise_moments import correlation
 from pfld_edge_train.blocks.lag_tables import LAGS, product_table, total_table
-from pfld_edge_train.blocks.patch_geometry import images_at_once
+from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
 from pfld_edge_train.blocks.pointwise_moments import wide
 
 __all__ = ["LagGradient", "LagMoments"]
@@ -93,6 +93,7 @@ def _correlations(x: Tensor) -> tuple[Tensor, Tensor]:
         Correlations at `LAGS`, ``(C, 13)``, and the sum of the map, ``(C, 1)``, both float64.
     """
     count, channels, height, width = x.shape
+    geometry = PatchGeometry(3, 1, channels)
     at_once = min(count, images_at_once(x))
     rows, columns = height + 2, width + 2
     memory = wide(x[:0]).new_zeros(at_once * rows * columns + columns + 1, channels)
@@ -108,7 +109,7 @@ def _correlations(x: Tensor) -> tuple[Tensor, Tensor]:
         here[:, :, 1:-1, 1:-1] = part
         total[:, 0] += memory[: len(part) * rows * columns].sum(dim=0)
         for i, start in enumerate((columns - 1, columns + 1)):
-            found[i] += correlation(framed(len(part), start), here, 3, 1, padding=1)
+            found[i] += correlation(framed(len(part), start), here, geometry)
     left, right = found  # lags 0 to 2 down; -2 to 0 and 0 to 2 across
     below = torch.cat([left[:, 1:], right[:, 1:, 1:]], dim=2)
     return torch.cat([right[:, 0], below.flatten(1)], dim=1), total

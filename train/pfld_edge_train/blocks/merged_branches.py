@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from pfld_edge_train.blocks.branch_algebra import BranchAlgebra
 from pfld_edge_train.blocks.branch_kernels import split_kernels, stack_kernels
+from pfld_edge_train.blocks.convolution_gradients import input_gradient, weight_gradient
 from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
 from pfld_edge_train.blocks.patch_moments import patch_gradient, patch_moments
 from pfld_edge_train.blocks.running_statistics import move_statistics
@@ -97,7 +98,7 @@ class _MergedConvolution(torch.autograd.Function):
         weight_sum, bias_sum = _weight_gradient(x, weight, block, out_gradient, outputs)
         beta = bias_sum.to(algebra.bias.dtype)
         found = algebra.backward(weight_sum.reshape(algebra.weight.shape).to(beta.dtype), beta.view(algebra.bias.shape))
-        input_gradient = None
+        x_gradient = None
         if ctx.needs_input_grad[0]:
             mean, covariance = found.mean, found.covariance
             if block.group is not None:
@@ -105,11 +106,11 @@ class _MergedConvolution(torch.autograd.Function):
             # d Cov / d p = (G + G^T) (p - E[p]) / n, and G is symmetric; d E[p] / d p = 1 / n.
             linear = covariance * (2 / ctx.count)
             constant = mean / ctx.count - (linear @ algebra.patch_mean[:, :, None])[:, :, 0]
-            input_gradient = _input_gradient(x, weight, block, out_gradient, outputs, constant, linear)
+            x_gradient = _input_gradient(x, weight, block, out_gradient, outputs, constant, linear)
         kernels = split_kernels(found.kernels.to(ctx.dtype), ctx.shapes)
         gammas = found.gamma.transpose(0, 1).flatten(1).to(ctx.dtype).unbind()
         betas = [beta.to(ctx.dtype)] * len(gammas)
-        return (input_gradient, None, None, *kernels, *gammas, *betas)
+        return (x_gradient, None, None, *kernels, *gammas, *betas)
 
 
 def _merge(
@@ -149,7 +150,7 @@ def _weight_gradient(
     """Give the merged kernel's and bias's gradients."""
     weights = biases = None
     for _, values, gradient in _chunks(x, out_gradient, outputs):
-        _, part, _ = _convolution_backward(gradient, values, weight, block.geometry, [False, True, False])
+        part = weight_gradient(gradient, values, weight, block.geometry)
         sums = gradient.sum(dim=(0, 2, 3), dtype=None if gradient.dtype == torch.float64 else torch.float32)
         if weights is None:
             weights, biases = part.to(sums.dtype), sums
@@ -172,26 +173,7 @@ def _input_gradient(
     found = torch.empty_like(x)
     patches = patch_gradient(x, block.geometry, constant, linear)
     for part, values, gradient in _chunks(x, out_gradient, outputs):
-        ours, _, _ = _convolution_backward(gradient, values, weight, block.geometry, [True, False, False])
+        ours = input_gradient(gradient, values, weight, block.geometry)
         torch.add(ours, patches.of(values), out=found[part])
     patches.finish(found, x)
-    return found
-
-
-def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, geometry: PatchGeometry, wanted: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        gradient,
-        x,
-        weight,
-        None,
-        [geometry.stride] * 2,
-        [geometry.padding] * 2,
-        [1, 1],
-        False,
-        [0, 0],
-        geometry.groups,
-        wanted,
-    )
     return found

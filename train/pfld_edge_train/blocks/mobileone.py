@@ -83,8 +83,11 @@ class MobileOneBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``."""
-        if self.training and self._merges():
-            return self._merged(x)
+        if self.training and self.rbr_conv is not None and self.training_form != "branches":
+            convs, norms = self._branches()
+            if self._merges(x, convs[0], norms):
+                block = MergedBlock(_geometry(convs[0]), norms, self.linear, self.statistics_group)
+                return merged_forward(x, block, [conv.weight for conv in convs])
         out = self._linear_part(x)
         return out if self.linear else torch.relu(out)
 
@@ -95,62 +98,41 @@ class MobileOneBlock(nn.Module):
             return out
         terms = [branch(x) for branch in (*(self.rbr_conv or ()), self.rbr_skip) if branch is not None]
         if self.rbr_scale is not None:
-            terms.append(self._scaled(x))
+            terms.append(_scaled(x, self.rbr_scale))
         out = terms[0]
         for term in terms[1:]:
             out = out + term
         return out
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        """Run the scale branch.
+    def _branches(self) -> tuple[list[nn.Conv2d], list[nn.BatchNorm2d]]:
+        """The convolutions, the 1x1 last, and the BatchNorms in the same order; one more of a skip branch."""
+        sequences = (*(self.rbr_conv or ()), self.rbr_scale)
+        convs, norms = map(list, zip(*(branch for branch in sequences if branch is not None), strict=True))
+        return convs, norms if self.rbr_skip is None else [*norms, self.rbr_skip]
 
-        A 1x1 convolution skips places instead of stepping over them: torch 2.13's kernel for a stride of 2 and three
-        channels, channels last, writes out of bounds when it computes the weights' gradient on a CPU.
-        """
-        conv = _conv_of(self)
-        weight, norm = _parts(self.rbr_scale or nn.Module())
-        step = conv.stride[0]
-        out: Tensor = norm(F.conv2d(x[:, :, ::step, ::step], weight, groups=conv.groups))
-        return out
-
-    def _merges(self) -> bool:
+    def _merges(self, x: Tensor, conv: nn.Conv2d, norms: list[nn.BatchNorm2d]) -> bool:
         """Say whether this step merges the branches: not where a BatchNorm is frozen, or of another kind."""
-        if self.rbr_conv is None or self.training_form == "branches":
-            return False
-        norms = self._norms()
         if not all(norm.training and isinstance(norm, nn.BatchNorm2d) for norm in norms):
             return False
-        conv = _conv_of(self)
-        patch = PatchGeometry(conv.kernel_size[0], conv.stride[0], conv.groups)
-        return self.training_form == "merged" or merge_pays(conv.in_channels, conv.out_channels, patch, len(norms))
-
-    def _merged(self, x: Tensor) -> Tensor:
-        conv = _conv_of(self)
-        kernels = [_parts(branch)[0] for branch in (*(self.rbr_conv or ()), self.rbr_scale) if branch is not None]
-        geometry = PatchGeometry(conv.kernel_size[0], conv.stride[0], conv.groups)
-        return merged_forward(x, MergedBlock(geometry, self._norms(), self.linear, self.statistics_group), kernels)
-
-    def _norms(self) -> list[nn.BatchNorm2d]:
-        """The k x k branches' BatchNorms, the scale branch's, the skip branch's."""
-        sequences = [*(self.rbr_conv or ()), self.rbr_scale]
-        norms = [_parts(branch)[1] for branch in sequences if branch is not None]
-        return norms if self.rbr_skip is None else [*norms, self.rbr_skip]
+        if self.training_form == "merged":
+            return True
+        return x.is_cpu and merge_pays(conv.in_channels, conv.out_channels, _geometry(conv), len(norms))
 
 
-def _conv_of(block: MobileOneBlock) -> nn.Conv2d:
-    if block.rbr_conv is None:
-        raise RuntimeError("the block's branches are merged for good already")
-    conv = block.rbr_conv[0].get_submodule("conv")
-    if not isinstance(conv, nn.Conv2d):
-        raise TypeError(f"expected a convolution in the branch, found {type(conv).__name__}")
-    return conv
+def _geometry(conv: nn.Conv2d) -> PatchGeometry:
+    return PatchGeometry(conv.kernel_size[0], conv.stride[0], conv.groups)
 
 
-def _parts(branch: nn.Module) -> tuple[Tensor, nn.BatchNorm2d]:
-    norm = branch.get_submodule("bn")
-    if not isinstance(norm, nn.BatchNorm2d):
-        raise TypeError(f"expected BatchNorm in the branch, found {type(norm).__name__}")
-    return branch.get_submodule("conv").get_parameter("weight"), norm
+def _scaled(x: Tensor, branch: nn.Sequential) -> Tensor:
+    """Run a scale branch.
+
+    A 1x1 convolution skips places instead of stepping over them: torch 2.13's kernel for a stride of 2 and three
+    channels, channels last, writes out of bounds when it computes the weights' gradient on a CPU.
+    """
+    conv, norm = branch
+    step = conv.stride[0]
+    out: Tensor = norm(F.conv2d(x[:, :, ::step, ::step], conv.weight, groups=conv.groups))
+    return out
 
 
 def _conv_bn(

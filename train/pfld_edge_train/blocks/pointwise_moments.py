@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pfld_edge_train.blocks.convolution_gradients import weight_gradient
+from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
+
 __all__ = ["PointwiseGradient", "PointwiseMoments", "wide"]
 
-_ROWS = 4096
-"""Rows that are multiplied at once."""
-
-_HALVED = 96
+_SPLIT = 96
 """Channels from which the symmetric product is worth computing in parts."""
+
+_PARTS = 3
 
 
 class PointwiseMoments:
@@ -20,17 +22,15 @@ class PointwiseMoments:
 
     def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, C, H, W)`` to ``(1, C)`` and ``(1, C, C)``."""
-        rows = _rows(x)
-        channels = rows.shape[1]
+        channels = x.shape[1]
         total = torch.zeros(channels, dtype=torch.float64, device=x.device)
         products = wide(x[:0]).new_zeros(channels, channels)
-        for part in rows.split(_ROWS if x.is_cpu else len(rows)):
+        for part in x.split(images_at_once(x)):
             values = wide(part)
-            total += values.sum(dim=0)
+            total += values.sum(dim=(0, 2, 3))
             _add_products(products, values)
-        if channels >= _HALVED:
-            half = channels // 2
-            products[half:, :half] = products[:half, half:].T
+        if channels >= _SPLIT:
+            products = products.triu() + products.triu(1).T
         return total[None], products[None]
 
     def gradient(self, constant: Tensor, linear: Tensor) -> "PointwiseGradient":
@@ -63,17 +63,14 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _rows(x: Tensor) -> Tensor:
-    """All places as rows of channels, ``(N H W, C)``; no copy where channels lie last already."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
-def _add_products(products: Tensor, rows: Tensor) -> None:
-    """Add ``X^T X``; for many channels without the lower left quarter, which is the upper right one."""
-    channels = rows.shape[1]
-    if channels < _HALVED:
-        products.addmm_(rows.T, rows)
+def _add_products(products: Tensor, x: Tensor) -> None:
+    """Add ``X^T X``, a place a row; of many channels little more than the upper triangle."""
+    channels = x.shape[1]
+    if channels < _SPLIT and x.is_cpu and x.dtype == torch.float32:
+        # A convolution's weight gradient is this product, and oneDNN's is faster for few channels.
+        products += weight_gradient(x, x, x.new_empty(channels, channels, 1, 1), PatchGeometry(1, 1, 1))[:, :, 0, 0]
         return
-    half = channels // 2
-    products[:half].addmm_(rows[:, :half].T, rows)
-    products[half:, half:].addmm_(rows[:, half:].T, rows[:, half:])
+    rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    step = channels if channels < _SPLIT else -(-channels // _PARTS)
+    for start in range(0, channels, step):
+        products[start : start + step, start:].addmm_(rows[:, start : start + step].T, rows[:, start:])

@@ -19,10 +19,16 @@ def move_statistics(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: T
         count: Values of each channel.
     """
     unbiased = variances * (count / max(1, count - 1))
-    for i, norm in enumerate(norms):
-        if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-            continue
-        norm.num_batches_tracked.add_(1)
-        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(means[:, i].flatten().to(norm.running_mean.dtype), share)
-        norm.running_var.lerp_(unbiased[:, i].flatten().to(norm.running_var.dtype), share)
+    # A few operations for all layers: there are eight in a block, and each does next to nothing.
+    kept = [i for i, norm in enumerate(norms) if norm.track_running_stats]
+    if not kept:
+        return
+    counts = [norms[i].get_buffer("num_batches_tracked") for i in kept]
+    torch._foreach_add_(counts, 1)
+    shares = [norms[i].momentum for i in kept]
+    shares = [1 / float(n) if share is None else share for n, share in zip(counts, shares, strict=True)]
+    for name, values in (("running_mean", means), ("running_var", unbiased)):
+        buffers = [norms[i].get_buffer(name) for i in kept]
+        targets = values.transpose(0, 1).flatten(1).to(buffers[0].dtype).unbind()
+        torch._foreach_mul_(buffers, [1 - share for share in shares])
+        torch._foreach_add_(buffers, torch._foreach_mul([targets[i] for i in kept], shares))
