@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 
 import click
@@ -32,10 +32,14 @@ from pfld_edge_runtime import Contract, PfldEdgeError, fingerprint_image
 from pfld_edge_train.batches import epoch_order, training_batches, validation_batches
 from pfld_edge_train.blocks import MobileOneBlock
 from pfld_edge_train.config import TrainConfig, load_config
-from pfld_edge_train.ema import ema_copy
-from pfld_edge_train.engine import Trainee, evaluate, make_optimizer, train_one_epoch
+from pfld_edge_train.engine import train_step
 from pfld_edge_train.face_cache import open_cache
+from pfld_edge_train.losses import LandmarkLoss
+from pfld_edge_train.models import LandmarkNet
 from pfld_edge_train.prefetch import prefetched
+from pfld_edge_train.processes import Processes
+from pfld_edge_train.trainee import make_trainee
+from pfld_edge_train.validation import mean_error
 
 OUT = Path("runs/candidates.json")
 
@@ -71,7 +75,7 @@ CANDIDATES = {
 }
 
 
-class CandidateNet(nn.Module):
+class CandidateNet(LandmarkNet):
     """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * 98)``, fractions of the crop."""
 
     def __init__(self, candidate: Candidate, input_size: int = 112, landmarks: int = 98) -> None:
@@ -86,6 +90,7 @@ class CandidateNet(nn.Module):
             ends.append(len(layers))
         self.blocks = nn.Sequential(*layers)
         self.fine = ends[-2]
+        self.feature_channels = candidate.stages[-2][0]
         side = input_size // 2 ** len(candidate.stages)
         if candidate.head:
             self.head = MobileOneBlock(channels, candidate.head, 1, side_branches=False)
@@ -101,16 +106,16 @@ class CandidateNet(nn.Module):
             # Landmarks may lie outside of the outermost cells' centres.
             self.register_buffer("grid", (grid - 0.5).T * 1.2 + 0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, 3, S, S)`` to ``(N, 2 * 98)``."""
-        if self.fc is not None:
-            out: Tensor = self.fc(self.head(self.blocks(x)).flatten(1))
-            return out
+    def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(N, 3, S, S)`` to landmarks; no candidate is trained with an auxiliary network."""
         fine = self.blocks[: self.fine](x)
-        coarse = self.coarse(self.blocks[self.fine :](fine))
+        coarse = self.blocks[self.fine :](fine)
+        if self.fc is not None:
+            return self.fc(self.head(coarse).flatten(1)), fine
+        coarse = self.coarse(coarse)
         heat = self.heat(fine) + nn.functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
         assert isinstance(self.grid, Tensor)  # noqa: S101 - tells the type checker
-        return (heat.flatten(2).softmax(dim=2) @ self.grid).flatten(1)
+        return (heat.flatten(2).softmax(dim=2) @ self.grid).flatten(1), fine
 
 
 def _block(kind: str, channels: int, width: int, stride: int) -> nn.Module:
@@ -142,30 +147,33 @@ def train_command(out: Path, names: tuple[str, ...], config_path: Path, cache: P
     contract = Contract(input_size=config.input_size)
     faces = open_cache(config, cache, contract)
     a_epoch = len(epoch_order(faces, config.seed, 0)) // config.batch_size
+    here = Processes(torch.device("cpu"))
+    loss_of = LandmarkLoss(config.loss, config.input_size, contract)
     for name in names or tuple(CANDIDATES):
         if "nme" in _read(out).get(name, {}):
             continue
         torch.manual_seed(config.seed)
-        model = CandidateNet(CANDIDATES[name], config.input_size).to(memory_format=torch.channels_last)
-        trainee = Trainee(model, ema_copy(model), make_optimizer(model, config))
-        done, losses = 0, []
         # The schedule's length is the run's: as many of its epochs as the steps need, the last one cut.
         scheduled = _shortened(config, steps, a_epoch)
+        trainee = make_trainee(CandidateNet(CANDIDATES[name], config.input_size), config, here)
+        done, losses = 0, [0.0]
         for epoch in range(-(-steps // a_epoch)):
             count = min(a_epoch, steps - done)
             batches = training_batches(faces, contract, config.augment, config.batch_size, config.seed, epoch)
-            chosen = (batch for batch, _ in zip(prefetched(batches), range(count), strict=False))
-            losses.append(train_one_epoch(trainee, chosen, scheduled, a_epoch, lambda _: None))
+            losses = []
+            trainee.runner.train()
+            for batch, _ in zip(prefetched(batches), range(count), strict=False):
+                losses.append(float(train_step(trainee, batch, loss_of, scheduled, a_epoch, here)[0]))
             done += count
-        batches = validation_batches(faces, contract, config.batch_size)
-        nme = evaluate(trainee.average, batches, contract.landmarks.normalizing_points)
-        _add(out, name, {"nme": nme, "loss": losses[-1], "steps": steps, "parameters": _parameters(model)})
+        held_out = validation_batches(faces, contract, config.batch_size)
+        nme = mean_error(trainee.average, held_out, contract.landmarks.normalizing_points)
+        _add(out, name, {"nme": nme, "loss": mean(losses), "steps": steps, "parameters": _parameters(trainee.model)})
         click.echo(f"{name}: {nme:.5f}")
 
 
 def _shortened(config: TrainConfig, steps: int, a_epoch: int) -> TrainConfig:
     # A schedule may end within an epoch; the configuration's own type knows whole epochs alone.
-    return replace(config, epochs=steps / a_epoch)  # type: ignore[arg-type]
+    return replace(config, epochs=max(1.0, steps / a_epoch))  # type: ignore[arg-type]
 
 
 def _parameters(model: nn.Module) -> int:

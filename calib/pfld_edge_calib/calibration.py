@@ -1,12 +1,12 @@
 """Chooses the faces that static quantization looks at."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from pfld_edge_calib.boxes_csv import read_boxes_csv
 from pfld_edge_calib.detect import detected_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
@@ -128,25 +128,8 @@ def _candidates(path: Path, images: Path | None) -> list[Face]:
             )
         return labelled_faces(path, "train")
     if (path / BOXES_FILE).is_file():
-        return _boxed_faces(path / BOXES_FILE)
+        return read_boxes_csv(path / BOXES_FILE)
     return [_whole_photo(photo) for photo in photos_in(path)]
-
-
-def _boxed_faces(path: Path) -> list[Face]:
-    faces = []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"image", "x0", "y0", "x1", "y1"} <= set(rows.fieldnames or ()):
-            raise FaceSetError(f"{path}: the header must read image,x0,y0,x1,y1")
-        for number, row in enumerate(rows, 2):
-            try:
-                box = np.array([float(row[name]) for name in ("x0", "y0", "x1", "y1")])
-            except (TypeError, ValueError) as error:
-                raise FaceSetError(f"{path}, line {number}: {error}") from error
-            faces.append(Face(path.parent / row["image"], box, group=row["image"]))
-    if not faces:
-        raise FaceSetError(f"{path}: no faces in it")
-    return faces
 
 
 def _whole_photo(path: Path) -> Face:

@@ -21,7 +21,11 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     """
     if not path.is_file():
         raise FaceSetError(f"{path}: no such photograph")
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    except cv2.error as error:
+        # OpenCV refuses what unpacks to more than 2^30 pixels.
+        raise FaceSetError(f"{path}: an image that can't be unpacked ({error.err or error})") from error
     if image is None:
         raise FaceSetError(f"{path}: not an image that can be read (JPEG, PNG, BMP or WebP expected)")
     return np.asarray(image, np.uint8)

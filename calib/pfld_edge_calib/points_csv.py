@@ -31,8 +31,12 @@ def read_points_csv(path: Path, images: Path | None = None, group_by: str = "ima
     if not path.is_file():
         raise FaceSetError(f"{path}: no such CSV file")
     root = path.parent if images is None else images
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    try:
+        # Spreadsheet programs begin a file with a byte order mark.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FaceSetError(f"{path}: not a CSV file ({error})") from error
     if len(rows) < 2:
         raise FaceSetError(f"{path}: expected a header line and at least one face")
     points, trusts = _point_columns(rows[0], path)

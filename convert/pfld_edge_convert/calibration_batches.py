@@ -93,7 +93,7 @@ def calibration_crops(
     """
     if source.path is None:
         count = max(2, source.limit)
-        crops = vary_crops(_cut(jittered(portraits(), count // 2, source.seed), contract), source.seed)
+        crops = vary_crops(_cut(jittered(portraits(contract), count // 2, source.seed), contract), source.seed)
         return CalibrationSet(crops, f"{len(crops)} faces of the two bundled portraits, varied, seed {source.seed}")
     if not source.path.exists():
         raise FaceSetError(f"{source.path}: no such file or folder")
@@ -109,7 +109,7 @@ def calibration_crops(
 
 def proof_crops(contract: Contract, count: int = 16) -> Crops:
     """The bundled portraits under jittered boxes, ``(count, S, S, 3)`` uint8 in the contract's colour order."""
-    faces = portraits()
+    faces = portraits(contract)
     return next(cut_faces(jittered(faces, count // len(faces)), contract, count)).crops
 
 

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from pfld_edge_convert.contract_io import read_contract
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.fusion import Fusion, fusion_of
 from pfld_edge_convert.input_shapes import with_free_sides_filled
 from pfld_edge_convert.model_stats import ModelStats, model_stats
+from pfld_edge_convert.onnx_file import load_onnx
 from pfld_edge_convert.quantization.coverage import fusion_coverage
 from pfld_edge_convert.quantization.report import QuantizationReport, read_report
 from pfld_edge_convert.receptive_field import ReceptiveField, field_facts, receptive_fields
 from pfld_edge_runtime import Contract, ModelFileError
 
-__all__ = ["Inspection", "inspect_file", "load_onnx"]
+__all__ = ["Inspection", "inspect_file"]
 
 
 _SIDE = 320
@@ -105,21 +105,6 @@ def _signature(values: Iterable[onnx.ValueInfoProto]) -> str:
         shape = ", ".join(str(dim.dim_value or dim.dim_param) for dim in tensor.shape.dim)
         described.append(f"{value.name} ({shape}) {np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))}")
     return " and ".join(described)
-
-
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file.
-
-    Raises:
-        ModelFileError: It is not one.
-    """
-    try:
-        model = onnx.load(path)
-    except (DecodeError, ValueError) as error:
-        raise ModelFileError(f"{path} is not an ONNX file, or is truncated") from error
-    if not model.graph.node:
-        raise ModelFileError(f"{path} is not an ONNX file: it holds no graph")
-    return model
 
 
 def _inspect_checkpoint(path: Path) -> Inspection:

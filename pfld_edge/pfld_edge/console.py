@@ -35,9 +35,9 @@ def note_assumed(name: str, assumed: bool) -> None:
 
 
 @contextmanager
-def face_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar over faces; gives the function that moves it."""
-    with _bar(name, total, MofNCompleteColumn()) as advance:
+def face_progress(name: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar over faces or photographs, some of them done; gives the function that moves it."""
+    with _bar(name, total, MofNCompleteColumn(), done) as advance:
         yield advance
 
 
@@ -49,12 +49,12 @@ def byte_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _bar(name: str, total: int, amount: ProgressColumn) -> Iterator[Callable[[int], None]]:
+def _bar(name: str, total: int, amount: ProgressColumn, done: int = 0) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
     terminal = console(stderr=True)
     # Elsewhere than on a terminal rich would leave an empty line.
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
-        task = progress.add_task(name, total=total)
+        task = progress.add_task(name, total=total, completed=done)
 
         def advance(count: int) -> None:
             progress.advance(task, count)

@@ -71,7 +71,7 @@ class FaceAnalyzer:
             BoxError: A detector of your own gave what can't be read as boxes.
         """
         height, width = check_image(image).shape[:2]
-        boxes, scores = find_boxes(self.detector, image, color)
+        boxes, scores = find_boxes(self.detector, image, color, self.landmarker.contract)
         # NaN, where a detector gives no scores, sorts last and keeps the detector's order.
         order = np.argsort(-scores, kind="stable")[: self._max_faces]
         boxes, scores = boxes[order], scores[order]

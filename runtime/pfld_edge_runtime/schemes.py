@@ -12,7 +12,8 @@ class LandmarkScheme:
     Attributes:
         name: The scheme's name, e.g. ``wflw-98``.
         names: One name a point, in output order; "left" and "right" are the sides of the photograph.
-        mirror: ``mirror[i]`` is the index of the point that point ``i`` becomes in the mirror image.
+        mirror: ``mirror[i]`` is the index of the point that point ``i`` becomes in the mirror image; ``i`` for all of
+            them where the scheme knows no mirror image.
         normalizing_points: The two points whose distance divides the error in the NME
             (for WFLW the outer eye corners, 60 and 72).
     """
@@ -26,6 +27,11 @@ class LandmarkScheme:
     def num_landmarks(self) -> int:
         """How many points a face has."""
         return len(self.names)
+
+    @property
+    def has_mirror(self) -> bool:
+        """Whether the points of the mirror image are known."""
+        return self.mirror != tuple(range(len(self.names)))
 
 
 # WFLW (Wu et al., "Look at Boundary", CVPR 2018, figure 2): the region, its first index, and how the points of the

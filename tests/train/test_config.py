@@ -1,11 +1,16 @@
 """Training configurations: what is read, and what is refused with a sentence."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pfld_edge_train.config import TrainConfig, load_config
+from pfld_edge_train.data_config import DataConfig
 from pfld_edge_train.errors import TrainConfigError
+from pfld_edge_train.optimizer_config import OptimizerConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "train/configs").glob("*.toml"))
 
@@ -21,9 +26,22 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
     [
         ("epochs = 3", "no data"),
         ("epoch = 3", "unknown key 'epoch'; known: model"),
-        ("epochs = 'many'", "epochs must be int, found 'many'"),
-        ("epochs = 0\n[[data]]\npath = 'a.csv'", "epochs must be positive, found 0"),
-        ("[[data]]\nfolder = 'a'", "unknown key 'folder'"),
+        ("epochs = 'many'", "epochs must be a whole number, found 'many'"),
+        ("epochs = true", "epochs must be a whole number, found True"),
+        ("bf16 = 1", "bf16 must be true or false, found 1"),
+        ("epochs = 0\n[[data]]\npath = 'a.csv'", "epochs must be 1 or more, found 0"),
+        ("seed = -1\n[[data]]\npath = 'a.csv'", "seed must be 0 or more, found -1"),
+        ("checkpoint_minutes = nan\n[[data]]\npath = 'a.csv'", "checkpoint_minutes must be 0 or more, found nan"),
+        ("bf16 = true\nfp16 = true\n[[data]]\npath = 'a.csv'", "bf16 and fp16 exclude each other"),
+        ("[[data]]\nfolder = 'a'", "data: unknown key 'folder'"),
+        ("data = 'a.csv'", "no data; add a"),
+        ("data = ['a.csv']", "data: expected a table, found 'a.csv'"),
+        ("[[data]]\nsplit = 'train'", "data: it lacks path"),
+        ("[[data]]\npath = 'a'\nsplit = 'test'", "no run learns from a test list"),
+        ("[[data]]\npath = 'a'\ngroup_by = 'name'", "unknown group_by 'name'; known: image, person"),
+        ("[[data]]\npath = 'a'\nrepeat = 0", "repeat must be 1 or more, found 0"),
+        ("optimizer = 1\n[[data]]\npath = 'a'", "optimizer: expected a table, found 1"),
+        ("[[data]]\npath = 'a'\n[optimizer]\nlearning_rate = nan", "optimizer: learning_rate must be positive"),
         ("epochs = ", "not valid TOML"),
         ("validation = 0.9\n[[data]]\npath = 'a.csv'", "validation must be a share between 0 and 0.5"),
     ],
@@ -37,3 +55,35 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_data_paths_are_seen_from_the_file(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[[data]]\npath = 'faces/set.csv'")
     assert load_config(tmp_path / "run.toml").data[0].path == str((tmp_path / "faces/set.csv").resolve())
+
+
+ANYTHING = st.one_of(
+    st.integers(), st.floats(), st.text(max_size=5), st.booleans(), st.lists(st.integers(), max_size=2), st.just({})
+)
+
+
+@given(st.data())
+def test_any_value_of_any_key_is_taken_or_refused_with_a_sentence(data: st.DataObject) -> None:
+    default = TrainConfig(data=(DataConfig("a.csv"),)).to_dict()
+    table = data.draw(
+        st.sampled_from([name for name, value in default.items() if isinstance(value, dict)] + ["", "data"])
+    )
+    part = default["data"][0] if table == "data" else default[table] if table else default
+    key = data.draw(st.sampled_from(sorted(part)))
+    part[key] = data.draw(ANYTHING)
+    try:
+        config = TrainConfig.from_dict(default, "run.toml")
+    except TrainConfigError as error:
+        message = str(error)
+    else:
+        message = f"run.toml {key}"
+        assert TrainConfig.from_dict(config.to_dict()) == config
+    assert message.startswith("run.toml")
+    assert key in message or f"run.toml, {table}" in message
+
+
+def test_the_page_on_training_lists_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    for table in (TrainConfig, DataConfig, OptimizerConfig):
+        for item in fields(table):
+            assert f"`{item.name}`" in page or f"`[{item.name}]`" in page or f"`[[{item.name}]]`" in page, item.name

@@ -1,20 +1,25 @@
 """Turns cached faces into batches that a network trains on."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pfld_edge_runtime import Contract
-from pfld_edge_train.augment import augment_pixels
-from pfld_edge_train.augment_config import AugmentConfig
+from pfld_edge_train.augment import Plan, draw_plan, render_on_cpu, render_on_device, take_rows
+from pfld_edge_train.augment_config import HARD_VIEW, AugmentConfig
+from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache
-from pfld_edge_train.geometry import random_frames, warp_faces, warp_landmarks
+from pfld_edge_train.lazy_sequence import LazySequence
 
 __all__ = ["Batch", "epoch_order", "training_batches", "validation_batches"]
+
+_TRAINING, _VALIDATION = 1, 2
+"""Last words of the generators' seeds: no two uses share a stream. (numpy pads seeds with zeros, so 0 says nothing.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,7 @@ class Batch:
     """Faces as the network sees them, with their answers.
 
     Attributes:
-        faces: ``(N, 3, S, S)`` float32, normalized as the contract says.
+        faces: ``(N, 3, S, S)`` float32, normalized as the contract says; channels last in memory.
         landmarks: ``(N, P, 2)`` float32, fractions of the crop.
         weights: ``(N, P)`` float32, trust in each landmark, 0 to 1.
         attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`; all false where unknown.
@@ -46,37 +51,122 @@ def epoch_order(cache: FaceCache, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def training_batches(
-    cache: FaceCache, contract: Contract, augment: AugmentConfig, batch_size: int, seed: int, epoch: int
-) -> Iterator[Batch]:
-    """Yield the augmented batches of one epoch; a last batch that is not full is left out."""
+    cache: FaceCache,
+    contract: Contract,
+    augment: AugmentConfig,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    first_batch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+) -> Sequence[Batch]:
+    """The augmented batches of one epoch; a last batch that is not full is left out.
+
+    A batch depends on seed, epoch and its number alone. What chance decides is drawn for the whole batch, and each
+    process takes its share of it: W processes together see what one process sees, and a run that was stopped goes on
+    at any batch.
+
+    Args:
+        cache: The faces.
+        contract: Gives size, crop rule, normalization and landmark scheme.
+        augment: Strengths.
+        batch_size: Faces a batch over all processes; a multiple of `world_size`.
+        seed: The run's.
+        epoch: Counted from 0.
+        first_batch: The number of the first batch that is wanted; those before it cost nothing.
+        rank: This process, 0 to ``world_size - 1``: every `world_size`-th face of each batch is its own.
+        world_size: How many processes share each batch.
+        device: Where the faces are cut and changed, and where the batch is.
+
+    Returns:
+        A sequence that makes its items when they are asked for; safe to ask from several threads.
+
+    Raises:
+        TrainConfigError: The processes can't share a batch evenly.
+    """
+    if batch_size % world_size:
+        raise TrainConfigError(f"batch_size {batch_size} does not divide among {world_size} processes; use a multiple")
     order = epoch_order(cache, seed, epoch)
-    generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**31)
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        yield _batch(cache, contract, order[start : start + batch_size], augment, generator)
+    mine = slice(rank, None, world_size)
+
+    def make(number: int) -> Batch:
+        number += first_batch
+        chosen = order[number * batch_size : (number + 1) * batch_size]
+        generator = np.random.default_rng([seed, epoch, number, _TRAINING])
+        plan = _plan(cache, contract, chosen, augment, generator)
+        return _batch(cache, contract, take_rows(plan, mine), torch.device(device))
+
+    return LazySequence(max(0, len(order) // batch_size - first_batch), make)
 
 
-def validation_batches(cache: FaceCache, contract: Contract, batch_size: int) -> Iterator[Batch]:
-    """Yield the held-out faces, unaugmented, in order."""
+def validation_batches(
+    cache: FaceCache,
+    contract: Contract,
+    batch_size: int,
+    views: Sequence[int] = (0,),
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Yield the held-out faces in order, once a view.
+
+    View 0 is the plain crop. Every other number is a hard view: the augmentation of `HARD_VIEW`, the same in every
+    run and for every batch size. Plain faces are too easy to tell good checkpoints from better ones.
+
+    Args:
+        cache: The faces.
+        contract: As for `training_batches`.
+        batch_size: Most faces a batch.
+        views: Which views, one after the other.
+        device: As for `training_batches`.
+        rank: This process, 0 to ``world_size - 1``; it gets every `world_size`-th batch.
+        world_size: How many processes share the batches.
+    """
     chosen = np.flatnonzero(cache.held_out)
-    for start in range(0, len(chosen), batch_size):
-        yield _batch(cache, contract, chosen[start : start + batch_size], None, None)
+    hard = HARD_VIEW if contract.landmarks.has_mirror else replace(HARD_VIEW, flip=0.0)
+    for view in views:
+        generator = np.random.default_rng([view, 0, 0, _VALIDATION])
+        plan = _plan(cache, contract, chosen, hard if view else None, generator)
+        for start in range(rank * batch_size, len(chosen), world_size * batch_size):
+            part = take_rows(plan, slice(start, start + batch_size))
+            yield _batch(cache, contract, part, torch.device(device))
 
 
-def _batch(
+def _plan(
     cache: FaceCache,
     contract: Contract,
     chosen: NDArray[np.int64],
     augment: AugmentConfig | None,
-    generator: torch.Generator | None,
-) -> Batch:
-    landmarks = torch.from_numpy(cache.landmarks[chosen])
-    frames = random_frames(landmarks, contract.crop.margin, augment, generator)
-    faces = warp_faces(cache.crops[chosen], frames, contract.input_size)
-    mirror = torch.tensor(contract.landmarks.mirror)
-    fractions = warp_landmarks(landmarks, frames, mirror)
-    weights = torch.from_numpy(cache.weights[chosen])
-    weights = torch.where(frames.flipped[:, None], weights[:, mirror], weights)
-    if augment is not None:
-        faces = augment_pixels(faces, augment, generator)
-    mean, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
-    return Batch((faces - mean) / scale, fractions, weights, torch.from_numpy(cache.attributes[chosen]))
+    generator: np.random.Generator,
+) -> Plan:
+    return draw_plan(chosen, cache.landmarks[chosen], cache.weights[chosen] > 0, contract, augment, generator)
+
+
+def _batch(cache: FaceCache, contract: Contract, plan: Plan, device: torch.device) -> Batch:
+    mirror = np.array(contract.landmarks.mirror)
+    weights = cache.weights[plan.rows]
+    weights = np.where(plan.frames.flipped[:, None], weights[:, mirror], weights)
+    answers = (torch.from_numpy(values).to(device) for values in (plan.landmarks, weights, cache.attributes[plan.rows]))
+    return Batch(_faces(cache, contract, plan, device), *answers)
+
+
+def _faces(cache: FaceCache, contract: Contract, plan: Plan, device: torch.device) -> Tensor:
+    """Cut, change and normalize."""
+    size = contract.input_size
+    if device.type == "cpu":
+        return _normalized(render_on_cpu(cache.crops, plan, size, contract.color_order), contract)
+    faces = render_on_device(cache.crops, plan, size, contract.color_order, device)
+    mean, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
+    return ((faces - mean) / scale).contiguous(memory_format=torch.channels_last)
+
+
+def _normalized(faces: NDArray[np.uint8], contract: Contract) -> Tensor:
+    """``(N, S, S, 3)`` bytes to ``(N, 3, S, S)`` float32, channels last in memory: one look-up a byte."""
+    mean, scale = np.array(contract.mean, np.float32), np.array(contract.scale, np.float32)
+    table = ((np.arange(256, dtype=np.float32)[:, None] - mean) / scale)[:, None]
+    if (table == table[:, :, :1]).all():
+        table = np.ascontiguousarray(table[:, :, 0])
+    flat = cv2.LUT(faces.reshape(-1, faces.shape[2], 3), table)
+    return torch.from_numpy(flat).view(faces.shape).permute(0, 3, 1, 2)

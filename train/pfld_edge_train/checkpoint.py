@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
 from pfld_edge_train.infer_config import infer_config
-from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
+from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "load_model", "save_checkpoint"]
 
@@ -33,10 +33,17 @@ _PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
     "step": (int,),
     "epoch": (int,),
     "best_nme": (float, int),
+    "auxiliary": (dict, type(None)),
+    "scaler": (dict, type(None)),
+    "epoch_step": (int,),
+    "epoch_loss": (float, int),
     "config": (dict, type(None)),
     "contract": (dict, type(None)),
 }
 """What a whole file of ours holds, field by field."""
+
+_ADDED_LATER: dict[str, Any] = {"auxiliary": None, "scaler": None, "epoch_step": 0, "epoch_loss": 0.0}
+"""Fields that older files of this format lack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,10 @@ class Checkpoint:
         step: Optimizer steps done.
         epoch: Last finished epoch, from 0; -1 where unknown.
         best_nme: Lowest validation NME so far; infinite where unknown.
+        auxiliary: State dict of PFLD's auxiliary network, which training alone has; None where there is none.
+        scaler: State of the loss's scaling in float16; None elsewhere.
+        epoch_step: Steps done of the epoch after `epoch`; 0 between two epochs.
+        epoch_loss: Sum of those steps' losses.
         config: The training configuration in plain types.
         contract: The model's contract in plain types; None in other projects' files.
     """
@@ -62,6 +73,10 @@ class Checkpoint:
     step: int = 0
     epoch: int = -1
     best_nme: float = float("inf")
+    auxiliary: Mapping[str, Tensor] | None = None
+    scaler: dict[str, Any] | None = None
+    epoch_step: int = 0
+    epoch_loss: float = 0.0
     config: dict[str, Any] | None = None
     contract: dict[str, Any] | None = None
 
@@ -98,7 +113,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def load_model(path: Path, *, use_ema: bool = True) -> tuple[nn.Module, Checkpoint]:
+def load_model(path: Path, *, use_ema: bool = True) -> tuple[LandmarkNet, Checkpoint]:
     """Rebuild a checkpoint's network in evaluation mode.
 
     Args:
@@ -149,6 +164,7 @@ def _refusal(path: Path, reason: str) -> str:
 def _own(record: dict[str, Any]) -> Checkpoint:
     if record["format"] != FORMAT:
         raise CheckpointError(f"format {record['format']} is not known to this version, which reads {FORMAT}")
+    record = _ADDED_LATER | record
     missing = [item.name for item in fields(Checkpoint) if item.name not in record]
     if missing:
         raise CheckpointError(f"a damaged pfld-edge checkpoint: it lacks {missing[0]}")

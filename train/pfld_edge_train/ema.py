@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["ema_copy", "update_ema"]
 
@@ -28,8 +28,12 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) ->
     """
     keep = min(decay, (1 + step) / (10 + step))
     state = model.state_dict()
+    floats: tuple[list[Tensor], list[Tensor]] = ([], [])
     for name, value in average.state_dict().items():
         if value.is_floating_point():
-            value.lerp_(state[name], 1 - keep)
+            floats[0].append(value)
+            floats[1].append(state[name])
         else:
             value.copy_(state[name])
+    # All in one call: hundreds of small ones would keep a GPU waiting.
+    torch._foreach_lerp_(*floats, 1 - keep)

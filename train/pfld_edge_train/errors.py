@@ -2,7 +2,14 @@
 
 from pfld_edge_runtime import PfldEdgeError
 
-__all__ = ["CheckpointError", "ModelConfigError", "TrainConfigError", "TrainingDivergedError"]
+__all__ = [
+    "CheckpointError",
+    "ModelConfigError",
+    "OtherProcessError",
+    "TrainConfigError",
+    "TrainingDivergedError",
+    "TrainingInterruptedError",
+]
 
 
 class TrainConfigError(PfldEdgeError, ValueError):
@@ -11,6 +18,23 @@ class TrainConfigError(PfldEdgeError, ValueError):
 
 class TrainingDivergedError(PfldEdgeError, ArithmeticError):
     """The loss is no longer a finite number."""
+
+
+class TrainingInterruptedError(PfldEdgeError, InterruptedError):
+    """A signal stopped the run; what it had done is saved.
+
+    Attributes:
+        signal: Its number; programs that a signal ends exit with 128 more.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        """Take the sentence and the signal."""
+        super().__init__(message)
+        self.signal = signal
+
+
+class OtherProcessError(PfldEdgeError, RuntimeError):
+    """Another process of the run failed, and has said why where it could."""
 
 
 class ModelConfigError(PfldEdgeError, ValueError):

@@ -1,192 +1,139 @@
-"""A whole training run: data, epochs, checkpoints, resume."""
+"""A whole training run: faces, epochs, checkpoints."""
 
-import csv
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 
-from pfld_edge_runtime import Contract
-from pfld_edge_train.batches import epoch_order, training_batches, validation_batches
-from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
-from pfld_edge_train.config import TrainConfig
-from pfld_edge_train.ema import ema_copy
-from pfld_edge_train.engine import Trainee, evaluate, make_optimizer, train_one_epoch
-from pfld_edge_train.errors import TrainConfigError
+from pfld_edge_train.batches import epoch_order
+from pfld_edge_train.checkpoint_clock import CheckpointClock
+from pfld_edge_train.epoch import train_epoch
+from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
 from pfld_edge_train.face_cache import FaceCache, open_cache
-from pfld_edge_train.models import ModelConfig, build_model
-from pfld_edge_train.prefetch import prefetched
+from pfld_edge_train.interruption import listening_for_signals
+from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies
+from pfld_edge_train.run_log import EpochResult, RunLog
+from pfld_edge_train.run_plan import plan_of
+from pfld_edge_train.run_state import REMEDY, RunState, new_run, resumed_run, save_average, save_run
+from pfld_edge_train.schedule import learning_rate_at
+from pfld_edge_train.tensorboard_log import TensorBoardLog, open_tensorboard
+from pfld_edge_train.validation import ValidationErrors, validate
+from pfld_edge_train.watcher import Watcher
 
-__all__ = ["EpochResult", "RunState", "fit", "new_run", "resumed_run"]
+__all__ = ["AVERAGE", "BEST", "LAST", "EpochResult", "RunState", "fit", "new_run", "resumed_run"]
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EpochResult:
-    """What one epoch did.
-
-    Attributes:
-        epoch: Counted from 0.
-        loss: Mean training loss, wing loss's pixels.
-        nme: Of the averaged weights on the validation faces.
-        best: This is the best so far.
-    """
-
-    epoch: int
-    loss: float
-    nme: float
-    best: bool
+LAST, BEST, AVERAGE = "last.pth", "best.pth", "ema.pth"
 
 
-@dataclass(slots=True)
-class RunState:
-    """A run between two epochs."""
-
-    config: TrainConfig
-    contract: Contract
-    trainee: Trainee
-    next_epoch: int = 0
-    best_nme: float = float("inf")
-
-
-def new_run(config: TrainConfig, init: Path | None = None) -> RunState:
-    """Start a run.
-
-    Args:
-        config: The run.
-        init: Checkpoint of the same network to start from, its averaged weights where it has any; random weights
-            where None.
-
-    Raises:
-        CheckpointError: The checkpoint can't be read.
-        TrainConfigError: It holds another network.
-    """
-    torch.manual_seed(config.seed)
-    contract = Contract(model=config.model, input_size=config.input_size, trained_on=config.trained_on)
-    model = build_model(_model_config(config, contract))
-    if init is not None:
-        model = _initial(init, _model_config(config, contract))
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return RunState(config, contract, Trainee(model, ema_copy(model), make_optimizer(model, config)))
-
-
-def resumed_run(config: TrainConfig, path: Path) -> RunState:
-    """Go on from a checkpoint of the same configuration.
-
-    Raises:
-        CheckpointError: The file is damaged.
-        TrainConfigError: It belongs to another configuration, or holds no optimizer.
-    """
-    checkpoint = load_checkpoint(path)
-    if checkpoint.config != config.to_dict() or checkpoint.optimizer is None or checkpoint.ema_weights is None:
-        raise TrainConfigError(
-            f"{path}: not a checkpoint of this configuration; train into another folder, or drop --resume"
-        )
-    state = new_run(config)
-    state.trainee.model.load_state_dict(dict(checkpoint.weights))
-    state.trainee.average.load_state_dict(dict(checkpoint.ema_weights))
-    state.trainee.optimizer.load_state_dict(checkpoint.optimizer)
-    state.trainee.step = checkpoint.step
-    state.next_epoch, state.best_nme = checkpoint.epoch + 1, checkpoint.best_nme
-    return state
-
-
-def fit(
-    state: RunState,
-    out: Path,
-    cache_folder: Path,
-    epoch_progress: Callable[[int, int], Callable[[float], None]],
-    report: Callable[[EpochResult], None],
-) -> None:
+def fit(state: RunState, out: Path, cache_folder: Path, watcher: Watcher | None = None) -> None:
     """Train to the configuration's last epoch.
 
-    Writes ``last.pth``, ``best.pth`` (lowest validation NME of the averaged weights) and ``log.csv`` into `out` after
-    every epoch, each replaced whole. Everything random depends on seed and epoch alone: a run that was killed and
-    resumed ends with the weights of one that was not.
+    Writes into `out` after every epoch, each file replaced whole: ``last.pth`` to go on from, ``best.pth`` (lowest
+    error of the averaged weights on the validation faces), ``ema.pth`` (the averaged weights alone), ``log.csv`` and
+    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and where a signal stops the run.
+    Everything random depends on seed, epoch and step alone: a run that was killed at any moment and resumed ends with
+    the weights of one that was not, bit by bit on a CPU.
 
     Args:
         state: From `new_run` or `resumed_run`; changed in place.
         out: The run's folder.
         cache_folder: Where cut faces are kept between runs.
-        epoch_progress: Called with epoch and its steps; gives what is called with each step's loss.
-        report: Called after each epoch.
+        watcher: Hears how it goes; in the first process only.
 
     Raises:
-        TrainingDivergedError: The loss became NaN; the last whole checkpoint stays.
+        FaceSetError: A source of faces can't be read.
+        TrainConfigError: There are too few faces, or the batch can't be shared out.
+        TrainingDivergedError: A number is no longer finite; the last whole checkpoint stays.
+        TrainingInterruptedError: A signal stopped the run; it is saved.
+        OtherProcessError: Another process of the run failed.
     """
-    config = state.config
-    cache = open_cache(config, cache_folder, state.contract)
+    watcher = watcher if watcher is not None and state.processes.first else Watcher()
+    config, processes = state.config, state.processes
+    cache = processes.in_turn(lambda: open_cache(config, cache_folder, state.contract))
+    with processes.together():
+        steps = _steps_per_epoch(state, cache)
+        loss_of = LandmarkLoss(config.loss, config.input_size, state.contract, _frequencies(cache))
+        out.mkdir(parents=True, exist_ok=True)
+    events = None
+    if config.tensorboard and processes.first:
+        events = open_tensorboard(out / "tensorboard", state.next_epoch)
+    watcher.begin(plan_of(state, cache, steps))
+    if config.tensorboard and events is None:
+        watcher.note("tensorboard = true, but its package is missing: no events; pip install tensorboard")
+    clock = CheckpointClock(config.checkpoint_steps, config.checkpoint_minutes)
+    with listening_for_signals() as interruption:
+        while state.next_epoch < config.epochs:
+            begun, started = state.epoch_step, time.perf_counter()
+            train_epoch(state, cache, loss_of, steps, out / LAST, clock, interruption, watcher)
+            speed = (steps - begun) * config.batch_size / (time.perf_counter() - started)
+            errors = _validated(state, cache)
+            result = _close_epoch(state, errors, steps, speed)
+            if processes.first:
+                # The last checkpoint last: it says that the epoch is done, and a killed run does the rest again.
+                RunLog(out).add(result)
+                _add_events(events, result)
+                _save(state, errors, result.best, out)
+                clock.restart()
+                watcher.result(result)
+    if events is not None:
+        events.close()
+
+
+def _validated(state: RunState, cache: FaceCache) -> ValidationErrors:
+    config, average = state.config, state.trainee.average
+    errors = validate(average, cache, state.contract, config.batch_size, config.hard_views, state.processes)
+    if not math.isfinite(errors.score):
+        told = f"the error on the validation faces is {errors.score} after epoch {state.next_epoch + 1}: {REMEDY}"
+        raise state.processes.everywhere(TrainingDivergedError(told))
+    return errors
+
+
+def _close_epoch(state: RunState, errors: ValidationErrors, steps: int, speed: float) -> EpochResult:
+    """Move on to the next epoch; gives what this one did."""
+    result = EpochResult(
+        epoch=state.next_epoch,
+        loss=state.epoch_loss / steps,
+        nme=errors.nme,
+        hard_nme=errors.hard_nme,
+        best=errors.score < state.best_nme,
+        learning_rate=learning_rate_at(state.trainee.step - 1, steps, state.config),
+        images_per_second=speed,
+    )
+    state.best_nme = min(errors.score, state.best_nme)
+    state.next_epoch, state.epoch_step, state.epoch_loss = state.next_epoch + 1, 0, 0.0
+    return result
+
+
+def _add_events(events: TensorBoardLog | None, result: EpochResult) -> None:
+    if events is not None:
+        figures = {"loss": result.loss, "nme/validation": result.nme, "nme/hard views": result.hard_nme}
+        events.add(figures | {"learning rate": result.learning_rate}, result.epoch)
+
+
+def _steps_per_epoch(state: RunState, cache: FaceCache) -> int:
+    config, count = state.config, state.processes.count
     steps = len(epoch_order(cache, config.seed, 0)) // config.batch_size
-    if steps == 0 or not cache.held_out.any():
+    if steps == 0 or not cache.weights[cache.held_out].any():
         raise TrainConfigError("too few faces: not one full batch to train on and one face to validate on")
-    logger.info("%d training faces, %d for validation", np.count_nonzero(~cache.held_out), cache.held_out.sum())
-    for epoch in range(state.next_epoch, config.epochs):
-        advance = epoch_progress(epoch, steps)
-        batches = training_batches(cache, state.contract, config.augment, config.batch_size, config.seed, epoch)
-        loss = train_one_epoch(state.trainee, prefetched(batches), config, steps, advance)
-        nme = _validate(state.trainee.average, cache, state)
-        best = nme < state.best_nme
-        state.best_nme = min(nme, state.best_nme)
-        _save(state, epoch, nme, out, best)
-        result = EpochResult(epoch, loss, nme, best)
-        _log(out / "log.csv", result)
-        report(result)
+    if config.batch_size % count:
+        raise TrainConfigError(
+            f"batch_size {config.batch_size} can't be shared out evenly among {count} processes: choose a multiple"
+        )
+    return steps
 
 
-def _validate(model: nn.Module, cache: FaceCache, state: RunState) -> float:
-    batches = validation_batches(cache, state.contract, state.config.batch_size)
-    return evaluate(model, batches, state.contract.landmarks.normalizing_points)
-
-
-def _save(state: RunState, epoch: int, nme: float, out: Path, best: bool) -> None:
-    contract = state.contract.replace(nme=round(nme, 6), nme_data="validation split of the training faces")
-    checkpoint = Checkpoint(
-        weights=state.trainee.model.state_dict(),
-        ema_weights=state.trainee.average.state_dict(),
-        optimizer=state.trainee.optimizer.state_dict(),
-        step=state.trainee.step,
-        epoch=epoch,
-        best_nme=state.best_nme,
-        model=_model_config(state.config, state.contract),
-        config=state.config.to_dict(),
-        contract=contract.to_dict(),
+def _frequencies(cache: FaceCache) -> torch.Tensor:
+    training = ~cache.held_out
+    return attribute_frequencies(
+        torch.from_numpy(cache.attributes[training]), torch.from_numpy(cache.repeats[training])
     )
-    out.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(out / "last.pth", checkpoint)
+
+
+def _save(state: RunState, errors: ValidationErrors, best: bool, out: Path) -> None:
+    """Write the checkpoints; the last one last, since it says that the epoch is done."""
+    contract = state.contract.replace(nme=round(errors.nme, 6), nme_data="validation split of the training faces")
+    save_average(state, out / AVERAGE, contract)
     if best:
-        save_checkpoint(out / "best.pth", checkpoint)
-
-
-def _log(path: Path, result: EpochResult) -> None:
-    """Add a line to the log; lines of epochs that a killed run did again are dropped first."""
-    rows = []
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if row[0] != "epoch" and int(row[0]) < result.epoch]
-    rows.append([str(result.epoch), f"{result.loss:.5f}", f"{result.nme:.6f}"])
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        csv.writer(file).writerows([["epoch", "loss", "validation_nme"], *rows])
-    partial.replace(path)
-
-
-def _initial(path: Path, expected: ModelConfig) -> nn.Module:
-    model, checkpoint = load_model(path)
-    if checkpoint.model != expected:
-        raise TrainConfigError(f"{path}: holds {checkpoint.model}, the configuration asks for {expected}")
-    return model
-
-
-def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
-    return ModelConfig(
-        kind=config.model,
-        width_factor=config.width_factor,
-        input_size=config.input_size,
-        num_landmarks=contract.landmarks.num_landmarks,
-        conv_branches=config.conv_branches,
-    )
+        save_run(state, out / BEST, contract)
+    save_run(state, out / LAST, contract)

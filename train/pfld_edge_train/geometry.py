@@ -1,17 +1,19 @@
-"""The geometric part of the augmentation: one affine map a face."""
+"""The geometric part of the augmentation: one affine map a face, drawn here, carried out by `augment.warp`."""
 
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pfld_edge_train.augment_config import AugmentConfig
 
-__all__ = ["FaceFrames", "random_frames", "warp_faces", "warp_landmarks"]
+__all__ = ["FaceFrames", "plain_frames", "random_frames", "warp_landmarks"]
+
+Floats = NDArray[np.float64]
+
+_FARTHEST = 3.0
+"""Normal numbers are clipped to so many standard deviations: a face must not leave its crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,99 +22,111 @@ class FaceFrames:
 
     Attributes:
         matrices: ``(N, 2, 2)``: columns are the input's x and y axes, in pixels of the cached crop a full side.
-        centers: ``(N, 2)``: the input's centre in pixels of the cached crop.
+        centers: ``(N, 2)``: the input's centre in pixels of the cached crop, pixel edges at integers.
         flipped: ``(N,)`` bool: the frame mirrors the face.
     """
 
-    matrices: Tensor
-    centers: Tensor
-    flipped: Tensor
+    matrices: Floats
+    centers: Floats
+    flipped: NDArray[np.bool_]
+
+    def affines(self, size: int) -> Floats:
+        """Maps from the result's pixel indices to the cached crop's, ``(N, 2, 3)``.
+
+        Pixel centres follow the runtime's crop: result pixel i samples ``(i + 0.5) / size`` of the frame.
+        """
+        linear = self.matrices / size
+        # The result's pixel centres lie at i + 0.5 of the frame, those of the crop at integers + 0.5.
+        origin = self.centers - self.matrices.sum(axis=2) / 2 + linear.sum(axis=2) / 2 - 0.5
+        return np.concatenate([linear, origin[:, :, None]], axis=2)
+
+
+def plain_frames(landmarks: NDArray[np.floating], known: NDArray[np.bool_], margin: float) -> FaceFrames:
+    """The frames that the crop rule gives: a square around the landmarks' tight box.
+
+    Args:
+        landmarks: ``(N, P, 2)`` pixels of the cached crop.
+        known: ``(N, P)``: which landmarks may be looked at; a face without any is boxed by all.
+        margin: The crop rule's margin.
+    """
+    count = len(landmarks)
+    basis = np.broadcast_to(np.eye(2), (count, 2, 2))
+    centers, sides = _boxes(landmarks.astype(np.float64), known, margin)
+    return FaceFrames(basis * sides[:, None, None], centers, np.zeros(count, np.bool_))
 
 
 def random_frames(
-    landmarks: Tensor, margin: float, config: AugmentConfig | None, generator: torch.Generator | None = None
+    landmarks: NDArray[np.floating],
+    known: NDArray[np.bool_],
+    margin: float,
+    config: AugmentConfig,
+    generator: np.random.Generator,
 ) -> FaceFrames:
     """Choose a frame a face: turned, squeezed, mirrored, then boxed by the crop rule and put off as detectors err.
 
     The box is that of the *turned* landmarks: a turned face meets the network on a device in its own tight box.
+    How many numbers are drawn depends on N alone, never on the strengths.
 
     Args:
-        landmarks: ``(N, P, 2)`` pixels of the cached crop.
+        landmarks: As for `plain_frames`.
+        known: As for `plain_frames`.
         margin: The crop rule's margin.
-        config: Strengths; None for the plain crop.
+        config: Strengths.
         generator: Source of chance.
     """
     count = len(landmarks)
-    if config is None:
-        basis = torch.eye(2).expand(count, 2, 2)
-        flipped = torch.zeros(count, dtype=torch.bool)
-    else:
-        basis, flipped = _random_basis(count, config, generator)
+    basis, flipped = _random_basis(count, config, generator)
     # Landmarks as the turned frame sees them, still in pixels of the cached crop.
-    seen = landmarks @ torch.linalg.inv(basis).mT
-    low, high = seen.amin(dim=1), seen.amax(dim=1)
-    side = (high - low).amax(dim=1) * margin
-    center = (low + high) / 2
-    if config is not None:
-        side_factor = 1 + _uniform((count,), config.scale, generator)
-        center = center + _uniform((count, 2), config.shift, generator) * side[:, None]
-        side = side * side_factor
-    return FaceFrames(basis * side[:, None, None], (basis @ center[:, :, None])[:, :, 0], flipped)
+    seen = landmarks.astype(np.float64) @ np.linalg.inv(basis).transpose(0, 2, 1)
+    centers, sides = _boxes(seen, known, margin)
+    centers = centers + config.shift * _normal((count, 2), generator) * sides[:, None]
+    sides = sides * np.exp(config.scale * _normal((count,), generator))
+    return FaceFrames(basis * sides[:, None, None], (basis @ centers[:, :, None])[:, :, 0], flipped)
 
 
-def warp_faces(crops: NDArray[np.uint8], frames: FaceFrames, size: int) -> Tensor:
-    """Cut the frames out of the cached crops with OpenCV, which on a CPU is ten times faster than `grid_sample`.
-
-    Pixel centres follow OpenCV's resize: output pixel i samples ``(i + 0.5) / size`` of the frame.
-
-    Args:
-        crops: ``(N, S, S, 3)``.
-        frames: N frames.
-        size: Side of the result in pixels.
-
-    Returns:
-        ``(N, 3, size, size)`` float32 grey levels.
-    """
-    linear = frames.matrices.numpy() / size
-    # Output pixel centres lie at i + 0.5 of the frame, source pixel centres at integers + 0.5 of the crop.
-    origin = frames.centers.numpy() - frames.matrices.numpy().sum(axis=2) / 2 + linear.sum(axis=2) / 2 - 0.5
-    faces = np.empty((len(crops), size, size, 3), np.uint8)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    for face, crop, matrix, start in zip(faces, crops, linear, origin, strict=True):
-        affine = np.concatenate([matrix, start[:, None]], axis=1)
-        face[:] = cv2.warpAffine(np.ascontiguousarray(crop), affine, (size, size), flags=flags)
-    return torch.from_numpy(faces).permute(0, 3, 1, 2).float()
-
-
-def warp_landmarks(landmarks: Tensor, frames: FaceFrames, mirror: Tensor) -> Tensor:
+def warp_landmarks(
+    landmarks: NDArray[np.floating], frames: FaceFrames, mirror: NDArray[np.int64]
+) -> NDArray[np.float32]:
     """Map landmarks into the frames.
 
     Args:
         landmarks: ``(N, P, 2)`` pixels of the cached crop, pixel edges at integers.
         frames: N frames.
-        mirror: ``(P,)`` int64, the scheme's mirror permutation, applied where a frame mirrors.
+        mirror: ``(P,)``, the scheme's mirror permutation, applied where a frame mirrors.
 
     Returns:
         ``(N, P, 2)`` fractions of the new crop.
     """
-    local = (landmarks - frames.centers[:, None]) @ torch.linalg.inv(frames.matrices).mT + 0.5
-    return torch.where(frames.flipped[:, None, None], local[:, mirror], local)
+    local = (landmarks - frames.centers[:, None]) @ np.linalg.inv(frames.matrices).transpose(0, 2, 1) + 0.5
+    fractions: NDArray[np.float32] = np.where(frames.flipped[:, None, None], local[:, mirror], local).astype(np.float32)
+    return fractions
 
 
-def _random_basis(count: int, config: AugmentConfig, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Rotation times squeeze and shear times mirror, ``(N, 2, 2)``, and which are mirrored."""
-    angle = torch.randn(count, generator=generator).clamp(-3, 3) * math.radians(config.rotation)
-    cosine, sine = torch.cos(angle), torch.sin(angle)
-    turn = torch.stack([cosine, -sine, sine, cosine], dim=1).view(count, 2, 2)
-    squeeze = torch.zeros(count, 2, 2)
-    squeeze[:, 0, 0] = 1 + _uniform((count,), config.shear, generator)
-    squeeze[:, 0, 1] = _uniform((count,), config.shear / 2, generator)
+def _boxes(points: Floats, known: NDArray[np.bool_], margin: float) -> tuple[Floats, Floats]:
+    """Centres ``(N, 2)`` and sides ``(N,)`` of the squares around the known points."""
+    used = (known | ~known.any(axis=1, keepdims=True))[:, :, None]
+    low = np.where(used, points, np.inf).min(axis=1)
+    high = np.where(used, points, -np.inf).max(axis=1)
+    # A face of one point must not have a frame of no size.
+    return (low + high) / 2, np.maximum((high - low).max(axis=1), 1) * margin
+
+
+def _random_basis(
+    count: int, config: AugmentConfig, generator: np.random.Generator
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Rotation times squeeze and slant times mirror, ``(N, 2, 2)``, and which are mirrored."""
+    angle = _normal((count,), generator) * math.radians(config.rotation)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turn = np.stack([cosine, -sine, sine, cosine], axis=1).reshape(count, 2, 2)
+    squeeze = np.zeros((count, 2, 2))
+    squeeze[:, 0, 0] = 1 + config.shear * generator.uniform(-1, 1, count)
+    squeeze[:, 0, 1] = config.shear / 2 * generator.uniform(-1, 1, count)
     squeeze[:, 1, 1] = 1
-    flipped = torch.rand(count, generator=generator) < 0.5
-    squeeze[:, :, 0] *= torch.where(flipped, -1.0, 1.0)[:, None]
+    flipped = generator.random(count) < config.flip
+    squeeze[:, :, 0] *= np.where(flipped, -1.0, 1.0)[:, None]
     return turn @ squeeze, flipped
 
 
-def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator | None) -> Tensor:
-    """Uniform numbers from -bound to bound."""
-    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+def _normal(shape: tuple[int, ...], generator: np.random.Generator) -> Floats:
+    """Normal numbers, clipped."""
+    return generator.standard_normal(shape).clip(-_FARTHEST, _FARTHEST)

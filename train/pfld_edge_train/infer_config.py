@@ -15,6 +15,9 @@ __all__ = ["infer_config", "width_candidates"]
 
 _Shapes = Mapping[str, Tensor]
 
+_STEMS = {"pfld-edge-s": 16, "pfld-edge-m": 32}
+"""Channels of our own networks' first block; the others have 64."""
+
 
 def infer_config(weights: _Shapes) -> ModelConfig:
     """Find the configuration that has these weights.
@@ -50,7 +53,7 @@ def width_candidates(kind: str, stem_channels: int) -> Iterator[float]:
     Channels are rounded down (to even numbers in GhostOne), so that one layer leaves a range of widths open: 51 of 64
     channels are a width of 0.8, or 0.81. The last candidate is the plain ratio.
     """
-    base = 16 if kind == "pfld-edge-s" else 64
+    base = _STEMS.get(kind, 64)
     lowest, above = stem_channels / base, (stem_channels + (2 if kind == "pfld-ghostone" else 1)) / base
     widths: list[float] = []
     for steps in (10, 8, 20, 100):
@@ -67,14 +70,22 @@ def _misfits(config: ModelConfig, weights: _Shapes) -> int:
 
 
 def _first_convolutions(kind: str) -> tuple[str, ...]:
-    block = "blocks.0" if kind == "pfld-edge-s" else "conv1"
+    return _block_weights("blocks.0" if kind in _STEMS else "conv1")
+
+
+def _block_weights(block: str) -> tuple[str, ...]:
     return f"{block}.0.weight", f"{block}.rbr_conv.0.conv.weight", f"{block}.reparam_conv.weight"
 
 
 def _kind(weights: _Shapes) -> str:
     """Each kind has a name that the others lack; Slim differs from GhostNet by a width alone."""
     if "fc.weight" in weights and any(name.startswith("blocks.0.") for name in weights) and "fc.bias" in weights:
-        return "pfld-edge-s"
+        # From the stem to the next block channels double in s, and grow by half in m.
+        first, second = (
+            next((_shape(weights, name, axes=4)[0] for name in _block_weights(block) if name in weights), 1)
+            for block in ("blocks.0", "blocks.1")
+        )
+        return "pfld-edge-s" if second > 1.75 * first else "pfld-edge-m"
     if any(name in weights for name in _first_convolutions("pfld-ghostone")[1:]):
         return "pfld-ghostone"
     if "conv3_1.inv_res.0.0.weight" in weights:
@@ -85,13 +96,13 @@ def _kind(weights: _Shapes) -> str:
         return "pfld-ghostnet" if half / max(stem, 1) > 0.875 else "pfld-ghostnet-slim"
     names = ", ".join(list(weights)[:3])
     raise CheckpointError(
-        "weights of an unknown network: expected those of pfld, pfld-ghostnet, pfld-ghostnet-slim, pfld-ghostone or "
-        f"pfld-edge-s, found names like {names or 'none at all'}"
+        "weights of an unknown network: expected those of pfld, pfld-ghostnet, pfld-ghostnet-slim, pfld-ghostone, "
+        f"pfld-edge-s or pfld-edge-m, found names like {names or 'none at all'}"
     )
 
 
 def _input_size(weights: _Shapes, kind: str) -> int:
-    if kind == "pfld-edge-s":
+    if kind in _STEMS:
         return round(math.sqrt(_shape(weights, "fc.weight", axes=2)[1] / 16)) * 16
     return _shape(weights, "conv8.0.weight", axes=4)[-1] * 16
 

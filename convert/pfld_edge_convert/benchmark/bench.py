@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.benchmark.cold_start import ColdStart, cold_starts
@@ -19,6 +18,7 @@ from pfld_edge_convert.benchmark.roofline import Work, roofline, work_of
 from pfld_edge_convert.benchmark.subject import Subject, open_subject
 from pfld_edge_convert.benchmark.turns import take_turns
 from pfld_edge_convert.benchmark.verdict import Judgement, Verdict, judge
+from pfld_edge_convert.onnx_file import load_onnx
 
 __all__ = ["BenchRequest", "open_subjects", "run_bench", "steps"]
 
@@ -111,7 +111,7 @@ def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advan
     )
     for subject in subjects:
         feed = subject.feed(request.batches[0])
-        measured.works.append(work_of(onnx.load(str(subject.path)), feed))
+        measured.works.append(work_of(load_onnx(subject.path), feed))
     reference = subjects[0].name if len(subjects) > 1 else None
     settings = Settings(request.rounds, request.starts, request.precision, request.from_crops, reference)
     return BenchReport(

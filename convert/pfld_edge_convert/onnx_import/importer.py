@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pfld_edge_convert.errors import ImportOnnxError
+from pfld_edge_convert.onnx_file import load_onnx
 from pfld_edge_convert.onnx_import.dataflow import Flow
 from pfld_edge_convert.onnx_import.from_onnx import OnnxWeights, onnx_flow
 from pfld_edge_convert.onnx_import.from_torch import torch_flow
@@ -41,7 +42,7 @@ def import_onnx(path: Path) -> Checkpoint:
     inputs = session.get_inputs()
     if inputs and inputs[0].type != "tensor(float)":
         raise ImportOnnxError(f"{path}: not a published PFLD network: expected float32 input, found {inputs[0].type}")
-    model = onnx.load(str(path))
+    model = load_onnx(path)
     config, pairs = _matched(model, path)
     network = build_model(config).eval()
     _fill(network, pairs)

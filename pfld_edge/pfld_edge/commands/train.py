@@ -1,6 +1,5 @@
 """`pfld-edge train`: makes a checkpoint."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,44 +10,37 @@ __all__ = ["train_command"]
 @click.command("train")
 @click.option("--config", "config_path", required=True, type=click.Path(path_type=Path), help="A TOML file.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@click.option("--resume", is_flag=True, help="Go on from OUT/last.pth.")
+@click.option("--resume", is_flag=True, help="Go on from OUT/last.pth, where there is one.")
 @click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to start from instead of random weights.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of cut faces; OUT/cache where left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores where left out.")
+@click.pass_context
 def train_command(
-    config_path: Path, out: Path, resume: bool, init: Path | None, cache: Path | None, threads: int | None
+    ctx: click.Context,
+    config_path: Path,
+    out: Path,
+    resume: bool,
+    init: Path | None,
+    cache: Path | None,
+    threads: int | None,
 ) -> None:
-    """Train a network as a TOML configuration says; writes last.pth, best.pth and log.csv into OUT."""
-    import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Train a network as a TOML configuration says.
 
-    from pfld_edge.console import console
+    Writes into OUT: last.pth to go on from, best.pth, ema.pth (the averaged weights, to convert), log.csv, curves.png.
+    Ctrl-C saves the run and ends it; --resume goes on.
+    """
+    from pfld_edge.training_progress import training_progress
     from pfld_edge_train.config import load_config
-    from pfld_edge_train.errors import TrainConfigError
-    from pfld_edge_train.fit import EpochResult, fit, new_run, resumed_run
+    from pfld_edge_train.errors import TrainingInterruptedError
+    from pfld_edge_train.processes import joined_processes
+    from pfld_edge_train.training import train, use_threads
 
-    if threads:
-        torch.set_num_threads(threads)
     config = load_config(config_path)
-    last = out / "last.pth"
-    if last.exists() and not resume:
-        raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --out")
-    state = resumed_run(config, last) if resume and last.exists() else new_run(config, init)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True)) as progress:
-        task = progress.add_task("preparing", total=None)
-
-        def epoch_progress(epoch: int, steps: int) -> Callable[[float], None]:
-            name = f"epoch {epoch + 1}/{config.epochs}"
-            progress.reset(task, total=steps, description=name)
-
-            def advance(loss: float) -> None:
-                progress.update(task, advance=1, description=f"{name} loss {loss:.2f}")
-
-            return advance
-
-        def report(result: EpochResult) -> None:
-            figures = f"loss {result.loss:.3f}, validation NME {result.nme:.5f}{' (best)' if result.best else ''}"
-            progress.console.print(f"epoch {result.epoch + 1}/{config.epochs}: {figures}")
-
-        fit(state, out, cache or out / "cache", epoch_progress, report)
+    if threads:
+        use_threads(threads)
+    try:
+        with joined_processes(config.device) as processes, training_progress(quiet=not processes.first) as watcher:
+            train(config, out, processes, watcher, resume=resume, init=init, cache=cache)
+    except TrainingInterruptedError as error:
+        click.echo(str(error), err=True)
+        ctx.exit(128 + error.signal)

@@ -38,12 +38,15 @@ def verify_command(
     from pfld_edge_calib.drift import measure_drift
     from pfld_edge_convert.network import open_network
 
+    networks = [open_network(path) for path in (checkpoint, *models)]
     if data is None:
-        faces = jittered(portraits(), 32, seed=1)
+        faces = jittered(portraits(networks[0].contract), 32, seed=1)
+        if faces[0].landmarks is None:
+            name = networks[0].contract.landmarks.name
+            raise click.UsageError(f"give --data: nothing bundled has the landmarks of {name!r}")
         note("no --data: two portraits under 32 boxes each show that the files work, they do not measure accuracy")
     else:
         faces = labelled_faces(data, split, images)
-    networks = [open_network(path) for path in (checkpoint, *models)]
     points = networks[0].contract.landmarks.normalizing_points
     truth = true_landmarks(faces, networks[0].contract)
     found = []

@@ -1,6 +1,7 @@
 """Face detectors: where the faces of a photograph are."""
 
-from pfld_edge_runtime.detectors.base import BoxMap, Detector, FaceDetector, find_boxes
+from pfld_edge_runtime.detectors.base import Detector, FaceDetector, find_boxes
+from pfld_edge_runtime.detectors.box_map import BoxMap, scheme_box_map
 from pfld_edge_runtime.detectors.catalogue import DETECTOR_FILES, DetectorFile, detector_folder, named_file
 from pfld_edge_runtime.detectors.download import download_detector, is_intact
 from pfld_edge_runtime.detectors.errors import DetectorError, DownloadError
@@ -28,4 +29,5 @@ __all__ = [
     "is_intact",
     "named_file",
     "open_detector",
+    "scheme_box_map",
 ]

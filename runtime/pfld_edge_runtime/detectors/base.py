@@ -1,39 +1,20 @@
-"""What a detector is, and how its boxes become the boxes that landmark networks are trained on."""
+"""What a detector is, and how it is asked for the boxes that landmark networks are trained on."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.crop import check_boxes
+from pfld_edge_runtime.detectors.box_map import BoxMap, scheme_box_map
 from pfld_edge_runtime.errors import BoxError, ImageError
 
 __all__ = ["BoxMap", "Detector", "FaceDetector", "find_boxes"]
 
 Detector = Callable[[NDArray[np.generic]], object]
 """Anything that takes an image and gives ``(N, 4)`` boxes, x0 y0 x1 y1 in pixels, or ``(N, 5)`` with a score."""
-
-
-@dataclass(frozen=True, slots=True)
-class BoxMap:
-    """From a detector's box to the box that is tight around the landmarks, as fractions of the detector's box.
-
-    Attributes:
-        shift: How far the centre moves, as fractions of width and height.
-        scale: New width and height as fractions of the old ones.
-    """
-
-    shift: tuple[float, float] = (0.0, 0.0)
-    scale: tuple[float, float] = (1.0, 1.0)
-
-    def __call__(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map ``(N, 4)`` boxes."""
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        centers = (boxes[:, :2] + boxes[:, 2:]) / 2 + sizes * self.shift
-        half = sizes * self.scale / 2
-        return np.concatenate([centers - half, centers + half], axis=1)
 
 
 class FaceDetector(ABC):
@@ -67,7 +48,7 @@ class FaceDetector(ABC):
 
 
 def find_boxes(
-    detector: Detector, image: NDArray[np.generic], color: str = "rgb"
+    detector: Detector, image: NDArray[np.generic], color: str = "rgb", contract: Contract | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Ask any detector for the landmark boxes of a photograph.
 
@@ -76,6 +57,7 @@ def find_boxes(
             they are and which gets the image as it is.
         image: As for `FaceLandmarker`.
         color: Channel order of `image`.
+        contract: Of the network that the boxes are for; None for WFLW's 98 points.
 
     Returns:
         ``(N, 4)`` float64 boxes that are tight around landmarks, and ``(N,)`` float32 scores, NaN where it gave none.
@@ -93,4 +75,7 @@ def find_boxes(
     if values.shape[1] not in (4, 5):
         raise BoxError(f"a detector must give (N, 4) or (N, 5) numbers, x0 y0 x1 y1 and a score; found {values.shape}")
     scores = values[:, 4] if values.shape[1] == 5 else np.full(len(boxes), np.nan, np.float32)
-    return (detector.box_map(boxes) if isinstance(detector, FaceDetector) else boxes), scores
+    if isinstance(detector, FaceDetector):
+        boxes = detector.box_map(boxes)
+        boxes = boxes if contract is None else scheme_box_map(contract)(boxes)
+    return boxes, scores

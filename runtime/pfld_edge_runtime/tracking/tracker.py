@@ -85,7 +85,8 @@ class FaceTracker:
             raise TrackerError(f"memory is {memory!r}; it must be 0 seconds or more")
         self._detector = detector
         self._landmarker = FaceLandmarker() if landmarker is None else landmarker
-        self._scheme = _scheme(self._landmarker)
+        self._contract = _contract(self._landmarker)
+        self._scheme: LandmarkScheme = WFLW_98 if self._contract is None else self._contract.landmarks
         self._every, self._search_every, self._check_every = every, search_every, check_every
         # The boxes always come from smoothed landmarks, whatever the caller gets (see `Track`).
         self._smooth = smoothing is not None
@@ -137,7 +138,7 @@ class FaceTracker:
             look, now, (width, height), lambda track: doubtful or (turn + track.id) % self._check_every == 0
         )
         if doubted or self._search_is_due():
-            found = find_boxes(self._detector, frame, color)
+            found = find_boxes(self._detector, frame, color, self._contract)
             self._roster.take(found, look, now, (width, height), doubted)
             self._searched = turn
         self._roster.forget(now)
@@ -179,7 +180,7 @@ class FaceTracker:
         )
 
 
-def _scheme(landmarker: Landmarker) -> LandmarkScheme:
-    """What the points are called: as the landmarker's contract says, or else WFLW's."""
+def _contract(landmarker: Landmarker) -> Contract | None:
+    """What the landmarker promises, where it says anything."""
     contract = getattr(landmarker, "contract", None)
-    return contract.landmarks if isinstance(contract, Contract) else WFLW_98
+    return contract if isinstance(contract, Contract) else None

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pfld_edge_train.models.landmark_net import LandmarkNet
+
 __all__ = ["Bottleneck", "MultiScaleNet", "Widths", "pooled"]
 
 Bottleneck = Callable[[int, int, int, int], nn.Module]
@@ -39,7 +41,7 @@ def pooled(x: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
-class MultiScaleNet(nn.Module):
+class MultiScaleNet(LandmarkNet):
     """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop."""
 
     def __init__(
@@ -65,6 +67,7 @@ class MultiScaleNet(nn.Module):
         """
         super().__init__()
         self.conv1, self.conv2 = stem
+        self.feature_channels = scaled(80)
         first3, other3 = map(scaled, widths.stage3)
         first4, other4 = map(scaled, widths.stage4)
         first5, other5 = map(scaled, widths.stage5)
@@ -83,13 +86,12 @@ class MultiScaleNet(nn.Module):
         self.conv7, self.conv8 = conv7, conv8
         self.fc = nn.Linear(c2 + c3 + c4 + c5 + scaled(128), 2 * num_landmarks)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, 3, S, S)`` to ``(N, 2 * num_landmarks)``."""
+    def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(N, 3, S, S)`` to landmarks and conv3_3's map."""
         scale1 = self.conv2(self.conv1(x))
         scale2 = self.conv3_3(self.conv3_2(self.conv3_1(scale1)))
         scale3 = self.conv4_3(self.conv4_2(self.conv4_1(scale2)))
         scale4 = self.conv5_4(self.conv5_3(self.conv5_2(self.conv5_1(scale3))))
         scale5 = self.conv8(self.conv7(self.conv6(scale4)))
         features = [pooled(scale1), pooled(scale2), pooled(scale3), pooled(scale4), scale5.flatten(1)]
-        out: Tensor = self.fc(torch.cat(features, dim=1))
-        return out
+        return self.fc(torch.cat(features, dim=1)), scale2

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from pfld_edge_train.blocks import InvertedResidual, conv_block
 from pfld_edge_train.models.config import ModelConfig
+from pfld_edge_train.models.landmark_net import LandmarkNet
 from pfld_edge_train.models.multi_scale import pooled
 
 __all__ = ["PFLD"]
 
 
-class PFLD(nn.Module):
+class PFLD(LandmarkNet):
     """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
 
     The paper's backbone as the public PFLD networks lay it out: conv2 is depthwise.
@@ -36,15 +37,18 @@ class PFLD(nn.Module):
         self.conv6 = residual(c5, c6, 1, 2, residual=False)
         self.conv7 = block(c6, c7, 3, 2, 1)
         self.conv8 = conv_block(c7, c8, config.input_size // 16, batch_norm=False)
+        self.feature_channels = c3
         self.fc = nn.Linear(c6 + c7 + c8, 2 * config.num_landmarks)
-        self._trunk = ["conv1", "conv2", *(f"conv3_{i}" for i in range(1, 6)), "conv4"]
-        self._trunk += [*(f"conv5_{i}" for i in range(1, 7)), "conv6"]
+        self._early = ["conv1", "conv2", *(f"conv3_{i}" for i in range(1, 6))]
+        self._late = ["conv4", *(f"conv5_{i}" for i in range(1, 7)), "conv6"]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, 3, S, S)`` to ``(N, 2 * num_landmarks)``."""
-        for name in self._trunk:
+    def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(N, 3, S, S)`` to landmarks and conv3_5's map."""
+        for name in self._early:
+            x = self.get_submodule(name)(x)
+        early = x
+        for name in self._late:
             x = self.get_submodule(name)(x)
         scale2 = self.conv7(x)
-        features = [pooled(x), pooled(scale2), self.conv8(scale2).flatten(1)]
-        out: Tensor = self.fc(torch.cat(features, dim=1))
-        return out
+        scales = [pooled(x), pooled(scale2), self.conv8(scale2).flatten(1)]
+        return self.fc(torch.cat(scales, dim=1)), early

@@ -1,0 +1,218 @@
+"""What augmentation costs, what it looks like, and how detectors' boxes err, which its defaults follow.
+
+    python benchmarks/augmentation.py speed [--config train/configs/pfld-edge-s.toml] [--device cuda]
+    python benchmarks/augmentation.py sheet docs/augmentation.png
+    python benchmarks/augmentation.py boxes LABELS.csv --images FOLDER yunet.onnx...
+
+`speed` and `sheet` use the two bundled portraits unless a configuration names other faces. `boxes` compares detectors'
+mapped boxes with the boxes of labelled landmarks.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+
+from pfld_edge_calib import cut_faces, read_photo, read_points_csv
+from pfld_edge_calib.portraits import portraits
+from pfld_edge_runtime import Contract, CropRule, open_detector
+from pfld_edge_train.augment import draw_plan, render_on_cpu, render_on_device
+from pfld_edge_train.augment_config import AugmentConfig
+from pfld_edge_train.batches import training_batches
+from pfld_edge_train.config import load_config
+from pfld_edge_train.face_cache import FaceCache, open_cache
+
+OFF = AugmentConfig(**{item.name: 0.0 for item in fields(AugmentConfig)})
+GEOMETRY = ("rotation", "shear", "shift", "scale", "flip")
+SHOWN = {
+    "rotation": 25.0,
+    "shear": 0.3,
+    "shift": 0.08,
+    "scale": 0.15,
+    "flip": 1.0,
+    "light": 0.7,
+    "darkness": 1.0,
+    "gamma": 0.8,
+    "temperature": 0.3,
+    "color": 0.3,
+    "gray": 1.0,
+    "blur": 1.0,
+    "defocus": 1.0,
+    "low_resolution": 1.0,
+    "noise": 30.0,
+    "jpeg": 1.0,
+    "occlusion": 1.0,
+    "mask": 1.0,
+    "glasses": 1.0,
+}
+"""Strengths at which each part is well seen."""
+COLUMNS = 6
+
+
+@click.group()
+def main() -> None:
+    """Measure and show the augmentation of training faces."""
+
+
+@main.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="A run's TOML file: its faces.")
+@click.option("--cache", "folder", type=click.Path(path_type=Path), default=Path("runs/cache"), help="Of cut faces.")
+@click.option("--device", default="cpu", show_default=True, help="Where the batch is made; not cpu: with torch.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=30, show_default=True, help="Batches of each; the best counts."
+)
+def speed(config_path: Path | None, folder: Path, device: str, batch_size: int, rounds: int) -> None:
+    """Print faces a second, and what each part adds to a face, at the default strengths."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    contract = Contract()
+    if config_path is None:
+        faces = portrait_cache(contract, 16 * batch_size)
+    else:
+        faces = open_cache(load_config(config_path), folder, contract)
+    defaults = asdict(AugmentConfig())
+    parts = {"plain crop": OFF, "everything": AugmentConfig()}
+    parts |= {"geometry": replace(OFF, **{name: defaults[name] for name in GEOMETRY})}
+    parts |= {name: replace(OFF, **{name: value}) for name, value in defaults.items() if name not in GEOMETRY}
+    best = dict.fromkeys(parts, np.inf)
+    for number in track(range(rounds), description="batches"):
+        # The first look at a round's faces reads them from the disk or from far memory.
+        training_batches(faces, contract, OFF, batch_size, 0, number, device=device)[0]
+        for name, config in parts.items():
+            batches = training_batches(faces, contract, config, batch_size, 0, number, device=device)
+            best[name] = min(best[name], seconds(lambda some=batches: some[0], device))
+    click.echo("| | faces/s | added to a face, microseconds |\n|---|---|---|")
+    plain = best["plain crop"]
+    for name, value in best.items():
+        click.echo(f"| {name} | {batch_size / value:.0f} | {1e6 * (value - plain) / batch_size:.0f} |")
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--device", default="cpu", show_default=True, help="Not cpu: drawn with torch.")
+def sheet(out: Path, device: str) -> None:
+    """Draw every part on a portrait, with the landmarks, into the PNG file OUT."""
+    contract = Contract(input_size=80)
+    faces = portrait_cache(contract, 2)
+    cells = [labelled(*face(faces, contract, OFF, 0, device), "plain")]
+    for number, (name, strength) in enumerate(SHOWN.items()):
+        config, row = replace(OFF, **{name: strength}), number % 2
+        plain = face(faces, contract, OFF, row, device)[0].astype(int)
+        # Some parts spare some faces: of several draws, the one that is seen best.
+        draws = [face(faces, contract, config, 2 * seed + row, device) for seed in range(6)]
+        cells.append(labelled(*max(draws, key=lambda draw, plain=plain: np.abs(draw[0] - plain).mean()), name))
+    cells += [labelled(*face(faces, contract, AugmentConfig(), seed, device), "all together") for seed in range(40, 44)]
+    rows = [np.hstack(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)]
+    # Four bits a channel are enough to look at, and a third of the file.
+    cv2.imwrite(str(out), np.vstack(rows) & 0xF0 | 8, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    click.echo(f"{out}: {out.stat().st_size // 1000} kB")
+
+
+@main.command()
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.argument("detectors", nargs=-1, required=True)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder that the labels' image column is relative to.")
+@click.option("--every", default=1, show_default=True, help="Look at every so many-th photograph.")
+def boxes(labels: Path, detectors: tuple[str, ...], images: Path | None, every: int) -> None:
+    """Print how the mapped boxes of DETECTORS err against the landmarks of the CSV file LABELS."""
+    by_photo: dict[Path, list[NDArray[np.float64]]] = {}
+    for face in read_points_csv(labels, images):
+        if face.landmarks is not None:
+            box = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
+            by_photo.setdefault(face.image, []).append(box.astype(np.float64))
+    click.echo("| detector | faces | shift x | shift y | log scale |\n|---|---|---|---|---|")
+    for name in detectors:
+        detector = open_detector(name)
+        found = []
+        for path in track(list(by_photo)[::every], description=Path(name).name):
+            mapped = detector.box_map(detector(read_photo(path), "bgr")[:, :4].astype(np.float64))
+            found += [errors(box, mapped) for box in by_photo[path] if len(mapped)]
+        table = np.concatenate(found)
+        # Clipped as the augmentation clips: a few boxes of another face must not make the figure.
+        deviation = table.std(axis=0)
+        kept = table[(np.abs(table) < 3 * deviation).all(axis=1)].std(axis=0)
+        cells = " | ".join(f"{whole:.3f} ({most:.3f})" for whole, most in zip(deviation, kept, strict=True))
+        click.echo(f"| {Path(name).name} | {len(table)} | {cells} |")
+
+
+def errors(box: NDArray[np.float64], mapped: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How the best box errs, ``(1, 3)``: shift x and y as shares of the crop's side, log of the sides' ratio.
+
+    ``(0, 3)`` where no box overlaps by 0.3, or where the face is too small to tell.
+    """
+    low, high = np.maximum(mapped[:, :2], box[:2]), np.minimum(mapped[:, 2:], box[2:])
+    shared = np.maximum(high - low, 0).prod(axis=1)
+    areas = (mapped[:, 2:] - mapped[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    overlap = shared / (areas - shared)
+    chosen = mapped[overlap.argmax()]
+    margin = Contract().crop.margin
+    side, other = (margin * (each[2:] - each[:2]).max() for each in (box, chosen))
+    if overlap.max() < 0.3 or side < 40:
+        return np.zeros((0, 3))
+    shift = (chosen[:2] + chosen[2:] - box[:2] - box[2:]) / 2 / side
+    return np.array([[*shift, np.log(other / side)]])
+
+
+def portrait_cache(contract: Contract, count: int) -> FaceCache:
+    """The two portraits in turn, as training caches faces."""
+    wide = contract.replace(input_size=160, crop=CropRule(margin=1.5 * contract.crop.margin))
+    faces = portraits()
+    cut = next(cut_faces(faces, wide))
+    known = np.stack([face.landmarks for face in faces if face.landmarks is not None])
+    order = np.arange(count) % len(faces)
+    return FaceCache(
+        crops=cut.crops[order],
+        landmarks=(cut.windows.to_crop(known) * 160).astype(np.float32)[order],
+        weights=np.ones((count, known.shape[1]), np.float32),
+        attributes=np.zeros((count, 6), np.bool_),
+        repeats=np.ones(count, np.int64),
+        held_out=np.zeros(count, np.bool_),
+    )
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Time of one call: of this thread on a CPU, where others may be busy; by the clock elsewhere."""
+    clock = time.thread_time if device == "cpu" else time.perf_counter
+    start = clock()
+    call()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def face(
+    faces: FaceCache, contract: Contract, config: AugmentConfig, seed: int, device: str
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """One augmented face and its landmarks as fractions; even seeds give the first portrait, odd ones the second."""
+    row = np.array([seed % 2])
+    known = np.ones((1, faces.landmarks.shape[1]), np.bool_)
+    plan = draw_plan(row, faces.landmarks[row], known, contract, config, np.random.default_rng(seed))
+    if device == "cpu":
+        picture = render_on_cpu(faces.crops, plan, contract.input_size, contract.color_order)[0]
+    else:
+        levels = render_on_device(faces.crops, plan, contract.input_size, contract.color_order, torch.device(device))
+        picture = levels[0].permute(1, 2, 0).to(torch.uint8).cpu().contiguous().numpy()
+    return picture, plan.landmarks[0]
+
+
+def labelled(picture: NDArray[np.uint8], landmarks: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
+    """A face with its landmarks and a line of text below."""
+    side = len(picture)
+    cell = np.full((side + 14, side + 2, 3), 255, np.uint8)
+    cell[:side, :side] = picture
+    x, y = (landmarks * side).astype(int).clip(0, side - 1).T
+    cell[y, x] = (0, 255, 0)
+    cv2.putText(cell, name, (1, side + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
+    return cell
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Labels the faces of one photograph."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib.errors import FaceSetError, LabellingError
+from pfld_edge_calib.labelling.consensus import Consensus, consensus
+from pfld_edge_calib.labelling.looks import gather_looks
+from pfld_edge_calib.labelling.teachers import Teacher, shared_scheme
+from pfld_edge_calib.photo import read_photo
+from pfld_edge_runtime.analyzer import landmark_boxes
+from pfld_edge_runtime.detectors.nms import non_maximum_suppression
+
+__all__ = ["DROP_REASONS", "BoxFinder", "FaceLabel", "LabelSettings", "Labeller", "PhotoLabels"]
+
+BoxFinder = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+"""A ``(H, W, 3)`` BGR photograph to ``(N, 4)`` boxes that are tight around landmarks."""
+
+DROP_REASONS: Mapping[str, str] = {
+    "small": "too small",
+    "twice": "found twice",
+    "unsure": "the teachers disagree",
+}
+"""Why a face that was found gets no label."""
+
+_SAME_FACE = 0.5
+"""Intersection over union of two labels' boxes above which they are one face."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSettings:
+    """How faces are labelled.
+
+    Attributes:
+        flip: Each teacher looks at the mirror image too.
+        crops: Crops of each face, at least 1.
+        passes: The last pass's looks become the label; each one before moves the box to the landmarks found.
+        least_agreement: Faces of a lower weight are dropped, 0 to 1; see `Consensus.weights`.
+        least_size: Faces whose box is smaller are dropped, pixels of the longer side.
+    """
+
+    flip: bool = False
+    crops: int = 1
+    passes: int = 2
+    least_agreement: float = 0.25
+    least_size: float = 26.0
+
+
+@dataclass(frozen=True, slots=True)
+class FaceLabel:
+    """One labelled face.
+
+    Attributes:
+        landmarks: ``(P, 2)`` float32 pixels.
+        weight: Trust in the face, 0 to 1.
+        point_weights: ``(P,)`` trust in each landmark, 0 to 1.
+    """
+
+    landmarks: NDArray[np.float32]
+    weight: float
+    point_weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoLabels:
+    """What became of one photograph.
+
+    Attributes:
+        labels: Of its faces, in the order in which they were found.
+        dropped: Faces that got none, by key of `DROP_REASONS`.
+        unreadable: Why the photograph could not be read; empty where it could.
+    """
+
+    labels: Sequence[FaceLabel] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    unreadable: str = ""
+
+
+class Labeller:
+    """Teachers and a way to find faces, ready for photographs.
+
+    Attributes:
+        teachers: The networks.
+        scheme: The landmarks that they find.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], settings: LabelSettings, find: BoxFinder | None = None) -> None:
+        """Check that the teachers fit together.
+
+        Args:
+            teachers: At least one.
+            settings: How to use them.
+            find: Finds faces; None where boxes come with each photograph.
+
+        Raises:
+            LabellingError: The teachers find other landmarks, `flip` is asked of a scheme that knows no mirror image,
+                or a single look would have nothing to agree with.
+        """
+        self.scheme = shared_scheme(teachers)
+        if settings.flip and not self.scheme.has_mirror:
+            raise LabellingError(f"{teachers[0].name}: its landmark scheme says no mirror image, so leave flip out")
+        if len(teachers) * settings.crops * (2 if settings.flip else 1) < 2:
+            raise LabellingError(
+                "one network that looks once always agrees with itself: add a teacher, the mirror image, or crops"
+            )
+        self.teachers = teachers
+        self._settings, self._find = settings, find
+
+    def __call__(self, path: Path, boxes: NDArray[np.float64] | None = None) -> PhotoLabels:
+        """Label a photograph's faces.
+
+        Args:
+            path: The photograph; one that can't be read is not an error, `PhotoLabels.unreadable` says so.
+            boxes: ``(N, 4)`` of its faces; None where they are to be found.
+
+        Raises:
+            LabellingError: A teacher is damaged.
+        """
+        try:
+            photo = read_photo(path)
+        except FaceSetError as error:
+            return PhotoLabels(unreadable=str(error))
+        except (OSError, cv2.error) as error:
+            return PhotoLabels(unreadable=f"{path}: {' '.join(str(error).split())[:200]}")
+        if boxes is None:
+            boxes = np.zeros((0, 4)) if self._find is None else self._find(photo)
+        return self.label(photo, boxes)
+
+    def label(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> PhotoLabels:
+        """Label the faces of a ``(H, W, 3)`` BGR photograph in ``(N, 4)`` boxes."""
+        dropped: Counter[str] = Counter()
+        large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) >= self._settings.least_size
+        dropped["small"] += int((~large).sum())
+        if not large.any():
+            return PhotoLabels(dropped=+dropped)
+        found = self._agreed(photo, boxes[large])
+        tight = landmark_boxes(found.landmarks)
+        keep = np.zeros(len(tight), bool)
+        keep[non_maximum_suppression(tight, -found.face_disagreement, _SAME_FACE)] = True
+        dropped["twice"] += int((~keep).sum())
+        sure = found.weights >= self._settings.least_agreement
+        dropped["unsure"] += int((keep & ~sure).sum())
+        keep &= sure
+        shrunk = (tight[:, 2:] - tight[:, :2]).max(axis=1) < self._settings.least_size
+        dropped["small"] += int((keep & shrunk).sum())
+        labels = [
+            FaceLabel(found.landmarks[i], float(found.weights[i]), found.point_weights[i])
+            for i in np.flatnonzero(keep & ~shrunk)
+        ]
+        return PhotoLabels(labels, +dropped)
+
+    def _agreed(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> Consensus:
+        settings = self._settings
+        for _ in range(settings.passes - 1):
+            looks = gather_looks(photo, boxes, self.teachers, flip=settings.flip, crops=1)
+            boxes = landmark_boxes(np.median(looks, axis=0))
+        looks = gather_looks(photo, boxes, self.teachers, flip=settings.flip, crops=settings.crops)
+        return consensus(looks, self.scheme)

@@ -1,0 +1,135 @@
+"""`pfld-edge label`: landmarks for photographs that have none, from networks that have learned them."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pfld_edge_calib.labelling import LabellingReport
+
+__all__ = ["label_command"]
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("label")
+@click.argument("photos", nargs=-1, type=_PATH)
+@click.option("-o", "--out", required=True, type=_PATH, help="The CSV of labels, for `pfld-edge train`.")
+@click.option(
+    "--teacher", "teachers", multiple=True, required=True, type=_PATH, help="Checkpoint or ONNX file; may be repeated."
+)
+@click.option("--flip", is_flag=True, help="Each teacher looks at the mirror image too.")
+@click.option("--crops", type=click.IntRange(1, 16), default=1, show_default=True, help="Crops of each face.")
+@click.option(
+    "--passes", type=click.IntRange(1, 5), default=2, show_default=True, help="Each starts in the last one's box."
+)
+@click.option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    help="Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file; several find more.",
+)
+@click.option("--least-score", type=click.FloatRange(0, 1), help="Of a detected face; the detector's own if left out.")
+@click.option("--boxes", type=_PATH, help="CSV that says where faces are: image,x0,y0,x1,y1, or any points.")
+@click.option(
+    "--images",
+    type=_PATH,
+    help="Folder that names in lists, in --boxes and in OUT are relative to; each file's own folder if left out.",
+)
+@click.option(
+    "--least-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.25,
+    show_default=True,
+    help="Leave out faces of which the teachers are less sure: 1 they agree, 0 they don't at all.",
+)
+@click.option("--least-size", type=click.FloatRange(1), default=26, show_default=True, help="Of a face, in pixels.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; one for each core if left out.")
+def label_command(
+    photos: tuple[Path, ...],
+    out: Path,
+    teachers: tuple[Path, ...],
+    flip: bool,
+    crops: int,
+    passes: int,
+    detectors: tuple[str, ...],
+    least_score: float | None,
+    boxes: Path | None,
+    images: Path | None,
+    least_agreement: float,
+    least_size: float,
+    workers: int | None,
+) -> None:
+    """Label the faces of PHOTOS: folders, text files that list photographs, photographs.
+
+    Several networks look at each face. Their median is the label; where they disagree, its landmarks get little weight.
+    With --boxes, PHOTOS may be left out. Interrupted or killed, the same command goes on where it stopped, and the CSV
+    comes out the same.
+    """
+    from pfld_edge.console import face_progress, note, note_assumed
+    from pfld_edge.labelling_tools import open_labeller
+    from pfld_edge_calib.labelling import (
+        LabelSettings,
+        ProgressFile,
+        boxes_by_photo,
+        label_photos,
+        label_tasks,
+        photos_of,
+        run_identity,
+        usable_cores,
+        write_labels,
+    )
+
+    if bool(detectors) == (boxes is not None):
+        raise click.UsageError("say where the faces are: either --detector or --boxes")
+    if not photos and boxes is None:
+        raise click.UsageError("give PHOTOS: folders, text files that list photographs, or photographs")
+    if out.suffix.lower() != ".csv":
+        raise click.UsageError(f"the output must end in .csv, not {out.name}")
+    settings = LabelSettings(flip, crops, passes, least_agreement, least_size)
+    make = partial(open_labeller, teachers, detectors, least_score, settings)
+    # Here first, before any process starts: what is wrong with the files is said at once.
+    labeller = make()
+    for teacher in labeller.teachers:
+        note_assumed(teacher.name, teacher.assumed)
+    places = None if boxes is None else boxes_by_photo(boxes, images)
+    tasks = label_tasks(photos_of(photos, images), places, out.parent if images is None else images)
+    finders = [*detectors, *([] if least_score is None else [str(least_score)])]
+    identity = run_identity(tasks, teachers, finders, settings)
+    count = min(workers or usable_cores(), len(tasks))
+    with ProgressFile(out.with_name(f"{out.name}.partial"), identity) as progress:
+        if progress.done:
+            note(f"{progress.done} of {len(tasks)} photographs are done already ({progress.path})")
+        try:
+            with face_progress("photographs", len(tasks), progress.done) as advance:
+                label_photos(tasks, make if count > 1 else lambda: labeller, progress, count, advance)
+        except KeyboardInterrupt:
+            note(f"{progress.done} of {len(tasks)} photographs are kept; the same command goes on")
+            raise
+        report = write_labels(progress, out, labeller.scheme.num_landmarks)
+        progress.remove()
+    _tell(report, out)
+
+
+def _tell(report: "LabellingReport", out: Path) -> None:
+    """Say what became of the photographs and their faces."""
+    from pfld_edge.console import note
+    from pfld_edge_calib.labelling import DROP_REASONS, LabellingError
+
+    for complaint in report.complaints:
+        note(f"skipped {complaint}")
+    if report.unreadable > len(report.complaints):
+        note(f"skipped {report.unreadable - len(report.complaints)} more photographs that can't be read")
+    dropped = report.dropped
+    reasons = ", ".join(f"{dropped[key]} {reason}" for key, reason in DROP_REASONS.items() if dropped[key])
+    read = report.photos - report.unreadable
+    if not report.labelled:
+        found = f"{report.found} faces, none fit to label: {reasons}" if report.found else "no face"
+        raise LabellingError(f"{read} photographs that can be read show {found}")
+    click.echo(f"{report.labelled} faces of {read} photographs -> {out}")
+    if reasons:
+        click.echo(f"{sum(dropped.values())} faces left out: {reasons}")
+    if report.unreadable:
+        click.echo(f"{report.unreadable} photographs skipped: not readable")

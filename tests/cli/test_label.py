@@ -1,0 +1,127 @@
+"""`label` from the command line: the bundled model labels the portraits, and a network trains on the labels."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pfld_edge.cli import run
+from pfld_edge_calib import PORTRAITS, nme_per_face, portraits, read_points_csv
+from pfld_edge_runtime import BUNDLED_MODEL, IBUG_68, Contract
+from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfld_edge_train.face_cache import split_groups
+from pfld_edge_train.models import ModelConfig, build_model
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> Path:
+    """Boxes of the portraits that are off by a tenth."""
+    lines = ["image,x0,y0,x1,y1"]
+    for face in portraits():
+        shifted = face.bbox_xyxy + 0.1 * np.tile(face.bbox_xyxy[2:] - face.bbox_xyxy[:2], 2)
+        lines.append(",".join([str(face.image), *map(str, shifted)]))
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    return tmp_path / "boxes.csv"
+
+
+def arguments(boxes: Path, out: Path, *more: str) -> list[str]:
+    return ["label", "--teacher", str(BUNDLED_MODEL), "--flip", "--boxes", str(boxes), "-o", str(out), *more]
+
+
+def test_the_bundled_model_labels_the_portraits_and_a_network_trains_on_them(
+    boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "labels.csv"
+    assert run(arguments(boxes, out, "--crops", "2", "--workers", "1")) == 0
+    assert f"2 faces of 2 photographs -> {out}" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.partial"))
+    faces, known = read_points_csv(out), portraits()
+    assert [face.image.resolve() for face in faces] == [face.image.resolve() for face in known]
+    found, truth = (
+        np.stack([face.landmarks for face in some if face.landmarks is not None]) for some in (faces, known)
+    )
+    assert nme_per_face(found, truth, (60, 72)).max() < 0.06
+    seed = next(seed for seed in range(100) if split_groups([face.group for face in faces], 0.49, seed).sum() == 1)
+    lines = ["width_factor = 0.25", "input_size = 32", "epochs = 1", "batch_size = 2", "validation = 0.49"]
+    lines += [f"seed = {seed}", "[[data]]", "path = 'labels.csv'", "repeat = 4"]
+    (tmp_path / "run.toml").write_text("\n".join(lines))
+    assert run(["train", "--config", str(tmp_path / "run.toml"), "-o", str(tmp_path / "run")]) == 0
+    assert load_checkpoint(tmp_path / "run/last.pth").step == 2
+
+
+def test_two_processes_give_the_same_bytes_as_one(boxes: Path, tmp_path: Path) -> None:
+    for name, workers in (("one.csv", "1"), ("two.csv", "2")):
+        assert run(arguments(boxes, tmp_path / name, "--workers", workers)) == 0
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and SIGINT are POSIX's")
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_stopped_goes_on(tmp_path: Path, sent: signal.Signals) -> None:
+    photo = cv2.imread(str(PORTRAITS / "grace_hopper.jpg"))
+    assert photo is not None
+    lines = ["image,x0,y0,x1,y1", *(f"{number}.jpg,173,157,354,333" for number in range(200))]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    for number in range(200):
+        cv2.imwrite(str(tmp_path / f"{number}.jpg"), photo[: 400 - number // 4])
+    command = [sys.executable, "-m", "pfld_edge", *arguments(tmp_path / "boxes.csv", tmp_path / "a.csv")]
+    partial = tmp_path / "a.csv.partial"
+    with subprocess.Popen([*command, "--workers", "1", "--crops", "4"], stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") < 5):
+            time.sleep(0.002)
+        process.send_signal(sent)
+        _, said = process.communicate()
+    done = partial.read_bytes().count(b"\n") - 1
+    assert 3 < done < 200
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert f"{done} of 200 photographs are kept; the same command goes on" in said
+    assert run(arguments(tmp_path / "boxes.csv", tmp_path / "a.csv", "--crops", "4", "--workers", "1")) == 0
+    assert run(arguments(tmp_path / "boxes.csv", tmp_path / "b.csv", "--crops", "4", "--workers", "1")) == 0
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert not partial.exists()
+
+
+def test_unreadable_photographs_are_named_and_skipped(
+    boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    boxes.write_text(boxes.read_text() + "\nbroken.jpg,0,0,50,50")
+    assert run(arguments(boxes, tmp_path / "labels.csv", "--workers", "1")) == 0
+    said = capsys.readouterr()
+    assert "broken.jpg: not an image that can be read" in said.err
+    assert "1 photographs skipped: not readable" in said.out
+
+
+def test_mistakes_get_a_sentence(boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ModelConfig("pfld-edge-s", width_factor=0.25, input_size=32, num_landmarks=68)
+    contract = Contract(model=config.kind, input_size=32, landmarks=IBUG_68).to_dict()
+    other = tmp_path / "other.pth"
+    save_checkpoint(other, Checkpoint(build_model(config).state_dict(), config, contract=contract))
+    out, black = tmp_path / "labels.csv", tmp_path / "black.png"
+    cv2.imwrite(str(black), np.zeros((50, 60, 3), np.uint8))
+    (tmp_path / "small.csv").write_text("image,x0,y0,x1,y1\nblack.png,0,0,20,20\n")
+    one = ["label", "--teacher", str(BUNDLED_MODEL), "-o", str(out)]
+    cases = [
+        (
+            arguments(boxes, out, "--teacher", str(other)),
+            "other.pth finds 68 landmarks (ibug-68), pfld-edge-s.int8.onnx",
+        ),
+        ([*one, "--boxes", str(boxes)], "always agrees with itself"),
+        ([*one, "--flip", str(PORTRAITS)], "either --detector or --boxes"),
+        ([*one, "--flip", "--detector", "yunet"], "give PHOTOS"),
+        (arguments(boxes, tmp_path / "labels.txt"), "must end in .csv"),
+        (arguments(tmp_path / "none.csv", out), "none.csv: no such CSV file"),
+        (arguments(boxes, out, str(black)), "none of the 1 photographs has a box"),
+        (arguments(tmp_path / "small.csv", out), "show 1 faces, none fit to label: 1 too small"),
+    ]
+    for typed, message in cases:
+        assert run([*typed, "--workers", "1"]) == 2, message
+        assert message in capsys.readouterr().err
+    assert not out.exists()
+    assert not list(tmp_path.glob("*.partial"))

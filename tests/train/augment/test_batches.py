@@ -1,0 +1,129 @@
+"""Batches depend on seed, epoch and number alone, however they are shared out; validation sees plain and hard faces."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pfld_edge_calib import cut_faces
+from pfld_edge_calib.portraits import portraits
+from pfld_edge_runtime import Contract
+from pfld_edge_train.augment_config import AugmentConfig
+from pfld_edge_train.batches import Batch, training_batches, validation_batches
+from pfld_edge_train.errors import TrainConfigError
+from pfld_edge_train.face_cache import FaceCache
+
+CONTRACT = Contract()
+CONFIG = AugmentConfig()
+
+
+def equal(first: Batch, second: Batch) -> bool:
+    names = ("faces", "landmarks", "weights", "attributes")
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+
+
+def joined(batches: list[Batch]) -> Batch:
+    names = ("faces", "landmarks", "weights", "attributes")
+    return Batch(*(torch.cat([getattr(batch, name) for batch in batches]) for name in names))
+
+
+def shared_out(batches: list[Batch]) -> Batch:
+    """Put the parts of several processes together: they took turns."""
+    names = ("faces", "landmarks", "weights", "attributes")
+    parts = (torch.stack([getattr(batch, name) for batch in batches], dim=1) for name in names)
+    return Batch(*(part.flatten(0, 1) for part in parts))
+
+
+def test_an_epoch_repeats_and_others_differ(cache: FaceCache) -> None:
+    first, again = (list(training_batches(cache, CONTRACT, CONFIG, 8, 3, 1)) for _ in range(2))
+    assert len(first) == 32 // 8
+    assert all(equal(*pair) for pair in zip(first, again, strict=True))
+    assert not equal(first[0], training_batches(cache, CONTRACT, CONFIG, 8, 3, 2)[0])
+    assert not equal(first[0], training_batches(cache, CONTRACT, CONFIG, 8, 4, 1)[0])
+
+
+def test_a_run_goes_on_at_any_batch(cache: FaceCache) -> None:
+    whole = list(training_batches(cache, CONTRACT, CONFIG, 8, 3, 1))
+    rest = list(training_batches(cache, CONTRACT, CONFIG, 8, 3, 1, first_batch=2))
+    assert len(rest) == 2
+    assert all(equal(*pair) for pair in zip(whole[2:], rest, strict=True))
+    assert not list(training_batches(cache, CONTRACT, CONFIG, 8, 3, 1, first_batch=9))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_together_see_what_one_sees(cache: FaceCache, world_size: int) -> None:
+    one = training_batches(cache, CONTRACT, CONFIG, 8, 3, 1)
+    shares = [
+        training_batches(cache, CONTRACT, CONFIG, 8, 3, 1, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for number, batch in enumerate(one):
+        assert equal(batch, shared_out([share[number] for share in shares]))
+
+
+def test_on_a_device_too_processes_together_see_what_one_sees(
+    cache: FaceCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The batched way computes for all faces at once: sums may be ordered otherwise in a smaller batch.
+    from pfld_edge_train import batches
+    from pfld_edge_train.augment import render_on_device
+
+    def render(crops: np.ndarray, plan: object, size: int, order: str) -> np.ndarray:
+        faces = render_on_device(crops, plan, size, order, torch.device("cpu"))  # type: ignore[arg-type]
+        return faces.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
+
+    monkeypatch.setattr(batches, "render_on_cpu", render)
+    one = training_batches(cache, CONTRACT, CONFIG, 8, 3, 1)[0]
+    shares = [training_batches(cache, CONTRACT, CONFIG, 8, 3, 1, rank=rank, world_size=2)[0] for rank in range(2)]
+    difference = (one.faces - shared_out(shares).faces).abs() * 127.5
+    assert difference.mean() < 0.01
+    assert torch.equal(one.landmarks, shared_out(shares).landmarks)
+
+
+def test_a_batch_that_can_not_be_shared_is_refused(cache: FaceCache) -> None:
+    with pytest.raises(TrainConfigError, match="batch_size 8 does not divide among 3 processes"):
+        training_batches(cache, CONTRACT, CONFIG, 8, 0, 0, rank=0, world_size=3)
+
+
+def test_weights_are_mirrored_with_their_landmarks(cache: FaceCache) -> None:
+    mirror = np.array(CONTRACT.landmarks.mirror)
+    straight = cache.weights[0]
+    seen = [tuple(row) for batch in training_batches(cache, CONTRACT, CONFIG, 8, 0, 0) for row in batch.weights.numpy()]
+    assert set(seen) == {tuple(straight), tuple(straight[mirror])}
+
+
+def test_batches_are_channels_last_and_normalized(cache: FaceCache) -> None:
+    contract = Contract(mean=(100.0, 110.0, 120.0), scale=(50.0, 60.0, 70.0))
+    batch = training_batches(cache, contract, CONFIG, 8, 0, 0)[0]
+    assert batch.faces.is_contiguous(memory_format=torch.channels_last)
+    assert batch.faces.dtype == torch.float32
+    mean, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
+    levels = batch.faces * scale + mean
+    torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
+
+
+def test_plain_validation_faces_lie_as_the_runtimes_crops(cache: FaceCache) -> None:
+    faces = [face for face, out in zip(portraits() * 20, cache.held_out, strict=True) if out][:2]
+    device = next(cut_faces(faces, CONTRACT))
+    truth = np.stack([face.landmarks for face in faces if face.landmarks is not None])
+    batch = next(validation_batches(cache, CONTRACT, len(faces)))
+    # The box is not rounded to whole pixels of the photograph: up to one pixel of the crop on these small faces.
+    moved = (batch.landmarks.numpy() - device.windows.to_crop(truth)) * 112
+    assert np.abs(moved).max() < 1
+    # What the labels moved by, the pixels moved by.
+    for face, expected, shift in zip(batch.faces.numpy(), device.crops, moved.mean(axis=1), strict=True):
+        seen = np.ascontiguousarray(face.mean(axis=0), np.float32)
+        found, _ = cv2.phaseCorrelate(expected.mean(axis=2, dtype=np.float32), seen)
+        np.testing.assert_allclose(found, shift, atol=0.3)
+
+
+def test_hard_views_are_fixed_for_every_batch_size(cache: FaceCache) -> None:
+    whole = joined(list(validation_batches(cache, CONTRACT, 8, views=(1,))))
+    parts = joined(list(validation_batches(cache, CONTRACT, 3, views=(1,))))
+    plain = joined(list(validation_batches(cache, CONTRACT, 3)))
+    assert equal(whole, parts)
+    assert len(whole.faces) == len(plain.faces) == cache.held_out.sum()
+    assert (whole.faces - plain.faces).abs().mean() > 0.05
+    both = joined(list(validation_batches(cache, CONTRACT, 8, views=(0, 1))))
+    assert equal(both, joined([plain, whole]))
+    assert not equal(whole, joined(list(validation_batches(cache, CONTRACT, 8, views=(2,)))))

@@ -1,0 +1,167 @@
+"""A run's schedule, its log and curves, its checkpoints, its processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from pfld_edge_train.checkpoint import load_checkpoint, load_model
+from pfld_edge_train.config import TrainConfig, load_config
+from pfld_edge_train.curves import Curve, draw_curves
+from pfld_edge_train.errors import TrainConfigError
+from pfld_edge_train.fit import fit
+from pfld_edge_train.run_log import EpochResult, RunLog
+from pfld_edge_train.run_plan import RunPlan
+from pfld_edge_train.run_state import new_run
+from pfld_edge_train.schedule import learning_rate_at
+from pfld_edge_train.watcher import Watcher
+
+from .conftest import WriteConfig
+
+PAPER = "[loss]\nauxiliary_weight = 0.1"
+
+
+def command(config: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "pfld_edge_train", "--config", str(config), "-o", str(out), "--threads", "1", *more]
+
+
+def test_what_is_shipped_is_the_average_alone(write_config: WriteConfig, tmp_path: Path) -> None:
+    fit(new_run(load_config(write_config("shipped", epochs=1))), tmp_path / "run", tmp_path / "cache")
+    average, last = (load_checkpoint(tmp_path / "run" / name) for name in ("ema.pth", "last.pth"))
+    assert average.optimizer is None
+    assert average.contract is not None
+    assert last.ema_weights is not None
+    assert all(torch.equal(average.weights[name], last.ema_weights[name]) for name in average.weights)
+    load_model(tmp_path / "run/ema.pth")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_schedule_is_that_of_torch(schedule: str) -> None:
+    config = TrainConfig(
+        data=(),
+        epochs=5,
+        optimizer=TrainConfig().optimizer.__class__(learning_rate=0.1, schedule=schedule, warmup_epochs=1),
+    )
+    steps = 20
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    after = (
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4 * steps)
+        if schedule == "cosine"
+        else torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    )
+    for step in range(5 * steps):
+        if step < steps:
+            assert learning_rate_at(step, steps, config) == pytest.approx(0.1 * (step + 1) / steps)
+            continue
+        assert learning_rate_at(step, steps, config) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        after.step()
+
+
+def test_the_log_forgets_what_was_done_again(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    for epoch, loss in ((0, 3.0), (1, 2.0), (2, 9.0), (2, 1.0)):
+        log.add(EpochResult(epoch, loss, 0.1 / (epoch + 1), best=True, learning_rate=1e-3))
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["0", "3.00000"], ["1", "2.00000"], ["2", "1.00000"]]
+    picture = cv2.imread(str(tmp_path / "curves.png"))
+    assert picture is not None
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_curves_are_drawn_for_any_number_of_epochs(tmp_path: Path, count: int) -> None:
+    curve, gaps = Curve("loss", [5.0 / (i + 1) for i in range(count)]), Curve("other", [float("nan")] * count)
+    draw_curves(list(range(count)), [[curve], [curve, gaps]], tmp_path / "curves.png")
+    picture = cv2.imread(str(tmp_path / "curves.png"))
+    assert picture is not None
+    assert (picture != 255).any()
+
+
+class Notes(Watcher):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.lines: tuple[str, ...] = ()
+
+    def begin(self, plan: RunPlan) -> None:
+        self.lines = plan.lines
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_a_missing_tensorboard_is_told_and_no_hindrance(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    notes = Notes()
+    fit(new_run(load_config(write_config("events", epochs=1, tensorboard=True))), tmp_path, tmp_path / "cache", notes)
+    assert "pip install tensorboard" in notes.texts[0]
+    assert (tmp_path / "last.pth").is_file()
+
+
+def test_tensorboard_gets_the_figures_of_every_epoch(write_config: WriteConfig, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+    fit(new_run(load_config(write_config("events", tensorboard=True))), tmp_path, tmp_path / "cache")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = [row.split(",") for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    assert [f"{event.value:.6f}" for event in found.Scalars("nme/validation")] == [row[2] for row in rows]
+
+
+def test_a_run_says_what_it_will_do(write_config: WriteConfig, tmp_path: Path) -> None:
+    notes = Notes()
+    fit(new_run(load_config(write_config("plan", epochs=1))), tmp_path, tmp_path / "cache", notes)
+    text = "\n".join(notes.lines)
+    for part in ("pfld-edge-s, 32 x 32 pixels, 98 points", "held out", "1 epochs of", "CPU", "random weights, seed 0"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": "tpu"}, "unknown device 'tpu'; known: auto, cpu, cuda"),
+        ({"checkpoint_steps": -1}, "checkpoint_steps must be 0 or more"),
+        ({"optimizer": {"kind": "sgd"}}, "unknown kind 'sgd'"),
+        ({"optimizer": {"warmup_epochs": -1.0}}, "warmup_epochs must be 0 or positive"),
+        ({"optimizer": {"ema_decay": 1.0}}, "ema_decay must be from 0"),
+        ({"optimizer": {"schedule": "step"}}, "known: cosine, constant"),
+    ],
+)
+def test_impossible_values_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(TrainConfigError, match=message):
+        TrainConfig.from_dict({"data": [{"path": "x"}], **changes})
+
+
+def test_two_processes_are_one(write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config("processes", PAPER, epochs=1)
+    cache = ("--cache", str(tmp_path / "cache"))
+    subprocess.run(command(config, tmp_path / "one", *cache), check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = [
+        subprocess.Popen(
+            command(config, tmp_path / "two", *cache),
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    printed = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert [output.count(b"epoch 1/1") for output in printed] == [1, 0]
+    one, two = (load_checkpoint(tmp_path / name / "last.pth") for name in ("one", "two"))
+    assert one.step == two.step
+    for name, value in one.weights.items():
+        # Float error: sums of two halves are added in another order, and Adam divides by small numbers.
+        torch.testing.assert_close(two.weights[name], value, rtol=1e-2, atol=2e-4)
+    first, second = ((tmp_path / name / "log.csv").read_text().splitlines()[1].split(",") for name in ("one", "two"))
+    assert float(first[1]) == pytest.approx(float(second[1]), rel=1e-3)
+    assert float(first[2]) == pytest.approx(float(second[2]), rel=1e-3)
