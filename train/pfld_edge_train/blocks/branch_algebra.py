@@ -89,6 +89,4 @@ class BranchAlgebra:
         kernels.addcmul_(mean[..., None], self.patch_mean[:, None, None])
         flat = self.kernels.flatten(1, 2)
         weighted = variance.flatten(1)[..., None] * flat
-        return BranchGradients(
-            kernels, gamma, (mean.flatten(1)[:, None] @ flat)[:, 0], torch.bmm(weighted.mT, flat)
-        )
+        return BranchGradients(kernels, gamma, (mean.flatten(1)[:, None] @ flat)[:, 0], torch.bmm(weighted.mT, flat))

@@ -45,5 +45,7 @@ def split_kernels(stacked: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]
     for gradient, shape in zip(stacked.unbind(dim=1), shapes, strict=False):
         outputs, inputs, side = shape[:3]
         values = gradient.reshape(outputs, inputs, -1)
-        found.append(values.view(shape) if values.shape[2] == side**2 else values[:, :, values.shape[2] // 2, None, None])
+        found.append(
+            values.view(shape) if values.shape[2] == side**2 else values[:, :, values.shape[2] // 2, None, None]
+        )
     return found

@@ -1,8 +1,9 @@
 """Moments of the patches that a depthwise convolution sees, tap by tap.
 
-Tap a of the patches is the padded input, shifted and thinned: a map of the output's size. Its products with all taps are
-the weight gradient of the depthwise convolution itself, with that map in the place of the output's gradient; and what
-the covariance's gradient gives back is, a tap at a time, a depthwise convolution that is added at the tap's places.
+Tap a of the patches is the padded input, shifted and thinned: a map of the output's size. Its products with all taps
+are the weight gradient of the depthwise convolution itself, with that map in the place of the output's gradient; and
+what the covariance's gradient gives back is, a tap at a time, a depthwise convolution that is added at the tap's
+places.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class DepthwiseMoments:
         at_once = min(len(x), images_at_once(x))
         # What a tap sees, one after another; where it looks past the border there are zeros, and they stay.
         maps = [wide(x[:0]).new_zeros(at_once, *size, channels).permute(0, 3, 1, 2) for _ in range(side**2)]
-        for part in x.split(at_once):
+        for part in torch.split(x, at_once):
             values = wide(part)
             for tap in range(side**2):
                 here, there = _reach(self.geometry, tap, x.shape[2:])

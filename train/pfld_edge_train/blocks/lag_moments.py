@@ -47,8 +47,8 @@ class LagMoments:
     def gradient(self, constant: Tensor, linear: Tensor) -> "LagGradient":
         """Prepare ``linear P + constant``: the tables, read the other way."""
         table, sums = (table(linear.device).to(linear.dtype) for table in (product_table, total_table))
-        lags, rows, columns, corners = (linear.flatten(1) @ table / 2).split((len(LAGS), 6, 6, 4), dim=1)
-        everywhere, *biases = (constant @ sums).split((1, 2, 2, 4), dim=1)
+        lags, rows, columns, corners = torch.split(linear.flatten(1) @ table / 2, [len(LAGS), 6, 6, 4], dim=1)
+        everywhere, *biases = torch.split(constant @ sums, [1, 2, 2, 4], dim=1)
         return LagGradient(_symmetric(lags), everywhere[:, 0].contiguous(), [rows, columns, corners], biases)
 
 
@@ -104,7 +104,7 @@ def _correlations(x: Tensor) -> tuple[Tensor, Tensor]:
         places = memory[start : start + images * rows * columns]
         return places.view(images, rows, columns, channels).permute(0, 3, 1, 2)
 
-    for part in x.split(at_once):
+    for part in torch.split(x, at_once):
         here = framed(len(part), 0)
         here[:, :, 1:-1, 1:-1] = part
         total[:, 0] += memory[: len(part) * rows * columns].sum(dim=0)
@@ -138,7 +138,7 @@ def _strip_gradient(strips: Tensor, dim: int, coefficients: Tensor, constants: T
     kernels = coefficients.reshape(-1, 3)[:, [2, 1, 0, 1, 2]]
     kernels[:, 2] *= 2
     found = F.conv2d(lines, kernels[:, None, None], constants.flatten(), padding=(0, 2), groups=lines.shape[1])
-    return found[:, :, 0].unflatten(1, (-1, 2)).movedim(2, dim)
+    return torch.unflatten(found[:, :, 0], 1, (-1, 2)).movedim(2, dim)
 
 
 def _symmetric(coefficients: Tensor) -> Tensor:

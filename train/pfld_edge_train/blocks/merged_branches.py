@@ -6,7 +6,7 @@ is known before any convolution has run. Gradients are exact: they flow through 
 factors, and through the moments into the input. Derived in docs/reparameterized-training.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +118,9 @@ def _merge(
 ) -> tuple[BranchAlgebra, int]:
     """Find the merged kernel; moments that float32 can't tell are summed again in float64."""
     stacked = stack_kernels(kernels, len(gammas), block.geometry)
-    gamma, beta = (torch.stack(list(values)).unflatten(1, (len(stacked), -1)).transpose(0, 1) for values in (gammas, betas))
+    gamma, beta = (
+        torch.unflatten(torch.stack(list(values)), 1, (len(stacked), -1)).transpose(0, 1) for values in (gammas, betas)
+    )
     epsilon = gamma.new_tensor([[norm.eps] for norm in block.norms])
     while True:
         (mean, covariance), count = patch_moments(x, block.geometry), block.geometry.places(x)
@@ -133,7 +135,7 @@ def _merge(
         x = x.double()
 
 
-def _chunks(x: Tensor, out_gradient: Tensor, outputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
+def _chunks(x: Tensor, out_gradient: Tensor, outputs: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yield images of a chunk, as a slice, their x and the gradient before the ReLU."""
     size = images_at_once(x)
     for start in range(0, len(x), size):
@@ -148,15 +150,12 @@ def _weight_gradient(
     x: Tensor, weight: Tensor, block: MergedBlock, out_gradient: Tensor, outputs: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Give the merged kernel's and bias's gradients."""
-    weights = biases = None
+    dtype = torch.float64 if out_gradient.dtype == torch.float64 else torch.float32
+    weights = torch.zeros(weight.shape, dtype=dtype, device=x.device)
+    biases = torch.zeros(len(weight), dtype=dtype, device=x.device)
     for _, values, gradient in _chunks(x, out_gradient, outputs):
-        part = weight_gradient(gradient, values, weight, block.geometry)
-        sums = gradient.sum(dim=(0, 2, 3), dtype=None if gradient.dtype == torch.float64 else torch.float32)
-        if weights is None:
-            weights, biases = part.to(sums.dtype), sums
-        else:
-            weights += part
-            biases += sums
+        weights += weight_gradient(gradient, values, weight, block.geometry)
+        biases += gradient.sum(dim=(0, 2, 3), dtype=dtype)
     return weights, biases
 
 

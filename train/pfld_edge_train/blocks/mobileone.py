@@ -130,6 +130,7 @@ def _scaled(x: Tensor, branch: nn.Sequential) -> Tensor:
     channels, channels last, writes out of bounds when it computes the weights' gradient on a CPU.
     """
     conv, norm = branch
+    assert isinstance(conv, nn.Conv2d)  # noqa: S101 - tells the type checker
     step = conv.stride[0]
     out: Tensor = norm(F.conv2d(x[:, :, ::step, ::step], conv.weight, groups=conv.groups))
     return out

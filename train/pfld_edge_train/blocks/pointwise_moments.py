@@ -25,7 +25,7 @@ class PointwiseMoments:
         channels = x.shape[1]
         total = torch.zeros(channels, dtype=torch.float64, device=x.device)
         products = wide(x[:0]).new_zeros(channels, channels)
-        for part in x.split(images_at_once(x)):
+        for part in torch.split(x, images_at_once(x)):
             values = wide(part)
             total += values.sum(dim=(0, 2, 3))
             _add_products(products, values)

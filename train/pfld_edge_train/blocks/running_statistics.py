@@ -25,10 +25,10 @@ def move_statistics(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: T
         return
     counts = [norms[i].get_buffer("num_batches_tracked") for i in kept]
     torch._foreach_add_(counts, 1)
-    shares = [norms[i].momentum for i in kept]
-    shares = [1 / float(n) if share is None else share for n, share in zip(counts, shares, strict=True)]
+    momenta = [norms[i].momentum for i in kept]
+    shares = [1 / float(n) if momentum is None else momentum for n, momentum in zip(counts, momenta, strict=True)]
     for name, values in (("running_mean", means), ("running_var", unbiased)):
         buffers = [norms[i].get_buffer(name) for i in kept]
         targets = values.transpose(0, 1).flatten(1).to(buffers[0].dtype).unbind()
         torch._foreach_mul_(buffers, [1 - share for share in shares])
-        torch._foreach_add_(buffers, torch._foreach_mul([targets[i] for i in kept], shares))
+        torch._foreach_add_(buffers, list(torch._foreach_mul([targets[i] for i in kept], shares)))

@@ -18,7 +18,7 @@ def summed_over_processes(values: Sequence[Tensor], group: dist.ProcessGroup) ->
     """
     flat = torch.cat([value.flatten() for value in values])
     dist.all_reduce(flat, group=group)
-    parts = flat.split([value.numel() for value in values])
+    parts = torch.split(flat, [value.numel() for value in values])
     return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
 

@@ -54,7 +54,9 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         mean, variance, count = _JointMoments.apply(wide, self.process_group)  # type: ignore[no-untyped-call]
         if count == 1:
-            raise ValueError(f"BatchNorm needs more than one value for each channel, not an input of {tuple(input.shape)}")
+            raise ValueError(
+                f"BatchNorm needs more than one value for each channel, not an input of {tuple(input.shape)}"
+            )
         move_statistics([self], mean.detach()[None, None], variance.detach()[None, None], int(count))
         factor = self.weight * torch.rsqrt(variance + self.eps)
         offset = self.bias - mean * factor

@@ -25,7 +25,7 @@ class UnfoldedMoments:
         size = x.shape[1] // groups * area
         total = torch.zeros(groups, size, dtype=torch.float64, device=x.device)
         products = torch.zeros(groups, size, size, dtype=torch.float64, device=x.device)
-        for part in x.split(images_at_once(x, copies=area / self.geometry.stride**2)):
+        for part in torch.split(x, images_at_once(x, copies=area / self.geometry.stride**2)):
             patches = _patches(wide(part), self.geometry)
             total += patches.sum(dim=3).sum(dim=0)
             products += (patches @ patches.mT).sum(dim=0)
