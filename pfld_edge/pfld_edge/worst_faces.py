@@ -18,12 +18,12 @@ _SIDE = 480
 _MARGIN = 1.5
 _BAR = 44
 # BGR; truth, the reference, the network.
-_TRUTH, _REFERENCE, _MODEL = (255, 255, 255), (255, 190, 60), (60, 60, 255)
+_TRUTH, _REFERENCE, _MODEL = (255, 255, 255), (90, 230, 90), (60, 60, 255)
 _DARK, _LIGHT = (30, 30, 30), (235, 235, 235)
 
 
 def write_worst_faces(found: Verification, folder: Path, count: int = 10) -> list[Path]:
-    """Write ``<network>-<rank>-<photograph>.png``: the truth white, the reference blue, the network red.
+    """Write ``<network>-<rank>-<photograph>.png``: the truth white, the reference green, the network red.
 
     Args:
         found: Networks whose landmarks are the reference's get no pictures.

@@ -25,7 +25,7 @@ def as_detected_by(
     """Replace each face's box by what a detector finds of it, mapped to the box that the network was trained on.
 
     Args:
-        detector: Of the runtime.
+        detector: Of the runtime; any other callable gets the photograph as BGR.
         faces: With their true boxes; they may share photographs.
         contract: The network's; gives the kind of box.
         advance: Called with the number of faces done after each photograph.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import Face
 from pfld_edge_calib.proof import ModelProof, ProofModel, Verdict, Verification
-from pfld_edge_convert.diagnosis.changed_weights import changed_weights
+from pfld_edge_convert.diagnosis.changed_weights import changed_weights, weights_differ
 from pfld_edge_convert.diagnosis.fed_otherwise import fed_otherwise
 from pfld_edge_convert.diagnosis.finding import Finding
 from pfld_edge_convert.diagnosis.landmark_order import other_order
@@ -18,7 +18,7 @@ from pfld_edge_convert.diagnosis.wrong_scale import wrong_scale
 
 __all__ = ["diagnosed"]
 
-_FLOAT_DEVIATION = 1e-3
+_FLOAT_DEVIATION = 1e-4
 """Of the eye distance, at one landmark. Float files differ from their checkpoint by some 1e-6."""
 
 _INT8_DEVIATION = 0.02
@@ -26,6 +26,9 @@ _INT8_DEVIATION = 0.02
 
 _FACES = 24
 """Enough to tell causes apart, few enough to try many."""
+
+_SCALE_FACES = 8
+"""Each of some hundred scales is tried with some tens of factors."""
 
 
 def diagnosed(
@@ -37,7 +40,7 @@ def diagnosed(
     """Add likely causes to every network that is off, and fail those where one was proven, if there is a budget.
 
     A file that is nearly right by luck is still not the file that was meant. A network that agrees with the reference
-    costs one run on the seeded image.
+    costs one run on the seeded image and, of float files, one look at the weights.
 
     Args:
         record: A verification with a reference, its first network.
@@ -48,7 +51,7 @@ def diagnosed(
     proofs = [record.models[0]]
     for proof, model in zip(record.models[1:], models[1:], strict=True):
         check = check_fingerprint(model)
-        if _is_off(proof, check):
+        if _is_off(proof, check) or _says_otherwise(models[0], model) or _holds_other_weights(models[0], model):
             if starting is not None:
                 starting(proof.name)
             finding = next(_findings(record, proof, models[0], model, faces, check), None)
@@ -65,7 +68,18 @@ def _is_off(proof: ModelProof, check: FingerprintCheck | None) -> bool:
     if not proof.kind.endswith("int8"):
         return proof.deviation.largest > _FLOAT_DEVIATION
     changed = check is not None and check.changed
-    return changed or proof.deviation.mean > _INT8_DEVIATION or proof.verdict is Verdict.FAIL
+    return changed or proof.deviation.mean > _INT8_DEVIATION or proof.verdict in (Verdict.FAIL, Verdict.UNDECIDED)
+
+
+def _says_otherwise(reference: ProofModel, model: ProofModel) -> bool:
+    """Whether the contracts feed the two networks differently; an end-to-end graph takes RGB whatever is inside."""
+    mine, theirs = model.contract, reference.contract
+    colors = model.locate is None and mine.color_order != theirs.color_order
+    return colors or mine.crop != theirs.crop
+
+
+def _holds_other_weights(reference: ProofModel, model: ProofModel) -> bool:
+    return model.kind.endswith("fp32") and weights_differ(Path(reference.path), Path(model.path))
 
 
 def _findings(
@@ -85,7 +99,8 @@ def _findings(
         yield from other_order(proof.landmarks[rows], expected, record.truth[rows], record.scheme)
         yield from fed_otherwise(model, contract, some, proof.landmarks[rows], expected, record.truth[rows])
     unproven: list[Finding] = []
-    for finding in _in_the_file(reference, model, some, expected, check):
+    far = proof.verdict is Verdict.FAIL or (proof.deviation is not None and proof.deviation.mean > _INT8_DEVIATION)
+    for finding in _in_the_file(reference, model, some, expected, check, far=far):
         if finding.proven:
             yield finding
         unproven.append(finding)
@@ -98,11 +113,16 @@ def _in_the_file(
     faces: Sequence[Face],
     expected: NDArray[np.float32],
     check: FingerprintCheck | None,
+    *,
+    far: bool,
 ) -> Iterator[Finding]:
-    if model.kind.endswith("int8"):
-        yield from wrong_scale(model, check, faces, expected)
+    """Causes inside the file; `far` is whether its landmarks are further off than quantizing explains."""
+    if model.kind.endswith("int8") and (far or (check is not None and check.changed)):
+        yield from wrong_scale(model, check, faces[:_SCALE_FACES], expected[:_SCALE_FACES])
     elif model.kind.endswith("fp32"):
-        yield from changed_weights(Path(reference.path), Path(model.path))
+        for finding in changed_weights(Path(reference.path), Path(model.path)):
+            yield replace(finding, proven=finding.proven or (check is not None and check.beyond_tolerance))
+            return
     if check is not None:
         yield from check.findings()
 

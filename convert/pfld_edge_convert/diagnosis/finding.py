@@ -6,7 +6,7 @@ from pfld_edge_calib.proof import Suspicion
 
 __all__ = ["AGREES", "Finding"]
 
-AGREES = 1 / 3
+AGREES = 1 / 2
 """A cause is found where undoing it leaves no more than this share of the deviation."""
 
 

@@ -47,16 +47,22 @@ class FingerprintCheck:
         """Whether that is more than the same file would show on the same kind of processor."""
         return not self.difference <= _CHANGED
 
+    @property
+    def beyond_tolerance(self) -> bool:
+        """Whether that is more than the contract allows any device."""
+        return not self.difference * self.side <= self.tolerance
+
     def findings(self) -> Iterator[Finding]:
         """Say so; proven where the contract's own tolerance is exceeded."""
         if self.changed:
-            beyond = not self.difference * self.side <= self.tolerance
-            hint = "" if beyond else ", or this processor rounds INT8 otherwise than the exporter's"
+            hint = "" if self.beyond_tolerance else ", or this processor rounds INT8 otherwise than the exporter's"
             sentence = (
                 "the file doesn't compute what its exporter saw (fingerprint off by "
                 f"{self.difference:.2g} of the crop): its weights were changed after conversion{hint}"
             )
-            yield Finding(Suspicion("weights", sentence, {"fingerprint": self.difference}), proven=beyond)
+            yield Finding(
+                Suspicion("weights", sentence, {"fingerprint": self.difference}), proven=self.beyond_tolerance
+            )
 
 
 def check_fingerprint(model: ProofModel) -> FingerprintCheck | None:
