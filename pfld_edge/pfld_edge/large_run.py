@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
-from pfld_edge.console import face_progress, note
+from pfld_edge.console import face_progress, note, photo_count
 from pfld_edge.workers import runner
 from pfld_edge_calib import Face
 from pfld_edge_calib.proof import ProofModel, Settings, Verification, measured_record, shared_landmarks
@@ -21,15 +21,31 @@ from pfld_edge_calib.sources import (
     collect,
     is_sharded,
     measure_unit,
+    open_source,
     unit_results,
 )
 from pfld_edge_calib.wflw import wflw_list
 from pfld_edge_convert.proof_models import fused_form, open_proof_model
 
-__all__ = ["FacesOfRecord", "LargeRun", "verify_large"]
+__all__ = ["FacesOfRecord", "LargeRun", "LargeSet", "verify_large"]
 
 _LARGE_LIST = 4_000_000
 """Bytes of a list from which on its faces, some 2,000, are worth the seconds that further processes take to start."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeSet:
+    """What `open_source` opens.
+
+    Attributes:
+        path: The set.
+        split: Of a WFLW folder.
+        images: Of a CSV.
+    """
+
+    path: Path
+    split: str
+    images: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +74,13 @@ class LargeRun:
 
 @contextmanager
 def verify_large(
-    models: Sequence[ProofModel], source: FaceSource, settings: Settings, run: LargeRun, *, compare: bool = True
+    models: Sequence[ProofModel], data: LargeSet, settings: Settings, run: LargeRun, *, compare: bool = True
 ) -> Iterator[Verification]:
     """Run networks over a set as `verify_models` does; the result's landmarks lie in files that live as long as this.
 
     Args:
         models: At least one; each process opens its own.
-        source: The set.
+        data: The set.
         settings: What is asked for.
         run: How to go through the set.
         compare: Whether the first network is a reference.
@@ -72,9 +88,11 @@ def verify_large(
     Raises:
         FaceSetError: A photograph or its label can't be used, or `run` names another run's results.
         LabellingError: A process was killed.
-        MissingPackageError: Ray is not installed.
+        MissingPackageError: Ray or pyarrow is needed and not installed.
     """
     scheme = shared_landmarks(models)
+    with photo_count("faces listed") as advance:
+        source = open_source(data.path, data.split, data.images, advance=advance)
     with _scratch(run.resume) as place:
         faces = collect(_measured(models, source, run), len(models), scheme.num_landmarks, place)
         record = Verification(

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +20,13 @@ _SHARDS: dict[str, Callable[[Path, int], Iterator[Unit]]] = {".tar": tar_units, 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def open_source(path: Path, split: str = "test", images: Path | None = None, size: int = UNIT_FACES) -> FaceSource:
+def open_source(
+    path: Path,
+    split: str = "test",
+    images: Path | None = None,
+    size: int = UNIT_FACES,
+    advance: Callable[[int], object] | None = None,
+) -> FaceSource:
     """Cut a set into units.
 
     Args:
@@ -28,29 +34,33 @@ def open_source(path: Path, split: str = "test", images: Path | None = None, siz
         split: Which list of a WFLW folder, ``train`` or ``test``.
         images: For a CSV, the folder that its image column is relative to.
         size: Photographs or lines of a unit.
+        advance: Called with the number of photographs that each new unit has.
 
     Raises:
         FaceSetError: The path is none of these, or is damaged.
         MissingPackageError: It needs a package that is not installed.
     """
     if is_sharded(path):
-        return open_shards([path], size)
+        return open_shards([path], size, advance)
     if (path / "WFLW_annotations").is_dir():
         faces = wflw_list(path, split)
-        return FaceSource(tuple(wflw_units(faces, path / "WFLW_images", size)), list_hash(faces))
+        return FaceSource(tuple(_told(wflw_units(faces, path / "WFLW_images", size), advance)), list_hash(faces))
     if path.suffix.lower() == ".csv":
-        return FaceSource(tuple(csv_units(path, images, size)), list_hash(path))
+        return FaceSource(tuple(_told(csv_units(path, images, size), advance)), list_hash(path))
     raise FaceSetError(
         f"{path}: no labelled faces here (expected a WFLW folder, a CSV of points, or .tar or .parquet shards)"
     )
 
 
-def open_shards(paths: list[Path], size: int = UNIT_FACES) -> FaceSource:
+def open_shards(
+    paths: list[Path], size: int = UNIT_FACES, advance: Callable[[int], object] | None = None
+) -> FaceSource:
     """Cut shards into units.
 
     Args:
         paths: What `is_sharded` says yes to.
         size: Photographs of a unit; a Parquet file's row groups stay whole.
+        advance: Called with the number of photographs that each new unit has.
 
     Raises:
         FaceSetError: One is missing or damaged.
@@ -60,7 +70,7 @@ def open_shards(paths: list[Path], size: int = UNIT_FACES) -> FaceSource:
     units: list[Unit] = []
     digest = hashlib.sha256(f"{size}\n".encode())
     for shard in shards:
-        units += _SHARDS[shard.suffix.lower()](shard, size)
+        units += _told(_SHARDS[shard.suffix.lower()](shard, size), advance)
         known = shard.stat()
         # Reading terabytes for their hash would take as long as the run.
         digest.update(f"{shard.name} {known.st_size} {known.st_mtime_ns}\n".encode(errors="surrogateescape"))
@@ -90,6 +100,13 @@ def shards_of(path: Path) -> list[Path]:
     if missing:
         raise FaceSetError(f"{missing[0]}: no such shard")
     return [Path(name) for name in names]
+
+
+def _told(units: Iterable[Unit], advance: Callable[[int], object] | None) -> Iterator[Unit]:
+    for unit in units:
+        if advance is not None:
+            advance(unit.count)
+        yield unit
 
 
 def _expanded(name: str) -> list[str]:

@@ -22,7 +22,7 @@ def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner
     Args:
         address: As `ray.init` takes it, ``auto`` for the cluster that runs here; None for the one that ``RAY_ADDRESS``
             names, or else a new one of this machine's cores.
-        workers: Processes, each on one core; as many as the cluster has cores where None.
+        workers: Processes, each on one core; as many as the cluster has cores where None, and no more.
 
     Returns:
         A runner. Its machines must see the set and the models under the paths that this one sees.
@@ -41,12 +41,13 @@ def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner
         raise MissingPackageError("--ray needs Ray: install it with `pip install 'pfld-edge[ray]'`") from error
     place = address or os.environ.get("RAY_ADDRESS") or "local"
     if not ray.is_initialized():
-        cores = workers if place == "local" else None
+        started = workers if place == "local" else None
         try:
-            ray.init(place, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(place, num_cpus=started, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError) as error:
             raise FaceSetError(f"no Ray cluster answers at {place}: {' '.join(str(error).split())[:200]}") from error
-    count = workers or int(ray.cluster_resources().get("CPU", 1))
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    count = min(workers or cores, cores)  # Ray would wait for more
 
     def run(make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Generator[Any, None, None]:
         return _results(make, list(tasks), count)

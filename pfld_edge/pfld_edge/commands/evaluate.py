@@ -64,11 +64,10 @@ def evaluate_command(
     the detection that overlaps it most.
     """
     from pfld_edge.console import face_progress, note_assumed
-    from pfld_edge.large_run import LargeRun, verify_large
+    from pfld_edge.large_run import LargeRun, LargeSet, verify_large
     from pfld_edge.proof_output import print_evaluation, write_verification
     from pfld_edge_calib import labelled_faces, true_landmarks
     from pfld_edge_calib.proof import Settings, as_detected_by, verify_models
-    from pfld_edge_calib.sources import open_source
     from pfld_edge_convert.proof_models import open_proof_model
     from pfld_edge_runtime import open_detector
 
@@ -89,7 +88,7 @@ def evaluate_command(
             cut_by = as_detected_by(finder, faces, opened[0].contract, advance)
     settings = Settings(str(data), split, detector=detector or "")
     if streamed:
-        large = verify_large(opened, open_source(data, split, images), settings, run, compare=False)
+        large = verify_large(opened, LargeSet(data, split, images), settings, run, compare=False)
         found = click.get_current_context().with_resource(large)
     else:
         with face_progress("faces", len(faces)) as advance:

@@ -64,12 +64,11 @@ def verify_command(
     import time
 
     from pfld_edge.console import face_progress, note, note_assumed
-    from pfld_edge.large_run import FacesOfRecord, LargeRun, verify_large
+    from pfld_edge.large_run import FacesOfRecord, LargeRun, LargeSet, verify_large
     from pfld_edge.output_file import write_atomically
     from pfld_edge.proof_output import print_verification, write_verification
     from pfld_edge_calib import jittered, labelled_faces, portraits
     from pfld_edge_calib.proof import Settings, junit_xml, verify_models
-    from pfld_edge_calib.sources import open_source
     from pfld_edge_convert.diagnosis import diagnosed
     from pfld_edge_convert.proof_models import fused_form, open_proof_model
 
@@ -92,7 +91,7 @@ def verify_command(
         note_assumed(model.name, model.assumed)
     settings = Settings("" if data is None else str(data), split, max_drift, accept_undecided)
     if streamed and data is not None:
-        large = verify_large(opened, open_source(data, split, images), settings, run)
+        large = verify_large(opened, LargeSet(data, split, images), settings, run)
         found = click.get_current_context().with_resource(large)
         faces = FacesOfRecord(found)
     else:
