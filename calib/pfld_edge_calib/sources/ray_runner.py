@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
@@ -41,6 +42,7 @@ def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner
         raise MissingPackageError("--ray needs Ray: install it with `pip install 'pfld-edge[ray]'`") from error
     place = address or os.environ.get("RAY_ADDRESS") or "local"
     if not ray.is_initialized():
+        _check_answers(place)
         started = workers if place == "local" else None
         try:
             ray.init(place, num_cpus=started, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -53,6 +55,17 @@ def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner
         return _results(make, list(tasks), count)
 
     return run
+
+
+def _check_answers(place: str) -> None:
+    """Knock first: `ray.init` waits many minutes for a cluster that isn't there."""
+    host, _, port = place.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise FaceSetError(f"no Ray cluster answers at {place}: {error}") from error
 
 
 def _results(make: Callable[[], UnitWork], tasks: list[Any], workers: int) -> Generator[Any, None, None]:
