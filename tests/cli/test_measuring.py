@@ -1,7 +1,10 @@
 """`evaluate` and `verify`: the figures are right, and so is the exit status."""
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import onnx
@@ -53,8 +56,9 @@ def test_evaluate_gives_the_nme_of_the_runtimes_landmarks(
         predicted = landmarker(read_photo(face.image), face.bbox_xyxy, "bgr")[0]
         eyes = np.hypot(*(face.landmarks[60] - face.landmarks[72]))
         errors.append(np.hypot(*(predicted - face.landmarks).T).mean() / eyes)
-    for path in files:
-        assert found[str(path)]["all"]["nme"] == pytest.approx(np.mean(errors), rel=1e-5)
+    assert [model["path"] for model in found["models"]] == [str(path) for path in files]
+    for model in found["models"]:
+        assert model["accuracy"]["all"]["nme"] == pytest.approx(np.mean(errors), rel=1e-5)
 
 
 def test_verify_passes_a_faithful_file(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,13 +72,87 @@ def test_verify_fails_a_file_that_drifted_and_names_the_landmark(
     bad = sabotaged(files[1], tmp_path / "bad.onnx")
     # Random weights err by far more than one moved landmark adds, so the budget is small.
     assert run(["verify", str(files[0]), str(bad), "--max-drift", "0.0001%"]) == 1
-    line = next(line for line in capsys.readouterr().out.splitlines() if "bad.onnx" in line)
-    assert "60" in line
-    assert "NO" in line
+    said = capsys.readouterr().out
+    drift = next(line for line in said.partition("Drift from")[2].splitlines() if "bad.onnx" in line)
+    assert " 60 " in drift
+    assert "NO" in drift
+    assert "likely cause: the tensor 'fc.bias' was changed: one number differs" in said
 
 
 def test_verify_without_a_budget_only_reports(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert run(["verify", str(files[0]), str(sabotaged(files[1], tmp_path / "bad.onnx"))]) == 0
+
+
+def test_two_portraits_can_not_tell_a_small_drift(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another network that errs as much: no verdict about it can come from two photographs."""
+    torch.manual_seed(1)
+    config = ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64)
+    contract = Contract(model=config.kind, input_size=64)
+    other = tmp_path / "other.pth"
+    save_checkpoint(other, Checkpoint(build_model(config).eval().state_dict(), config, contract=contract.to_dict()))
+    arguments = ["verify", str(files[0]), str(other), "--no-fused", "--max-drift", "0.0001%"]
+    assert run(arguments) == 1
+    assert "too few for an interval" in capsys.readouterr().out
+    assert run([*arguments, "--accept-undecided"]) == 0
+
+
+def test_verify_writes_what_machines_read(files: tuple[Path, Path], tmp_path: Path) -> None:
+    bad, written = sabotaged(files[1], tmp_path / "bad.onnx"), tmp_path / "out"
+    outputs = ["--json", str(written / "v.json"), "--junit", str(written / "v.xml"), "--worst", str(written / "faces")]
+    assert run(["verify", *map(str, files), str(bad), "--max-drift", "0.0001%", *outputs]) == 1
+    record = json.loads((written / "v.json").read_text())
+    names = ["net.pth", "net.pth (fused)", "net.onnx", "bad.onnx"]
+    assert [(model["name"], model["verdict"]) for model in record["models"]] == list(
+        zip(names, ["reference", "pass", "pass", "fail"], strict=True)
+    )
+    assert record["models"][2]["sha256"] == hashlib.sha256(files[1].read_bytes()).hexdigest()
+    suite = ET.parse(written / "v.xml").getroot()  # noqa: S314 - our own
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
+    failed = [case.get("name", "") for case in suite.iter("testcase") if case.find("failure") is not None]
+    assert [name.partition(":")[0] for name in failed] == ["bad.onnx"]
+    pictures = sorted(path.name for path in (written / "faces").iterdir())
+    assert len(pictures) == 10
+    assert all(name.startswith("bad.onnx-") for name in pictures)
+
+
+def test_json_on_standard_output_is_alone_there(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", *map(str, files), "--json", "-"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["verdict"] == "unjudged"
+    assert "Drift from net.pth" in said.err
+
+
+def test_a_model_after_json_is_not_written_over(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    before = files[1].read_bytes()
+    assert run(["evaluate", str(files[0]), "--data", "WFLW", "--json", str(files[1])]) == 2
+    assert "is no .json file" in capsys.readouterr().err
+    assert files[1].read_bytes() == before
+
+
+def test_faces_that_a_detector_misses_are_failures(
+    known_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two portraits this detector sees one."""
+    seen = portraits()[0]
+
+    class OneFace:
+        box_map = None
+
+        def __call__(self, image: Any, _color: str = "rgb") -> Any:
+            here = image.shape == read_photo(seen.image).shape
+            return np.append(seen.bbox_xyxy, 0.9)[None].astype(np.float32) if here else np.zeros((0, 5), np.float32)
+
+    monkeypatch.setattr("pfld_edge_runtime.open_detector", lambda _name: OneFace())
+    data = str(PORTRAITS / "landmarks.csv")
+    arguments = ["evaluate", str(known_model), "--data", data, "--detector", "mine", "--refine", "0", "--json"]
+    assert run(arguments) == 0
+    record = json.loads(capsys.readouterr().out)
+    figures = record["models"][0]["accuracy"]["all"]
+    assert (figures["faces"], figures["misses"]) == (2, 1)
+    assert figures["failure_rate_10"] >= 0.5
+    assert [face["nme"][0] is None for face in record["each_face"]] == [False, True]
 
 
 @pytest.mark.parametrize("budget", ["lots", "-1%", "300%", ""])

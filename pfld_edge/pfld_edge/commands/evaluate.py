@@ -1,9 +1,10 @@
 """`pfld-edge evaluate`: how accurate a model is, by the published protocol."""
 
-import json
 from pathlib import Path
 
 import click
+
+from pfld_edge.json_target import JsonTarget
 
 __all__ = ["evaluate_command"]
 
@@ -13,31 +14,74 @@ __all__ = ["evaluate_command"]
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="A WFLW folder, or a CSV of points.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of a CSV's images; its own where left out.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
-@click.option("--threads", default=1, show_default=True, help="Threads for ONNX files.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option(
+    "--detector",
+    help="Let a detector find the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file; "
+    "those that it misses count as failures.",
+)
+@click.option(
+    "--refine",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Further looks at faces that --detector found.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files.")
+@click.option(
+    "--worst", type=click.Path(path_type=Path), help="Folder for pictures of the faces with the largest errors."
+)
+@click.option(
+    "--json",
+    "json_target",
+    type=JsonTarget(),
+    is_flag=False,
+    flag_value="-",
+    help="Write all figures: a .json file, or - (or nothing) for the output.",
+)
 def evaluate_command(
-    models: tuple[Path, ...], data: Path, images: Path | None, split: str, threads: int, as_json: bool
+    models: tuple[Path, ...],
+    data: Path,
+    images: Path | None,
+    split: str,
+    detector: str | None,
+    refine: int,
+    threads: int,
+    worst: Path | None,
+    json_target: str | None,
 ) -> None:
-    """Print NME, FR@0.1 and AUC@0.1 of each MODEL (a checkpoint or an ONNX file), for all faces and by subset."""
-    from pfld_edge.accuracy_report import accuracy_table
-    from pfld_edge.console import console, face_progress, note_assumed
-    from pfld_edge_calib import accuracy_by_subset, labelled_faces, nme_per_face, predict_landmarks, true_landmarks
-    from pfld_edge_convert.network import open_network
+    """Print NME, FR and AUC of each MODEL (checkpoint, ONNX file, end-to-end graph), for all faces and by subset.
 
+    Faces are cut by the tight box of their true landmarks (the published protocol), or with --detector by the box of
+    the detection that overlaps it most.
+    """
+    from pfld_edge.console import face_progress, note_assumed
+    from pfld_edge.proof_output import print_evaluation, write_verification
+    from pfld_edge_calib import labelled_faces, true_landmarks
+    from pfld_edge_calib.proof import Settings, as_detected_by, verify_models
+    from pfld_edge_convert.proof_models import open_proof_model
+    from pfld_edge_runtime import open_detector
+
+    finder = None if detector is None else open_detector(detector)
     faces = labelled_faces(data, split, images)
-    results = {}
-    for path in models:
-        network = open_network(path, threads)
-        note_assumed(network.name, network.assumed)
-        truth = true_landmarks(faces, network.contract)
-        with face_progress(network.name, len(faces)) as advance:
-            predicted = predict_landmarks(network.predict, network.contract, faces, advance)
-        nmes = nme_per_face(predicted, truth, network.contract.landmarks.normalizing_points)
-        results[str(path)] = accuracy_by_subset(nmes, [face.attributes for face in faces])
-    if as_json:
-        from dataclasses import asdict
-
-        record = {model: {subset: asdict(found) for subset, found in by.items()} for model, by in results.items()}
-        click.echo(json.dumps(record, indent=2))
-    else:
-        console().print(accuracy_table(results))
+    opened = [open_proof_model(path, threads) for path in models]
+    for model in opened:
+        note_assumed(model.name, model.assumed)
+        true_landmarks(faces, model.contract)
+    cut_by = None
+    if finder is not None:
+        with face_progress("detector", len(faces)) as advance:
+            cut_by = as_detected_by(finder, faces, opened[0].contract, advance)
+    settings = Settings(str(data), split, detector=detector or "")
+    with face_progress("faces", len(faces)) as advance:
+        found = verify_models(
+            opened,
+            faces,
+            settings,
+            compare=False,
+            cut_by=cut_by,
+            refine=0 if cut_by is None else refine,
+            advance=advance,
+        )
+    write_verification(found, json_target, worst)
+    if json_target != "-":
+        print_evaluation(found)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from pfld_edge.json_target import JsonTarget
 from pfld_edge.share import Share
 
 __all__ = ["verify_command"]
@@ -11,7 +12,7 @@ __all__ = ["verify_command"]
 
 @click.command("verify")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("models", metavar="ONNX...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -20,6 +21,12 @@ __all__ = ["verify_command"]
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of a CSV's images; its own where left out.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
 @click.option("--max-drift", type=Share(), help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
+@click.option("--accept-undecided", is_flag=True, help="Exit with 0 where the faces are too few to tell.")
+@click.option("--fused/--no-fused", default=True, show_default=True, help="Also run the checkpoint's fused torch form.")
+@click.option("--worst", type=click.Path(path_type=Path), help="Folder for pictures of the faces that deviate most.")
+@click.option("--json", "json_target", type=JsonTarget(), help="Write all figures: a .json file, or - for the output.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML, which CI servers show.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files.")
 def verify_command(
     checkpoint: Path,
     models: tuple[Path, ...],
@@ -27,35 +34,52 @@ def verify_command(
     images: Path | None,
     split: str,
     max_drift: float | None,
+    accept_undecided: bool,
+    fused: bool,
+    worst: Path | None,
+    json_target: str | None,
+    junit: Path | None,
+    threads: int,
 ) -> None:
-    """Compare each ONNX file with the CHECKPOINT it was made from: NME, drift, largest landmark deviation.
+    """Compare each MODEL (ONNX fp32 or INT8, end-to-end graph, checkpoint) with the CHECKPOINT it was made from.
 
-    Exits with status 1 where a drift exceeds --max-drift.
+    Prints the drift of the NME with its 95 % interval, deviations by subset and part of the face, and, where something
+    is off, what likely caused it. With --max-drift a model passes if the whole interval lies within, fails if it lies
+    beyond, and is undecided if these faces can't tell.
+
+    Exits with status 1 where a model failed, or can't be told to have passed.
     """
-    from pfld_edge.accuracy_report import drift_table
-    from pfld_edge.console import console, face_progress, note, note_assumed
-    from pfld_edge_calib import jittered, labelled_faces, nme_per_face, portraits, predict_landmarks, true_landmarks
-    from pfld_edge_calib.drift import measure_drift
-    from pfld_edge_convert.network import open_network
+    import time
 
-    networks = [open_network(path) for path in (checkpoint, *models)]
+    from pfld_edge.console import face_progress, note, note_assumed
+    from pfld_edge.output_file import write_atomically
+    from pfld_edge.proof_output import print_verification, write_verification
+    from pfld_edge_calib import jittered, labelled_faces, portraits
+    from pfld_edge_calib.proof import Settings, junit_xml, verify_models
+    from pfld_edge_convert.diagnosis import diagnosed
+    from pfld_edge_convert.proof_models import fused_form, open_proof_model
+
+    started = time.monotonic()
+    opened = [open_proof_model(path, threads) for path in (checkpoint, *models)]
+    if fused and opened[0].kind == "torch":
+        opened.insert(1, fused_form(checkpoint))
     if data is None:
-        faces = jittered(portraits(networks[0].contract), 32, seed=1)
+        faces = jittered(portraits(opened[0].contract), 32, seed=1)
         if faces[0].landmarks is None:
-            name = networks[0].contract.landmarks.name
+            name = opened[0].contract.landmarks.name
             raise click.UsageError(f"give --data: nothing bundled has the landmarks of {name!r}")
         note("no --data: two portraits under 32 boxes each show that the files work, they do not measure accuracy")
     else:
         faces = labelled_faces(data, split, images)
-    points = networks[0].contract.landmarks.normalizing_points
-    truth = true_landmarks(faces, networks[0].contract)
-    found = []
-    for network in networks:
-        note_assumed(network.name, network.assumed)
-        with face_progress(network.name, len(faces)) as advance:
-            found.append(predict_landmarks(network.predict, network.contract, faces, advance))
-    drifts = [measure_drift(predicted, found[0], truth, points) for predicted in found]
-    nmes = [float(nme_per_face(predicted, truth, points).mean()) for predicted in found]
-    console().print(drift_table([network.name for network in networks], nmes, drifts, faces, max_drift))
-    if max_drift is not None and any(drift.nme > max_drift for drift in drifts[1:]):
+    for model in opened:
+        note_assumed(model.name, model.assumed)
+    settings = Settings("" if data is None else str(data), split, max_drift, accept_undecided)
+    with face_progress("faces", len(faces)) as advance:
+        found = verify_models(opened, faces, settings, advance=advance)
+    found = diagnosed(found, opened, faces, lambda name: note(f"{name} is off: looking for the cause"))
+    write_verification(found, json_target, worst)
+    if junit is not None:
+        write_atomically(junit, junit_xml(found, time.monotonic() - started))
+    print_verification(found, stderr=json_target == "-")
+    if found.fell_short:
         raise click.exceptions.Exit(1)

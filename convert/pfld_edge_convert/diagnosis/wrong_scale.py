@@ -1,0 +1,153 @@
+"""Which scale of an INT8 file is off, and by how much."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pfld_edge_calib import Face, cut_faces
+from pfld_edge_calib.proof import ProofModel, Suspicion
+from pfld_edge_convert.diagnosis.finding import Finding
+from pfld_edge_convert.diagnosis.own_fingerprint import FingerprintCheck, seeded_feed
+from pfld_edge_convert.inference import open_model
+from pfld_edge_convert.onnx_file import load_onnx
+from pfld_edge_runtime import prepare_input
+
+__all__ = ["scale_names", "wrong_scale"]
+
+_ERRORS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.5)
+"""Relative errors that every scale is tried for, both ways, and a factor of two."""
+
+_FOLLOWED = 8
+_NEARBY = np.linspace(-0.012, 0.012, 49)
+_LEFT = 0.25
+"""Share of the difference that may be left; of the true scale next to nothing is, of any other rarely below a third."""
+_LEAST = 0.003
+"""Relative error of a scale that is worth a word; smaller ones are rounding."""
+
+_PLACES = {
+    "QLinearConv": {1: "what it reads", 4: "the weights", 6: "what it makes"},
+    "QGemm": {1: "what it reads", 4: "the weights", 7: "what it makes"},
+    "QLinearMatMul": {1: "what it reads", 4: "the weights", 6: "what it makes"},
+}
+
+Trial = tuple[float, float, str]
+"""What is left of the difference, by which factor the scale is taken to be off, and its name."""
+
+
+def wrong_scale(
+    model: ProofModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
+) -> Iterator[Finding]:
+    """Try every scale with many errors: find the one which, undone, gives back what the network ought to answer.
+
+    That is the recorded fingerprint where the file no longer gives it, otherwise the reference's landmarks. Small
+    steps of rounding make the answer rugged, so that following its slope finds nothing; but one network that takes its
+    scales as inputs tries thousands a second.
+
+    Args:
+        model: An INT8 file.
+        check: Its fingerprint.
+        faces: Some faces.
+        expected: ``(N, P, 2)`` the reference's landmarks of those, pixels.
+    """
+    bench = _bench(model, check, faces, expected)
+    if bench is None:
+        return
+    now = bench.distance({})
+    coarse = sorted(bench.tried((name, factor) for name in bench.scales for factor in _factors()))[:_FOLLOWED]
+    fine = bench.tried((name, factor * (1 + step)) for _, factor, name in coarse for step in _NEARBY)
+    left, factor, name = min([*coarse, *fine])
+    if left <= _LEFT * now and abs(factor - 1) > _LEAST:
+        right = (
+            "the file gives the fingerprint that its exporter saw"
+            if check is not None and check.changed
+            else "its landmarks are the checkpoint's"
+        )
+        sentence = (
+            f"the INT8 scale {name!r} ({_use(bench.file, name)}) is off by {factor - 1:+.1%}: "
+            f"divided by {factor:.4g}, {right}"
+        )
+        yield Finding(Suspicion("scale", sentence, {"tensor": name, "factor": factor, "left": left / now}))
+
+
+def scale_names(model: onnx.ModelProto) -> list[str]:
+    """Names of the constants that scale integers, in the order of the graph: floats that quantized operators read."""
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    quantized = [node for node in model.graph.node if _is_quantized(node)]
+    return list(dict.fromkeys(name for node in quantized for name in node.input if name in floats))
+
+
+def _is_quantized(node: onnx.NodeProto) -> bool:
+    return node.op_type.startswith(("QLinear", "QGemm")) or node.op_type in ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """A file whose scales are inputs, what it is fed, and what it ought to answer."""
+
+    file: onnx.ModelProto
+    session: onnxruntime.InferenceSession
+    feed: dict[str, NDArray[Any]]
+    target: NDArray[np.float64]
+    scales: dict[str, NDArray[np.float32]]
+
+    def distance(self, changed: dict[str, NDArray[np.float32]]) -> float:
+        """Between the answer with some scales changed, and what it ought to be."""
+        answer = self.session.run(None, {**self.feed, **changed})[0].astype(np.float64).ravel()
+        return float(np.linalg.norm(answer - self.target))
+
+    def tried(self, trials: Iterable[tuple[str, float]]) -> Iterator[Trial]:
+        """Undo a factor of each named scale."""
+        for name, factor in trials:
+            undone = np.asarray(self.scales[name] / np.float32(factor), np.float32)
+            yield self.distance({name: undone}), factor, name
+
+
+def _bench(
+    model: ProofModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
+) -> _Bench | None:
+    file, contract = load_onnx(Path(model.path)), model.contract
+    names = scale_names(file)
+    inputs = [value.name for value in file.graph.input if value.name not in names]
+    if not names:
+        return None
+    if check is not None and check.changed:
+        feed, target = seeded_feed(inputs, contract), check.recorded
+    elif contract.end_to_end or not faces:
+        return None
+    else:
+        batch = next(iter(cut_faces(faces, contract)))
+        feed = {inputs[0]: prepare_input(batch.crops, contract)}
+        wanted = np.asarray(expected[: len(batch.faces)], np.float32)
+        target = batch.windows.to_crop(wanted).astype(np.float64).ravel()
+    values = {item.name: numpy_helper.to_array(item) for item in file.graph.initializer if item.name in names}
+    return _Bench(file, open_model(_with_inputs(file, names)), feed, target, {name: values[name] for name in names})
+
+
+def _with_inputs(file: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Let constants be overridden: those that are inputs too are defaults (ONNX's IR, "Initializers", version 4)."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(file)
+    shapes = {item.name: list(item.dims) for item in file.graph.initializer}
+    there = {value.name for value in file.graph.input}
+    copy.graph.input.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in names if name not in there
+    )
+    return copy
+
+
+def _factors() -> list[float]:
+    return [2.0, 0.5, *(1 + error for error in _ERRORS), *(1 - error for error in _ERRORS[:-1])]
+
+
+def _use(file: onnx.ModelProto, name: str) -> str:
+    """Which layer reads it, and for what."""
+    node = next(node for node in file.graph.node if name in node.input)
+    place = _PLACES.get(node.op_type, {}).get(list(node.input).index(name), "an operand")
+    return f"of {place} in {node.op_type} {node.name or node.output[0]!r}"

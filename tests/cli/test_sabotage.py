@@ -1,0 +1,208 @@
+"""A file that was tampered with is caught by `verify`, with the likely cause.
+
+The bundled network, on the bundled portraits under a few boxes: five ways to break it, in the float file, the INT8
+file and the end-to-end graph.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from scipy.optimize import linear_sum_assignment
+
+from pfld_edge.cli import run
+from pfld_edge_calib import jittered, portraits
+from pfld_edge_calib.proof import ModelProof, ProofModel, Settings, Verdict, verify_models
+from pfld_edge_convert.calibration_batches import proof_crops
+from pfld_edge_convert.checkpoint_contract import contract_of
+from pfld_edge_convert.contract_io import attach_contract, read_contract
+from pfld_edge_convert.diagnosis import diagnosed
+from pfld_edge_convert.diagnosis.landmark_order import nearest_order
+from pfld_edge_convert.diagnosis.wrong_scale import scale_names
+from pfld_edge_convert.fingerprint import INT8_TOLERANCE, take_fingerprint
+from pfld_edge_convert.pipeline import convert
+from pfld_edge_convert.proof_models import open_proof_model
+from pfld_edge_runtime import WFLW_98, Contract
+from pfld_edge_train.checkpoint import load_model
+
+ROOT = Path(__file__).parents[2]
+CHECKPOINT = ROOT / "checkpoints/pfld-edge-s.pth"
+INT8 = ROOT / "runtime/pfld_edge_runtime/models/pfld-edge-s.int8.onnx"
+pytestmark = pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"{CHECKPOINT.name} is not there")
+
+Model = onnx.ModelProto
+Spoil = Callable[[Model], None]
+
+
+@dataclass(frozen=True)
+class Intact:
+    """The checkpoint and files that were made from it."""
+
+    folder: Path
+    checkpoint: ProofModel
+
+    def spoiled(self, name: str, spoil: Spoil) -> ModelProof:
+        """Break a copy of a file, and verify it."""
+        model = onnx.load(str(self.folder / name))
+        spoil(model)
+        path = self.folder / f"spoiled-{name}"
+        onnx.save(model, str(path))
+        models, faces = [self.checkpoint, open_proof_model(path)], jittered(portraits(), 6, seed=1)
+        return diagnosed(verify_models(models, faces, Settings(max_drift=0.005)), models, faces).models[1]
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Intact:
+    folder = tmp_path_factory.mktemp("sabotage")
+    network, checkpoint = load_model(CHECKPOINT)
+    contract = contract_of(checkpoint)
+    convert(network, contract, folder / "s.onnx", proof_crops(contract), end_to_end=True)
+    quantized = onnx.load(str(INT8))
+    carried = read_contract(quantized)
+    assert carried is not None
+    # Taken again here: processors round INT8 in their own ways.
+    seen = carried.replace(fingerprint=take_fingerprint(quantized, carried, INT8_TOLERANCE))
+    onnx.save(attach_contract(quantized, seen), str(folder / "s.int8.onnx"))
+    return Intact(folder, open_proof_model(CHECKPOINT))
+
+
+def tensors(model: Model) -> Iterator[tuple[onnx.TensorProto, NDArray[np.generic]]]:
+    for tensor in model.graph.initializer:
+        yield tensor, numpy_helper.to_array(tensor).copy()
+
+
+def put(tensor: onnx.TensorProto, values: NDArray[np.generic]) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+
+
+def change_one_weight(model: Model) -> None:
+    for tensor, values in tensors(model):
+        if tensor.name == "blocks.3.reparam_conv.weight":
+            values[5, 6, 1, 1] += 0.5
+            put(tensor, values)
+
+
+def exchange_input_channels(model: Model) -> None:
+    for tensor, values in tensors(model):
+        if values.shape == (16, 3, 3, 3):
+            put(tensor, values[:, ::-1])
+
+
+def contract_with(change: Callable[[Contract], Contract]) -> Spoil:
+    def spoil(model: Model) -> None:
+        contract = read_contract(model)
+        assert contract is not None
+        model.CopyFrom(attach_contract(model, change(contract)))
+
+    return spoil
+
+
+def reordered(order: NDArray[np.int64]) -> Spoil:
+    def spoil(model: Model) -> None:
+        rows = np.stack([2 * order, 2 * order + 1], axis=1).ravel()
+        for tensor, values in tensors(model):
+            if 2 * len(order) in values.shape:
+                put(tensor, np.take(values, rows, axis=values.shape.index(2 * len(order))))
+
+    return spoil
+
+
+def cut_without_margin(model: Model) -> None:
+    for tensor, values in tensors(model):
+        if tensor.name == "crop/margin":
+            put(tensor, np.ones_like(values))
+
+
+def scaled(name: str, factor: float) -> Spoil:
+    def spoil(model: Model) -> None:
+        for tensor, values in tensors(model):
+            if tensor.name == name:
+                put(tensor, np.asarray(values * np.float32(factor), np.float32))
+
+    return spoil
+
+
+ONE_WEIGHT = (
+    "'blocks.3.reparam_conv.weight' was changed: one number differs from the checkpoint's, at [5, 6, 1, 1] 0.4946"
+)
+SWAPPED = contract_with(lambda contract: contract.replace(color_order="rgb"))
+NARROW = contract_with(lambda contract: contract.replace(crop=replace(contract.crop, margin=1.0)))
+MIRRORED = reordered(np.array(WFLW_98.mirror))
+TWO_MOVED = reordered(np.array([72 if i == 60 else 60 if i == 72 else i for i in range(98)]))
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "cause", "words"),
+    [
+        ("s.onnx", change_one_weight, "weights", ONE_WEIGHT),
+        ("s.onnx", exchange_input_channels, "color", "the file says BGR, but fed RGB it agrees"),
+        ("s.onnx", SWAPPED, "color", "the file says RGB, but fed BGR it agrees"),
+        ("s.int8.onnx", SWAPPED, "color", "the file says RGB, but fed BGR it agrees"),
+        ("s.e2e.onnx", exchange_input_channels, "color", "RGB and BGR are exchanged"),
+        ("s.onnx", NARROW, "margin", "the file says 1, but with 1.2 it agrees"),
+        ("s.int8.onnx", NARROW, "margin", "the file says 1, but with 1.2 it agrees"),
+        ("s.e2e.onnx", cut_without_margin, "margin", "the graph cuts 1 times the box"),
+        ("s.onnx", MIRRORED, "order", "left and right are exchanged"),
+        ("s.int8.onnx", MIRRORED, "order", "left and right are exchanged"),
+        ("s.e2e.onnx", TWO_MOVED, "order", "its point 60 is 72 (right_eye_4), 72 is 60 (left_eye_0)"),
+        ("s.onnx", reordered(np.roll(np.arange(98), 1)), "order", "point (i + 97) % 98"),
+    ],
+)
+def test_sabotage_is_caught_with_its_cause(intact: Intact, file: str, spoil: Spoil, cause: str, words: str) -> None:
+    proof = intact.spoiled(file, spoil)
+    assert proof.verdict is Verdict.FAIL
+    assert [suspicion.cause for suspicion in proof.suspicions] == [cause]
+    assert words in proof.suspicions[0].sentence
+
+
+@pytest.mark.parametrize("factor", [1.02, 0.98])
+def test_any_int8_scale_that_is_off_by_two_percent_is_named(intact: Intact, factor: float) -> None:
+    names = scale_names(onnx.load(str(intact.folder / "s.int8.onnx")))
+    assert len(names) > 10
+    for name in names[2 if factor > 1 else 3 :: 6]:
+        proof = intact.spoiled("s.int8.onnx", scaled(name, factor))
+        assert proof.verdict is Verdict.FAIL
+        assert f"the INT8 scale {name!r}" in proof.suspicions[0].sentence
+        assert f"is off by {factor - 1:+.1%}" in proof.suspicions[0].sentence
+
+
+@pytest.mark.parametrize("file", ["s.onnx", "s.int8.onnx", "s.e2e.onnx"])
+def test_intact_files_are_not_suspected(intact: Intact, file: str) -> None:
+    assert intact.spoiled(file, lambda _model: None).suspicions == ()
+
+
+def test_a_file_of_other_weights_is_not_called_tampered(intact: Intact) -> None:
+    random = np.random.default_rng(0)
+
+    def spoil(model: Model) -> None:
+        for tensor, values in tensors(model):
+            if values.dtype == np.float32 and values.size > 1:
+                put(tensor, np.asarray(values * random.normal(1, 0.02, values.shape), np.float32))
+
+    proof = intact.spoiled("s.onnx", spoil)
+    assert "made from other weights than pfld-edge-s.pth" in proof.suspicions[0].sentence
+
+
+def test_verify_prints_the_cause_and_exits_with_1(intact: Intact, capsys: pytest.CaptureFixture[str]) -> None:
+    intact.spoiled("s.onnx", MIRRORED)
+    bad = str(intact.folder / "spoiled-s.onnx")
+    assert run(["verify", str(CHECKPOINT), bad, "--no-fused", "--max-drift", "1%"]) == 1
+    said = capsys.readouterr().out
+    assert "likely cause: the landmarks are in another order: left and right are exchanged" in said
+
+
+@given(st.permutations(range(12)), st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_the_nearest_order_is_the_assignment_where_points_are_apart(order: list[int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    places = np.arange(12)[:, None] * 10.0 + random.uniform(-2, 2, (12, 2))
+    found = places[order] + random.normal(0, 0.5, (12, 2))
+    apart = np.linalg.norm(found[:, None] - places[None], axis=2)
+    assert nearest_order(apart).tolist() == linear_sum_assignment(apart)[1].tolist() == order
