@@ -1,5 +1,6 @@
 """Tables and sentences of what `verify` and `evaluate` found."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,14 +62,14 @@ def drift_table(found: Verification) -> Table:
         table.add_column(name, justify="right")
     table.add_column("on face")
     if budget is not None:
-        table.add_column(f"drift <= {budget:.3g}" if budget < 1e-5 else f"drift <= {budget:.3%}")
+        table.add_column(f"drift <= {100 * budget:.3g}%")
     for model in found.models[1:]:
         if model.drift is None or model.deviation is None:
             continue
         moved = model.deviation
         table.add_row(
             model.name,
-            f"{model.drift.all.value:+.2%}",
+            _percent(model.drift.all.value),
             _interval(model.drift.all),
             f"{moved.mean:.5f}",
             f"{moved.largest:.5f}",
@@ -95,7 +96,7 @@ def subset_table(found: Verification) -> Table | None:
         estimates = {"all": model.drift.all, **model.drift.by_subset}
         for subset, estimate in estimates.items():
             nme = f"{model.accuracy[subset].nme:.5f}"
-            shown = (f"{estimate.value:+.2%}", _interval(estimate), f"{estimate.resolvable:.2%}")
+            shown = (_percent(estimate.value), _interval(estimate), _resolvable(estimate))
             table.add_row(model.name if subset == "all" else "", subset, f"{estimate.faces}", nme, *shown)
         table.add_section()
     return table if table.row_count else None
@@ -123,6 +124,12 @@ def region_table(found: Verification) -> Table | None:
 def proof_lines(found: Verification) -> Iterator[str]:
     """Say in sentences what failed, what can't be told, and what likely caused it."""
     for model in found.models:
+        if model.drift is not None and _moved(model) and model.drift.all.method == "bca":
+            drift = model.drift.all
+            yield (
+                f"{model.name}: {drift.faces} faces in {drift.photographs} photographs resolve a drift of "
+                f"{drift.resolvable:.2%} or more"
+            )
         if model.verdict in (Verdict.FAIL, Verdict.UNDECIDED):
             yield f"{model.name}: {_WORDS[model.verdict]}, {model.reason}"
         for suspicion in model.suspicions:
@@ -133,5 +140,15 @@ def _moved(model: ModelProof) -> bool:
     return model.deviation is not None and not model.deviation.largest <= _SAME
 
 
+def _resolvable(estimate: DriftEstimate) -> str:
+    return f"{estimate.resolvable:.2%}" if math.isfinite(estimate.resolvable) else "-"
+
+
 def _interval(estimate: DriftEstimate) -> str:
-    return f"{estimate.low:+.2%} ... {estimate.high:+.2%}"
+    return f"{_percent(estimate.low)} ... {_percent(estimate.high)}"
+
+
+def _percent(share: float) -> str:
+    """With its sign, which zero has none of."""
+    text = f"{share:+.2%}"
+    return "0.00%" if text in ("+0.00%", "-0.00%") else text

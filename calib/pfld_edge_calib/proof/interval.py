@@ -30,7 +30,7 @@ class DriftEstimate:
         low: Lower end of its 95 % interval.
         high: Upper end.
         resolvable: Smallest drift that as many faces would show as different from none four times in five, given how
-            unequally these faces changed: 2.8 standard errors.
+            unequally these faces changed: 2.8 standard errors; infinite where there are too few photographs to say.
         faces: Number of faces.
         photographs: Number of photographs, which are what is resampled: faces of one photograph are not independent.
         method: ``bca``; ``extremes`` where there are fewer than 8 photographs: the interval then reaches from the
@@ -76,7 +76,7 @@ def paired_drift(
     if count < FEWEST_PHOTOGRAPHS:
         single = change / base.mean()
         low, high = float(single.min()), float(single.max())
-        return DriftEstimate(value, low, high, resolvable, len(base), count, "extremes")
+        return DriftEstimate(value, low, high, math.inf, len(base), count, "extremes")
     low, high = _bca(_bundled(sums, seed), value, resamples, seed)
     return DriftEstimate(value, low, high, resolvable, len(base), count, "bca")
 
