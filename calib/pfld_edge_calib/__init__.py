@@ -1,6 +1,7 @@
 """Faces with known answers: readers, crops through the runtime's own crop, metrics."""
 
 from pfld_edge_calib.calibration import as_detected, calibration_candidates, calibration_faces, jittered
+from pfld_edge_calib.coco import read_coco
 from pfld_edge_calib.detect import detected_faces, refined
 from pfld_edge_calib.doubts import calibration_doubts
 from pfld_edge_calib.errors import FaceSetError
@@ -10,6 +11,7 @@ from pfld_edge_calib.face_crops import FaceCrops, cut_faces
 from pfld_edge_calib.face_set import labelled_faces
 from pfld_edge_calib.metrics import Accuracy, accuracy, accuracy_by_subset, nme_per_face
 from pfld_edge_calib.photo import photos_in, read_photo
+from pfld_edge_calib.point_maps import as_wflw_98
 from pfld_edge_calib.points_csv import read_points_csv
 from pfld_edge_calib.portraits import PORTRAITS, portraits
 from pfld_edge_calib.stratify import even_choice, light, pose
@@ -26,6 +28,7 @@ __all__ = [
     "accuracy",
     "accuracy_by_subset",
     "as_detected",
+    "as_wflw_98",
     "calibration_candidates",
     "calibration_doubts",
     "calibration_faces",
@@ -40,6 +43,7 @@ __all__ = [
     "portraits",
     "pose",
     "predict_landmarks",
+    "read_coco",
     "read_photo",
     "read_points_csv",
     "read_wflw",

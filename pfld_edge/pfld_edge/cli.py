@@ -10,6 +10,7 @@ import click
 __all__ = ["COMMANDS", "LazyGroup", "cli", "main", "run"]
 
 COMMANDS: dict[str, str] = {
+    "prepare": "Cut a data set's faces into shards to train on.",
     "label": "Label faces with several landmark networks, to train on.",
     "train": "Train a landmark network.",
     "evaluate": "Measure a checkpoint or ONNX file on faces with known landmarks.",

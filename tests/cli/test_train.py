@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> Path:
 
 def _splitting_seed() -> int:
     faces = [replace(face, group=str(face.image)) for face in portraits()]
-    return next(seed for seed in range(100) if split_groups(faces, 0.49, seed).sum() == 1)
+    return next(seed for seed in range(100) if split_groups([face.group for face in faces], 0.49, seed).sum() == 1)
 
 
 def test_a_run_is_made_protected_and_resumed(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,7 +120,7 @@ def test_faces_of_one_person_stay_on_one_side(faces_csv: Path) -> None:
     from pfld_edge_train.face_cache import split_groups
 
     faces = read_points_csv(faces_csv, group_by="person") * 2
-    held_out = split_groups(faces, 0.3, seed=1)
+    held_out = split_groups([face.group for face in faces], 0.3, seed=1)
     sides = {(face.group, bool(side)) for face, side in zip(faces, held_out, strict=True)}
     assert len(sides) == len({face.group for face in faces}) == FACES
     assert 0 < held_out.sum() < len(faces)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from pfld_edge_calib import labelled_faces, portraits
@@ -42,13 +43,21 @@ def degrees(landmarks: Array, weights: Array | None = None) -> Array:
     return np.degrees(head_angles(torch.tensor(landmarks, dtype=torch.float32), trust).numpy().astype(np.float64))
 
 
-def opencv_degrees(face: Array) -> Array:
-    """OpenCV's iterative solution, started from a face that looks at the camera."""
+def least_squares_degrees(face: Array) -> Array:
+    """Where the reprojection error is least: OpenCV's camera, SciPy's minimum, started from OpenCV's solution.
+
+    OpenCV's own iteration ends up to half a degree early on noisy profiles.
+    """
+    shape, points = np.array(FACE_SHAPE), face[list(RIGID_POINTS)]
     start = np.zeros((3, 1)), np.array([[0.0], [0.0], [DISTANCE]])
-    found = cv2.solvePnP(
-        np.array(FACE_SHAPE), face[list(RIGID_POINTS)], CAMERA, None, *start, True, cv2.SOLVEPNP_ITERATIVE
-    )
-    roll, yaw, pitch = Rotation.from_rotvec(found[1][:, 0]).as_euler("ZYX", degrees=True)
+    found = cv2.solvePnP(shape, points, CAMERA, None, *start, True, cv2.SOLVEPNP_ITERATIVE)
+
+    def off(place: Array) -> Array:
+        seen = cv2.projectPoints(shape, place[:3], place[3:], CAMERA, None)[0]
+        return np.asarray(seen[:, 0] - points).ravel()
+
+    best = least_squares(off, np.concatenate([found[1][:, 0], found[2][:, 0]]), xtol=1e-12, ftol=1e-12)
+    roll, yaw, pitch = Rotation.from_rotvec(best.x[:3]).as_euler("ZYX", degrees=True)
     return np.array([-yaw, -pitch, roll])
 
 
@@ -70,15 +79,15 @@ def test_the_pose_of_an_exact_projection_is_found(angles: list[tuple[float, floa
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(ANGLES, min_size=1, max_size=5), st.integers(0, 2**32 - 1))
-def test_with_noise_the_pose_is_opencvs(angles: list[tuple[float, float, float]], seed: int) -> None:
+def test_with_noise_the_pose_is_that_of_the_least_error(angles: list[tuple[float, float, float]], seed: int) -> None:
     faces = projected(np.array(angles), noise=0.005, seed=seed)
-    expected = np.array([opencv_degrees(face) for face in faces])
-    np.testing.assert_allclose(degrees(faces), expected, atol=0.3)
+    expected = np.array([least_squares_degrees(face) for face in faces])
+    np.testing.assert_allclose(degrees(faces), expected, atol=0.05)
 
 
 def test_the_portraits_poses_are_opencvs() -> None:
     faces = cropped(np.stack([face.landmarks for face in portraits() if face.landmarks is not None]).astype(float))
-    expected = np.array([opencv_degrees(face) for face in faces])
+    expected = np.array([least_squares_degrees(face) for face in faces])
     np.testing.assert_allclose(degrees(faces), expected, atol=0.5)
 
 
@@ -87,7 +96,7 @@ def test_poses_of_wflws_test_faces_are_opencvs_and_near_the_photographs() -> Non
     labelled = labelled_faces(Path(str(SHARED)) / "data/WFLW")
     landmarks = np.stack([face.landmarks for face in labelled if face.landmarks is not None]).astype(float)
     faces = cropped(landmarks)
-    apart = np.abs(degrees(faces) - np.array([opencv_degrees(face) for face in faces]))
+    apart = np.abs(degrees(faces) - np.array([least_squares_degrees(face) for face in faces]))
     assert np.quantile(apart, 0.95) < 0.5
     assert apart.max() < 5
     # A camera that looks at the face from afar: what a photograph cut down to the face would give.

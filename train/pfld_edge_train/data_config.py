@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pfld_edge_runtime import IBUG_68
 from pfld_edge_train.errors import TrainConfigError
 
 __all__ = ["DataConfig"]
@@ -14,7 +15,10 @@ class DataConfig:
     """One source of faces.
 
     Attributes:
-        path: A WFLW folder or a CSV of points, relative to the configuration file.
+        path: A WFLW folder, a folder that ``pfld-edge prepare`` made, or a CSV of points, relative to the configuration
+            file.
+        scheme: What the source's points are, where they are not the network's: ``ibug-68`` for faces with 68 points
+            that train a network of WFLW's 98.
         images: For a CSV: folder that its image column is relative to; empty for the CSV's own.
         split: For a WFLW folder: which official list; ``train``, since the other one is for measuring only.
         group_by: For a CSV: ``image`` or ``person``, what a validation split must not part.
@@ -26,6 +30,7 @@ class DataConfig:
     """
 
     path: str
+    scheme: str = ""
     images: str = ""
     split: str = "train"
     group_by: str = "image"
@@ -35,7 +40,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         if not self.path:
-            raise TrainConfigError("path is empty; it names a WFLW folder or a CSV of points")
+            raise TrainConfigError("path is empty; it names a WFLW folder, a prepared folder or a CSV of points")
+        if self.scheme not in ("", IBUG_68.name):
+            raise TrainConfigError(f"unknown scheme {self.scheme!r} of a source; known: {IBUG_68.name}")
         if self.split != "train":
             raise TrainConfigError(f"split must be 'train', found {self.split!r}: no run learns from a test list")
         if self.group_by not in _GROUPS:

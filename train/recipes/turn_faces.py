@@ -236,7 +236,7 @@ def main() -> None:
     rng = np.random.default_rng(seed)
     for name, (share, group_by) in SOURCES.items():
         faces = read_points_csv(labels / name, images, group_by)
-        held_out = split_groups(faces, VALIDATION, SPLIT_SEED)
+        held_out = split_groups([face.group for face in faces], VALIDATION, SPLIT_SEED)
         items = solved([face for face, out in zip(faces, held_out, strict=True) if not out])
         everyone += items
         for number, item in enumerate(items):

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -30,7 +30,7 @@ def usable_cores() -> int:
 
 def ordered_results(
     make: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], workers: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Run tasks and give their results in the tasks' order.
 
     Args:

@@ -12,154 +12,138 @@ anyway), so
 with F the correlation of the map, R and C those of single rows and columns. See docs/reparameterized-training.md.
 """
 
-from functools import cache
-from itertools import product
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-__all__ = ["LagMoments"]
+from pfld_edge_train.blocks.depthwise_moments import correlation
+from pfld_edge_train.blocks.lag_tables import LAGS, product_table, total_table
+from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
+from pfld_edge_train.blocks.pointwise_moments import wide
 
-_TAPS = tuple(product((-1, 0, 1), repeat=2))
-# One of each pair of opposite lags: rows up to two above, or the same row and columns to the left.
-_LAGS = (*product((-2, -1), range(-2, 3)), (0, -2), (0, -1), (0, 0))
-# Rows, columns (first, last) at lags 0 to 2 along them; the four corners.
-_STRIPS = tuple(product((0, 1), (0, 1), (0, 1, 2)))
-_CORNERS = tuple(product((0, 1), repeat=2))
-_FEATURES = len(_LAGS) + len(_STRIPS) + len(_CORNERS)
+__all__ = ["LagGradient", "LagMoments"]
 
 
-class LagMoments(torch.autograd.Function):
-    """Sums of patches and of their products, a channel at a time; its gradient is one depthwise 5x5 convolution."""
+class LagMoments:
+    """Of a depthwise 3x3 convolution with stride 1, over maps of at least 2x2.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - torch's own interface
-        """Map ``(N, C, H, W)`` to ``(C, 9)`` and ``(C, 9, 9)``, both float64."""
-        ctx.save_for_backward(x)
-        wide = x if x.dtype == torch.float64 else x.float()
-        lags = _correlations(wide)
-        strips = [_along(strip) for strip in _borders(wide)]
-        corners = _corners(wide)
-        features = torch.cat([lags, *strips, corners.double().square().sum(dim=0)], dim=1)
-        products = features @ _product_map().to(features.device).T
-        sums = [wide.sum(dim=(2, 3)).double().sum(dim=0)[:, None]]
-        sums += [strip.double().sum(dim=(0, 2))[:, None] for strip in _borders(wide)]
-        sums.append(corners.double().sum(dim=0))
-        total = torch.cat(sums, dim=1) @ _sum_map().to(features.device).T
+    The gradient is one depthwise 5x5 convolution, and what is too much in it along the border.
+    """
+
+    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(N, C, H, W)`` to ``(C, 9)`` and ``(C, 9, 9)``."""
+        lags, total = _correlations(x)
+        rows, columns = wide(_ends(x, 2)), wide(_ends(x, 3))
+        corners = _ends(rows, 3)
+        features = [_along(rows, 3), _along(columns, 2), corners.square().sum(dim=0).flatten(1)]
+        totals = [rows.sum(dim=(0, 3)), columns.sum(dim=(0, 2)), corners.sum(dim=0).flatten(1)]
+        products = torch.cat([lags, torch.cat(features, dim=1).double()], dim=1) @ product_table(x.device).T
+        total = torch.cat([total, torch.cat(totals, dim=1).double()], dim=1) @ total_table(x.device).T
         return total, products.view(-1, 9, 9)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401 - torch's own interface
-        """Give the gradient of x."""
-        (x,) = ctx.saved_tensors
-        wide = x if x.dtype == torch.float64 else x.float()
-        total, products = gradients
-        kernels, strips, corners = _coefficients(products, wide.dtype)
-        sums = (total @ _sum_map().to(total.device)).to(wide.dtype)
-        found = F.conv2d(wide, kernels, sums[:, 0].contiguous(), padding=2, groups=x.shape[1])
-        for i, (strip, place) in enumerate(zip(_borders(wide), _borders(found), strict=True)):
-            place += _strip_gradient(strip, strips[:, i]) + sums[:, 1 + i, None]
-        for i, (vertical, horizontal) in enumerate(_CORNERS):
-            place = found[:, :, -vertical, -horizontal]
-            place += 2 * corners[:, i] * wide[:, :, -vertical, -horizontal] + sums[:, 5 + i]
-        return found.to(x.dtype)
+    def gradient(self, constant: Tensor, linear: Tensor) -> "LagGradient":
+        """Prepare ``linear P + constant``: the tables, read the other way."""
+        table, sums = (table(linear.device).to(linear.dtype) for table in (product_table, total_table))
+        lags, rows, columns, corners = torch.split(linear.flatten(1) @ table / 2, [len(LAGS), 6, 6, 4], dim=1)
+        everywhere, *biases = torch.split(constant @ sums, [1, 2, 2, 4], dim=1)
+        return LagGradient(_symmetric(lags), everywhere[:, 0].contiguous(), [rows, columns, corners], biases)
 
 
-def _correlations(x: Tensor) -> Tensor:
-    """The map's correlations with itself at `_LAGS`, ``(C, 13)`` float64.
+@dataclass(frozen=True, slots=True)
+class LagGradient:
+    """A 5x5 convolution, 1-D convolutions of the border's rows and columns, and factors of the corners.
 
-    A depthwise convolution's weight gradient is a correlation; x takes the part of the output's gradient, shifted.
+    Attributes:
+        kernels: ``(C, 1, 5, 5)``.
+        bias: ``(C)``.
+        borders: Coefficients of rows ``(C, 6)``, columns ``(C, 6)`` and corners ``(C, 4)``.
+        biases: Constants of rows ``(C, 2)``, columns ``(C, 2)`` and corners ``(C, 4)``.
     """
-    channels = x.shape[1]
-    framed = F.pad(x, (1, 1, 1, 1))
-    weight = x.new_empty(channels, 1, 3, 3)
-    quadrants = []
-    for padding in ((0, 2, 0, 2), (2, 0, 0, 2)):
-        # Frames and shifts are made here: oneDNN's kernel for wider padding than the usual 1 writes out of bounds.
-        shifted = F.pad(x, padding)
-        _, found, _ = torch.ops.aten.convolution_backward(
-            shifted, framed, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], channels, [False, True, False]
-        )
-        quadrants.append(found[:, 0].double())
-    left, right = quadrants  # lags -2..0 down by -2..0 and by 0..2 across
-    above = torch.cat([left[:, :2], right[:, :2, 1:]], dim=2)
-    return torch.cat([above.flatten(1), left[:, 2]], dim=1)
+
+    kernels: Tensor
+    bias: Tensor
+    borders: Sequence[Tensor]
+    biases: Sequence[Tensor]
+
+    def of(self, x: Tensor) -> Tensor:
+        """Give the gradient of some images, but for the border."""
+        return F.conv2d(x.to(self.kernels.dtype), self.kernels, self.bias, padding=2, groups=x.shape[1])
+
+    def finish(self, found: Tensor, x: Tensor) -> None:
+        """Correct the border."""
+        for dim in (2, 3):
+            strips = _ends(found, dim)
+            strips += _strip_gradient(_ends(x, dim), dim, self.borders[dim - 2], self.biases[dim - 2])
+        factors, constants = (values.view(-1, 2, 2) for values in (self.borders[2], self.biases[2]))
+        places = _ends(_ends(found, 2), 3)
+        places += torch.addcmul(constants, factors, _ends(_ends(x, 2), 3).to(factors.dtype), value=2)
 
 
-def _borders(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Views of the first and last row, ``(N, C, W)``, and of the first and last column, ``(N, C, H)``."""
-    return x[:, :, 0], x[:, :, -1], x[:, :, :, 0], x[:, :, :, -1]
+def _correlations(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlate the map with itself.
+
+    The map lies in a frame of zeros, channels last. Going on by a row's length and one place more is then a step down
+    and to the right, whatever the place; so a view of the same memory that starts later is the shifted map, and two 3x3
+    correlations give all lags of at most two rows and columns.
+
+    Returns:
+        Correlations at `LAGS`, ``(C, 13)``, and the sum of the map, ``(C, 1)``, both float64.
+    """
+    count, channels, height, width = x.shape
+    geometry = PatchGeometry(3, 1, channels)
+    at_once = min(count, images_at_once(x))
+    rows, columns = height + 2, width + 2
+    memory = wide(x[:0]).new_zeros(at_once * rows * columns + columns + 1, channels)
+    total = torch.zeros(channels, 1, dtype=torch.float64, device=x.device)
+    found = torch.zeros(2, channels, 3, 3, dtype=torch.float64, device=x.device)
+
+    def framed(images: int, start: int) -> Tensor:
+        places = memory[start : start + images * rows * columns]
+        return places.view(images, rows, columns, channels).permute(0, 3, 1, 2)
+
+    for part in torch.split(x, at_once):
+        here = framed(len(part), 0)
+        here[:, :, 1:-1, 1:-1] = part
+        total[:, 0] += memory[: len(part) * rows * columns].sum(dim=0)
+        for i, start in enumerate((columns - 1, columns + 1)):
+            found[i] += correlation(framed(len(part), start), here, geometry)
+    left, right = found  # lags 0 to 2 down; -2 to 0 and 0 to 2 across
+    below = torch.cat([left[:, 1:], right[:, 1:, 1:]], dim=2)
+    return torch.cat([right[:, 0], below.flatten(1)], dim=1), total
 
 
-def _corners(x: Tensor) -> Tensor:
-    """The four corners, ``(N, C, 4)``, in the order of `_CORNERS`."""
-    return torch.stack([x[:, :, -vertical, -horizontal] for vertical, horizontal in _CORNERS], dim=2)
+def _ends(x: Tensor, dim: int) -> Tensor:
+    """View the first and the last row (dim 2) or column (dim 3)."""
+    step = x.shape[dim] - 1
+    return x[:, :, ::step] if dim == 2 else x[:, :, :, ::step]
 
 
-def _along(strip: Tensor) -> Tensor:
-    """A strip's correlation with itself at lags 0 to 2, ``(C, 3)`` float64."""
-    wide = strip.double()
+def _along(strips: Tensor, dim: int) -> Tensor:
+    """Correlations of two rows or columns with themselves at lags 0 to 2, ``(C, 6)``."""
+    length = strips.shape[dim]
     found = []
     for lag in range(3):
-        length = max(0, wide.shape[2] - lag)
-        found.append((wide[:, :, :length] * wide[:, :, lag:]).sum(dim=(0, 2)))
-    return torch.stack(found, dim=1)
+        size = max(0, length - lag)
+        product = strips.narrow(dim, 0, size) * strips.narrow(dim, length - size, size)
+        found.append(product.sum(dim=(0, dim)))
+    return torch.stack(found, dim=2).flatten(1)
 
 
-def _strip_gradient(strip: Tensor, coefficients: Tensor) -> Tensor:
-    """Gradient of a strip from those of its three correlations, ``(C, 3)``."""
-    padded = F.pad(strip, (2, 2))
-    length = strip.shape[2]
-    found = 2 * coefficients[:, :1] * strip
-    for lag in (1, 2):
-        both = padded[:, :, 2 + lag : 2 + lag + length] + padded[:, :, 2 - lag : 2 - lag + length]
-        found = found + coefficients[:, lag, None] * both
-    return found
+def _strip_gradient(strips: Tensor, dim: int, coefficients: Tensor, constants: Tensor) -> Tensor:
+    """Gradient of two rows or columns, ``(C, 6)`` and ``(C, 2)`` from those of their correlations and sums."""
+    lines = strips.to(coefficients.dtype).movedim(dim, 2).flatten(1, 2)[:, :, None]
+    kernels = coefficients.reshape(-1, 3)[:, [2, 1, 0, 1, 2]]
+    kernels[:, 2] *= 2
+    found = F.conv2d(lines, kernels[:, None, None], constants.flatten(), padding=(0, 2), groups=lines.shape[1])
+    return torch.unflatten(found[:, :, 0], 1, (-1, 2)).movedim(2, dim)
 
 
-def _coefficients(products: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """From the gradient of the products: 5x5 kernels ``(C, 1, 5, 5)``, strips ``(C, 4, 3)`` and corners ``(C, 4)``."""
-    found = (products.flatten(1) @ _product_map().to(products.device)).to(dtype)
-    kernels = found.new_zeros(len(found), 1, 5, 5)
-    for i, (down, across) in enumerate(_LAGS):
-        # A correlation's factors trade places at the opposite lag; at lag zero both are the same value.
-        kernels[:, 0, 2 + down, 2 + across] += found[:, i]
-        kernels[:, 0, 2 - down, 2 - across] += found[:, i]
-    strips = found[:, len(_LAGS) : len(_LAGS) + len(_STRIPS)].view(-1, 4, 3)
-    return kernels, strips, found[:, -len(_CORNERS) :]
-
-
-@cache
-def _product_map() -> Tensor:
-    """``(81, 29)``: each product of two taps as a sum of correlations of map, strips and corners."""
-    table = torch.zeros(9, 9, _FEATURES, dtype=torch.float64)
-    for (i, a), (j, b) in product(enumerate(_TAPS), repeat=2):
-        lag = (b[0] - a[0], b[1] - a[1])
-        table[i, j, _LAGS.index(lag if lag in _LAGS else (-lag[0], -lag[1]))] = 1
-        # Whether both taps look away from the first (0) or the last (1) row or column.
-        away = [{1: 0, -1: 1}.get(a[axis]) if a[axis] == b[axis] else None for axis in (0, 1)]
-        for axis, which in enumerate(away):
-            if which is not None:
-                table[i, j, len(_LAGS) + _STRIPS.index((axis, which, abs(lag[1 - axis])))] = -1
-        if away[0] is not None and away[1] is not None:
-            table[i, j, len(_LAGS) + len(_STRIPS) + _CORNERS.index((away[0], away[1]))] = 1
-    return table.view(81, _FEATURES)
-
-
-@cache
-def _sum_map() -> Tensor:
-    """``(9, 9)``: each tap's sum from those of map, first and last row, first and last column, and corners."""
-    table = torch.zeros(9, 9, dtype=torch.float64)
-    table[:, 0] = 1
-    for i, tap in enumerate(_TAPS):
-        away = [{1: 0, -1: 1}.get(step) for step in tap]
-        for axis, which in enumerate(away):
-            if which is not None:
-                table[i, 1 + 2 * axis + which] = -1
-        if away[0] is not None and away[1] is not None:
-            table[i, 5 + _CORNERS.index((away[0], away[1]))] = 1
-    return table
+def _symmetric(coefficients: Tensor) -> Tensor:
+    """5x5 kernels ``(C, 1, 5, 5)``: a correlation's factors trade places at the opposite lag."""
+    kernels = coefficients.new_zeros(len(coefficients), 25)
+    places = [5 * (2 + down) + 2 + across for down, across in LAGS]
+    kernels[:, places] = coefficients
+    return (kernels + kernels.flip(1)).view(-1, 1, 5, 5)

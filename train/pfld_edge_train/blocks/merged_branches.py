@@ -6,116 +6,173 @@ is known before any convolution has run. Gradients are exact: they flow through 
 factors, and through the moments into the input. Derived in docs/reparameterized-training.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from pfld_edge_train.blocks.patch_moments import PatchMoments, patch_moments
-from pfld_edge_train.blocks.synchronized import summed_over_processes
+from pfld_edge_train.blocks.branch_algebra import BranchAlgebra
+from pfld_edge_train.blocks.branch_kernels import split_kernels, stack_kernels
+from pfld_edge_train.blocks.convolution_gradients import input_gradient, weight_gradient
+from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
+from pfld_edge_train.blocks.patch_moments import patch_gradient, patch_moments
+from pfld_edge_train.blocks.running_statistics import move_statistics
+from pfld_edge_train.blocks.summed_over_processes import moments_over_processes, summed_over_processes
 
-__all__ = ["Branch", "merge_pays", "merged_forward"]
-
-_LEAST_CERTAIN = 1e-3
-"""Least variance of a branch, as a share of what its kernel sees, that float32 moments still tell."""
-
-_ROUNDS = 3
-"""A convolution runs once forward and twice backward: for its weights and for its input."""
+__all__ = ["MergedBlock", "merged_forward"]
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
-    """A branch's kernel at the block's size, and its BatchNorm.
+class MergedBlock:
+    """What a block is, but for its parameters.
 
     Attributes:
-        weight: ``(out, in / groups, k, k)``.
-        norm: Normalizes its output.
+        geometry: Of its convolution.
+        norms: One a branch; their running statistics are moved. Those without a kernel come last.
+        linear: No ReLU follows.
+        group: Processes whose batches are one batch; None for this one's alone.
     """
 
-    weight: Tensor
-    norm: nn.BatchNorm2d
+    geometry: PatchGeometry
+    norms: Sequence[nn.BatchNorm2d]
+    linear: bool
+    group: dist.ProcessGroup | None = None
 
 
-def merge_pays(in_channels: int, out_channels: int, kernel_size: int, groups: int, branches: int) -> bool:
-    """Say whether one convolution and the moments cost less than all branches.
-
-    In multiply-accumulates an output place: a branch costs the output's channels times the patch's size, thrice; the
-    moments cost the patch's size squared, once forward and once backward. What is saved in memory traffic, two tensors
-    a branch and more in BatchNorm, only speaks for merging.
-    """
-    patch = in_channels // groups * kernel_size**2
-    if groups == in_channels:
-        return branches > 1
-    return _ROUNDS * branches * out_channels // groups > _ROUNDS * out_channels // groups + 2 * patch
-
-
-def merged_forward(
-    x: Tensor, branches: Sequence[Branch], stride: int, groups: int, group: dist.ProcessGroup | None = None
-) -> Tensor | None:
-    """Run a block's branches as one convolution, and move the running statistics.
+def merged_forward(x: Tensor, block: MergedBlock, kernels: Sequence[Tensor]) -> Tensor:
+    """Run a block's branches as one convolution.
 
     Args:
         x: ``(N, C, H, W)``.
-        branches: All of one kernel size.
-        stride: Of the convolution.
-        groups: Of the convolution.
-        group: Processes whose batches are one batch; None for this one's alone.
+        block: The block.
+        kernels: One for each BatchNorm, ``(out, in / groups, k, k)`` or 1x1; a BatchNorm more is a skip branch's.
 
     Returns:
-        ``(N, out, H/s, W/s)``, the sum of the normalized branches; None where the variances are too small a difference
-        of large sums to be told, and nothing was changed.
+        ``(N, out, H/s, W/s)``, the sum of the normalized branches, after ReLU.
+
+    Raises:
+        ValueError: There is but one value for each channel, which has no variance.
     """
-    out_channels, size = branches[0].weight.shape[0], branches[0].weight.shape[-1]
+    geometry = block.geometry
+    if geometry.kernel_size == 1 and geometry.stride > 1:
+        # A 1x1 kernel skips places. (Not by oneDNN's own steps: see `MobileOneBlock`.)
+        x = x[:, :, :: geometry.stride, :: geometry.stride]
+        block = MergedBlock(PatchGeometry(1, 1, geometry.groups), block.norms, block.linear, block.group)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    gammas, betas = [norm.weight for norm in block.norms], [norm.bias for norm in block.norms]
     with torch.autocast(x.device.type, enabled=False):
-        moments = patch_moments(x, size, stride, groups)
-        if group is not None:
-            moments = _shared(moments, group)
-        kernels = torch.stack([branch.weight.flatten(1) for branch in branches]).double()
-        kernels = kernels.view(len(branches), groups, out_channels // groups, -1)
-        mean, variance, seen = _statistics(kernels, moments)
-        if not moments.exact and bool((variance.detach() < _LEAST_CERTAIN * seen).any()):
-            return None
-        factors, offsets = [], []
-        for branch, m, v in zip(branches, mean, variance, strict=True):
-            factor = branch.norm.weight * torch.rsqrt(v + branch.norm.eps)
-            factors.append(factor)
-            offsets.append(branch.norm.bias - factor * m)
-            _move_statistics(branch.norm, m.detach(), v.detach(), moments.count)
-        factor = torch.stack(factors).view(*kernels.shape[:3], 1)
-        weight = (factor * kernels).sum(dim=0).view_as(branches[0].weight).to(branches[0].weight.dtype)
-        bias = torch.stack(offsets).sum(dim=0).to(weight.dtype)
-    return F.conv2d(x, weight, bias, stride, size // 2, groups=groups)
+        out: Tensor = _MergedConvolution.apply(x, block, len(kernels), *kernels, *gammas, *betas)  # type: ignore[no-untyped-call]
+    return out
 
 
-def _statistics(kernels: Tensor, moments: PatchMoments) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of each branch's outputs, ``(B, out)``, and what rounding errors are in proportion to."""
-    first, second = moments.total / moments.count, moments.products / moments.count
-    mean = torch.einsum("bgod,gd->bgo", kernels, first)
-    square = (torch.einsum("bgod,gde->bgoe", kernels, second) * kernels).sum(dim=3)
-    variance = (square - mean.square()).clamp(min=0)
-    with torch.no_grad():
-        seen = torch.einsum("bgod,gd->bgo", kernels.square(), second.diagonal(dim1=1, dim2=2))
-    return mean.flatten(1), variance.flatten(1), seen.flatten(1)
+class _MergedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, block: MergedBlock, kernel_count: int, *parameters: Tensor) -> Tensor:  # noqa: ANN401 - torch's own interface
+        branches = len(block.norms)
+        kernels, rest = parameters[:kernel_count], parameters[kernel_count:]
+        algebra, count = _merge(x, block, kernels, rest[:branches], rest[branches:])
+        move_statistics(block.norms, algebra.means, algebra.variances, count)
+        weight = algebra.weight.reshape(-1, *kernels[0].shape[1:]).to(x.dtype)
+        bias = algebra.bias.flatten().to(x.dtype)
+        geometry = block.geometry
+        out = F.conv2d(x, weight, bias, geometry.stride, geometry.padding, groups=geometry.groups)
+        if not block.linear:
+            out = out.relu_()
+        ctx.save_for_backward(x, weight, *(() if block.linear else (out,)))
+        ctx.block, ctx.algebra, ctx.count = block, algebra, count
+        ctx.shapes = [kernel.shape for kernel in kernels]
+        ctx.dtype = kernels[0].dtype
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, out_gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch's own interface
+        x, weight, *outputs = ctx.saved_tensors
+        block, algebra = ctx.block, ctx.algebra
+        weight_sum, bias_sum = _weight_gradient(x, weight, block, out_gradient, outputs)
+        beta = bias_sum.to(algebra.bias.dtype)
+        found = algebra.backward(weight_sum.reshape(algebra.weight.shape).to(beta.dtype), beta.view(algebra.bias.shape))
+        x_gradient = None
+        if ctx.needs_input_grad[0]:
+            mean, covariance = found.mean, found.covariance
+            if block.group is not None:
+                mean, covariance = summed_over_processes((mean, covariance), block.group)
+            # d Cov / d p = (G + G^T) (p - E[p]) / n, and G is symmetric; d E[p] / d p = 1 / n.
+            linear = covariance * (2 / ctx.count)
+            constant = mean / ctx.count - (linear @ algebra.patch_mean[:, :, None])[:, :, 0]
+            x_gradient = _input_gradient(x, weight, block, out_gradient, outputs, constant, linear)
+        kernels = split_kernels(found.kernels.to(ctx.dtype), ctx.shapes)
+        gammas = found.gamma.transpose(0, 1).flatten(1).to(ctx.dtype).unbind()
+        betas = [beta.to(ctx.dtype)] * len(gammas)
+        return (x_gradient, None, None, *kernels, *gammas, *betas)
 
 
-def _shared(moments: PatchMoments, group: dist.ProcessGroup) -> PatchMoments:
-    count = moments.total.new_tensor([[moments.count]])
-    parts = (moments.total.flatten(), moments.products.flatten(), count.flatten())
-    summed = summed_over_processes(torch.cat(parts), group)
-    total, products, count = torch.split(summed, [part.numel() for part in parts])
-    shape = moments.products.shape
-    return PatchMoments(total.view_as(moments.total), products.view(shape), round(float(count)), moments.exact)
+def _merge(
+    x: Tensor, block: MergedBlock, kernels: Sequence[Tensor], gammas: Sequence[Tensor], betas: Sequence[Tensor]
+) -> tuple[BranchAlgebra, int]:
+    """Find the merged kernel; moments that float32 can't tell are summed again in float64."""
+    stacked = stack_kernels(kernels, len(gammas), block.geometry)
+    gamma, beta = (
+        torch.unflatten(torch.stack(list(values)), 1, (len(stacked), -1)).transpose(0, 1) for values in (gammas, betas)
+    )
+    epsilon = gamma.new_tensor([[norm.eps] for norm in block.norms])
+    while True:
+        (mean, covariance), count = patch_moments(x, block.geometry), block.geometry.places(x)
+        if block.group is not None:
+            mean, covariance, count = moments_over_processes(mean, covariance, count, block.group)
+        if count == 1:
+            raise ValueError(f"BatchNorm needs more than one value for each channel, not an input of {tuple(x.shape)}")
+        dtype = mean.dtype
+        algebra = BranchAlgebra(stacked.to(dtype), gamma.to(dtype), beta.to(dtype), epsilon, mean, covariance)
+        if x.dtype == torch.float64 or not x.is_cpu or algebra.is_certain(covariance):
+            return algebra, count
+        x = x.double()
 
 
-@torch.no_grad()
-def _move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Do to the running statistics what BatchNorm does: momentum, and the unbiased variance."""
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-        return
-    norm.num_batches_tracked.add_(1)
-    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
-    norm.running_var.lerp_((variance * (count / max(1, count - 1))).to(norm.running_var.dtype), share)
+def _chunks(x: Tensor, out_gradient: Tensor, outputs: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield images of a chunk, as a slice, their x and the gradient before the ReLU."""
+    size = images_at_once(x)
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        gradient = out_gradient[part]
+        if outputs:
+            gradient = torch.ops.aten.threshold_backward(gradient, outputs[0][part], 0)
+        yield part, x[part], gradient
+
+
+def _weight_gradient(
+    x: Tensor, weight: Tensor, block: MergedBlock, out_gradient: Tensor, outputs: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Give the merged kernel's and bias's gradients."""
+    dtype = torch.float64 if out_gradient.dtype == torch.float64 else torch.float32
+    weights = torch.zeros(weight.shape, dtype=dtype, device=x.device)
+    biases = torch.zeros(len(weight), dtype=dtype, device=x.device)
+    for _, values, gradient in _chunks(x, out_gradient, outputs):
+        weights += weight_gradient(gradient, values, weight, block.geometry)
+        biases += gradient.sum(dim=(0, 2, 3), dtype=dtype)
+    return weights, biases
+
+
+def _input_gradient(
+    x: Tensor,
+    weight: Tensor,
+    block: MergedBlock,
+    out_gradient: Tensor,
+    outputs: Sequence[Tensor],
+    constant: Tensor,
+    linear: Tensor,
+) -> Tensor:
+    """Give the convolution's gradient of x, and that of the moments."""
+    found = torch.empty_like(x)
+    patches = patch_gradient(x, block.geometry, constant, linear)
+    for part, values, gradient in _chunks(x, out_gradient, outputs):
+        ours = input_gradient(gradient, values, weight, block.geometry)
+        torch.add(ours, patches.of(values), out=found[part])
+    patches.finish(found, x)
+    return found

@@ -8,7 +8,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pfld_edge_train.blocks.merged_branches import Branch, merge_pays, merged_forward
+from pfld_edge_train.blocks.merge_rule import merge_pays
+from pfld_edge_train.blocks.merged_branches import MergedBlock, merged_forward
+from pfld_edge_train.blocks.patch_geometry import PatchGeometry
 
 __all__ = ["MobileOneBlock"]
 
@@ -81,6 +83,11 @@ class MobileOneBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``."""
+        if self.training and self.rbr_conv is not None and self.training_form != "branches":
+            convs, norms = self._branches()
+            if self._merges(x, convs[0], norms):
+                block = MergedBlock(_geometry(convs[0]), norms, self.linear, self.statistics_group)
+                return merged_forward(x, block, [conv.weight for conv in convs])
         out = self._linear_part(x)
         return out if self.linear else torch.relu(out)
 
@@ -89,70 +96,44 @@ class MobileOneBlock(nn.Module):
         if self.reparam_conv is not None:
             out = self.reparam_conv(x)
             return out
-        if self.training and self._merges():
-            first = _conv_of(self)
-            merged = merged_forward(x, self._branches(), first.stride[0], first.groups, self.statistics_group)
-            if merged is not None:
-                return merged
         terms = [branch(x) for branch in (*(self.rbr_conv or ()), self.rbr_skip) if branch is not None]
         if self.rbr_scale is not None:
-            terms.append(self._scaled(x))
+            terms.append(_scaled(x, self.rbr_scale))
         out = terms[0]
         for term in terms[1:]:
             out = out + term
         return out
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        """Run the scale branch.
+    def _branches(self) -> tuple[list[nn.Conv2d], list[nn.BatchNorm2d]]:
+        """The convolutions, the 1x1 last, and the BatchNorms in the same order; one more of a skip branch."""
+        sequences = (*(self.rbr_conv or ()), self.rbr_scale)
+        convs, norms = map(list, zip(*(branch for branch in sequences if branch is not None), strict=True))
+        return convs, norms if self.rbr_skip is None else [*norms, self.rbr_skip]
 
-        A 1x1 convolution skips places instead of stepping over them: torch 2.13's kernel for a stride of 2 and three
-        channels, channels last, writes out of bounds when it computes the weights' gradient on a CPU.
-        """
-        conv = _conv_of(self)
-        weight, norm = _parts(self.rbr_scale or nn.Module())
-        step = conv.stride[0]
-        out: Tensor = norm(F.conv2d(x[:, :, ::step, ::step], weight, groups=conv.groups))
-        return out
-
-    def _merges(self) -> bool:
-        """Say whether this step merges the branches: not where a BatchNorm is frozen."""
-        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-        if self.training_form == "branches" or not all(norm.training for norm in norms):
+    def _merges(self, x: Tensor, conv: nn.Conv2d, norms: list[nn.BatchNorm2d]) -> bool:
+        """Say whether this step merges the branches: not where a BatchNorm is frozen, or of another kind."""
+        if not all(norm.training and isinstance(norm, nn.BatchNorm2d) for norm in norms):
             return False
-        conv = _conv_of(self)
-        pays = merge_pays(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.groups, len(norms))
-        return self.training_form == "merged" or pays
-
-    def _branches(self) -> list[Branch]:
-        """All branches with kernels of one size."""
-        conv = _conv_of(self)
-        found = [Branch(*_parts(sequence)) for sequence in self.rbr_conv or ()]
-        side = conv.kernel_size[0] // 2
-        if self.rbr_scale is not None:
-            weight, norm = _parts(self.rbr_scale)
-            found.append(Branch(F.pad(weight, [side] * 4), norm))
-        if self.rbr_skip is not None:
-            identity = torch.zeros_like(conv.weight)
-            channels = torch.arange(conv.out_channels, device=identity.device)
-            identity[channels, channels % conv.weight.shape[1], side, side] = 1
-            found.append(Branch(identity, self.rbr_skip))
-        return found
+        if self.training_form == "merged":
+            return True
+        return x.is_cpu and merge_pays(conv.in_channels, conv.out_channels, _geometry(conv), len(norms))
 
 
-def _conv_of(block: MobileOneBlock) -> nn.Conv2d:
-    if block.rbr_conv is None:
-        raise RuntimeError("the block's branches are merged for good already")
-    conv = block.rbr_conv[0].get_submodule("conv")
-    if not isinstance(conv, nn.Conv2d):
-        raise TypeError(f"expected a convolution in the branch, found {type(conv).__name__}")
-    return conv
+def _geometry(conv: nn.Conv2d) -> PatchGeometry:
+    return PatchGeometry(conv.kernel_size[0], conv.stride[0], conv.groups)
 
 
-def _parts(branch: nn.Module) -> tuple[Tensor, nn.BatchNorm2d]:
-    norm = branch.get_submodule("bn")
-    if not isinstance(norm, nn.BatchNorm2d):
-        raise TypeError(f"expected BatchNorm in the branch, found {type(norm).__name__}")
-    return branch.get_submodule("conv").get_parameter("weight"), norm
+def _scaled(x: Tensor, branch: nn.Sequential) -> Tensor:
+    """Run a scale branch.
+
+    A 1x1 convolution skips places instead of stepping over them: torch 2.13's kernel for a stride of 2 and three
+    channels, channels last, writes out of bounds when it computes the weights' gradient on a CPU.
+    """
+    conv, norm = branch
+    assert isinstance(conv, nn.Conv2d)  # noqa: S101 - tells the type checker
+    step = conv.stride[0]
+    out: Tensor = norm(F.conv2d(x[:, :, ::step, ::step], conv.weight, groups=conv.groups))
+    return out
 
 
 def _conv_bn(

@@ -1,6 +1,6 @@
 """BatchNorm over the batches of several processes, on CPUs as on GPUs.
 
-torch's SyncBatchNorm needs CUDA. Sums that are added over processes, with gradients that are, do the same anywhere.
+torch's SyncBatchNorm needs a GPU. Sums that are added over processes, with gradients that are, do the same anywhere.
 """
 
 from typing import Any
@@ -8,31 +8,34 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-__all__ = ["SynchronizedBatchNorm2d", "summed_over_processes", "synchronize_batch_norm"]
+from pfld_edge_train.blocks.running_statistics import move_statistics
+from pfld_edge_train.blocks.summed_over_processes import moments_over_processes, summed_over_processes
+
+__all__ = ["SynchronizedBatchNorm2d", "synchronize_batch_norm"]
 
 
-class _Sum(torch.autograd.Function):
-    """Each process's loss depends on every process's summands: gradients are summed as well."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, group: dist.ProcessGroup) -> Tensor:  # noqa: ANN401 - torch's own interface
-        ctx.group = group
-        summed = values.clone()
-        dist.all_reduce(summed, group=group)
-        return summed
+class _JointMoments(torch.autograd.Function):
+    """Mean and variance of each channel over all processes; their gradients come from all processes as well."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - torch's own interface
-        gradient = gradients[0].contiguous().clone()
-        dist.all_reduce(gradient, group=ctx.group)
-        return gradient, None
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 - torch's own interface
+        # About the mean of its own batch each process loses no digits.
+        variance, mean = (values.double()[:, None] for values in torch.var_mean(x, (0, 2, 3), correction=0))
+        joint, spread, count = moments_over_processes(mean, variance[:, :, None], x.numel() // x.shape[1], group)
+        ctx.save_for_backward(x, joint)
+        ctx.group, ctx.count = group, count
+        return joint[:, 0], spread[:, 0, 0].clamp(min=0), joint.new_tensor(float(count))
 
-
-def summed_over_processes(values: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Add up a tensor over the processes of a group, with a gradient."""
-    summed: Tensor = _Sum.apply(values, group)  # type: ignore[no-untyped-call]
-    return summed
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, mean: Tensor, variance: Tensor, _: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - torch's own interface
+        x, joint = ctx.saved_tensors
+        mean, variance = summed_over_processes((mean, variance), ctx.group)
+        linear = variance * (2 / ctx.count)
+        constant = mean / ctx.count - linear * joint[:, 0]
+        return constant.to(x.dtype)[:, None, None] + linear.to(x.dtype)[:, None, None] * x, None
 
 
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
@@ -49,29 +52,19 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        count = wide.new_full((1,), wide.numel() // wide.shape[1], dtype=torch.float64)
-        sums = (wide.sum(dim=(0, 2, 3)).double(), wide.square().sum(dim=(0, 2, 3)).double(), count)
-        summed = summed_over_processes(torch.cat(sums), self.process_group)
-        total, squares, count = torch.split(summed, [part.numel() for part in sums])
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp(min=0)
-        self._move(mean.detach(), variance.detach(), float(count))
+        mean, variance, count = _JointMoments.apply(wide, self.process_group)  # type: ignore[no-untyped-call]
+        if count == 1:
+            raise ValueError(
+                f"BatchNorm needs more than one value for each channel, not an input of {tuple(input.shape)}"
+            )
+        move_statistics([self], mean.detach()[None, None], variance.detach()[None, None], int(count))
         factor = self.weight * torch.rsqrt(variance + self.eps)
         offset = self.bias - mean * factor
         out: Tensor = wide * factor.to(wide.dtype)[:, None, None] + offset.to(wide.dtype)[:, None, None]
         return out.to(input.dtype)
 
-    @torch.no_grad()
-    def _move(self, mean: Tensor, variance: Tensor, count: float) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_((variance * (count / max(1.0, count - 1))).to(self.running_var.dtype), share)
 
-
-def synchronize_batch_norm(model: nn.Module, group: dist.ProcessGroup) -> None:
+def synchronize_batch_norm(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Let every BatchNorm of a network see the batches of all processes, in place.
 
     Weights, buffers and their names stay. Blocks that merge their branches are told the group, see
@@ -79,8 +72,11 @@ def synchronize_batch_norm(model: nn.Module, group: dist.ProcessGroup) -> None:
 
     Args:
         model: Any network of `pfld_edge_train.models`.
-        group: The processes.
+        group: The processes; None for all of them.
     """
+    group = group or dist.group.WORLD
+    if group is None:
+        raise RuntimeError("there is no group of processes: call torch.distributed.init_process_group first")
     for module in model.modules():
         if hasattr(module, "statistics_group"):
             setattr(module, "statistics_group", group)  # noqa: B010 - a plain attribute, not a submodule

@@ -1,0 +1,151 @@
+"""`pfld-edge prepare`: cuts a data set's faces once, into shards that training reads."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pfld_edge_calib import Face
+    from pfld_edge_calib.prepared import PrepareSettings
+
+__all__ = ["prepare_command"]
+
+_PATH = click.Path(path_type=Path)
+
+_COMPLAINTS = 5
+"""Unreadable photographs that are named."""
+
+_OPTIONS = (
+    click.option("-o", "--out", required=True, type=_PATH, help="Folder of the shards."),
+    click.option("--input-size", default=112, show_default=True, help="Of the networks that will be trained, pixels."),
+    click.option("--margin", default=1.2, show_default=True, help="Their crop's side over the landmark box's."),
+    click.option("--encoding", default="jpeg", show_default=True, type=click.Choice(["jpeg", "raw"])),
+    click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of JPEG."),
+    click.option("--shard-faces", type=click.IntRange(1), default=1024, show_default=True, help="Faces a shard."),
+    click.option("--workers", type=click.IntRange(1), help="Processes; one for each core if left out."),
+)
+
+
+def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group("prepare")
+def prepare_command() -> None:
+    """Cut the faces of a data set once, with room for augmentation, into shards for `pfld-edge train`.
+
+    Interrupted or killed, the same command goes on where it stopped. A set that is whole is left alone.
+    """
+
+
+@prepare_command.command("wflw")
+@click.argument("source", metavar="ARCHIVE_OR_FOLDER", type=_PATH)
+@click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
+@_shared_options
+def prepare_wflw(source: Path, split: str, out: Path, workers: int | None, **options: Any) -> None:  # noqa: ANN401
+    """WFLW: its folder, one of its two official archives, or the folder that holds both archives.
+
+    Faces of the test list are for measuring; `train` refuses them.
+    """
+    from pfld_edge.console import photo_count
+    from pfld_edge_calib import FaceSetError, read_wflw
+    from pfld_edge_calib.prepared import whole_set
+    from pfld_edge_calib.wflw_archive import ARCHIVES, unpack_wflw, wflw_archives
+
+    settings = _settings(options)
+    if not source.exists():
+        raise FaceSetError(f"{source}: no such file or folder")
+    if (source / "WFLW_annotations").is_dir() or (source / "WFLW_images").is_dir():
+        _prepare(read_wflw(source, split), f"wflw {split}", source, out, settings, workers)
+        return
+    archives = wflw_archives(source)
+    if archives is None:
+        raise FaceSetError(
+            f"{source}: neither a WFLW folder (WFLW_images, WFLW_annotations) nor one with {' and '.join(ARCHIVES)}"
+        )
+    # Unpacking takes minutes: a set that is whole needs no photographs.
+    before = whole_set(out)
+    if before is not None and (before.source, before.settings) == (f"wflw {split}", settings):
+        click.echo(f"{before.faces} faces are in {out} already")
+        return
+    unpacked = out / "unpacked"
+    with photo_count(f"unpacking {archives[0].name}") as advance:
+        unpack_wflw(archives, unpacked, split, advance)
+    _prepare(read_wflw(unpacked, split), f"wflw {split}", unpacked, out, settings, workers)
+    shutil.rmtree(unpacked)
+
+
+@prepare_command.command("csv")
+@click.argument("source", metavar="POINTS.csv", type=_PATH)
+@click.option("--images", type=_PATH, help="Folder of the CSV's images; its own where left out.")
+@click.option("--group-by", type=click.Choice(["image", "person"]), default="image", show_default=True)
+@_shared_options
+def prepare_csv(
+    source: Path,
+    images: Path | None,
+    group_by: str,
+    out: Path,
+    workers: int | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """A CSV of points, `image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]`, any number of points."""
+    from pfld_edge_calib import read_points_csv
+
+    faces = read_points_csv(source, images, group_by)
+    _prepare(faces, "csv", images or source.parent, out, _settings(options), workers)
+
+
+@prepare_command.command("coco")
+@click.argument("source", metavar="KEYPOINTS.json", type=_PATH)
+@click.option("--images", type=_PATH, help="Folder of the file's images; its own where left out.")
+@_shared_options
+def prepare_coco(
+    source: Path,
+    images: Path | None,
+    out: Path,
+    workers: int | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """A COCO keypoint file, any number of points; those of visibility 0 weigh nothing."""
+    from pfld_edge_calib import read_coco
+
+    _prepare(read_coco(source, images), "coco", images or source.parent, out, _settings(options), workers)
+
+
+def _settings(options: dict[str, Any]) -> "PrepareSettings":
+    from pfld_edge_calib.prepared import PrepareSettings
+
+    return PrepareSettings(**options)
+
+
+def _prepare(
+    faces: "list[Face]", source: str, root: Path, out: Path, settings: "PrepareSettings", workers: int | None
+) -> None:
+    from pfld_edge.console import face_progress, note
+    from pfld_edge_calib.labelling import usable_cores
+    from pfld_edge_calib.prepared import prepare_faces
+
+    if out.exists() and not out.is_dir():
+        raise click.UsageError(f"{out} is a file; -o names a folder")
+    try:
+        with face_progress("cutting faces", len(faces)) as advance:
+            report = prepare_faces(faces, source, root, out, settings, workers or usable_cores(), advance)
+    except KeyboardInterrupt:
+        note(f"shards that are done stay in {out}; the same command goes on")
+        raise
+    for complaint in report.complaints[:_COMPLAINTS]:
+        note(f"skipped {complaint}")
+    if len(report.complaints) > _COMPLAINTS:
+        note(f"skipped {len(report.complaints) - _COMPLAINTS} more photographs that can't be read")
+    manifest = report.manifest
+    if report.kept == manifest.faces:
+        click.echo(f"{manifest.faces} faces are in {out} already")
+        return
+    click.echo(f"{manifest.faces} faces of {manifest.points} points in {len(manifest.shards)} shards -> {out}")
+    if manifest.skipped:
+        click.echo("left out: " + ", ".join(f"{count} {reason}" for reason, count in manifest.skipped.items()))
