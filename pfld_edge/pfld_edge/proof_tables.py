@@ -1,15 +1,23 @@
 """Tables and sentences of what `verify` and `evaluate` found."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.table import Table
 
-from pfld_edge_calib.proof import DriftEstimate, ModelProof, Verdict, Verification
+from pfld_edge_calib.proof import Deviation, DriftEstimate, ModelProof, Verdict, Verification
 from pfld_edge_calib.proof.figures import Figures
 
-__all__ = ["accuracy_table", "drift_table", "proof_lines", "region_table", "subset_table"]
+__all__ = [
+    "accuracy_table",
+    "drift_table",
+    "error_table",
+    "evaluation_table",
+    "proof_lines",
+    "region_table",
+    "subset_table",
+]
 
 _WORDS = {
     Verdict.PASS: "yes",
@@ -23,24 +31,41 @@ _SAME = 1e-4
 """Deviation, of the eye distance, below which a network's landmarks are the reference's and have no subsets to tell."""
 
 
-def accuracy_table(found: Verification, *, subsets: bool) -> Table:
-    """Lay out each network's figures, of all faces or also of each subset."""
+def accuracy_table(found: Verification) -> Table:
+    """Lay out each network's figures, of all faces."""
     table = Table(title="Accuracy (NME by outer eye corners, by pupils, by the diagonal of the landmarks' box)")
-    for name in ("model", "kind", "subset"):
-        table.add_column(name)
-    missed = any(figures.misses for model in found.models for figures in model.accuracy.values())
-    columns = ("faces", "missed", "NME", "pupils", "diagonal", "FR@0.08", "FR@0.1", "AUC@0.1")
-    for name in columns:
-        if missed or name != "missed":
-            table.add_column(name, justify="right")
+    table.add_column("model")
+    table.add_column("kind")
+    missed = any(model.accuracy["all"].misses for model in found.models)
+    _add_figures(table, missed=missed, intervals=False)
+    for model in found.models:
+        table.add_row(model.name, model.kind, *_cells(model.accuracy["all"], missed=missed))
+    return table
+
+
+def evaluation_table(found: Verification) -> Table:
+    """Lay out each network's figures, of all faces and of each subset, with intervals where there are enough faces."""
+    table = Table(title="Accuracy (NME by outer eye corners, by pupils, by the diagonal of the landmarks' box)")
+    table.add_column("model")
+    table.add_column("subset")
+    missed = any(model.accuracy["all"].misses for model in found.models)
+    intervals = any(model.nme_intervals for model in found.models)
+    _add_figures(table, missed=missed, intervals=intervals)
     for model in found.models:
         for subset, figures in model.accuracy.items():
-            if subset == "all" or subsets:
-                first = (model.name, model.kind) if subset == "all" else ("", "")
-                table.add_row(*first, subset, *_cells(figures, missed=missed))
-        if subsets:
-            table.add_section()
+            cells = _cells(figures, missed=missed)
+            if intervals:
+                ends = model.nme_intervals.get(subset)
+                cells.insert(2 + missed, "" if ends is None else f"{ends[0]:.4f} ... {ends[1]:.4f}")
+            table.add_row(model.name if subset == "all" else "", subset, *cells)
+        table.add_section()
     return table
+
+
+def _add_figures(table: Table, *, missed: bool, intervals: bool) -> None:
+    for name in ("faces", "missed", "NME", "95 % interval", "pupils", "diagonal", "FR@0.08", "FR@0.1", "AUC@0.1"):
+        if (missed or name != "missed") and (intervals or name != "95 % interval"):
+            table.add_column(name, justify="right")
 
 
 def _cells(figures: Figures, *, missed: bool) -> list[str]:
@@ -104,20 +129,28 @@ def subset_table(found: Verification) -> Table | None:
 
 def region_table(found: Verification) -> Table | None:
     """Lay out deviation by part of the face, of networks whose landmarks are not the reference's."""
-    moved = [model for model in found.models if model.deviation is not None and _moved(model)]
-    if not moved:
+    moved = {model.name: model.deviation for model in found.models if model.deviation is not None and _moved(model)}
+    return _by_region("Deviation", moved)
+
+
+def error_table(found: Verification) -> Table | None:
+    """Lay out the error by part of the face, where there is no reference."""
+    return _by_region("Error", {model.name: model.error for model in found.models if model.error is not None})
+
+
+def _by_region(what: str, found: Mapping[str, Deviation]) -> Table | None:
+    if not found:
         return None
-    table = Table(
-        title="Deviation by part of the face: mean / 95th percentile / largest, fractions of the eye distance"
-    )
+    table = Table(title=f"{what} by part of the face, fractions of the eye distance")
     table.add_column("model")
-    for region in moved[0].deviation.by_region if moved[0].deviation else ():
-        table.add_column(region, justify="right")
-    for model in moved:
-        parts = {} if model.deviation is None else model.deviation.by_region
-        table.add_row(
-            model.name, *(f"{part.mean:.4f} / {part.p95:.4f} / {part.largest:.3f}" for part in parts.values())
-        )
+    table.add_column("part")
+    for name in ("mean", "95th percentile", "largest"):
+        table.add_column(name, justify="right")
+    for model, distances in found.items():
+        for row, (region, part) in enumerate(distances.by_region.items()):
+            cells = (f"{value:.4f}" for value in (part.mean, part.p95, part.largest))
+            table.add_row("" if row else model, region, *cells)
+        table.add_section()
     return table
 
 
