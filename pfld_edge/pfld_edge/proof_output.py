@@ -7,7 +7,15 @@ import click
 
 from pfld_edge.console import console
 from pfld_edge.json_target import write_json
-from pfld_edge.proof_tables import accuracy_table, drift_table, proof_lines, region_table, subset_table
+from pfld_edge.proof_tables import (
+    accuracy_table,
+    drift_table,
+    error_table,
+    evaluation_table,
+    proof_lines,
+    region_table,
+    subset_table,
+)
 from pfld_edge.worst_faces import write_worst_faces
 from pfld_edge_calib.proof import Verification, verification_record
 
@@ -18,7 +26,7 @@ def print_verification(found: Verification, *, stderr: bool = False) -> None:
     """Print the tables of `verify`, then what failed and why."""
     out = console(stderr=stderr)
     tables = (
-        accuracy_table(found, subsets=False),
+        accuracy_table(found),
         subset_table(found),
         region_table(found),
         drift_table(found),
@@ -31,8 +39,10 @@ def print_verification(found: Verification, *, stderr: bool = False) -> None:
 
 
 def print_evaluation(found: Verification, *, stderr: bool = False) -> None:
-    """Print the table of `evaluate`."""
-    console(stderr=stderr).print(accuracy_table(found, subsets=True))
+    """Print the tables of `evaluate`."""
+    for table in (evaluation_table(found), error_table(found)):
+        if table is not None:
+            console(stderr=stderr).print(table)
 
 
 def write_verification(found: Verification, json_target: str | None, worst: Path | None) -> None:
