@@ -36,6 +36,19 @@ class Curve:
     strengths: tuple[float, ...]
     nmes: Float
 
+    def with_clean(self, clean: Float) -> tuple[list[str], Float]:
+        """Put the undamaged faces where they belong: first, or amid factors that go both ways.
+
+        Args:
+            clean: ``(M,)``, see `Robustness`.
+
+        Returns:
+            K + 1 labels, and ``(M, K + 1)`` errors.
+        """
+        place = sum(strength < 1 for strength in self.strengths) if min(self.strengths) < 1 < max(self.strengths) else 0
+        labels = [f"{strength:g}" for strength in self.strengths]
+        return [*labels[:place], "none", *labels[place:]], np.insert(self.nmes, place, clean, axis=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
