@@ -7,9 +7,18 @@ import click
 
 from pfld_edge.console import console
 from pfld_edge.json_target import write_json
-from pfld_edge.proof_tables import accuracy_table, drift_table, proof_lines, region_table, subset_table
+from pfld_edge.proof_tables import (
+    accuracy_table,
+    drift_table,
+    error_table,
+    evaluation_table,
+    proof_lines,
+    region_table,
+    subset_table,
+)
 from pfld_edge.worst_faces import write_worst_faces
 from pfld_edge_calib.proof import Verification, verification_record
+from pfld_edge_calib.robustness import Robustness, robustness_record
 
 __all__ = ["print_evaluation", "print_verification", "write_verification"]
 
@@ -18,7 +27,7 @@ def print_verification(found: Verification, *, stderr: bool = False) -> None:
     """Print the tables of `verify`, then what failed and why."""
     out = console(stderr=stderr)
     tables = (
-        accuracy_table(found, subsets=False),
+        accuracy_table(found),
         subset_table(found),
         region_table(found),
         drift_table(found),
@@ -31,17 +40,22 @@ def print_verification(found: Verification, *, stderr: bool = False) -> None:
 
 
 def print_evaluation(found: Verification, *, stderr: bool = False) -> None:
-    """Print the table of `evaluate`."""
-    console(stderr=stderr).print(accuracy_table(found, subsets=True))
+    """Print the tables of `evaluate`."""
+    for table in (evaluation_table(found), error_table(found)):
+        if table is not None:
+            console(stderr=stderr).print(table)
 
 
-def write_verification(found: Verification, json_target: str | None, worst: Path | None) -> None:
+def write_verification(
+    found: Verification, json_target: str | None, worst: Path | None, robustness: Robustness | None = None
+) -> None:
     """Write what was asked for.
 
     Args:
         found: The verification.
         json_target: A file, or ``-``; nothing where None.
         worst: Folder for pictures; none where None.
+        robustness: Goes into the JSON too.
 
     Raises:
         OSError: A file can't be written.
@@ -51,4 +65,7 @@ def write_verification(found: Verification, json_target: str | None, worst: Path
         said = f"{len(written)} pictures -> {worst}" if written else "no face deviates: no pictures"
         click.echo(said, err=True)
     if json_target is not None:
-        write_json(json_target, json.dumps(verification_record(found), indent=2))
+        record = verification_record(found)
+        if robustness is not None:
+            record["robustness"] = robustness_record(robustness)
+        write_json(json_target, json.dumps(record, indent=2))

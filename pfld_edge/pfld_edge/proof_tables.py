@@ -1,14 +1,23 @@
 """Tables and sentences of what `verify` and `evaluate` found."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.table import Table
 
-from pfld_edge_calib.proof import DriftEstimate, ModelProof, Verdict, Verification
+from pfld_edge_calib.proof import Deviation, DriftEstimate, ModelProof, Verdict, Verification
 from pfld_edge_calib.proof.figures import Figures
 
-__all__ = ["accuracy_table", "drift_table", "proof_lines", "region_table", "subset_table"]
+__all__ = [
+    "accuracy_table",
+    "drift_table",
+    "error_table",
+    "evaluation_table",
+    "proof_lines",
+    "region_table",
+    "subset_table",
+]
 
 _WORDS = {
     Verdict.PASS: "yes",
@@ -22,24 +31,41 @@ _SAME = 1e-4
 """Deviation, of the eye distance, below which a network's landmarks are the reference's and have no subsets to tell."""
 
 
-def accuracy_table(found: Verification, *, subsets: bool) -> Table:
-    """Lay out each network's figures, of all faces or also of each subset."""
+def accuracy_table(found: Verification) -> Table:
+    """Lay out each network's figures, of all faces."""
     table = Table(title="Accuracy (NME by outer eye corners, by pupils, by the diagonal of the landmarks' box)")
-    for name in ("model", "kind", "subset"):
-        table.add_column(name)
-    missed = any(figures.misses for model in found.models for figures in model.accuracy.values())
-    columns = ("faces", "missed", "NME", "pupils", "diagonal", "FR@0.08", "FR@0.1", "AUC@0.1")
-    for name in columns:
-        if missed or name != "missed":
-            table.add_column(name, justify="right")
+    table.add_column("model")
+    table.add_column("kind")
+    missed = any(model.accuracy["all"].misses for model in found.models)
+    _add_figures(table, missed=missed, intervals=False)
+    for model in found.models:
+        table.add_row(model.name, model.kind, *_cells(model.accuracy["all"], missed=missed))
+    return table
+
+
+def evaluation_table(found: Verification) -> Table:
+    """Lay out each network's figures, of all faces and of each subset, with intervals where there are enough faces."""
+    table = Table(title="Accuracy (NME by outer eye corners, by pupils, by the diagonal of the landmarks' box)")
+    table.add_column("model")
+    table.add_column("subset")
+    missed = any(model.accuracy["all"].misses for model in found.models)
+    intervals = any(model.nme_intervals for model in found.models)
+    _add_figures(table, missed=missed, intervals=intervals)
     for model in found.models:
         for subset, figures in model.accuracy.items():
-            if subset == "all" or subsets:
-                first = (model.name, model.kind) if subset == "all" else ("", "")
-                table.add_row(*first, subset, *_cells(figures, missed=missed))
-        if subsets:
-            table.add_section()
+            cells = _cells(figures, missed=missed)
+            if intervals:
+                ends = model.nme_intervals.get(subset)
+                cells.insert(2 + missed, "" if ends is None else f"{ends[0]:.4f} ... {ends[1]:.4f}")
+            table.add_row(model.name if subset == "all" else "", subset, *cells)
+        table.add_section()
     return table
+
+
+def _add_figures(table: Table, *, missed: bool, intervals: bool) -> None:
+    for name in ("faces", "missed", "NME", "95 % interval", "pupils", "diagonal", "FR@0.08", "FR@0.1", "AUC@0.1"):
+        if (missed or name != "missed") and (intervals or name != "95 % interval"):
+            table.add_column(name, justify="right")
 
 
 def _cells(figures: Figures, *, missed: bool) -> list[str]:
@@ -61,14 +87,14 @@ def drift_table(found: Verification) -> Table:
         table.add_column(name, justify="right")
     table.add_column("on face")
     if budget is not None:
-        table.add_column(f"drift <= {budget:.3g}" if budget < 1e-5 else f"drift <= {budget:.3%}")
+        table.add_column(f"drift <= {100 * budget:.3g}%")
     for model in found.models[1:]:
         if model.drift is None or model.deviation is None:
             continue
         moved = model.deviation
         table.add_row(
             model.name,
-            f"{model.drift.all.value:+.2%}",
+            _percent(model.drift.all.value),
             _interval(model.drift.all),
             f"{moved.mean:.5f}",
             f"{moved.largest:.5f}",
@@ -95,7 +121,7 @@ def subset_table(found: Verification) -> Table | None:
         estimates = {"all": model.drift.all, **model.drift.by_subset}
         for subset, estimate in estimates.items():
             nme = f"{model.accuracy[subset].nme:.5f}"
-            shown = (f"{estimate.value:+.2%}", _interval(estimate), f"{estimate.resolvable:.2%}")
+            shown = (_percent(estimate.value), _interval(estimate), _resolvable(estimate))
             table.add_row(model.name if subset == "all" else "", subset, f"{estimate.faces}", nme, *shown)
         table.add_section()
     return table if table.row_count else None
@@ -103,26 +129,40 @@ def subset_table(found: Verification) -> Table | None:
 
 def region_table(found: Verification) -> Table | None:
     """Lay out deviation by part of the face, of networks whose landmarks are not the reference's."""
-    moved = [model for model in found.models if model.deviation is not None and _moved(model)]
-    if not moved:
+    moved = {model.name: model.deviation for model in found.models if model.deviation is not None and _moved(model)}
+    return _by_region("Deviation", moved)
+
+
+def error_table(found: Verification) -> Table | None:
+    """Lay out the error by part of the face, where there is no reference."""
+    return _by_region("Error", {model.name: model.error for model in found.models if model.error is not None})
+
+
+def _by_region(what: str, found: Mapping[str, Deviation]) -> Table | None:
+    if not found:
         return None
-    table = Table(
-        title="Deviation by part of the face: mean / 95th percentile / largest, fractions of the eye distance"
-    )
+    table = Table(title=f"{what} by part of the face, fractions of the eye distance")
     table.add_column("model")
-    for region in moved[0].deviation.by_region if moved[0].deviation else ():
-        table.add_column(region, justify="right")
-    for model in moved:
-        parts = {} if model.deviation is None else model.deviation.by_region
-        table.add_row(
-            model.name, *(f"{part.mean:.4f} / {part.p95:.4f} / {part.largest:.3f}" for part in parts.values())
-        )
+    table.add_column("part")
+    for name in ("mean", "95th percentile", "largest"):
+        table.add_column(name, justify="right")
+    for model, distances in found.items():
+        for row, (region, part) in enumerate(distances.by_region.items()):
+            cells = (f"{value:.4f}" for value in (part.mean, part.p95, part.largest))
+            table.add_row("" if row else model, region, *cells)
+        table.add_section()
     return table
 
 
 def proof_lines(found: Verification) -> Iterator[str]:
     """Say in sentences what failed, what can't be told, and what likely caused it."""
     for model in found.models:
+        if model.drift is not None and _moved(model) and model.drift.all.method == "bca":
+            drift = model.drift.all
+            yield (
+                f"{model.name}: {drift.faces} faces in {drift.photographs} photographs resolve a drift of "
+                f"{drift.resolvable:.2%} or more"
+            )
         if model.verdict in (Verdict.FAIL, Verdict.UNDECIDED):
             yield f"{model.name}: {_WORDS[model.verdict]}, {model.reason}"
         for suspicion in model.suspicions:
@@ -133,5 +173,15 @@ def _moved(model: ModelProof) -> bool:
     return model.deviation is not None and not model.deviation.largest <= _SAME
 
 
+def _resolvable(estimate: DriftEstimate) -> str:
+    return f"{estimate.resolvable:.2%}" if math.isfinite(estimate.resolvable) else "-"
+
+
 def _interval(estimate: DriftEstimate) -> str:
-    return f"{estimate.low:+.2%} ... {estimate.high:+.2%}"
+    return f"{_percent(estimate.low)} ... {_percent(estimate.high)}"
+
+
+def _percent(share: float) -> str:
+    """With its sign, which zero has none of."""
+    text = f"{share:+.2%}"
+    return "0.00%" if text in ("+0.00%", "-0.00%") else text

@@ -32,6 +32,7 @@ from pfld_edge_calib.proof import (
 )
 from pfld_edge_calib.proof.detected import as_detected_by, matched
 from pfld_edge_calib.proof.figures import face_errors, figures_by_subset, measure_figures
+from pfld_edge_calib.proof.interval import mean_interval
 from pfld_edge_calib.proof.regions import eye_centres
 from pfld_edge_calib.proof.verdict import faces_needed
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract
@@ -113,6 +114,14 @@ def test_the_interval_is_scipys_bca(skew: float) -> None:
     assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.03 * width)
     power = norm.ppf(0.975) + norm.ppf(0.8)
     assert found.resolvable == pytest.approx(power * expected.standard_error, rel=0.05)
+
+
+def test_the_interval_of_a_mean_is_scipys() -> None:
+    nmes = np.random.default_rng(5).gamma(4, 0.015, 120)
+    found = mean_interval(np.append(nmes, math.nan), np.arange(121))
+    expected = bootstrap((nmes,), np.mean, n_resamples=20000, random_state=1, method="BCa").confidence_interval
+    assert found == pytest.approx((expected.low, expected.high), abs=0.03 * (expected.high - expected.low))
+    assert mean_interval(nmes, np.arange(120) % 7) is None
 
 
 def test_faces_of_one_photograph_count_once() -> None:

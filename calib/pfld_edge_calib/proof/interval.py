@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONFIDENCE", "FEWEST_PHOTOGRAPHS", "RESAMPLES", "DriftEstimate", "paired_drift"]
+__all__ = ["CONFIDENCE", "FEWEST_PHOTOGRAPHS", "RESAMPLES", "DriftEstimate", "mean_interval", "paired_drift"]
 
 Float = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ class DriftEstimate:
         low: Lower end of its 95 % interval.
         high: Upper end.
         resolvable: Smallest drift that as many faces would show as different from none four times in five, given how
-            unequally these faces changed: 2.8 standard errors.
+            unequally these faces changed: 2.8 standard errors; infinite where there are too few photographs to say.
         faces: Number of faces.
         photographs: Number of photographs, which are what is resampled: faces of one photograph are not independent.
         method: ``bca``; ``extremes`` where there are fewer than 8 photographs: the interval then reaches from the
@@ -76,9 +76,32 @@ def paired_drift(
     if count < FEWEST_PHOTOGRAPHS:
         single = change / base.mean()
         low, high = float(single.min()), float(single.max())
-        return DriftEstimate(value, low, high, resolvable, len(base), count, "extremes")
+        return DriftEstimate(value, low, high, math.inf, len(base), count, "extremes")
     low, high = _bca(_bundled(sums, seed), value, resamples, seed)
     return DriftEstimate(value, low, high, resolvable, len(base), count, "bca")
+
+
+def mean_interval(
+    nmes: Float, photographs: NDArray[np.integer], *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
+    """Say how far a mean error can be trusted: its 95 % interval, by the same bootstrap as `paired_drift`.
+
+    Args:
+        nmes: ``(N,)``; NaN, a missed face, is left out.
+        photographs: ``(N,)`` integers, as for `paired_drift`.
+        resamples: Number of bootstrap samples.
+        seed: Of the resampling.
+
+    Returns:
+        Both ends; None where there are fewer than 8 photographs.
+    """
+    known = np.isfinite(nmes)
+    _, unit = np.unique(photographs[known], return_inverse=True)
+    count = int(unit.max(initial=-1)) + 1
+    if count < FEWEST_PHOTOGRAPHS:
+        return None
+    sums: Float = np.stack([np.bincount(unit, nmes[known], count), np.bincount(unit, minlength=count)])
+    return _bca(_bundled(sums, seed), float(nmes[known].mean()), resamples, seed)
 
 
 def _bundled(sums: Float, seed: int) -> Float:

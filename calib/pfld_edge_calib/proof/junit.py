@@ -49,7 +49,7 @@ def _outcome(model: ModelProof, found: Verification) -> str:
 
 def _case(suite: ET.Element, model: ModelProof, outcome: str, found: Verification, seconds: float) -> None:
     budget = found.settings.max_drift
-    name = f"{model.name}: drift" + ("" if budget is None else f" within {budget:.3%}")
+    name = f"{model.name}: drift" + ("" if budget is None else f" within {100 * budget:.3g}%")
     case = ET.SubElement(suite, "testcase", {"classname": "pfld-edge.verify", "name": name, "time": f"{seconds:.3f}"})
     causes = [suspicion.sentence for suspicion in model.suspicions]
     message = model.reason or "no budget was given (--max-drift)"

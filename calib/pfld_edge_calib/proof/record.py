@@ -49,6 +49,8 @@ def _model(model: ModelProof, found: Verification) -> dict[str, Any]:
         "reason": model.reason,
         "likely_causes": model.suspicions,
         "accuracy": model.accuracy,
+        "nme_intervals": model.nme_intervals,
+        "error": None if model.error is None else _deviation(model.error, found),
         "drift": None if model.drift is None else {"all": model.drift.all, **model.drift.by_subset},
         "deviation": None if model.deviation is None else _deviation(model.deviation, found),
     }

@@ -100,6 +100,9 @@ class ModelProof:
         verdict: What can be said of the drift and the budget.
         reason: A sentence behind the verdict; empty where there is nothing to say.
         suspicions: Likely causes, where something is off; the likeliest first.
+        error: Distances from the truth by landmark and part of the face, where there is no reference to compare with.
+        nme_intervals: 95 % interval of the NME, of all faces (``all``) and of each subset in 8 photographs or more,
+            where there is no reference.
     """
 
     name: str
@@ -116,6 +119,8 @@ class ModelProof:
     verdict: Verdict = Verdict.UNJUDGED
     reason: str = ""
     suspicions: tuple[Suspicion, ...] = ()
+    error: Deviation | None = None
+    nme_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,24 +16,24 @@ def judge(drift: DriftEstimate, budget: float | None) -> tuple[Verdict, str]:
     """
     if budget is None:
         return Verdict.UNJUDGED, ""
+    allowed = f"{100 * budget:.3g}%"
     interval = f"{drift.value:+.3%} [{drift.low:+.3%}, {drift.high:+.3%}]"
     if drift.high <= budget:
-        return Verdict.PASS, f"drift {interval} is within {budget:.3%}"
+        return Verdict.PASS, f"drift {interval} is within {allowed}"
     if drift.low > budget:
-        return Verdict.FAIL, f"drift {interval} exceeds {budget:.3%}"
+        return Verdict.FAIL, f"drift {interval} exceeds {allowed}"
     if not math.isfinite(drift.value):
         return Verdict.FAIL, "the drift is not a number: a network gave NaN, or found no face"
     return (
         Verdict.UNDECIDED,
-        f"drift {interval}: {drift.faces} faces can't tell whether it is within {budget:.3%}; "
-        + (_advice(drift, budget)),
+        f"drift {interval}: {drift.faces} faces can't tell whether it is within {allowed}; " + (_advice(drift, budget)),
     )
 
 
 def _advice(drift: DriftEstimate, budget: float) -> str:
     if drift.method != "bca":
         return (
-            f"they come from {drift.photographs} photographs, too few for an interval: give --data with some hundred "
+            f"they come from {drift.photographs} photographs, too few for an interval: give --data with hundreds of "
             "labelled faces"
         )
     needed = faces_needed(drift, budget)

@@ -12,7 +12,7 @@ from pfld_edge_calib.face import Face
 from pfld_edge_calib.proof.deviation import measure_deviation
 from pfld_edge_calib.proof.figures import face_errors, figures_by_subset
 from pfld_edge_calib.proof.found import find_landmarks
-from pfld_edge_calib.proof.interval import paired_drift
+from pfld_edge_calib.proof.interval import mean_interval, paired_drift
 from pfld_edge_calib.proof.model import ProofModel
 from pfld_edge_calib.proof.result import ModelProof, PairedDrift, Settings, Verdict, Verification
 from pfld_edge_calib.proof.verdict import judge
@@ -113,6 +113,8 @@ def measured_record(
         proof = _measured(model, landmarks, record)
         if compare:
             proof = _compared(proof, proofs[0], record) if proofs else replace(proof, verdict=Verdict.REFERENCE)
+        else:
+            proof = _alone(proof, record)
         proofs.append(proof)
     return replace(record, models=tuple(proofs))
 
@@ -132,9 +134,28 @@ def _measured(model: ProofModel, landmarks: NDArray[np.float32], record: Verific
     )
 
 
+def _alone(proof: ModelProof, record: Verification) -> ModelProof:
+    """Add what is only of interest where there is nothing to compare with."""
+    intervals = {}
+    for name, some in _members(record).items():
+        settings = record.settings
+        found = mean_interval(
+            proof.errors.ocular[some], record.photographs[some], resamples=settings.resamples, seed=settings.seed
+        )
+        if found is not None:
+            intervals[name] = found
+    error = measure_deviation(proof.landmarks, record.truth, record.truth, record.scheme)
+    return replace(proof, error=error, nme_intervals=intervals)
+
+
+def _members(record: Verification) -> dict[str, NDArray[np.bool_]]:
+    """``(N,)`` which faces, of all and of each subset that has any."""
+    subsets = {name: record.subsets[:, i] for i, name in enumerate(record.subset_names) if record.subsets[:, i].any()}
+    return {"all": np.ones(len(record.faces), bool), **subsets}
+
+
 def _compared(proof: ModelProof, reference: ModelProof, record: Verification) -> ModelProof:
     settings = record.settings
-    members = {name: record.subsets[:, i] for i, name in enumerate(record.subset_names) if record.subsets[:, i].any()}
     estimates = {
         name: paired_drift(
             proof.errors.ocular[some],
@@ -143,7 +164,7 @@ def _compared(proof: ModelProof, reference: ModelProof, record: Verification) ->
             resamples=settings.resamples,
             seed=settings.seed,
         )
-        for name, some in {"all": np.ones(len(record.faces), bool), **members}.items()
+        for name, some in _members(record).items()
     }
     overall = estimates.pop("all")
     verdict, reason = judge(overall, settings.max_drift)
