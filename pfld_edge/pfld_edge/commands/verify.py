@@ -76,7 +76,7 @@ def verify_command(
     settings = Settings("" if data is None else str(data), split, max_drift, accept_undecided)
     with face_progress("faces", len(faces)) as advance:
         found = verify_models(opened, faces, settings, advance=advance)
-    found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
+    found = diagnosed(found, opened, faces, lambda name: note(f"{name} is off: looking for the cause"))
     write_verification(found, json_target, worst)
     if junit is not None:
         write_atomically(junit, junit_xml(found, time.monotonic() - started))
