@@ -46,8 +46,9 @@ def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner
         started = workers if place == "local" else None
         try:
             ray.init(place, num_cpus=started, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError) as error:
-            raise FaceSetError(f"no Ray cluster answers at {place}: {' '.join(str(error).split())[:200]}") from error
+        except Exception as error:  # Ray raises its own, and builtin ones of many kinds
+            what = "Ray did not start" if place == "local" else f"no Ray cluster answers at {place}"
+            raise FaceSetError(f"{what}: {' '.join(str(error).split())[:200]}") from error
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
     count = min(workers or cores, cores)  # Ray would wait for more
 
