@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "inspect": "Print a model's contract, layers and cost, or what differs in two.",
     "predict": "Draw the landmarks of the faces in photographs.",
     "detector": "List and download face detectors.",
+    "demo": "Find landmarks in a browser, on the camera or a photograph.",
 }
 """Each command and its line in `pfld-edge --help`; written here so that help imports none of them."""
 

@@ -1,0 +1,1 @@
+"""The browser demo: a static folder that finds landmarks in a browser, and what serves it."""

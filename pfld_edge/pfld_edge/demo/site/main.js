@@ -1,0 +1,137 @@
+import { betweenCorners, keyedBox, tightBox } from "./box.js";
+import { findLandmarks, openModel, rgbTensor } from "./landmarker.js";
+import { eyeOpenness, mouthOpenness } from "./openness.js";
+
+const at = (id) => document.getElementById(id);
+const view = at("view");
+const context = view.getContext("2d", { willReadFrequently: true });
+const frame = document.createElement("canvas");
+const pixels = frame.getContext("2d", { willReadFrequently: true });
+const COLORS = ["#00e5ff", "#ffd400"];
+let models = [], box = null, stream = null, busy = false, again = false, drag = null, said = 0;
+
+function say(text) { at("status").textContent = text; }
+
+function take(source, width, height) {
+  frame.width = view.width = width;
+  frame.height = view.height = height;
+  pixels.drawImage(source, 0, 0, width, height);
+}
+
+function draw(found) {
+  context.drawImage(frame, 0, 0);
+  const unit = Math.max(1, view.width / 300);
+  context.lineWidth = unit;
+  context.strokeStyle = "#fff";
+  if (box) context.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
+  found.forEach(({ points }, index) => {
+    context.fillStyle = COLORS[index % COLORS.length];
+    for (let i = 0; i < points.length; i += 2) context.fillRect(points[i] - unit / 2, points[i + 1] - unit / 2, unit, unit);
+  });
+}
+
+function tell(found, decode, drawn) {
+  const row = ({ name, points, ms }) => {
+    const tr = document.createElement("tr");
+    for (const text of [name, ...[...eyeOpenness(points), mouthOpenness(points)].map((x) => x.toFixed(2)), ms.toFixed(1)])
+      tr.insertCell().textContent = text;
+    return tr;
+  };
+  at("rows").replaceChildren(...found.map(row));
+  let text = `Read ${decode.toFixed(1)} ms, draw ${drawn.toFixed(1)} ms.`;
+  if (found.length > 1) {
+    const [a, b] = found.map(({ points }) => points);
+    let sum = 0;
+    for (let i = 0; i < a.length; i += 2) sum += Math.hypot(a[i] - b[i], a[i + 1] - b[i + 1]);
+    text += ` Mean distance between the first two models: ${(sum / (a.length / 2)).toFixed(2)} px.`;
+  }
+  at("stages").textContent = text;
+  if (performance.now() - said > 2000) { said = performance.now(); say(`Face found by ${found.length} model(s).`); }
+}
+
+async function look() {
+  if (!box || !frame.width) return;
+  if (busy) { again = true; return; }
+  busy = true;
+  try {
+    do {
+      again = false;
+      const start = performance.now();
+      const image = rgbTensor(pixels.getImageData(0, 0, frame.width, frame.height));
+      const decode = performance.now() - start;
+      const found = [];
+      for (const { name, session } of models) {
+        const from = performance.now();
+        found.push({ name, points: await findLandmarks(session, image, box), ms: performance.now() - from });
+      }
+      const from = performance.now();
+      draw(found);
+      tell(found, decode, performance.now() - from);
+      globalThis.found = found.map(({ points }) => Array.from(points));
+      if (stream && !drag) box = tightBox(found[0].points) ?? box;
+    } while (again && !stream);
+  } finally { busy = false; }
+}
+
+function stop() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+  at("camera").setAttribute("aria-pressed", "false");
+}
+
+const middle = () => [0.3, 0.2, 0.7, 0.8].map((share, i) => share * (i % 2 ? frame.height : frame.width));
+
+async function show(blob, known) {
+  stop();
+  try {
+    const bitmap = await createImageBitmap(blob);
+    take(bitmap, bitmap.width, bitmap.height);
+  } catch { say("This file is no picture that the browser can read."); return; }
+  box = known ?? middle();
+  draw([]);
+  await look();
+}
+
+async function camera() {
+  if (stream) { stop(); return; }
+  try { stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "user", width: 640 } }); }
+  catch { say("The camera can't be used: allow it, or open the page over https or from localhost."); return; }
+  at("camera").setAttribute("aria-pressed", "true");
+  const video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
+  await video.play();
+  box = null;
+  while (stream) {
+    take(video, video.videoWidth, video.videoHeight);
+    box ??= middle();
+    await look();
+    await new Promise(requestAnimationFrame);
+  }
+}
+
+const place = (event) => {
+  const area = view.getBoundingClientRect();
+  return [((event.clientX - area.x) * view.width) / area.width, ((event.clientY - area.y) * view.height) / area.height];
+};
+view.addEventListener("pointerdown", (event) => { drag = place(event); view.setPointerCapture(event.pointerId); });
+view.addEventListener("pointermove", (event) => {
+  if (!drag) return;
+  const drawn = betweenCorners(drag, place(event));
+  if (drawn[2] - drawn[0] > 8 && drawn[3] - drawn[1] > 8) { box = drawn; look(); }
+});
+for (const end of ["pointerup", "pointercancel"]) view.addEventListener(end, () => { drag = null; });
+view.addEventListener("keydown", (event) => {
+  const moved = box && keyedBox(box, event.key, event.shiftKey, Math.max(2, view.width / 100));
+  if (moved) { event.preventDefault(); box = moved; look(); }
+});
+at("file").addEventListener("change", ({ target }) => target.files[0] && show(target.files[0]));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => { event.preventDefault(); if (event.dataTransfer.files[0]) show(event.dataTransfer.files[0]); });
+at("camera").addEventListener("click", camera);
+
+try {
+  const demo = await (await fetch("demo.json")).json();
+  const portrait = async () => show(await (await fetch("portrait.jpg")).blob(), [...demo.box]);
+  for (const { name, file } of demo.models) models.push({ name, session: await openModel(file) });
+  at("portrait").addEventListener("click", portrait);
+  await portrait();
+} catch (error) { say(`The demo can't start: ${error.message}`); }
