@@ -42,7 +42,7 @@ def open_server(
     for candidate in range(port, min(port + 20, 65536)) if port else [0]:
         try:
             return ThreadingHTTPServer((host, candidate), functools.partial(handler, directory=str(folder)))
-        except OSError as error:
+        except OSError as error:  # noqa: PERF203 - the next port is tried
             if error.errno != errno.EADDRINUSE:
                 raise InputError(f"can't listen at {host}:{candidate}: {error.strerror}") from error
     raise InputError(f"the ports from {port} on are taken: give another --port, or 0 for any")
