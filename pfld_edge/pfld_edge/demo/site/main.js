@@ -8,7 +8,7 @@ const context = view.getContext("2d", { willReadFrequently: true });
 const frame = document.createElement("canvas");
 const pixels = frame.getContext("2d", { willReadFrequently: true });
 const COLORS = ["#00e5ff", "#ffd400"];
-let models = [], box = null, stream = null, busy = false, again = false, drag = null, said = 0;
+let models = [], box = null, stream = null, busy = false, again = false, drag = null, said = -Infinity;
 
 function say(text) { at("status").textContent = text; }
 

@@ -1,0 +1,55 @@
+"""The demo's page finds in Chromium what the Python runtime finds."""
+
+import json
+import queue
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pfld_edge.cli import run
+from pfld_edge.demo.server import PageHandler, open_server
+from pfld_edge_calib import portraits, read_photo
+from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
+
+CHROMIUM = shutil.which("chromium") or ""
+PROBE = """<iframe id=f src="index.html"></iframe><script>
+const timer = setInterval(() => {
+  const found = document.getElementById("f").contentWindow.found;
+  if (found) { clearInterval(timer); fetch("/found", {method: "POST", body: JSON.stringify(found)}); }
+}, 100)</script>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+def test_the_page_finds_what_python_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / "site"
+    if run(["demo", "--export", str(site)]):
+        pytest.skip(f"onnxruntime-web can't be had: {capsys.readouterr().err}")
+    (site / "probe.html").write_text(PROBE, encoding="utf-8")
+    answers: queue.Queue[bytes] = queue.Queue()
+
+    class Handler(PageHandler):
+        def do_POST(self) -> None:  # noqa: N802 - the base class's way of naming
+            answers.put(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+    with open_server(site, "127.0.0.1", 0, Handler) as server, (tmp_path / "log").open("w") as log:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        more = ["--enable-logging=stderr", "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'profile'}"]
+        address = f"http://127.0.0.1:{server.server_address[1]}/probe.html"
+        browser = subprocess.Popen([CHROMIUM, *options, *more, address], stderr=log)
+        try:
+            (found,) = json.loads(answers.get(timeout=60))
+        finally:
+            browser.terminate()
+            browser.wait()
+            server.shutdown()
+    (face,) = [face for face in portraits() if face.image.stem == "grace_hopper"]
+    expected = FaceLandmarker(BUNDLED_MODEL)(read_photo(face.image)[:, :, ::-1], face.bbox_xyxy[None], "rgb")
+    assert np.abs(np.reshape(found, (98, 2)) - expected[0]).max() < 0.5
+    assert "CONSOLE" not in (tmp_path / "log").read_text(encoding="utf-8")
