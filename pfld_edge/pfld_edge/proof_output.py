@@ -18,6 +18,7 @@ from pfld_edge.proof_tables import (
 )
 from pfld_edge.worst_faces import write_worst_faces
 from pfld_edge_calib.proof import Verification, verification_record
+from pfld_edge_calib.robustness import Robustness, robustness_record
 
 __all__ = ["print_evaluation", "print_verification", "write_verification"]
 
@@ -45,13 +46,16 @@ def print_evaluation(found: Verification, *, stderr: bool = False) -> None:
             console(stderr=stderr).print(table)
 
 
-def write_verification(found: Verification, json_target: str | None, worst: Path | None) -> None:
+def write_verification(
+    found: Verification, json_target: str | None, worst: Path | None, robustness: Robustness | None = None
+) -> None:
     """Write what was asked for.
 
     Args:
         found: The verification.
         json_target: A file, or ``-``; nothing where None.
         worst: Folder for pictures; none where None.
+        robustness: Goes into the JSON too.
 
     Raises:
         OSError: A file can't be written.
@@ -61,4 +65,7 @@ def write_verification(found: Verification, json_target: str | None, worst: Path
         said = f"{len(written)} pictures -> {worst}" if written else "no face deviates: no pictures"
         click.echo(said, err=True)
     if json_target is not None:
-        write_json(json_target, json.dumps(verification_record(found), indent=2))
+        record = verification_record(found)
+        if robustness is not None:
+            record["robustness"] = robustness_record(robustness)
+        write_json(json_target, json.dumps(record, indent=2))

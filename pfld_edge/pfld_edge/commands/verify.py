@@ -26,6 +26,11 @@ __all__ = ["verify_command"]
 @click.option("--worst", type=click.Path(path_type=Path), help="Folder for pictures of the faces that deviate most.")
 @click.option("--json", "json_target", type=JsonTarget(), help="Write all figures: a .json file, or - for the output.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML, which CI servers show.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with everything in it.")
+@click.option(
+    "--robustness", is_flag=True, help="Also measure the NME under blur, noise, turned heads, shifted boxes..."
+)
+@click.option("--robustness-plot", type=click.Path(path_type=Path), help="PNG of these curves; implies --robustness.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files.")
 def verify_command(
     checkpoint: Path,
@@ -39,6 +44,9 @@ def verify_command(
     worst: Path | None,
     json_target: str | None,
     junit: Path | None,
+    report: Path | None,
+    robustness: bool,
+    robustness_plot: Path | None,
     threads: int,
 ) -> None:
     """Compare each MODEL (ONNX fp32 or INT8, end-to-end graph, checkpoint) with the CHECKPOINT it was made from.
@@ -54,6 +62,7 @@ def verify_command(
     from pfld_edge.console import face_progress, note, note_assumed
     from pfld_edge.output_file import write_atomically
     from pfld_edge.proof_output import print_verification, write_verification
+    from pfld_edge.report_output import damaged, write_report
     from pfld_edge_calib import jittered, labelled_faces, portraits
     from pfld_edge_calib.proof import Settings, junit_xml, verify_models
     from pfld_edge_convert.diagnosis import diagnosed
@@ -76,8 +85,13 @@ def verify_command(
     settings = Settings("" if data is None else str(data), split, max_drift, accept_undecided)
     with face_progress("faces", len(faces)) as advance:
         found = verify_models(opened, faces, settings, advance=advance)
-    found = diagnosed(found, opened, faces, lambda name: note(f"{name} is off: looking for the cause"))
-    write_verification(found, json_target, worst)
+    found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
+    curves = None
+    if robustness or robustness_plot is not None:
+        curves = damaged(opened, faces, robustness_plot, stderr=json_target == "-")
+    write_verification(found, json_target, worst, curves)
+    if report is not None:
+        write_report(found, report, curves)
     if junit is not None:
         write_atomically(junit, junit_xml(found, time.monotonic() - started))
     print_verification(found, stderr=json_target == "-")
