@@ -21,6 +21,7 @@ class Face:
         weight: Trust in the landmarks, 0 to 1; 1 for hand-made labels.
         point_weights: ``(P,)`` float32, trust in each landmark, 0 to 1, a factor to `weight`; None where all are alike.
         group: Faces of one person or one photograph share it, so that no split parts them.
+        encoded: The photograph's file, where it came out of a shard; None where `image` is to be read.
     """
 
     image: Path
@@ -30,6 +31,7 @@ class Face:
     weight: float = 1.0
     point_weights: NDArray[np.float32] | None = None
     group: str = ""
+    encoded: bytes | None = field(default=None, repr=False)
 
 
 def tight_box(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:

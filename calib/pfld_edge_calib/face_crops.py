@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.photo import read_photo
+from pfld_edge_calib.photo import decode_photo, read_photo
 from pfld_edge_runtime import BoxError, Contract, CropWindows, crop_faces, crop_windows
 
-__all__ = ["FaceCrops", "cut_faces"]
+__all__ = ["FaceCrops", "cut_faces", "face_photo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ def cut_faces(faces: Sequence[Face], contract: Contract, batch_size: int = 64) -
         BoxError: A face's box can't be used.
     """
     path: Path | None = None
+    encoded: bytes | None = None
     photo = np.zeros((0, 0, 3), np.uint8)
     swap = contract.color_order == "rgb"  # photographs are read as BGR
     for start in range(0, len(faces), batch_size):
@@ -50,11 +51,20 @@ def cut_faces(faces: Sequence[Face], contract: Contract, batch_size: int = 64) -
         windows = _windows(batch, contract.crop.margin)
         crops = np.empty((len(batch), contract.input_size, contract.input_size, 3), np.uint8)
         for i, face in enumerate(batch):
-            if face.image != path:
-                path, photo = face.image, read_photo(face.image)
+            if face.image != path or face.encoded is not encoded:
+                path, encoded, photo = face.image, face.encoded, face_photo(face)
             window = CropWindows(windows.corners[i : i + 1], windows.sizes[i : i + 1])
             crops[i] = crop_faces(photo, window, contract.input_size, swap_channels=swap)[0]
         yield FaceCrops(batch, crops, windows)
+
+
+def face_photo(face: Face) -> NDArray[np.uint8]:
+    """Read the photograph of a face, ``(H, W, 3)`` uint8 BGR.
+
+    Raises:
+        FaceSetError: It is missing, or not an image.
+    """
+    return read_photo(face.image) if face.encoded is None else decode_photo(face.encoded, face.image)
 
 
 def _windows(batch: Sequence[Face], margin: float) -> CropWindows:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.packed_photo import packed_photo
 
-__all__ = ["PHOTO_SUFFIXES", "photos_in", "photos_listed", "read_photo"]
+__all__ = ["PHOTO_SUFFIXES", "decode_photo", "photos_in", "photos_listed", "read_photo"]
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
@@ -16,18 +17,38 @@ PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 def read_photo(path: Path) -> NDArray[np.uint8]:
     """Read a photograph as ``(H, W, 3)`` uint8 BGR, turned as its EXIF orientation says.
 
+    Args:
+        path: The file; in a shard the shard's path and the photograph's name in it, which takes a search.
+
     Raises:
         FaceSetError: The file is missing or not an image.
     """
     if not path.is_file():
-        raise FaceSetError(f"{path}: no such photograph")
+        packed = packed_photo(path)
+        if packed is None:
+            raise FaceSetError(f"{path}: no such photograph")
+        return decode_photo(packed, path)
+    return decode_photo(np.fromfile(path, np.uint8), path)
+
+
+def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
+    """Decode a photograph's file to ``(H, W, 3)`` uint8 BGR, turned as its EXIF orientation says.
+
+    Args:
+        encoded: The file's contents.
+        name: For messages.
+
+    Raises:
+        FaceSetError: They are no image.
+    """
+    data = np.frombuffer(encoded, np.uint8)
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     except cv2.error as error:
         # OpenCV refuses what unpacks to more than 2^30 pixels.
-        raise FaceSetError(f"{path}: an image that can't be unpacked ({error.err or error})") from error
+        raise FaceSetError(f"{name}: an image that can't be unpacked ({error.err or error})") from error
     if image is None:
-        raise FaceSetError(f"{path}: not an image that can be read (JPEG, PNG, BMP or WebP expected)")
+        raise FaceSetError(f"{name}: not an image that can be read (JPEG, PNG, BMP or WebP expected)")
     return np.asarray(image, np.uint8)
 
 

@@ -1,6 +1,7 @@
 """Reads landmark CSV files: ``image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]``, pixel coordinates and a header line."""
 
 import csv
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, tight_box
 
-__all__ = ["read_points_csv"]
+__all__ = ["points_csv_faces", "read_points_csv"]
 
 
 def read_points_csv(path: Path, images: Path | None = None, group_by: str = "image") -> list[Face]:
@@ -39,17 +40,33 @@ def read_points_csv(path: Path, images: Path | None = None, group_by: str = "ima
         raise FaceSetError(f"{path}: not a CSV file ({error})") from error
     if len(rows) < 2:
         raise FaceSetError(f"{path}: expected a header line and at least one face")
-    points, trusts = _point_columns(rows[0], path)
-    weight = rows[0].index("weight") if "weight" in rows[0] else None
-    faces = []
-    for number, row in enumerate(rows[1:], 2):
-        where = f"{path}, line {number}"
-        if len(row) != len(rows[0]):
-            raise FaceSetError(f"{where}: expected {len(rows[0])} columns, found {len(row)}")
-        faces.append(_face(row, root, points, trusts, weight, where))
+    faces = list(points_csv_faces(rows, root, path))
     if group_by == "person":
         return [replace(face, group=face.image.stem.rpartition("_")[0] or face.group) for face in faces]
     return faces
+
+
+def points_csv_faces(rows: Iterable[list[str]], root: Path, path: Path, line: int = 2) -> Iterator[Face]:
+    """Read the faces of a CSV's rows, or of some of them.
+
+    Args:
+        rows: The header, and any rows.
+        root: Folder that the ``image`` column is relative to.
+        path: The file, for messages.
+        line: Number of the first row after the header.
+
+    Raises:
+        FaceSetError: A row is damaged.
+    """
+    left = iter(rows)
+    header = next(left)
+    points, trusts = _point_columns(header, path)
+    weight = header.index("weight") if "weight" in header else None
+    for number, row in enumerate(left, line):
+        where = f"{path}, line {number}"
+        if len(row) != len(header):
+            raise FaceSetError(f"{where}: expected {len(header)} columns, found {len(row)}")
+        yield _face(row, root, points, trusts, weight, where)
 
 
 def _point_columns(header: list[str], path: Path) -> tuple[slice, slice]:

@@ -7,7 +7,7 @@ import numpy as np
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, tight_box
 
-__all__ = ["WFLW_ATTRIBUTES", "read_wflw", "read_wflw_list", "wflw_list"]
+__all__ = ["WFLW_ATTRIBUTES", "read_wflw", "read_wflw_list", "wflw_face", "wflw_list"]
 
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 """The six attribute columns' names in file order; the official file calls the first "pose"."""
@@ -48,13 +48,23 @@ def read_wflw_list(path: Path, images: Path) -> list[Face]:
     if not path.is_file():
         raise FaceSetError(f"{path}: no such WFLW list")
     lines = path.read_text(encoding="utf-8").splitlines()
-    faces = [_face(line, images, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    faces = [wflw_face(line, images, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not faces:
         raise FaceSetError(f"{path}: the list is empty")
     return faces
 
 
-def _face(line: str, images: Path, where: str) -> Face:
+def wflw_face(line: str, images: Path, where: str) -> Face:
+    """Read a line of a list.
+
+    Args:
+        line: 207 columns, see `read_wflw_list`.
+        images: ``WFLW_images``.
+        where: For messages.
+
+    Raises:
+        FaceSetError: It is damaged.
+    """
     columns = line.split()
     if len(columns) != _COLUMNS:
         raise FaceSetError(f"{where}: expected {_COLUMNS} columns, found {len(columns)}")

@@ -65,9 +65,8 @@ def _bar(name: str, total: int, amount: ProgressColumn, done: int = 0) -> Iterat
 @contextmanager
 def photo_count(name: str) -> Iterator[Callable[[int], None]]:
     """Show how many are done where nobody knows how many there are; nothing until the first."""
-    with Progress(
-        TextColumn("{task.description}"), TextColumn("{task.completed}"), console=console(stderr=True), transient=True
-    ) as progress:
+    columns, terminal = (TextColumn("{task.description}"), TextColumn("{task.completed}")), console(stderr=True)
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task(name, total=None, visible=False)
 
         def advance(count: int) -> None:

@@ -35,9 +35,12 @@ def write_worst_faces(found: Verification, folder: Path, count: int = 10) -> lis
         OSError: The folder can't be written to.
     """
     written = []
-    for model in found.models:
+    names = [model.name for model in found.models]
+    for number, model in enumerate(found.models):
+        # Two files of one name, from two folders, would overwrite each other's pictures.
+        own = model.name if names.count(model.name) == 1 else f"{number}-{model.name}"
         for rank, row in enumerate(worst_rows(found, model, count), 1):
-            name = f"{model.name.replace(' ', '-')}-{rank:02d}-{Path(found.faces[row]).stem}.png"
+            name = f"{own.replace(' ', '-')}-{rank:02d}-{Path(found.faces[row]).stem}.png"
             write_picture(folder / name, draw_face(found, model, row))
             written.append(folder / name)
     return written

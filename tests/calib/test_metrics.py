@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from pfld_edge_calib import accuracy, accuracy_by_subset, nme_per_face
-from pfld_edge_calib.drift import measure_drift
 
 
 def test_nme_of_a_face_shifted_by_a_tenth_of_the_eye_distance_is_a_tenth() -> None:
@@ -36,16 +35,3 @@ def test_subsets_hold_the_faces_with_their_attribute() -> None:
 def test_shapes_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="must have one shape"):
         nme_per_face(np.zeros((1, 68, 2)), np.zeros((1, 98, 2)), (60, 72))
-
-
-def test_drift_finds_the_landmark_that_moved() -> None:
-    truth = np.random.default_rng(1).uniform(0, 100, (4, 98, 2))
-    reference = truth + 1.0
-    moved = reference.copy()
-    moved[2, 17] += (30, 40)
-    drift = measure_drift(moved, reference, truth, (60, 72))
-    eyes = np.linalg.norm(truth[2, 60] - truth[2, 72])
-    assert (drift.largest_face, drift.largest_landmark) == (2, 17)
-    assert drift.largest_deviation == pytest.approx(50 / eyes)
-    assert drift.mean_deviation == pytest.approx(50 / eyes / (4 * 98))
-    assert drift.nme > 0

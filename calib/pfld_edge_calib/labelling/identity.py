@@ -9,28 +9,33 @@ from pathlib import Path
 from pfld_edge_calib.labelling.labeller import LabelSettings
 from pfld_edge_calib.labelling.photographs import LabelTask
 
-__all__ = ["run_identity"]
+__all__ = ["run_identity", "tasks_identity"]
 
 
 def run_identity(
-    tasks: Sequence[LabelTask], teachers: Sequence[Path], detectors: Sequence[str], settings: LabelSettings
+    photographs: str, teachers: Sequence[Path], detectors: Sequence[str], settings: LabelSettings
 ) -> dict[str, str]:
     """Sum up a run: two runs of one identity give the same bytes.
 
     Args:
-        tasks: Photographs and boxes.
+        photographs: What `tasks_identity` gives, or a source's own identity.
         teachers: The networks' files; their contents count, not their names.
         detectors: What they were asked for by, settings included.
         settings: Of the labeller.
     """
-    photos = hashlib.sha256()
-    for task in tasks:
-        photos.update(task.name.encode(errors="surrogateescape") + b"\n")
-        photos.update(b"" if task.boxes is None else task.boxes.tobytes())
     return {
         "format": "pfld-edge-labels-1",
-        "photographs": photos.hexdigest(),
+        "photographs": photographs,
         "teachers": " ".join(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in teachers),
         "detectors": " ".join(detectors),
         "options": json.dumps(asdict(settings)),
     }
+
+
+def tasks_identity(tasks: Sequence[LabelTask]) -> str:
+    """Sum up photographs and boxes."""
+    photos = hashlib.sha256()
+    for task in tasks:
+        photos.update(task.name.encode(errors="surrogateescape") + b"\n")
+        photos.update(b"" if task.boxes is None else task.boxes.tobytes())
+    return photos.hexdigest()

@@ -13,7 +13,7 @@ from pfld_edge_calib.errors import FaceSetError, LabellingError
 from pfld_edge_calib.labelling.consensus import Consensus, consensus
 from pfld_edge_calib.labelling.looks import gather_looks
 from pfld_edge_calib.labelling.teachers import Teacher, shared_scheme
-from pfld_edge_calib.photo import read_photo
+from pfld_edge_calib.photo import decode_photo, read_photo
 from pfld_edge_runtime.analyzer import landmark_boxes
 from pfld_edge_runtime.detectors.nms import non_maximum_suppression
 
@@ -112,18 +112,21 @@ class Labeller:
         self.teachers = teachers
         self._settings, self._find = settings, find
 
-    def __call__(self, path: Path, boxes: NDArray[np.float64] | None = None) -> PhotoLabels:
+    def __call__(
+        self, path: Path, boxes: NDArray[np.float64] | None = None, encoded: bytes | None = None
+    ) -> PhotoLabels:
         """Label a photograph's faces.
 
         Args:
             path: The photograph; one that can't be read is not an error, `PhotoLabels.unreadable` says so.
             boxes: ``(N, 4)`` of its faces; None where they are to be found.
+            encoded: Its file, where it lies in a shard; None where `path` is to be read.
 
         Raises:
             LabellingError: A teacher is damaged.
         """
         try:
-            photo = read_photo(path)
+            photo = read_photo(path) if encoded is None else decode_photo(encoded, path)
         except FaceSetError as error:
             return PhotoLabels(unreadable=str(error))
         except (OSError, cv2.error) as error:

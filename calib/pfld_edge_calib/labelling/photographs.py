@@ -27,11 +27,13 @@ class LabelTask:
         photo: Its path.
         name: What the labels' CSV calls it.
         boxes: ``(N, 4)`` of its faces; None where they are to be found.
+        encoded: Its file, where it came out of a shard; None where `photo` is to be read.
     """
 
     photo: Path
     name: str
     boxes: NDArray[np.float64] | None = None
+    encoded: bytes | None = None
 
 
 def photos_of(inputs: Sequence[Path], images: Path | None = None) -> list[Path]:

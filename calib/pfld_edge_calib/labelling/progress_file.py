@@ -67,8 +67,10 @@ class ProgressFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file, and leave it."""
+        """Close the file, and leave it, unless it would only stand in the way: there is nothing in it."""
         self._file.close()
+        if error is not None and not self.done:
+            self.path.unlink(missing_ok=True)
 
     def add(self, photo: DonePhoto) -> None:
         """Note the next photograph; from then on it outlives a kill."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pfld_edge_calib.labelling.labeller import Labeller, PhotoLabels
 from pfld_edge_calib.labelling.photographs import LabelTask
-from pfld_edge_calib.labelling.process_pool import ordered_results
 from pfld_edge_calib.labelling.progress_file import DonePhoto, ProgressFile
 from pfld_edge_calib.points_csv_writer import points_row, write_points_csv
+from pfld_edge_calib.process_pool import ordered_results
 
-__all__ = ["LabellingReport", "label_photos", "write_labels"]
+__all__ = ["LabellingReport", "label_photos", "label_task", "write_labels"]
 
 
 @dataclass(slots=True)
@@ -92,10 +92,11 @@ def write_labels(progress: ProgressFile, path: Path, points: int, most_complaint
 
 
 def _photo_work(make: Callable[[], Labeller]) -> Callable[[LabelTask], DonePhoto]:
-    return partial(_label_task, make())
+    return partial(label_task, make())
 
 
-def _label_task(labeller: Labeller, task: LabelTask) -> DonePhoto:
-    found: PhotoLabels = labeller(task.photo, task.boxes)
+def label_task(labeller: Labeller, task: LabelTask) -> DonePhoto:
+    """Label one photograph."""
+    found: PhotoLabels = labeller(task.photo, task.boxes, task.encoded)
     rows = [points_row(task.name, face.weight, face.landmarks, face.point_weights) for face in found.labels]
     return DonePhoto(rows, dict(found.dropped), found.unreadable)

@@ -12,12 +12,12 @@ import numpy as np
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.labelling.process_pool import ordered_results
 from pfld_edge_calib.prepared.cutting import CutFace, CutPhoto, cut_photo
 from pfld_edge_calib.prepared.manifest import MANIFEST, Manifest, ShardEntry, open_prepared
 from pfld_edge_calib.prepared.plan import ShardPlan, identity_of, plan_shards
 from pfld_edge_calib.prepared.settings import PrepareSettings
 from pfld_edge_calib.prepared.shard_file import pack_shard, sha256_of
+from pfld_edge_calib.process_pool import ordered_results
 
 __all__ = ["PrepareReport", "prepare_faces", "whole_set"]
 

@@ -11,7 +11,7 @@ from pfld_edge_calib.proof.record import verification_record
 from pfld_edge_calib.proof.regions import landmark_regions
 from pfld_edge_calib.proof.result import ModelProof, PairedDrift, Settings, Suspicion, Verdict, Verification
 from pfld_edge_calib.proof.verdict import judge
-from pfld_edge_calib.proof.verify import assemble, verify_models
+from pfld_edge_calib.proof.verify import assemble, measured_record, shared_landmarks, subset_order, verify_models
 
 __all__ = [
     "Deviation",
@@ -35,7 +35,10 @@ __all__ = [
     "landmark_regions",
     "measure_deviation",
     "measure_figures",
+    "measured_record",
     "paired_drift",
+    "shared_landmarks",
+    "subset_order",
     "verification_record",
     "verify_models",
 ]

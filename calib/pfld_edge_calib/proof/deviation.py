@@ -13,6 +13,9 @@ __all__ = ["Deviation", "RegionDeviation", "measure_deviation"]
 
 Float = NDArray[np.float64]
 
+_PART = 4096
+"""Faces at a time; see `figures`."""
+
 
 @dataclass(frozen=True, slots=True)
 class RegionDeviation:
@@ -74,12 +77,18 @@ def measure_deviation(
         scheme: Names the points.
     """
     first, second = scheme.normalizing_points
-    eyes = np.linalg.norm(truth[:, first].astype(np.float64) - truth[:, second], axis=1)
-    moved: Float = np.linalg.norm(landmarks.astype(np.float64) - reference, axis=2) / eyes[:, None]
-    known = moved[np.isfinite(moved).all(axis=1)]
-    if not len(known):  # NaN all over, not an error: a damaged file is to be reported with the others
+    moved: Float = np.empty(truth.shape[:2])
+    for start in range(0, len(truth), _PART):
+        part = slice(start, start + _PART)
+        eyes = np.linalg.norm(truth[part, first].astype(np.float64) - truth[part, second], axis=1)
+        moved[part] = np.linalg.norm(landmarks[part].astype(np.float64) - reference[part], axis=2) / eyes[:, None]
+    by_face = moved.mean(axis=1)
+    seen = np.isfinite(by_face)
+    known = moved if seen.all() else moved[seen]
+    if not seen.any():  # NaN all over, not an error: a damaged file is to be reported with the others
         known = np.full((1, moved.shape[1]), np.nan)
-    face, landmark = np.unravel_index(int(np.nan_to_num(moved, nan=-1.0).argmax()), moved.shape)
+    face = int(np.argmax(np.where(seen, moved.max(axis=1), -1.0)))
+    landmark = int(moved[face].argmax())
     regions = {}
     for region, points in landmark_regions(scheme).items():
         some = known[:, list(points)]
@@ -87,10 +96,10 @@ def measure_deviation(
     return Deviation(
         float(known.mean()),
         float(known.max()),
-        int(face),
-        int(landmark),
+        face,
+        landmark,
         known.mean(axis=0),
         known.max(axis=0),
-        moved.mean(axis=1),
+        by_face,
         regions,
     )

@@ -14,6 +14,9 @@ __all__ = ["FaceErrors", "Figures", "face_errors", "figures_by_subset", "measure
 
 Float = NDArray[np.float64]
 
+_PART = 4096
+"""Faces at a time: what is computed of a large set's landmarks must not need more memory than they."""
+
 
 @dataclass(frozen=True, slots=True)
 class FaceErrors:
@@ -63,6 +66,19 @@ def face_errors(landmarks: NDArray[np.floating], truth: NDArray[np.floating], sc
         truth: ``(N, P, 2)`` pixels.
         scheme: Names the points.
     """
+    parts = [
+        _errors_of_part(landmarks[start : start + _PART], truth[start : start + _PART], scheme)
+        for start in range(0, max(len(truth), 1), _PART)
+    ]
+    pupil = [part.pupil for part in parts if part.pupil is not None]
+    return FaceErrors(
+        np.concatenate([part.ocular for part in parts]),
+        np.concatenate(pupil) if pupil else None,
+        np.concatenate([part.diagonal for part in parts]),
+    )
+
+
+def _errors_of_part(landmarks: NDArray[np.floating], truth: NDArray[np.floating], scheme: LandmarkScheme) -> FaceErrors:
     true = truth.astype(np.float64)
     ocular = nme_per_face(landmarks, true, scheme.normalizing_points)
     pixels = np.linalg.norm(landmarks.astype(np.float64) - true, axis=2).mean(axis=1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.evaluate import CropPredictor
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.photo import read_photo
+from pfld_edge_calib.face_crops import face_photo
 from pfld_edge_calib.proof.model import ProofModel
 from pfld_edge_runtime import BoxError, Contract, CropWindows, crop_faces, crop_windows
 
@@ -112,8 +112,10 @@ def _photographs(faces: Sequence[Face]) -> Iterator[tuple[list[int], NDArray[np.
     """The faces of each photograph that have a box, with the photograph, BGR."""
     seen = (row for row, face in enumerate(faces) if np.isfinite(face.bbox_xyxy).all())
     # By photograph, for in WFLW's lists faces of one photograph are far apart.
-    for image, rows in groupby(sorted(seen, key=lambda row: str(faces[row].image)), key=lambda row: faces[row].image):
-        photo, all_rows = read_photo(image), list(rows)
+    keys = {row: (str(faces[row].image), id(faces[row].encoded)) for row in seen}
+    for _, rows in groupby(sorted(keys, key=keys.__getitem__), key=keys.__getitem__):
+        all_rows = list(rows)
+        photo = face_photo(faces[all_rows[0]])
         # A photograph under very many boxes would hold all their crops at once.
         for start in range(0, len(all_rows), _BATCH):
             yield all_rows[start : start + _BATCH], photo

@@ -16,7 +16,7 @@ RESAMPLES = 10_000
 FEWEST_PHOTOGRAPHS = 8
 """With fewer a bootstrap's interval is far too short; what the single faces show at most stands in its place."""
 
-_MOST_UNITS = 2_000
+_MOST_UNITS = 1_000
 _POWER = 0.8
 _NORMAL = NormalDist()
 
@@ -52,8 +52,8 @@ def paired_drift(
     """Estimate how much worse a network is than another, on the same faces.
 
     The faces' differences are resampled, not two means: what makes a face hard is hard for both. The interval is BCa
-    (Efron, "Better bootstrap confidence intervals", JASA 82, 1987), over whole photographs. Beyond 2,000 photographs
-    they are resampled in 2,000 bundles drawn by chance, which leaves the interval's width what it is.
+    (Efron, "Better bootstrap confidence intervals", JASA 82, 1987), over whole photographs. Beyond 1,000 photographs
+    they are resampled in 1,000 bundles drawn by chance, which leaves the interval's width what it is.
 
     Args:
         nmes: ``(N,)`` errors of the network that is judged, at least one finite pair. NaN where the face was missed;
@@ -105,7 +105,7 @@ def mean_interval(
 
 
 def _bundled(sums: Float, seed: int) -> Float:
-    """Add up ``(2, U)`` sums of photographs in at most 2,000 bundles."""
+    """Add up ``(2, U)`` sums of photographs in at most 1,000 bundles."""
     count = sums.shape[1]
     if count <= _MOST_UNITS:
         return sums

@@ -1,6 +1,6 @@
 """From networks and faces to a verification."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +17,10 @@ from pfld_edge_calib.proof.model import ProofModel
 from pfld_edge_calib.proof.result import ModelProof, PairedDrift, Settings, Verdict, Verification
 from pfld_edge_calib.proof.verdict import judge
 from pfld_edge_calib.wflw import WFLW_ATTRIBUTES
+from pfld_edge_runtime import LandmarkScheme
 from pfld_edge_runtime.analyzer import landmark_boxes
 
-__all__ = ["assemble", "verify_models"]
+__all__ = ["assemble", "measured_record", "shared_landmarks", "subset_order", "verify_models"]
 
 
 def verify_models(
@@ -46,13 +47,7 @@ def verify_models(
     Raises:
         FaceSetError: A face lacks landmarks or has others than the networks, or a photograph can't be read.
     """
-    scheme = models[0].contract.landmarks
-    for model in models[1:]:
-        if model.contract.landmarks != scheme:
-            raise FaceSetError(
-                f"{model.name} finds {model.contract.landmarks.name!r} landmarks, {models[0].name} {scheme.name!r}: "
-                "networks of one scheme can be measured together"
-            )
+    shared_landmarks(models)
     true_landmarks(faces, models[0].contract)  # before the long part: whether the set fits
     given = faces if cut_by is None else cut_by
     found = find_landmarks(models, given, advance)
@@ -86,7 +81,7 @@ def assemble(
         compare: As for `verify_models`.
         cut_by: As for `verify_models`.
     """
-    names = _subset_names(faces)
+    names = subset_order(set().union(*(face.attributes for face in faces)))
     given = faces if cut_by is None else cut_by
     record = Verification(
         faces=tuple(str(face.image) for face in faces),
@@ -99,6 +94,20 @@ def assemble(
         models=(),
         settings=settings,
     )
+    return measured_record(record, models, found, compare=compare)
+
+
+def measured_record(
+    record: Verification, models: Sequence[ProofModel], found: Sequence[NDArray[np.float32]], *, compare: bool = True
+) -> Verification:
+    """Fill a record that knows its faces but no networks yet.
+
+    Args:
+        record: Without models.
+        models: At least one.
+        found: Of each network ``(N, P, 2)`` float32 pixels; NaN where a face was missed.
+        compare: As for `verify_models`.
+    """
     proofs: list[ModelProof] = []
     for model, landmarks in zip(models, found, strict=True):
         proof = _measured(model, landmarks, record)
@@ -171,8 +180,23 @@ def _compared(proof: ModelProof, reference: ModelProof, record: Verification) ->
     )
 
 
-def _subset_names(faces: Sequence[Face]) -> tuple[str, ...]:
+def shared_landmarks(models: Sequence[ProofModel]) -> LandmarkScheme:
+    """Give the landmarks that all networks find.
+
+    Raises:
+        FaceSetError: Two find other ones.
+    """
+    scheme = models[0].contract.landmarks
+    for model in models[1:]:
+        if model.contract.landmarks != scheme:
+            raise FaceSetError(
+                f"{model.name} finds {model.contract.landmarks.name!r} landmarks, {models[0].name} {scheme.name!r}: "
+                "networks of one scheme can be measured together"
+            )
+    return scheme
+
+
+def subset_order(known: Set[str]) -> tuple[str, ...]:
     """WFLW's six in their order, then others by name."""
-    known = set().union(*(face.attributes for face in faces))
     ours = [name for name in WFLW_ATTRIBUTES if name in known]
     return (*ours, *sorted(known - set(ours)))

@@ -46,13 +46,13 @@ def diagnosed(
         record: A verification with a reference, its first network.
         models: The networks of the record, in its order.
         faces: The faces of the record.
-        starting: Called with the name of each network that is looked into.
+        starting: Called with the name of each network that is off and is looked into.
     """
     proofs = [record.models[0]]
     for proof, model in zip(record.models[1:], models[1:], strict=True):
         check = check_fingerprint(model)
         if _is_off(proof, check) or _says_otherwise(models[0], model) or _holds_other_weights(models[0], model):
-            if starting is not None:
+            if starting is not None and proof.verdict is not Verdict.UNDECIDED:
                 starting(proof.name)
             finding = next(_findings(record, proof, models[0], model, faces, check), None)
             proof = proof if finding is None else _with(proof, finding, record)

@@ -21,12 +21,15 @@ from pfld_edge_runtime import prepare_input
 
 __all__ = ["scale_names", "wrong_scale"]
 
-_ERRORS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.5)
-"""Relative errors that every scale is tried for, both ways, and a factor of two."""
+_ERRORS = (*(step / 200 for step in range(1, 21)), 0.125, 0.15, 0.2, 0.25, 0.5)
+"""Relative errors that every scale is tried for, both ways."""
+_MULTIPLES = (2.0, 3.0, 4.0, 10.0)
+"""And how many times too large or too small."""
 
 _FOLLOWED = 8
-_NEARBY = np.linspace(-0.012, 0.012, 49)
-_LEFT = 0.25
+_NEARBY = (np.linspace(-0.004, 0.004, 49), np.linspace(-0.0002, 0.0002, 25))
+"""Relative steps around the best, then around the best of these: the answer is rugged, and right in a narrow place."""
+_LEFT = 0.2
 """Share of the difference that may be left; of the true scale next to nothing is, of any other rarely below a third."""
 _LEAST = 0.003
 """Relative error of a scale that is worth a word; smaller ones are rounding."""
@@ -61,16 +64,22 @@ def wrong_scale(
         return
     now = bench.distance({})
     coarse = sorted(bench.tried((name, factor) for name in bench.scales for factor in _factors()))[:_FOLLOWED]
-    fine = bench.tried((name, factor * (1 + step)) for _, factor, name in coarse for step in _NEARBY)
-    left, factor, name = min([*coarse, *fine])
+    best = coarse
+    for steps in _NEARBY:
+        near = bench.tried((name, factor * (1 + step)) for _, factor, name in best for step in steps.tolist())
+        best = sorted([*best, *near])[:_FOLLOWED]
+    left, factor, name = best[0]
     if left <= _LEFT * now and abs(factor - 1) > _LEAST:
         right = (
             "the file gives the fingerprint that its exporter saw"
             if check is not None and check.changed
             else "its landmarks are the checkpoint's"
         )
+        # The scale of what a layer reads and that of its weights count as a product: either may be the one.
+        same = sorted({other for rest, by, other in best if rest <= 1.01 * left and by == factor} - {name})
+        either = "".join(f" or {other!r} ({_use(bench.file, other)})" for other in same)
         sentence = (
-            f"the INT8 scale {name!r} ({_use(bench.file, name)}) is off by {factor - 1:+.1%}: "
+            f"the INT8 scale {name!r} ({_use(bench.file, name)}){either} is off by {factor - 1:+.1%}: "
             f"divided by {factor:.4g}, {right}"
         )
         yield Finding(Suspicion("scale", sentence, {"tensor": name, "factor": factor, "left": left / now}))
@@ -143,7 +152,8 @@ def _with_inputs(file: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto
 
 
 def _factors() -> list[float]:
-    return [2.0, 0.5, *(1 + error for error in _ERRORS), *(1 - error for error in _ERRORS[:-1])]
+    near = [1 + sign * error for error in _ERRORS for sign in (1, -1)]
+    return [*near, *_MULTIPLES, *(1 / multiple for multiple in _MULTIPLES[1:])]
 
 
 def _use(file: onnx.ModelProto, name: str) -> str:

@@ -5,13 +5,16 @@ from pathlib import Path
 import click
 
 from pfld_edge.json_target import JsonTarget
+from pfld_edge.workers import ray_option, resume_option, workers_option
 
 __all__ = ["evaluate_command"]
 
 
 @click.command("evaluate")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="A WFLW folder, or a CSV of points.")
+@click.option(
+    "--data", required=True, type=click.Path(path_type=Path), help="A WFLW folder, a CSV of points, or shards."
+)
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of a CSV's images; its own where left out.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
 @click.option(
@@ -38,6 +41,9 @@ __all__ = ["evaluate_command"]
     flag_value="-",
     help="Write all figures: a .json file, or - (or nothing) for the output.",
 )
+@workers_option
+@resume_option
+@ray_option
 def evaluate_command(
     models: tuple[Path, ...],
     data: Path,
@@ -48,6 +54,9 @@ def evaluate_command(
     threads: int,
     worst: Path | None,
     json_target: str | None,
+    workers: int | None,
+    resume: Path | None,
+    ray: str | None,
 ) -> None:
     """Print NME, FR and AUC of each MODEL (checkpoint, ONNX file, end-to-end graph), for all faces and by subset.
 
@@ -55,6 +64,7 @@ def evaluate_command(
     the detection that overlaps it most.
     """
     from pfld_edge.console import face_progress, note_assumed
+    from pfld_edge.large_run import LargeRun, LargeSet, verify_large
     from pfld_edge.proof_output import print_evaluation, write_verification
     from pfld_edge_calib import labelled_faces, true_landmarks
     from pfld_edge_calib.proof import Settings, as_detected_by, verify_models
@@ -62,26 +72,35 @@ def evaluate_command(
     from pfld_edge_runtime import open_detector
 
     finder = None if detector is None else open_detector(detector)
-    faces = labelled_faces(data, split, images)
+    run = LargeRun(workers, resume, ray)
+    streamed = run.needed(data, split)
+    if streamed and detector is not None:
+        raise click.UsageError("--detector can't be used with shards, large sets, --workers, --resume and --ray")
+    faces = [] if streamed else labelled_faces(data, split, images)
     opened = [open_proof_model(path, threads) for path in models]
     for model in opened:
         note_assumed(model.name, model.assumed)
-        true_landmarks(faces, model.contract)
+        if not streamed:
+            true_landmarks(faces, model.contract)
     cut_by = None
     if finder is not None:
         with face_progress("detector", len(faces)) as advance:
             cut_by = as_detected_by(finder, faces, opened[0].contract, advance)
     settings = Settings(str(data), split, detector=detector or "")
-    with face_progress("faces", len(faces)) as advance:
-        found = verify_models(
-            opened,
-            faces,
-            settings,
-            compare=False,
-            cut_by=cut_by,
-            refine=0 if cut_by is None else refine,
-            advance=advance,
-        )
+    if streamed:
+        large = verify_large(opened, LargeSet(data, split, images), settings, run, compare=False)
+        found = click.get_current_context().with_resource(large)
+    else:
+        with face_progress("faces", len(faces)) as advance:
+            found = verify_models(
+                opened,
+                faces,
+                settings,
+                compare=False,
+                cut_by=cut_by,
+                refine=0 if cut_by is None else refine,
+                advance=advance,
+            )
     write_verification(found, json_target, worst)
     if json_target != "-":
         print_evaluation(found)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfld_edge.workers import ray_option, runner
+
 if TYPE_CHECKING:
     from pfld_edge_calib.labelling import LabellingReport
 
@@ -47,6 +49,7 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--least-size", type=click.FloatRange(1), default=26, show_default=True, help="Of a face, in pixels.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one for each core if left out.")
+@ray_option
 def label_command(
     photos: tuple[Path, ...],
     out: Path,
@@ -61,28 +64,30 @@ def label_command(
     least_agreement: float,
     least_size: float,
     workers: int | None,
+    ray: str | None,
 ) -> None:
-    """Label the faces of PHOTOS: folders, text files that list photographs, photographs.
+    """Label the faces of PHOTOS: folders, text files that list photographs, photographs, .tar or .parquet shards.
 
     Several networks look at each face. Their median is the label; where they disagree, its landmarks get little weight.
     With --boxes, PHOTOS may be left out. Interrupted or killed, the same command goes on where it stopped, and the CSV
     comes out the same.
     """
     from pfld_edge.console import face_progress, note, note_assumed
+    from pfld_edge.labelling_plan import label_plan
     from pfld_edge.labelling_tools import open_labeller
     from pfld_edge_calib.labelling import (
         LabelSettings,
         ProgressFile,
-        boxes_by_photo,
         label_photos,
-        label_tasks,
-        photos_of,
+        label_units,
         run_identity,
-        usable_cores,
         write_labels,
     )
+    from pfld_edge_calib.process_pool import usable_cores
+    from pfld_edge_calib.sources import is_sharded
 
-    if bool(detectors) == (boxes is not None):
+    sharded = bool(photos) and any(map(is_sharded, photos))
+    if (bool(detectors) == (boxes is not None)) and not sharded:
         raise click.UsageError("say where the faces are: either --detector or --boxes")
     if not photos and boxes is None:
         raise click.UsageError("give PHOTOS: folders, text files that list photographs, or photographs")
@@ -94,19 +99,23 @@ def label_command(
     labeller = make()
     for teacher in labeller.teachers:
         note_assumed(teacher.name, teacher.assumed)
-    places = None if boxes is None else boxes_by_photo(boxes, images)
-    tasks = label_tasks(photos_of(photos, images), places, out.parent if images is None else images)
+    plan = label_plan(photos, boxes, images, out, sharded=sharded, boxed=not detectors)
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
-    identity = run_identity(tasks, teachers, finders, settings)
-    count = min(workers or usable_cores(), len(tasks))
+    identity = run_identity(plan.identity, teachers, finders, settings)
+    count = min(workers or usable_cores(), plan.count)
     with ProgressFile(out.with_name(f"{out.name}.partial"), identity) as progress:
         if progress.done:
-            note(f"{progress.done} of {len(tasks)} photographs are done already ({progress.path})")
+            note(f"{progress.done} of {plan.count} photographs are done already ({progress.path})")
         try:
-            with face_progress("photographs", len(tasks), progress.done) as advance:
-                label_photos(tasks, make if count > 1 else lambda: labeller, progress, count, advance)
+            with face_progress("photographs", plan.count, progress.done) as advance:
+                opened = make if count > 1 else lambda: labeller
+                if sharded or ray is not None:
+                    run = runner(workers, ray, len(plan.units))
+                    label_units(plan.units, make if ray is not None else opened, progress, run, advance)
+                else:
+                    label_photos(plan.tasks, opened, progress, count, advance)
         except KeyboardInterrupt:
-            note(f"{progress.done} of {len(tasks)} photographs are kept; the same command goes on")
+            note(f"{progress.done} of {plan.count} photographs are kept; the same command goes on")
             raise
         report = write_labels(progress, out, labeller.scheme.num_landmarks)
         progress.remove()

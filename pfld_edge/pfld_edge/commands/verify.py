@@ -1,11 +1,17 @@
 """`pfld-edge verify`: whether converted files still find the checkpoint's landmarks."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pfld_edge.json_target import JsonTarget
 from pfld_edge.share import Share
+from pfld_edge.workers import ray_option, resume_option, workers_option
+
+if TYPE_CHECKING:
+    from pfld_edge_calib import Face
 
 __all__ = ["verify_command"]
 
@@ -16,7 +22,7 @@ __all__ = ["verify_command"]
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="A WFLW folder, or a CSV of points; where left out, the two bundled portraits (a smoke test).",
+    help="A WFLW folder, a CSV of points, or shards; where left out, the two bundled portraits (a smoke test).",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of a CSV's images; its own where left out.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
@@ -32,6 +38,9 @@ __all__ = ["verify_command"]
 )
 @click.option("--robustness-plot", type=click.Path(path_type=Path), help="PNG of these curves; implies --robustness.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files.")
+@workers_option
+@resume_option
+@ray_option
 def verify_command(
     checkpoint: Path,
     models: tuple[Path, ...],
@@ -48,6 +57,9 @@ def verify_command(
     robustness: bool,
     robustness_plot: Path | None,
     threads: int,
+    workers: int | None,
+    resume: Path | None,
+    ray: str | None,
 ) -> None:
     """Compare each MODEL (ONNX fp32 or INT8, end-to-end graph, checkpoint) with the CHECKPOINT it was made from.
 
@@ -60,11 +72,13 @@ def verify_command(
     import time
 
     from pfld_edge.console import face_progress, note, note_assumed
+    from pfld_edge.large_run import FacesOfRecord, LargeRun, LargeSet, verify_large
     from pfld_edge.output_file import write_atomically
     from pfld_edge.proof_output import print_verification, write_verification
     from pfld_edge.report_output import damaged, write_report
     from pfld_edge_calib import jittered, labelled_faces, portraits
     from pfld_edge_calib.proof import Settings, junit_xml, verify_models
+    from pfld_edge_calib.sources import is_sharded
     from pfld_edge_convert.diagnosis import diagnosed
     from pfld_edge_convert.proof_models import fused_form, open_proof_model
 
@@ -72,6 +86,13 @@ def verify_command(
     opened = [open_proof_model(path, threads) for path in (checkpoint, *models)]
     if fused and opened[0].kind == "torch":
         opened.insert(1, fused_form(checkpoint))
+    run = LargeRun(workers, resume, ray)
+    streamed = run.needed(data, split)
+    if (robustness or robustness_plot is not None) and data is not None and is_sharded(data):
+        raise click.UsageError(
+            "--robustness looks at each photograph many times: give a WFLW folder or a CSV, not shards"
+        )
+    faces: Sequence[Face]
     if data is None:
         faces = jittered(portraits(opened[0].contract), 32, seed=1)
         if faces[0].landmarks is None:
@@ -79,12 +100,17 @@ def verify_command(
             raise click.UsageError(f"give --data: nothing bundled has the landmarks of {name!r}")
         note("no --data: two portraits under 32 boxes each show that the files work, they do not measure accuracy")
     else:
-        faces = labelled_faces(data, split, images)
+        faces = [] if streamed else labelled_faces(data, split, images)
     for model in opened:
         note_assumed(model.name, model.assumed)
     settings = Settings("" if data is None else str(data), split, max_drift, accept_undecided)
-    with face_progress("faces", len(faces)) as advance:
-        found = verify_models(opened, faces, settings, advance=advance)
+    if streamed and data is not None:
+        large = verify_large(opened, LargeSet(data, split, images), settings, run)
+        found = click.get_current_context().with_resource(large)
+        faces = FacesOfRecord(found)
+    else:
+        with face_progress("faces", len(faces)) as advance:
+            found = verify_models(opened, faces, settings, advance=advance)
     found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
     curves = None
     if robustness or robustness_plot is not None:
