@@ -2,7 +2,7 @@
 
     python examples/align_for_recognition.py --detector yunet.onnx -o aligned photo.jpg more.jpg
 
-ArcFace and its kin are trained on faces laid on five fixed points; 98 landmarks give steadier ones than a detector's five.
+ArcFace and its kin are trained on faces laid on five fixed points; the five are read from the 98.
 """
 
 import argparse

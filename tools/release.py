@@ -2,9 +2,9 @@
 
     python tools/release.py [--out dist]
 
-Wheels and source archives of pfld-edge and pfld-edge-runtime, `twine check --strict`, both wheels in a fresh environment
-(where the runtime is alone with numpy and onnxruntime, then the toolkit converts and predicts), a CycloneDX bill of
-materials for each environment, SHA256SUMS. `make release` calls it; needs the extra `release`.
+Wheels and source archives of pfld-edge and pfld-edge-runtime, `twine check --strict`, the runtime's wheel alone in a
+fresh environment, both wheels in another (inspect, predict), a CycloneDX bill of materials for each, SHA256SUMS.
+`make release` calls it; needs the extra `release`.
 """
 
 import hashlib
@@ -104,6 +104,12 @@ def _pip(python: Path) -> list[str]:
 def _bill(python: Path, target: Path, project: Path) -> None:
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", str(project), "--of", "JSON"]
     _run([*command, "--output-reproducible", "-o", str(target), str(python)])
+    bill = json.loads(target.read_text())
+    for component in bill["components"]:
+        # Where our own wheel lay while it was tried concerns nobody, and would differ from machine to machine.
+        links = component.get("externalReferences", [])
+        component["externalReferences"] = [link for link in links if not link["url"].startswith("file:")]
+    target.write_text(json.dumps(bill, indent=2) + "\n")
 
 
 def _sha256(path: Path) -> str:
