@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORTRAIT := calib/pfld_edge_calib/portraits/grace_hopper.jpg
 CHECKPOINT := checkpoints/pfld-edge-s.pth
-SOURCES := pfld_edge train convert calib runtime tests benchmarks
+SOURCES := pfld_edge train convert calib runtime tests benchmarks examples tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint format typecheck bench portability clean
+.PHONY: help setup demo docs test lint format typecheck bench portability release clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ bench: $(READY)  ## speeds against references and bars (REFERENCE=PFLD_GhostOne_
 
 portability: $(READY)  ## landmarks on emulated processors against this one's (MODELS="a.onnx b.onnx"; not part of `make test`)
 	$(BIN)/python benchmarks/portability.py $(MODELS)
+
+release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in fresh environments, with SBOMs
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[release]'
+	SOURCE_DATE_EPOCH=315532800 $(BIN)/python tools/release.py
 
 clean:  ## remove what the other targets made, .venv included
 	rm -rf $(VENV) demo-out dist build site

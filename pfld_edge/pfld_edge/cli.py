@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "predict": "Draw the landmarks of the faces in photographs.",
     "detector": "List and download face detectors.",
     "demo": "Find landmarks in a browser, on the camera or a photograph.",
+    "completion": "Print a script that lets a shell complete commands.",
 }
 """Each command and its line in `pfld-edge --help`; written here so that help imports none of them."""
 
@@ -74,7 +75,9 @@ def run(arguments: Sequence[str]) -> int:
         The exit status: 0 done, 1 a check fell short, 2 the user's mistake, 130 interrupted.
     """
     try:
-        status = cli.main(list(arguments), prog_name="pfld-edge", standalone_mode=False)
+        status = cli.main(
+            list(arguments), prog_name="pfld-edge", complete_var="_PFLD_EDGE_COMPLETE", standalone_mode=False
+        )
         # Here, not at the interpreter's exit, where a closed pipe could no longer be caught.
         sys.stdout.flush()
     except click.exceptions.Abort:

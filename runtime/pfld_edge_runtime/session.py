@@ -75,7 +75,11 @@ def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) 
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         providers.insert(0, (DEVICES[device], provider_options(device, threads)))
     # onnxruntime's own fallback prints to stdout and hides what failed; older versions ignore the argument.
-    return onnxruntime.InferenceSession(source, sess_options=options, providers=providers, enable_fallback=0)
+    session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers, enable_fallback=0)
+    # Names in a damaged file may be no UTF-8: onnxruntime opens it all the same, and raises when they are read.
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        _ = value.name, value.shape
+    return session
 
 
 def _complain(device: str, running: str, failure: str, *, strict: bool) -> None:

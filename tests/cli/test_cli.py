@@ -1,6 +1,7 @@
 """The program itself: help for everything, one line for every mistake, quiet pipes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,21 @@ def test_a_closed_pipe_is_quiet() -> None:
 def test_piped_output_is_plain() -> None:
     done = subprocess.run([*PROGRAM, "--help"], capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(("words", "offers"), [("pfld-edge ver", "verify"), ("pfld-edge convert --int", "--int8")])
+def test_bash_completes_commands_and_options(words: str, offers: str) -> None:
+    """What the script from `pfld-edge completion bash` asks the program when a user presses the tab key."""
+    asks = {"_PFLD_EDGE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = subprocess.run(PROGRAM, env={**os.environ, **asks}, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"plain,{offers}\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_reads_the_completion_script(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    assert run(["completion", shell]) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    subprocess.run([str(shutil.which(shell)), "-n", str(script)], check=True)

@@ -62,6 +62,14 @@ def test_a_contract_that_is_no_text_is_refused(build: Build) -> None:
         FaceLandmarker(data.replace(b"contract!", b"contract\xff"))
 
 
+def test_names_that_are_no_text_are_refused(build: Build, contract: Contract) -> None:
+    """onnxruntime opens such a file, and raises UnicodeDecodeError where its input's name is read."""
+    model = onnx.load(build(contract))
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "landmark-points"
+    with pytest.raises(ModelFileError, match=r"opens: .*utf-8"):
+        FaceLandmarker(model.SerializeToString().replace(b"landmark-points", b"landmark-point\xff"))
+
+
 def foreign(tmp_path: Path, *, inputs: int = 1, text: str | None = None) -> Path:
     """Write a valid network that has nothing to do with faces: the sum of its inputs."""
     names = [f"x{i}" for i in range(inputs)]

@@ -69,13 +69,17 @@ class ProgressFile:
     ) -> None:
         """Close the file, and leave it, unless it would only stand in the way: there is nothing in it."""
         self._file.close()
-        if error is not None and not self.done:
+        if error is not None and not self.kept():
             self.path.unlink(missing_ok=True)
 
     def add(self, photo: DonePhoto) -> None:
         """Note the next photograph; from then on it outlives a kill."""
         self._write({"rows": photo.rows, "dropped": photo.dropped, "unreadable": photo.unreadable})
         self.done += 1
+
+    def kept(self) -> int:
+        """Count the photographs in the file itself: an interrupt may fall between a line and its count in `done`."""
+        return max(0, self._whole(self.path)[0] - 1)
 
     def photos(self) -> Iterator[DonePhoto]:
         """Read what is done, a photograph at a time."""

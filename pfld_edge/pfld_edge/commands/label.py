@@ -115,7 +115,7 @@ def label_command(
                 else:
                     label_photos(plan.tasks, opened, progress, count, advance)
         except KeyboardInterrupt:
-            note(f"{progress.done} of {plan.count} photographs are kept; the same command goes on")
+            note(f"{progress.kept()} of {plan.count} photographs are kept; the same command goes on")
             raise
         report = write_labels(progress, out, labeller.scheme.num_landmarks)
         progress.remove()

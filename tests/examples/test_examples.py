@@ -1,0 +1,112 @@
+"""Every example runs, or says why not."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pfld_edge_calib import PORTRAITS, portraits, read_photo
+from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+SHARED = os.environ.get("PFLD_EDGE_SHARED", "")
+YUNET = Path(SHARED).resolve() / "models/detectors/yunet_n_dynamic.onnx"
+
+needs_detector = pytest.mark.skipif(not SHARED, reason="PFLD_EDGE_SHARED is not set: no face detector")
+
+
+def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@needs_detector
+def test_faces_are_aligned(tmp_path: Path) -> None:
+    photos = sorted(PORTRAITS.glob("*.jpg"))
+    done = python(EXAMPLES / "align_for_recognition.py", *photos, "--detector", YUNET, "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    pictures = [cv2.imread(str(tmp_path / f"{photo.stem}-0.png")) for photo in photos]
+    assert [picture.shape for picture in pictures if picture is not None] == [(112, 112, 3)] * len(photos)
+
+
+def squeezed_eyes(photo: NDArray[np.uint8], landmarks: NDArray[np.float32], share: float) -> NDArray[np.uint8]:
+    """Press both eyes flat: what is within an eye's height shrinks to `share` of it, the lids stretch to fill in."""
+    y, x = np.mgrid[: photo.shape[0], : photo.shape[1]].astype(np.float32)
+    for first in (60, 68):
+        eye = landmarks[first : first + 8]
+        middle, (width, height) = (eye.min(axis=0) + eye.max(axis=0)) / 2, np.ptp(eye, axis=0)
+        reach, half = 0.75 * width, 0.7 * height
+        away = y - middle[1]
+        outer = half + (np.abs(away) - half * share) * (reach - half) / (reach - half * share)
+        source = np.where(np.abs(away) < half * share, away / share, np.sign(away) * outer)
+        strength = np.clip(2.6 - 2 * np.abs(x - middle[0]) / reach, 0, 1)
+        y = np.where(np.abs(away) < reach, y + (source - away) * strength, y).astype(np.float32)
+    return np.asarray(cv2.remap(photo, x, y, cv2.INTER_LINEAR), np.uint8)
+
+
+@needs_detector
+def test_eyes_that_close_ring(tmp_path: Path) -> None:
+    """The eyes of a portrait are closed for the middle two of six seconds."""
+    face = next(face for face in portraits() if "collins" in face.image.stem)
+    assert face.landmarks is not None
+    open_eyes = read_photo(face.image)
+    shut = squeezed_eyes(open_eyes, face.landmarks, 0.15)
+    size = (open_eyes.shape[1], open_eyes.shape[0])
+    writer = cv2.VideoWriter(str(tmp_path / "drive.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 20, size)
+    for frame in range(120):
+        writer.write(shut if 40 <= frame < 80 else open_eyes)
+    writer.release()
+    done = python(EXAMPLES / "drowsiness.py", tmp_path / "drive.avi", "--detector", YUNET)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(": ")[2] for line in lines] == ["eyes closed for 1 s", "eyes open again"]
+    rung, over = (float(line.split()[0]) for line in lines)
+    assert 2.9 < rung < 3.6
+    assert 3.9 < over < 4.4
+
+
+@needs_detector
+def test_the_endpoint_answers_and_survives_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi", reason="the extra 'examples' is not installed: no fastapi")
+    client_module = pytest.importorskip("fastapi.testclient", reason="httpx is not installed")
+    monkeypatch.setenv("DETECTOR", str(YUNET))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import serve
+
+    client = client_module.TestClient(serve.app)
+    photo = (PORTRAITS / "grace_hopper.jpg").read_bytes()
+    found = client.post("/faces", files={"photo": photo}).json()["faces"]
+    assert len(found) == 1
+    assert np.array(found[0]["landmarks"]).shape == (98, 2)
+    assert client.post("/faces", files={"photo": b"no picture"}).status_code == 422
+    assert client.post("/faces", files={"photo": b""}).status_code == 422
+    assert client.post("/faces", files={"photo": b"x" * (serve.MOST_BYTES + 1)}).status_code == 413
+
+
+def test_the_cpp_program_finds_what_python_finds(tmp_path: Path) -> None:
+    folder = os.environ.get("ONNXRUNTIME_ROOT", "")
+    if not shutil.which("cmake") or not folder:
+        pytest.skip("cmake, or onnxruntime's headers and library (ONNXRUNTIME_ROOT), are missing")
+    from pfld_edge_convert.onnx_file import load_onnx
+
+    build = ["cmake", "-S", str(EXAMPLES / "cpp"), "-B", str(tmp_path / "build"), f"-DONNXRUNTIME={folder}"]
+    subprocess.run(build, check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", str(tmp_path / "build")], check=True, capture_output=True)
+    from pfld_edge_convert.end_to_end import end_to_end_model
+
+    graph = end_to_end_model(load_onnx(BUNDLED_MODEL))
+    (tmp_path / "face.e2e.onnx").write_bytes(graph.SerializeToString())
+    face = portraits()[0]
+    photo = read_photo(face.image)
+    cv2.imwrite(str(tmp_path / "photo.ppm"), photo)
+    box = [str(value) for value in face.bbox_xyxy.tolist()]
+    command = [str(tmp_path / "build/landmarks"), str(tmp_path / "face.e2e.onnx"), str(tmp_path / "photo.ppm"), *box]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = np.array([line.split() for line in done.stdout.splitlines()], np.float64)
+    np.testing.assert_allclose(found, FaceLandmarker()(photo, face.bbox_xyxy, "bgr")[0], atol=1e-3)

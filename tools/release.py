@@ -1,0 +1,127 @@
+"""Builds what is published, twice, and refuses to call it done unless both times gave the same bytes.
+
+    python tools/release.py [--out dist]
+
+Wheels and source archives of pfld-edge and pfld-edge-runtime, `twine check --strict`, the runtime's wheel alone in a
+fresh environment, both wheels in another (inspect, predict), a CycloneDX bill of materials for each, SHA256SUMS.
+`make release` calls it; needs the extra `release`.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parents[1]
+PROJECTS = (ROOT / "runtime", ROOT)
+PORTRAIT = ROOT / "calib/pfld_edge_calib/portraits/grace_hopper.jpg"
+
+RUNTIME_CHECK = """
+import sys, numpy as np
+from pfld_edge_runtime import FaceLandmarker
+found = FaceLandmarker()(np.zeros((300, 300, 3), np.uint8), [[50, 50, 250, 250]], "rgb")
+assert found.shape == (1, 98, 2) and np.isfinite(found).all()
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"torch", "cv2", "onnx", "click", "rich"}, loaded
+"""
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Folder; emptied first.")
+def main(out: Path) -> None:
+    """Build, check and sum up a release."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        again = Path(scratch) / "again"
+        files, repeated = _built(out), _built(again)
+        changed = [name for name in files if files[name] != repeated.get(name)]
+        if changed or files.keys() != repeated.keys():
+            raise SystemExit(f"not reproducible: {', '.join(changed) or sorted(files.keys() ^ repeated.keys())}")
+        click.echo(f"built twice, the same bytes: {', '.join(files)}")
+        _run([sys.executable, "-m", "twine", "check", "--strict", *map(str, sorted(out.iterdir()))])
+        _check_runtime(out, Path(scratch) / "device")
+        _check_toolkit(out, Path(scratch) / "toolkit")
+    sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(out.iterdir()))
+    (out / "SHA256SUMS").write_text(sums)
+    click.echo(sums, nl=False)
+
+
+def _built(out: Path) -> dict[str, str]:
+    """Build everything; names and hashes."""
+    for project in PROJECTS:
+        _run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(project)])
+    return {path.name: _sha256(path) for path in sorted(out.iterdir())}
+
+
+def _check_runtime(out: Path, folder: Path) -> None:
+    """The runtime's wheel alone: it needs numpy and onnxruntime, and brings nothing else of ours."""
+    python = _environment(folder, [str(next(out.glob("pfld_edge_runtime-*.whl")))])
+    _run([str(python), "-c", RUNTIME_CHECK])
+    names = {item["name"].lower() for item in json.loads(_run([*_pip(python), "list", "--format", "json"]))}
+    if not {"numpy", "onnxruntime", "pfld-edge-runtime"} <= names or names & {
+        "torch",
+        "opencv-python-headless",
+        "onnx",
+    }:
+        raise SystemExit(f"the runtime brought {sorted(names)}")
+    _bill(python, out / "pfld-edge-runtime.cdx.json", ROOT / "runtime/pyproject.toml")
+    click.echo("the runtime's wheel runs alone")
+
+
+def _check_toolkit(out: Path, folder: Path) -> None:
+    """Both wheels: the commands that need no torch work."""
+    python = _environment(folder, [str(path) for path in sorted(out.glob("*.whl"))])
+    program = python.with_name("pfld-edge")
+    _run([str(program), "--version"])
+    _run([str(program), "inspect", str(next((folder / "lib").glob("*/site-packages/pfld_edge_runtime/models/*.onnx")))])
+    drawn = folder / "out.png"
+    _run([str(program), "predict", str(PORTRAIT), "--box", "173,157,354,333", "-o", str(drawn)])
+    if not drawn.is_file():
+        raise SystemExit("the toolkit's wheel drew nothing")
+    _bill(python, out / "pfld-edge.cdx.json", ROOT / "pyproject.toml")
+    click.echo("both wheels work in a fresh environment")
+
+
+def _environment(folder: Path, wheels: Sequence[str]) -> Path:
+    venv.create(folder, with_pip=False)
+    python = folder / "bin/python"
+    _run([*_pip(python), "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *wheels])
+    return python
+
+
+def _pip(python: Path) -> list[str]:
+    return [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+
+
+def _bill(python: Path, target: Path, project: Path) -> None:
+    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", str(project), "--of", "JSON"]
+    _run([*command, "--output-reproducible", "-o", str(target), str(python)])
+    bill = json.loads(target.read_text())
+    for component in bill["components"]:
+        # Where our own wheel lay while it was tried concerns nobody, and would differ from machine to machine.
+        links = component.get("externalReferences", [])
+        component["externalReferences"] = [link for link in links if not link["url"].startswith("file:")]
+    target.write_text(json.dumps(bill, indent=2) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)  # noqa: S603 - our own commands
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
