@@ -9,6 +9,11 @@ __all__ = ["demo_command"]
 
 @click.command("demo")
 @click.argument("models", nargs=-1, metavar="[MODEL]...", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--detector",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A YuNet file that finds the faces; without it the box is drawn by hand.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
     "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The next free one if it is taken."
@@ -22,7 +27,13 @@ __all__ = ["demo_command"]
 )
 @click.option("--no-open", is_flag=True, help="Don't open a browser.")
 def demo_command(
-    models: tuple[Path, ...], host: str, port: int, export: Path | None, web_runtime: Path | None, no_open: bool
+    models: tuple[Path, ...],
+    detector: Path | None,
+    host: str,
+    port: int,
+    export: Path | None,
+    web_runtime: Path | None,
+    no_open: bool,
 ) -> None:
     """Find landmarks in a browser, on the camera or a photograph.
 
@@ -38,11 +49,11 @@ def demo_command(
 
     chosen = models or (Path(BUNDLED_MODEL),)
     if export is not None:
-        write_page_folder(export, chosen, web_runtime)
+        write_page_folder(export, chosen, web_runtime, detector)
         click.echo(f"page -> {export}")
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_page_folder(Path(folder), chosen, web_runtime)
+        write_page_folder(Path(folder), chosen, web_runtime, detector)
         with open_server(Path(folder), host, port) as server:
             address = f"http://{host}:{server.server_address[1]}/"
             click.echo(f"{address} (Ctrl-C ends it)")

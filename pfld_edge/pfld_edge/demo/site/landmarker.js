@@ -1,4 +1,5 @@
-// End-to-end graphs in onnxruntime-web.
+// End-to-end graphs and the face detector in onnxruntime-web.
+import { bgrPlanes, decode, landmarkBox, letterbox } from "./detector.js";
 import * as ort from "./ort.wasm.bundle.min.mjs";
 
 ort.env.wasm.wasmPaths = { wasm: new URL("./ort-wasm-simd-threaded.wasm", import.meta.url).href };
@@ -20,4 +21,18 @@ export function rgbTensor({ data, width, height }) {
 export async function findLandmarks(session, image, box) {
   const boxes = new ort.Tensor("float32", Float32Array.from(box), [1, 4]);
   return (await session.run({ image, boxes })).landmarks.data;
+}
+
+/** Landmark boxes of the faces in a canvas, the surest first. `scratch` is a 2-D context of a canvas that may be resized. */
+export async function findBoxes(session, source, scratch, map) {
+  const { inner, canvas } = letterbox(source.width, source.height);
+  [scratch.canvas.width, scratch.canvas.height] = canvas;
+  scratch.fillStyle = "#000";
+  scratch.fillRect(0, 0, ...canvas);
+  scratch.drawImage(source, 0, 0, ...inner);
+  const planes = bgrPlanes(scratch.getImageData(0, 0, ...canvas));
+  const input = new ort.Tensor("float32", planes, [1, 3, canvas[1], canvas[0]]);
+  const found = decode(await session.run({ [session.inputNames[0]]: input }), canvas);
+  const scale = [source.width / inner[0], source.height / inner[1]];
+  return found.map((box) => landmarkBox(box.slice(0, 4).map((value, index) => value * scale[index % 2]), map));
 }
