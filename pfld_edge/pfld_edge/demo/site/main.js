@@ -20,16 +20,48 @@ function take(source, width, height) {
   pixels.drawImage(source, 0, 0, width, height);
 }
 
+function dots(target, points, unit, color, place = (x, y) => [x, y]) {
+  target.fillStyle = color;
+  target.strokeStyle = "#000a";
+  target.lineWidth = unit / 3;
+  for (let i = 0; i < points.length; i += 2) {
+    target.beginPath();
+    target.arc(...place(points[i], points[i + 1]), unit, 0, 7);
+    target.stroke();
+    target.fill();
+  }
+}
+
 function draw(found) {
   context.drawImage(frame, 0, 0);
-  const unit = Math.max(1, view.width / 300);
-  context.lineWidth = unit;
+  if (!box) return;
+  context.lineWidth = Math.max(1, view.width / 300);
   context.strokeStyle = "#fff";
-  if (box) context.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
+  context.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
   found.forEach(({ points }, index) => {
-    context.fillStyle = COLORS[index % COLORS.length];
-    for (let i = 0; i < points.length; i += 2) context.fillRect(points[i] - unit / 2, points[i + 1] - unit / 2, unit, unit);
+    dots(context, points, Math.max(1, (box[2] - box[0]) / 120), COLORS[index % COLORS.length]);
+    closeUp(at("faces").children[index].firstChild, points, COLORS[index % COLORS.length]);
   });
+}
+
+/** The face alone, large: what one model finds, beside what the other finds. */
+function closeUp(canvas, points, color) {
+  const side = 1.3 * Math.max(box[2] - box[0], box[3] - box[1]);
+  const [left, top] = [(box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2];
+  const scale = canvas.width / side;
+  const face = canvas.getContext("2d");
+  face.clearRect(0, 0, canvas.width, canvas.height);
+  face.drawImage(frame, left, top, side, side, 0, 0, canvas.width, canvas.height);
+  dots(face, points, canvas.width / 160, color, (x, y) => [(x - left) * scale, (y - top) * scale]);
+}
+
+function addFace({ name }) {
+  const figure = document.createElement("figure");
+  const canvas = Object.assign(document.createElement("canvas"), { width: 480, height: 480 });
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", `The face, with the landmarks of ${name}`);
+  figure.append(canvas, Object.assign(document.createElement("figcaption"), { textContent: name }));
+  at("faces").append(figure);
 }
 
 function tell(found, decode, drawn) {
@@ -51,7 +83,11 @@ function tell(found, decode, drawn) {
     text += ` Mean distance between the first two models: ${(sum / (a.length / 2)).toFixed(2)} px.`;
   }
   at("stages").textContent = text;
-  if (performance.now() - said > 2000) { said = performance.now(); say(`Face found by ${found.length} model(s).`); }
+  if (performance.now() - said > 2000) {
+    said = performance.now();
+    const { yaw, pitch, roll } = headPose(found[0].points, frame.width, frame.height, rigid);
+    say(`Landmarks found. Head: yaw ${yaw.toFixed(0)}, pitch ${pitch.toFixed(0)}, roll ${roll.toFixed(0)} degrees.`);
+  }
 }
 
 async function look() {
@@ -149,7 +185,10 @@ try {
   const portrait = async () => show(await (await fetch("portrait.jpg")).blob(), [...demo.box]);
   rigid = demo.pose;
   if (demo.detector) detector = { session: await openModel(demo.detector.file), map: demo.detector.map };
-  for (const { name, file } of demo.models) models.push({ name, session: await openModel(file) });
+  for (const { name, file } of demo.models) {
+    models.push({ name, session: await openModel(file) });
+    addFace({ name });
+  }
   at("portrait").addEventListener("click", portrait);
   await portrait();
 } catch (error) { say(`The demo can't start: ${error.message}`); }
