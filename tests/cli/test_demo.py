@@ -23,6 +23,30 @@ const timer = setInterval(() => {
 }, 100)</script>"""
 
 
+def test_what_the_page_cannot_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    site = ["--export", str(tmp_path / "site")]
+    model = str(BUNDLED_MODEL)
+    cases: list[tuple[list[str], str]] = [
+        ([str(tmp_path / "junk.onnx"), *site], "not an ONNX file"),
+        ([model, "--detector", model, *site], "needs a YuNet file of free input size"),
+        ([model, "--onnxruntime-web", str(tmp_path), *site], "give the folder of onnxruntime-web"),
+        ([model, "--onnxruntime-web", str(tmp_path / "junk.onnx"), *site], "SHA-512 differs"),
+    ]
+    for arguments, says in cases:
+        assert run(["demo", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert says in line
+        assert not (tmp_path / "site").exists()
+
+
+def test_a_port_that_is_taken_is_passed_over(tmp_path: Path) -> None:
+    with open_server(tmp_path, "127.0.0.1", 0) as first:
+        port = first.server_address[1]
+        with open_server(tmp_path, "127.0.0.1", port) as second:
+            assert second.server_address[1] != port
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
 def test_the_page_finds_what_python_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     site = tmp_path / "site"

@@ -1,6 +1,7 @@
 """`pfld-edge detector`: what is known, what is here, and nothing fetched unasked."""
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,3 +102,10 @@ def test_a_mistake_is_one_line_and_fetches_nothing(cache: Path, arguments: str, 
 def test_help_says_what_each_does(arguments: list[str], capsys: Printed) -> None:
     assert run(["detector", *arguments]) == 0
     assert "Usage: pfld-edge detector" in capsys.readouterr().out
+
+
+def test_the_list_for_machines(cache: Path, capsys: Printed) -> None:
+    assert run(["detector", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["here"] for row in rows} == dict.fromkeys(DETECTOR_FILES, "no")
+    assert [Path(row["path"]).parent for row in rows] == [cache] * len(rows)

@@ -142,9 +142,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(_refusal(path, str(error))) from error
     except Exception as error:
         # Whatever bytes a stranger's file has, torch's unpickler walks them until something breaks: an IndexError for
-        # a text that begins like a pickle, a BadZipFile, a UnicodeDecodeError. All mean one thing.
-        reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint ({reason})") from error
+        # a text that begins like a pickle, a BadZipFile, a UnicodeDecodeError. All mean one thing, and what they say,
+        # say the number of an opcode, helps nobody.
+        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint; copy it again if it was one") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{path}: expected a dict of weights, found {type(record).__name__}")
     return record
@@ -158,7 +158,7 @@ def _refusal(path: Path, reason: str) -> str:
     if stranger or head == b"PK" or head[:1] == b"\x80":
         found = stranger.group(1) if stranger else "Python objects"
         return f"{path}: refused, it holds {found} besides weights, which could run code; save only model.state_dict()"
-    return f"{path}: not a PyTorch checkpoint"
+    return f"{path}: not a PyTorch checkpoint, and no ONNX file by its name (.onnx)"
 
 
 def _own(record: dict[str, Any]) -> Checkpoint:

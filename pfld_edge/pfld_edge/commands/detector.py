@@ -20,18 +20,28 @@ def detector_command(ctx: click.Context) -> None:
 
 
 @detector_command.command("list")
-def list_command() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def list_command(as_json: bool) -> None:
     """Show the detectors that are known by name, and which are here."""
+    import json
+
     from rich.table import Table
 
     from pfld_edge.console import console
     from pfld_edge_runtime import DETECTOR_FILES, detector_folder
     from pfld_edge_runtime.detectors import is_intact
 
+    known = [(entry, entry.path()) for entry in DETECTOR_FILES.values()]
+    states = ["yes" if is_intact(entry, path) else "damaged" if path.is_file() else "no" for entry, path in known]
+    if as_json:
+        rows = [
+            {"name": entry.name, "path": str(path), "bytes": entry.size, "license": entry.license, "here": state}
+            for (entry, path), state in zip(known, states, strict=True)
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
     table = Table("name", "file", "kB", "license", "here", box=None)
-    for entry in DETECTOR_FILES.values():
-        path = entry.path()
-        state = "yes" if is_intact(entry, path) else "damaged" if path.is_file() else "no"
+    for (entry, _), state in zip(known, states, strict=True):
         table.add_row(entry.name, entry.file, f"{entry.size / 1000:.0f}", entry.license, state)
     console().print(table)
     click.echo(f"folder: {detector_folder()}")

@@ -100,6 +100,8 @@ def predict_command(
         raise click.UsageError("--box and --detector both say where faces are: leave one out")
     if moving and detector is None:
         raise click.UsageError("a video needs --detector: yunet, scrfd, ultraface, or an ONNX file")
+    if out.suffix.lower() in (".gif", ".bmp", ".webp", ".tif", ".tiff", ".avi", ".mov", ".mkv", ".webm"):
+        raise click.UsageError(f"the output must be a folder, or end in .png, .jpg or .mp4, not {out.name}")
     if out.suffix.lower() == ".mp4" and (len(moving) != 1 or photos):
         raise click.UsageError(f"{out} is one video: give one video or camera, or a folder as -o")
     opened = open_network(model or BUNDLED_MODEL, threads)

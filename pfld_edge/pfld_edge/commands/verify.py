@@ -82,6 +82,8 @@ def verify_command(
     from pfld_edge_convert.diagnosis import diagnosed
     from pfld_edge_convert.proof_models import fused_form, open_proof_model
 
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise click.UsageError(f"the report must end in .html, not {report.name}")
     started = time.monotonic()
     opened = [open_proof_model(path, threads) for path in (checkpoint, *models)]
     if fused and opened[0].kind == "torch":
