@@ -13,6 +13,7 @@ from statistics import median
 import click
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from pfld_edge_convert.benchmark.turns import take_turns
@@ -61,7 +62,7 @@ def main(rounds: int) -> None:
         click.echo(f"| {name} | {value:.0f} | {value / whole:.2f} |")
 
 
-def _call(make: Callable[[], nn.Module], count: int, crop: np.ndarray) -> Callable[[], object]:  # type: ignore[type-arg]
+def _call(make: Callable[[], nn.Module], count: int, crop: NDArray[np.float32]) -> Callable[[], object]:
     network = nn.Sequential(conv_block(3, 64, 3, 4, 1), *(make() for _ in range(count))).eval()
     session = open_session(export_onnx(reparameterize(network), 112).SerializeToString())
     return lambda: session.run(None, {INPUT_NAME: crop})

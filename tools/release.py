@@ -21,6 +21,7 @@ import click
 
 ROOT = Path(__file__).parents[1]
 PROJECTS = (ROOT / "runtime", ROOT)
+OURS = (".whl", ".tar.gz", ".cdx.json", "SHA256SUMS")
 PORTRAIT = ROOT / "calib/pfld_edge_calib/portraits/grace_hopper.jpg"
 
 RUNTIME_CHECK = """
@@ -34,9 +35,14 @@ assert not loaded & {"torch", "cv2", "onnx", "click", "rich"}, loaded
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Folder; emptied first.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Folder; an earlier release in it goes."
+)
 def main(out: Path) -> None:
-    """Build, check and sum up a release."""
+    """Build, check and sum up a release; an earlier one in the folder goes."""
+    strange = [path.name for path in out.glob("*") if not path.name.endswith(OURS)]
+    if strange:
+        raise SystemExit(f"{out} holds {strange[0]}, which no release left there: give another --out")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,11 +72,8 @@ def _check_runtime(out: Path, folder: Path) -> None:
     python = _environment(folder, [str(next(out.glob("pfld_edge_runtime-*.whl")))])
     _run([str(python), "-c", RUNTIME_CHECK])
     names = {item["name"].lower() for item in json.loads(_run([*_pip(python), "list", "--format", "json"]))}
-    if not {"numpy", "onnxruntime", "pfld-edge-runtime"} <= names or names & {
-        "torch",
-        "opencv-python-headless",
-        "onnx",
-    }:
+    foreign = names & {"torch", "opencv-python-headless", "onnx"}
+    if foreign or not {"numpy", "onnxruntime", "pfld-edge-runtime"} <= names:
         raise SystemExit(f"the runtime brought {sorted(names)}")
     _bill(python, out / "pfld-edge-runtime.cdx.json", ROOT / "runtime/pyproject.toml")
     click.echo("the runtime's wheel runs alone")

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.cache_folder import cache_folder as project_cache_folder
+
 __all__ = ["cache_folder", "file_signs", "load_crops", "save_crops", "sources_key"]
 
 _FORMAT = 1
@@ -15,9 +17,8 @@ _FORMAT = 1
 
 
 def cache_folder() -> Path:
-    """Where they lie: ``$XDG_CACHE_HOME`` or ``~/.cache``, in ``pfld-edge/calibration``."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "pfld-edge" / "calibration"
+    """Where they lie: ``calibration`` in pfld-edge's cache folder."""
+    return project_cache_folder() / "calibration"
 
 
 def file_signs(path: Path) -> list[str]:

@@ -12,6 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pfld_edge_calib import PORTRAITS, portraits, read_photo
+from pfld_edge_convert.contract_io import read_contract
+from pfld_edge_convert.end_to_end import end_to_end_model
+from pfld_edge_convert.onnx_file import load_onnx
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
 
 ROOT = Path(__file__).parents[2]
@@ -93,14 +96,13 @@ def test_the_cpp_program_finds_what_python_finds(tmp_path: Path) -> None:
     folder = os.environ.get("ONNXRUNTIME_ROOT", "")
     if not shutil.which("cmake") or not folder:
         pytest.skip("cmake, or onnxruntime's headers and library (ONNXRUNTIME_ROOT), are missing")
-    from pfld_edge_convert.onnx_file import load_onnx
-
     build = ["cmake", "-S", str(EXAMPLES / "cpp"), "-B", str(tmp_path / "build"), f"-DONNXRUNTIME={folder}"]
     subprocess.run(build, check=True, capture_output=True)
     subprocess.run(["cmake", "--build", str(tmp_path / "build")], check=True, capture_output=True)
-    from pfld_edge_convert.end_to_end import end_to_end_model
-
-    graph = end_to_end_model(load_onnx(BUNDLED_MODEL))
+    network = load_onnx(BUNDLED_MODEL)
+    contract = read_contract(network)
+    assert contract is not None
+    graph = end_to_end_model(network, contract)
     (tmp_path / "face.e2e.onnx").write_bytes(graph.SerializeToString())
     face = portraits()[0]
     photo = read_photo(face.image)

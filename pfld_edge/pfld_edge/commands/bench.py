@@ -6,6 +6,7 @@ import click
 
 from pfld_edge.axis_size import AxisSize
 from pfld_edge.number_list import NumberList
+from pfld_edge.output_suffix import check_suffix
 from pfld_edge.share import Share
 
 __all__ = ["bench_command"]
@@ -58,8 +59,8 @@ def bench_command(
     from pfld_edge.output_file import write_picture
     from pfld_edge_convert.benchmark.bench import BenchRequest, open_subjects, run_bench, steps
 
-    if plot is not None and plot.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise click.UsageError(f"the plot must end in .png or .jpg, not {plot.name}")
+    if plot is not None:
+        check_suffix(plot, "plot", ".png", ".jpg")
     subjects = open_subjects([*([] if against is None else [against]), *models], dict(axes))
     for subject in subjects:
         note_assumed(subject.name, from_crops and subject.contract is None)

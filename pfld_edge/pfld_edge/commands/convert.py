@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfld_edge.output_suffix import check_suffix
 from pfld_edge.share import Share
 
 if TYPE_CHECKING:
@@ -97,8 +98,7 @@ def convert_command(
     if checkpoint.suffix.lower() == ".onnx":
         raise click.UsageError(f"{checkpoint} is an ONNX file; `pfld-edge import-onnx` makes a checkpoint of it")
     file = checkpoint.with_suffix(".onnx") if output is None else output
-    if file.suffix.lower() != ".onnx":
-        raise click.UsageError(f"the output must end in .onnx, not {file.name}")
+    check_suffix(file, "output", ".onnx")
 
     from pfld_edge.console import console, face_progress, note, note_assumed, photo_count
     from pfld_edge.conversion_report import conversion_table

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfld_edge.output_suffix import check_suffix
+
 if TYPE_CHECKING:
     from pfld_edge_convert.inspection import Inspection
 
@@ -26,8 +28,8 @@ def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: 
     """
     from pfld_edge_convert.inspection import inspect_file
 
-    if plot is not None and plot.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise click.UsageError(f"the plot must end in .png or .jpg, not {plot.name}")
+    if plot is not None:
+        check_suffix(plot, "plot", ".png", ".jpg")
     if plot is not None and other is not None:
         raise click.UsageError("--plot draws one file: leave out the other")
     found = inspect_file(model)

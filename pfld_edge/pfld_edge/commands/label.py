@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pfld_edge.output_suffix import check_suffix
 from pfld_edge.workers import ray_option, runner
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ def label_command(
         raise click.UsageError("say where the faces are: either --detector or --boxes")
     if not photos and boxes is None:
         raise click.UsageError("give PHOTOS: folders, text files that list photographs, or photographs")
-    if out.suffix.lower() != ".csv":
-        raise click.UsageError(f"the output must end in .csv, not {out.name}")
+    check_suffix(out, "output", ".csv")
     settings = LabelSettings(flip, crops, passes, least_agreement, least_size)
     make = partial(open_labeller, teachers, detectors, least_score, settings)
     # Here first, before any process starts: what is wrong with the files is said at once.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pfld_edge.json_target import JsonTarget
+from pfld_edge.output_suffix import check_suffix
 from pfld_edge.share import Share
 from pfld_edge.workers import ray_option, resume_option, workers_option
 
@@ -82,8 +83,8 @@ def verify_command(
     from pfld_edge_convert.diagnosis import diagnosed
     from pfld_edge_convert.proof_models import fused_form, open_proof_model
 
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        raise click.UsageError(f"the report must end in .html, not {report.name}")
+    if report is not None:
+        check_suffix(report, "report", ".html")
     started = time.monotonic()
     opened = [open_proof_model(path, threads) for path in (checkpoint, *models)]
     if fused and opened[0].kind == "torch":

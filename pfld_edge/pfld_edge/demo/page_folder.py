@@ -9,11 +9,9 @@ from pfld_edge.demo.web_runtime import web_runtime_files
 from pfld_edge.errors import InputError
 from pfld_edge.output_file import write_atomically
 
-__all__ = ["PAGE_FILES", "write_page_folder"]
+__all__ = ["write_page_folder"]
 
 _SITE = Path(__file__).parent / "site"
-PAGE_FILES = ("index.html", "style.css", "main.js", "landmarker.js", "openness.js", "box.js", "pose.js", "detector.js")
-"""The page's own files."""
 
 
 def write_page_folder(
@@ -29,25 +27,20 @@ def write_page_folder(
 
     Raises:
         InputError: A model has no contract, the detector is another network, or onnxruntime-web can't be had.
+        ModelFileError: A model or the detector is no ONNX file, or names weights outside of its folder.
         OSError: A file can't be read or written.
     """
-    import onnx
-
     from pfld_edge_calib import PORTRAITS, portraits
     from pfld_edge_convert.contract_io import read_contract
     from pfld_edge_convert.end_to_end import end_to_end_model
+    from pfld_edge_convert.onnx_file import load_onnx
     from pfld_edge_runtime.detectors import YuNet
     from pfld_edge_runtime.reading.face_shape import FACE_SHAPE, RIGID_POINTS
 
-    files = {name: (_SITE / name).read_bytes() for name in PAGE_FILES}
+    files = {path.name: path.read_bytes() for path in _SITE.iterdir()}
     names = []
     for index, path in enumerate(models):
-        try:
-            network = onnx.load(path)
-        except OSError:
-            raise
-        except Exception as error:
-            raise InputError(f"{path}: not an ONNX file") from error
+        network = load_onnx(path)
         contract = read_contract(network)
         if contract is None:
             raise InputError(f"{path}: carries no contract; write it with `pfld-edge convert`")

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from pfld_edge.errors import InputError
 from pfld_edge.output_file import write_atomically
+from pfld_edge_runtime.cache_folder import cache_folder
 
 __all__ = ["VERSION", "WEB_FILES", "web_runtime_files"]
 
@@ -48,8 +48,7 @@ def web_runtime_files(source: Path | None = None) -> dict[str, bytes]:
 
 
 def _cached() -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = root / "pfld-edge" / f"onnxruntime-web-{VERSION}.tgz"
+    path = cache_folder() / f"onnxruntime-web-{VERSION}.tgz"
     if path.is_file():
         return path
     npm = shutil.which("npm")

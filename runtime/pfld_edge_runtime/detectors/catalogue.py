@@ -1,9 +1,9 @@
 """The published detector files that can be asked for by name: where they come from and how to know them."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pfld_edge_runtime.cache_folder import cache_folder
 from pfld_edge_runtime.detectors.errors import DetectorError
 
 __all__ = ["DETECTOR_FILES", "DetectorFile", "detector_folder", "named_file"]
@@ -90,9 +90,5 @@ def named_file(name: str) -> DetectorFile:
 
 
 def detector_folder() -> Path:
-    """The folder of downloaded detectors: ``$XDG_CACHE_HOME/pfld-edge/detectors``, by default under ``~/.cache``.
-
-    A relative ``XDG_CACHE_HOME`` is ignored, as the XDG Base Directory Specification has it.
-    """
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "pfld-edge" / "detectors"
+    """The folder of downloaded detectors: ``$XDG_CACHE_HOME/pfld-edge/detectors``, by default under ``~/.cache``."""
+    return cache_folder() / "detectors"

@@ -23,6 +23,8 @@ export function bgrPlanes({ data, width, height }) {
   return planes;
 }
 
+const clip = (value) => Math.min(1, Math.max(0, value));
+
 function overlap(a, b) {
   const wide = Math.min(a[2], b[2]) - Math.max(a[0], b[0]);
   const high = Math.min(a[3], b[3]) - Math.max(a[1], b[1]);
@@ -38,7 +40,6 @@ export function decode(outputs, canvas) {
     const [classes, objects, cells] = ["cls", "obj", "bbox"].map((kind) => outputs[`${kind}_${stride}`].data);
     const columns = canvas[0] / stride;
     for (let i = 0; i < classes.length; i++) {
-      const clip = (value) => Math.min(1, Math.max(0, value));
       const score = Math.sqrt(clip(classes[i]) * clip(objects[i]));
       if (!(score >= LEAST_SCORE)) continue;
       const x = cells[4 * i] + (i % columns);

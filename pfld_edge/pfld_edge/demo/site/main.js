@@ -65,10 +65,9 @@ function addFace({ name }) {
 }
 
 function tell(found, decode, drawn) {
-  const row = ({ name, points, ms }) => {
+  const row = ({ name, points, ms, pose }) => {
     const tr = document.createElement("tr");
-    const { yaw, pitch, roll } = headPose(points, frame.width, frame.height, rigid);
-    const angles = [yaw, pitch, roll].map((x) => `${x.toFixed(0)}\u00b0`);
+    const angles = [pose.yaw, pose.pitch, pose.roll].map((x) => `${x.toFixed(0)}\u00b0`);
     const shares = [...eyeOpenness(points), mouthOpenness(points)].map((x) => x.toFixed(2));
     for (const text of [name, ...shares, ...angles, ms.toFixed(1)]) tr.insertCell().textContent = text;
     return tr;
@@ -85,7 +84,7 @@ function tell(found, decode, drawn) {
   at("stages").textContent = text;
   if (performance.now() - said > 2000) {
     said = performance.now();
-    const { yaw, pitch, roll } = headPose(found[0].points, frame.width, frame.height, rigid);
+    const { yaw, pitch, roll } = found[0].pose;
     say(`Landmarks found. Head: yaw ${yaw.toFixed(0)}, pitch ${pitch.toFixed(0)}, roll ${roll.toFixed(0)} degrees.`);
   }
 }
@@ -101,9 +100,11 @@ async function look() {
       const image = rgbTensor(pixels.getImageData(0, 0, frame.width, frame.height));
       const decode = performance.now() - start;
       const found = [];
+      const { width, height } = frame;
       for (const { name, session } of models) {
         const from = performance.now();
-        found.push({ name, points: await findLandmarks(session, image, box), ms: performance.now() - from });
+        const points = await findLandmarks(session, image, box);
+        found.push({ name, points, ms: performance.now() - from, pose: headPose(points, width, height, rigid) });
       }
       const from = performance.now();
       draw(found);
@@ -182,7 +183,7 @@ at("camera").addEventListener("click", camera);
 
 try {
   const demo = await (await fetch("demo.json")).json();
-  const portrait = async () => show(await (await fetch("portrait.jpg")).blob(), [...demo.box]);
+  const portrait = async () => show(await (await fetch("portrait.jpg")).blob(), demo.box);
   rigid = demo.pose;
   if (demo.detector) detector = { session: await openModel(demo.detector.file), map: demo.detector.map };
   for (const { name, file } of demo.models) {
