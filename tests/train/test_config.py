@@ -40,6 +40,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("[[data]]\npath = 'a'\nsplit = 'test'", "no run learns from a test list"),
         ("[[data]]\npath = 'a'\ngroup_by = 'name'", "unknown group_by 'name'; known: image, person"),
         ("[[data]]\npath = 'a'\nrepeat = 0", "repeat must be 1 or more, found 0"),
+        ("[[data]]\npath = 'a'\npose_balance = 5", "pose_balance must be from 0 to 4, found 5"),
         ("optimizer = 1\n[[data]]\npath = 'a'", "optimizer: expected a table, found 1"),
         ("[[data]]\npath = 'a'\n[optimizer]\nlearning_rate = nan", "optimizer: learning_rate must be positive"),
         ("epochs = ", "not valid TOML"),

@@ -23,7 +23,9 @@ class DataConfig:
         split: For a WFLW folder: which official list; ``train``, since the other one is for measuring only.
         group_by: For a CSV: ``image`` or ``person``, what a validation split must not part.
         repeat: How often an epoch shows each face.
-        weighted: Whether a CSV's weight column counts; where not, every face weighs 1.
+        pose_balance: How much more often it shows a face that is turned to the side; 0: no more often. See
+            `pfld_edge_train.pose_balance`.
+        weighted: Whether a CSV's trust in faces and in landmarks counts; where not, everything that has any weighs 1.
 
     Raises:
         TrainConfigError: A value is out of range.
@@ -35,6 +37,7 @@ class DataConfig:
     split: str = "train"
     group_by: str = "image"
     repeat: int = 1
+    pose_balance: float = 0.0
     weighted: bool = True
 
     def __post_init__(self) -> None:
@@ -49,3 +52,5 @@ class DataConfig:
             raise TrainConfigError(f"unknown group_by {self.group_by!r}; known: {', '.join(_GROUPS)}")
         if self.repeat < 1:
             raise TrainConfigError(f"repeat must be 1 or more, found {self.repeat}")
+        if not 0 <= self.pose_balance <= 4:
+            raise TrainConfigError(f"pose_balance must be from 0 to 4, found {self.pose_balance}")

@@ -16,8 +16,12 @@ from pfld_edge_calib.prepared import ROOM
 from pfld_edge_runtime import Contract, CropRule
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.face_sources import FaceSource, open_source
+from pfld_edge_train.pose_balance import balanced_repeats
 
 __all__ = ["FaceCache", "open_cache", "split_groups"]
+
+_FREQUENCY = ("repeat", "pose_balance")
+"""What a source's table says of how often its faces are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,14 @@ def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCac
     if not (target / "landmarks.npy").exists():
         _build(sources, sum(counts), wide, target)
     groups = [group for each in known for group in each.groups]
+    landmarks = np.load(target / "landmarks.npy")
+    repeats, balance = (np.repeat([getattr(data, name) for data in config.data], counts) for name in _FREQUENCY)
     return FaceCache(
         crops=np.load(target / "crops.npy", mmap_mode="r"),
-        landmarks=np.load(target / "landmarks.npy"),
+        landmarks=landmarks,
         weights=np.concatenate([each.weights for each in known]),
         attributes=np.concatenate([each.attributes for each in known]),
-        repeats=np.repeat([data.repeat for data in config.data], counts),
+        repeats=balanced_repeats(repeats, balance, landmarks, contract.landmarks.normalizing_points),
         held_out=split_groups(groups, config.validation, config.seed),
     )
 

@@ -114,7 +114,7 @@ class _ListedFaces:
             points = np.ones(len(face.landmarks if face.landmarks is not None else ()), np.float32)
             if face.point_weights is not None:
                 points = face.point_weights
-            rows.append(points * (face.weight if self._weighted else 1.0))
+            rows.append(points * face.weight if self._weighted else points > 0)
         attributes = [[name in face.attributes for name in WFLW_ATTRIBUTES] for face in self._faces]
         return Known(tuple(face.group for face in self._faces), np.array(rows, np.float32), np.array(attributes))
 

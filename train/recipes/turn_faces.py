@@ -10,7 +10,8 @@ After face profiling (Zhu et al., "Face Alignment Across Large Poses: A 3D Solut
 landmarks alone instead of a 3-D scan: a mean depth of all 98 points comes from the labels (structure from motion), the
 points and a ring of background make a triangle mesh, its vertices turn, triangles that then face away are left out,
 nearer ones cover farther ones. Points of the cheek that would end behind the face move to its outline, where WFLW's
-annotators put them; they get half the trust.
+annotators put them; they get half the trust. That is not good enough beyond some 30 degrees: `relabel.py` lets the
+teachers label what this draws.
 """
 
 import csv

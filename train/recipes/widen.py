@@ -1,0 +1,71 @@
+"""Makes pfld-edge-m's first weights from a trained pfld-edge-s: wider, and with the same answers.
+
+    python train/recipes/widen.py checkpoints/pfld-edge-s.pth runs/widened.pth [SEED]
+
+After Net2WiderNet (Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016, section 2.2). The
+two networks differ in their widths alone. Each new channel copies an old one, and whatever reads the old one's output
+takes a share of it from every copy; the shares differ, so that the copies learn to differ.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pfld_edge_train.checkpoint import Checkpoint, load_model, save_checkpoint
+from pfld_edge_train.models import ModelConfig, build_model
+
+WIDER = "pfld-edge-m"
+LEAST_SHARE = 0.25
+
+
+def copied_channels(old: int, new: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Choose which old channel each new one copies, and its share of it.
+
+    Returns:
+        ``(new,)`` int64 and ``(new,)`` float32; the shares of one channel's copies sum to 1.
+    """
+    sources = torch.arange(old)
+    while len(sources) < new:
+        sources = torch.cat([sources, torch.randperm(old, generator=generator)[: new - len(sources)]])
+    shares = LEAST_SHARE + (1 - 2 * LEAST_SHARE) * torch.rand(new, generator=generator)
+    return sources, shares / torch.zeros(old).index_add_(0, sources, shares)[sources]
+
+
+def widened(narrow: nn.Module, wide: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Fill the wide network's state dict from the narrow one's.
+
+    Args:
+        narrow: Trained; its blocks have one branch each.
+        wide: The same layers, each at least as wide.
+        seed: Of the copies.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    state, target = narrow.state_dict(), wide.state_dict()
+    sources, shares = torch.arange(3), torch.ones(3)
+    for name, old in state.items():
+        if name.endswith("conv.weight"):
+            # A convolution comes before its BatchNorm; its inputs are the last block's outputs.
+            kernel = old[:, sources] * shares[None, :, None, None]
+            sources, shares = copied_channels(len(old), len(target[name]), generator)
+            target[name] = kernel[sources]
+        elif ".bn." in name and old.ndim:
+            target[name] = old[sources]
+        else:
+            target[name] = old
+    return target
+
+
+def main() -> None:
+    """Write the wider network's checkpoint."""
+    source, out = Path(sys.argv[1]), Path(sys.argv[2])
+    narrow, checkpoint = load_model(source)
+    config: ModelConfig = replace(checkpoint.model, kind=WIDER)
+    weights = widened(narrow, build_model(config), int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    save_checkpoint(out, Checkpoint(weights, config, contract=checkpoint.contract))
+
+
+if __name__ == "__main__":
+    main()
