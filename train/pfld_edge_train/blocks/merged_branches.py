@@ -6,7 +6,7 @@ is known before any convolution has run. Gradients are exact: they flow through 
 factors, and through the moments into the input. Derived in docs/reparameterized-training.md.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from pfld_edge_train.blocks.branch_algebra import BranchAlgebra
 from pfld_edge_train.blocks.branch_kernels import split_kernels, stack_kernels
-from pfld_edge_train.blocks.convolution_gradients import input_gradient, weight_gradient
+from pfld_edge_train.blocks.convolution_gradients import convolution_gradients
 from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
 from pfld_edge_train.blocks.patch_moments import patch_gradient, patch_moments
 from pfld_edge_train.blocks.running_statistics import move_statistics
@@ -95,7 +95,9 @@ class _MergedConvolution(torch.autograd.Function):
     def backward(ctx: Any, out_gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch's own interface
         x, weight, *outputs = ctx.saved_tensors
         block, algebra = ctx.block, ctx.algebra
-        weight_sum, bias_sum = _weight_gradient(x, weight, block, out_gradient, outputs)
+        parts, weight_sum, bias_sum = _convolution_gradients(
+            x, weight, block, out_gradient, outputs, ctx.needs_input_grad[0]
+        )
         beta = bias_sum.to(algebra.bias.dtype)
         found = algebra.backward(weight_sum.reshape(algebra.weight.shape).to(beta.dtype), beta.view(algebra.bias.shape))
         x_gradient = None
@@ -106,7 +108,7 @@ class _MergedConvolution(torch.autograd.Function):
             # d Cov / d p = (G + G^T) (p - E[p]) / n, and G is symmetric; d E[p] / d p = 1 / n.
             linear = covariance * (2 / ctx.count)
             constant = mean / ctx.count - (linear @ algebra.patch_mean[:, :, None])[:, :, 0]
-            x_gradient = _input_gradient(x, weight, block, out_gradient, outputs, constant, linear)
+            x_gradient = _with_moments(parts, x, block.geometry, constant, linear)
         kernels = split_kernels(found.kernels.to(ctx.dtype), ctx.shapes)
         gammas = found.gamma.transpose(0, 1).flatten(1).to(ctx.dtype).unbind()
         betas = [beta.to(ctx.dtype)] * len(gammas)
@@ -135,44 +137,39 @@ def _merge(
         x = x.double()
 
 
-def _chunks(x: Tensor, out_gradient: Tensor, outputs: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield images of a chunk, as a slice, their x and the gradient before the ReLU."""
+def _convolution_gradients(
+    x: Tensor, weight: Tensor, block: MergedBlock, out_gradient: Tensor, outputs: Sequence[Tensor], wanted: bool
+) -> tuple[list[tuple[slice, Tensor]], Tensor, Tensor]:
+    """Give the merged convolution's gradients, some images at a time: what the ReLU lets through stays in the cache.
+
+    Returns:
+        Those of x, images by images, if `wanted`; the kernel's; the bias's.
+    """
+    dtype = torch.float64 if out_gradient.dtype == torch.float64 else torch.float32
+    weights = torch.zeros(weight.shape, dtype=dtype, device=x.device)
+    biases = torch.zeros(len(weight), dtype=dtype, device=x.device)
+    parts: list[tuple[slice, Tensor]] = []
     size = images_at_once(x)
     for start in range(0, len(x), size):
         part = slice(start, start + size)
         gradient = out_gradient[part]
         if outputs:
             gradient = torch.ops.aten.threshold_backward(gradient, outputs[0][part], 0)
-        yield part, x[part], gradient
+        ours, kernel, bias = convolution_gradients(gradient, x[part], weight, block.geometry, wanted=wanted)
+        weights += kernel
+        biases += bias
+        if ours is not None:
+            parts.append((part, ours))
+    return parts, weights, biases
 
 
-def _weight_gradient(
-    x: Tensor, weight: Tensor, block: MergedBlock, out_gradient: Tensor, outputs: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Give the merged kernel's and bias's gradients."""
-    dtype = torch.float64 if out_gradient.dtype == torch.float64 else torch.float32
-    weights = torch.zeros(weight.shape, dtype=dtype, device=x.device)
-    biases = torch.zeros(len(weight), dtype=dtype, device=x.device)
-    for _, values, gradient in _chunks(x, out_gradient, outputs):
-        weights += weight_gradient(gradient, values, weight, block.geometry)
-        biases += gradient.sum(dim=(0, 2, 3), dtype=dtype)
-    return weights, biases
-
-
-def _input_gradient(
-    x: Tensor,
-    weight: Tensor,
-    block: MergedBlock,
-    out_gradient: Tensor,
-    outputs: Sequence[Tensor],
-    constant: Tensor,
-    linear: Tensor,
+def _with_moments(
+    parts: Sequence[tuple[slice, Tensor]], x: Tensor, geometry: PatchGeometry, constant: Tensor, linear: Tensor
 ) -> Tensor:
-    """Give the convolution's gradient of x, and that of the moments."""
+    """Add the moments' gradient of x to the convolution's."""
     found = torch.empty_like(x)
-    patches = patch_gradient(x, block.geometry, constant, linear)
-    for part, values, gradient in _chunks(x, out_gradient, outputs):
-        ours = input_gradient(gradient, values, weight, block.geometry)
-        torch.add(ours, patches.of(values), out=found[part])
+    patches = patch_gradient(x, geometry, constant, linear)
+    for part, ours in parts:
+        torch.add(ours, patches.of(x[part]), out=found[part])
     patches.finish(found, x)
     return found
