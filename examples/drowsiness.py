@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("video", help="a file, or a camera's number")
     parser.add_argument("--detector", required=True, help="a YuNet, SCRFD or UltraFace file")
     parser.add_argument("--model", help="a network of your own instead of the bundled one")
-    parser.add_argument("--closed", type=float, default=0.7, help="closed is below this share of the usual openness")
+    parser.add_argument("--closed", type=float, default=0.75, help="closed is below this share of the usual openness")
     parser.add_argument("--seconds", type=float, default=1.0, help="closed for so long rings")
     options = parser.parse_args()
     video = cv2.VideoCapture(int(options.video) if options.video.isdigit() else options.video)
