@@ -167,17 +167,13 @@ def train_command(out: Path, names: tuple[str, ...], config_path: Path, cache: P
             done += count
         held_out = validation_batches(faces, contract, config.batch_size)
         nme = mean_error(trainee.average, held_out, contract.landmarks.normalizing_points)
-        _add(out, name, {"nme": nme, "loss": mean(losses), "steps": steps, "parameters": _parameters(trainee.model)})
+        _add(out, name, {"nme": nme, "loss": mean(losses), "steps": steps})
         click.echo(f"{name}: {nme:.5f}")
 
 
 def _shortened(config: TrainConfig, steps: int, a_epoch: int) -> TrainConfig:
     # A schedule may end within an epoch; the configuration's own type knows whole epochs alone.
     return replace(config, epochs=max(1.0, steps / a_epoch))  # type: ignore[arg-type]
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @main.command("time")
@@ -230,8 +226,9 @@ def table_command(out: Path) -> None:
             speeds = [
                 f"{row[f'{form} speedup']:.2f} x" if f"{form} speedup" in row else "" for form in ("fp32", "int8")
             ]
+            nme = f"{row['nme']:.4f}" if "nme" in row else ""
             cells = [f"{row.get('macs', np.nan) / 1e6:.0f} M", f"{row.get('parameters', np.nan) / 1e6:.2f} M", *speeds]
-            click.echo(f"| {name} | {' | '.join(cells)} | {row.get('nme', np.nan):.4f} |")
+            click.echo(f"| {name} | {' | '.join(cells)} | {nme} |")
 
 
 def _read(out: Path) -> dict[str, dict[str, float]]:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes.fold_normalization import FoldNormalization
 from pfld_edge_convert.passes.group_pixels import GroupPixels
+from pfld_edge_runtime.cpu_features import INT8_DOT_PRODUCTS, cpu_features
 
 Build = Callable[..., onnx.ModelProto]
 Array = NDArray[np.generic]
@@ -121,11 +122,12 @@ def pixel_model(
 ) -> onnx.ModelProto:
     """Transpose and QLinearConv of uint8 pixels, 5 outputs, and a Relu-like clipping grid."""
     random = np.random.default_rng(seed)
-    # Processors without VNNI clip the sum of two products at 16 bits, and which two are a pair depends on the layout:
-    # with weights up to 64 no pair clips, and all processors agree.
+    # x86 without VNNI clips the sum of two products at 16 bits, and which two are a pair depends on the layout: there
+    # weights stay within 64, so that no pair clips.
+    largest = 127 if INT8_DOT_PRODUCTS & {*(cpu_features() or ())} else 64
     constants: dict[str, Array] = {
         "sx": np.array(1, np.float32), "zx": np.array(128, np.uint8),
-        "w": random.integers(-64, 65, (5, 3, kernel, kernel)).astype(np.int8),
+        "w": random.integers(-largest, largest + 1, (5, 3, kernel, kernel)).astype(np.int8),
         "sw": random.uniform(0.001, 0.01, 5).astype(np.float32) if per_channel else np.array(0.004, np.float32),
         "zw": np.asarray(np.int8(0) if weight_zero is None else weight_zero),
         "sy": np.array(1.5, np.float32), "zy": np.array(90, np.uint8),

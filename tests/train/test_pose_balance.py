@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pfld_edge_runtime import WFLW_98, Contract
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.face_cache import open_cache
-from pfld_edge_train.pose_balance import FRONTAL_SHARE, MOST, balanced_repeats
+from pfld_edge_train.pose_balance import MOST, TURNED_SHARE, balanced_repeats
 
 EYES = WFLW_98.normalizing_points
 
@@ -31,8 +31,8 @@ def repeats_of(shares: list[float], balance: float, repeat: int = 6) -> list[int
 
 
 def test_a_face_counts_by_the_inverse_of_its_eyes_distance() -> None:
-    assert repeats_of([FRONTAL_SHARE, FRONTAL_SHARE / 2, FRONTAL_SHARE / 3], 1.0) == [6, 12, 18]
-    assert repeats_of([FRONTAL_SHARE, FRONTAL_SHARE / 4], 1.5) == [6, 48]
+    assert repeats_of([TURNED_SHARE, TURNED_SHARE / 2, TURNED_SHARE / 3], 1.0) == [6, 12, 18]
+    assert repeats_of([TURNED_SHARE, TURNED_SHARE / 4], 1.5) == [6, 48]
 
 
 def test_without_balance_every_face_keeps_its_number() -> None:

@@ -20,9 +20,6 @@ from pfld_edge_train.pose_balance import balanced_repeats
 
 __all__ = ["FaceCache", "open_cache", "split_groups"]
 
-_FREQUENCY = ("repeat", "pose_balance")
-"""What a source's table says of how often its faces are shown."""
-
 
 @dataclass(frozen=True, slots=True)
 class FaceCache:
@@ -82,7 +79,8 @@ def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCac
         _build(sources, sum(counts), wide, target)
     groups = [group for each in known for group in each.groups]
     landmarks = np.load(target / "landmarks.npy")
-    repeats, balance = (np.repeat([getattr(data, name) for data in config.data], counts) for name in _FREQUENCY)
+    repeats = np.repeat([data.repeat for data in config.data], counts)
+    balance = np.repeat([data.pose_balance for data in config.data], counts)
     return FaceCache(
         crops=np.load(target / "crops.npy", mmap_mode="r"),
         landmarks=landmarks,

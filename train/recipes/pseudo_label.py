@@ -42,6 +42,7 @@ FROM_68 = np.array([*range(0, 33, 2), *_BROWS_AND_NOSE, *_EYES, *range(76, 96)])
 TYPICAL_DISAGREEMENT, WORST_DISAGREEMENT = 0.03, 0.25
 SMALLEST_FACE = 26
 SAME_FACE = 0.35
+EASY = "lfw"
 
 
 def reference_teacher(path: Path) -> Teacher:
@@ -148,27 +149,39 @@ def start(shared: Path) -> None:
     _labeller = Labeller(shared)
 
 
-def label_photo(task: tuple[Path, Array | None]) -> tuple[str, list[list[str]]]:
-    """Label every face of one photograph; rows of the CSV."""
-    path, points = task
+def label_face(image: NDArray[np.uint8], box: Array, *, easy: bool, points: Array | None = None) -> list[str] | None:
+    """Label one face with the process's teachers.
+
+    Returns:
+        Its points and trust as the CSV has them; None where the teachers can't agree, and before `start`.
+    """
+    if _labeller is None:
+        return None
+    landmarks, spread, size = _labeller.label(image, box, easy=easy)
+    if points is not None:
+        # The two sets' points differ a little by definition, hence the third.
+        spread[FROM_68] = np.maximum(spread[FROM_68], np.linalg.norm(landmarks[FROM_68] - points, axis=1) / 3)
+    disagreement = spread / size
+    if disagreement.mean() > WORST_DISAGREEMENT:
+        return None
+    trust = np.minimum(1, TYPICAL_DISAGREEMENT / np.maximum(disagreement, 1e-6))
+    return [*(f"{value:.2f}" for value in landmarks.ravel()), *(f"{value:.3f}" for value in trust)]
+
+
+def label_photo(task: tuple[Path, Array | None, bool]) -> tuple[str, list[list[str]]]:
+    """Label every face of one photograph, easy ones or not; rows of the CSV."""
+    path, points, easy = task
     image = cv2.imread(str(path))
     if image is None or _labeller is None:
         return str(path), []
-    easy = path.parts[-3] == "lfw"
     boxes = _labeller.detect(image, easy=easy) if points is None else tight_box(points)[None]
     rows = []
     for box in boxes:
         if box[2] - box[0] < SMALLEST_FACE:
             continue
-        landmarks, spread, size = _labeller.label(image, box, easy=easy)
-        if points is not None:
-            # The two sets' points differ a little by definition, hence the third.
-            spread[FROM_68] = np.maximum(spread[FROM_68], np.linalg.norm(landmarks[FROM_68] - points, axis=1) / 3)
-        disagreement = spread / size
-        if disagreement.mean() > WORST_DISAGREEMENT:
-            continue
-        trust = np.minimum(1, TYPICAL_DISAGREEMENT / np.maximum(disagreement, 1e-6))
-        rows.append([*(f"{value:.2f}" for value in landmarks.ravel()), *(f"{value:.3f}" for value in trust)])
+        row = label_face(image, box, easy=easy, points=points)
+        if row is not None:
+            rows.append(row)
     return str(path), rows
 
 
@@ -186,7 +199,8 @@ def main() -> None:
             with partial.open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(header)
-                results = pool.map(label_photo, photos, chunksize=8)
+                tasks = [(path, points, name == EASY) for path, points in photos]
+                results = pool.map(label_photo, tasks, chunksize=8)
                 for path, rows in track(results, description=name, total=len(photos)):
                     relative = Path(path).relative_to(shared / "data")
                     writer.writerows([[str(relative), *row] for row in rows])

@@ -14,32 +14,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pseudo_label import TYPICAL_DISAGREEMENT, WORST_DISAGREEMENT, Labeller, tight_box
+from pseudo_label import label_face, start, tight_box
 from rich.progress import track
-
-_labeller: Labeller | None = None
-
-
-def start(shared: Path) -> None:
-    """Load the networks once a process."""
-    global _labeller
-    cv2.setNumThreads(1)
-    _labeller = Labeller(shared)
 
 
 def label(task: tuple[Path, list[str]]) -> list[str] | None:
     """Label one face anew; None where the teachers disagree."""
     folder, row = task
     image = cv2.imread(str(folder / row[0]))
-    if image is None or _labeller is None:
+    if image is None:
         return None
     points = np.array(row[1:197], np.float32).reshape(98, 2)
-    landmarks, spread, size = _labeller.label(np.asarray(image, np.uint8), tight_box(points), easy=True)
-    disagreement = spread / size
-    if disagreement.mean() > WORST_DISAGREEMENT:
-        return None
-    trust = np.minimum(1, TYPICAL_DISAGREEMENT / np.maximum(disagreement, 1e-6))
-    return [row[0], *(f"{value:.2f}" for value in landmarks.ravel()), *(f"{value:.3f}" for value in trust)]
+    found = label_face(np.asarray(image, np.uint8), tight_box(points), easy=True)
+    return None if found is None else [row[0], *found]
 
 
 def main() -> None:
