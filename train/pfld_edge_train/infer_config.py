@@ -18,6 +18,9 @@ _Shapes = Mapping[str, Tensor]
 _STEMS = {"pfld-edge-s": 16, "pfld-edge-m": 32}
 """Channels of our own networks' first block; the others have 64."""
 
+_HEAT = "fc.heat.weight"
+"""Of the layer that gives heat maps."""
+
 
 def infer_config(weights: _Shapes) -> ModelConfig:
     """Find the configuration that has these weights.
@@ -79,13 +82,8 @@ def _block_weights(block: str) -> tuple[str, ...]:
 
 def _kind(weights: _Shapes) -> str:
     """Each kind has a name that the others lack; Slim differs from GhostNet by a width alone."""
-    if "fc.weight" in weights and any(name.startswith("blocks.0.") for name in weights) and "fc.bias" in weights:
-        # From the stem to the next block channels double in s, and grow by half in m.
-        first, second = (
-            next((_shape(weights, name, axes=4)[0] for name in _block_weights(block) if name in weights), 1)
-            for block in ("blocks.0", "blocks.1")
-        )
-        return "pfld-edge-s" if second > 1.75 * first else "pfld-edge-m"
+    if any(name.startswith("blocks.0.") for name in weights):
+        return "pfld-edge-m" if _HEAT in weights else "pfld-edge-s"
     if any(name in weights for name in _first_convolutions("pfld-ghostone")[1:]):
         return "pfld-ghostone"
     if "conv3_1.inv_res.0.0.weight" in weights:
@@ -102,12 +100,16 @@ def _kind(weights: _Shapes) -> str:
 
 
 def _input_size(weights: _Shapes, kind: str) -> int:
-    if kind in _STEMS:
+    if kind == "pfld-edge-m":
+        return round(math.sqrt(_shape(weights, "fc.grid", axes=2)[0])) * 8
+    if kind == "pfld-edge-s":
         return round(math.sqrt(_shape(weights, "fc.weight", axes=2)[1] / 16)) * 16
     return _shape(weights, "conv8.0.weight", axes=4)[-1] * 16
 
 
 def _num_landmarks(weights: _Shapes) -> int:
+    if _HEAT in weights:
+        return _shape(weights, _HEAT, axes=4)[0]
     outputs = _shape(weights, "fc.weight", axes=2)[0]
     if outputs % 2:
         raise CheckpointError(f"the last layer has {outputs} outputs, expected an x and a y for each landmark")

@@ -27,7 +27,8 @@ def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: Landma
     """Fill a network with a checkpoint's weights, the averaged ones where there are any.
 
     All layers but the last must fit. The last one takes its rows from the matching points of the checkpoint's scheme,
-    by `map_points`; points without a match keep the random start that they have.
+    by `map_points`; points without a match keep the random start that they have. (A point between two others starts at
+    their mean from a linear layer, only near it from heat maps.)
 
     Args:
         path: A checkpoint of ours, or another project's, see `load_checkpoint`.
@@ -48,9 +49,9 @@ def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: Landma
     state = source.state_dict()
     rows = map_points(_scheme(checkpoint), checkpoint.model.num_landmarks, scheme)
     own = model.state_dict()
-    for part in ("weight", "bias"):
-        name = f"{LAST_LAYER}.{part}"
-        state[name] = _mapped(state[name], own[name], rows)
+    for name, _ in model.named_parameters():
+        if name.startswith(f"{LAST_LAYER}."):
+            state[name] = _mapped(state[name], own[name], rows)
     model.load_state_dict(state)
     taken = "averaged weights" if checkpoint.ema_weights is not None else "weights"
     fresh = int((~rows.known).sum())
@@ -59,11 +60,12 @@ def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: Landma
 
 
 def _mapped(old: torch.Tensor, fresh: torch.Tensor, rows: PointMap) -> torch.Tensor:
-    """Combine rows: an output is x or y of a point, in turn."""
+    """Combine rows: a point's outputs follow each other, x and y, or its heat map."""
     matrix = torch.from_numpy(rows.matrix)
-    by_point = old.double().view(len(matrix.T), 2, -1)
+    outputs = len(old) // len(matrix.T)
+    by_point = old.double().view(len(matrix.T), outputs, -1)
     mapped = torch.einsum("np,pdc->ndc", matrix, by_point).reshape(fresh.shape).to(fresh.dtype)
-    known = torch.from_numpy(rows.known).repeat_interleave(2).view(-1, *[1] * (fresh.ndim - 1))
+    known = torch.from_numpy(rows.known).repeat_interleave(outputs).view(-1, *[1] * (fresh.ndim - 1))
     return torch.where(known, mapped, fresh)
 
 

@@ -1,10 +1,11 @@
-"""Makes pfld-edge-m's first weights from a trained pfld-edge-s: wider, and with the same answers.
+"""Makes pfld-edge-m's first weights from a trained pfld-edge-s: its stages, wider, with the same maps.
 
     python train/recipes/widen.py checkpoints/pfld-edge-s.pth runs/widened.pth [SEED]
 
-After Net2WiderNet (Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016, section 2.2). The
-two networks differ in their widths alone. Each new channel copies an old one, and whatever reads the old one's output
-takes a share of it from every copy; the shares differ, so that the copies learn to differ.
+After Net2WiderNet (Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016, section 2.2). Each
+new channel copies an old one, and whatever reads the old one's output takes a share of it from every copy; the shares
+differ, so that the copies learn to differ. What follows the stages is another thing in the two networks, and starts
+fresh. (pfld-edge-s's last block has no counterpart.)
 """
 
 import sys
@@ -35,15 +36,16 @@ def copied_channels(old: int, new: int, generator: torch.Generator) -> tuple[Ten
 
 
 def widened(narrow: nn.Module, wide: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Fill the wide network's state dict from the narrow one's.
+    """Fill the wide network's stages from the narrow one's; give its whole state dict.
 
     Args:
         narrow: Trained; its blocks have one branch each.
-        wide: The same layers, each at least as wide.
+        wide: Its blocks are the narrow one's first ones, each at least as wide.
         seed: Of the copies.
     """
     generator = torch.Generator().manual_seed(seed)
-    state, target = narrow.state_dict(), wide.state_dict()
+    target = wide.state_dict()
+    state = {name: old for name, old in narrow.state_dict().items() if name.startswith("blocks.") and name in target}
     sources, shares = torch.arange(3), torch.ones(3)
     for name, old in state.items():
         if name.endswith("conv.weight"):
@@ -63,7 +65,9 @@ def main() -> None:
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     narrow, checkpoint = load_model(source)
     config: ModelConfig = replace(checkpoint.model, kind=WIDER)
-    weights = widened(narrow, build_model(config), int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    seed = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    torch.manual_seed(seed)
+    weights = widened(narrow, build_model(config), seed)
     save_checkpoint(out, Checkpoint(weights, config, contract=checkpoint.contract))
 
 

@@ -1,0 +1,52 @@
+"""Landmarks as the mean places of heat maps.
+
+The expectation over a softmax ("soft-argmax"): Sun et al., "Integral Human Pose Regression", ECCV 2018, arXiv
+1711.08229, section 2. Unlike a linear layer over all places of a map it has the same weights everywhere, so that what
+it learns of a landmark at one place holds at all of them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["HeatMaps"]
+
+STRETCH = 1.2
+"""The outermost cells stand for places beyond the crop's edge: a landmark may lie there, a mean of places within can't."""
+
+
+class HeatMaps(nn.Module):
+    """A map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
+
+    Each landmark has a heat map, from a 1x1 convolution; its place is the mean of the cells' places.
+
+    Attributes:
+        heat: The convolution.
+        grid: ``(H * H, 2)``, x and y of the cells, fractions of the crop.
+    """
+
+    grid: Tensor
+
+    def __init__(self, channels: int, side: int, num_landmarks: int) -> None:
+        """Build the layer.
+
+        Args:
+            channels: C.
+            side: H.
+            num_landmarks: Points a face.
+        """
+        super().__init__()
+        self.heat = nn.Conv2d(channels, num_landmarks, 1)
+        line = ((torch.arange(side) + 0.5) / side - 0.5) * STRETCH + 0.5
+        self.register_buffer("grid", torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(-1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, H)`` to ``(N, 2 * num_landmarks)``."""
+        if torch.is_autocast_enabled(x.device.type):
+            # Eight bits of a bfloat16 are too few for the exponents of a softmax.
+            with torch.autocast(x.device.type, enabled=False):
+                return self._places(x.float())
+        return self._places(x)
+
+    def _places(self, x: Tensor) -> Tensor:
+        out: Tensor = (self.heat(x).flatten(2).softmax(dim=2) @ self.grid).flatten(1)
+        return out
