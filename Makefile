@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORTRAIT := calib/pfld_edge_calib/portraits/grace_hopper.jpg
 CHECKPOINT := checkpoints/pfld-edge-s.pth
+# Files or folders of tests, all where it is empty.
+TESTS :=
 SOURCES := pfld_edge train convert calib runtime tests benchmarks examples tools
 
 .DEFAULT_GOAL := help
@@ -29,7 +31,7 @@ demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a por
 	@echo "Open demo-out/grace_hopper.png"
 
 test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFLW faces)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 docs: $(READY)  ## build the documentation site into site/; a warning is an error
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

@@ -11,11 +11,13 @@ out what is there already.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import click
 import numpy as np
@@ -35,7 +37,7 @@ from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.engine import train_step
 from pfld_edge_train.face_cache import open_cache
 from pfld_edge_train.losses import LandmarkLoss
-from pfld_edge_train.models import LandmarkNet
+from pfld_edge_train.models import LandmarkNet, ModelConfig, build_model
 from pfld_edge_train.prefetch import prefetched
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.trainee import make_trainee
@@ -69,7 +71,7 @@ CANDIDATES = {
     "s-head32": Candidate(((16, 1), (32, 2), (64, 2), (128, 3)), head=32),
     "s-softargmax": Candidate(((16, 1), (32, 2), (64, 3), (128, 2)), head=0),
     "separable": Candidate(((32, 1), (64, 2), (128, 4), (256, 4)), "separable"),
-    "m-wide": Candidate(((32, 1), (48, 2), (96, 2), (192, 3))),
+    "m-linear": Candidate(((32, 1), (48, 2), (96, 2), (192, 3))),
     "m-deep": Candidate(((16, 1), (32, 3), (64, 5), (128, 6)), "branched"),
     "m-stem32": Candidate(((32, 1), (32, 2), (64, 4), (128, 6)), "branched"),
 }
@@ -127,6 +129,15 @@ def _block(kind: str, channels: int, width: int, stride: int) -> nn.Module:
     return MobileOneBlock(channels, width, 3, stride, side_branches=kind == "branched")
 
 
+NETWORKS: Mapping[str, Callable[[int], LandmarkNet]] = MappingProxyType(
+    {
+        **{name: partial(CandidateNet, candidate) for name, candidate in CANDIDATES.items()},
+        "m": lambda size: build_model(ModelConfig("pfld-edge-m", input_size=size)),
+    }
+)
+"""Builders from the input's size."""
+
+
 @click.group()
 @click.option("--out", type=click.Path(path_type=Path), default=OUT, show_default=True, help="JSON of all results.")
 @click.pass_context
@@ -149,13 +160,13 @@ def train_command(out: Path, names: tuple[str, ...], config_path: Path, cache: P
     a_epoch = len(epoch_order(faces, config.seed, 0)) // config.batch_size
     here = Processes(torch.device("cpu"))
     loss_of = LandmarkLoss(config.loss, config.input_size, contract)
-    for name in names or tuple(CANDIDATES):
+    for name in names or tuple(NETWORKS):
         if "nme" in _read(out).get(name, {}):
             continue
         torch.manual_seed(config.seed)
         # The schedule's length is the run's: as many of its epochs as the steps need, the last one cut.
         scheduled = _shortened(config, steps, a_epoch)
-        trainee = make_trainee(CandidateNet(CANDIDATES[name], config.input_size), config, here)
+        trainee = make_trainee(NETWORKS[name](config.input_size), config, here)
         done, losses = 0, [0.0]
         for epoch in range(-(-steps // a_epoch)):
             count = min(a_epoch, steps - done)
@@ -184,7 +195,7 @@ def _shortened(config: TrainConfig, steps: int, a_epoch: int) -> TrainConfig:
 def time_command(out: Path, names: tuple[str, ...], reference: Path, rounds: int) -> None:
     """Convert every candidate with random weights and time it against a reference, in one run, on one thread."""
     calls: dict[str, Callable[[], object]] = {"reference": _call(reference)}
-    chosen = names or tuple(CANDIDATES)
+    chosen = names or tuple(NETWORKS)
     contract = Contract()
     faces = calibration_crops(FaceSource(), contract)
     with TemporaryDirectory() as folder:
@@ -192,7 +203,7 @@ def time_command(out: Path, names: tuple[str, ...], reference: Path, rounds: int
             torch.manual_seed(0)
             path = Path(folder) / f"{name}.onnx"
             request = Int8Request(faces.crops[:32], "timing", allow_slower=True)
-            model = CandidateNet(CANDIDATES[name]).eval()
+            model = NETWORKS[name](contract.input_size).eval()
             try:
                 report = convert(model, contract, path, proof_crops(contract), request)
             except PfldEdgeError as error:
@@ -222,7 +233,7 @@ def table_command(out: Path) -> None:
     """Print what is known as a Markdown table."""
     click.echo("| candidate | MACs | parameters | fp32 | INT8 | validation NME |\n|---|---|---|---|---|---|")
     for name, row in _read(out).items():
-        if name in CANDIDATES:
+        if name in NETWORKS:
             speeds = [
                 f"{row[f'{form} speedup']:.2f} x" if f"{form} speedup" in row else "" for form in ("fp32", "int8")
             ]

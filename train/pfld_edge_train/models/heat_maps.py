@@ -11,7 +11,7 @@ from torch import Tensor, nn
 __all__ = ["HeatMaps"]
 
 STRETCH = 1.2
-"""The outermost cells stand for places beyond the crop's edge: a landmark may lie there, a mean of places within can't."""
+"""Landmarks may lie beyond the crop's edge, where no mean of cells inside could: the outermost cells stand for that."""
 
 
 class HeatMaps(nn.Module):
