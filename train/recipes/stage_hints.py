@@ -1,0 +1,206 @@
+"""Makes a network's first weights: each stage learns to give what the same stage of a published network gives.
+
+    python train/recipes/stage_hints.py CONFIG TEACHER.onnx OUT.pth [BATCHES]
+
+After FitNets (Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550, section 2.2): hints from
+the middle of the teacher. A stage is what lies between two of the maps that the multi-scale head averages. Each one
+reads the teacher's map, not the network's own, so that all learn at once; the last one learns the landmarks of the
+configuration's faces. From random weights, of which only the scales are set (Mishkin and Matas, "All you need is a
+good init", ICLR 2016, arXiv 1511.06422), and in the merged form: five times as many faces a second as with BatchNorm.
+
+What the stages make of each other's errors is for a training run to mend that starts from OUT.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from pfld_edge_runtime import Contract
+from pfld_edge_train.batches import Batch, training_batches
+from pfld_edge_train.checkpoint import Checkpoint, save_checkpoint
+from pfld_edge_train.config import TrainConfig, load_config
+from pfld_edge_train.face_cache import FaceCache, open_cache
+from pfld_edge_train.losses import LandmarkLoss
+from pfld_edge_train.models import ModelConfig, build_model
+from pfld_edge_train.models.multi_scale import MultiScaleNet, pooled
+from pfld_edge_train.prefetch import prefetched
+
+BATCHES, BATCH_SIZE = 22000, 4
+"""Small batches: a map is a thousand examples, and the same faces in more steps taught two to five times as much."""
+
+LEARNING_RATE, LAST_RATE = 5e-3, 3e-4
+"""Of the stages with hints, and of the last one: of landmarks four faces give few."""
+
+EARLY = 0.5
+"""Share of the batches that the first two stages learn from: they are the simplest, and half of the time."""
+
+AVERAGED = (0, 3, 6, 10)
+"""Places of the maps that the head averages."""
+
+
+class Teacher:
+    """A published GhostOne network, and what its stem and its bottlenecks put out."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file on one thread."""
+        model = onnx.load(str(path))
+        makers = {name: node.op_type for node in model.graph.node for name in node.output}
+        joins = [node for node in model.graph.node if node.op_type == "Concat" and len(node.input) == 2]
+        averaged = next(node.input[0] for node in model.graph.node if node.op_type == "AveragePool")
+        # Only the module that ends a bottleneck joins what no ReLU has touched.
+        self.maps = [averaged, *(node.output[0] for node in joins if makers[node.input[1]] == "Conv")]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.maps)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, faces: Tensor) -> list[Tensor]:
+        """Give the maps of ``(N, 3, S, S)``, channels last; the file takes one face a call."""
+        (name,) = (value.name for value in self.session.get_inputs())
+        calls = [self.session.run(self.maps, {name: face[None]}) for face in faces.contiguous().numpy()]
+        return [
+            torch.from_numpy(np.concatenate(maps)).contiguous(memory_format=torch.channels_last)
+            for maps in zip(*calls, strict=True)
+        ]
+
+
+@dataclass
+class Stage:
+    """A part of the network that learns by itself.
+
+    Attributes:
+        run: From the stage's input to its output.
+        parts: Its layers.
+        optimizer: Over them.
+        batches: How many it learns from.
+        rate: The highest learning rate.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    parts: nn.ModuleList
+    optimizer: torch.optim.Optimizer
+    batches: int
+    rate: float = LEARNING_RATE
+
+    def step(self, loss: Tensor, done: int) -> float:
+        """Move the stage's weights once."""
+        for group in self.optimizer.param_groups:
+            warm = min(1.0, (done + 1) / 100)
+            group["lr"] = self.rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done / self.batches)) / 2)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
+        self.optimizer.step()
+        return float(loss.detach())
+
+
+def stages_of(model: MultiScaleNet, batches: int) -> list[Stage]:
+    """Split a network into its stem, its bottlenecks, and the rest, which ends in ``conv8``."""
+    names = ["3_1", "3_2", "3_3", "4_1", "4_2", "4_3", "5_1", "5_2", "5_3", "5_4", "6"]
+    parts = [[model.conv1, model.conv2], *([model.get_submodule(f"conv{name}")] for name in names)]
+    stages = []
+    for layers in [*parts, [model.conv7, model.conv8]]:
+        learning = nn.ModuleList([*layers, model.fc] if layers[0] is model.conv7 else layers)
+        optimizer = torch.optim.Adam(learning.parameters())
+        stages.append(Stage(nn.Sequential(*layers), learning, optimizer, batches))
+    for stage in stages[:2]:
+        stage.batches = math.ceil(EARLY * batches)
+    stages[-1].rate = LAST_RATE
+    return stages
+
+
+@torch.no_grad()
+def set_scales(stage: Stage, given: Tensor, hint: Tensor | None) -> None:
+    """Give every output a mean of 0 and a variance of 1 on some faces, those of the hint where it is the hint's."""
+    layers = [module for module in stage.parts.modules() if isinstance(module, nn.Conv2d)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+        aims = (torch.zeros(len(layer.weight)), torch.ones(len(layer.weight)))
+        if hint is not None and len(layers) == 2 and layer is layers[-1]:
+            aims = hint.mean(dim=(0, 2, 3)), hint.std(dim=(0, 2, 3))  # of the stem
+        elif hint is not None and len(layers) > 2 and layer in layers[-2:]:
+            # A bottleneck ends in a Ghost module: half of the channels come from each of its convolutions.
+            half = hint.chunk(2, dim=1)[layers[-2:].index(layer)]
+            aims = half.mean(dim=(0, 2, 3)), half.std(dim=(0, 2, 3))
+        out = output_of(layer, stage, given)
+        gain = aims[1] / out.std(dim=(0, 2, 3)).clamp_min(1e-3)
+        layer.weight *= gain[:, None, None, None]
+        if layer.bias is not None:
+            layer.bias += aims[0] - gain * out.mean(dim=(0, 2, 3))
+
+
+def output_of(layer: nn.Conv2d, stage: Stage, given: Tensor) -> Tensor:
+    """Run a stage; give what one of its layers puts out."""
+    seen: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _layer, _given, out: seen.append(out))
+    stage.run(given)
+    handle.remove()
+    return seen[0]
+
+
+def spreads(wanted: Tensor) -> Tensor:
+    """Variance of each channel, ``(1, C, 1, 1)``: what an error is measured by."""
+    variance = wanted.var(dim=(0, 2, 3), keepdim=True)
+    return variance.clamp_min(0.05 * float(variance.mean()))
+
+
+def endless_batches(cache: FaceCache, contract: Contract, config: TrainConfig) -> Iterator[Batch]:
+    """Yield the augmented batches of one epoch after the other."""
+    epochs = (training_batches(cache, contract, config.augment, BATCH_SIZE, config.seed, epoch) for epoch in count())
+    yield from chain.from_iterable(map(prefetched, epochs))
+
+
+def main() -> None:
+    """Train the stages and write the network."""
+    config, teacher, out = load_config(Path(sys.argv[1])), Teacher(Path(sys.argv[2])), Path(sys.argv[3])
+    batches = int(sys.argv[4]) if len(sys.argv) > 4 else BATCHES
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(1)
+    contract = Contract(model=config.model)
+    of_network = ModelConfig(config.model, input_size=config.input_size, fused=True)
+    model = build_model(of_network).to(memory_format=torch.channels_last)
+    assert isinstance(model, MultiScaleNet)  # noqa: S101 - tells the type checker
+    stages, loss_of = stages_of(model, batches), LandmarkLoss(config.loss, config.input_size, contract)
+    faces = endless_batches(open_cache(config, Path("runs/cache"), contract), contract, config)
+    scales: list[Tensor] = []
+    figures = np.zeros(len(stages))
+    with Progress() as progress:
+        task = progress.add_task("hints", total=batches)
+        for done, batch in zip(range(batches), faces, strict=False):
+            maps = teacher(batch.faces)
+            inputs, hints = [batch.faces, *maps], [*maps, None]
+            if not done:
+                for stage, given, hint in zip(stages, inputs, hints, strict=True):
+                    set_scales(stage, given, hint)
+                scales = [spreads(hint) for hint in maps]
+            for i, stage in enumerate(stages):
+                if done >= stage.batches:
+                    continue
+                found, hint = stage.run(inputs[i]), hints[i]
+                if hint is not None:
+                    loss = ((found - hint).square() / scales[i]).mean()
+                else:
+                    features = torch.cat([*(pooled(maps[place]) for place in AVERAGED), found.flatten(1)], dim=1)
+                    loss = loss_of(model.fc(features).view(len(features), -1, 2), batch)
+                figures[i] += (stage.step(loss, done) - figures[i]) / min(done + 1, 50)
+            progress.advance(task)
+            if done % 1000 == 999:
+                progress.console.print(done + 1, " ".join(f"{figure:.4f}" for figure in figures))
+            if done % 1000 == 999 or done == batches - 1:
+                save_checkpoint(out, Checkpoint(model.state_dict(), of_network, contract=contract.to_dict()))
+
+
+if __name__ == "__main__":
+    main()
