@@ -7,17 +7,20 @@ from torch import nn
 from pfld_edge_convert.fuse import reparameterize
 from pfld_edge_train.blocks import MobileOneBlock
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
+from pfld_edge_train.models.heat_maps import HeatMaps
 
 
 def trained_looking(model: nn.Module) -> nn.Module:
     """Give every BatchNorm statistics and factors that are far from their start values."""
     torch.manual_seed(0)
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            nn.init.normal_(norm.running_mean, std=0.3)
-            nn.init.uniform_(norm.running_var, 0.3, 3)
-            nn.init.uniform_(norm.weight, 0.4, 1.5)
-            nn.init.normal_(norm.bias, std=0.3)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean, std=0.3)
+            nn.init.uniform_(part.running_var, 0.3, 3)
+            nn.init.uniform_(part.weight, 0.4, 1.5)
+            nn.init.normal_(part.bias, std=0.3)
+        if isinstance(part, HeatMaps):
+            nn.init.normal_(part.heat.weight)  # maps with peaks, not all means at the centre
     return model.eval()
 
 

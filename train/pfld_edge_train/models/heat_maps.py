@@ -41,9 +41,10 @@ class HeatMaps(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C, H, H)`` to ``(N, 2 * num_landmarks)``."""
-        if torch.is_autocast_enabled(x.device.type):
+        device = self.grid.device.type
+        if torch.is_autocast_enabled(device):
             # Eight bits of a bfloat16 are too few for the exponents of a softmax.
-            with torch.autocast(x.device.type, enabled=False):
+            with torch.autocast(device, enabled=False):
                 return self._places(x.float())
         return self._places(x)
 
