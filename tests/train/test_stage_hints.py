@@ -1,0 +1,50 @@
+"""The recipe that teaches a network's parts by hints."""
+
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from pfld_edge_convert.onnx_import import import_onnx
+from pfld_edge_train.models import ModelConfig, build_model
+
+SHARED = os.environ.get("PFLD_EDGE_SHARED")
+RECIPE = runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/stage_hints.py"))
+
+
+@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published network that teaches")
+def test_the_hints_are_what_stem_and_bottlenecks_put_out() -> None:
+    path = Path(str(SHARED)) / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
+    network = build_model(ModelConfig("pfld-ghostone", fused=True)).eval()
+    network.load_state_dict(import_onnx(path).weights)
+    faces = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    hints = RECIPE["Teacher"](path)(faces)
+    stages = RECIPE["stages_of"](network, 1)
+    assert len(hints) == len(stages) - 1 == 12
+    with torch.no_grad():
+        for stage, given, hint in zip(stages, [faces, *hints], hints, strict=False):
+            torch.testing.assert_close(stage.run(given), hint, rtol=1e-4, atol=1e-4)
+
+
+def test_the_stages_hold_every_weight_once() -> None:
+    network = build_model(ModelConfig("pfld-ghostone", 0.25, 32, fused=True))
+    held = [id(weight) for stage in RECIPE["stages_of"](network, 1) for weight in stage.parts.parameters()]
+    assert sorted(held) == sorted(map(id, network.parameters()))
+
+
+def test_scales_are_those_of_the_hint_at_the_start() -> None:
+    torch.manual_seed(0)
+    network = build_model(ModelConfig("pfld-ghostone", 0.5, 64, fused=True))
+    stem, bottleneck = RECIPE["stages_of"](network, 1)[:2]
+    given = torch.rand(8, 3, 64, 64)
+    RECIPE["set_scales"](stem, given, torch.rand(8, 32, 32, 32))
+    with torch.no_grad():
+        maps = stem.run(given)
+    hint = torch.randn(8, 40, 16, 16) * torch.arange(1.0, 41)[:, None, None] + 7
+    RECIPE["set_scales"](bottleneck, maps, hint)
+    with torch.no_grad():
+        found = bottleneck.run(maps)
+    torch.testing.assert_close(found.mean(dim=(0, 2, 3)), hint.mean(dim=(0, 2, 3)), rtol=1e-3, atol=0.05)
+    torch.testing.assert_close(found.std(dim=(0, 2, 3)), hint.std(dim=(0, 2, 3)), rtol=1e-2, atol=0.01)
