@@ -3,11 +3,17 @@
 import os
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from pfld_edge_convert.onnx_import import import_onnx
+from pfld_edge_runtime import Contract
+from pfld_edge_train.batches import Batch
+from pfld_edge_train.loss_config import LossConfig
+from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
 
 SHARED = os.environ.get("PFLD_EDGE_SHARED")
@@ -48,3 +54,41 @@ def test_scales_are_those_of_the_hint_at_the_start() -> None:
         found = bottleneck.run(maps)
     torch.testing.assert_close(found.mean(dim=(0, 2, 3)), hint.mean(dim=(0, 2, 3)), rtol=1e-3, atol=0.05)
     torch.testing.assert_close(found.std(dim=(0, 2, 3)), hint.std(dim=(0, 2, 3)), rtol=1e-2, atol=0.01)
+
+
+def test_a_stopped_run_goes_on_with_the_same_weights(tmp_path: Path) -> None:
+    small = ModelConfig("pfld-ghostone", 0.25, 32, fused=True)
+    torch.manual_seed(1)
+    taught = RECIPE["stages_of"](build_model(small), 1)[:-1]
+
+    def teacher(faces: Tensor) -> list[Tensor]:
+        maps = [faces]
+        with torch.no_grad():
+            for stage in taught:
+                maps.append(stage.run(maps[-1]))
+        return maps[1:]
+
+    def new_run(seed: int) -> Any:
+        torch.manual_seed(seed)
+        network = build_model(small)
+        return RECIPE["Run"](network, RECIPE["stages_of"](network, 10), [])
+
+    random = torch.Generator().manual_seed(2)
+    shapes = ((4, 3, 32, 32), (4, 98, 2))
+    batches = [
+        Batch(*(torch.rand(shape, generator=random) for shape in shapes), torch.ones(4, 98), torch.zeros(4, 6))
+        for _ in range(4)
+    ]
+    loss_of = LandmarkLoss(LossConfig(), 32, Contract(input_size=32))
+    whole, stopped, resumed = new_run(0), new_run(0), new_run(9)
+    for run, part in ((whole, batches), (stopped, batches[:2])):
+        torch.manual_seed(4)
+        for batch in part:
+            run.learn(batch, teacher, loss_of)
+    stopped.save(tmp_path / "hints.run")
+    resumed.load(tmp_path / "hints.run")
+    assert resumed.done == 2
+    for batch in batches[2:]:
+        resumed.learn(batch, teacher, loss_of)
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, resumed.model.state_dict()[name])
