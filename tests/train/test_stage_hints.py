@@ -74,9 +74,13 @@ def test_a_stopped_run_goes_on_with_the_same_weights(tmp_path: Path) -> None:
         return RECIPE["Run"](network, RECIPE["stages_of"](network, 10), [])
 
     random = torch.Generator().manual_seed(2)
-    shapes = ((4, 3, 32, 32), (4, 98, 2))
     batches = [
-        Batch(*(torch.rand(shape, generator=random) for shape in shapes), torch.ones(4, 98), torch.zeros(4, 6))
+        Batch(
+            faces=torch.rand(4, 3, 32, 32, generator=random),
+            landmarks=torch.rand(4, 98, 2, generator=random),
+            weights=torch.ones(4, 98),
+            attributes=torch.zeros(4, 6, dtype=torch.bool),
+        )
         for _ in range(4)
     ]
     loss_of = LandmarkLoss(LossConfig(), 32, Contract(input_size=32))

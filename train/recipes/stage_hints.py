@@ -100,7 +100,7 @@ class Stage:
             warm = min(1.0, (done + 1) / 100)
             group["lr"] = self.rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done / self.batches)) / 2)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
         self.optimizer.step()
         return float(loss.detach())
@@ -231,7 +231,7 @@ def main() -> None:
     torch.set_num_threads(1)
     contract = Contract(model=config.model)
     of_network = ModelConfig(config.model, input_size=config.input_size, fused=True)
-    model = build_model(of_network).to(memory_format=torch.channels_last)
+    model = build_model(of_network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert isinstance(model, MultiScaleNet)  # noqa: S101 - tells the type checker
     run, loss_of = Run(model, stages_of(model, batches), []), LandmarkLoss(config.loss, config.input_size, contract)
     saved = out.with_suffix(".run")
@@ -246,7 +246,9 @@ def main() -> None:
             progress.advance(task)
             if run.done % 1000 == 0 or run.done == batches:
                 means = np.mean(recent, axis=0)
-                progress.console.print(run.done, " ".join(f"{mean:.4f}" for mean in means))
+                progress.console.print(
+                    run.done, " ".join(f"{mean:.4f}" if math.isfinite(mean) else "-" for mean in means)
+                )
                 recent.clear()
                 run.save(saved)
             if run.done >= batches:
