@@ -94,7 +94,13 @@ def verify_large(
     with photo_count("faces listed") as advance:
         source = open_source(data.path, data.split, data.images, advance=advance)
     with _scratch(run.resume) as place:
-        faces = collect(_measured(models, source, run), len(models), scheme.num_landmarks, place)
+        try:
+            faces = collect(_measured(models, source, run), len(models), scheme.num_landmarks, place)
+        except KeyboardInterrupt:
+            # Here, not in the generator: the signal may come while its results are being joined.
+            if run.resume is not None:
+                note(f"what is done is kept in {run.resume}; the same command goes on")
+            raise
         record = Verification(
             faces=faces.images,
             photographs=faces.photographs,
@@ -140,15 +146,10 @@ def _measured(models: Sequence[ProofModel], source: FaceSource, run: LargeRun) -
         note(f"{done} of {source.count} are done already ({run.resume})")
     work = partial(_unit_work, tuple((Path(model.path), model.kind == "fused torch") for model in models))
     parts = unit_results(work, source.units, runner(run.workers, run.ray, len(source.units)), folder)
-    try:
-        with closing(parts), face_progress("faces", source.count) as advance:
-            for unit, result in parts:
-                yield MeasuredFaces.from_bytes(result)
-                advance(unit.count)
-    except KeyboardInterrupt:
-        if folder is not None:
-            note(f"what is done is kept in {folder.path}; the same command goes on")
-        raise
+    with closing(parts), face_progress("faces", source.count) as advance:
+        for unit, result in parts:
+            yield MeasuredFaces.from_bytes(result)
+            advance(unit.count)
 
 
 @contextmanager

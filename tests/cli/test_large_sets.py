@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -102,6 +103,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     assert "are done already" in capsys.readouterr().err
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())
     assert len(list(results.rglob("*.npz"))) == FACES // SHARD
+
+
+def test_ctrl_c_while_results_are_joined_says_what_is_kept(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(parts: Iterator[object], *_: object) -> None:
+        next(parts)
+        raise KeyboardInterrupt  # outside of the generator that measures
+
+    monkeypatch.setattr("pfld_edge.large_run.collect", interrupted)
+    results = tmp_path / "results"
+    arguments = ["evaluate", str(BUNDLED_MODEL), "--data", str(shards), "--workers", "1", "--resume", str(results)]
+    assert run(arguments) == 130
+    assert f"what is done is kept in {results}; the same command goes on" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_results_of_another_set_are_refused(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
