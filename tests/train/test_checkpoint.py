@@ -106,6 +106,11 @@ def test_a_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        # Other projects number their blocks too.
+        (
+            {"blocks.0.norm1.weight": torch.zeros(3)},
+            "unknown network: expected .*found names like blocks.0.norm1.weight",
+        ),
         ({"layer.weight": torch.zeros(3)}, "unknown network: expected those of pfld,.*found names like layer.weight"),
         ([1, 2], "expected a dict of weights, found list"),
         ({"epoch": 3}, "found other things, such as 'epoch'"),

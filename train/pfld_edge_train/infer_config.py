@@ -83,7 +83,10 @@ def _block_weights(block: str) -> tuple[str, ...]:
 def _kind(weights: _Shapes) -> str:
     """Each kind has a name that the others lack; Slim differs from GhostNet by a width alone."""
     if any(name.startswith("blocks.0.") for name in weights):
-        return "pfld-edge-m" if _HEAT in weights else "pfld-edge-s"
+        if _HEAT in weights:
+            return "pfld-edge-m"
+        if "fc.weight" in weights and "fc.bias" in weights:
+            return "pfld-edge-s"
     if any(name in weights for name in _first_convolutions("pfld-ghostone")[1:]):
         return "pfld-ghostone"
     if "conv3_1.inv_res.0.0.weight" in weights:
