@@ -38,6 +38,7 @@ from pfld_edge_train.engine import train_step
 from pfld_edge_train.face_cache import open_cache
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import LandmarkNet, ModelConfig, build_model
+from pfld_edge_train.models.heat_maps import cell_places, mean_places
 from pfld_edge_train.prefetch import prefetched
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.trainee import make_trainee
@@ -103,10 +104,7 @@ class CandidateNet(LandmarkNet):
             self.fc = None
             self.coarse = nn.Conv2d(channels, landmarks, 1)
             self.heat = nn.Conv2d(candidate.stages[-2][0], landmarks, 1)
-            line = (torch.arange(2 * side) + 0.5) / (2 * side)
-            grid = torch.stack(torch.meshgrid(line, line, indexing="xy")).view(2, -1)
-            # Landmarks may lie outside of the outermost cells' centres.
-            self.register_buffer("grid", (grid - 0.5).T * 1.2 + 0.5)
+            self.register_buffer("grid", cell_places(2 * side))
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, 3, S, S)`` to landmarks; no candidate is trained with an auxiliary network."""
@@ -117,7 +115,7 @@ class CandidateNet(LandmarkNet):
         coarse = self.coarse(coarse)
         heat = self.heat(fine) + nn.functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
         assert isinstance(self.grid, Tensor)  # noqa: S101 - tells the type checker
-        return (heat.flatten(2).softmax(dim=2) @ self.grid).flatten(1), fine
+        return mean_places(heat, self.grid), fine
 
 
 def _block(kind: str, channels: int, width: int, stride: int) -> nn.Module:

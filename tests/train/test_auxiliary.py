@@ -17,7 +17,7 @@ from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import MODEL_KINDS, AuxiliaryNet, ModelConfig, WithAuxiliary, build_model
 from pfld_edge_train.pose import head_angles
 
-BUNDLED = Path(__file__).parents[2] / "checkpoints/pfld-edge-s.pth"
+BUNDLED = Path(__file__).parents[2] / "checkpoints"
 
 
 @pytest.mark.parametrize(("size", "width"), [(112, 1.0), (64, 0.35), (32, 0.7)])
@@ -56,8 +56,9 @@ def test_its_layers_are_those_of_the_papers_table_2() -> None:
     assert [layer.stride[0] for layer in layers if isinstance(layer, torch.nn.Conv2d)] == [2, 1, 2, 1]
 
 
-def test_the_bundled_checkpoints_names_are_the_networks() -> None:
-    checkpoint = load_checkpoint(BUNDLED)
+@pytest.mark.parametrize("path", sorted(BUNDLED.glob("*.pth")), ids=lambda path: path.stem)
+def test_the_bundled_checkpoints_names_are_the_networks(path: Path) -> None:
+    checkpoint = load_checkpoint(path)
     assert set(build_model(checkpoint.model).state_dict()) == set(checkpoint.weights)
 
 

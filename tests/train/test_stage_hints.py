@@ -12,6 +12,7 @@ from torch import Tensor
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import Batch
+from pfld_edge_train.checkpoint import load_checkpoint, save_checkpoint
 from pfld_edge_train.loss_config import LossConfig
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
@@ -83,14 +84,15 @@ def test_a_stopped_run_goes_on_with_the_same_weights(tmp_path: Path) -> None:
         )
         for _ in range(4)
     ]
-    loss_of = LandmarkLoss(LossConfig(), 32, Contract(input_size=32))
+    contract = Contract(input_size=32)
+    loss_of = LandmarkLoss(LossConfig(), 32, contract)
     whole, stopped, resumed = new_run(0), new_run(0), new_run(9)
     for run, part in ((whole, batches), (stopped, batches[:2])):
         torch.manual_seed(4)
         for batch in part:
             run.learn(batch, teacher, loss_of)
-    stopped.save(tmp_path / "hints.run")
-    resumed.load(tmp_path / "hints.run")
+    save_checkpoint(tmp_path / "hints.pth", stopped.checkpoint(small, contract))
+    resumed.resume(load_checkpoint(tmp_path / "hints.pth"))
     assert resumed.done == 2
     for batch in batches[2:]:
         resumed.learn(batch, teacher, loss_of)

@@ -16,24 +16,25 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from pfld_edge_convert.inference import open_model
+from pfld_edge_convert.quantization.observe import showing
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import Batch, epoch_order, training_batches
-from pfld_edge_train.checkpoint import Checkpoint, save_checkpoint
+from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.face_cache import FaceCache, open_cache
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
-from pfld_edge_train.models.multi_scale import MultiScaleNet, pooled
+from pfld_edge_train.models.multi_scale import MultiScaleNet, all_scales
 from pfld_edge_train.prefetch import prefetched
 
 BATCHES, BATCH_SIZE = 22000, 4
@@ -54,17 +55,14 @@ class Teacher:
     """A published GhostOne network, and what its stem and its bottlenecks put out."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file on one thread."""
+        """Open the file, without what comes after the last bottleneck."""
         model = onnx.load(str(path))
         makers = {name: node.op_type for node in model.graph.node for name in node.output}
         joins = [node for node in model.graph.node if node.op_type == "Concat" and len(node.input) == 2]
         averaged = next(node.input[0] for node in model.graph.node if node.op_type == "AveragePool")
         # Only the module that ends a bottleneck joins what no ReLU has touched.
         self.maps = [averaged, *(node.output[0] for node in joins if makers[node.input[1]] == "Conv")]
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.maps)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self.session = open_model(showing(model, *self.maps))
 
     def __call__(self, faces: Tensor) -> list[Tensor]:
         """Give the maps of ``(N, 3, S, S)``, channels last; the file takes one face a call."""
@@ -125,17 +123,16 @@ def stages_of(model: MultiScaleNet, batches: int) -> list[Stage]:
 def set_scales(stage: Stage, given: Tensor, hint: Tensor | None) -> None:
     """Give every output a mean of 0 and a variance of 1 on some faces, those of the hint where it is the hint's."""
     layers = [module for module in stage.parts.modules() if isinstance(module, nn.Conv2d)]
+    # A bottleneck ends in a Ghost module: half of the channels come from each of its convolutions. The stem has two.
+    ends = layers[-2:] if len(layers) > 2 else layers[-1:]
+    own = {} if hint is None else dict(zip(ends, hint.chunk(len(ends), dim=1), strict=True))
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
         aims = (torch.zeros(len(layer.weight)), torch.ones(len(layer.weight)))
-        if hint is not None and len(layers) == 2 and layer is layers[-1]:
-            aims = hint.mean(dim=(0, 2, 3)), hint.std(dim=(0, 2, 3))  # of the stem
-        elif hint is not None and len(layers) > 2 and layer in layers[-2:]:
-            # A bottleneck ends in a Ghost module: half of the channels come from each of its convolutions.
-            half = hint.chunk(2, dim=1)[layers[-2:].index(layer)]
-            aims = half.mean(dim=(0, 2, 3)), half.std(dim=(0, 2, 3))
+        if layer in own:
+            aims = own[layer].mean(dim=(0, 2, 3)), own[layer].std(dim=(0, 2, 3))
         out = output_of(layer, stage, given)
         gain = aims[1] / out.std(dim=(0, 2, 3)).clamp_min(1e-3)
         layer.weight *= gain[:, None, None, None]
@@ -184,20 +181,20 @@ class Run:
     scales: list[Tensor]
     done: int = 0
 
-    def save(self, path: Path) -> None:
-        """Write what `load` reads, whole or not at all."""
-        optimizers = [stage.optimizer.state_dict() for stage in self.stages]
-        record = {"model": self.model.state_dict(), "optimizers": optimizers, "scales": self.scales, "done": self.done}
-        torch.save(record, path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
+    def checkpoint(self, network: ModelConfig, contract: Contract) -> Checkpoint:
+        """Give what a run goes on from, and what training starts from."""
+        state = {"stages": [stage.optimizer.state_dict() for stage in self.stages], "scales": self.scales}
+        return Checkpoint(
+            self.model.state_dict(), network, optimizer=state, step=self.done, contract=contract.to_dict()
+        )
 
-    def load(self, path: Path) -> None:
+    def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from where a run was stopped."""
-        record = torch.load(path, weights_only=True)
-        self.model.load_state_dict(record["model"])
-        for stage, state in zip(self.stages, record["optimizers"], strict=True):
+        assert checkpoint.optimizer is not None  # noqa: S101 - `checkpoint` wrote it
+        self.model.load_state_dict(checkpoint.weights)
+        for stage, state in zip(self.stages, checkpoint.optimizer["stages"], strict=True):
             stage.optimizer.load_state_dict(state)
-        self.scales, self.done = record["scales"], record["done"]
+        self.scales, self.done = checkpoint.optimizer["scales"], checkpoint.step
 
     def learn(self, batch: Batch, teacher: Teacher, loss_of: LandmarkLoss) -> list[float]:
         """Move every part's weights once; give the losses of those that still learn."""
@@ -216,7 +213,7 @@ class Run:
             if hint is not None:
                 loss = ((found - hint).square() / self.scales[i]).mean()
             else:
-                features = torch.cat([*(pooled(maps[place]) for place in AVERAGED), found.flatten(1)], dim=1)
+                features = all_scales([maps[place] for place in AVERAGED], found)
                 loss = loss_of(self.model.fc(features).view(len(features), -1, 2), batch)
             losses.append(stage.step(loss, self.done))
         self.done += 1
@@ -234,27 +231,21 @@ def main() -> None:
     model = build_model(of_network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert isinstance(model, MultiScaleNet)  # noqa: S101 - tells the type checker
     run, loss_of = Run(model, stages_of(model, batches), []), LandmarkLoss(config.loss, config.input_size, contract)
-    saved = out.with_suffix(".run")
-    if saved.is_file():
-        run.load(saved)
+    if out.is_file():
+        run.resume(load_checkpoint(out))
     faces = batches_from(run.done, open_cache(config, Path("runs/cache"), contract), contract, config)
     recent: list[list[float]] = []
     with Progress() as progress:
         task = progress.add_task("hints", total=batches, completed=run.done)
-        for batch in faces:
+        for batch in islice(faces, batches - run.done):
             recent.append(run.learn(batch, teacher, loss_of))
             progress.advance(task)
             if run.done % 1000 == 0 or run.done == batches:
                 means = np.mean(recent, axis=0)
-                progress.console.print(
-                    run.done, " ".join(f"{mean:.4f}" if math.isfinite(mean) else "-" for mean in means)
-                )
+                shown = " ".join(f"{mean:.4f}" if math.isfinite(mean) else "-" for mean in means)
+                progress.console.print(run.done, shown)
                 recent.clear()
-                run.save(saved)
-            if run.done >= batches:
-                break
-    save_checkpoint(out, Checkpoint(model.state_dict(), of_network, contract=contract.to_dict()))
-    saved.unlink()
+                save_checkpoint(out, run.checkpoint(of_network, contract))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,21 @@ it learns of a landmark at one place holds at all of them.
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HeatMaps"]
+__all__ = ["HeatMaps", "cell_places", "mean_places"]
 
 STRETCH = 1.2
 """Landmarks may lie beyond the crop's edge, where no mean of cells inside could: the outermost cells stand for that."""
+
+
+def cell_places(side: int) -> Tensor:
+    """Give the places that the cells of a map stand for, ``(side * side, 2)``, x and y as fractions of the crop."""
+    line = ((torch.arange(side) + 0.5) / side - 0.5) * STRETCH + 0.5
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(-1, 2)
+
+
+def mean_places(heat: Tensor, places: Tensor) -> Tensor:
+    """Map heat maps ``(N, P, H, H)`` before their softmax, and the cells' places, to landmarks ``(N, 2 * P)``."""
+    return (heat.flatten(2).softmax(dim=2) @ places).flatten(1)
 
 
 class HeatMaps(nn.Module):
@@ -36,8 +47,7 @@ class HeatMaps(nn.Module):
         """
         super().__init__()
         self.heat = nn.Conv2d(channels, num_landmarks, 1)
-        line = ((torch.arange(side) + 0.5) / side - 0.5) * STRETCH + 0.5
-        self.register_buffer("grid", torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(-1, 2))
+        self.register_buffer("grid", cell_places(side))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C, H, H)`` to ``(N, 2 * num_landmarks)``."""
@@ -45,9 +55,5 @@ class HeatMaps(nn.Module):
         if torch.is_autocast_enabled(device):
             # Eight bits of a bfloat16 are too few for the exponents of a softmax.
             with torch.autocast(device, enabled=False):
-                return self._places(x.float())
-        return self._places(x)
-
-    def _places(self, x: Tensor) -> Tensor:
-        out: Tensor = (self.heat(x).flatten(2).softmax(dim=2) @ self.grid).flatten(1)
-        return out
+                return mean_places(self.heat(x.float()), self.grid)
+        return mean_places(self.heat(x), self.grid)

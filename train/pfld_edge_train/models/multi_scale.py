@@ -4,7 +4,7 @@ After PFLD (Guo et al., arXiv 1902.10859, section 3.3: multi-scale features into
 as in the public PFLD-GhostNet and PFLD-GhostOne networks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pfld_edge_train.models.landmark_net import LandmarkNet
 
-__all__ = ["Bottleneck", "MultiScaleNet", "Widths", "pooled"]
+__all__ = ["Bottleneck", "MultiScaleNet", "Widths", "all_scales"]
 
 Bottleneck = Callable[[int, int, int, int], nn.Module]
 """Builds a bottleneck from input, hidden and output channels and stride."""
@@ -36,9 +36,17 @@ class Widths:
     conv6: int
 
 
-def pooled(x: Tensor) -> Tensor:
-    """Average a map over its whole area, ``(N, C, H, W)`` to ``(N, C)``."""
-    return F.adaptive_avg_pool2d(x, 1).flatten(1)
+def all_scales(averaged: Sequence[Tensor], last: Tensor) -> Tensor:
+    """Join what several scales know of a face.
+
+    Args:
+        averaged: Maps ``(N, C, H, W)``, of which the mean over the area counts.
+        last: ``(N, C, 1, 1)``, what a convolution made of the whole of the smallest map.
+
+    Returns:
+        ``(N, sum of all C)``.
+    """
+    return torch.cat([*(F.adaptive_avg_pool2d(x, 1).flatten(1) for x in averaged), last.flatten(1)], dim=1)
 
 
 class MultiScaleNet(LandmarkNet):
@@ -93,5 +101,4 @@ class MultiScaleNet(LandmarkNet):
         scale3 = self.conv4_3(self.conv4_2(self.conv4_1(scale2)))
         scale4 = self.conv5_4(self.conv5_3(self.conv5_2(self.conv5_1(scale3))))
         scale5 = self.conv8(self.conv7(self.conv6(scale4)))
-        features = [pooled(scale1), pooled(scale2), pooled(scale3), pooled(scale4), scale5.flatten(1)]
-        return self.fc(torch.cat(features, dim=1)), scale2
+        return self.fc(all_scales([scale1, scale2, scale3, scale4], scale5)), scale2

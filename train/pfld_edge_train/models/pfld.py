@@ -2,13 +2,12 @@
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from pfld_edge_train.blocks import InvertedResidual, conv_block
 from pfld_edge_train.models.config import ModelConfig
 from pfld_edge_train.models.landmark_net import LandmarkNet
-from pfld_edge_train.models.multi_scale import pooled
+from pfld_edge_train.models.multi_scale import all_scales
 
 __all__ = ["PFLD"]
 
@@ -50,5 +49,4 @@ class PFLD(LandmarkNet):
         for name in self._late:
             x = self.get_submodule(name)(x)
         scale2 = self.conv7(x)
-        scales = [pooled(x), pooled(scale2), self.conv8(scale2).flatten(1)]
-        return self.fc(torch.cat(scales, dim=1)), early
+        return self.fc(all_scales([x, scale2], self.conv8(scale2))), early
