@@ -10,7 +10,7 @@ TESTS :=
 SOURCES := pfld_edge train convert calib runtime tests benchmarks examples tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint format typecheck bench portability release clean
+.PHONY: help setup demo docs test lint format typecheck bench figures portability release clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,10 +49,13 @@ typecheck: $(READY)  ## check the types with mypy --strict
 	$(BIN)/mypy
 
 bench: $(READY)  ## speeds against references and bars (REFERENCE=PFLD_GhostOne_112_1_opt_sim.onnx; with PFLD_EDGE_SHARED also INT8 rows)
-	$(BIN)/python benchmarks/latency.py $(if $(REFERENCE),--reference $(REFERENCE))
-	$(BIN)/python benchmarks/runtime.py
-	$(BIN)/python benchmarks/runtime_memory.py
+	$(BIN)/python benchmarks/runtime.py models $(if $(REFERENCE),--reference $(REFERENCE))
+	$(BIN)/python benchmarks/runtime.py speed
+	$(BIN)/python benchmarks/runtime.py memory
 	$(if $(and $(REFERENCE),$(PFLD_EDGE_SHARED)),$(BIN)/python benchmarks/quantization.py --short $(REFERENCE) $(CHECKPOINT))
+
+figures: $(READY)  ## measure the figures of README and docs/ and paste them in (FIGURES="name..." for some; needs PFLD_EDGE_SHARED)
+	$(BIN)/python tools/figures.py $(FIGURES)
 
 portability: $(READY)  ## landmarks on emulated processors against this one's (MODELS="a.onnx b.onnx"; not part of `make test`)
 	$(BIN)/python benchmarks/portability.py $(MODELS)

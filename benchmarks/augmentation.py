@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from pfld_edge_calib import cut_faces, read_photo, read_points_csv
-from pfld_edge_calib.portraits import portraits
+from pfld_edge_calib.datasets.portraits import portraits
 from pfld_edge_runtime import Contract, CropRule, open_detector
 from pfld_edge_train.augment import draw_plan, render_on_cpu, render_on_device
-from pfld_edge_train.augment_config import AugmentConfig
 from pfld_edge_train.batches import training_batches
-from pfld_edge_train.config import load_config
+from pfld_edge_train.config import AugmentConfig, load_config
 from pfld_edge_train.face_cache import FaceCache, open_cache
 
 OFF = AugmentConfig(**{item.name: 0.0 for item in fields(AugmentConfig)})
@@ -170,7 +169,8 @@ def portrait_cache(contract: Contract, count: int) -> FaceCache:
     order = np.arange(count) % len(faces)
     return FaceCache(
         crops=cut.crops[order],
-        landmarks=(cut.windows.to_crop(known) * 160).astype(np.float32)[order],
+        windows=np.concatenate([cut.windows.corners, cut.windows.sizes[:, None]], axis=1)[order],
+        landmarks=known[order],
         weights=np.ones((count, known.shape[1]), np.float32),
         attributes=np.zeros((count, 6), np.bool_),
         repeats=np.ones(count, np.int64),
@@ -193,8 +193,7 @@ def face(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """One augmented face and its landmarks as fractions; even seeds give the first portrait, odd ones the second."""
     row = np.array([seed % 2])
-    known = np.ones((1, faces.landmarks.shape[1]), np.bool_)
-    plan = draw_plan(row, faces.landmarks[row], known, contract, config, np.random.default_rng(seed))
+    plan = draw_plan(faces, row, contract, config, np.random.default_rng(seed))
     if device == "cpu":
         picture = render_on_cpu(faces.crops, plan, contract.input_size, contract.color_order)[0]
     else:

@@ -25,7 +25,7 @@ from scipy.stats import rankdata, spearmanr
 from pfld_edge_calib import Face, as_detected, labelled_faces, nme_per_face, read_photo, read_points_csv
 from pfld_edge_calib.photo import photos_listed
 from pfld_edge_runtime import IBUG_68, FaceLandmarker
-from pfld_edge_runtime.reading import ConfidenceCurve, landmarks_68, mirror_disagreement, predict_with_mirror
+from pfld_edge_runtime.geometry import ConfidenceCurve, landmarks_68, mirror_disagreement, predict_with_mirror
 
 Array = NDArray[np.float64]
 THRESHOLD = 0.1

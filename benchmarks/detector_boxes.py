@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, nme_per_face, predict_landmarks, read_photo, read_wflw, refined, true_landmarks
 from pfld_edge_runtime import BoxMap, FaceDetector, FaceLandmarker, open_detector
-from pfld_edge_runtime.analyzer import landmark_boxes
+from pfld_edge_runtime.geometry.landmarks import tight_box
 
 Boxes = NDArray[np.float64]
 Found = Mapping[str, list[NDArray[np.float32]]]
@@ -96,7 +96,7 @@ def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: FaceLandmarker
     boxes = np.stack([face.bbox_xyxy for face in once])
     raw = np.stack([faces[int(face.group)].bbox_xyxy for face in once])
     # Where the landmarks still wander, or left the face, the teacher doesn't know.
-    sure = (overlaps(boxes, landmark_boxes(again)) > 0.85) & (overlaps(boxes, raw) > SAME_FACE)
+    sure = (overlaps(boxes, tight_box(again)) > 0.85) & (overlaps(boxes, raw) > SAME_FACE)
     boxes, raw = boxes[sure], raw[sure]
     sizes = raw[:, 2:] - raw[:, :2]
     shifts = (boxes[:, :2] + boxes[:, 2:] - raw[:, :2] - raw[:, 2:]) / 2 / sizes
@@ -173,7 +173,7 @@ def nmes(
         if np.isfinite(box).all():
             guess[:] = landmarker(image, box, "bgr")[0]
             for _ in range(refine):
-                guess[:] = landmarker(image, landmark_boxes(guess[None]), "bgr")[0]
+                guess[:] = landmarker(image, tight_box(guess[None]), "bgr")[0]
     return nme_per_face(guesses, truth, landmarker.contract.landmarks.normalizing_points)
 
 

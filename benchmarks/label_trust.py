@@ -20,12 +20,12 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from pfld_edge_calib import Face, nme_per_face, read_photo, read_wflw
-from pfld_edge_calib.labelling import Consensus, Teacher, consensus, gather_looks
+from pfld_edge_calib.labelling import Consensus, Teacher, augmented_predictions, consensus
 from pfld_edge_calib.labelling.consensus import face_sizes
-from pfld_edge_convert.network import open_network
+from pfld_edge_convert.landmark_models import open_network
 from pfld_edge_runtime import WFLW_98
-from pfld_edge_runtime.analyzer import landmark_boxes
-from pfld_edge_runtime.detectors import YuNet, find_boxes
+from pfld_edge_runtime.detection import YuNet, find_boxes
+from pfld_edge_runtime.geometry.landmarks import tight_box
 
 Array = NDArray[np.floating]
 DOUBTFUL = 0.7
@@ -39,8 +39,8 @@ def labelled(
     for face, start in zip(faces, boxes, strict=True):
         photo, box = read_photo(face.image), np.asarray(start, np.float64)[None]
         for _ in range(passes - 1):
-            box = landmark_boxes(np.median(gather_looks(photo, box, teachers, flip=flip, crops=1), axis=0))
-        looks.append(gather_looks(photo, box, teachers, flip=flip, crops=crops))
+            box = tight_box(np.median(augmented_predictions(photo, box, teachers, flip=flip, crops=1), axis=0))
+        looks.append(augmented_predictions(photo, box, teachers, flip=flip, crops=crops))
     return consensus(np.concatenate(looks, axis=1), WFLW_98)
 
 

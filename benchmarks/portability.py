@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib import cut_faces, jittered, portraits
-from pfld_edge_convert.network import open_network
+from pfld_edge_convert.landmark_models import open_network
 from pfld_edge_runtime import BUNDLED_MODEL, Contract, PfldEdgeError, prepare_input
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pfld-edge" / "portability"

@@ -19,9 +19,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from pfld_edge_runtime import Contract
-from pfld_edge_runtime.reading import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_train.batches import Batch
-from pfld_edge_train.loss_config import LossConfig
+from pfld_edge_train.config import LossConfig
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import AuxiliaryNet, ModelConfig, WithAuxiliary, build_model
 from pfld_edge_train.pose import FOCAL_LENGTH, head_angles

@@ -22,16 +22,16 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from pfld_edge.commands.convert import judged_faces
 from pfld_edge_calib import nme_per_face
-from pfld_edge_convert.calibration_batches import CalibrationSet, FaceSource, calibration_crops, proof_crops
-from pfld_edge_convert.checkpoint_contract import contract_of
+from pfld_edge_convert.calibration import CalibrationSet, CalibrationSource, calibration_crops, sample_crops
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.int8_stage import JudgedFaces
+from pfld_edge_convert.int8_stage import LabelledCrops
+from pfld_edge_convert.model_file import checkpoint_contract
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
-from pfld_edge_convert.quantization.deviation import deviation_per_face
+from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_convert.quantization.quantizer import Quantizer
+from pfld_edge_convert.quantization.report import face_milliseconds
 from pfld_edge_convert.quantization.settings import QuantizationSettings
-from pfld_edge_convert.quantization.timing import face_milliseconds
 from pfld_edge_runtime import Contract, prepare_input
 from pfld_edge_train.checkpoint import load_model, save_checkpoint
 
@@ -41,7 +41,7 @@ NAIVE = QuantizationSettings(
     ranges="minmax", equalize=0, feedback=False, correct_bias=False, pixels=False, target="x86-vnni"
 )
 PIXELS = replace(NAIVE, pixels=True)
-EQUALIZED = replace(PIXELS, equalize=0.75, levelled_by="minmax")
+EQUALIZED = replace(PIXELS, equalize=0.75, equalize_by="minmax")
 CORRECTED = replace(EQUALIZED, correct_bias=True)
 FEEDBACK = replace(CORRECTED, feedback=True)
 STEPS = {
@@ -93,8 +93,8 @@ def float_network(path: Path) -> tuple[onnx.ModelProto, Contract]:
             checkpoint = Path(folder, "checkpoint.pth")
             save_checkpoint(checkpoint, import_onnx(path))
         network, loaded = load_model(checkpoint)
-        contract = contract_of(loaded)
-        convert(network, contract, output, proof_crops(contract))
+        contract = checkpoint_contract(loaded)
+        convert(network, contract, output, sample_crops(contract))
         return onnx.load(str(output)), contract
 
 
@@ -105,7 +105,7 @@ def found_faces(shared: Path, contract: Contract, model: onnx.ModelProto, faces:
     def predict(crops: Crops) -> NDArray[np.float32]:
         return run_model(model, prepare_input(crops, contract)).reshape(len(crops), -1, 2)
 
-    source = FaceSource(
+    source = CalibrationSource(
         wflw / "unlabelled_images.txt",
         wflw / "WFLW_images",
         shared / "models/detectors/yunet_n_dynamic.onnx",
@@ -162,7 +162,7 @@ def report(
     source: str,
     model: onnx.ModelProto,
     contract: Contract,
-    judged: JudgedFaces,
+    judged: LabelledCrops,
     rows: list[Row],
     reference: onnx.ModelProto,
 ) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import labelled_faces, predict_landmarks, read_photo, true_landmarks
 from pfld_edge_runtime import FaceLandmarker, default_camera, eye_openness, head_pose, mouth_openness
-from pfld_edge_runtime.reading import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 
 Array = NDArray[np.float64]
 SHAPE = np.array(FACE_SHAPE)

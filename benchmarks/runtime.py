@@ -1,32 +1,104 @@
-"""Times the runtime against its bars: the crop, several faces in one call, and the import.
+"""Times models against a reference, and measures the runtime against its bars: crop, batch, import, memory.
 
-Times are processor time of the one thread that works, which on a quiet machine is the time on the clock: neighbours
-that take the processor away don't count, those that take its caches still do. What is compared runs in turn in one
-process; the import is timed in fresh processes.
+    python benchmarks/runtime.py models [FILE...] [--reference FILE]
+    python benchmarks/runtime.py speed
+    python benchmarks/runtime.py memory
+
+What is compared takes turns in one process, so that what slows the machine slows all of it. Quote the ratios:
+milliseconds differ from run to run and from machine to machine, ratios far less. `speed` counts processor time of the
+one thread that works: neighbours that take the processor don't count, those that take its caches do.
 """
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import click
 import cv2
 import numpy as np
 
-from pfld_edge_convert.benchmark.turns import take_turns
-from pfld_edge_runtime import FaceLandmarker, crop_faces, crop_windows
+from pfld_edge_convert.benchmark.timing import take_turns
+from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker, PfldEdgeError, crop_faces, crop_windows, fingerprint_image
 
+DEMO_FP32 = Path("demo-out/pfld-edge-s.onnx")
 FACE = 300
 FRAME = (1080, 1920, 3)
 LINE = "  {:52} {:>12} {:>12}  {}"
 
+# Runs in the fresh process: argv holds the number of calls. Linux alone tells the memory that is resident now.
+MEMORY_SCRIPT = """
+import json, resource, sys, time
+from pathlib import Path
+import numpy as np
+from pfld_edge_runtime import FaceLandmarker
 
-@click.command()
+def resident():
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return float("nan")
+    return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+frame = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), np.uint8)
+landmarker = FaceLandmarker()
+landmarker(frame, [[800, 300, 1100, 600]])
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
+found = {"after one frame": resident(), "peak": peak}
+landmarker(frame, [[60 * i, 300, 60 * i + 300, 600] for i in range(16)])
+found["after 16 faces"] = resident()
+for _ in range(1000):
+    landmarker(frame, [[800, 300, 820, 320]])
+before, start = resident(), time.perf_counter()
+for _ in range(int(sys.argv[1])):
+    landmarker(frame, [[800, 300, 820, 320]])
+found["seconds"] = time.perf_counter() - start
+found["growth"] = resident() - before
+print(json.dumps(found))
+"""
+
+
+@click.group()
+def main() -> None:
+    """Measure speed and memory of models and of the runtime."""
+
+
+@main.command()
+@click.argument("models", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--reference", type=click.Path(path_type=Path), help="ONNX file that the others are divided by.")
+@click.option("--rounds", type=click.IntRange(1), default=300, show_default=True, help="Timed calls of each.")
+@click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="onnxruntime threads.")
+def models(models: tuple[Path, ...], reference: Path | None, rounds: int, threads: int) -> None:
+    """Print medians of one face through each of MODELS (the bundled INT8 file and `make demo`'s fp32 file by default).
+
+    Normalization is timed too. Without --reference the first model is the reference.
+    """
+    chosen = list(models) or [path for path in (BUNDLED_MODEL, DEMO_FP32) if path.is_file()]
+    files = ([] if reference is None else [reference]) + chosen
+    try:
+        found = medians({path.name: one_face(path, threads) for path in files}, rounds, clock=time.perf_counter)
+    except PfldEdgeError as error:
+        raise click.ClickException(str(error)) from error
+    first = next(iter(found.values()))
+    click.echo(f"{'model, one face':40} {'median ms':>10} {'ratio':>7}")
+    for name, value in found.items():
+        click.echo(f"  {name:38} {value:10.3f} {value / first:7.2f}")
+
+
+def one_face(path: Path, threads: int) -> Callable[[], object]:
+    """Make a call that runs a model on one crop, normalization included."""
+    network = open_network(path, threads)
+    crop = fingerprint_image(1, network.contract.input_size)[None]
+    return lambda: network.predict(crop)
+
+
+@main.command()
 @click.option("--rounds", type=click.IntRange(1), default=400, show_default=True, help="Timed calls of each.")
 @click.option("--starts", type=click.IntRange(1), default=9, show_default=True, help="Fresh processes for the import.")
-def main(rounds: int, starts: int) -> None:
+def speed(rounds: int, starts: int) -> None:
     """Print each figure with its bar: 0.25 ms, 1.3 times, 40 ms."""
     cv2.setNumThreads(1)
     # An open session also puts the heap into the state that applications have: pages stay with the process.
@@ -82,16 +154,34 @@ def report_import(starts: int) -> None:
     report("import pfld_edge_runtime beyond onnxruntime, ms", 1000 * median(times), 40, lower=True)
 
 
-def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+@main.command()
+@click.option(
+    "--calls", type=click.IntRange(1), default=100_000, show_default=True, help="Calls that may keep nothing."
+)
+def memory(calls: int) -> None:
+    """Print each figure with its bar: 110 MB after a 1080p frame, 1 MB of growth."""
+    command = [sys.executable, "-c", MEMORY_SCRIPT, str(calls)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
+    click.echo(LINE.format("memory of a process with the bundled model", "measured", "bar", ""))
+    report("resident after one face of a 1080p frame, MB", found["after one frame"], 110, digits=1)
+    report("  at its highest until then, MB", found["peak"], 110, digits=1)
+    report("  after 16 faces in one call, MB", found["after 16 faces"], digits=1)
+    report(f"growth over {calls:,} calls of one 20 px face, MB", found["growth"], 1, digits=1)
+    report("  seconds for them", found["seconds"], digits=1)
+
+
+def medians(
+    calls: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.thread_time
+) -> dict[str, float]:
     """Time the calls in turn; median milliseconds of each."""
-    return {name: median(values) for name, values in take_turns(calls, rounds, clock=time.thread_time).items()}
+    return {name: median(values) for name, values in take_turns(calls, rounds, clock=clock).items()}
 
 
-def report(what: str, value: float, bar: float | None = None, *, lower: bool = True) -> None:
+def report(what: str, value: float, bar: float | None = None, *, lower: bool = True, digits: int = 3) -> None:
     """Print a figure, its bar, and whether it holds."""
     limit = "" if bar is None else f"{'<' if lower else '>'} {bar:g}"
     verdict = "" if bar is None else "ok" if (value < bar if lower else value > bar) else "MISSED"
-    click.echo(LINE.format(what, f"{value:.3f}", limit, verdict))
+    click.echo(LINE.format(what, f"{value:.{digits}f}", limit, verdict))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_calib.datasets.portraits import portraits
 from pfld_edge_calib.face import Face, tight_box
 from pfld_edge_calib.photo import read_photo
-from pfld_edge_calib.portraits import portraits
 from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing
 
 Array = NDArray[np.float64]

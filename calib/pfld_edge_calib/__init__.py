@@ -1,47 +1,73 @@
-"""Faces with known answers: readers, crops through the runtime's own crop, metrics."""
+"""Faces with annotated landmarks: datasets, calibration sampling, pseudo-labels, evaluation.
 
-from pfld_edge_calib.calibration import as_detected, calibration_candidates, calibration_faces, jittered
-from pfld_edge_calib.coco import read_coco
-from pfld_edge_calib.detect import detected_faces, refined
-from pfld_edge_calib.doubts import calibration_doubts
+Faces are cropped by the runtime's own crop. `open_faces` opens every dataset; `LandmarkModel` is every model.
+"""
+
+from pfld_edge_calib.calibration import (
+    as_detected,
+    brightness_features,
+    calibration_candidates,
+    calibration_faces,
+    calibration_warnings,
+    jittered,
+    pose_features,
+    stratified_sample,
+)
+from pfld_edge_calib.datasets import (
+    PORTRAITS,
+    WFLW_ATTRIBUTES,
+    FaceSet,
+    as_wflw_98,
+    is_sharded,
+    labelled_faces,
+    open_faces,
+    portraits,
+    read_coco,
+    read_points_csv,
+    read_wflw,
+    read_wflw_list,
+)
+from pfld_edge_calib.detection import detected_faces, refined
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.evaluate import CropPredictor, predict_landmarks, true_landmarks
+from pfld_edge_calib.evaluation.metrics import nme_per_face
 from pfld_edge_calib.face import Face, tight_box
-from pfld_edge_calib.face_crops import FaceCrops, cut_faces
-from pfld_edge_calib.face_set import labelled_faces
-from pfld_edge_calib.metrics import Accuracy, accuracy, accuracy_by_subset, nme_per_face
+from pfld_edge_calib.landmark_model import (
+    CropPredictor,
+    EvaluatedModel,
+    FaceCrops,
+    LandmarkModel,
+    cut_faces,
+    predict_landmarks,
+    true_landmarks,
+)
 from pfld_edge_calib.photo import photos_in, read_photo
-from pfld_edge_calib.point_maps import as_wflw_98
-from pfld_edge_calib.points_csv import read_points_csv
-from pfld_edge_calib.portraits import PORTRAITS, portraits
-from pfld_edge_calib.stratify import even_choice, light, pose
-from pfld_edge_calib.wflw import WFLW_ATTRIBUTES, read_wflw, read_wflw_list
 
 __all__ = [
     "PORTRAITS",
     "WFLW_ATTRIBUTES",
-    "Accuracy",
     "CropPredictor",
+    "EvaluatedModel",
     "Face",
     "FaceCrops",
+    "FaceSet",
     "FaceSetError",
-    "accuracy",
-    "accuracy_by_subset",
+    "LandmarkModel",
     "as_detected",
     "as_wflw_98",
+    "brightness_features",
     "calibration_candidates",
-    "calibration_doubts",
     "calibration_faces",
+    "calibration_warnings",
     "cut_faces",
     "detected_faces",
-    "even_choice",
+    "is_sharded",
     "jittered",
     "labelled_faces",
-    "light",
     "nme_per_face",
+    "open_faces",
     "photos_in",
     "portraits",
-    "pose",
+    "pose_features",
     "predict_landmarks",
     "read_coco",
     "read_photo",
@@ -49,6 +75,7 @@ __all__ = [
     "read_wflw",
     "read_wflw_list",
     "refined",
+    "stratified_sample",
     "tight_box",
     "true_landmarks",
 ]

@@ -1,23 +1,45 @@
-"""Chooses the faces that static quantization looks at."""
+"""Calibration faces for static quantization: which datasets may be used, stratified sampling, box jitter, warnings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pfld_edge_calib.boxes_csv import read_boxes_csv
-from pfld_edge_calib.detect import detected_faces
+from pfld_edge_calib.datasets.open_faces import labelled_faces
+from pfld_edge_calib.datasets.points_csv import read_boxes_csv
+from pfld_edge_calib.datasets.portraits import portraits
+from pfld_edge_calib.datasets.wflw import wflw_list
+from pfld_edge_calib.detection import detected_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.face_set import labelled_faces
 from pfld_edge_calib.photo import photos_in, photos_listed, read_photo
-from pfld_edge_calib.portraits import portraits
-from pfld_edge_calib.wflw import wflw_list
 
-__all__ = ["as_detected", "calibration_candidates", "calibration_faces", "jittered"]
+__all__ = [
+    "as_detected",
+    "brightness_features",
+    "calibration_candidates",
+    "calibration_faces",
+    "calibration_warnings",
+    "jittered",
+    "pose_features",
+    "stratified_sample",
+]
+
+Array = NDArray[np.float64]
 
 BOXES_FILE = "boxes.csv"
+
+_MIN_FACES = 32
+"""Number of faces under which INT8 ranges depend on chance."""
+
+_GREY = 2.0
+"""Mean difference of red and blue, in grey levels, up to which a picture counts as grey."""
+
+# WFLW: tip of the nose, the ends of the contour, the outer corners of the eyes.
+_NOSE, _RIGHT, _LEFT, _RIGHT_EYE, _LEFT_EYE = 54, 0, 32, 60, 72
+_WFLW_POINTS = 98
 
 
 def calibration_candidates(
@@ -26,97 +48,26 @@ def calibration_candidates(
     detector: Path | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> list[Face]:
-    """All faces that a source offers for calibration.
+    """List all faces of a dataset that may be used for calibration.
 
     Args:
-        path: A WFLW folder with its official training list; a CSV of points; a folder of photographs, or a text file
+        path: A WFLW folder with its official training list; a CSV of landmarks; a folder of photographs, or a text file
             that lists some, with a detector; a folder with a ``boxes.csv`` (``image,x0,y0,x1,y1``, a line a face); or
-            one with neither, a face a photograph, filling it.
+            a folder with neither, each photograph of which is taken as a face.
         images: For a CSV or a list, the folder that its photographs are relative to.
         detector: A YuNet ONNX file.
-        advance: Called with 1 after each photograph that was searched.
+        advance: Called with 1 after each photograph that was searched by the detector.
 
     Returns:
-        Faces in the order of their photographs. WFLW's test list is never among them.
+        Faces in the order of their photographs. Those of WFLW's test list are never among them.
 
     Raises:
         FaceSetError: The path holds no faces that may be used.
     """
-    if detector is None:
-        return _candidates(path, images)
-    photos = photos_listed(path, images) if path.suffix.lower() == ".txt" else photos_in(path)
-    return detected_faces(photos, detector, advance)
-
-
-def calibration_faces(path: Path | None, limit: int = 256, seed: int = 0, images: Path | None = None) -> list[Face]:
-    """Choose faces for calibration, at random but the same for a seed.
-
-    Args:
-        path: A WFLW folder with its official training list; a CSV of points; a folder of photographs with a
-            ``boxes.csv`` (``image,x0,y0,x1,y1``, a line a face) or, without one, a face a photograph, filling it; None
-            for the bundled portraits, each under many boxes.
-        limit: Most faces.
-        seed: Of the choice.
-        images: For a CSV, the folder that its image column is relative to.
-
-    Returns:
-        Faces in the order of their photographs. WFLW's test list is never among them.
-
-    Raises:
-        FaceSetError: The path holds no faces that may be used.
-    """
-    if path is None:
-        faces = portraits()
-        return jittered(faces, limit // len(faces), seed)
-    faces = _candidates(path, images)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(faces))[:limit])
-    return [faces[index] for index in chosen]
-
-
-def jittered(faces: Sequence[Face], copies: int, seed: int = 0, shift: float = 0.08, scale: float = 0.12) -> list[Face]:
-    """Repeat each face under boxes that err as a detector's do.
-
-    Args:
-        faces: Any faces.
-        copies: Boxes a face; the first is the face's own.
-        seed: Of the errors.
-        shift: Largest shift as a share of the box's longer side.
-        scale: Largest change of the sides, as a share.
-    """
-    random = np.random.default_rng(seed)
-    result = []
-    for face in faces:
-        center = (face.bbox_xyxy[:2] + face.bbox_xyxy[2:]) / 2
-        half = (face.bbox_xyxy[2:] - face.bbox_xyxy[:2]) / 2
-        result.append(face)
-        for _ in range(copies - 1):
-            moved = center + random.uniform(-shift, shift, 2) * 2 * half.max()
-            sides = half * (1 + random.uniform(-scale, scale))
-            result.append(replace(face, bbox_xyxy=np.concatenate([moved - sides, moved + sides])))
-    return result
-
-
-def as_detected(faces: Sequence[Face], seed: int = 0, shift: float = 0.03, scale: float = 0.05) -> list[Face]:
-    """Move each face's box as detectors err.
-
-    Args:
-        faces: Any faces.
-        seed: Of the errors.
-        shift: Standard deviation of the shift, as a share of the box's longer side.
-        scale: Standard deviation of the change of the sides, as a share.
-    """
-    random = np.random.default_rng(seed)
-    result = []
-    for face in faces:
-        low, high = face.bbox_xyxy[:2], face.bbox_xyxy[2:]
-        center = (low + high) / 2 + random.normal(0, shift, 2) * (high - low).max()
-        half = (high - low) / 2 * max(0.5, 1 + random.normal(0, scale))
-        result.append(replace(face, bbox_xyxy=np.concatenate([center - half, center + half])))
-    return result
-
-
-def _candidates(path: Path, images: Path | None) -> list[Face]:
-    if path.suffix.lower() == ".txt":
+    listed = path.suffix.lower() == ".txt"
+    if detector is not None:
+        return detected_faces(photos_listed(path, images) if listed else photos_in(path), detector, advance)
+    if listed:
         raise FaceSetError(f"{path}: a list of photographs says nothing of their faces; give a detector too")
     if path.is_file():
         return labelled_faces(path, images=images)
@@ -135,3 +86,151 @@ def _candidates(path: Path, images: Path | None) -> list[Face]:
 def _whole_photo(path: Path) -> Face:
     height, width = read_photo(path).shape[:2]
     return Face(path, np.array([0.0, 0.0, width, height]), group=path.name)
+
+
+def calibration_faces(path: Path | None, limit: int = 256, seed: int = 0, images: Path | None = None) -> list[Face]:
+    """Choose calibration faces uniformly at random.
+
+    Args:
+        path: See `calibration_candidates`; None for the bundled portraits, each under many boxes.
+        limit: Most faces.
+        seed: Seed of the choice.
+        images: See `calibration_candidates`.
+
+    Returns:
+        Faces in the order of their photographs.
+
+    Raises:
+        FaceSetError: The path holds no faces that may be used.
+    """
+    if path is None:
+        faces = portraits()
+        return jittered(faces, limit // len(faces), seed)
+    faces = calibration_candidates(path, images)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(faces))[:limit])
+    return [faces[index] for index in chosen]
+
+
+def jittered(faces: Sequence[Face], copies: int, seed: int = 0, shift: float = 0.08, scale: float = 0.12) -> list[Face]:
+    """Repeat each face under boxes with uniformly distributed errors.
+
+    Args:
+        faces: Any faces.
+        copies: Boxes a face; the first is the face's own.
+        seed: Seed of the errors.
+        shift: Largest shift as a share of the box's longer side.
+        scale: Largest change of the sides, as a share.
+    """
+    random = np.random.default_rng(seed)
+    result = []
+    for face in faces:
+        result.append(face)
+        for _ in range(copies - 1):
+            moved = random.uniform(-shift, shift, 2)
+            result.append(_moved(face, moved, 1 + random.uniform(-scale, scale)))
+    return result
+
+
+def as_detected(faces: Sequence[Face], seed: int = 0, shift: float = 0.03, scale: float = 0.05) -> list[Face]:
+    """Give each face's box a normally distributed error, as detectors have.
+
+    Args:
+        faces: Any faces.
+        seed: Seed of the errors.
+        shift: Standard deviation of the shift, as a share of the box's longer side.
+        scale: Standard deviation of the change of the sides, as a share.
+    """
+    random = np.random.default_rng(seed)
+    return [_moved(face, random.normal(0, shift, 2), max(0.5, 1 + random.normal(0, scale))) for face in faces]
+
+
+def _moved(face: Face, shift: Array, factor: float) -> Face:
+    """Shift a box by shares of its longer side, and scale it about its centre."""
+    low, high = face.bbox_xyxy[:2], face.bbox_xyxy[2:]
+    center, half = (low + high) / 2 + shift * (high - low).max(), (high - low) / 2 * factor
+    return replace(face, bbox_xyxy=np.concatenate([center - half, center + half]))
+
+
+def stratified_sample(features: Array, bins: Sequence[int], limit: int, seed: int = 0) -> NDArray[np.int64]:
+    """Stratified sampling: draw rows evenly from the cells of a grid whose bounds are quantiles of the features.
+
+    Cells bounded by quantiles hold about as many rows each, so that extreme rows keep their share of the dataset;
+    ranges of INT8 tensors suffer from both too few and too many of them.
+
+    Args:
+        features: ``(N, K)`` numbers; NaN where unknown.
+        bins: K numbers of bins.
+        limit: Most rows.
+        seed: Seed of the choice within a cell.
+
+    Returns:
+        Sorted indices, all of them where there are no more than `limit`.
+    """
+    count = len(features)
+    cells = np.zeros(count, np.int64)
+    for column, parts in zip(features.T, bins, strict=True):
+        known = np.where(np.isnan(column), np.nanmedian(column) if np.isfinite(column).any() else 0.0, column)
+        cells = cells * parts + np.searchsorted(np.quantile(known, np.linspace(0, 1, parts + 1)[1:-1]), known)
+    order = np.random.default_rng(seed).permutation(count)
+    # The n-th row of each cell comes before the n + 1-st of any.
+    rank = np.zeros(count, np.int64)
+    seen: dict[int, int] = {}
+    for row in order:
+        rank[row] = seen.get(int(cells[row]), 0)
+        seen[int(cells[row])] = rank[row] + 1
+    return np.sort(order[np.argsort(rank[order], kind="stable")][:limit])
+
+
+def pose_features(faces: Sequence[Face]) -> Array:
+    """Estimate ``(N, 2)`` yaw (-1 to 1) and roll (radians) of faces; NaN without WFLW's 98 landmarks."""
+    result = np.full((len(faces), 2), np.nan)
+    for row, face in zip(result, faces, strict=True):
+        points = face.landmarks
+        used = [_NOSE, _RIGHT, _LEFT, _RIGHT_EYE, _LEFT_EYE]
+        if points is not None and len(points) == _WFLW_POINTS and _all_labelled(face, used):
+            right, left = (float(np.linalg.norm(points[_NOSE] - points[end])) for end in (_RIGHT, _LEFT))
+            across = points[_LEFT_EYE] - points[_RIGHT_EYE]
+            row[:] = (right - left) / max(right + left, 1e-6), np.arctan2(across[1], across[0])
+    return result
+
+
+def _all_labelled(face: Face, points: list[int]) -> bool:
+    return face.point_weights is None or bool((face.point_weights[points] > 0).all())
+
+
+def brightness_features(crops: NDArray[np.uint8]) -> Array:
+    """``(N, 2)`` mean grey level and contrast (standard deviation) of each ``(N, S, S, 3)`` uint8 crop."""
+    grey = crops.reshape(len(crops), -1).astype(np.float32)
+    return np.stack([grey.mean(axis=1), grey.std(axis=1)], axis=1).astype(np.float64)
+
+
+def calibration_warnings(crops: NDArray[np.uint8], color_order: str) -> tuple[str, ...]:
+    """Warn of too few faces, and of red and blue exchanged; a sentence each.
+
+    Skin of any tone reflects more red than blue, so that the middle of most crops is redder than blue.
+
+    Args:
+        crops: ``(N, S, S, 3)`` uint8.
+        color_order: ``bgr`` or ``rgb``, the order that the crops should have.
+    """
+    warnings = []
+    if len(crops) < _MIN_FACES:
+        warnings.append(
+            f"{len(crops)} calibration faces are few: ranges from fewer than {_MIN_FACES} miss what others need"
+        )
+    redder = _share_redder(crops, color_order)
+    if redder is not None and redder < 0.5:
+        warnings.append(
+            f"{1 - redder:.0%} of the calibration faces are bluer than red: are they really in "
+            f"{color_order.upper()} order?"
+        )
+    return tuple(warnings)
+
+
+def _share_redder(crops: NDArray[np.uint8], color_order: str) -> float | None:
+    """Share of the crops whose middle is redder than blue; None where fewer than eight are coloured."""
+    quarter = crops.shape[1] // 4
+    middle = crops[:, quarter:-quarter, quarter:-quarter].astype(np.float32)
+    blue, _, red = np.moveaxis(middle.mean(axis=(1, 2)), 1, 0)[:: 1 if color_order == "bgr" else -1]
+    colored = np.abs(middle[..., 0] - middle[..., 2]).mean(axis=(1, 2)) > _GREY
+    return float((red > blue)[colored].mean()) if colored.sum() >= 8 else None

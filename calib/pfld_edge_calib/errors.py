@@ -1,4 +1,4 @@
-"""What can go wrong with face sets."""
+"""Errors of datasets and of pseudo-labelling."""
 
 from pfld_edge_runtime import PfldEdgeError
 
@@ -6,8 +6,8 @@ __all__ = ["FaceSetError", "LabellingError"]
 
 
 class FaceSetError(PfldEdgeError, ValueError):
-    """A face set can't be read: a file or folder is missing, or a line is not what its format says."""
+    """A dataset can't be read: a file or folder is missing, or a line doesn't follow the format."""
 
 
 class LabellingError(PfldEdgeError, ValueError):
-    """Faces can't be labelled: the teachers don't fit together, or nothing is left to label."""
+    """Faces can't be labelled: the teachers have different landmark schemes, or no face is left to label."""

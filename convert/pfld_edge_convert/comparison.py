@@ -1,4 +1,4 @@
-"""What differs between two model files."""
+"""Differences between two model files: totals, contracts, operators, weights."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from pfld_edge_convert.float_twin import float_twin
 from pfld_edge_convert.inspection import Inspection
-from pfld_edge_convert.layer_weights import LayerWeights, layer_weights
+from pfld_edge_convert.quantized_models import LayerWeights, float_equivalent, layer_weights
 from pfld_edge_runtime import Contract
 
 __all__ = ["Comparison", "Difference", "GraphEdit", "WeightDifference", "compare"]
@@ -168,7 +167,7 @@ def _flat(contract: Contract) -> dict[str, Any]:
 def _edits(first: Inspection, second: Inspection) -> tuple[GraphEdit, ...]:
     """Align the operators of two networks; a quantized one counts as the float one that it stands for."""
     twins = [
-        [node.op_type for node in float_twin(found.model).graph.node if node.op_type != "Constant"]
+        [node.op_type for node in float_equivalent(found.model).graph.node if node.op_type != "Constant"]
         for found in (first, second)
     ]
     layers = [found.stats.layers for found in (first, second)]

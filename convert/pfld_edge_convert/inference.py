@@ -1,4 +1,7 @@
-"""Runs an ONNX model in memory with onnxruntime: the independent judge of every rewrite."""
+"""Runs ONNX models in memory with onnxruntime, and reads back the graph that onnxruntime optimizes them to."""
+
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -7,13 +10,13 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import ConvertError
 
-__all__ = ["open_model", "run_model"]
+__all__ = ["open_model", "optimized_graph", "run_model"]
 
 _ONLY_FATAL = 4
 
 
 def open_model(model: onnx.ModelProto, *, optimize: bool = True, fuse_qdq: bool = True) -> onnxruntime.InferenceSession:
-    """Open a model on the CPU, one thread, without onnxruntime's chatter.
+    """Open a model on the CPU, one thread, without onnxruntime's log lines.
 
     Args:
         model: The network.
@@ -31,11 +34,7 @@ def open_model(model: onnx.ModelProto, *, optimize: bool = True, fuse_qdq: bool 
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConvertError(f"onnxruntime {onnxruntime.__version__} refuses the model: {reason}") from error
+    return _session(model.SerializeToString(), options)
 
 
 def run_model(
@@ -63,3 +62,33 @@ def run_model(
     except Exception as error:
         raise ConvertError(f"the model can't run on inputs of shape {inputs.shape}: {str(error)[:300]}") from error
     return np.concatenate(outputs)
+
+
+def optimized_graph(model: onnx.ModelProto | Path, *, layout: bool = True) -> onnx.ModelProto:
+    """Open a model as a device would and read back the optimized graph.
+
+    Args:
+        model: In memory, or a file.
+        layout: With the rewrites that depend on the processor (blocked and channels-last layouts), which rename
+            tensors; without them tensors keep the file's names.
+
+    Raises:
+        ConvertError: onnxruntime refuses the model.
+    """
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ONLY_FATAL
+    if not layout:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory(prefix="pfld-edge-") as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        _session(source, options)
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _session(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConvertError(f"onnxruntime {onnxruntime.__version__} refuses the model: {reason}") from error

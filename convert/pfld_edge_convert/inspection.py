@@ -1,28 +1,62 @@
-"""Looks into a model file, checkpoint or ONNX."""
+"""What `pfld-edge inspect` reports of a model file: contract, cost, quantization, and what onnxruntime fuses."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from pfld_edge_convert.contract_io import read_contract
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.fusion import Fusion, fusion_of
-from pfld_edge_convert.input_shapes import with_free_sides_filled
+from pfld_edge_convert.inference import optimized_graph
+from pfld_edge_convert.model_file import load_onnx, read_contract
 from pfld_edge_convert.model_stats import ModelStats, model_stats
-from pfld_edge_convert.onnx_file import load_onnx
-from pfld_edge_convert.quantization.coverage import fusion_coverage
-from pfld_edge_convert.quantization.report import QuantizationReport, read_report
-from pfld_edge_convert.receptive_field import ReceptiveField, field_facts, receptive_fields
+from pfld_edge_convert.passes.canonical_form import with_image_size
+from pfld_edge_convert.quantization.report import QuantizationReport, fusion_coverage, read_report
 from pfld_edge_runtime import Contract, ModelFileError
 
-__all__ = ["Inspection", "inspect_file"]
-
+__all__ = ["FusedPattern", "Fusion", "Inspection", "fusion_of", "inspect_file"]
 
 _SIDE = 320
 """For pictures of any size: what small face detectors are commonly fed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedPattern:
+    """Nodes that run as one.
+
+    Attributes:
+        operators: Of the file's nodes, in order.
+        runs_as: Operator of the node that runs in their place.
+        count: How often.
+    """
+
+    operators: tuple[str, ...]
+    runs_as: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """What onnxruntime makes of a file's nodes.
+
+    Attributes:
+        runs_as: For each node of the file, ``Constant`` aside: the operator that makes its output, the name of the
+            output that it is part of (``in NAME``), or ``gone``.
+        patterns: The most frequent first.
+        running: Operators of the graph as it runs on this processor, layout changes included, and how many.
+    """
+
+    runs_as: tuple[str, ...]
+    patterns: tuple[FusedPattern, ...]
+    running: dict[str, int]
+
+    def facts(self) -> tuple[str, ...]:
+        """Say what fuses (``26 x Conv + Relu -> FusedConv``) and what runs, a line each."""
+        fused = "; ".join(f"{p.count} x {' + '.join(p.operators)} -> {p.runs_as}" for p in self.patterns) or "nothing"
+        runs = ", ".join(f"{count} {operator}" for operator, count in self.running.items())
+        return f"onnxruntime fuses: {fused}", f"onnxruntime runs here: {runs}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +70,6 @@ class Inspection:
         facts: Sentences about the file.
         model: Its network; of a checkpoint, the one that `pfld-edge convert` begins with.
         stats: The network's cost.
-        fields: What each layer of `stats` sees of the picture; None where that isn't known.
         fusion: What onnxruntime makes of the network; None where it refuses it.
         quantization: What an INT8 file knows of its layers; None where it says nothing.
     """
@@ -47,13 +80,12 @@ class Inspection:
     facts: tuple[str, ...]
     model: onnx.ModelProto
     stats: ModelStats
-    fields: tuple[ReceptiveField | None, ...]
     fusion: Fusion | None
     quantization: QuantizationReport | None = None
 
 
 def inspect_file(path: Path) -> Inspection:
-    """Look into a checkpoint or an ONNX file.
+    """Inspect a checkpoint or an ONNX file.
 
     Raises:
         ModelFileError: The file is missing or not a model.
@@ -66,52 +98,20 @@ def inspect_file(path: Path) -> Inspection:
         return _inspect_checkpoint(path)
     model = load_onnx(path)
     opsets = ", ".join(f"{item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import)
-    facts: tuple[str, ...] = (f"{path.stat().st_size / 1000:.0f} kB; opset {opsets}; IR version {model.ir_version}",)
+    facts = [f"{path.stat().st_size / 1000:.0f} kB; opset {opsets}; IR version {model.ir_version}"]
     report = read_report(model)
     if report is not None:
-        facts = (*facts, fusion_coverage(model).describe())
+        facts.append(fusion_coverage(model).describe())
     contract = read_contract(model)
     if contract is not None and contract.end_to_end:
-        facts = (*facts, f"end-to-end graph: {_signature(model.graph.input)} in, {_signature(model.graph.output)} out")
+        facts.append(f"end-to-end graph: {_signature(model.graph.input)} in, {_signature(model.graph.output)} out")
     return _inspect(path, contract, facts, model, report)
-
-
-def _inspect(
-    path: Path,
-    contract: Contract | None,
-    facts: tuple[str, ...],
-    model: onnx.ModelProto,
-    report: QuantizationReport | None = None,
-) -> Inspection:
-    filled = with_free_sides_filled(model, _SIDE)
-    if filled is not None:
-        facts = (*facts, f"the picture's size is free; counted at {_SIDE} px a side")
-    counted = model if filled is None else filled
-    seen = receptive_fields(counted)
-    nodes = [node for node in model.graph.node if node.op_type != "Constant"]
-    fields = tuple(seen.get(node.output[0]) for node in nodes)
-    try:
-        fusion = fusion_of(model)
-    except ConvertError as error:
-        fusion, facts = None, (*facts, str(error))
-    facts += field_facts(model, seen) + (fusion.facts() if fusion else ())
-    return Inspection(path, path.stat().st_size, contract, facts, model, model_stats(counted), fields, fusion, report)
-
-
-def _signature(values: Iterable[onnx.ValueInfoProto]) -> str:
-    described = []
-    for value in values:
-        tensor = value.type.tensor_type
-        shape = ", ".join(str(dim.dim_value or dim.dim_param) for dim in tensor.shape.dim)
-        described.append(f"{value.name} ({shape}) {np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))}")
-    return " and ".join(described)
 
 
 def _inspect_checkpoint(path: Path) -> Inspection:
     # Here: torch takes seconds to import, and an ONNX file needs none of it.
     from pfld_edge_convert.export import export_onnx
-    from pfld_edge_convert.fuse import reparameterize
-    from pfld_edge_convert.training_form import training_form
+    from pfld_edge_convert.reparameterize import reparameterize, training_form
     from pfld_edge_train.checkpoint import load_model
 
     model, checkpoint = load_model(path)
@@ -124,4 +124,81 @@ def _inspect_checkpoint(path: Path) -> Inspection:
     fused = reparameterize(model)
     facts.append(training_form(model, fused))
     contract = Contract.from_dict(checkpoint.contract) if checkpoint.contract else None
-    return _inspect(path, contract, tuple(facts), export_onnx(fused, network.input_size))
+    return _inspect(path, contract, facts, export_onnx(fused, network.input_size), None)
+
+
+def _inspect(
+    path: Path, contract: Contract | None, facts: list[str], model: onnx.ModelProto, report: QuantizationReport | None
+) -> Inspection:
+    filled = with_image_size(model, _SIDE)
+    if filled is not None:
+        facts.append(f"the picture's size is free; counted at {_SIDE} px a side")
+    stats, fusion = model_stats(model if filled is None else filled), None
+    try:
+        fusion = fusion_of(model)
+        facts.extend(fusion.facts())
+    except ConvertError as error:
+        facts.append(str(error))
+    return Inspection(path, path.stat().st_size, contract, tuple(facts), model, stats, fusion, report)
+
+
+def _signature(values: Iterable[onnx.ValueInfoProto]) -> str:
+    described = []
+    for value in values:
+        tensor = value.type.tensor_type
+        shape = ", ".join(str(dim.dim_value or dim.dim_param) for dim in tensor.shape.dim)
+        described.append(f"{value.name} ({shape}) {np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))}")
+    return " and ".join(described)
+
+
+def fusion_of(model: onnx.ModelProto) -> Fusion:
+    """Open a model in onnxruntime and compare the graph that runs with the file's.
+
+    Raises:
+        ConvertError: onnxruntime refuses the model.
+    """
+    # Without changes of layout tensors keep their names, so that nodes can be told apart.
+    kept = {name: node.op_type for node in optimized_graph(model, layout=False).graph.node for name in node.output}
+    nodes = [node for node in model.graph.node if node.op_type != "Constant"]
+    ends = _ends(nodes, kept)
+    groups: dict[int, list[int]] = {}
+    for place, end in enumerate(ends):
+        if end is not None:
+            groups.setdefault(end, []).append(place)
+    counts = Counter(
+        (tuple(nodes[place].op_type for place in places), _maker(nodes[end], kept))
+        for end, places in groups.items()
+        if len(places) > 1
+    )
+    running = Counter(node.op_type for node in optimized_graph(model).graph.node)
+    return Fusion(
+        tuple(_runs_as(place, end, nodes, kept) for place, end in enumerate(ends)),
+        tuple(FusedPattern(operators, runs_as, count) for (operators, runs_as), count in counts.most_common()),
+        dict(running.most_common()),
+    )
+
+
+def _ends(nodes: Sequence[onnx.NodeProto], kept: dict[str, str]) -> list[int | None]:
+    """For each node the first one at or behind it whose output is still made; None where there is none."""
+    readers: dict[str, list[int]] = {}
+    for place, node in enumerate(nodes):
+        for name in node.input:
+            readers.setdefault(name, []).append(place)
+    ends: list[int | None] = [None] * len(nodes)
+    for place in reversed(range(len(nodes))):
+        if any(name in kept for name in nodes[place].output):
+            ends[place] = place
+            continue
+        behind = [ends[reader] for name in nodes[place].output for reader in readers.get(name, [])]
+        ends[place] = min((end for end in behind if end is not None), default=None)
+    return ends
+
+
+def _maker(node: onnx.NodeProto, kept: dict[str, str]) -> str:
+    return next(kept[name] for name in node.output if name in kept)
+
+
+def _runs_as(place: int, end: int | None, nodes: Sequence[onnx.NodeProto], kept: dict[str, str]) -> str:
+    if end is None:
+        return "gone"
+    return _maker(nodes[end], kept) if end == place else f"in {nodes[end].name or nodes[end].output[0]}"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from pfld_edge_convert.float_twin import float_twin
 from pfld_edge_convert.passes.graph_index import Dims, GraphIndex, attribute
+from pfld_edge_convert.quantized_models import float_equivalent
 
 __all__ = ["LayerStats", "ModelStats", "model_stats"]
 
@@ -58,7 +58,7 @@ def model_stats(model: onnx.ModelProto) -> ModelStats:
     Args:
         model: Float, QOperator or QDQ; a network whose shapes aren't all known counts what is known.
     """
-    twin = float_twin(model)
+    twin = float_equivalent(model)
     index, origin = GraphIndex(twin), _weight_origins(twin)
     layers: list[LayerStats] = []
     seen: set[tuple[str, int]] = set()

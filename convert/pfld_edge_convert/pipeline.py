@@ -1,4 +1,4 @@
-"""The whole way from a trained network to files for devices."""
+"""Conversion of a trained network to ONNX files: export, optimize, quantize, check, write."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pfld_edge_convert.contract_io import model_files, write_files
 from pfld_edge_convert.end_to_end import (
     end_to_end_contract,
     end_to_end_model,
@@ -19,14 +18,13 @@ from pfld_edge_convert.end_to_end import (
     pixel_fingerprint,
 )
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.export import export_onnx
-from pfld_edge_convert.fingerprint import FLOAT_TOLERANCE, INT8_TOLERANCE, take_fingerprint
-from pfld_edge_convert.fuse import reparameterize
+from pfld_edge_convert.export import export_onnx, simplify
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
+from pfld_edge_convert.model_file import FLOAT_TOLERANCE, INT8_TOLERANCE, model_files, take_fingerprint, write_files
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.passes import PassReport, default_passes, run_passes
-from pfld_edge_convert.simplify import simplify
+from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import Contract, prepare_input
 
 __all__ = ["ConversionReport", "ConvertedFile", "convert", "int8_path", "optimize"]
@@ -82,7 +80,7 @@ def int8_path(output: Path) -> Path:
 
 
 def optimize(model: onnx.ModelProto, samples: NDArray[np.float32]) -> tuple[onnx.ModelProto, tuple[PassReport, ...]]:
-    """Simplify a float network and run every pass, each proven on the samples.
+    """Simplify a float network and run every pass, each checked on the samples.
 
     Args:
         model: Any float network with one input; left as it is.
@@ -106,16 +104,16 @@ def convert(
 ) -> ConversionReport:
     """Convert a network: reparameterize, export, simplify, optimize, quantize, wrap, write.
 
-    Nothing is written before everything is made and proven, and then whole files at once, so that a run that fails or
+    Nothing is written before everything is made and checked, and then whole files at once, so that a run that fails or
     is killed leaves what was there before.
 
     Args:
         model: A trained network with or without training branches; left as it is.
         contract: How the network was trained; the files carry it with a fingerprint of their own.
         output: The float file; see `int8_path` and `end_to_end_path` for the others. Its folder is made if need be.
-        crops: ``(N, S, S, 3)`` uint8 faces, on which every step is proven and differences are measured.
+        crops: ``(N, S, S, 3)`` uint8 faces, on which every step is checked and differences are measured.
         int8: What the INT8 file is to be; none is made without.
-        end_to_end: Also make of each file a graph from photograph and boxes to pixels, proven against the runtime.
+        end_to_end: Also make of each file a graph from photograph and boxes to pixels, checked against the runtime.
 
     Raises:
         ConvertError: A step failed or changed what the network computes, or a file can't be written.
@@ -165,7 +163,7 @@ def _finish(
 
 
 def _wrap(made: _Made, plain: ConvertedFile, contents: dict[Path, bytes]) -> ConvertedFile:
-    """Make and prove the end-to-end graph of a finished network and add its files' contents."""
+    """Make and check the end-to-end graph of a finished network and add its files' contents."""
     graph = end_to_end_model(made.model, made.contract)
     difference = largest_difference(graph, contents[plain.path])
     fingerprint = pixel_fingerprint(graph, made.contract, made.tolerance)

@@ -1,6 +1,7 @@
 """The `pfld-edge` program: a group of commands, each imported only when it is called."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,10 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """Run the program on the process's arguments and exit with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names may have letters that the console's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,6 +1,6 @@
-"""What commands say beside their results: notes and progress, on standard error."""
+"""How commands print: tables to standard output; notes and progress to standard error."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,14 +13,28 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-__all__ = ["byte_progress", "console", "face_progress", "note", "note_assumed", "photo_count"]
+__all__ = ["console", "new_table", "note", "note_assumed", "note_skipped", "progress_bar"]
+
+_NAMED = 5
+"""Files that can't be read that are named; the others are counted."""
 
 
 def console(*, stderr: bool = False) -> Console:
     """Open a console; wide enough for whole tables where the output is not a terminal."""
     opened = Console(stderr=stderr, highlight=False)
     return opened if opened.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+
+
+def new_table(title: str, *names: str, figures: Sequence[str] = (), caption: str | None = None) -> Table:
+    """Start a table with columns of names, which fold where they are long, then of figures, aligned right."""
+    table = Table(title=title, caption=caption)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right")
+    return table
 
 
 def note(text: str) -> None:
@@ -34,40 +48,34 @@ def note_assumed(name: str, assumed: bool) -> None:
         note(f"{name} carries no contract: taken as published PFLD (BGR, landmark box x 1.2)")
 
 
-@contextmanager
-def face_progress(name: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar over faces or photographs, some of them done; gives the function that moves it."""
-    with _bar(name, total, MofNCompleteColumn(), done) as advance:
-        yield advance
+def note_skipped(complaints: Sequence[str], count: int) -> None:
+    """Name the first photographs that can't be read, of `count` in all."""
+    for complaint in complaints[:_NAMED]:
+        note(f"skipped {complaint}")
+    if count > len(complaints[:_NAMED]):
+        note(f"skipped {count - len(complaints[:_NAMED])} more photographs that can't be read")
 
 
 @contextmanager
-def byte_progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar over the bytes of a download; gives the function that moves it."""
-    with _bar(name, total, DownloadColumn()) as advance:
-        yield advance
+def progress_bar(
+    name: str, total: int | None = None, done: int = 0, *, unit_bytes: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Show progress on a terminal, and nothing elsewhere; gives the function that moves it.
 
-
-@contextmanager
-def _bar(name: str, total: int, amount: ProgressColumn, done: int = 0) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+    Args:
+        name: Of what is gone through.
+        total: How many there are; None where nobody knows, which shows a count, from the first on.
+        done: How many of them are done.
+        unit_bytes: They are bytes of a download.
+    """
+    amount: ProgressColumn = DownloadColumn() if unit_bytes else MofNCompleteColumn()
+    columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+    if total is None:
+        columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"))
     terminal = console(stderr=True)
     # Elsewhere than on a terminal rich would leave an empty line.
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
-        task = progress.add_task(name, total=total, completed=done)
-
-        def advance(count: int) -> None:
-            progress.advance(task, count)
-
-        yield advance
-
-
-@contextmanager
-def photo_count(name: str) -> Iterator[Callable[[int], None]]:
-    """Show how many are done where nobody knows how many there are; nothing until the first."""
-    columns, terminal = (TextColumn("{task.description}"), TextColumn("{task.completed}")), console(stderr=True)
-    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
-        task = progress.add_task(name, total=None, visible=False)
+        task = progress.add_task(name, total=total, completed=done, visible=total is not None)
 
         def advance(count: int) -> None:
             progress.update(task, advance=count, visible=True)

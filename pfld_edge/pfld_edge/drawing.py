@@ -1,15 +1,18 @@
-"""Draws landmarks on photographs."""
+"""Draws faces on photographs: landmarks, boxes, head poses, ids and confidences."""
+
+import math
+from collections.abc import Collection
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime import LandmarkScheme
+from pfld_edge_runtime import Faces, LandmarkScheme, default_camera
 
-__all__ = ["SHIFT", "draw_landmarks", "regions", "subpixels"]
+__all__ = ["OPEN_REGIONS", "SHIFT", "draw_faces", "draw_landmarks", "regions", "subpixels"]
 
-# Regions that are one line; all others of the scheme (eyes, brows, lips) are closed.
-_OPEN = frozenset({"contour", "nose_bridge", "nose_base"})
+OPEN_REGIONS = frozenset({"contour", "nose_bridge", "nose_base"})
+"""Regions that are one line; all others of the scheme (eyes, brows, lips) are closed."""
 
 # BGR by region, apart enough to tell from each other and from skin.
 _COLORS: dict[str, tuple[int, int, int]] = {
@@ -21,6 +24,10 @@ _COLORS: dict[str, tuple[int, int, int]] = {
     "pupil": (255, 255, 255),
 }
 _RIM = (30, 30, 30)
+_BOX, _TEXT = (200, 200, 200), (255, 255, 255)
+# x, y and z of the head as BGR; z shows where the face looks.
+_AXES = ((60, 60, 255), (80, 220, 80), (255, 150, 60))
+_AXIS_MILLIMETRES = 60.0
 _SMALL_FACE = 150
 
 # cv2 takes fixed-point coordinates: four fractional bits give a sixteenth of a pixel.
@@ -58,7 +65,7 @@ def draw_landmarks(
             color = next((value for key, value in _COLORS.items() if key in name), _COLORS["pupil"])
             if lines and len(indices) > 1:
                 thick = max(1, round(side / 250))
-                cv2.polylines(canvas, [places[indices]], name not in _OPEN, color, thick, cv2.LINE_AA, SHIFT)
+                cv2.polylines(canvas, [places[indices]], name not in OPEN_REGIONS, color, thick, cv2.LINE_AA, SHIFT)
             if points:
                 _draw_points(canvas, places[indices], color, side)
     return canvas
@@ -88,3 +95,59 @@ def _draw_points(
     for stroke, size in ((_RIM, radius + rim), (color, radius)):
         for x, y in points.tolist():
             cv2.circle(canvas, (x, y), round(size * 2**SHIFT), stroke, cv2.FILLED, cv2.LINE_AA, SHIFT)
+
+
+def draw_faces(photo: NDArray[np.uint8], faces: Faces, parts: Collection[str]) -> NDArray[np.uint8]:
+    """Draw faces on a copy of a photograph.
+
+    Args:
+        photo: ``(H, W, 3)`` uint8, BGR; left as it is.
+        faces: Of that photograph.
+        parts: Some of `DRAWABLE`. Pose needs the 98 points of WFLW, ids a tracker, confidences a `Faces` that has
+            them; what is unknown is not drawn.
+
+    Returns:
+        ``(H, W, 3)`` uint8, BGR.
+    """
+    canvas = draw_landmarks(photo, faces.landmarks, faces.scheme, lines="contours" in parts, points="points" in parts)
+    if "pose" in parts and len(faces) and faces.scheme.num_landmarks == 98:
+        _draw_axes(canvas, faces)
+    for row in range(len(faces)):
+        side = float(np.ptp(faces.landmarks[row], axis=0).max())
+        if "boxes" in parts:
+            thick = max(1, round(min(side, max(canvas.shape)) / 250))
+            corners = subpixels(faces.boxes[row].reshape(2, 2))
+            cv2.rectangle(canvas, corners[0].tolist(), corners[1].tolist(), _BOX, thick, cv2.LINE_AA, SHIFT)
+        words = [f"#{faces.ids[row]}"] if "ids" in parts and faces.ids[row] >= 0 else []
+        if "confidence" in parts and math.isfinite(faces.confidences[row]):
+            words.append(f"{faces.confidences[row]:.0%}")
+        if words:
+            _write(canvas, faces.landmarks[row], " ".join(words), side)
+    return canvas
+
+
+def _write(canvas: NDArray[np.uint8], landmarks: NDArray[np.float32], words: str, side: float) -> None:
+    """Write above a face, inside the photograph, light on dark."""
+    scale = min(max(side / 300, 0.4), 3.0)
+    (width, height), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    left, top = landmarks.min(axis=0).clip(-1e6, 1e6)
+    x = int(min(max(left, 0), max(canvas.shape[1] - width, 0)))
+    y = int(min(max(top - below, height), canvas.shape[0]))
+    for color, thick in ((_RIM, max(3, round(4 * scale))), (_TEXT, max(1, round(1.5 * scale)))):
+        cv2.putText(canvas, words, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, thick, cv2.LINE_AA)
+
+
+def _draw_axes(canvas: NDArray[np.uint8], faces: Faces) -> None:
+    """Draw each head's axes from between the eyes, in the perspective of the camera that the pose was solved for."""
+    pose, camera = faces.head_pose(), default_camera(faces.image_size)
+    # Towards the camera, the way the face looks: the head's z runs into it.
+    ends = np.diag([_AXIS_MILLIMETRES, _AXIS_MILLIMETRES, -_AXIS_MILLIMETRES])
+    for row in range(len(faces)):
+        points = np.concatenate([np.zeros((1, 3)), ends]) @ pose.rotation[row].T + pose.translation[row]
+        if not np.isfinite(points).all() or points[:, 2].min() <= 1:
+            continue
+        pixels = points @ camera.T
+        start, *tips = subpixels(pixels[:, :2] / pixels[:, 2:])
+        side = float(np.ptp(faces.landmarks[row], axis=0).max())
+        for tip, color in zip(tips, _AXES, strict=True):
+            cv2.line(canvas, start.tolist(), tip.tolist(), color, max(2, round(side / 90)), cv2.LINE_AA, SHIFT)

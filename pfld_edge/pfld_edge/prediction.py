@@ -1,157 +1,303 @@
-"""The work of `pfld-edge predict`: photographs and videos one after the other, and what is kept of them."""
+"""The work of `pfld-edge predict`: finds faces in photographs and videos, draws them and records them."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
-from pfld_edge.console import face_progress, note, photo_count
-from pfld_edge.errors import OutputError
-from pfld_edge.face_drawing import draw_faces
-from pfld_edge.face_records import FrameFaces, as_csv, as_json, as_json_line
-from pfld_edge.face_search import FaceSearch
-from pfld_edge.output_file import picture_paths, write_atomically, write_picture
-from pfld_edge.video import VIDEO_SUFFIXES, VideoSource, video_sink
-from pfld_edge_calib import photos_in, read_photo
-from pfld_edge_runtime import Detector, FaceTracker, LandmarkScheme, Smoothing
+from pfld_edge.console import note, progress_bar
+from pfld_edge.drawing import draw_faces
+from pfld_edge.options import Box
+from pfld_edge.output import InputError, OutputError, write_picture
+from pfld_edge.records import FrameFaces, RecordFile
+from pfld_edge.video import VIDEO_SUFFIXES, VideoSink, VideoSource
+from pfld_edge_calib import FaceSetError, photos_in, read_photo
+from pfld_edge_convert.landmark_models import Network
+from pfld_edge_runtime import (
+    Contract,
+    Faces,
+    FaceTracker,
+    crop_faces,
+    crop_windows,
+    landmark_confidence,
+    predict_with_mirror,
+    read_faces,
+)
 
-__all__ = ["Prediction", "Tracking", "sorted_inputs"]
+__all__ = ["BoxedNetwork", "FaceSearch", "Photograph", "Prediction", "sorted_inputs"]
+
+Image = NDArray[np.uint8]
+
+_PICTURES = frozenset({".png", ".jpg", ".jpeg"})
+_DRAWN = "-landmarks"
+"""Ends the names of drawings, before the suffix."""
 
 
-def sorted_inputs(inputs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+class BoxedNetwork:
+    """A network, checkpoint or ONNX file, that is called as the runtime's `FaceLandmarker` is."""
+
+    def __init__(self, network: Network) -> None:
+        """Take what `open_network` opened."""
+        self._network = network
+        self.contract: Contract = network.contract
+
+    def __call__(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
+        """Find landmarks, ``(N, P, 2)`` pixels; arguments and errors as for `FaceLandmarker`."""
+        windows = crop_windows(boxes, self.contract.crop.margin)
+        swap = color != self.contract.color_order
+        crops = crop_faces(image, windows, self.contract.input_size, swap_channels=swap)
+        return windows.to_image(self.predict_crops(crops))
+
+    def predict_crops(self, crops: Image) -> NDArray[np.float32]:
+        """Run the network on ``(N, S, S, 3)`` uint8 crops; ``(N, P, 2)`` fractions of the crop."""
+        if len(crops) == 0:
+            return np.zeros((0, self.contract.landmarks.num_landmarks, 2), np.float32)
+        return self._network.predict(crops)
+
+
+@dataclass(frozen=True)
+class FaceSearch:
+    """How the faces of a photograph are found.
+
+    Attributes:
+        network: Finds landmarks.
+        boxes: Of the faces, tight around their landmarks; the whole photograph where there are none.
+        analyze: Finds faces by itself (`FaceAnalyzer`), in place of boxes.
+        confidence: Fill `Faces.confidences`.
+    """
+
+    network: BoxedNetwork
+    boxes: Sequence[Box] = ()
+    analyze: Callable[[Image, str], Faces] | None = None
+    confidence: bool = False
+
+    def __call__(self, photo: Image) -> Faces:
+        """Find the faces of a ``(H, W, 3)`` uint8 BGR photograph."""
+        if self.analyze is not None:
+            return self.rated(self.analyze(photo, "bgr"), photo)
+        boxes = self.boxes or ((0, 0, photo.shape[1], photo.shape[0]),)
+        return self.rated(read_faces(self.network, photo, boxes, "bgr"), photo)
+
+    def rated(self, faces: Faces, photo: Image) -> Faces:
+        """Add confidences where they are asked for, from a prediction of the mirror image."""
+        if not self.confidence or len(faces) == 0:
+            return faces
+        pair = predict_with_mirror(self.network, photo, faces.boxes, "bgr")
+        return replace(faces, confidences=landmark_confidence(*pair, self.network.contract))
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """A photograph among the inputs.
+
+    Attributes:
+        path: The file.
+        folder: Where its drawing goes, relative to the output folder.
+    """
+
+    path: Path
+    folder: Path = Path()
+
+
+def sorted_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Photograph], list[Path]]:
     """Part photographs, those in folders among them, from videos.
+
+    Hidden files (``._a.jpg`` of macOS) and drawings that an earlier run left in `out` are no photographs.
 
     Raises:
         FaceSetError: A folder holds no photograph.
     """
-    photos: list[Path] = []
+    photos: list[Photograph] = []
     videos: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            photos += photos_in(path)
+            for photo in photos_in(path):
+                inside = photo.relative_to(path)
+                own = photo.stem.endswith(_DRAWN) and out.resolve() in photo.resolve().parents
+                if not own and not any(part.startswith(".") for part in inside.parts):
+                    photos.append(Photograph(photo, inside.parent))
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             videos.append(path)
         else:
-            photos.append(path)
+            photos.append(Photograph(path))
     return photos, videos
 
 
-@dataclass(frozen=True)
-class Tracking:
-    """How faces are followed through a video; see `FaceTracker`.
+def _targets(photos: Sequence[Photograph], out: Path) -> list[Path]:
+    """Choose the file of each photograph's drawing: `out` itself, or ``<out>/<folder>/<name>-landmarks.png``.
 
-    Attributes:
-        detector: Finds faces.
-        every: Frames from one detection to the next.
-        max_faces: Most faces.
-        smooth: Steady the points.
-        frames: Stop after so many.
+    Raises:
+        OutputError: Several photographs and one file, one photograph twice, an existing file as the folder, or a
+            photograph that would be overwritten.
     """
+    if out.suffix.lower() in _PICTURES and not out.is_dir():
+        if len(photos) > 1:
+            raise OutputError(f"{out} is one file, and there are {len(photos)} photographs: give a folder")
+        if out.exists() and photos[0].path.exists() and out.samefile(photos[0].path):
+            raise OutputError(f"{out} is the photograph itself: give another file, or a folder")
+        return [out]
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is neither a folder nor a .png or .jpg file")
+    stems = Counter(photo.folder / photo.path.stem for photo in set(photos))
 
-    detector: Detector
-    every: int = 15
-    max_faces: int | None = None
-    smooth: bool = True
-    frames: int | None = None
+    def name(photo: Photograph) -> str:
+        # a.jpg and a.png of one folder keep their suffixes, to tell the drawings apart.
+        own = photo.path.stem if stems[photo.folder / photo.path.stem] == 1 else photo.path.name
+        return f"{own}{_DRAWN}.png"
+
+    paths = [out / photo.folder / name(photo) for photo in photos]
+    path, uses = Counter(paths).most_common(1)[0]
+    if uses > 1:
+        raise OutputError(
+            f"{uses} photographs would be drawn to {path}: give them different names, or separate folders"
+        )
+    return paths
 
 
 class Prediction:
-    """A run whose records are written when it ends, by an interruption too."""
+    """A run over photographs and videos: each is drawn and recorded as soon as its faces are found.
+
+    Files that can't be read are skipped and named; at the end `check_skipped` raises. What was recorded is kept
+    however the run ends.
+    """
 
     def __init__(
         self,
         out: Path,
         draw: Collection[str],
-        scheme: LandmarkScheme,
-        json_path: Path | None = None,
-        csv_path: Path | None = None,
+        search: FaceSearch,
+        targets: Iterable[str | None] = (),
+        *,
+        strict: bool = False,
     ) -> None:
-        """Say where everything goes."""
-        self._out, self._draw, self._scheme = out, draw, scheme
-        self._json, self._csv = json_path, csv_path
-        self._found: list[FrameFaces] = []
+        """Begin.
+
+        Args:
+            out: Where drawings go.
+            draw: Some of `DRAWABLE`.
+            search: Finds faces.
+            targets: Names of record files, ``-`` for JSON on standard output; None is passed over.
+            strict: Raise at the first file that can't be read.
+
+        Raises:
+            OSError: A record file can't be written.
+        """
+        given = [target for target in targets if target is not None]
+        self._out, self._draw, self._search, self._strict = out, draw, search, strict
+        self._quiet = "-" in given
+        self._records = [RecordFile(target, search.network.contract.landmarks) for target in given]
+        self._files, self._skipped = 0, 0
 
     def __enter__(self) -> "Prediction":
         """Begin."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        """Write the records, unless something can't be used; an interruption keeps what was found."""
-        if kind is None or issubclass(kind, KeyboardInterrupt):
-            self._write_records()
+    def __exit__(self, *_: object) -> None:
+        """Finish the records."""
+        for record in self._records:
+            record.close()
 
-    def photographs(self, photos: Sequence[Path], search: FaceSearch) -> None:
-        """Draw photographs, each written as soon as it is done.
+    def photographs(self, photos: Sequence[Photograph]) -> None:
+        """Draw photographs.
 
         Raises:
             OutputError: There is no place for the pictures.
-            FaceSetError: One can't be read.
+            FaceSetError: One can't be read, and is the only one or `strict`.
         """
         if not photos:
             return
-        for path, target in zip(photos, picture_paths(photos, self._out), strict=True):
-            photo = read_photo(path)
-            faces = search(photo)
-            write_picture(target, draw_faces(photo, faces, self._draw))
-            self._found.append(FrameFaces(str(path), faces))
-            click.echo(f"{path} -> {target}" + (f" ({len(faces)} faces)" if search.analyze else ""))
+        for photo, target in zip(photos, _targets(photos, self._out), strict=True):
+            self._files += 1
+            try:
+                picture = read_photo(photo.path)
+            except (FaceSetError, OSError) as error:
+                self._skip(error, alone=len(photos) == 1)
+                continue
+            faces = self._search(picture)
+            write_picture(target, draw_faces(picture, faces, self._draw))
+            self._record(FrameFaces(str(photo.path), faces))
+            self._say(f"{photo.path} -> {target}" + (f" ({len(faces)} faces)" if self._search.analyze else ""))
 
-    def video(self, source: Path | int, search: FaceSearch, tracking: Tracking) -> None:
+    def video(self, source: Path | int, tracker: Callable[[], FaceTracker], most: int | None, *, alone: bool) -> None:
         """Draw a video, or what a camera sees.
 
+        Args:
+            source: A file, or a camera's number.
+            tracker: Makes a tracker for it.
+            most: Stop after so many frames.
+            alone: Nothing else is drawn in this run.
+
         Raises:
-            InputError: It can't be opened.
+            InputError: It can't be read, and is the only one or `strict`.
             OutputError: There is no place for the result.
         """
-        target = self._video_path(source)
-        frames = VideoSource(source)
-        tracker = FaceTracker(
-            tracking.detector,
-            search.network,
-            every=tracking.every,
-            max_faces=tracking.max_faces,
-            smoothing=Smoothing() if tracking.smooth else None,
-            fps=frames.fps,
-        )
-        expected = [count for count in (frames.length, tracking.frames) if count is not None]
-        bar = face_progress(frames.name, min(expected)) if expected else photo_count(frames.name)
+        target = self._video_target(source)
+        self._files += 1
+        try:
+            opened = VideoSource(source)
+            done = self._follow(opened, target, tracker(), most)
+            if not done:
+                raise InputError(f"{opened.name}: no frame in it")
+        except InputError as error:
+            self._skip(error, alone=alone)
+            return
+        for fault in opened.faults:
+            note(f"{opened.name}: {fault}")
+        self._say(f"{opened.name} -> {target} ({done} frames)")
+
+    def check_skipped(self) -> None:
+        """Fail if files were skipped.
+
+        Raises:
+            InputError: Says how many.
+        """
+        if self._skipped:
+            raise InputError(f"{self._skipped} of {self._files} files could not be read (named above)")
+
+    def _follow(self, source: VideoSource, target: Path, tracker: FaceTracker, most: int | None) -> int:
+        """Draw the frames of one video; gives their number."""
+        expected = [count for count in (source.length, most) if count is not None]
         done = 0
         try:
-            with video_sink(target, frames.fps) as sink, bar as advance:
-                for frame in frames:
-                    faces = search.rated(tracker(frame, color="bgr"), frame)
-                    sink.write(draw_faces(frame, faces, self._draw))
-                    self._found.append(FrameFaces(frames.name, faces, done, done / frames.fps))
+            with (
+                VideoSink(target, source) as sink,
+                progress_bar(source.name, min(expected) if expected else None) as advance,
+            ):
+                for frame, seconds in source.frames(sink.write_sound):
+                    faces = self._search.rated(tracker(frame, seconds, "bgr"), frame)
+                    sink.write(draw_faces(frame, faces, self._draw), seconds)
+                    self._record(FrameFaces(source.name, faces, done, seconds))
                     done += 1
                     advance(1)
-                    if done == tracking.frames:
+                    if done == most:
                         break
         except KeyboardInterrupt:
             note(f"{target}: {done} frames kept")
             raise
-        if not done:
-            raise OutputError(f"{frames.name}: no frame in it")
-        click.echo(f"{frames.name} -> {target} ({done} frames)")
+        return done
 
-    def _video_path(self, source: Path | int) -> Path:
+    def _video_target(self, source: Path | int) -> Path:
         if self._out.suffix.lower() == ".mp4":
             if isinstance(source, Path) and self._out.exists() and source.exists() and self._out.samefile(source):
                 raise OutputError(f"{self._out} is the video itself: give another file, or a folder")
             return self._out
         if self._out.exists() and not self._out.is_dir():
             raise OutputError(f"{self._out} is neither a folder nor an .mp4 file")
-        return self._out / f"{source.stem if isinstance(source, Path) else f'camera{source}'}-landmarks.mp4"
+        return self._out / f"{source.stem if isinstance(source, Path) else f'camera{source}'}{_DRAWN}.mp4"
 
-    def _write_records(self) -> None:
-        if self._json is not None:
-            lines = self._json.suffix.lower() == ".jsonl"
-            text = "".join(as_json_line(frame, self._scheme) for frame in self._found).encode() if lines else b""
-            write_atomically(self._json, text if lines else as_json(self._found, self._scheme))
-            click.echo(f"landmarks -> {self._json}")
-        if self._csv is not None:
-            write_atomically(self._csv, as_csv(self._found, self._scheme))
-            click.echo(f"landmarks -> {self._csv}")
+    def _record(self, found: FrameFaces) -> None:
+        for record in self._records:
+            record.add(found)
+
+    def _skip(self, error: Exception, *, alone: bool) -> None:
+        if self._strict or alone:
+            raise error
+        self._skipped += 1
+        note(f"skipped {error}")
+
+    def _say(self, line: str) -> None:
+        click.echo(line, err=self._quiet)

@@ -1,15 +1,14 @@
 """Shows a training run on a terminal."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pfld_edge.console import console
+from pfld_edge_train.callbacks import Callback, RunPlan, TextProgress, result_line
 from pfld_edge_train.run_log import EpochResult
-from pfld_edge_train.run_plan import RunPlan
-from pfld_edge_train.text_watcher import result_line
-from pfld_edge_train.watcher import Watcher
 
 __all__ = ["training_progress"]
 
@@ -17,7 +16,7 @@ _ESTIMATE_SECONDS = 600.0
 """The time left is judged by the speed of the last ten minutes, pauses for validation included."""
 
 
-class _Bars(Watcher):
+class _Bars(Callback):
     """A bar for the epoch and one for the run; a line for each epoch above them."""
 
     def __init__(self, progress: Progress) -> None:
@@ -50,14 +49,14 @@ class _Bars(Watcher):
 
 
 @contextmanager
-def training_progress(*, quiet: bool = False) -> Iterator[Watcher]:
-    """Show a run on standard error; its bars on terminals only.
+def training_progress(*, quiet: bool = False) -> Iterator[Callback]:
+    """Show a run on standard error; bars on a terminal, else lines of text, one at least every half minute.
 
     Args:
         quiet: Show nothing.
     """
     if quiet:
-        yield Watcher()
+        yield Callback()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -67,8 +66,8 @@ def training_progress(*, quiet: bool = False) -> Iterator[Watcher]:
         TimeRemainingColumn(),
     )
     terminal = console(stderr=True)
-    bars = Progress(
-        *columns, console=terminal, speed_estimate_period=_ESTIMATE_SECONDS, disable=not terminal.is_terminal
-    )
-    with bars:
+    if not terminal.is_terminal:
+        yield TextProgress(sys.stderr)
+        return
+    with Progress(*columns, console=terminal, speed_estimate_period=_ESTIMATE_SECONDS) as bars:
         yield _Bars(bars)

@@ -3,23 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pfld_edge_runtime.contract import (
-    CONTRACT_KEY,
-    Contract,
-    CropRule,
-)
-from pfld_edge_runtime.crop import (
-    CropWindows,
-    crop_faces,
-    crop_windows,
-)
-from pfld_edge_runtime.devices import (
-    DEVICES,
-    DeviceWarning,
-)
+from pfld_edge_runtime.contract import CONTRACT_KEY, ConfidenceCurve, Contract, CropRule, Fingerprint, fingerprint_image
+from pfld_edge_runtime.crop import CropWindows, crop_faces, crop_windows
 from pfld_edge_runtime.errors import (
     BoxError,
+    DetectorError,
     DeviceError,
+    DownloadError,
     ImageError,
     LandmarkError,
     MissingPackageError,
@@ -30,29 +20,18 @@ from pfld_edge_runtime.errors import (
     TimestampError,
     TrackerError,
 )
-from pfld_edge_runtime.fingerprint import (
-    Fingerprint,
-    fingerprint_image,
-)
-from pfld_edge_runtime.landmarker import (
-    BUNDLED_MODEL,
-    FaceLandmarker,
-    prepare_input,
-)
-from pfld_edge_runtime.schemes import (
-    WFLW_98,
-    LandmarkScheme,
-)
+from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, LandmarkModel, prepare_input
+from pfld_edge_runtime.landmarker import FaceLandmarker, LandmarkNetwork
+from pfld_edge_runtime.schemes import FIVE_POINTS, IBUG_68, WFLW_98, LandmarkScheme
+from pfld_edge_runtime.session import DEVICES, DeviceWarning
 
 if TYPE_CHECKING:
-    from pfld_edge_runtime.analyzer import FaceAnalyzer
-    from pfld_edge_runtime.detectors import (
+    from pfld_edge_runtime.analyzer import FaceAnalyzer, read_faces
+    from pfld_edge_runtime.detection import (
         DETECTOR_FILES,
         SCRFD,
         BoxMap,
         Detector,
-        DetectorError,
-        DownloadError,
         FaceDetector,
         UltraFace,
         YuNet,
@@ -61,23 +40,13 @@ if TYPE_CHECKING:
         find_boxes,
         open_detector,
     )
-    from pfld_edge_runtime.device_check import (
-        SelfTest,
-        self_test,
-    )
-    from pfld_edge_runtime.face_reading import read_faces
+    from pfld_edge_runtime.device_check import SelfTest, self_test
     from pfld_edge_runtime.faces import Faces
-    from pfld_edge_runtime.landmark_network import LandmarkNetwork
-    from pfld_edge_runtime.reading import (
+    from pfld_edge_runtime.geometry import (
         ARCFACE_POINTS,
-        BUNDLED_CURVE,
-        FIVE_POINTS,
-        IBUG_68,
-        ConfidenceCurve,
         HeadPose,
         aligned_face,
         aligned_faces,
-        bounding_boxes,
         default_camera,
         eye_openness,
         five_points,
@@ -87,19 +56,12 @@ if TYPE_CHECKING:
         mirror_disagreement,
         mouth_openness,
         predict_with_mirror,
+        tight_box,
     )
-    from pfld_edge_runtime.tracking import (
-        FaceSmoother,
-        FaceTracker,
-        Landmarker,
-        OneEuro,
-        OneEuroFilter,
-        Smoothing,
-    )
+    from pfld_edge_runtime.tracking import FaceSmoother, FaceTracker, Landmarker, OneEuro, OneEuroFilter, Smoothing
 
 __all__ = [
     "ARCFACE_POINTS",
-    "BUNDLED_CURVE",
     "BUNDLED_MODEL",
     "CONTRACT_KEY",
     "DETECTOR_FILES",
@@ -129,6 +91,7 @@ __all__ = [
     "HeadPose",
     "ImageError",
     "LandmarkError",
+    "LandmarkModel",
     "LandmarkNetwork",
     "LandmarkScheme",
     "Landmarker",
@@ -148,7 +111,6 @@ __all__ = [
     "__version__",
     "aligned_face",
     "aligned_faces",
-    "bounding_boxes",
     "crop_faces",
     "crop_windows",
     "default_camera",
@@ -168,66 +130,28 @@ __all__ = [
     "prepare_input",
     "read_faces",
     "self_test",
+    "tight_box",
 ]
 
 __version__ = "0.1.0"
 
-# An app that only wants landmarks doesn't wait for the rest: these modules are imported when first asked for. None is
-# named as something in it, or importing the one would hide the other.
+# These modules are imported when one of their names is first used, so that landmarks alone load quickly. None is named
+# as something in it, or importing the one would hide the other.
 _LATER = {
-    "pfld_edge_runtime.analyzer": ("FaceAnalyzer",),
-    "pfld_edge_runtime.detectors": (
-        "DETECTOR_FILES",
-        "SCRFD",
-        "BoxMap",
-        "Detector",
-        "DetectorError",
-        "DownloadError",
-        "FaceDetector",
-        "UltraFace",
-        "YuNet",
-        "detector_folder",
-        "download_detector",
-        "find_boxes",
-        "open_detector",
+    "analyzer": "FaceAnalyzer read_faces",
+    "detection": (
+        "DETECTOR_FILES SCRFD BoxMap Detector FaceDetector UltraFace YuNet detector_folder download_detector "
+        "find_boxes open_detector"
     ),
-    "pfld_edge_runtime.faces": ("Faces",),
-    "pfld_edge_runtime.landmark_network": ("LandmarkNetwork",),
-    "pfld_edge_runtime.face_reading": ("read_faces",),
-    "pfld_edge_runtime.reading": (
-        "ARCFACE_POINTS",
-        "BUNDLED_CURVE",
-        "FIVE_POINTS",
-        "IBUG_68",
-        "ConfidenceCurve",
-        "HeadPose",
-        "aligned_face",
-        "aligned_faces",
-        "bounding_boxes",
-        "default_camera",
-        "eye_openness",
-        "five_points",
-        "head_pose",
-        "landmark_confidence",
-        "landmarks_68",
-        "mirror_disagreement",
-        "mouth_openness",
-        "predict_with_mirror",
+    "device_check": "SelfTest self_test",
+    "faces": "Faces",
+    "geometry": (
+        "ARCFACE_POINTS HeadPose aligned_face aligned_faces default_camera eye_openness five_points head_pose "
+        "landmark_confidence landmarks_68 mirror_disagreement mouth_openness predict_with_mirror tight_box"
     ),
-    "pfld_edge_runtime.device_check": (
-        "SelfTest",
-        "self_test",
-    ),
-    "pfld_edge_runtime.tracking": (
-        "FaceSmoother",
-        "FaceTracker",
-        "Landmarker",
-        "OneEuro",
-        "OneEuroFilter",
-        "Smoothing",
-    ),
+    "tracking": "FaceSmoother FaceTracker Landmarker OneEuro OneEuroFilter Smoothing",
 }
-_HOMES = {name: module for module, names in _LATER.items() for name in names}
+_HOMES = {name: f"{__name__}.{module}" for module, names in _LATER.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -1,8 +1,7 @@
-"""``python -m pfld_edge_runtime``: what this device has, and whether it computes what the exporter saw."""
+"""``python -m pfld_edge_runtime``: report versions, providers and processor of this device, and run the self-test."""
 
 import argparse
 import json
-import platform
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,15 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
-import pfld_edge_runtime
-from pfld_edge_runtime.cpu_features import INT8_DOT_PRODUCTS, cpu_features
-from pfld_edge_runtime.device_check import self_test
-from pfld_edge_runtime.devices import DEVICES
+from pfld_edge_runtime.device_check import INT8_DOT_PRODUCTS, environment, self_test
 from pfld_edge_runtime.errors import PfldEdgeError
-from pfld_edge_runtime.landmarker import BUNDLED_MODEL
-from pfld_edge_runtime.wheels import installed_wheels, wheel_clash
+from pfld_edge_runtime.landmark_model import BUNDLED_MODEL
+from pfld_edge_runtime.session import DEVICES
 
 PASSED, DIFFERS, UNUSABLE = 0, 1, 2
 
@@ -27,11 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report.
 
     Returns:
-        0: every model computes what its exporter saw. 1: one differs. 2: one can't be opened.
+        0: every model computes what its exporter computed. 1: one differs. 2: one can't be opened.
     """
     parser = argparse.ArgumentParser(
         prog="python -m pfld_edge_runtime",
-        description="Say what this device has, and test that models compute here what their exporter saw.",
+        description="Report this device, and test that models compute here what their exporter computed.",
         epilog="Exit status: 0 all right, 1 a model differs, 2 a model or the device can't be used.",
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help="ONNX files (default: the bundled model)")
@@ -43,22 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report["models"] = [_tested(name, options.device, options.strict) for name in options.models or [None]]
     print(json.dumps(report, indent=2) if options.json else _text(report))  # noqa: T201 - a command's output
     return int(max(test["status"] for test in report["models"]))
-
-
-def environment() -> dict[str, Any]:
-    """Describe this device in plain JSON types: versions, wheels, providers, processor, a clash of wheels or None."""
-    wheels = installed_wheels()
-    return {
-        "pfld-edge-runtime": pfld_edge_runtime.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "wheels": wheels,
-        "providers": onnxruntime.get_available_providers(),
-        "cpu_features": cpu_features(),
-        "clash": wheel_clash(wheels),
-    }
 
 
 def _tested(model: str | None, device: str, strict: bool) -> dict[str, Any]:

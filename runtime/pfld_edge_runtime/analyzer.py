@@ -1,17 +1,19 @@
-"""Photograph in, faces with their landmarks out: a detector and a landmarker, one after the other."""
+"""`FaceAnalyzer` and `read_faces`: photograph in, `Faces` out, with a detector or with boxes that are known."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime.crop import check_image
-from pfld_edge_runtime.detectors import Detector, DetectorError, find_boxes, open_detector
+from pfld_edge_runtime.crop import check_boxes, check_image
+from pfld_edge_runtime.detection import Detector, find_boxes, open_detector
+from pfld_edge_runtime.errors import DetectorError
 from pfld_edge_runtime.faces import Faces
-from pfld_edge_runtime.landmark_network import LandmarkNetwork
-from pfld_edge_runtime.landmarker import FaceLandmarker
+from pfld_edge_runtime.geometry.confidence import ConfidenceCurve, landmark_confidence, predict_with_mirror
+from pfld_edge_runtime.geometry.landmarks import tight_box
+from pfld_edge_runtime.landmarker import FaceLandmarker, LandmarkNetwork
 
-__all__ = ["FaceAnalyzer", "landmark_boxes"]
+__all__ = ["FaceAnalyzer", "read_faces"]
 
 
 class FaceAnalyzer:
@@ -38,9 +40,9 @@ class FaceAnalyzer:
             detector: A `FaceDetector`; any callable that takes an image and gives ``(N, 4)`` or ``(N, 5)`` boxes tight
                 around landmarks; or what `open_detector` takes.
             landmarker: None for the bundled model.
-            refine: How many times landmarks are looked for again, in the tight box of those found before. A landmark
-                network is trained on tight boxes, and no detector's box is one; 0 trusts the detector.
-            max_faces: Look for the landmarks of so many faces, those of the best scores; None for all.
+            refine: How many times landmarks are predicted again, in the tight box of those found before: landmark
+                networks are trained on tight boxes, which detectors' boxes are not. 0 uses the detector's box alone.
+            max_faces: Most faces to find the landmarks of, those of the best scores; None for all.
 
         Raises:
             DetectorError: A setting is out of range, or the named detector isn't there.
@@ -63,12 +65,12 @@ class FaceAnalyzer:
             color: Channel order of `image`: ``rgb`` or ``bgr``.
 
         Returns:
-            The faces, the detector's best first; `Faces.boxes` is what the last pass cut them by. A photograph with no
+            The faces, the detector's best first; `Faces.boxes` are those of the last crop. A photograph with no
             face gives no faces, never an error. Confidences are NaN and ids -1.
 
         Raises:
             ImageError: The image can't be used.
-            BoxError: A detector of your own gave what can't be read as boxes.
+            BoxError: The detector returned something other than boxes.
         """
         height, width = check_image(image).shape[:2]
         boxes, scores = find_boxes(self.detector, image, color, self.landmarker.contract)
@@ -77,7 +79,7 @@ class FaceAnalyzer:
         boxes, scores = boxes[order], scores[order]
         landmarks = self.landmarker(image, boxes, color)
         for _ in range(self._refine if len(boxes) else 0):
-            boxes = landmark_boxes(landmarks)
+            boxes = tight_box(landmarks)
             landmarks = self.landmarker(image, boxes, color)
         count = len(boxes)
         return Faces(
@@ -91,15 +93,49 @@ class FaceAnalyzer:
         )
 
 
-def landmark_boxes(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Find the boxes that landmark networks are trained on: integer, tight, right and bottom edges exclusive.
+def read_faces(
+    landmarker: LandmarkNetwork,
+    image: NDArray[np.generic],
+    boxes: object,
+    color: str = "rgb",
+    confidence: bool = False,
+    curve: ConfidenceCurve | None = None,
+) -> Faces:
+    """Find the landmarks of every boxed face and, if asked, their confidence.
 
     Args:
-        landmarks: ``(N, P, 2)`` pixels.
+        landmarker: The network.
+        image: As for `FaceLandmarker`.
+        boxes: As for `FaceLandmarker`; a fifth column is the detector's score.
+        color: Channel order of `image`: ``rgb`` or ``bgr``.
+        confidence: Fill `Faces.confidences`; costs a second row of the batch for each face.
+        curve: In place of the contract's `confidence_curve`.
 
     Returns:
-        ``(N, 4)`` float64 x0, y0, x1, y1: ``floor`` of the least and ``floor + 1`` of the greatest coordinates.
+        N faces; the landmarks are those of ``landmarker(image, boxes, color)``, with confidences or without.
+
+    Raises:
+        ImageError: The image can't be used.
+        BoxError: A box can't be used.
+        ModelContractError: Confidence is asked for, and there is no curve.
     """
-    low = np.floor(landmarks.min(axis=1)).astype(np.float64)
-    high = np.floor(landmarks.max(axis=1)).astype(np.float64) + 1
-    return np.concatenate([low, high], axis=1)
+    valid = check_boxes(boxes)
+    height, width = check_image(image).shape[:2]
+    unknown = np.full(len(valid), np.nan, np.float32)
+    columns = np.asarray(boxes, np.float32).reshape(len(valid), -1) if len(valid) else valid
+    scheme = landmarker.contract.landmarks
+    confidences = unknown
+    if confidence:
+        landmarks, mirrored = predict_with_mirror(landmarker, image, valid, color)
+        confidences = landmark_confidence(landmarks, mirrored, landmarker.contract, curve)
+    else:
+        landmarks = landmarker(image, valid, color)
+    return Faces(
+        landmarks=landmarks,
+        boxes=valid.astype(np.float32),
+        scores=columns[:, 4].astype(np.float32) if columns.shape[1] > 4 else unknown,
+        confidences=confidences,
+        ids=np.full(len(valid), -1, np.int64),
+        image_size=(width, height),
+        scheme=scheme,
+    )

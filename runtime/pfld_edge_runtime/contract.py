@@ -1,15 +1,25 @@
-"""The contract: all that a caller must know of a model, carried by the model's own file."""
+"""The contract: what a caller must know to run a model and to interpret its output, carried by the model's own file."""
 
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pfld_edge_runtime.errors import ModelContractError
-from pfld_edge_runtime.fingerprint import Fingerprint
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 
-__all__ = ["CONTRACT_KEY", "FORMAT_VERSION", "Contract", "CropRule"]
+__all__ = [
+    "CONTRACT_KEY",
+    "FORMAT_VERSION",
+    "ConfidenceCurve",
+    "Contract",
+    "CropRule",
+    "Fingerprint",
+    "fingerprint_image",
+]
 
 CONTRACT_KEY = "pfld_edge.contract"
 """Key of the contract's JSON in an ONNX file's ``metadata_props``."""
@@ -24,10 +34,16 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "output_space": ("crop-fraction", "image-pixels"),
 }
 
+# The linear congruential generator of Numerical Recipes (Press et al., section 7.1): integer arithmetic modulo
+# 2**32 alone, so that C++, Swift or JavaScript make the same pixels without numpy's generators.
+_MULTIPLIER = np.uint32(1664525)
+_INCREMENT = np.uint32(1013904223)
+_GRID = 14
+
 
 @dataclass(frozen=True, slots=True)
 class CropRule:
-    """How a face is cut from the photograph (see `pfld_edge_runtime.crop.crop_window`).
+    """How a face is cropped from the photograph (see `pfld_edge_runtime.crop_windows`).
 
     Attributes:
         box: What the box must enclose: ``landmarks-tight``, the integer tight box of the landmarks.
@@ -42,7 +58,7 @@ class CropRule:
     padding: str = "zero"
 
     def __post_init__(self) -> None:
-        """Refuse rules that this runtime can't follow."""
+        """Refuse rules that this runtime doesn't implement."""
         known = {"box": "landmarks-tight", "shape": "square", "padding": "zero"}
         for name, value in known.items():
             if getattr(self, name) != value:
@@ -54,8 +70,51 @@ class CropRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The network's output for a seeded image, as the exporter computed it.
+
+    Attributes:
+        seed: Seed of `fingerprint_image`.
+        output: The network's raw output for that image: ``2 * num_landmarks`` fractions of the crop, rounded to 6
+            decimals; of an end-to-end graph, pixels, the whole image being the box.
+        tolerance: Largest absolute difference, in the output's unit, that a healthy device may show.
+    """
+
+    seed: int
+    output: tuple[float, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceCurve:
+    """The probability that a face's NME is under 0.1, as a function of its mirror disagreement (`mirror_disagreement`).
+
+    A logistic curve over the logarithm of the disagreement d: ``1 / (1 + (d / middle) ** steepness)``. It holds for the
+    network that it was fitted on; ``benchmarks/confidence.py`` fits one to any model file.
+
+    Attributes:
+        middle: The disagreement at which the probability is 0.5, above 0.
+        steepness: How fast the probability falls there, above 0.
+    """
+
+    middle: float
+    steepness: float
+
+    def __post_init__(self) -> None:
+        """Refuse values that give no falling curve."""
+        if not all(0 < value < math.inf for value in (self.middle, self.steepness)):
+            raise ModelContractError(f"a confidence curve needs finite values above 0, not {asdict(self)}")
+
+    def __call__(self, disagreement: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Map ``(N,)`` disagreements to ``(N,)`` float32 probabilities; 0 where the disagreement is infinite."""
+        # Above 1e9 nothing changes any more, and powers stay finite.
+        ratio = np.minimum(disagreement / self.middle, 1e9)
+        return (1 / (1 + ratio**self.steepness)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
-    """Everything that a caller must know of a landmark network to feed it and to read its answer.
+    """Everything that a caller must know of a landmark network to run it and to interpret its output.
 
     The defaults are the published PFLD protocol on WFLW. A pixel ``p`` (0 to 255) enters the network as
     ``(p - mean) / scale``.
@@ -68,17 +127,18 @@ class Contract:
         scale: Divides each channel after that, in grey levels.
         layout: ``NCHW`` or ``NHWC``; ``HWC`` for an end-to-end graph, whose input is a whole photograph.
         input_dtype: ``float32`` (normalized pixels) or ``uint8`` (raw pixels; mean and scale are inside the graph).
-        crop: How the face is cut out.
+        crop: How the face is cropped.
         landmarks: The points, in output order.
         output_space: ``crop-fraction``: x0 y0 x1 y1 ... as fractions of the crop's side; ``image-pixels`` for an
-            end-to-end graph, which cuts the faces itself.
+            end-to-end graph, which crops the faces itself.
         quantization: ``none``, or how the network was quantized.
         target: The device family the file was made for, ``portable`` for all.
-        calibration: What the quantizer looked at.
+        calibration: The data that the quantizer calibrated on.
         trained_on: Where the weights come from.
         nme: Measured normalized mean error, where known.
         nme_data: The faces on which `nme` was measured.
         fingerprint: A seeded input's expected output, for the self-test.
+        confidence_curve: The network's curve for `landmark_confidence`; None where none was fitted.
         format_version: Version of this record.
     """
 
@@ -99,6 +159,7 @@ class Contract:
     nme: float | None = None
     nme_data: str = ""
     fingerprint: Fingerprint | None = None
+    confidence_curve: ConfidenceCurve | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -160,7 +221,11 @@ class Contract:
             )
         unknown = sorted(set(record) - {item.name for item in fields(cls)})
         if unknown:
-            raise ModelContractError(f"the contract has unknown fields: {', '.join(unknown)}")
+            raise ModelContractError(
+                f"the contract has unknown fields: {', '.join(unknown)}: "
+                "upgrade with `pip install -U pfld-edge-runtime`, "
+                "or convert the model again"
+            )
         try:
             return cls(**_rebuilt(record))
         except ModelContractError:
@@ -202,4 +267,30 @@ def _rebuilt(record: dict[str, Any]) -> dict[str, Any]:
         seen = values["fingerprint"]
         output = tuple(map(float, seen["output"]))
         values["fingerprint"] = Fingerprint(int(seen["seed"]), output, float(seen["tolerance"]))
+    if values.get("confidence_curve") is not None:
+        curve = values["confidence_curve"]
+        values["confidence_curve"] = ConfidenceCurve(float(curve["middle"]), float(curve["steepness"]))
     return values
+
+
+def fingerprint_image(seed: int, size: int) -> NDArray[np.uint8]:
+    """Draw a coarse mosaic of random colours: a 14 x 14 grid of flat tiles stretched to the input size.
+
+    Tiles rather than single pixels: white noise drives a landmark network into a corner where tiny arithmetic
+    differences grow, flat tiles excite it as photographs do.
+
+    Args:
+        seed: Any integer from 0 to 2**32 - 1.
+        size: Side of the square image in pixels.
+
+    Returns:
+        ``(size, size, 3)`` uint8; channel order is whatever the model calls its own.
+    """
+    count = _GRID * _GRID * 3
+    powers = np.cumprod(np.full(count, _MULTIPLIER, np.uint32), dtype=np.uint32)
+    geometric = np.cumsum(np.concatenate([np.ones(1, np.uint32), powers[:-1]]), dtype=np.uint32)
+    states = powers * np.uint32(seed) + geometric * _INCREMENT
+    tiles = (states >> np.uint32(24)).astype(np.uint8).reshape(_GRID, _GRID, 3)
+    index = np.arange(size) * _GRID // size
+    image: NDArray[np.uint8] = tiles[index][:, index]
+    return image

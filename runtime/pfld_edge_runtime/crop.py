@@ -1,23 +1,27 @@
-"""The one crop: training, calibration, evaluation and devices all cut faces with this function.
+"""The face crop that training, calibration, evaluation and devices share, and the bilinear sampling behind it.
 
-The protocol is the published PFLD evaluation's: a square of ``int(max(w, h) * margin)`` pixels around the box's
-integer centre, zero padding outside the photograph, bilinear resize with OpenCV's sampling positions
-(``(i + 0.5) * scale - 0.5``, edges repeated). Numpy alone; no padded copy of the photograph is ever made.
+The crop follows the published PFLD evaluation: a square of ``int(max(w, h) * margin)`` pixels around the box's integer
+centre, zero padding outside the photograph, bilinear resize. Sampling positions are those of ``cv2.resize`` with
+``INTER_LINEAR`` (``(i + 0.5) * scale - 0.5``, edges repeated). No padded copy of the photograph is made.
 """
 
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import BoxError, ImageError
-from pfld_edge_runtime.grey_levels import grey_levels
-from pfld_edge_runtime.resample import bilinear_taps, resample
 
-__all__ = ["CropWindows", "check_boxes", "check_image", "crop_faces", "crop_windows"]
+__all__ = ["CropWindows", "check_boxes", "check_image", "crop_faces", "crop_windows", "resize", "warp_affine"]
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
 _LARGEST_COORDINATE = 1e9
+_BOTH_TAPS = np.array([[0], [1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +33,32 @@ class CropWindows:
         sizes: ``(N,)`` int64, the side in pixels, at least 1.
     """
 
-    corners: NDArray[np.int64]
-    sizes: NDArray[np.int64]
+    corners: Int64
+    sizes: Int64
 
-    def to_image(self, fractions: NDArray[np.float32]) -> NDArray[np.float32]:
+    def to_image(self, fractions: Float32) -> Float32:
         """Map ``(N, P, 2)`` fractions of the crop to photograph pixels, float32."""
         scaled = fractions * self.sizes[:, None, None] + self.corners[:, None, :]
         return scaled.astype(np.float32)
 
-    def to_crop(self, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    def to_crop(self, landmarks: Float32) -> Float32:
         """Map ``(N, P, 2)`` photograph pixels to fractions of the crop, float32; the inverse of `to_image`."""
         fractions = (landmarks - self.corners[:, None, :]) / self.sizes[:, None, None]
         return fractions.astype(np.float32)
+
+    def sampling_positions(self, size: int) -> NDArray[np.float64]:
+        """Give the photograph coordinates that `crop_faces` samples; integers are centres of pixels, as in OpenCV.
+
+        Args:
+            size: Side of the crop in pixels.
+
+        Returns:
+            ``(N, 2, size)`` float64: x of every column and y of every row of the crop, never beyond the centres of the
+            window's outermost pixels.
+        """
+        inside = _offsets(self.sizes, size).clip(0, (self.sizes - 1)[:, None])
+        positions: NDArray[np.float64] = self.corners[:, :, None] + inside[:, None]
+        return positions
 
 
 def check_boxes(boxes: object) -> NDArray[np.float64]:
@@ -72,17 +90,13 @@ def check_boxes(boxes: object) -> NDArray[np.float64]:
     limit = _LARGEST_COORDINATE
     for index, (x0, y0, x1, y1) in enumerate(array.tolist()):
         # One comparison that NaN fails too; plain floats, since numpy takes longer to start than to compare.
-        if not (-limit <= x0 < x1 <= limit and -limit <= y0 < y1 <= limit):
-            raise BoxError(_box_fault(array[index], index))
+        if -limit <= x0 < x1 <= limit and -limit <= y0 < y1 <= limit:
+            continue
+        name = f"box {index} is {[x0, y0, x1, y1]}"
+        if np.isfinite(array[index]).all() and np.abs(array[index]).max() <= limit:
+            raise BoxError(f"{name}: x1 must exceed x0 and y1 exceed y0 (not x, y, width, height)")
+        raise BoxError(f"{name}: coordinates must be finite and below 1e9 pixels")
     return array
-
-
-def _box_fault(box: NDArray[np.float64], index: int) -> str:
-    """Say what is wrong with a box that can't be used."""
-    name = f"box {index} is {box.tolist()}"
-    if np.isfinite(box).all() and np.abs(box).max() <= _LARGEST_COORDINATE:
-        return f"{name}: x1 must exceed x0 and y1 exceed y0 (not x, y, width, height)"
-    return f"{name}: coordinates must be finite and below 1e9 pixels"
 
 
 def check_image(image: object) -> NDArray[np.generic]:
@@ -112,11 +126,10 @@ def check_image(image: object) -> NDArray[np.generic]:
 
 
 def crop_windows(boxes: object, margin: float) -> CropWindows:
-    """Find the square that each box is cut by.
+    """Find the square crop window of each box.
 
     Args:
-        boxes: As for `check_boxes`. The published protocol's integer tight box of landmarks is
-            ``floor(min)``, ``floor(max) + 1``.
+        boxes: As for `check_boxes`; the published protocol's boxes are those of `tight_box`.
         margin: Side of the square as a multiple of the box's longer side.
 
     Returns:
@@ -133,7 +146,7 @@ def crop_windows(boxes: object, margin: float) -> CropWindows:
 
 
 def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> NDArray[np.uint8]:
-    """Cut and resize every window.
+    """Crop and resize every window.
 
     Args:
         image: As for `check_image`.
@@ -150,25 +163,176 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
     """
     photo = check_image(image)
     channels = np.arange(photo.shape[2])[:: -1 if swap_channels else 1]
-    photo, channels = _memory_order(photo, channels)
-    taps = bilinear_taps(windows.corners, windows.sizes, size, photo.shape[0], photo.shape[1])
+    if photo.strides[2] < 0:
+        # Undo `image[:, :, ::-1]` and renumber the channels to match: reading memory backwards is slow.
+        photo, channels = photo[:, :, ::-1], photo.shape[2] - 1 - channels
+    offsets = _offsets(windows.sizes, size)[:, None]
+    starts, limits = windows.corners[:, ::-1], np.array(photo.shape[:2])
+    lines, weights = _taps(offsets, windows.sizes[:, None], starts, limits)
     crops = np.empty((len(windows.sizes), size, size, 3), np.uint8)
     for index, crop in enumerate(crops):
-        if photo.dtype == np.uint8:
-            face = resample(photo, taps, index, channels)
-        else:
-            # What overflows or isn't a number is refused by `grey_levels` with a sentence; no warning besides.
-            with np.errstate(over="ignore", invalid="ignore"):
-                face = grey_levels(resample(photo, taps, index, channels))
+        face = _resample(photo, lines[index], weights[index], channels)
         face += np.float32(0.5)
         crop[:] = face.astype(np.uint8).reshape(size, -1, size).transpose(2, 0, 1)
     return crops
 
 
-def _memory_order(
-    photo: NDArray[np.generic], channels: NDArray[np.int64]
-) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """Undo ``image[:, :, ::-1]``, and renumber the channels to match: reading memory backwards is slow."""
-    if photo.strides[2] >= 0:
-        return photo, channels
-    return photo[:, :, ::-1], photo.shape[2] - 1 - channels
+def resize(photo: NDArray[np.generic], width: int, height: int) -> Float32:
+    """Resize a whole photograph as ``cv2.resize`` does with ``INTER_LINEAR``; only the rows that are needed are read.
+
+    Args:
+        photo: ``(H, W, C)`` from `check_image`.
+        width: Of the result.
+        height: Of the result.
+
+    Returns:
+        ``(height, width, C)`` float32 grey levels, 0..255; overwritten by the thread's next crop.
+
+    Raises:
+        ImageError: A floating-point photograph is not in 0..1.
+    """
+    axes = [
+        _taps(_offsets(np.array(length), size), np.array(length), np.array(0), np.array(length))
+        for length, size in zip(photo.shape, (height, width), strict=False)
+    ]
+    lines, weights = zip(*axes, strict=True)
+    levels = _resample(photo, lines, weights, np.arange(photo.shape[2]))
+    resized: Float32 = levels.reshape(width, -1, height).transpose(2, 0, 1)
+    return resized
+
+
+def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+    """Sample a photograph as ``cv2.warpAffine`` does with ``INTER_LINEAR | WARP_INVERSE_MAP`` and a black border.
+
+    Args:
+        photo: ``(H, W, C)`` from `check_image`.
+        matrix: ``(2, 3)``, from ``(x, y, 1)`` in the result to photograph pixels.
+        size: Side of the result in pixels.
+
+    Returns:
+        ``(size, size, C)`` uint8.
+
+    Raises:
+        ImageError: A floating-point photograph is not in 0..1.
+    """
+    steps = np.arange(size)
+    x = matrix[0, 0] * steps + matrix[0, 1] * steps[:, None] + matrix[0, 2]
+    y = matrix[1, 0] * steps + matrix[1, 1] * steps[:, None] + matrix[1, 2]
+    height, width = photo.shape[:2]
+    # Far outside, indices would overflow; one pixel outside is as black.
+    x, y = x.clip(-2, width + 1), y.clip(-2, height + 1)
+    left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    right_share, low_share = (x - left).astype(np.float32), (y - top).astype(np.float32)
+    face = np.zeros((size, size, photo.shape[2]), np.float32)
+    for down, across in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        rows, columns = top + down, left + across
+        weights = (low_share if down else 1 - low_share) * (right_share if across else 1 - right_share)
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        taps = photo[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+        face += taps.astype(np.float32, copy=False) * (weights * inside)[:, :, None]
+    levels: NDArray[np.uint8] = (_grey_levels(face, photo.dtype) + np.float32(0.5)).astype(np.uint8)
+    return levels
+
+
+def _offsets(lengths: Int64, size: int) -> NDArray[np.float64]:
+    """Sampling positions ``(..., size)`` along axes of ``(...)`` lines, from the centre of their first line."""
+    scale: NDArray[np.float64] = lengths / size
+    positions: NDArray[np.float64] = (np.arange(size) + 0.5) * scale[..., None] - 0.5
+    return positions
+
+
+def _taps(offsets: NDArray[np.float64], lengths: Int64, starts: Int64, limits: Int64) -> tuple[Int64, Float32]:
+    """Find the two photograph lines that each line of a result mixes, and their weights.
+
+    Zero padding needs no padded copy: a line outside the photograph keeps a legal index and gets weight zero.
+
+    Args:
+        offsets: ``(..., S)`` from `_offsets`.
+        lengths: ``(...)`` lines of the windows, whose edges are repeated.
+        starts: ``(...)`` the windows' first lines in the photograph; may lie outside.
+        limits: ``(...)`` lines of the photograph.
+
+    Returns:
+        Indices into the photograph, rising along S, and float32 weights in 0..1; both ``(..., 2, S)``.
+    """
+    first = np.floor(offsets)
+    fraction = (offsets - first).astype(np.float32)
+    weights = np.stack([np.float32(1) - fraction, fraction], axis=-2)
+    inside = first.astype(np.int64)[..., None, :] + _BOTH_TAPS
+    lines = np.minimum(np.maximum(inside, 0), (lengths - 1)[..., None, None]) + starts[..., None, None]
+    legal = np.minimum(np.maximum(lines, 0), (limits - 1)[..., None, None])
+    return legal, weights * (lines == legal)
+
+
+def _resample(
+    photo: NDArray[np.generic], lines: Sequence[Int64], weights: Sequence[Float32], channels: NDArray[np.int64]
+) -> Float32:
+    """Resize one window bilinearly.
+
+    The bytes of the four taps are gathered before any arithmetic, so a face of any size costs the arithmetic of the
+    result's size. Columns and channels are one axis: numpy's loops are then long, and reordering channels is free. The
+    result is transposed because numpy gathers ``array[:, indices]`` fastest into that order.
+
+    Args:
+        photo: ``(H, W, D)``, any strides.
+        lines: ``(2, H')`` rows and ``(2, W')`` columns of the photograph from `_taps`.
+        weights: Of those lines.
+        channels: ``(C,)`` the photograph's channels in the result's order, each below D.
+
+    Returns:
+        ``(W' * C, H')`` float32 grey levels 0..255, columns and channels by rows, in the thread's scratch memory.
+    """
+    ((upper, lower), columns), (row_weights, column_weights) = lines, weights
+    left, right = int(columns[0, 0]), int(columns[1, -1]) + 1
+    strip = photo[:, left:right]
+    samples = ((columns - left)[:, :, None] * photo.shape[2] + channels).ravel()
+    face, below = _scratch.arrays(len(samples), len(upper))
+    # Overflow and NaN raise an ImageError in `_grey_levels`; numpy needn't warn besides.
+    with np.errstate(over="ignore", invalid="ignore"):
+        face[:] = strip[upper].reshape(len(upper), -1)[:, samples].T
+        face *= row_weights[0]
+        below[:] = strip[lower].reshape(len(lower), -1)[:, samples].T
+        below *= row_weights[1]
+        face += below
+        face *= np.repeat(column_weights, len(channels), axis=1).reshape(-1, 1)
+        half = len(face) // 2
+        return _grey_levels(np.add(face[:half], face[half:], out=face[:half]), photo.dtype)
+
+
+def _grey_levels(sampled: Float32, dtype: np.dtype[np.generic]) -> Float32:
+    """Scale what was sampled of a photograph to 0..255: floating-point photographs hold 0..1.
+
+    Raises:
+        ImageError: A floating-point sample lies elsewhere, or is NaN.
+    """
+    if dtype == np.uint8:
+        return sampled
+    low, high = float(sampled.min()), float(sampled.max())
+    # Not `low < 0 or high > 1`: comparisons with NaN are false, and NaN must be refused too.
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ImageError(
+            f"a floating-point image is read as 0..1, found {low:g} to {high:g} in it: pass uint8, or divide by 255"
+        )
+    levels: Float32 = np.clip(sampled, 0, 1) * np.float32(255)
+    return levels
+
+
+class _Scratch(threading.local):
+    """Memory that a thread uses again for its next face: fresh pages cost as much as the arithmetic."""
+
+    _LARGEST_KEPT = 1 << 20  # float32 values, enough for crops of 256 x 256; a detector's whole input is not kept
+
+    def __init__(self) -> None:
+        self._buffer = np.empty(0, np.float32)
+
+    def arrays(self, samples: int, lines: int) -> tuple[Float32, Float32]:
+        """Give two uninitialised ``(samples, lines)`` arrays; they last until the thread's next call."""
+        needed = 2 * samples * lines
+        buffer = self._buffer if needed <= self._buffer.size else np.empty(needed, np.float32)
+        if needed <= self._LARGEST_KEPT:
+            self._buffer = buffer
+        first, second = buffer[:needed].reshape(2, samples, lines)
+        return first, second
+
+
+_scratch = _Scratch()

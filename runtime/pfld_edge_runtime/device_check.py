@@ -1,20 +1,73 @@
-"""The self-test: does this device compute what the exporter saw?"""
+"""Checks of a device: the self-test of a model, the installed onnxruntime wheels, the processor's INT8 instructions."""
 
+import platform
+import re
+import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 
+from pfld_edge_runtime import __version__
+from pfld_edge_runtime.contract import fingerprint_image
 from pfld_edge_runtime.errors import ModelContractError
-from pfld_edge_runtime.fingerprint import fingerprint_image
-from pfld_edge_runtime.landmarker import BUNDLED_MODEL, FaceLandmarker
+from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, LandmarkModel
 
-__all__ = ["SelfTest", "self_test"]
+__all__ = [
+    "INT8_DOT_PRODUCTS",
+    "SelfTest",
+    "cpu_features",
+    "environment",
+    "installed_wheels",
+    "missing_provider_advice",
+    "self_test",
+    "wheel_clash",
+]
+
+INT8_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm"})
+"""Features that multiply and add 8-bit integers in one instruction; without one, INT8 gains less over fp32."""
+
+# The kernel's names (Linux, arch/x86/include/asm/cpufeatures.h and arch/arm64/kernel/cpuinfo.c) and Apple's sysctl
+# names, to the names that processor manuals use.
+_NAMES = {
+    **{
+        name: name
+        for name in ("sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
+    },
+    **{name: name for name in ("neon", "i8mm", "bf16", "sve", "sve2")},
+    "asimd": "neon",
+    "asimddp": "dotprod",
+    "asimdhp": "fp16",
+    "advsimd": "neon",
+    "feat_dotprod": "dotprod",
+    "feat_i8mm": "i8mm",
+    "feat_fp16": "fp16",
+    "feat_bf16": "bf16",
+    "sse4.1": "sse4_1",
+    "avx1.0": "avx",
+}
+
+_WHEELS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
+    "onnxruntime-silicon",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+)
+
+_WHEEL_OF = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What the self-test of one model found.
+    """The result of the self-test of one model.
 
     Attributes:
         model: The file's path; the bundled model's name; or ``bytes``.
@@ -33,7 +86,7 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        """Whether the device computes what the exporter saw."""
+        """Whether the device computes what the exporter computed."""
         return self.difference <= self.tolerance
 
     @property
@@ -51,7 +104,7 @@ class SelfTest:
 
 
 def self_test(model: str | Path | bytes | None = None, device: str = "cpu", *, strict: bool = False) -> SelfTest:
-    """Run a model on the picture of its fingerprint and compare with what its exporter saw.
+    """Run a model on its fingerprint's image and compare the output with the exporter's.
 
     Args:
         model: An ONNX file that carries its contract, or its bytes; None for the bundled model.
@@ -67,8 +120,8 @@ def self_test(model: str | Path | bytes | None = None, device: str = "cpu", *, s
         DeviceError: As for `FaceLandmarker`.
     """
     name = BUNDLED_MODEL.name if model is None else "bytes" if isinstance(model, bytes) else str(model)
-    landmarker = FaceLandmarker(model, device, strict=strict)
-    contract = landmarker.contract
+    network = LandmarkModel.open(model, device, strict=strict)
+    contract = network.contract
     seen = contract.fingerprint
     if seen is None:
         raise ModelContractError(f"{name} carries no fingerprint to test by: convert it again with pfld-edge")
@@ -77,6 +130,110 @@ def self_test(model: str | Path | bytes | None = None, device: str = "cpu", *, s
             f"{name} carries a fingerprint of {len(seen.output)} numbers, not two for each of its points: "
             "convert it again with pfld-edge"
         )
-    found = landmarker.predict_crops(fingerprint_image(seen.seed, contract.input_size)[None])
+    found = network.predict(fingerprint_image(seen.seed, contract.input_size)[None])
     difference = float(np.abs(found.reshape(-1) - np.array(seen.output)).max())
-    return SelfTest(name, landmarker.device, tuple(landmarker.providers), difference, seen.tolerance)
+    return SelfTest(name, network.device, tuple(network.providers), difference, seen.tolerance)
+
+
+def environment() -> dict[str, Any]:
+    """Describe this device in plain JSON types: versions, wheels, providers, processor, a clash of wheels or None."""
+    wheels = installed_wheels()
+    return {
+        "pfld-edge-runtime": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "wheels": wheels,
+        "providers": onnxruntime.get_available_providers(),
+        "cpu_features": cpu_features(),
+        "clash": wheel_clash(wheels),
+    }
+
+
+def installed_wheels() -> dict[str, str]:
+    """List the installed distributions that bring the module ``onnxruntime``, with their versions."""
+    found: dict[str, str] = {}
+    for name in _WHEELS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def wheel_clash(installed: dict[str, str], wanted: str = "") -> str | None:
+    """Report two wheels that share the folder ``onnxruntime``, where the last one installed overwrites the other.
+
+    Args:
+        installed: As from `installed_wheels`.
+        wanted: The wheel that should stay; otherwise the first one that is not plain ``onnxruntime``.
+
+    Returns:
+        One sentence with the commands that repair it; None where there is at most one wheel.
+    """
+    if len(installed) < 2:
+        return None
+    keep = wanted or next(name for name in installed if name != "onnxruntime")
+    both = " and ".join(f"{name} {number}" for name, number in installed.items())
+    return (
+        f"{both} are both installed and overwrite each other's files: run "
+        f"`pip uninstall -y {' '.join(installed)}`, then `pip install {keep}`"
+    )
+
+
+def missing_provider_advice(device: str) -> str:
+    """Say how to get the provider of a device that this build of onnxruntime lacks; one clause."""
+    wheel = _WHEEL_OF.get(device)
+    if wheel is not None:
+        installed = installed_wheels()
+        others = " ".join(installed) or "onnxruntime"
+        return wheel_clash(installed, wheel) or f"run `pip uninstall -y {others}`, then `pip install {wheel}`"
+    if device == "coreml":
+        return "install the plain onnxruntime wheel on macOS"
+    return "no wheel on PyPI brings it, build onnxruntime with it"
+
+
+def cpu_features() -> tuple[str, ...] | None:
+    """List the features of this processor that matter here, sorted, e.g. ``avx2``, ``avx512_vnni``, ``dotprod``.
+
+    Returns:
+        Names; an empty tuple where the processor has none of them; None where this system doesn't say.
+    """
+    system = platform.system()
+    if system == "Linux":
+        return _known(_linux())
+    if system == "Darwin":
+        return _known(_macos())
+    return None
+
+
+def _known(found: set[str]) -> tuple[str, ...] | None:
+    """Translate the system's names; no names at all means that it didn't say."""
+    return tuple(sorted({_NAMES[name] for name in found if name in _NAMES})) if found else None
+
+
+def _linux() -> set[str]:
+    """Read the flags that every core has: a phone's big and little cores differ, and threads move."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return set()
+    cores = [set(line.lower().split()) for line in re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)]
+    return set.intersection(*cores) if cores else set()
+
+
+def _macos() -> set[str]:
+    """Read what ``sysctl`` says of an Apple or Intel processor."""
+    names = ("hw.optional", "machdep.cpu.features", "machdep.cpu.leaf7_features")
+    found: set[str] = set()
+    for name in names:
+        try:
+            done = subprocess.run(["/usr/sbin/sysctl", name], capture_output=True, text=True, check=False, timeout=5)  # noqa: S603
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        for line in done.stdout.splitlines():
+            key, _, value = line.partition(":")
+            if key.startswith("hw.optional"):
+                found |= {key.rpartition(".")[2].lower()} if value.strip() == "1" else set()
+            else:
+                found |= set(value.lower().split())
+    return found

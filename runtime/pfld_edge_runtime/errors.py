@@ -1,8 +1,10 @@
-"""What can go wrong, as types: each error is a `PfldEdgeError` and the builtin that fits it."""
+"""The errors of this package: each one is a `PfldEdgeError` and the builtin exception that fits it."""
 
 __all__ = [
     "BoxError",
+    "DetectorError",
     "DeviceError",
+    "DownloadError",
     "ImageError",
     "LandmarkError",
     "MissingPackageError",
@@ -28,7 +30,7 @@ class BoxError(PfldEdgeError, ValueError):
 
 
 class LandmarkError(PfldEdgeError, ValueError):
-    """Landmarks can't be read: wrong shape, another scheme's number of points, NaN or infinite."""
+    """Landmarks can't be used: wrong shape, another scheme's number of points, NaN or infinite."""
 
 
 class MissingPackageError(PfldEdgeError, ImportError):
@@ -40,11 +42,19 @@ class ModelFileError(PfldEdgeError, ValueError):
 
 
 class ModelContractError(PfldEdgeError, ValueError):
-    """The model's contract is absent, damaged, of a newer format, or contradicts the network."""
+    """The model's contract is absent, damaged, of a newer format, contradicts the network, or lacks a needed field."""
 
 
 class DeviceError(PfldEdgeError, RuntimeError):
     """The device that was asked for is unknown, or this build of onnxruntime can't use it."""
+
+
+class DetectorError(PfldEdgeError, ValueError):
+    """The detector is unknown, not downloaded, damaged, or its settings can't be used."""
+
+
+class DownloadError(PfldEdgeError, OSError):
+    """A detector's file could not be fetched, or is not the file that was published."""
 
 
 class TrackerError(PfldEdgeError, ValueError):

@@ -1,4 +1,4 @@
-"""What was found in one photograph."""
+"""`Faces`: the faces of one photograph, with their landmarks, boxes, scores and ids."""
 
 import importlib
 import inspect
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import LandmarkError, MissingPackageError
-from pfld_edge_runtime.reading.aligned_face import aligned_faces
-from pfld_edge_runtime.reading.head_pose import HeadPose, head_pose
-from pfld_edge_runtime.reading.openness import eye_openness, mouth_openness
+from pfld_edge_runtime.geometry.alignment import aligned_faces
+from pfld_edge_runtime.geometry.openness import eye_openness, mouth_openness
+from pfld_edge_runtime.geometry.pose import HeadPose, head_pose
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 
 __all__ = ["Faces"]
@@ -23,18 +23,18 @@ Float = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """The faces of one photograph or video frame: arrays that run side by side, one row a face.
+    """The faces of one photograph or video frame: arrays with one row for each face.
 
     An index, a slice, a list of indices or a mask gives the chosen `Faces`; iteration gives them one by one.
 
     Attributes:
         landmarks: ``(N, P, 2)`` float32, x and y in photograph pixels.
-        boxes: ``(N, 4)`` float32 x0, y0, x1, y1: what the faces were cut by.
+        boxes: ``(N, 4)`` float32 x0, y0, x1, y1: what the faces were cropped by.
         scores: ``(N,)`` float32, the detector's, 0..1; NaN where no detector gave one.
-        confidences: ``(N,)`` float32, how sure the landmarks are, 0..1; NaN where it was not asked for.
+        confidences: ``(N,)`` float32, see `landmark_confidence`, 0..1; NaN where not asked for.
         ids: ``(N,)`` int64, the same for the same face in every frame of a video; -1 where nothing was tracked.
         image_size: Width and height of the photograph.
-        scheme: What the points are called.
+        scheme: Of the points.
     """
 
     landmarks: Float
@@ -46,7 +46,7 @@ class Faces:
     scheme: LandmarkScheme = WFLW_98
 
     def __post_init__(self) -> None:
-        """Refuse arrays that don't run side by side."""
+        """Refuse arrays of different lengths."""
         count = len(self.landmarks)
         shapes = {"landmarks": (count, self.scheme.num_landmarks, 2), "boxes": (count, 4)}
         for name in ("landmarks", "boxes", "scores", "confidences", "ids"):
@@ -75,7 +75,7 @@ class Faces:
         return (self[row] for row in range(len(self)))
 
     def head_pose(self, camera_matrix: object = None) -> HeadPose:
-        """Which way the heads are turned; see `pfld_edge_runtime.head_pose`."""
+        """Yaw, pitch and roll of the heads; see `pfld_edge_runtime.head_pose`."""
         return head_pose(self.landmarks, self.image_size, camera_matrix)
 
     def eye_openness(self) -> NDArray[np.float64]:

@@ -1,16 +1,33 @@
-"""Opens a model file with onnxruntime, on the device that was asked for and with the threads that were asked for."""
+"""Opens a model file with onnxruntime on a named device: execution providers, their options, and what really runs."""
 
+import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
-from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
-from pfld_edge_runtime.devices import DEVICES, DeviceWarning, device_chain, provider_options, running_device
-from pfld_edge_runtime.errors import DeviceError, ModelContractError, ModelFileError
+from pfld_edge_runtime.errors import DeviceError, ModelFileError
 
-__all__ = ["check_signature", "open_session", "session_contract"]
+__all__ = ["DEVICES", "DeviceWarning", "device_chain", "open_session", "provider_options", "running_device"]
+
+DEVICES: dict[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+}
+"""Device names and the onnxruntime execution providers behind them."""
+
+# `auto` never chooses TensorRT: it compiles for seconds to minutes when a model opens and when a batch size is new.
+_AUTO = ("cuda", "coreml", "openvino", "xnnpack", "cpu")
+
+
+class DeviceWarning(UserWarning):
+    """The device that was asked for can't run the model; the message says what runs it, and how to change that."""
 
 
 def open_session(
@@ -20,8 +37,8 @@ def open_session(
 
     Args:
         model: Path of the file, or its bytes.
-        device: A key of `pfld_edge_runtime.devices.DEVICES`, or ``auto`` for the first of them that really runs the
-            model (never TensorRT, which compiles for long).
+        device: A key of `DEVICES`, or ``auto`` for the first of them that really runs the
+            model (never TensorRT, which compiles for seconds to minutes).
         threads: Threads of one call; 0 for onnxruntime's own choice.
         strict: Fail where `device` can't run the model; otherwise another device runs it and a warning says which.
         spinning: Let idle threads wait in a loop: a call with several threads starts sooner, and the processor never
@@ -57,8 +74,18 @@ def open_session(
             failure = failure or "it took few or none of the layers: try the fp32 file, or stay on the CPU"
         failure = failure or "it did not start: a library of its driver is missing, onnxruntime's log names it"
     if device not in ("auto", running):
-        _complain(device, running, failure, strict=strict)
+        _warn_or_raise(device, running, failure, strict=strict)
     return session
+
+
+def _source(model: str | Path | bytes) -> tuple[str | bytes, str]:
+    """Give what onnxruntime opens, and a name for messages."""
+    if isinstance(model, bytes):
+        return model, "the model given as bytes"
+    path = Path(model)
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file")
+    return str(path), str(path)
 
 
 def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) -> onnxruntime.InferenceSession:
@@ -82,10 +109,10 @@ def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) 
     return session
 
 
-def _complain(device: str, running: str, failure: str, *, strict: bool) -> None:
+def _warn_or_raise(device: str, running: str, failure: str, *, strict: bool) -> None:
     """Raise or warn that another device runs the model."""
     # Read only now: the list of installed distributions takes longer to read than everything else here.
-    from pfld_edge_runtime.wheels import missing_provider_advice
+    from pfld_edge_runtime.device_check import missing_provider_advice
 
     provider = DEVICES[device]
     if provider not in onnxruntime.get_available_providers():
@@ -94,63 +121,75 @@ def _complain(device: str, running: str, failure: str, *, strict: bool) -> None:
         reason = f"onnxruntime has {provider}, but {failure}"
     if strict:
         raise DeviceError(f"device {device!r} can't run the model; {reason}")
-    # The line that made the `FaceLandmarker`: past this function, open_session and the constructor.
-    warnings.warn(f"device {device!r} can't run the model, {running!r} does; {reason}", DeviceWarning, stacklevel=4)
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("pfld_edge_runtime."):
+        level, frame = level + 1, frame.f_back  # up to the caller of this package
+    warnings.warn(f"device {device!r} can't run the model, {running!r} does; {reason}", DeviceWarning, stacklevel=level)
 
 
-def session_contract(session: onnxruntime.InferenceSession) -> Contract | None:
-    """Read the contract from an open model's metadata; None where the file carries none.
+def device_chain(device: str, available: list[str]) -> list[str]:
+    """List the devices to try, best first; the last is always the CPU.
+
+    Args:
+        device: A key of `DEVICES`, or ``auto``.
+        available: The providers that this build of onnxruntime has.
 
     Raises:
-        ModelContractError: The contract is damaged or of a newer format.
+        DeviceError: No such device.
     """
+    if device != "auto" and device not in DEVICES:
+        raise DeviceError(f"unknown device {device!r}; known: {', '.join(DEVICES)}, auto")
+    wanted: tuple[str, ...] = (device, "cpu")
+    if device == "auto":
+        wanted = _AUTO
+    elif device == "tensorrt":
+        wanted = (device, "cuda", "cpu")
+    return [name for name in dict.fromkeys(wanted) if name == "cpu" or DEVICES[name] in available]
+
+
+def provider_options(device: str, threads: int) -> dict[str, str]:
+    """Choose the options of a device's provider (onnxruntime's pages on execution providers name them).
+
+    Args:
+        device: A key of `DEVICES`.
+        threads: Threads of one call; 0 for the provider's own choice.
+    """
+    if device in ("cuda", "tensorrt"):
+        # The default, EXHAUSTIVE, times every algorithm anew for each number of faces. TensorRT has no such option.
+        return {"cudnn_conv_algo_search": "HEURISTIC"} if device == "cuda" else {}
+    if threads == 0:
+        return {}
+    # These two bring a thread pool of their own (OpenVINO's default is 8 threads) and ignore the session's.
+    return {
+        "openvino": {"num_of_threads": str(threads)},
+        "xnnpack": {"intra_op_num_threads": str(threads)},
+    }.get(device, {})
+
+
+def running_device(session: onnxruntime.InferenceSession) -> str:
+    """Tell which device runs most of the network.
+
+    A provider that loaded may still have refused every layer. onnxruntime before 1.24, or without
+    ``session.record_ep_graph_assignment_info``, doesn't tell; there the first provider that loaded counts.
+
+    Returns:
+        A key of `DEVICES`, or the provider's own name where it has none.
+    """
+    names = {provider: device for device, provider in DEVICES.items()}
+    providers = session.get_providers()
+    first = str(providers[0]) if providers else DEVICES["cpu"]
+    if first != DEVICES["cpu"]:
+        layers = _layers(session)
+        first = layers.most_common(1)[0][0] if layers else first
+    return names.get(first, first)
+
+
+def _layers(session: onnxruntime.InferenceSession) -> Counter[str]:
+    """Count the layers that each provider took; empty where this onnxruntime doesn't tell."""
+    count: Counter[str] = Counter()
     try:
-        text = session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
-    except UnicodeDecodeError as error:
-        raise ModelContractError(f"the contract is damaged, its file's metadata is not UTF-8: {error}") from error
-    return None if text is None else Contract.from_json(text)
-
-
-def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -> None:
-    """Check that the network's input and output have the shapes that the contract promises.
-
-    Raises:
-        ModelContractError: They differ, or the file is an end-to-end graph.
-    """
-    if contract.end_to_end:
-        raise ModelContractError(
-            "the model is an end-to-end graph, which cuts faces itself: feed onnxruntime its `image` and `boxes`, or "
-            "open the file without .e2e in its name"
-        )
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ModelContractError(
-            f"the network must have one input and one output; found {len(inputs)} and {len(outputs)}"
-        )
-    size = contract.input_size
-    expected: list[Any] = [3, size, size] if contract.layout == "NCHW" else [size, size, 3]
-    if list(inputs[0].shape[1:]) != expected:
-        raise ModelContractError(
-            f"the contract promises an input of (N, {expected}), the network has {inputs[0].shape}"
-        )
-    batch = inputs[0].shape[0]
-    if isinstance(batch, int) and batch != 1:
-        raise ModelContractError(f"the network takes exactly {batch} faces a call: export it with a dynamic batch")
-    dtype = "tensor(float)" if contract.input_dtype == "float32" else "tensor(uint8)"
-    if inputs[0].type != dtype:
-        raise ModelContractError(
-            f"the contract promises {contract.input_dtype} input, the network has {inputs[0].type}"
-        )
-    count = 2 * contract.landmarks.num_landmarks
-    if list(outputs[0].shape[1:]) != [count]:
-        raise ModelContractError(f"the contract promises {count} outputs a face, the network has {outputs[0].shape}")
-
-
-def _source(model: str | Path | bytes) -> tuple[str | bytes, str]:
-    """Give what onnxruntime opens, and a name for messages."""
-    if isinstance(model, bytes):
-        return model, "the model given as bytes"
-    path = Path(model)
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file")
-    return str(path), str(path)
+        for part in session.get_provider_graph_assignment_info():
+            count[part.ep_name] += len(part.get_nodes())
+    except Exception:  # noqa: BLE001 - absent before 1.24, and an error of onnxruntime's own where it wasn't recorded
+        return Counter()
+    return count

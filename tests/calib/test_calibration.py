@@ -14,16 +14,15 @@ from pfld_edge_calib import (
     FaceSetError,
     as_detected,
     calibration_candidates,
-    calibration_doubts,
+    calibration_warnings,
     cut_faces,
     detected_faces,
-    even_choice,
     portraits,
-    pose,
+    pose_features,
     refined,
+    stratified_sample,
 )
-from pfld_edge_convert.calibration_batches import FaceSource, calibration_crops
-from pfld_edge_convert.crop_cache import cache_folder
+from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, crop_cache_folder
 from pfld_edge_runtime import Contract, FaceLandmarker
 
 CONTRACT = Contract(input_size=48)
@@ -34,10 +33,10 @@ CONTRACT = Contract(input_size=48)
 def test_the_choice_is_even_over_the_cells(count: int, limit: int, seed: int) -> None:
     features = np.random.default_rng(seed).standard_t(2, (count, 2))
     features[:, 1] = np.nan
-    rows = even_choice(features, (3, 2), limit, seed)
+    rows = stratified_sample(features, (3, 2), limit, seed)
     assert len(rows) == min(count, limit)
     assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(rows, even_choice(features, (3, 2), limit, seed))
+    np.testing.assert_array_equal(rows, stratified_sample(features, (3, 2), limit, seed))
     # No third gives two more than another that still has some.
     thirds = np.searchsorted(np.quantile(features[:, 0], [1 / 3, 2 / 3]), features[:, 0])
     taken, there = (np.bincount(values, minlength=3) for values in (thirds[rows], thirds))
@@ -47,7 +46,7 @@ def test_the_choice_is_even_over_the_cells(count: int, limit: int, seed: int) ->
 
 
 def test_a_turned_face_has_a_pose() -> None:
-    (turn, tilt), *_ = pose(portraits())
+    (turn, tilt), *_ = pose_features(portraits())
     assert abs(turn) < 0.5
     assert abs(tilt) < 0.5
 
@@ -63,29 +62,29 @@ def test_boxes_err_around_the_true_one() -> None:
 
 def test_few_faces_and_swapped_colours_are_doubted() -> None:
     crops = np.concatenate([next(cut_faces(as_detected(portraits() * 8, seed), CONTRACT)).crops for seed in range(2)])
-    assert calibration_doubts(crops, "bgr") == ()
-    (swapped,) = calibration_doubts(crops, "rgb")
+    assert calibration_warnings(crops, "bgr") == ()
+    (swapped,) = calibration_warnings(crops, "rgb")
     assert "are bluer than red: are they really in RGB order?" in swapped
-    assert "10 calibration faces are few" in calibration_doubts(crops[:10], "bgr")[0]
+    assert "10 calibration faces are few" in calibration_warnings(crops[:10], "bgr")[0]
     grey = np.repeat(crops[:, :, :, :1], 3, axis=3)
-    assert calibration_doubts(grey, "rgb") == ()
+    assert calibration_warnings(grey, "rgb") == ()
 
 
 def test_crops_are_cached_and_a_damaged_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    source = FaceSource(PORTRAITS / "landmarks.csv", seed=3)
+    source = CalibrationSource(PORTRAITS / "landmarks.csv", seed=3)
     first = calibration_crops(source, CONTRACT)
     assert first.source == "2 faces of landmarks.csv, seed 3, boxes jittered"
-    (file,) = cache_folder().iterdir()
-    monkeypatch.setattr("pfld_edge_convert.calibration_batches._chosen", lambda *_: pytest.fail("cut again"))
+    (file,) = crop_cache_folder().iterdir()
+    monkeypatch.setattr("pfld_edge_convert.calibration._chosen", lambda *_: pytest.fail("cut again"))
     np.testing.assert_array_equal(calibration_crops(source, CONTRACT).crops, first.crops)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file.write_bytes(file.read_bytes()[:50])
     np.testing.assert_array_equal(calibration_crops(source, CONTRACT).crops, first.crops)
-    other = calibration_crops(FaceSource(PORTRAITS / "landmarks.csv", seed=4, jitter=False), CONTRACT)
+    other = calibration_crops(CalibrationSource(PORTRAITS / "landmarks.csv", seed=4, jitter=False), CONTRACT)
     assert (other.crops != first.crops).any()
-    assert len(list(cache_folder().iterdir())) == 2
+    assert len(list(crop_cache_folder().iterdir())) == 2
 
 
 @pytest.mark.parametrize(

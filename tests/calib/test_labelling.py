@@ -1,4 +1,4 @@
-"""Labelling: what several looks agree on, what is dropped, and a run that a kill can't harm."""
+"""Labelling: what several predictions agree on, what is dropped, and a run that a kill can't harm."""
 
 import csv
 from dataclasses import replace
@@ -20,16 +20,16 @@ from pfld_edge_calib.labelling import (
     LabelTask,
     ProgressFile,
     Teacher,
+    augmented_predictions,
     boxes_by_photo,
     consensus,
-    gather_looks,
     label_photos,
     label_tasks,
-    ordered_results,
     photos_of,
     write_labels,
 )
-from pfld_edge_runtime import WFLW_98, Contract, LandmarkScheme
+from pfld_edge_calib.parallel import ordered_results
+from pfld_edge_runtime import WFLW_98, Contract, LandmarkScheme, ModelContractError
 
 SCHEME = LandmarkScheme("dots", ("blue", "green", "red", "blue too"), (3, 1, 2, 0), (0, 2))
 CONTRACT = Contract(model="dots", input_size=64, landmarks=SCHEME)
@@ -64,17 +64,17 @@ def photo() -> NDArray[np.uint8]:
 
 
 def test_the_mirror_image_and_further_crops_find_the_same_points(photo: NDArray[np.uint8]) -> None:
-    looks = gather_looks(photo, BOX, [teacher()], flip=True, crops=3)
-    assert looks.shape == (6, 1, 4, 2)
-    np.testing.assert_allclose(looks, np.broadcast_to(TRUTH, looks.shape), atol=0.5)
+    predictions = augmented_predictions(photo, BOX, [teacher()], flip=True, crops=3)
+    assert predictions.shape == (6, 1, 4, 2)
+    np.testing.assert_allclose(predictions, np.broadcast_to(TRUTH, predictions.shape), atol=0.5)
 
 
-def test_a_look_that_is_wrong_by_much_moves_the_label_little_and_the_trust_a_lot() -> None:
+def test_an_outlier_moves_the_label_little_and_its_weight_a_lot() -> None:
     random = np.random.default_rng(0)
-    looks = (random.uniform(0, 100, (1, 1, 98, 2)) + random.normal(0, 0.1, (7, 1, 98, 2))).astype(np.float32)
-    sane = consensus(looks, WFLW_98)
-    looks[3, 0, 10] += 40
-    odd = consensus(looks, WFLW_98)
+    predictions = (random.uniform(0, 100, (1, 1, 98, 2)) + random.normal(0, 0.1, (7, 1, 98, 2))).astype(np.float32)
+    sane = consensus(predictions, WFLW_98)
+    predictions[3, 0, 10] += 40
+    odd = consensus(predictions, WFLW_98)
     assert np.abs(odd.landmarks - sane.landmarks).max() < 0.3
     assert odd.point_weights[0].argmin() == 10
     assert odd.point_weights[0, 10] < 0.2 < 0.9 < np.delete(odd.point_weights[0], 10).min()
@@ -87,20 +87,20 @@ def test_trust_lies_between_0_and_1_and_is_the_inverse_of_the_summed_errors(
     seed: int, scale: float, noise: float
 ) -> None:
     random = np.random.default_rng(seed)
-    looks = (random.uniform(-40, 40, (2, 98, 2)) + random.normal(0, noise, (5, 2, 98, 2))).astype(np.float32)
-    found = consensus(looks, WFLW_98)
+    predictions = (random.uniform(-40, 40, (2, 98, 2)) + random.normal(0, noise, (5, 2, 98, 2))).astype(np.float32)
+    found = consensus(predictions, WFLW_98)
     assert ((found.weights > 0) & (found.weights <= 1)).all()
     assert ((found.point_weights > 0) & (found.point_weights <= 1)).all()
     trust = found.weights[:, None] * found.point_weights
     expected = 0.03 / np.sqrt(0.03**2 + found.face_disagreement[:, None] ** 2 + found.disagreement**2)
     np.testing.assert_allclose(trust, expected)
-    larger = consensus(looks * np.float32(max(scale, 1)), WFLW_98)
+    larger = consensus(predictions * np.float32(max(scale, 1)), WFLW_98)
     np.testing.assert_allclose(larger.weights, found.weights, rtol=1e-3)  # a larger photograph changes no trust
 
 
 def test_teachers_that_do_not_fit_are_refused() -> None:
     other = replace(CONTRACT, landmarks=replace(SCHEME, name="other", names=("a", "b", "c", "d")))
-    with pytest.raises(LabellingError, match=r"b\.onnx finds 4 landmarks \(other\), a\.onnx finds 4 \(dots\)"):
+    with pytest.raises(ModelContractError, match=r"b\.onnx finds 4 landmarks \(other\), a\.onnx finds 4 \(dots\)"):
         Labeller([teacher(name="a.onnx"), Teacher("b.onnx", brightest, other)], LabelSettings())
     blind = replace(CONTRACT, landmarks=replace(SCHEME, mirror=(0, 1, 2, 3)))
     with pytest.raises(LabellingError, match="says no mirror image"):
@@ -129,7 +129,7 @@ def test_small_unsure_and_double_faces_are_dropped_and_counted(photo: NDArray[np
     assert len(Labeller(quarrel, LabelSettings(least_agreement=0)).label(photo, BOX).labels) == 1
 
 
-def test_the_last_pass_looks_into_the_box_of_the_landmarks(photo: NDArray[np.uint8]) -> None:
+def test_the_last_pass_predictions_into_the_box_of_the_landmarks(photo: NDArray[np.uint8]) -> None:
     seen: list[NDArray[np.uint8]] = []
 
     def watched(crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -11,11 +11,13 @@ import pytest
 
 from pfld_edge.cli import run
 from pfld_edge_calib import PORTRAITS, WFLW_ATTRIBUTES, FaceSetError, as_wflw_98, portraits, read_coco, read_wflw
-from pfld_edge_calib.point_maps import wflw_98_from_68
-from pfld_edge_calib.prepared import PrepareSettings, open_prepared, prepare_faces, read_shard
-from pfld_edge_calib.wflw_archive import ARCHIVES
+from pfld_edge_calib.datasets.point_maps import wflw_98_from_68
+from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
+from pfld_edge_calib.datasets.prepare import prepare_faces
+from pfld_edge_calib.datasets.prepared import PrepareSettings, open_prepared, read_shard
+from pfld_edge_calib.datasets.wflw import ARCHIVES
 from pfld_edge_runtime import IBUG_68, crop_faces, crop_windows
-from pfld_edge_runtime.reading import landmarks_68
+from pfld_edge_runtime.geometry import landmarks_68
 
 LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
 RAW = PrepareSettings(input_size=32, encoding="raw", shard_faces=4)
@@ -37,7 +39,7 @@ def wflw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         points = (face.landmarks + np.array([number, 0])) / 2
         flags = [number >> i & 1 for i in range(6)]
         name = path.relative_to(folder / "WFLW_images").as_posix()
-        lines.append(" ".join([*(f"{value:.3f}" for value in points.ravel()), "0 0 9 9", *map(str, flags), name]))
+        lines.append(" ".join([*(f"{value:.3f}" for value in points.ravel()), "20 20 300 300", *map(str, flags), name]))
     (folder / LIST).parent.mkdir(parents=True)
     (folder / LIST).write_text("\n".join(lines) + "\n")
     return folder
@@ -209,6 +211,22 @@ def test_coco_points_that_nobody_labelled_weigh_nothing(tmp_path: Path) -> None:
     shard = read_shard(tmp_path / "out/shard-00000.npz", 168)
     assert shard.weights.tolist() == [[1, 1, 0]]
     assert shard.crops.shape == (1, 168, 168, 3)
+
+
+def test_points_of_weight_0_do_not_stretch_a_prepared_crop(tmp_path: Path) -> None:
+    face = portraits()[0]
+    assert face.landmarks is not None
+    weights = np.ones(98, np.float32)
+    weights[96:] = 0
+    points = face.landmarks * weights[:, None]  # pupils at (0, 0)
+    rows = [points_row(str(face.image), 1, points, weights), points_row(str(face.image), 1, face.landmarks, weights)]
+    write_points_csv(tmp_path / "faces.csv", 98, rows)
+    assert run(["prepare", "csv", str(tmp_path / "faces.csv"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
+    shard = read_shard(tmp_path / "out/shard-00000.npz", 168)
+    np.testing.assert_array_equal(shard.crops[0], shard.crops[1])
+    np.testing.assert_array_equal(shard.landmarks[0], shard.landmarks[1])
+    # The face fills the network's crop (112 pixels) but for the margin of 1.2.
+    assert np.ptp(shard.landmarks[0, :96], axis=0).max() == pytest.approx(112 / 1.2, abs=1.5)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Damage does what it says, to every network alike, and the truth goes along."""
+"""Corruptions do what they say, to every model alike, and the annotation follows the image."""
 
 import cv2
 import numpy as np
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from pfld_edge_calib import Face, cut_faces, nme_per_face, portraits, read_photo
-from pfld_edge_calib.face import tight_box
-from pfld_edge_calib.proof import ProofModel
-from pfld_edge_calib.robustness import (
-    DAMAGES,
+from pfld_edge_calib.evaluation import (
+    CORRUPTIONS,
     FACE_SIDE,
+    EvaluatedModel,
     FacePatch,
     Robustness,
     face_patch,
     measure_robustness,
     robustness_record,
 )
+from pfld_edge_calib.face import tight_box
 from pfld_edge_runtime import Contract, FaceLandmarker
 
-NAMED = {damage.name: damage for damage in DAMAGES}
+NAMED = {corruption.name: corruption for corruption in CORRUPTIONS}
 
 
 def applied(name: str, patch: FacePatch, strength: float, seed: int = 0) -> FacePatch:
@@ -102,8 +102,8 @@ def test_boxes_move_by_what_they_say(patch: FacePatch) -> None:
     np.testing.assert_allclose(scaled[2:] + scaled[:2], patch.box[2:] + patch.box[:2])
 
 
-def opened(name: str, landmarker: FaceLandmarker) -> ProofModel:
-    return ProofModel(name, name, "onnx int8", "", landmarker.contract, predict=landmarker.predict_crops)
+def opened(name: str, landmarker: FaceLandmarker) -> EvaluatedModel:
+    return EvaluatedModel(name, name, "onnx int8", "", landmarker.contract, predict=landmarker.predict_crops)
 
 
 def test_every_network_sees_the_same_and_runs_repeat() -> None:
@@ -112,7 +112,7 @@ def test_every_network_sees_the_same_and_runs_repeat() -> None:
     def whole(photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float32]:
         return landmarker(photo, boxes, "bgr")
 
-    located = ProofModel("whole", "", "end-to-end int8", "", landmarker.contract, locate=whole)
+    located = EvaluatedModel("whole", "", "end-to-end int8", "", landmarker.contract, locate=whole)
     models = [opened("a", landmarker), opened("b", landmarker), located]
     done: list[int] = []
     found = measure_robustness(models, faces, done.append)
@@ -126,16 +126,16 @@ def test_every_network_sees_the_same_and_runs_repeat() -> None:
     assert min(worst["darkness"], worst["box shift"], worst["blur"]) > 1.1
 
 
-def test_undamaged_is_close_to_the_photographs_own_error() -> None:
+def test_without_corruption_the_error_is_close_to_the_photographs_own() -> None:
     landmarker, faces = FaceLandmarker(), portraits()
-    clean = measure_robustness([opened("a", landmarker)], faces, damages=DAMAGES[:1]).clean[0]
+    clean = measure_robustness([opened("a", landmarker)], faces, corruptions=CORRUPTIONS[:1]).clean[0]
     batch = next(iter(cut_faces(faces, Contract())))
     truth = np.stack([face.landmarks for face in faces if face.landmarks is not None])
     found = batch.windows.to_image(landmarker.predict_crops(batch.crops))
     assert clean == pytest.approx(nme_per_face(found, truth, (60, 72)).mean(), abs=0.006)
 
 
-def test_the_undamaged_stand_where_they_belong() -> None:
+def test_the_clean_error_stands_between_factors_below_and_above_1() -> None:
     found = measure_robustness([opened("a", FaceLandmarker())], portraits()[:1])
     curves = {curve.name: curve for curve in found.curves}
     labels, values = curves["box size"].with_clean(found.clean)

@@ -58,8 +58,8 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
     [
         ("predicted x", "No such command 'predicted'"),
         ("--quick", "--quick"),
-        ("predict", "--out"),
-        ("predict x.jpg", "--out"),
+        ("predict", "--output"),
+        ("predict x.jpg", "--output"),
         ("predict x.jpg -o out --zoom 3", "--zoom"),
         ("evaluate none.onnx --data none", "none"),
         ("evaluate none.onnx", "--data"),

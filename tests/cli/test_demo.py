@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pfld_edge.cli import run
-from pfld_edge.demo.server import PageHandler, open_server
+from pfld_edge.demo.page import PageHandler, open_server
 from pfld_edge_calib import portraits, read_photo
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
 

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pfld_edge.demo import page_folder
+from pfld_edge import demo
 from pfld_edge_calib import portraits, read_photo
 from pfld_edge_runtime import eye_openness, head_pose, mouth_openness, open_detector
-from pfld_edge_runtime.detectors import YuNet
-from pfld_edge_runtime.detectors.letterbox import Letterbox, sample_letterbox
-from pfld_edge_runtime.reading.face_shape import FACE_SHAPE, RIGID_POINTS
-from pfld_edge_runtime.reading.perspective import project
+from pfld_edge_runtime.detection import YuNet
+from pfld_edge_runtime.detection.onnx_detector import Letterbox, sample_letterbox
+from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS, project
 
-SITE = Path(page_folder.__file__).parent / "site"
+SITE = Path(str(demo.__file__)).parent / "site"
 NODE = shutil.which("node") or ""
 SHARED = os.environ.get("PFLD_EDGE_SHARED", "")
 pytestmark = pytest.mark.skipif(not NODE, reason="node is not installed")

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pfld_edge.errors import OutputError
-from pfld_edge.output_file import write_atomically, write_picture
+from pfld_edge.output import OutputError, write_atomically, write_picture
 
 
 def test_missing_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:

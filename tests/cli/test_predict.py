@@ -1,6 +1,9 @@
 """`pfld-edge predict` draws the landmarks that the model finds, and refuses what it can't use."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -115,3 +118,85 @@ def test_what_cannot_be_used_is_one_line(
     assert says in printed
     assert printed.count("\n") == 1
     assert photo.read_bytes() == before
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: Path) -> Path:
+    """A folder with two photographs of one name, one that is damaged, and a hidden file."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.png").write_bytes(photo.read_bytes())
+    (folder / "sub/a.png").write_bytes(photo.read_bytes())
+    (folder / "b.jpg").write_bytes(b"damaged")
+    (folder / "._a.jpg").write_bytes(b"resource fork")
+    return folder
+
+
+def test_a_damaged_photograph_does_not_cost_the_others(
+    tmp_path: Path, folder: Path, known_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = tmp_path / "out", tmp_path / "found.csv"
+    arguments = ["predict", str(folder), "-o", str(out), "--model", str(known_model), "--csv", str(table)]
+    assert run(arguments) == 2
+    printed = capsys.readouterr().err
+    assert "skipped" in printed
+    assert "b.jpg: not an image" in printed
+    assert printed.splitlines()[-1] == "Error: 1 of 3 files could not be read (named above)"
+    assert {str(path.relative_to(out)) for path in out.rglob("*.png")} == {
+        "a-landmarks.png",
+        "sub/a-landmarks.png",
+    }
+    assert len(table.read_text().splitlines()) == 3
+
+
+def test_strict_stops_at_a_damaged_photograph_and_keeps_what_was_found(
+    tmp_path: Path, folder: Path, known_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "found.jsonl"
+    arguments = ["predict", str(folder), "-o", str(tmp_path / "out"), "--model", str(known_model), "--strict"]
+    assert run([*arguments, "--json", str(lines)]) == 2
+    assert "b.jpg: not an image" in capsys.readouterr().err.splitlines()[-1]
+    assert [Path(json.loads(line)["photo"]).name for line in lines.read_text().splitlines()] == ["a.png"]
+    assert not (tmp_path / "found.jsonl.partial").exists()
+
+
+def test_drawings_of_the_last_run_are_not_drawn_on(folder: Path, known_model: Path) -> None:
+    (folder / "b.jpg").unlink()
+    for _ in range(2):
+        assert run(["predict", str(folder), "-o", str(folder), "--model", str(known_model)]) == 0
+    drawings = sorted(str(path.relative_to(folder)) for path in folder.rglob("*landmarks*"))
+    assert drawings == ["a-landmarks.png", "sub/a-landmarks.png"]
+
+
+def test_json_on_standard_output_is_alone_there(
+    tmp_path: Path, photo: Path, known_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", str(photo), "-o", str(tmp_path / "out"), "--model", str(known_model), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["photos"]) == 1
+
+
+def test_names_may_have_letters_that_the_console_lacks(tmp_path: Path, photo: Path, known_model: Path) -> None:
+    photo.rename(tmp_path / "\u9854.png")
+    arguments = ["predict", "\u9854.png", "-o", "out", "--model", str(known_model), "--csv", "\u8868.csv"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pfld_edge", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u9854.png -> out" in done.stdout
+    assert (tmp_path / "\u8868.csv").is_file()
+
+
+def test_a_write_error_names_the_file(
+    tmp_path: Path, photo: Path, known_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(_self: Path, _data: bytes) -> int:
+        raise OSError(28, "No space left on device", "a.partial")
+
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    out = tmp_path / "drawn.png"
+    assert run(["predict", str(photo), "-o", str(out), "--model", str(known_model)]) == 2
+    assert capsys.readouterr().err == f"Error: {out}: No space left on device\n"

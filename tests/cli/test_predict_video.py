@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import pfld_edge_runtime
 from pfld_edge.cli import run
-from pfld_edge.draw_list import DrawList
-from pfld_edge.face_drawing import DRAWABLE, draw_faces
+from pfld_edge.drawing import draw_faces
+from pfld_edge.options import DRAW_LIST, DRAWABLE
 from pfld_edge_calib import portraits, read_photo
 from pfld_edge_runtime import FaceLandmarker, Faces, read_faces
 
@@ -134,7 +134,8 @@ def test_a_folder_and_a_video_go_together(
     record = tmp_path / "found.json"
     arguments = ["predict", str(folder.parent), str(clip), "-o", str(tmp_path / "out"), "--detector", "yunet"]
     assert run([*arguments, "--json", str(record)]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip-landmarks.mp4", "one-landmarks.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip-landmarks.mp4", "deep"]
+    assert (tmp_path / "out/deep/one-landmarks.png").is_file()
     found = json.loads(record.read_text())
     assert len(found["frames"]) == FRAMES
     (photo,) = found["photos"]
@@ -159,8 +160,8 @@ def test_each_part_is_drawn_and_nothing_without_parts(face: tuple[NDArray[np.uin
 
 
 def test_the_words_of_draw_are_the_drawable_parts() -> None:
-    assert DrawList().convert(",".join(DRAWABLE), None, None) == frozenset(DRAWABLE)
-    assert DrawList().convert("none", None, None) == frozenset()
+    assert DRAW_LIST.convert(",".join(DRAWABLE), None, None) == frozenset(DRAWABLE)
+    assert DRAW_LIST.convert("none", None, None) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from scipy.optimize import linear_sum_assignment
 
 from pfld_edge.cli import run
 from pfld_edge_calib import jittered, portraits
-from pfld_edge_calib.proof import ModelProof, ProofModel, Settings, Verdict, verify_models
-from pfld_edge_convert.calibration_batches import proof_crops
-from pfld_edge_convert.checkpoint_contract import contract_of
-from pfld_edge_convert.contract_io import attach_contract, read_contract
+from pfld_edge_calib.evaluation import EvaluatedModel, ModelResult, Verdict, VerificationSettings, verify_models
+from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.diagnosis import diagnosed
-from pfld_edge_convert.diagnosis.landmark_order import nearest_order
-from pfld_edge_convert.diagnosis.wrong_scale import scale_names
-from pfld_edge_convert.fingerprint import INT8_TOLERANCE, take_fingerprint
+from pfld_edge_convert.diagnosis.file_checks import scale_names
+from pfld_edge_convert.landmark_models import open_proof_model
+from pfld_edge_convert.model_file import (
+    INT8_TOLERANCE,
+    attach_contract,
+    checkpoint_contract,
+    read_contract,
+    take_fingerprint,
+)
 from pfld_edge_convert.pipeline import convert
-from pfld_edge_convert.proof_models import open_proof_model
 from pfld_edge_runtime import WFLW_98, Contract
 from pfld_edge_train.checkpoint import load_model
 
@@ -46,24 +46,24 @@ class Intact:
     """The checkpoint and files that were made from it."""
 
     folder: Path
-    checkpoint: ProofModel
+    checkpoint: EvaluatedModel
 
-    def spoiled(self, name: str, spoil: Spoil) -> ModelProof:
+    def spoiled(self, name: str, spoil: Spoil) -> ModelResult:
         """Break a copy of a file, and verify it."""
         model = onnx.load(str(self.folder / name))
         spoil(model)
         path = self.folder / f"spoiled-{name}"
         onnx.save(model, str(path))
         models, faces = [self.checkpoint, open_proof_model(path)], jittered(portraits(), 6, seed=1)
-        return diagnosed(verify_models(models, faces, Settings(max_drift=0.005)), models, faces).models[1]
+        return diagnosed(verify_models(models, faces, VerificationSettings(max_drift=0.005)), models, faces).models[1]
 
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Intact:
     folder = tmp_path_factory.mktemp("sabotage")
     network, checkpoint = load_model(CHECKPOINT)
-    contract = contract_of(checkpoint)
-    convert(network, contract, folder / "s.onnx", proof_crops(contract), end_to_end=True)
+    contract = checkpoint_contract(checkpoint)
+    convert(network, contract, folder / "s.onnx", sample_crops(contract), end_to_end=True)
     quantized = onnx.load(str(INT8))
     carried = read_contract(quantized)
     assert carried is not None
@@ -85,7 +85,7 @@ def put(tensor: onnx.TensorProto, values: NDArray[np.generic]) -> None:
 def change_one_weight(model: Model) -> None:
     for tensor, values in tensors(model):
         if tensor.name == "blocks.3.reparam_conv.weight":
-            values[5, 6, 1, 1] = 0.5
+            values[5, 6, 1, 1] = 2.0
             put(tensor, values)
 
 
@@ -129,9 +129,7 @@ def scaled(name: str, factor: float) -> Spoil:
     return spoil
 
 
-ONE_WEIGHT = (
-    "'blocks.3.reparam_conv.weight' was changed: one number differs from the checkpoint's, at [5, 6, 1, 1] 0.5 instead"
-)
+CHANGED = "its weights were changed after conversion"
 SWAPPED = contract_with(lambda contract: contract.replace(color_order="rgb"))
 NARROW = contract_with(lambda contract: contract.replace(crop=replace(contract.crop, margin=1.0)))
 MIRRORED = reordered(np.array(WFLW_98.mirror))
@@ -141,7 +139,7 @@ TWO_MOVED = reordered(np.array([72 if i == 60 else 60 if i == 72 else i for i in
 @pytest.mark.parametrize(
     ("file", "spoil", "cause", "words"),
     [
-        ("s.onnx", change_one_weight, "weights", ONE_WEIGHT),
+        ("s.onnx", change_one_weight, "weights", CHANGED),
         ("s.onnx", exchange_input_channels, "color", "the file says BGR, but fed RGB it agrees"),
         ("s.onnx", SWAPPED, "color", "the file says RGB, but fed BGR it agrees"),
         ("s.int8.onnx", SWAPPED, "color", "the file says RGB, but fed BGR it agrees"),
@@ -178,7 +176,7 @@ def test_intact_files_are_not_suspected(intact: Intact, file: str) -> None:
     assert intact.spoiled(file, lambda _model: None).suspicions == ()
 
 
-def test_a_file_of_other_weights_is_not_called_tampered(intact: Intact) -> None:
+def test_a_file_whose_weights_were_all_changed_is_caught_by_its_fingerprint(intact: Intact) -> None:
     random = np.random.default_rng(0)
 
     def spoil(model: Model) -> None:
@@ -187,7 +185,8 @@ def test_a_file_of_other_weights_is_not_called_tampered(intact: Intact) -> None:
                 put(tensor, np.asarray(values * random.normal(1, 0.02, values.shape), np.float32))
 
     proof = intact.spoiled("s.onnx", spoil)
-    assert "made from other weights than pfld-edge-s.pth" in proof.suspicions[0].sentence
+    assert proof.verdict is Verdict.FAIL
+    assert CHANGED in proof.suspicions[0].sentence
 
 
 def test_verify_prints_the_cause_and_exits_with_1(intact: Intact, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,13 +195,3 @@ def test_verify_prints_the_cause_and_exits_with_1(intact: Intact, capsys: pytest
     assert run(["verify", str(CHECKPOINT), bad, "--no-fused", "--max-drift", "1%"]) == 1
     said = capsys.readouterr().out
     assert "likely cause: the landmarks are in another order: left and right are exchanged" in said
-
-
-@given(st.permutations(range(12)), st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
-def test_the_nearest_order_is_the_assignment_where_points_are_apart(order: list[int], seed: int) -> None:
-    random = np.random.default_rng(seed)
-    places = np.arange(12)[:, None] * 10.0 + random.uniform(-2, 2, (12, 2))
-    found = places[order] + random.normal(0, 0.5, (12, 2))
-    apart = np.linalg.norm(found[:, None] - places[None], axis=2)
-    assert nearest_order(apart).tolist() == linear_sum_assignment(apart)[1].tolist() == order

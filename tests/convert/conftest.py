@@ -53,7 +53,7 @@ def published() -> Callable[[str], onnx.ModelProto]:
 @pytest.fixture(scope="session")
 def faces() -> NDArray[np.float32]:
     """Sixteen crops of the bundled portraits, as the published protocol feeds them."""
-    from pfld_edge_convert.calibration_batches import proof_samples
+    from pfld_edge_convert.calibration import sample_inputs
     from pfld_edge_runtime import Contract
 
-    return proof_samples(Contract())
+    return sample_inputs(Contract())

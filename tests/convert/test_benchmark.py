@@ -14,16 +14,14 @@ import torch
 from onnx import helper
 from torch import nn
 
-from pfld_edge_convert.benchmark.bench import BenchRequest, open_subjects, run_bench, steps
-from pfld_edge_convert.benchmark.operators import read_profile, take_profile
-from pfld_edge_convert.benchmark.peak import Peak
+from pfld_edge_convert.benchmark.bench import BenchRequest, open_subject, open_subjects, run_bench, steps
+from pfld_edge_convert.benchmark.processor import Peak, Work, roofline, work_of
+from pfld_edge_convert.benchmark.profiling import read_profile, take_profile
 from pfld_edge_convert.benchmark.record import BenchReport
-from pfld_edge_convert.benchmark.roofline import Work, roofline, work_of
-from pfld_edge_convert.benchmark.subject import open_subject
 from pfld_edge_convert.errors import BenchmarkError
 from pfld_edge_convert.export import export_onnx
-from pfld_edge_convert.fuse import reparameterize
 from pfld_edge_convert.model_stats import model_stats
+from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import BUNDLED_MODEL, ModelFileError
 from pfld_edge_train.models import ModelConfig, build_model
 
@@ -158,8 +156,8 @@ def test_a_file_with_a_fixed_batch_takes_several_calls(build: Build, tmp_path: P
 
 
 def test_an_end_to_end_graph_is_fed_a_photograph_and_boxes(tmp_path: Path) -> None:
-    from pfld_edge_convert.contract_io import read_contract, write_model
     from pfld_edge_convert.end_to_end import end_to_end_contract, end_to_end_model
+    from pfld_edge_convert.model_file import read_contract, write_model
 
     model = onnx.load(str(BUNDLED_MODEL))
     contract = read_contract(model)

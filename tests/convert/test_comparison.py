@@ -11,10 +11,9 @@ from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from pfld_edge_convert.comparison import Comparison, compare
-from pfld_edge_convert.contract_io import attach_contract
-from pfld_edge_convert.fusion import FusedPattern, fusion_of
-from pfld_edge_convert.inspection import inspect_file
-from pfld_edge_convert.layer_weights import layer_weights
+from pfld_edge_convert.inspection import FusedPattern, fusion_of, inspect_file
+from pfld_edge_convert.model_file import attach_contract
+from pfld_edge_convert.quantized_models import layer_weights
 from pfld_edge_runtime import Contract
 
 Build = Callable[..., onnx.ModelProto]

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes import EliminateDeadChannels, MakeBatchDynamic, UpgradeOpset, run_passes
-from pfld_edge_convert.passes.eliminate_identity import EliminateIdentity
+from pfld_edge_convert.passes.canonical_form import EliminateIdentity
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -192,3 +192,29 @@ def test_dead_channels_of_the_published_7x7_convolution_go(
         assert 128 - len(remaining) == dead
     if kind == "ghostone":
         assert len(model.SerializeToString()) < 0.8 * len(original.SerializeToString())
+
+
+def test_a_head_behind_shape_and_reshape_keeps_its_channels(build: Build) -> None:
+    random, node = np.random.default_rng(0), helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Relu", ["c"], ["r"]),
+        node("Shape", ["r"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["batch"]),
+        node("Unsqueeze", ["batch", "axis"], ["first"]),
+        node("Concat", ["first", "rest"], ["target"], axis=0),
+        node("Reshape", ["r", "target"], ["flat"]),
+        node("Gemm", ["flat", "g"], ["y"], transB=1),
+    ]
+    constants: dict[str, NDArray[np.generic]] = {
+        "w": random.normal(size=(4, 3, 1, 1)).astype(np.float32),
+        "g": random.normal(size=(5, 64)).astype(np.float32),
+        "zero": np.array(0, np.int64),
+        "axis": np.array([0], np.int64),
+        "rest": np.array([-1], np.int64),
+    }
+    constants["w"][1] = 0  # type: ignore[index]
+    model = build(nodes, constants, ["batch", 3, 4, 4])
+    result = EliminateDeadChannels()(model).model
+    inputs = random.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-6)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_convert import pipeline
-from pfld_edge_convert.contract_io import attach_contract, read_contract, write_model
 from pfld_edge_convert.end_to_end import (
     end_to_end_contract,
     end_to_end_model,
@@ -25,6 +24,7 @@ from pfld_edge_convert.end_to_end import (
 )
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.inference import open_model
+from pfld_edge_convert.model_file import attach_contract, read_contract, write_model
 from pfld_edge_convert.passes import graph_index
 from pfld_edge_runtime import (
     BUNDLED_MODEL,

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes.equalize_channels import EqualizeChannels
-from pfld_edge_convert.quantization.observe import tensors_of
+from pfld_edge_convert.quantization.activation_statistics import activations
 
 Build = Callable[..., onnx.ModelProto]
 Array = NDArray[np.generic]
@@ -53,7 +53,7 @@ def samples(seed: int = 1) -> NDArray[np.float32]:
 
 
 def shown(model: onnx.ModelProto, names: list[str]) -> dict[str, NDArray[np.float32]]:
-    (tensors,) = tensors_of(model, names, [samples()])
+    (tensors,) = activations(model, names, [samples()])
     return tensors
 
 

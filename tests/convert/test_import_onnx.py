@@ -94,6 +94,28 @@ def test_another_graph_says_what_was_found(tmp_path: Path) -> None:
         import_onnx(small_network(tmp_path / "other.onnx", "Relu"))
 
 
+def test_a_graph_that_only_begins_and_ends_like_one_of_the_family_is_refused(tmp_path: Path) -> None:
+    weights = {"w": (64, 3, 3, 3), "f": (196, 64)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["y"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["v"]),
+        helper.make_node("Gemm", ["v", "f"], ["z"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 112, 112])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 196])],
+        [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in weights.items()],
+    )
+    path = tmp_path / "like.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    with pytest.raises(ImportOnnxError, match="not a published PFLD network: expected the graph of pfld"):
+        import_onnx(path)
+
+
 def test_a_file_that_is_no_onnx_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(ModelFileError, match=r"text\.onnx is not an ONNX model"):

@@ -1,5 +1,6 @@
 """The INT8 stage: a budget is held with the fewest float layers, what falls short is an error, the file tells all."""
 
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,20 +10,25 @@ import pytest
 import torch
 
 from pfld_edge_convert import int8_stage
-from pfld_edge_convert.calibration_batches import proof_crops
+from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import CalibrationError, FellShortError
 from pfld_edge_convert.export import export_onnx
-from pfld_edge_convert.fuse import reparameterize
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.int8_stage import Int8Request, JudgedFaces, make_int8
+from pfld_edge_convert.int8_stage import Int8Request, LabelledCrops, make_int8
+from pfld_edge_convert.passes.graph_index import GraphIndex
 from pfld_edge_convert.pipeline import optimize
-from pfld_edge_convert.quantization.budget import FaceDrift, keep_within
-from pfld_edge_convert.quantization.coverage import fusion_coverage
-from pfld_edge_convert.quantization.deviation import deviation_per_face
+from pfld_edge_convert.quantization.mixed_precision import (
+    FaceDrift,
+    LayerCost,
+    deviation_per_face,
+    layer_costs,
+    search_float_layers,
+)
+from pfld_edge_convert.quantization.plan import Layer, Plan
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
-from pfld_edge_convert.quantization.report import QuantizationReport, attach_report, read_report
-from pfld_edge_convert.quantization.sensitivity import LayerCost
-from pfld_edge_convert.quantization.settings import QuantizationSettings
+from pfld_edge_convert.quantization.report import QuantizationReport, attach_report, fusion_coverage, read_report
+from pfld_edge_convert.quantization.settings import TARGETS, QuantizationSettings
+from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import Contract, ModelContractError, prepare_input
 from pfld_edge_train.models import ModelConfig, build_model
 
@@ -34,24 +40,26 @@ FAST = QuantizationSettings(ranges="minmax", feedback=False)
 def network() -> onnx.ModelProto:
     torch.manual_seed(0)
     model = build_model(ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64))
-    samples = np.asarray(prepare_input(proof_crops(CONTRACT), CONTRACT), np.float32)
+    samples = np.asarray(prepare_input(sample_crops(CONTRACT), CONTRACT), np.float32)
     return optimize(export_onnx(reparameterize(model), 64), samples)[0]
 
 
 @pytest.fixture(scope="module")
-def judged(network: onnx.ModelProto) -> JudgedFaces:
+def labelled(network: onnx.ModelProto) -> LabelledCrops:
     """Faces whose truth is what the float network says, but for a little."""
-    crops = proof_crops(CONTRACT, 8)
+    crops = sample_crops(CONTRACT, 8)
     truth = run_model(network, prepare_input(crops, CONTRACT)).reshape(8, 98, 2)
     truth = truth + np.random.default_rng(0).normal(0, 0.02, truth.shape).astype(np.float32)
     # Random weights put all points in one place; the eyes are set apart, as the unit of the NME.
     truth[:, 60] += [0.4, 0]
-    return JudgedFaces(crops, truth, np.arange(8) % 2 == 0)
+    return LabelledCrops(crops, truth, np.arange(8) % 2 == 0)
 
 
-def test_the_outcome_tells_coverage_costs_and_times(network: onnx.ModelProto, judged: JudgedFaces) -> None:
+def test_the_outcome_tells_coverage_costs_and_times(network: onnx.ModelProto, labelled: LabelledCrops) -> None:
     outcome = make_int8(
-        network, CONTRACT, Int8Request(judged.crops, "eight", FAST, max_drift=0.5, judged=judged, allow_slower=True)
+        network,
+        CONTRACT,
+        Int8Request(labelled.crops, "eight", FAST, max_drift=0.5, labelled=labelled, allow_slower=True),
     )
     assert outcome.contract.calibration == "eight"
     assert outcome.coverage.share == 1
@@ -73,9 +81,9 @@ def multi_scale() -> Quantizer:
     torch.manual_seed(0)
     contract = Contract(input_size=64)
     model = build_model(ModelConfig("pfld-ghostone", width_factor=0.25, input_size=64))
-    samples = np.asarray(prepare_input(proof_crops(contract), contract), np.float32)
+    samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
     network = optimize(export_onnx(reparameterize(model), 64), samples)[0]
-    return Quantizer(network, proof_crops(contract), contract, FAST)
+    return Quantizer(network, sample_crops(contract), contract, FAST)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -85,19 +93,19 @@ def test_any_layers_may_stay_in_float(multi_scale: Quantizer, seed: int) -> None
     quantized = multi_scale.make(tuple(layers))
     assert len(fusion_coverage(quantized.model).floating) == len(layers)
     found = run_model(quantized.model, multi_scale.held_back)
-    expected = run_model(quantized.floating, quantized.floating_input(multi_scale.held_back))
+    expected = run_model(quantized.plan.model, quantized.float_input(multi_scale.held_back))
     everything = run_model(multi_scale.make().model, multi_scale.held_back)
     assert np.abs(found - expected).mean() < 1.5 * np.abs(everything - expected).mean()
 
 
-def test_held_back_faces_choose_how_channels_are_levelled(network: onnx.ModelProto) -> None:
-    crops = proof_crops(CONTRACT, 80)
+def test_held_back_faces_choose_how_channels_are_equalized(network: onnx.ModelProto) -> None:
+    crops = sample_crops(CONTRACT, 80)
     tried = Quantizer(network, crops, CONTRACT, FAST).make().tried
-    assert list(tried) == ["minmax", "minmax, levelled by faces:98"]
+    assert list(tried) == ["minmax", "minmax, equalized by faces:98"]
     moved, models = [], []
     expected = run_model(network, prepare_input(crops[3::4], CONTRACT))
     for way in ("minmax", "faces:98"):
-        quantized = Quantizer(network, crops, CONTRACT, replace(FAST, levelled_by=way)).make()
+        quantized = Quantizer(network, crops, CONTRACT, replace(FAST, equalize_by=way)).make()
         found = run_model(quantized.model, crops[3::4])
         moved.append(deviation_per_face(found, expected, CONTRACT.landmarks.normalizing_points).mean())
         models.append(quantized.model)
@@ -105,20 +113,46 @@ def test_held_back_faces_choose_how_channels_are_levelled(network: onnx.ModelPro
     assert models[0] != models[1]
 
 
-def test_a_budget_needs_labelled_faces(network: onnx.ModelProto, judged: JudgedFaces) -> None:
+def test_a_budget_needs_labelled_faces(network: onnx.ModelProto, labelled: LabelledCrops) -> None:
     with pytest.raises(CalibrationError, match="labelled faces"):
-        make_int8(network, CONTRACT, Int8Request(judged.crops, "eight", FAST, max_drift=0.01))
+        make_int8(network, CONTRACT, Int8Request(labelled.crops, "eight", FAST, max_drift=0.01))
 
 
 def test_a_network_slower_than_fp32_is_an_error(
-    network: onnx.ModelProto, judged: JudgedFaces, monkeypatch: pytest.MonkeyPatch
+    network: onnx.ModelProto, labelled: LabelledCrops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8_stage, "face_milliseconds", lambda _: {"fp32": 1.0, "int8": 1.25})
-    request = Int8Request(judged.crops, "eight", FAST)
+    request = Int8Request(labelled.crops, "eight", FAST)
     with pytest.raises(
         FellShortError, match=r"1\.25 ms a face on this machine, the float one 1\.00 ms; .*--allow-slower"
     ):
         make_int8(network, CONTRACT, request)
+
+
+def test_timings_of_this_machine_do_not_gate_files_for_other_processors(
+    network: onnx.ModelProto, labelled: LabelledCrops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8_stage, "face_milliseconds", lambda _: {"fp32": 1.0, "int8": 1.25})
+    foreign = "x86-avx2" if platform.machine().lower() in ("arm64", "aarch64") else "arm64"
+    request = Int8Request(labelled.crops, "eight", replace(FAST, target=foreign))
+    assert make_int8(network, CONTRACT, request).milliseconds["int8"] == 1.25
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "targets"),
+    [
+        ("x86_64", ("avx2", "avx512_vnni"), {"portable", "x86-avx2", "x86-vnni"}),
+        ("AMD64", ("avx2",), {"portable", "x86-avx2"}),
+        ("AMD64", None, {"portable"}),
+        ("aarch64", ("dotprod", "neon"), {"portable", "arm64"}),
+    ],
+)
+def test_a_machine_is_the_targets_whose_instructions_it_has(
+    machine: str, features: tuple[str, ...] | None, targets: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr("pfld_edge_convert.quantization.settings.cpu_features", lambda: features)
+    assert {name for name, target in TARGETS.items() if target.is_host()} == targets
 
 
 COSTS = [LayerCost(name, 30, 0, 1, deviation, 0) for name, deviation in (("a", 0.1), ("b", 0.3), ("c", 0.2))]
@@ -132,16 +166,14 @@ def drifting(
 
     def make(names: tuple[str, ...]) -> Quantized:
         made.append(names)
-        from pfld_edge_convert.quantization.plan import Plan
-
-        return Quantized(onnx.ModelProto(), CONTRACT, onnx.ModelProto(), Plan({}), "minmax", {}, names)
+        return Quantized(onnx.ModelProto(), CONTRACT, Plan(onnx.ModelProto(), {}), "minmax", {}, names)
 
     return make, lambda quantized: FaceDrift(drifts[len(quantized.float_layers)], 0.0), made
 
 
 def test_the_fewest_layers_stay_in_float_the_most_expensive_first() -> None:
     make, drift, made = drifting({0: 0.03, 1: 0.02, 2: 0.004, 3: 0.0})
-    quantized, budget = keep_within(make, COSTS, drift, 0.005)
+    quantized, budget = search_float_layers(make, COSTS, drift, 0.005)
     assert made == [(), ("b",), ("b", "c")]
     assert quantized.float_layers == budget.float_layers == ("b", "c")
     assert budget.holds
@@ -149,20 +181,20 @@ def test_the_fewest_layers_stay_in_float_the_most_expensive_first() -> None:
 
 def test_a_budget_that_cannot_be_held_gives_the_best_there_was() -> None:
     make, drift, made = drifting({0: 0.03, 1: 0.01, 2: 0.02, 3: 0.02})
-    quantized, budget = keep_within(make, COSTS, drift, 0.005)
+    quantized, budget = search_float_layers(make, COSTS, drift, 0.005)
     assert len(made) == 4
     assert quantized.float_layers == ("b",)
     assert not budget.holds
     assert budget.drifts[-1].all == 0.01
 
 
-def test_a_hopeless_budget_is_an_error_with_figures(network: onnx.ModelProto, judged: JudgedFaces) -> None:
+def test_a_hopeless_budget_is_an_error_with_figures(network: onnx.ModelProto, labelled: LabelledCrops) -> None:
     # No network comes closer to these than the float one, from which they were made.
-    exact = run_model(network, prepare_input(judged.crops, CONTRACT)).reshape(judged.landmarks.shape).copy()
+    exact = run_model(network, prepare_input(labelled.crops, CONTRACT)).reshape(labelled.landmarks.shape).copy()
     exact[:, 60] += [0.4, 0]
-    truth = JudgedFaces(judged.crops, exact, judged.turned)
+    truth = LabelledCrops(labelled.crops, exact, labelled.turned)
     with pytest.raises(FellShortError, match=r"the drift can't be held to 0\.00%: \+.*% with every layer in INT8"):
-        make_int8(network, CONTRACT, Int8Request(judged.crops, "eight", FAST, max_drift=0.0, judged=truth))
+        make_int8(network, CONTRACT, Int8Request(labelled.crops, "eight", FAST, max_drift=0.0, labelled=truth))
 
 
 def test_a_damaged_report_is_refused() -> None:
@@ -174,3 +206,17 @@ def test_a_damaged_report_is_refused() -> None:
     with pytest.raises(ModelContractError, match="quantization report is damaged"):
         read_report(model)
     assert read_report(onnx.ModelProto()) is None
+
+
+def test_layers_have_costs_where_all_landmarks_are_one_point(network: onnx.ModelProto) -> None:
+    plan = Quantizer(network, sample_crops(CONTRACT), CONTRACT, FAST).make().plan
+    flat = onnx.ModelProto()
+    flat.CopyFrom(plan.model)
+    index = GraphIndex(flat)
+    last = index.producers[flat.graph.output[0].name]
+    weight, bias = Layer(last, None, "last", depthwise=False).weights(index)
+    index.set_weights(last, np.zeros_like(weight, np.float32), np.zeros_like(bias, np.float32))
+    faces = np.zeros((4, 3, 64, 64), np.float32)
+    costs = layer_costs(replace(plan, model=flat), faces, (60, 72), CONTRACT.landmarks.mirror)
+    assert len(costs) == len(plan.weights)
+    assert np.isfinite([cost.turned for cost in costs]).all()

@@ -10,15 +10,15 @@ from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from pfld_edge_convert.formats.qoperator import write_qoperator
+from pfld_edge_convert.inspection import inspect_file
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.passes import MakeBatchDynamic, MeanToPool, UpgradeOpset, run_passes
 from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.quantization.choose import grids_from
-from pfld_edge_convert.quantization.grid import Grid
-from pfld_edge_convert.quantization.layers import integer_tensors, weighted_layers
-from pfld_edge_convert.quantization.observe import count_channels
-from pfld_edge_convert.quantization.qoperator import write_qoperator
-from pfld_edge_convert.quantization.reconstruct import first_plan
+from pfld_edge_convert.quantization.activation_statistics import collect_histograms
+from pfld_edge_convert.quantization.plan import Grid, integer_tensors, weighted_layers
+from pfld_edge_convert.quantization.ranges import grids_from
+from pfld_edge_convert.quantization.reconstruction import initial_plan
 from pfld_edge_convert.quantization.weights import FULL_RANGE
 
 Build = Callable[..., onnx.ModelProto]
@@ -75,9 +75,9 @@ def test_a_qoperator_file_costs_what_its_float_file_does(build: Build, kept: fro
     batch = np.random.default_rng(1).normal(size=(4, 3, 16, 16)).astype(np.float32)
     index = GraphIndex(model)
     names = ["x", *integer_tensors(index, weighted_layers(index))]
-    histograms = count_channels(model, names[1:], [batch])
+    histograms = collect_histograms(model, names[1:], [batch])
     grids = {"x": Grid.covering(-4, 4), **grids_from(index, histograms, "minmax")}
-    quantized = write_qoperator(model, first_plan(model, grids, FULL_RANGE, kept))
+    quantized = write_qoperator(model, initial_plan(model, grids, FULL_RANGE, kept))
     assert "QLinearConv" in {node.op_type for node in quantized.graph.node}
     stats = model_stats(quantized)
     assert stats.macs == sum(MACS.values())
@@ -107,3 +107,22 @@ def test_a_dynamic_batch_is_not_multiplied_in(published: Callable[[str], onnx.Mo
         original, [UpgradeOpset(), MakeBatchDynamic(), MeanToPool()], np.zeros((1, 3, 112, 112), np.float32)
     )
     assert model_stats(model).macs == model_stats(original).macs
+
+
+def test_a_mean_over_a_tensor_of_unknown_rank_is_inspected(tmp_path: Path) -> None:
+    node, value = helper.make_node, helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            node("FastGelu", ["x"], ["g"], domain="com.microsoft"),
+            node("ReduceMean", ["g"], ["y"], axes=[2, 3], keepdims=0),
+        ],
+        "unknown",
+        [value("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [value("y", onnx.TensorProto.FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "unknown.onnx")
+    assert [layer.op_type for layer in inspect_file(tmp_path / "unknown.onnx").stats.layers] == [
+        "FastGelu",
+        "ReduceMean",
+    ]

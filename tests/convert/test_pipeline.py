@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from pfld_edge_convert import contract_io, pipeline
-from pfld_edge_convert.contract_io import contract_path, read_contract, write_files
+from pfld_edge_convert import model_file, pipeline
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.int8_stage import Int8Request
+from pfld_edge_convert.model_file import contract_path, read_contract, write_files
 from pfld_edge_convert.pipeline import convert, int8_path
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import Contract, FaceLandmarker, fingerprint_image, prepare_input
@@ -135,7 +135,7 @@ def test_a_failure_leaves_the_old_files_as_they_were(
 
 def test_an_interrupted_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"old")
-    real, calls = contract_io.os.fsync, []
+    real, calls = model_file.os.fsync, []
 
     def fail_second(descriptor: int) -> None:
         calls.append(descriptor)
@@ -143,7 +143,7 @@ def test_an_interrupted_write_leaves_no_partial_file(tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
         real(descriptor)
 
-    monkeypatch.setattr(contract_io.os, "fsync", fail_second)
+    monkeypatch.setattr(model_file.os, "fsync", fail_second)
     with pytest.raises(KeyboardInterrupt):
         write_files({tmp_path / "a": b"new", tmp_path / "b": b"new"})
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]

@@ -12,15 +12,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from pfld_edge_calib import calibration_faces, cut_faces, labelled_faces, nme_per_face
-from pfld_edge_convert.calibration_batches import FaceSource, calibration_crops, proof_crops
+from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops, vary_crops
 from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes import MakeBatchDynamic, UpgradeOpset, default_passes, run_passes
-from pfld_edge_convert.quantization.coverage import fusion_coverage
-from pfld_edge_convert.quantization.deviation import deviation_per_face
-from pfld_edge_convert.quantization.quantizer import Quantizer, quantize
+from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
+from pfld_edge_convert.quantization.quantizer import Quantizer
+from pfld_edge_convert.quantization.report import fusion_coverage
 from pfld_edge_convert.quantization.settings import QuantizationSettings
-from pfld_edge_convert.vary_crops import vary_crops
 from pfld_edge_runtime import Contract, prepare_input
 
 Published = Callable[[str], onnx.ModelProto]
@@ -36,8 +35,8 @@ def slim(published: Published, faces: Batch) -> onnx.ModelProto:
 
 def test_everything_is_int8_and_the_output_is_float(slim: onnx.ModelProto) -> None:
     before = slim.SerializeToString()
-    crops = proof_crops(Contract())
-    quantized = quantize(slim, crops, Contract(), SOON)
+    crops = sample_crops(Contract())
+    quantized = Quantizer(slim, crops, Contract(), SOON).make()
     kinds = {node.op_type for node in quantized.model.graph.node}
     assert not kinds & {"Conv", "Gemm", "QuantizeLinear", "DequantizeLinear", "QLinearConcat"}
     assert slim.SerializeToString() == before
@@ -51,7 +50,7 @@ def test_everything_is_int8_and_the_output_is_float(slim: onnx.ModelProto) -> No
 
 
 def test_a_layer_left_in_float_is_one_less_in_int8(slim: onnx.ModelProto) -> None:
-    crops = proof_crops(Contract())
+    crops = sample_crops(Contract())
     quantizer = Quantizer(slim, crops, Contract(), SOON)
     everything, one = (quantizer.make(names) for names in ((), (quantizer.layers[-1],)))
     assert len(fusion_coverage(one.model).integer) == len(fusion_coverage(everything.model).integer) - 1
@@ -61,7 +60,7 @@ def test_a_layer_left_in_float_is_one_less_in_int8(slim: onnx.ModelProto) -> Non
 
 @pytest.mark.parametrize("target", ["portable", "x86-avx2", "x86-vnni", "arm64"])
 def test_targets_get_the_weights_that_their_multiply_adds_bear(slim: onnx.ModelProto, target: str) -> None:
-    model = quantize(slim, proof_crops(Contract()), Contract(), QuantizationSettings(target, "minmax")).model
+    model = Quantizer(slim, sample_crops(Contract()), Contract(), QuantizationSettings(target, "minmax")).make().model
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     pairs = []
     for node in model.graph.node:
@@ -117,7 +116,7 @@ def test_deviation_from_float_is_well_below_onnxruntime_s_best(
     plain, _ = run_passes(original, [UpgradeOpset(), MakeBatchDynamic()], faces[:1])
     model, _ = run_passes(original, default_passes(), faces[:1])
     theirs = baseline(plain, [np.asarray(prepare_input(seen, contract), np.float32)], tmp_path)
-    ours = quantize(model, seen, contract)
+    ours = Quantizer(model, seen, contract).make()
     expected = run_model(original, prepare_input(unseen, contract))
     moved = [
         deviation_per_face(run_model(network, prepare_input(unseen, fed)), expected, EYES).mean()
@@ -130,9 +129,9 @@ def test_the_bundled_faces_keep_the_accuracy_of_the_published_ghostone(published
     contract = Contract()
     test_faces = labelled_faces(Path(os.environ["PFLD_EDGE_SHARED"]) / "data/WFLW")
     model, _ = run_passes(published("ghostone"), default_passes(), faces[:1])
-    quantized = quantize(
-        model, calibration_crops(FaceSource(), contract).crops, contract, QuantizationSettings(ranges="minmax")
-    )
+    quantized = Quantizer(
+        model, calibration_crops(CalibrationSource(), contract).crops, contract, QuantizationSettings(ranges="minmax")
+    ).make()
     nmes: dict[str, list[float]] = {"float": [], "int8": []}
     for batch in cut_faces(test_faces, contract):
         truth = batch.windows.to_crop(np.stack([np.asarray(face.landmarks) for face in batch.faces]))
@@ -155,7 +154,7 @@ def test_the_bundled_faces_keep_the_accuracy_of_the_published_ghostone(published
 )
 def test_faces_that_cannot_be_used_are_refused(crops: Batch, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
-        quantize(onnx.ModelProto(), crops, Contract())
+        Quantizer(onnx.ModelProto(), crops, Contract())
 
 
 def test_variation_keeps_shape_and_repeats_for_a_seed() -> None:

@@ -17,10 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, portraits, read_photo
-from pfld_edge_convert.calibration_batches import proof_crops
-from pfld_edge_convert.checkpoint_contract import contract_of
-from pfld_edge_convert.contract_io import read_contract, write_model
+from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.end_to_end import end_to_end_contract, end_to_end_model, end_to_end_path
+from pfld_edge_convert.model_file import checkpoint_contract, read_contract, write_model
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
 from pfld_edge_train.checkpoint import load_model
@@ -60,8 +59,8 @@ def plain_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The bundled network as float and as INT8 file, each with its end-to-end graph beside it."""
     folder = tmp_path_factory.mktemp("models")
     model, checkpoint = load_model(ROOT / "checkpoints/pfld-edge-s.pth")
-    contract = contract_of(checkpoint)
-    convert(model, contract, folder / "face.onnx", proof_crops(contract), end_to_end=True)
+    contract = checkpoint_contract(checkpoint)
+    convert(model, contract, folder / "face.onnx", sample_crops(contract), end_to_end=True)
     quantized = Path(shutil.copy(BUNDLED_MODEL, folder / "face.int8.onnx"))
     network = onnx.load(quantized)
     carried = read_contract(network)

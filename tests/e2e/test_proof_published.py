@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from pfld_edge_calib import Face, labelled_faces
-from pfld_edge_calib.proof import ProofModel, Settings, find_landmarks, verify_models
-from pfld_edge_calib.proof.verify import assemble
-from pfld_edge_convert.proof_models import open_proof_model
+from pfld_edge_calib.evaluation import EvaluatedModel, VerificationSettings, find_landmarks, verify_models
+from pfld_edge_calib.evaluation.verify import assemble
+from pfld_edge_convert.landmark_models import open_proof_model
 
 SHARED = os.environ.get("PFLD_EDGE_SHARED")
 pytestmark = pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no WFLW faces, no published files")
@@ -67,19 +67,19 @@ def by_opencv(name: str) -> NDArray[np.float32]:
 
 
 @cache
-def opened(name: str) -> ProofModel:
+def opened(name: str) -> EvaluatedModel:
     return open_proof_model(published(name))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_figures_of_the_published_protocol_hold_to_five_digits(name: str) -> None:
-    found = assemble([opened(name)], [by_opencv(name)], faces(), Settings(), compare=False).models[0]
+    found = assemble([opened(name)], [by_opencv(name)], faces(), VerificationSettings(), compare=False).models[0]
     assert round(found.accuracy["all"].nme, 5) == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_figures_agree_with_a_plain_reimplementation(name: str) -> None:
-    record = verify_models([opened(name)], faces(), Settings(), compare=False)
+    record = verify_models([opened(name)], faces(), VerificationSettings(), compare=False)
     model, errors = record.models[0], []
     for face, points in zip(faces(), model.landmarks, strict=True):
         assert face.landmarks is not None

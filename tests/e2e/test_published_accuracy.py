@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pfld_edge_calib import Face, labelled_faces, nme_per_face, predict_landmarks, true_landmarks
-from pfld_edge_convert.calibration_batches import proof_crops
-from pfld_edge_convert.checkpoint_contract import contract_of
-from pfld_edge_convert.network import open_network
+from pfld_edge_convert.calibration import sample_crops
+from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_convert.model_file import checkpoint_contract
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_train.checkpoint import load_model, save_checkpoint
@@ -51,8 +51,8 @@ def test_published_networks_score_as_measured_with_opencv(name: str) -> None:
 def test_imported_and_converted_networks_keep_their_accuracy(name: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "imported.pth", import_onnx(published(name)))
     model, checkpoint = load_model(tmp_path / "imported.pth")
-    contract = contract_of(checkpoint)
-    convert(model, contract, tmp_path / "converted.onnx", proof_crops(contract))
+    contract = checkpoint_contract(checkpoint)
+    convert(model, contract, tmp_path / "converted.onnx", sample_crops(contract))
     assert nme(tmp_path / "converted.onnx") == pytest.approx(nme(published(name)), abs=2e-5)
     if "GhostOne" in name:
         assert (tmp_path / "converted.onnx").stat().st_size < 0.8 * published(name).stat().st_size

@@ -12,9 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pfld_edge_calib import PORTRAITS, portraits, read_photo
-from pfld_edge_convert.contract_io import read_contract
 from pfld_edge_convert.end_to_end import end_to_end_model
-from pfld_edge_convert.onnx_file import load_onnx
+from pfld_edge_convert.model_file import load_onnx, read_contract
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""A small network and a small photograph, made on the spot."""
+"""A small network and a small photograph."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Photograph in, faces with landmarks out."""
+"""`FaceAnalyzer`: detection, refinement in tight boxes, order of faces, and invalid arguments."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pfld_edge_calib import portraits, read_photo, tight_box
+from pfld_edge_calib import portraits, read_photo
 from pfld_edge_runtime import (
     BoxError,
     BoxMap,
@@ -22,13 +22,19 @@ from pfld_edge_runtime import (
     FaceLandmarker,
     ImageError,
     PfldEdgeError,
+    tight_box,
 )
-from pfld_edge_runtime.analyzer import landmark_boxes
 
 Build = Callable[..., Path]
 Image = NDArray[np.uint8]
 
 BOXES = np.array([[10, 10, 50, 55, 0.5], [-30, -5, 20, 40, 0.9], [60, 40, 300, 200, 0.7]], np.float32)
+
+
+def published_box(landmarks: NDArray[np.floating]) -> list[int]:
+    """PFLD's data preparation: ``astype(np.int32)`` of the extremes, and a width of greatest - least + 1."""
+    low, high = np.min(landmarks, axis=0).astype(np.int32), np.max(landmarks, axis=0).astype(np.int32)
+    return [*low, *(low + (high - low + 1))]
 
 
 class Halved(FaceDetector):
@@ -65,10 +71,7 @@ def test_each_refining_pass_cuts_by_the_tight_box_of_the_landmarks_before(
 ) -> None:
     passes = [FaceAnalyzer(lambda _: BOXES, landmarker, refine=count)(photo) for count in range(3)]
     for before, after in itertools.pairwise(passes):
-        boxes = [tight_box(points) for points in before.landmarks]
-        # tight_box truncates as the published protocol does, which differs left of the photograph.
-        inside = before.landmarks.min(axis=(1, 2)) >= 0
-        np.testing.assert_array_equal(after.boxes[inside], np.float32(boxes)[inside])
+        np.testing.assert_array_equal(after.boxes, [published_box(points) for points in before.landmarks])
         np.testing.assert_array_equal(after.landmarks, landmarker(photo, after.boxes))
 
 
@@ -145,9 +148,12 @@ def test_settings_and_images_that_cannot_be_used_are_refused(landmarker: FaceLan
         FaceAnalyzer(lambda _: BOXES, landmarker)(photo, "grb")
 
 
-def test_landmark_boxes_are_the_integer_tight_boxes() -> None:
-    points = np.array([[[1.2, 7.9], [3.0, 2.5]], [[-0.5, 0], [0.2, 0]]])
-    np.testing.assert_array_equal(landmark_boxes(points), [[1, 2, 4, 8], [-1, 0, 1, 1]])
+def test_tight_boxes_truncate_as_the_published_protocol_does() -> None:
+    points = np.array([[[1.2, 7.9], [3.0, 2.5]], [[-0.5, 0], [0.2, 0]], [[-3.7, -2.2], [-1.5, -0.3]]])
+    expected = [[1, 2, 4, 8], [0, 0, 1, 1], [-3, -2, 0, 1]]
+    np.testing.assert_array_equal(tight_box(points), expected)
+    np.testing.assert_array_equal([published_box(face) for face in points], expected)
+    np.testing.assert_array_equal(tight_box(points[2]), expected[2])
 
 
 @pytest.mark.skipif("PFLD_EDGE_SHARED" not in os.environ, reason="PFLD_EDGE_SHARED is not set: no detectors")

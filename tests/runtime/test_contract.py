@@ -1,11 +1,20 @@
-"""The contract survives its JSON, and what no runtime can obey is refused with a reason."""
+"""The contract's JSON round trip, its validation, and the fingerprint's image."""
 
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pfld_edge_runtime import Contract, CropRule, Fingerprint, ModelContractError, PfldEdgeError
+from pfld_edge_runtime import (
+    ConfidenceCurve,
+    Contract,
+    CropRule,
+    Fingerprint,
+    ModelContractError,
+    PfldEdgeError,
+    fingerprint_image,
+)
 
 
 def full_contract() -> Contract:
@@ -24,6 +33,7 @@ def full_contract() -> Contract:
         trained_on="café 顔",
         nme=0.0521,
         nme_data="wflw-test",
+        confidence_curve=ConfidenceCurve(0.05, 4.5),
         fingerprint=Fingerprint(7, tuple(i / 196 for i in range(196)), 0.01),
     )
 
@@ -91,6 +101,8 @@ def test_a_truncated_contract_is_refused(share: float) -> None:
         {"crop": {"blur": 1}},
         {"landmarks": []},
         {"landmarks": {"name": "wflw-98"}},
+        {"confidence_curve": {"middle": 0.05}},
+        {"confidence_curve": {"middle": 0, "steepness": 4}},
         {"fingerprint": {"seed": 1}},
         {"fingerprint": {"seed": "x", "output": [], "tolerance": 1}},
     ],
@@ -122,3 +134,21 @@ def test_the_wflw_mirror_swaps_what_the_data_set_says() -> None:
     assert all(mirror[mirror[i]] == i for i in range(98))
     # Wu et al. 2018, figure 2: jaw ends, chin, brow ends, outer eye corners, mouth corners, pupils.
     assert [mirror[i] for i in (0, 16, 33, 60, 76, 88, 96)] == [32, 16, 46, 72, 82, 92, 97]
+
+
+def mosaic(seed: int, size: int) -> list[list[list[int]]]:
+    """The image by Numerical Recipes' generator, in plain integers."""
+    state, values = seed, []
+    for _ in range(14 * 14 * 3):
+        state = (1664525 * state + 1013904223) % 2**32
+        values.append(state >> 24)
+    tiles = [[values[3 * (14 * row + column) :][:3] for column in range(14)] for row in range(14)]
+    return [[tiles[y * 14 // size][x * 14 // size] for x in range(size)] for y in range(size)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 20260101, 2**32 - 1])
+@pytest.mark.parametrize("size", [16, 112, 113])
+def test_the_image_follows_the_plain_generator(seed: int, size: int) -> None:
+    image = fingerprint_image(seed, size)
+    assert image.dtype == np.uint8
+    assert image.tolist() == mosaic(seed, size)

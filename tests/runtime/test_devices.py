@@ -1,6 +1,6 @@
-"""Each device opens the provider that onnxruntime names for it, and what does not run is said, never hidden.
+"""Each device opens its onnxruntime provider, and a device that doesn't run the model is reported.
 
-Only the CPU is here, so onnxruntime's answers are played: the names are those of its documentation.
+Only the CPU is here, so onnxruntime's providers are simulated: the names are those of its documentation.
 """
 
 import warnings
@@ -12,7 +12,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from pfld_edge_runtime import DEVICES, Contract, DeviceError, DeviceWarning, FaceLandmarker, wheels
+from pfld_edge_runtime import DEVICES, Contract, DeviceError, DeviceWarning, FaceLandmarker, device_check
 from pfld_edge_runtime.session import open_session
 
 Build = Callable[..., Path]
@@ -226,19 +226,19 @@ def test_two_wheels_at_once_are_named_with_the_mend(play: Any, model: Path, monk
 
     def version(name: str) -> str:
         if name not in there:
-            raise wheels.PackageNotFoundError(name)
+            raise device_check.PackageNotFoundError(name)
         return there[name]
 
-    monkeypatch.setattr(wheels, "version", version)
+    monkeypatch.setattr(device_check, "version", version)
     mend = "pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install onnxruntime-gpu`"
     with pytest.raises(DeviceError) as caught:
         FaceLandmarker(model, "cuda", strict=True)
     assert "onnxruntime 1.20.1 and onnxruntime-gpu 1.20.1 are both installed" in str(caught.value)
     assert mend in str(caught.value)
-    assert mend in str(wheels.wheel_clash(wheels.installed_wheels()))
+    assert mend in str(device_check.wheel_clash(device_check.installed_wheels()))
 
 
 def test_one_wheel_is_no_clash() -> None:
-    assert wheels.wheel_clash({}) is None
-    assert wheels.wheel_clash({"onnxruntime-gpu": "1.20.1"}) is None
-    assert "onnxruntime" in "".join(wheels.installed_wheels())
+    assert device_check.wheel_clash({}) is None
+    assert device_check.wheel_clash({"onnxruntime-gpu": "1.20.1"}) is None
+    assert "onnxruntime" in "".join(device_check.installed_wheels())

@@ -1,4 +1,4 @@
-"""The record of a photograph's faces: rows that stay together, plain types, other packages' types."""
+"""`Faces`: indexing, validation, JSON types, conversion to supervision."""
 
 import json
 import sys

@@ -1,5 +1,6 @@
-"""Photograph and boxes in, landmarks out: batches, colours, threads, and every way to hold it wrong."""
+"""`FaceLandmarker` and `LandmarkModel`: batches, colours, threads, callables, and invalid arguments."""
 
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +16,11 @@ from pfld_edge_runtime import (
     DeviceError,
     FaceLandmarker,
     ImageError,
+    LandmarkModel,
     ModelContractError,
     ModelFileError,
+    crop_faces,
+    crop_windows,
     prepare_input,
 )
 
@@ -174,3 +178,36 @@ def test_what_cannot_be_used_is_refused(build: Build, contract: Contract, photo:
         landmarker(photo[:0], [])
     with pytest.raises(ImageError, match="'rgb' or 'bgr'"):
         landmarker(photo, BOXES, "grb")
+
+
+def test_a_landmark_model_of_a_callable_is_the_network_that_it_calls(
+    build: Build, contract: Contract, photo: Image
+) -> None:
+    opened = LandmarkModel.open(build(contract))
+    seen: list[int] = []
+
+    def function(crops: Image) -> NDArray[np.float32]:
+        seen.append(len(crops))
+        return opened.predict(crops).reshape(len(crops), -1)
+
+    model = LandmarkModel(contract, function, batch_size=2)
+    expected = FaceLandmarker(build(contract))(photo, BOXES)
+    np.testing.assert_allclose(FaceLandmarker(model)(photo, BOXES), expected, atol=1e-3)
+    assert seen == [2, 2, 1]
+    assert (model.device, model.providers, model.contract) == ("callable", [], contract)
+
+
+def test_a_landmark_model_of_a_file_can_be_pickled(build: Build, contract: Contract, photo: Image) -> None:
+    model = LandmarkModel.open(build(contract))
+    crops = crop_faces(photo, crop_windows(BOXES, 1.2), 16)
+    copy = pickle.loads(pickle.dumps(model))  # noqa: S301 - bytes of our own
+    assert copy.contract == contract
+    np.testing.assert_array_equal(copy.predict(crops), model.predict(crops))
+
+
+def test_a_landmark_model_refuses_other_crops_and_other_outputs(contract: Contract, photo: Image) -> None:
+    model = LandmarkModel(contract, lambda crops: np.zeros((len(crops), 68, 2)))
+    with pytest.raises(ImageError, match=r"uint8 \(N, 16, 16, 3\)"):
+        model.predict(photo[None])
+    with pytest.raises(ModelContractError, match="98 points a face"):
+        model.predict(np.zeros((3, 16, 16, 3), np.uint8))

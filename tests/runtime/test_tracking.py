@@ -1,4 +1,4 @@
-"""Ids, losses, cuts, timestamps and detector calls of FaceTracker, with faces that are points in a list."""
+"""`FaceTracker` on simulated faces: ids, losses, cuts, timestamps and detector calls; matching of boxes."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from pfld_edge_runtime import (
     BoxError,
@@ -19,10 +22,17 @@ from pfld_edge_runtime import (
     TimestampError,
     TrackerError,
 )
+from pfld_edge_runtime.tracking.track_manager import are_duplicates, match_boxes
 
 SIZE = 60.0
+
+
 BLANK = np.full((480, 640, 3), 90, np.uint8)
+
+
 _ANGLES = np.arange(98) / 98 * 2 * np.pi
+
+
 OVAL = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1) * SIZE / 2
 
 
@@ -385,3 +395,37 @@ def test_a_face_whose_landmarks_break_down_is_hidden_and_returns(world: World) -
         ids.append(tracker(BLANK).ids.tolist())
     assert ids[9] == ids[29] == [0]
     assert ids[12] == []
+
+
+def boxes(centers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return np.concatenate([centers - sizes[:, None] / 2, centers + sizes[:, None] / 2], axis=1)
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 8), gone=st.integers(0, 3), scale=st.floats(0.01, 100))
+def test_pairs_are_the_best_assignment_where_heads_stand_apart(seed: int, count: int, gone: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    # Heads of size 1 stand 1.5 apart and moved by up to 0.35 each way.
+    centers = 1.5 * rng.permutation(np.stack(np.meshgrid(range(3), range(3)), axis=-1).reshape(-1, 2))[:count]
+    known = boxes(centers, np.ones(count)) * scale
+    order = rng.permutation(count)[: max(0, count - gone)]
+    moved = centers[order] + rng.uniform(-0.35, 0.35, (len(order), 2))
+    found = boxes(moved, np.ones(len(order))) * scale
+    distance = np.linalg.norm(centers[:, None] - moved[None], axis=-1)
+    expected = {(int(row), int(column)) for row, column in zip(*linear_sum_assignment(distance), strict=True)}
+    assert set(match_boxes(known, found, gate=0.7)) == expected
+
+
+def test_boxes_beyond_the_gate_are_no_pair() -> None:
+    here, there = np.array([[0.0, 0, 10, 10]]), np.array([[8.0, 0, 18, 10]])
+    assert match_boxes(here, there, gate=0.7) == []
+    assert match_boxes(here, there, gate=0.9) == [(0, 0)]
+    assert match_boxes(here, np.array([[-5.0, -5, 15, 15]]), gate=0.6) == []  # the same place, twice the size
+
+
+def test_nothing_pairs_with_nothing() -> None:
+    assert match_boxes(np.zeros((0, 4)), np.array([[0.0, 0, 1, 1]]), gate=1.0) == []
+
+
+def test_duplicates_lie_on_one_face() -> None:
+    shape = np.random.default_rng(0).uniform(0, 100, (98, 2))
+    assert [are_duplicates(shape, other) for other in (shape + 10, shape + 50, shape * 2)] == [True, False, False]

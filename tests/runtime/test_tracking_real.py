@@ -1,4 +1,4 @@
-"""The tracker with the bundled network and the bundled portraits: what only a real network can show."""
+"""`FaceTracker` with the bundled network on videos made of the bundled portraits."""
 
 from collections.abc import Iterator
 

@@ -9,10 +9,10 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from pfld_edge_runtime import Contract
-from pfld_edge_runtime.reading import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_train.batches import Batch
 from pfld_edge_train.checkpoint import load_checkpoint
-from pfld_edge_train.loss_config import LossConfig
+from pfld_edge_train.config import LossConfig
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import MODEL_KINDS, AuxiliaryNet, ModelConfig, WithAuxiliary, build_model
 from pfld_edge_train.pose import head_angles

@@ -1,4 +1,4 @@
-"""Checkpoints: what is read, what is refused, and what is inferred."""
+"""Checkpoints: what is read, what is refused, and the configuration that weights alone reveal."""
 
 import os
 import pickle
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from pfld_edge_train.errors import CheckpointError
+from pfld_edge_train.infer_config import infer_config, width_candidates
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
 CONFIG = ModelConfig("pfld-ghostone", width_factor=0.5, input_size=64, num_landmarks=5, conv_branches=2)
@@ -58,6 +59,32 @@ def test_other_projects_dicts_and_prefixes_are_read(tmp_path: Path, key: str) ->
     model, checkpoint = load_model(tmp_path / "other.pth")
     assert checkpoint.model == CONFIG
     assert torch.equal(model.state_dict()["fc.weight"], weights()["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "model.", "backbone.", "net.", "module._orig_mod.", "model.backbone."]
+)
+def test_wrappers_prefixes_are_dropped_with_what_lies_beside(tmp_path: Path, prefix: str) -> None:
+    prefixed = {f"{prefix}{name}": value for name, value in weights().items()}
+    torch.save({"state_dict": prefixed | {"teacher.weight": torch.zeros(2)}}, tmp_path / "wrapped.pth")
+    model, checkpoint = load_model(tmp_path / "wrapped.pth")
+    assert checkpoint.model == CONFIG
+    assert torch.equal(model.state_dict()["fc.weight"], weights()["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("fc.bias", float("nan"), "fc.bias holds NaN or infinite values"),
+        ("conv1.rbr_conv.0.bn.running_var", -1.0, "running_var holds a negative variance"),
+    ],
+)
+def test_values_that_no_training_gives_are_named(tmp_path: Path, name: str, value: float, message: str) -> None:
+    state = weights()
+    state[name] = torch.full_like(state[name], value)
+    torch.save(state, tmp_path / "spoilt.pth")
+    with pytest.raises(CheckpointError, match=rf"spoilt\.pth: .*{message}"):
+        load_model(tmp_path / "spoilt.pth")
 
 
 def test_the_public_checkpoints_names_are_ours() -> None:
@@ -193,3 +220,28 @@ def test_weights_of_impossible_shape_are_named(tmp_path: Path, name: str, damage
     torch.save({**weights(), name: damaged}, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match=r"odd\.pth: "):
         load_model(tmp_path / "odd.pth")
+
+
+# None is a multiple of 1/64 or 1/16: the first layer's channels alone don't tell the width.
+@pytest.mark.parametrize("width", [0.35, 0.7, 0.8, 1.3])
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_the_inferred_width_builds_the_same_shapes(kind: str, width: float) -> None:
+    with torch.device("meta"):
+        weights = build_model(ModelConfig(kind, width)).state_dict()
+        rebuilt = build_model(infer_config(weights)).state_dict()
+    assert {name: value.shape for name, value in rebuilt.items()} == {
+        name: value.shape for name, value in weights.items()
+    }
+
+
+@pytest.mark.parametrize("width", [0.25, 0.7, 1.0])
+def test_round_widths_come_back_as_they_were(width: float) -> None:
+    with torch.device("meta"):
+        weights = build_model(ModelConfig("pfld-ghostnet", width)).state_dict()
+    assert infer_config(weights).width_factor == width
+
+
+def test_every_candidate_width_gives_the_first_layer_its_channels() -> None:
+    for channels in range(10, 130):
+        for width in width_candidates("pfld-ghostnet", channels):
+            assert ModelConfig("pfld-ghostnet", width).scaled(64) == channels

@@ -1,16 +1,15 @@
 """Training configurations: what is read, and what is refused with a sentence."""
 
-from dataclasses import fields
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pfld_edge_train.config import TrainConfig, load_config
-from pfld_edge_train.data_config import DataConfig
+from pfld_edge_train.config import AugmentConfig, DataConfig, OptimizerConfig, TrainConfig, load_config
 from pfld_edge_train.errors import TrainConfigError
-from pfld_edge_train.optimizer_config import OptimizerConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "train/configs").glob("*.toml"))
 
@@ -30,7 +29,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("epochs = true", "epochs must be a whole number, found True"),
         ("bf16 = 1", "bf16 must be true or false, found 1"),
         ("epochs = 0\n[[data]]\npath = 'a.csv'", "epochs must be 1 or more, found 0"),
-        ("seed = -1\n[[data]]\npath = 'a.csv'", "seed must be 0 or more, found -1"),
+        ("seed = -1\n[[data]]\npath = 'a.csv'", "seed must be from 0 to below 4294967296, found -1"),
         ("checkpoint_minutes = nan\n[[data]]\npath = 'a.csv'", "checkpoint_minutes must be 0 or more, found nan"),
         ("bf16 = true\nfp16 = true\n[[data]]\npath = 'a.csv'", "bf16 and fp16 exclude each other"),
         ("[[data]]\nfolder = 'a'", "data: unknown key 'folder'"),
@@ -44,7 +43,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ("optimizer = 1\n[[data]]\npath = 'a'", "optimizer: expected a table, found 1"),
         ("[[data]]\npath = 'a'\n[optimizer]\nlearning_rate = nan", "optimizer: learning_rate must be positive"),
         ("epochs = ", "not valid TOML"),
-        ("validation = 0.9\n[[data]]\npath = 'a.csv'", "validation must be a share between 0 and 0.5"),
+        ("validation = 0.9\n[[data]]\npath = 'a.csv'", "validation must be above 0 and below 0.5, found 0.9"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -81,6 +80,21 @@ def test_any_value_of_any_key_is_taken_or_refused_with_a_sentence(data: st.DataO
         assert TrainConfig.from_dict(config.to_dict()) == config
     assert message.startswith("run.toml")
     assert key in message or f"run.toml, {table}" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "most"),
+    [("jpeg", 1.5, "1"), ("noise", -1, "128"), ("shear", 1, "0.9"), ("gamma", float("nan"), "2")],
+)
+def test_a_senseless_augmentation_strength_is_named(name: str, value: float, most: str) -> None:
+    with pytest.raises(TrainConfigError, match=f"{name} must be from 0 to {most}, found {value}"):
+        TrainConfig.from_dict({"data": [{"path": "a.csv"}], "augment": {name: value}})
+
+
+def test_the_page_on_augmentation_names_every_key_with_its_default() -> None:
+    text = (Path(__file__).parents[2] / "docs/augmentation.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", text, re.MULTILINE))
+    assert {name: float(value) for name, value in rows.items()} == asdict(AugmentConfig())
 
 
 def test_the_page_on_training_lists_every_key() -> None:

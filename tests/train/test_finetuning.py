@@ -21,17 +21,16 @@ from pfld_edge_runtime import (
     landmarks_68,
     predict_with_mirror,
 )
-from pfld_edge_runtime.detectors import scheme_box_map
+from pfld_edge_runtime.detection import scheme_box_map
+from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pfld_edge_train.config import TrainConfig
+from pfld_edge_train.config import FinetuneConfig, LandmarksConfig, TrainConfig, landmark_scheme
 from pfld_edge_train.errors import TrainConfigError
-from pfld_edge_train.finetune_config import FinetuneConfig
-from pfld_edge_train.fit import EpochResult, RunState, fit, new_run, resumed_run
-from pfld_edge_train.frozen_layers import freeze_layers, training_mode
-from pfld_edge_train.landmark_scheme_config import LandmarksConfig, landmark_scheme
-from pfld_edge_train.layer_rates import layer_factors, parameter_groups
+from pfld_edge_train.fit import fit
+from pfld_edge_train.learner import freeze_layers, layer_factors, parameter_groups, training_mode
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
-from pfld_edge_train.watcher import Watcher
+from pfld_edge_train.run_log import EpochResult
+from pfld_edge_train.run_state import RunState, new_run, resumed_run
 
 TINY = {"width_factor": 0.25, "input_size": 32, "batch_size": 2, "validation": 0.49, "epochs": 2}
 NETWORK = ModelConfig("pfld-edge-s", width_factor=0.25, input_size=32)
@@ -69,7 +68,7 @@ def test_a_98_point_network_becomes_one_of_68_or_5_that_answers_as_the_runtime_m
     source = saved(tmp_path / "wflw.pth")
     state = new_run(config(landmarks={"scheme": scheme.name}), tmp_path / "wflw.pth")
     assert callable(mapping)
-    np.testing.assert_allclose(answers(state.trainee.model), mapping(answers(source)), atol=1e-6)
+    np.testing.assert_allclose(answers(state.learner.model), mapping(answers(source)), atol=1e-6)
     assert state.contract.landmarks == scheme
     assert f"all {scheme.num_landmarks} points follow from wflw-98" in state.origin
 
@@ -80,7 +79,7 @@ def test_points_of_the_same_name_keep_their_rows_and_others_start_fresh(tmp_path
     names = [WFLW_98.names[72], "forehead", WFLW_98.names[60]]
     own = {"scheme": "mine", "names": names, "mirror": [2, 1, 0], "normalizing_points": [0, 2]}
     state = new_run(config(model=kind, landmarks=own), tmp_path / "wflw.pth")
-    np.testing.assert_allclose(answers(state.trainee.model)[:, ::2], answers(source)[:, [72, 60]], atol=1e-6)
+    np.testing.assert_allclose(answers(state.learner.model)[:, ::2], answers(source)[:, [72, 60]], atol=1e-6)
     assert "2 of 3 points are wflw-98's of the same name; 1 start fresh" in state.origin
 
 
@@ -96,7 +95,7 @@ def test_numbered_points_of_another_scheme_are_not_taken_for_the_same(tmp_path: 
 def test_another_projects_checkpoint_is_a_start(tmp_path: Path) -> None:
     source = saved(tmp_path / "foreign.pth", None)
     state = new_run(config(), tmp_path / "foreign.pth")
-    np.testing.assert_array_equal(answers(state.trainee.model), answers(source))
+    np.testing.assert_array_equal(answers(state.learner.model), answers(source))
     assert "from the weights of foreign.pth; last layer: all 98 points" in state.origin
 
 
@@ -106,7 +105,7 @@ def test_averaged_weights_come_first(tmp_path: Path) -> None:
     average = {name: value + 1 if value.is_floating_point() else value for name, value in checkpoint.weights.items()}
     save_checkpoint(tmp_path / "b.pth", replace(checkpoint, ema_weights=average))
     state = new_run(config(), tmp_path / "b.pth")
-    assert torch.equal(state.trainee.model.state_dict()["fc.bias"], average["fc.bias"])
+    assert torch.equal(state.learner.model.state_dict()["fc.bias"], average["fc.bias"])
     assert "averaged weights of b.pth" in state.origin
 
 
@@ -121,7 +120,7 @@ def test_a_start_of_another_shape_is_refused_with_the_way_out(tmp_path: Path) ->
     with pytest.raises(TrainConfigError, match=r"fused = true in \[finetune\]"):
         new_run(config(), tmp_path / "fused.pth")
     state = new_run(config(finetune={"fused": True}), tmp_path / "fused.pth")
-    assert not [module for module in state.trainee.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert not [module for module in state.learner.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
 def faces_csv(folder: Path, scheme: LandmarkScheme, points: int) -> Path:
@@ -136,7 +135,7 @@ def faces_csv(folder: Path, scheme: LandmarkScheme, points: int) -> Path:
     return folder / "faces.csv"
 
 
-class Stopper(Watcher):
+class Stopper(Callback):
     def result(self, _result: EpochResult) -> None:
         raise KeyboardInterrupt
 
@@ -151,7 +150,7 @@ def test_frozen_layers_keep_every_bit_their_statistics_too_and_the_rest_moves_th
     settings = config(
         data=data,
         landmarks={"scheme": "five-points", "margin": 2.4},
-        finetune={"freeze": ["blocks.0", "head"], "backbone_rate": 0.5},
+        finetune={"freeze": ["blocks.0", "head"], "backbone_rate": 0.5, "statistics_faces": 0},
     )
     run(new_run(settings, tmp_path / "wflw.pth"), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -168,6 +167,43 @@ def test_frozen_layers_keep_every_bit_their_statistics_too_and_the_rest_moves_th
     assert whole.contract is not None
     contract = Contract.from_dict(whole.contract)
     assert (contract.landmarks, contract.crop) == (FIVE_POINTS, CropRule(margin=2.4))
+
+
+class Notes(Callback):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.results: list[EpochResult] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+    def result(self, result: EpochResult) -> None:
+        self.results.append(result)
+
+
+def test_few_faces_leave_batch_norms_statistics_alone_through_a_resume(tmp_path: Path) -> None:
+    source = saved(tmp_path / "wflw.pth").state_dict()
+    data = [{"path": str(faces_csv(tmp_path, WFLW_98, 98)), "repeat": 4}]
+    settings = config(data=data)
+    with pytest.raises(KeyboardInterrupt):
+        run(new_run(settings, tmp_path / "wflw.pth"), tmp_path / "run", stop=True)
+    run(resumed_run(settings, tmp_path / "run/last.pth"), tmp_path / "run")
+    for name, value in load_checkpoint(tmp_path / "run/last.pth").weights.items():
+        assert torch.equal(value, source[name]) == ("running_" in name or "num_batches" in name), name
+
+
+def test_nothing_worse_than_the_start_is_called_best(tmp_path: Path) -> None:
+    source = saved(tmp_path / "wflw.pth").state_dict()
+    data = [{"path": str(faces_csv(tmp_path, WFLW_98, 98)), "repeat": 4}]
+    notes = Notes()
+    # So large a rate makes every epoch worse than the random start, whose points lie in the middle.
+    spoiling = config(data=data, optimizer={"learning_rate": 0.5, "ema_decay": 0.0})
+    fit(new_run(spoiling, tmp_path / "wflw.pth"), tmp_path / "run", tmp_path / "cache", notes)
+    assert "before training: validation NME" in notes.texts[0]
+    assert "fewer than 1,000 faces: BatchNorm keeps" in notes.texts[1]
+    assert [result.best for result in notes.results] == [False, False]
+    best = load_checkpoint(tmp_path / "run/best.pth")
+    assert all(torch.equal(value, source[name]) for name, value in best.weights.items())
 
 
 def test_backbone_stands_for_all_but_the_last_layer() -> None:

@@ -9,11 +9,13 @@ import torch
 
 from pfld_edge_calib import FaceSetError
 from pfld_edge_runtime import WFLW_98
+from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.checkpoint import load_checkpoint, load_model
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
-from pfld_edge_train.fit import EpochResult, RunState, fit, new_run, resumed_run
-from pfld_edge_train.watcher import Watcher
+from pfld_edge_train.fit import fit
+from pfld_edge_train.run_log import EpochResult
+from pfld_edge_train.run_state import RunState, new_run, resumed_run
 
 FACES = 40
 
@@ -52,7 +54,7 @@ def config(faces_csv: Path, **changes: object) -> TrainConfig:
     return TrainConfig.from_dict(values | changes)
 
 
-class Recorder(Watcher):
+class Recorder(Callback):
     def __init__(self, stop_after: int | None) -> None:
         self.results: list[EpochResult] = []
         self.stop_after = stop_after
@@ -103,7 +105,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_checkpoint(faces_csv: Path, tm
     state = new_run(config(faces_csv, epochs=2))
     run(new_run(config(faces_csv, epochs=1)), tmp_path / "run")
     with torch.no_grad():
-        next(iter(state.trainee.model.parameters())).fill_(float("nan"))
+        next(iter(state.learner.model.parameters())).fill_(float("nan"))
     with pytest.raises(TrainingDivergedError, match="lower learning_rate"):
         run(state, tmp_path / "run")
     load_model(tmp_path / "run/last.pth")
@@ -139,7 +141,7 @@ def test_a_run_starts_from_the_averaged_weights_of_another(faces_csv: Path, tmp_
     first = load_checkpoint(tmp_path / "first/last.pth")
     state = new_run(config(faces_csv, optimizer={"learning_rate": 1e-4}), tmp_path / "first/last.pth")
     assert first.ema_weights is not None
-    started = state.trainee.model.state_dict()
+    started = state.learner.model.state_dict()
     assert all(torch.equal(started[name], value) for name, value in first.ema_weights.items())
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pfld_edge_train.loss_config import LossConfig
+from pfld_edge_train.config import LossConfig
 from pfld_edge_train.losses import (
     adaptive_wing_loss,
     l1_loss,

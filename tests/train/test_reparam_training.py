@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pfld_edge_train.blocks import MobileOneBlock
-from pfld_edge_train.blocks.merge_rule import merge_pays
-from pfld_edge_train.blocks.patch_geometry import PatchGeometry
+from pfld_edge_train.blocks.merged_branches import merge_pays
+from pfld_edge_train.blocks.patch_moments import PatchGeometry
 from pfld_edge_train.models import ModelConfig, build_model
 
 

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.checkpoint import load_checkpoint
-from pfld_edge_train.checkpoint_clock import CheckpointClock
 from pfld_edge_train.config import load_config
 from pfld_edge_train.errors import TrainingInterruptedError
 from pfld_edge_train.fit import fit
-from pfld_edge_train.run_state import new_run, resumed_run
-from pfld_edge_train.same_run import difference
-from pfld_edge_train.watcher import Watcher
+from pfld_edge_train.interruption import CheckpointClock
+from pfld_edge_train.run_state import difference, new_run, resumed_run
 
 from .conftest import WriteConfig
 
@@ -61,10 +60,9 @@ import torch
 from pfld_edge_train.config import load_config
 from pfld_edge_train.fit import fit
 from pfld_edge_train.run_state import new_run
-from pfld_edge_train.same_run import difference
-from pfld_edge_train.watcher import Watcher
+from pfld_edge_train.callbacks import Callback
 
-class Killer(Watcher):
+class Killer(Callback):
     steps = 0
     def step(self, loss):
         self.steps += 1
@@ -92,7 +90,7 @@ def test_a_run_killed_within_an_epoch_goes_on_with_the_same_bits(write_config: W
     assert_same_run(tmp_path / "cut", tmp_path / "straight")
 
 
-class SignalAt(Watcher):
+class SignalAt(Callback):
     """Sends this process a signal after some steps."""
 
     def __init__(self, number: int, steps: int) -> None:

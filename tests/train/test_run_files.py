@@ -1,5 +1,6 @@
 """A run's schedule, its log and curves, its checkpoints, its processes."""
 
+import io
 import os
 import socket
 import subprocess
@@ -10,16 +11,14 @@ import cv2
 import pytest
 import torch
 
+from pfld_edge_train.callbacks import Callback, RunPlan, TextProgress
 from pfld_edge_train.checkpoint import load_checkpoint, load_model
 from pfld_edge_train.config import TrainConfig, load_config
-from pfld_edge_train.curves import Curve, draw_curves
+from pfld_edge_train.engine import learning_rate_at
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.fit import fit
-from pfld_edge_train.run_log import EpochResult, RunLog
-from pfld_edge_train.run_plan import RunPlan
+from pfld_edge_train.run_log import EpochResult, RunLog, draw_curves
 from pfld_edge_train.run_state import new_run
-from pfld_edge_train.schedule import learning_rate_at
-from pfld_edge_train.watcher import Watcher
 
 from .conftest import WriteConfig
 
@@ -75,14 +74,14 @@ def test_the_log_forgets_what_was_done_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_curves_are_drawn_for_any_number_of_epochs(tmp_path: Path, count: int) -> None:
-    curve, gaps = Curve("loss", [5.0 / (i + 1) for i in range(count)]), Curve("other", [float("nan")] * count)
-    draw_curves(list(range(count)), [[curve], [curve, gaps]], tmp_path / "curves.png")
+    curve, gaps = ("loss", [5.0 / (i + 1) for i in range(count)]), ("other", [float("nan")] * count)
+    draw_curves(list(range(1, count + 1)), [[curve], [curve, gaps]], tmp_path / "curves.png")
     picture = cv2.imread(str(tmp_path / "curves.png"))
     assert picture is not None
     assert (picture != 255).any()
 
 
-class Notes(Watcher):
+class Notes(Callback):
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.lines: tuple[str, ...] = ()
@@ -114,6 +113,21 @@ def test_tensorboard_gets_the_figures_of_every_epoch(write_config: WriteConfig, 
     assert [f"{event.value:.6f}" for event in found.Scalars("nme/validation")] == [row[2] for row in rows]
 
 
+def test_without_a_terminal_a_line_comes_every_half_minute() -> None:
+    now, written = [0.0], io.StringIO()
+    progress = TextProgress(written, lambda: now[0])
+    progress.begin(RunPlan(2, 100, 0, ("plan",)))
+    progress.epoch(0, 0)
+    for _ in range(100):
+        now[0] += 0.7
+        progress.step(1.5)
+    assert written.getvalue().splitlines() == [
+        "plan",
+        "epoch 1/2, step 43/100: loss 1.500",
+        "epoch 1/2, step 86/100: loss 1.500",
+    ]
+
+
 def test_a_run_says_what_it_will_do(write_config: WriteConfig, tmp_path: Path) -> None:
     notes = Notes()
     fit(new_run(load_config(write_config("plan", epochs=1))), tmp_path, tmp_path / "cache", notes)
@@ -128,8 +142,8 @@ def test_a_run_says_what_it_will_do(write_config: WriteConfig, tmp_path: Path) -
         ({"device": "tpu"}, "unknown device 'tpu'; known: auto, cpu, cuda"),
         ({"checkpoint_steps": -1}, "checkpoint_steps must be 0 or more"),
         ({"optimizer": {"kind": "sgd"}}, "unknown kind 'sgd'"),
-        ({"optimizer": {"warmup_epochs": -1.0}}, "warmup_epochs must be 0 or positive"),
-        ({"optimizer": {"ema_decay": 1.0}}, "ema_decay must be from 0"),
+        ({"optimizer": {"warmup_epochs": -1.0}}, "warmup_epochs must be 0 or more"),
+        ({"optimizer": {"ema_decay": 1.0}}, "ema_decay must be from 0 to below 1"),
         ({"optimizer": {"schedule": "step"}}, "known: cosine, constant"),
     ],
 )
@@ -154,7 +168,7 @@ def test_two_processes_are_one(write_config: WriteConfig, tmp_path: Path) -> Non
         )
         for rank in range(2)
     ]
-    printed = [process.communicate(timeout=120)[0] for process in both]
+    printed = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert [output.count(b"epoch 1/1") for output in printed] == [1, 0]
     one, two = (load_checkpoint(tmp_path / name / "last.pth") for name in ("one", "two"))

@@ -11,14 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from pfld_edge_convert.fuse import reparameterize
-from pfld_edge_train.blocks import (
-    DepthwiseSeparableConv,
-    GhostModule,
-    InvertedResidual,
-    MobileOneBlock,
-    conv_block,
-)
+from pfld_edge_convert.reparameterize import reparameterize
+from pfld_edge_train.blocks import DepthwiseSeparableConv, GhostModule, InvertedResidual, MobileOneBlock, conv_block
 from pfld_edge_train.models import ModelConfig, build_model
 
 THEORY = Path(__file__).parents[2] / "docs/theory"

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train as a TOML configuration says; print a line an epoch.
 
     Returns:
-        The exit status: 0; 2 where a mistake was told in one line; 128 and the signal's number where one came.
+        The exit status: 0; 2 after a mistake, reported in one line; 128 and the signal's number where one came.
     """
     parser = argparse.ArgumentParser("pfld_edge_train", description=_DESCRIPTION)
     parser.add_argument("--config", required=True, type=Path, help="a TOML file")
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(chosen: argparse.Namespace) -> None:
+    from pfld_edge_train.callbacks import TextProgress
     from pfld_edge_train.config import load_config
+    from pfld_edge_train.fit import train, use_threads
     from pfld_edge_train.processes import joined_processes
-    from pfld_edge_train.text_watcher import TextWatcher
-    from pfld_edge_train.training import train, use_threads
 
     if chosen.threads:
         use_threads(chosen.threads)
@@ -68,7 +68,7 @@ def _train(chosen: argparse.Namespace) -> None:
             config,
             chosen.out,
             processes,
-            TextWatcher(sys.stdout),
+            TextProgress(sys.stdout),
             resume=chosen.resume,
             init=chosen.init,
             cache=chosen.cache,

@@ -1,7 +1,10 @@
-"""Turns cached faces into batches that a network trains on."""
+"""Turns cached faces into batches that a network trains on, while it computes."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -10,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pfld_edge_runtime import Contract
-from pfld_edge_train.augment import Plan, draw_plan, render_on_cpu, render_on_device, take_rows
-from pfld_edge_train.augment_config import HARD_VIEW, AugmentConfig
+from pfld_edge_train.augment import AugmentPlan, draw_plan, render_on_cpu, render_on_device, take_rows
+from pfld_edge_train.config import HARD_VIEW, AugmentConfig
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache
-from pfld_edge_train.lazy_sequence import LazySequence
 
-__all__ = ["Batch", "epoch_order", "training_batches", "validation_batches"]
+__all__ = ["Batch", "LazySequence", "epoch_order", "prefetched", "training_batches", "validation_batches"]
+
+Item = TypeVar("Item")
 
 _TRAINING, _VALIDATION = 1, 2
 """Last words of the generators' seeds: no two uses share a stream. (numpy pads seeds with zeros, so 0 says nothing.)"""
@@ -24,12 +28,12 @@ _TRAINING, _VALIDATION = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Faces as the network sees them, with their answers.
+    """Faces as the network sees them, with their labels.
 
     Attributes:
         faces: ``(N, 3, S, S)`` float32, normalized as the contract says; channels last in memory.
         landmarks: ``(N, P, 2)`` float32, fractions of the crop.
-        weights: ``(N, P)`` float32, trust in each landmark, 0 to 1.
+        weights: ``(N, P)`` float32, weight of each landmark, 0 to 1.
         attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`; all false where unknown.
     """
 
@@ -61,10 +65,10 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
-) -> Sequence[Batch]:
+) -> "LazySequence[Batch]":
     """The augmented batches of one epoch; a last batch that is not full is left out.
 
-    A batch depends on seed, epoch and its number alone. What chance decides is drawn for the whole batch, and each
+    A batch depends on seed, epoch and its number alone. Random numbers are drawn for the whole batch, and each
     process takes its share of it: W processes together see what one process sees, and a run that was stopped goes on
     at any batch.
 
@@ -95,7 +99,7 @@ def training_batches(
         number += first_batch
         chosen = order[number * batch_size : (number + 1) * batch_size]
         generator = np.random.default_rng([seed, epoch, number, _TRAINING])
-        plan = _plan(cache, contract, chosen, augment, generator)
+        plan = draw_plan(cache, chosen, contract, augment, generator)
         return _batch(cache, contract, take_rows(plan, mine), torch.device(device))
 
     return LazySequence(max(0, len(order) // batch_size - first_batch), make)
@@ -109,8 +113,8 @@ def validation_batches(
     device: torch.device | str = "cpu",
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[Batch]:
-    """Yield the held-out faces in order, once a view.
+) -> "LazySequence[Batch]":
+    """The held-out faces in order, once a view.
 
     View 0 is the plain crop. Every other number is a hard view: the augmentation of `HARD_VIEW`, the same in every
     run and for every batch size. Plain faces are too easy to tell good checkpoints from better ones.
@@ -126,33 +130,74 @@ def validation_batches(
     """
     chosen = np.flatnonzero(cache.held_out)
     hard = HARD_VIEW if contract.landmarks.has_mirror else replace(HARD_VIEW, flip=0.0)
-    for view in views:
-        generator = np.random.default_rng([view, 0, 0, _VALIDATION])
-        plan = _plan(cache, contract, chosen, hard if view else None, generator)
-        for start in range(rank * batch_size, len(chosen), world_size * batch_size):
-            part = take_rows(plan, slice(start, start + batch_size))
-            yield _batch(cache, contract, part, torch.device(device))
+    plans = [
+        draw_plan(cache, chosen, contract, hard if view else None, np.random.default_rng([view, 0, 0, _VALIDATION]))
+        for view in views
+    ]
+    starts = range(rank * batch_size, len(chosen), world_size * batch_size)
+    parts = [(plan, slice(start, start + batch_size)) for plan in plans for start in starts]
+
+    def make(number: int) -> Batch:
+        plan, rows = parts[number]
+        return _batch(cache, contract, take_rows(plan, rows), torch.device(device))
+
+    return LazySequence(len(parts), make)
 
 
-def _plan(
-    cache: FaceCache,
-    contract: Contract,
-    chosen: NDArray[np.int64],
-    augment: AugmentConfig | None,
-    generator: np.random.Generator,
-) -> Plan:
-    return draw_plan(chosen, cache.landmarks[chosen], cache.weights[chosen] > 0, contract, augment, generator)
+class LazySequence(Generic[Item]):
+    """Items 0 to ``length - 1`` of a function, made when they are asked for; safe to ask from several threads."""
+
+    def __init__(self, length: int, make: Callable[[int], Item]) -> None:
+        """Take the function that makes the item of a number."""
+        self._numbers, self._make = range(length), make
+
+    def __len__(self) -> int:
+        """Count the items."""
+        return len(self._numbers)
+
+    def __getitem__(self, number: int) -> Item:
+        """Make one item.
+
+        Raises:
+            IndexError: There is no such item.
+        """
+        return self._make(self._numbers[number])
+
+    def __iter__(self) -> Iterator[Item]:
+        """Make all items in turn."""
+        return map(self._make, self._numbers)
 
 
-def _batch(cache: FaceCache, contract: Contract, plan: Plan, device: torch.device) -> Batch:
+def prefetched(items: LazySequence[Item], depth: int = 4, workers: int = 1) -> Iterator[Item]:
+    """Yield the items in their order, made by threads that run ahead.
+
+    Args:
+        items: An error while an item is made is raised here in its turn.
+        depth: Most items that are made ahead of the one that is out.
+        workers: How many threads make them.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
+    waiting: deque[Future[Item]] = deque()
+    try:
+        for number in range(len(items)):
+            waiting.append(pool.submit(items.__getitem__, number))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batch(cache: FaceCache, contract: Contract, plan: AugmentPlan, device: torch.device) -> Batch:
     mirror = np.array(contract.landmarks.mirror)
     weights = cache.weights[plan.rows]
     weights = np.where(plan.frames.flipped[:, None], weights[:, mirror], weights)
-    answers = (torch.from_numpy(values).to(device) for values in (plan.landmarks, weights, cache.attributes[plan.rows]))
-    return Batch(_faces(cache, contract, plan, device), *answers)
+    labels = (torch.from_numpy(values).to(device) for values in (plan.landmarks, weights, cache.attributes[plan.rows]))
+    return Batch(_faces(cache, contract, plan, device), *labels)
 
 
-def _faces(cache: FaceCache, contract: Contract, plan: Plan, device: torch.device) -> Tensor:
+def _faces(cache: FaceCache, contract: Contract, plan: AugmentPlan, device: torch.device) -> Tensor:
     """Cut, change and normalize."""
     size = contract.input_size
     if device.type == "cpu":

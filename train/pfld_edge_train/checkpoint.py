@@ -4,7 +4,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
-from pfld_edge_train.infer_config import infer_config
+from pfld_edge_train.infer_config import infer_config, names_a_network
 from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
 
 __all__ = ["Checkpoint", "load_checkpoint", "load_model", "save_checkpoint"]
@@ -23,6 +23,9 @@ FORMAT = f"{_FAMILY}1"
 
 _FOREIGN_KEYS = ("state_dict", "pfld_backbone", "plfd_backbone", "model_state_dict", "model")
 """Where other projects keep the weights inside a saved dict; the misspelling is a public project's own."""
+
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.")
+"""Prefixes of names that DistributedDataParallel, torch.compile, Lightning and training scripts add."""
 
 
 _PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -37,12 +40,19 @@ _PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
     "scaler": (dict, type(None)),
     "epoch_step": (int,),
     "epoch_loss": (float, int),
+    "fine_tuned": (bool,),
     "config": (dict, type(None)),
     "contract": (dict, type(None)),
 }
 """What a whole file of ours holds, field by field."""
 
-_ADDED_LATER: dict[str, Any] = {"auxiliary": None, "scaler": None, "epoch_step": 0, "epoch_loss": 0.0}
+_ADDED_LATER: dict[str, Any] = {
+    "auxiliary": None,
+    "scaler": None,
+    "epoch_step": 0,
+    "epoch_loss": 0.0,
+    "fine_tuned": False,
+}
 """Fields that older files of this format lack."""
 
 
@@ -62,6 +72,7 @@ class Checkpoint:
         scaler: State of the loss's scaling in float16; None elsewhere.
         epoch_step: Steps done of the epoch after `epoch`; 0 between two epochs.
         epoch_loss: Sum of those steps' losses.
+        fine_tuned: Whether the run started from another checkpoint's weights.
         config: The training configuration in plain types.
         contract: The model's contract in plain types; None in other projects' files.
     """
@@ -77,6 +88,7 @@ class Checkpoint:
     scaler: dict[str, Any] | None = None
     epoch_step: int = 0
     epoch_loss: float = 0.0
+    fine_tuned: bool = False
     config: dict[str, Any] | None = None
     contract: dict[str, Any] | None = None
 
@@ -98,7 +110,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of ours, a bare state dict, or a dict that holds one; ``module.`` prefixes are dropped.
+    """Read a checkpoint of ours, a bare state dict, or a dict that holds one.
+
+    Prefixes such as ``module.`` or ``_orig_mod.`` are dropped where that makes the names fit.
 
     Nothing in the file is ever executed: it is read with ``weights_only=True``.
 
@@ -190,16 +204,24 @@ def _described(record: dict[str, Any]) -> ModelConfig:
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:
-    for key in _FOREIGN_KEYS:
-        if isinstance(record.get(key), dict):
-            record = record[key]
-            break
-    weights = {str(name).removeprefix("module."): value for name, value in record.items()}
-    strangers = [name for name, value in weights.items() if not isinstance(value, Tensor)]
-    if strangers or not weights:
+    while key := next((key for key in _FOREIGN_KEYS if isinstance(record.get(key), dict)), None):
+        record = record[key]
+    strangers = [name for name, value in record.items() if not isinstance(value, Tensor)]
+    if strangers or not record:
         found = f"other things, such as {strangers[0]!r}" if strangers else "nothing"
         raise CheckpointError(f"expected a state dict of tensors, found {found}")
+    weights = {str(name): value for name, value in record.items()}
+    weights = next((inner for inner in _unwrapped(weights) if names_a_network(inner)), weights)
     return Checkpoint(weights=weights, model=infer_config(weights))
+
+
+def _unwrapped(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the weights as they are, then without one prefix after the other; what lacks the prefix is left out."""
+    yield weights
+    for prefix in _WRAPPERS:
+        inner = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        if inner:
+            yield from _unwrapped(inner)
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -215,4 +237,9 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
         if value.shape != expected[name].shape:
             shapes = f"{tuple(expected[name].shape)}, found {tuple(value.shape)}"
             raise CheckpointError(f"{path}: {name} should have shape {shapes}")
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite values; take a checkpoint from before that")
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise CheckpointError(f"{path}: {name} holds a negative variance, the file is damaged; take another copy")
     model.load_state_dict(dict(weights), strict=False)

@@ -1,47 +1,316 @@
-"""What a training run is made of, read from a TOML file and saved inside its checkpoints."""
+"""What a training run is made of: the tables of its TOML file, which checkpoints hold as well.
+
+Each table is a pydantic dataclass. Values that don't fit are reported in one line that names the table, the key, what
+the key may be and what was found.
+"""
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from pfld_edge_train.augment_config import AugmentConfig
-from pfld_edge_train.config_table import checked_table, read_table
-from pfld_edge_train.data_config import DataConfig
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass, is_pydantic_dataclass
+
+from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, LandmarkScheme, ModelContractError
+from pfld_edge_runtime.contract import CropRule
 from pfld_edge_train.errors import TrainConfigError
-from pfld_edge_train.finetune_config import FinetuneConfig
-from pfld_edge_train.landmark_scheme_config import KNOWN_SCHEMES, LandmarksConfig
-from pfld_edge_train.loss_config import LossConfig
-from pfld_edge_train.optimizer_config import OptimizerConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["DataConfig", "TrainConfig", "load_config"]
+__all__ = [
+    "HARD_VIEW",
+    "AugmentConfig",
+    "DataConfig",
+    "FinetuneConfig",
+    "LandmarksConfig",
+    "LossConfig",
+    "OptimizerConfig",
+    "TrainConfig",
+    "landmark_scheme",
+    "load_config",
+    "tomllib",
+]
 
-_TABLES: Mapping[str, type] = MappingProxyType(
-    {
-        "landmarks": LandmarksConfig,
-        "augment": AugmentConfig,
-        "loss": LossConfig,
-        "optimizer": OptimizerConfig,
-        "finetune": FinetuneConfig,
-    }
+_TABLE = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Text = Annotated[str, Strict()]
+Switch = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict()]  # in Python, true is a whole number; in a configuration it is a mistake
+Number = Annotated[float, Strict()]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
+CountFromZero = Annotated[Whole, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Factor = Annotated[Number, Field(gt=0, le=1)]
+UpTo = partial(Field, ge=0)
+
+KNOWN_SCHEMES: Mapping[str, LandmarkScheme] = MappingProxyType(
+    {scheme.name: scheme for scheme in (WFLW_98, IBUG_68, FIVE_POINTS)}
 )
-"""Parts of a configuration that are tables of their own."""
+"""Schemes that a configuration need only name."""
 
-_LOWEST: Mapping[str, int] = MappingProxyType(
-    {"epochs": 1, "batch_size": 1, "seed": 0, "hard_views": 0, "checkpoint_steps": 0, "checkpoint_minutes": 0}
+
+@dataclass(frozen=True, config=_TABLE)
+class DataConfig:
+    """One source of faces, a ``[[data]]`` table.
+
+    Attributes:
+        path: A WFLW folder, a folder that ``pfld-edge prepare`` made, or a CSV of points, relative to the configuration
+            file.
+        scheme: The source's points where they are not the network's: ``ibug-68`` for faces with 68 points that train a
+            network of WFLW's 98.
+        images: For a CSV: folder that its image column is relative to; empty for the CSV's own.
+        split: For a WFLW folder: which official list; ``train``, since the other one is for measuring only.
+        group_by: For a CSV: ``image`` or ``person``, what a validation split must not part.
+        repeat: How often an epoch shows each face.
+        pose_balance: How much more often it shows a face in large pose, see `face_cache.balanced_repeats`; 0: not at
+            all.
+        weighted: Whether a source's weights of faces and of landmarks count; if not, every weight above 0 is 1.
+    """
+
+    path: Text
+    scheme: Literal["", "ibug-68"] = ""
+    images: Text = ""
+    split: Text = "train"
+    group_by: Literal["image", "person"] = "image"
+    repeat: Count = 1
+    pose_balance: Annotated[Number, UpTo(le=4)] = 0.0
+    weighted: Switch = True
+
+    def __post_init__(self) -> None:
+        """Refuse an empty path and the test list."""
+        if not self.path:
+            raise TrainConfigError("path is empty; it names a WFLW folder, a prepared folder or a CSV of points")
+        if self.split != "train":
+            raise TrainConfigError(f"split must be 'train', found {self.split!r}: no run learns from a test list")
+
+
+@dataclass(frozen=True, config=_TABLE)
+class LandmarksConfig:
+    """The points of a face that the network finds, in the order of the CSV's columns.
+
+    Attributes:
+        scheme: One of `KNOWN_SCHEMES`, or a name of your own, which the other settings describe.
+        points: How many there are; may be left out where `names` are given.
+        names: One each; ``point_0``, ``point_1``, ... where left out.
+        mirror: ``mirror[i]`` is the index of the point that point i becomes in the mirror image. Without it,
+            ``[augment] flip`` must be 0.
+        normalizing_points: The two points whose distance divides errors, the outer corners of the eyes as a rule.
+        margin: Side of the crop as a multiple of the longer side of the points' tight box. 1.2 suits points that reach
+            from the brows to the chin; points that span less of a face need more of its surroundings.
+    """
+
+    scheme: Text = WFLW_98.name
+    points: Whole = 0
+    names: Annotated[tuple[Text, ...], Field(description="a list of text")] = ()
+    mirror: Annotated[tuple[Whole, ...], Field(description="a list of whole numbers")] = ()
+    normalizing_points: Annotated[tuple[Whole, ...], Field(description="a list of whole numbers")] = ()
+    margin: Number = 1.2
+
+    def __post_init__(self) -> None:
+        """Refuse what is no scheme."""
+        landmark_scheme(self)
+        try:
+            CropRule(margin=self.margin)
+        except ModelContractError as error:
+            raise TrainConfigError(f"margin: {error}") from error
+
+
+@dataclass(frozen=True, config=_TABLE)
+class AugmentConfig:
+    """Strength of the augmentation; 0 turns a part off. `docs/augmentation.md` shows each part.
+
+    `shift` and `scale` follow measured errors of detectors, see there; the others are judgement.
+
+    Attributes:
+        rotation: Standard deviation of the rotation in degrees.
+        shear: Largest horizontal squeeze, as a share, which resembles a small yaw. Half of it slants.
+        shift: Standard deviation of the box's shift along each axis, as a share of the crop's side.
+        scale: Standard deviation of the logarithm of the box's side.
+        flip: Probability of a mirrored face.
+        antialias: Probability of a face that is smoothed before it is shrunk, as in photographs that were resized
+            before. The device's own crop doesn't smooth. Without effect where cached crops are hardly larger than the
+            input.
+        light: Strength of brightness, contrast and side light, 0 to 1.
+        darkness: Probability of a dark face, with more noise.
+        gamma: Largest logarithm of the gamma exponent.
+        temperature: Largest logarithm of the red gain, and of the inverse of the blue gain.
+        color: Largest logarithm of each channel's gain.
+        gray: Probability of a grey face.
+        blur: Probability of motion blur.
+        defocus: Probability of a face out of focus.
+        low_resolution: Probability of a face that was once smaller than the input.
+        noise: Largest standard deviation of the noise in grey levels.
+        jpeg: Probability of JPEG's artefacts.
+        occlusion: Probability of an occluding rectangle, ellipse, blob or hand.
+        mask: Probability of a mask or a scarf over the lower face.
+        glasses: Probability of dark glasses or a bar over the eyes.
+    """
+
+    rotation: Annotated[Number, UpTo(le=180)] = 15.0
+    shear: Annotated[Number, UpTo(le=0.9)] = 0.15
+    shift: Annotated[Number, UpTo(le=0.5)] = 0.035
+    scale: Annotated[Number, UpTo(le=0.5)] = 0.065
+    flip: Share = 0.5
+    antialias: Share = 0.5
+    light: Share = 0.5
+    darkness: Share = 0.04
+    gamma: Annotated[Number, UpTo(le=2)] = 0.4
+    temperature: Share = 0.12
+    color: Share = 0.12
+    gray: Share = 0.1
+    blur: Share = 0.12
+    defocus: Share = 0.12
+    low_resolution: Share = 0.25
+    noise: Annotated[Number, UpTo(le=128)] = 12.0
+    jpeg: Share = 0.25
+    occlusion: Share = 0.25
+    mask: Share = 0.04
+    glasses: Share = 0.04
+
+
+HARD_VIEW = AugmentConfig(
+    rotation=20.0,
+    shear=0.25,
+    light=0.7,
+    darkness=0.1,
+    gamma=0.6,
+    blur=0.2,
+    defocus=0.2,
+    low_resolution=0.35,
+    noise=16.0,
+    jpeg=0.35,
+    occlusion=0.4,
+    mask=0.08,
+    glasses=0.08,
 )
+"""Augmentation of validation's hard views. It never depends on a run's own strengths, so that runs stay comparable."""
 
-_DEVICES = ("auto", "cpu", "cuda")
+
+@dataclass(frozen=True, config=_TABLE)
+class LossConfig:
+    """The loss on landmarks, in pixels of the network's input. See `pfld_edge_train.losses` and ``docs/losses.md``.
+
+    Attributes:
+        kind: ``wing``, ``adaptive-wing``, ``soft-wing``, ``smooth-l1``, ``l2`` or ``l1``.
+        wing_w: Width of wing loss's logarithmic part, in pixels.
+        wing_epsilon: Its curvature, in pixels.
+        adaptive_wing_omega: Height of adaptive wing loss.
+        adaptive_wing_theta: Error at which it turns linear, in pixels.
+        adaptive_wing_epsilon: Its curvature, in pixels.
+        adaptive_wing_alpha: One more than its exponent; above 2, or the gradient at zero is infinite.
+        soft_wing_omega1: Error up to which soft wing loss is L1, in pixels.
+        soft_wing_omega2: Height of its logarithmic part.
+        soft_wing_epsilon: Curvature of that part, in pixels.
+        smooth_l1_beta: Error up to which smooth L1 is quadratic, in pixels.
+        pose_weight: How the head's pose weighs a face: ``none``; ``paper``, PFLD's factor as printed; ``deviation``,
+            one plus that factor; ``turned``, more for heads turned out of the image plane.
+        eye_normalized: Weigh each face by the inverse of its outer eye corners' distance, as NME does: a face in
+            profile then counts up to four times as much as a frontal one.
+        attribute_weight: How WFLW's six attributes weigh a face: ``none``; ``paper``, the sum of its attributes'
+            inverse frequencies; ``balanced``, one plus that sum, divided by its mean over the training faces.
+        auxiliary_weight: Of the loss on the auxiliary network's angles; 0: that loss is left out.
+    """
+
+    kind: Literal["wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1"] = "wing"
+    wing_w: Positive = 10.0
+    wing_epsilon: Positive = 2.0
+    adaptive_wing_omega: Positive = 14.0
+    adaptive_wing_theta: Positive = 10.0
+    adaptive_wing_epsilon: Positive = 2.0
+    adaptive_wing_alpha: Annotated[Number, Field(gt=2)] = 2.1
+    soft_wing_omega1: Positive = 2.0
+    soft_wing_omega2: Positive = 20.0
+    soft_wing_epsilon: Positive = 2.0
+    smooth_l1_beta: Positive = 1.0
+    pose_weight: Literal["none", "paper", "deviation", "turned"] = "none"
+    eye_normalized: Switch = False
+    attribute_weight: Literal["none", "paper", "balanced"] = "none"
+    auxiliary_weight: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a weight by angles that nothing trains."""
+        if self.pose_weight == "deviation" and self.auxiliary_weight == 0:
+            raise TrainConfigError(
+                "pose_weight 'deviation' needs an auxiliary_weight above 0: nothing else trains the predicted angles"
+            )
+
+    @property
+    def needs_auxiliary(self) -> bool:
+        """Whether the auxiliary network, which predicts the head's angles, must train too."""
+        return self.pose_weight in ("paper", "deviation") or self.auxiliary_weight > 0
+
+    @property
+    def needs_pose(self) -> bool:
+        """Whether the true angles are needed, which only the WFLW scheme has a face shape for."""
+        return self.needs_auxiliary or self.pose_weight != "none"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, config=_TABLE)
+class OptimizerConfig:
+    """The optimizer and its schedule.
+
+    Attributes:
+        kind: ``adamw`` (decoupled weight decay) or ``adam`` (decay as a part of the gradient).
+        learning_rate: Peak of the schedule.
+        schedule: After the linear warm-up, half a ``cosine`` to zero, or ``constant``.
+        warmup_epochs: Length of the warm-up.
+        weight_decay: On weights with more than one axis.
+        clip_norm: Largest norm of the gradient.
+        ema_decay: Of the weights' exponential moving average, which is what is evaluated and shipped.
+    """
+
+    kind: Literal["adamw", "adam"] = "adamw"
+    learning_rate: Positive = 2e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: NotNegative = 1.0
+    weight_decay: NotNegative = 1e-4
+    clip_norm: Positive = 5.0
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.999
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, config=_TABLE)
+class FinetuneConfig:
+    """How a network that starts from a checkpoint goes on learning.
+
+    Attributes:
+        freeze: Layers that keep their weights, by the beginning of their names, such as ``blocks.0``; ``backbone`` for
+            all but the last layer. Their BatchNorm keeps its statistics too.
+        backbone_rate: Learning rate of all layers but the last, as a multiple of the run's.
+        layer_decay: Factor to a layer's rate for each layer between it and the network's end (Clark et al., "ELECTRA",
+            ICLR 2020, table 6): below 1, early layers change less than late ones.
+        statistics_faces: With fewer training faces than this, a run that starts from a checkpoint keeps BatchNorm's
+            statistics: few faces would move them away from the weights.
+        fused: Train the inference form, without BatchNorm and branches; `pfld-edge import-onnx` gives no other.
+        pointwise_scale: The start's GhostOne has scale branches in its 1x1 blocks too.
+    """
+
+    freeze: Annotated[
+        tuple[Annotated[Text, Field(min_length=1)], ...],
+        Field(description="a list of names of layers"),
+        BeforeValidator(_as_list),
+    ] = ()
+    backbone_rate: Factor = 1.0
+    layer_decay: Factor = 1.0
+    statistics_faces: CountFromZero = 1000
+    fused: Switch = False
+    pointwise_scale: Switch = False
+
+
+@dataclass(frozen=True, config=_TABLE)
 class TrainConfig:
     """A whole training run.
 
@@ -54,13 +323,14 @@ class TrainConfig:
         data: Where the faces come from.
         augment: Strength of the augmentation.
         loss: What is minimised.
-        optimizer: How weights move.
-        finetune: How the weights that a run starts from go on learning.
+        optimizer: The optimizer and its schedule.
+        finetune: How a network that starts from a checkpoint goes on learning.
         epochs: Passes over the training faces.
         batch_size: Faces a step.
         validation: Share of the groups (people or photographs) that are held out.
         seed: Of everything random.
-        hard_views: How often a validation face is looked at changed, beside once as it is; see `validation_batches`.
+        hard_views: How many augmented views of a validation face are measured beside the plain one; see
+            `validation_batches`.
         bf16: Run the network in bfloat16; weights, loss and statistics stay in float32.
         fp16: The same in float16, with a scaled loss, for GPUs that are slow in bfloat16.
         compile: Let `torch.compile` make the step's kernels; the first step then takes minutes.
@@ -69,46 +339,34 @@ class TrainConfig:
         checkpoint_minutes: Minutes between two checkpoints within an epoch; 0: never by the clock.
         tensorboard: Write TensorBoard's events too.
         trained_on: One line for the contract.
-
-    Raises:
-        TrainConfigError: A value is out of range, or two contradict each other.
     """
 
-    model: str = "pfld-edge-s"
-    width_factor: float = 1.0
-    input_size: int = 112
-    conv_branches: int = 1
-    landmarks: LandmarksConfig = field(default_factory=LandmarksConfig)
+    model: Text = "pfld-edge-s"
+    width_factor: Number = 1.0
+    input_size: Whole = 112
+    conv_branches: Whole = 1
+    landmarks: LandmarksConfig = Field(default_factory=LandmarksConfig)
     data: tuple[DataConfig, ...] = ()
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    epochs: int = 60
-    batch_size: int = 64
-    validation: float = 0.05
-    seed: int = 0
-    hard_views: int = 1
-    bf16: bool = False
-    fp16: bool = False
-    compile: bool = False
-    device: str = "auto"
-    checkpoint_steps: int = 0
-    checkpoint_minutes: float = 5.0
-    tensorboard: bool = False
-    trained_on: str = ""
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
+    epochs: Count = 60
+    batch_size: Count = 64
+    validation: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
+    hard_views: CountFromZero = 1
+    bf16: Switch = False
+    fp16: Switch = False
+    compile: Switch = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_steps: CountFromZero = 0
+    checkpoint_minutes: NotNegative = 5.0
+    tensorboard: Switch = False
+    trained_on: Text = ""
 
     def __post_init__(self) -> None:
-        """Check the values; whether the network can be built is for `ModelConfig` to say."""
-        for name, lowest in _LOWEST.items():
-            if not lowest <= getattr(self, name) < float("inf"):
-                raise TrainConfigError(f"{name} must be {lowest} or more, found {getattr(self, name)}")
-        if self.seed >= 2**32:
-            raise TrainConfigError(f"seed must be below 2**32, found {self.seed}")
-        if not 0 < self.validation < 0.5:
-            raise TrainConfigError(f"validation must be a share between 0 and 0.5, found {self.validation}")
-        if self.device not in _DEVICES:
-            raise TrainConfigError(f"unknown device {self.device!r}; known: {', '.join(_DEVICES)}")
+        """Refuse contradictions; whether the network can be built is for `ModelConfig` to say."""
         if self.augment.flip and self.landmarks.scheme not in KNOWN_SCHEMES and not self.landmarks.mirror:
             raise TrainConfigError(
                 "faces are mirrored in training, and [landmarks] doesn't say which point each becomes: give mirror, or "
@@ -120,8 +378,7 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as they are saved in checkpoints."""
         record = asdict(self)
-        record["data"] = [dict(item) for item in record["data"]]
-        return record
+        return {**record, "data": list(record["data"])}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any], where: str = "configuration") -> "TrainConfig":
@@ -130,14 +387,18 @@ class TrainConfig:
         Raises:
             TrainConfigError: A key is unknown, or a value has the wrong type or is out of range.
         """
-        values = dict(checked_table(cls, record, where))
-        sources = values.get("data", [])
-        if not isinstance(sources, list) or not sources:
-            raise TrainConfigError(f"{where}: no data; add a [[data]] table with a path")
-        values["data"] = tuple(read_table(DataConfig, item, f"{where}, data") for item in sources)
-        for name, table in _TABLES.items():
-            values[name] = read_table(table, values.get(name, {}), f"{where}, {name}")
-        return read_table(cls, values, where)
+        try:
+            config = TypeAdapter(cls).validate_python(record)
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+            first = next((fault for fault in faults if fault["type"] == "unexpected_keyword_argument"), faults[0])
+            raise TrainConfigError(_sentence(first, where)) from error
+        if not config.data:
+            raise TrainConfigError(f"{where}: {_NO_DATA}")
+        return config
+
+
+_NO_DATA = "no data; add a [[data]] table with a path"
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -158,3 +419,96 @@ def load_config(path: Path) -> TrainConfig:
             if isinstance(item, dict) and isinstance(item.get(name), str) and item[name]:
                 item[name] = str((path.parent / item[name]).resolve())
     return TrainConfig.from_dict(record, str(path))
+
+
+def landmark_scheme(config: LandmarksConfig) -> LandmarkScheme:
+    """Give the scheme that a configuration names or describes.
+
+    Without a mirror permutation every point is its own in the scheme, see `LandmarkScheme.has_mirror`.
+
+    Raises:
+        TrainConfigError: The description is incomplete, or contradicts itself.
+    """
+    described = config.points or config.names or config.mirror or config.normalizing_points
+    if config.scheme in KNOWN_SCHEMES:
+        if described:
+            raise TrainConfigError(
+                f"scheme {config.scheme!r} is known: choose another name to describe one of your own"
+            )
+        return KNOWN_SCHEMES[config.scheme]
+    count = config.points or len(config.names)
+    if count < 1:
+        raise TrainConfigError(
+            f"unknown scheme {config.scheme!r}; known: {', '.join(KNOWN_SCHEMES)}. One of your own needs points, "
+            "normalizing_points and, if faces are to be mirrored, mirror"
+        )
+    names = config.names or tuple(f"point_{i}" for i in range(count))
+    if len(names) != count or len(set(names)) != count:
+        raise TrainConfigError(f"{count} points need {count} names, all different; found {len(set(names))}")
+    mirror = config.mirror or tuple(range(count))
+    if sorted(mirror) != list(range(count)):
+        raise TrainConfigError(f"mirror must hold each of 0 to {count - 1} once")
+    odd = next((i for i, point in enumerate(mirror) if mirror[point] != i), None)
+    if odd is not None:
+        raise TrainConfigError(
+            f"mirror is not a mirror: {odd} becomes {mirror[odd]}, which becomes {mirror[mirror[odd]]}"
+        )
+    ends = config.normalizing_points
+    if len(ends) != 2 or ends[0] == ends[1] or not all(0 <= point < count for point in ends):
+        raise TrainConfigError(
+            f"normalizing_points must name two of the points 0 to {count - 1}, such as the outer corners of the eyes; "
+            f"found {list(ends)}"
+        )
+    return LandmarkScheme(config.scheme, names, mirror, (ends[0], ends[1]))
+
+
+_TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false"}
+
+
+def _sentence(fault: Mapping[str, Any], where: str) -> str:
+    """Put one of pydantic's errors in a line: the file and table, the key, what it may be, what was found."""
+    table: Any = TrainConfig
+    path = [part for part in fault["loc"] if isinstance(part, str)]
+    while len(path) > 0 and _table_of(table, path[0]) is not None:
+        table, where = _table_of(table, path[0]), f"{where}, {path.pop(0)}"
+    kind, found = fault["type"], fault["input"]
+    if kind == "value_error":
+        return f"{where}: {fault['ctx']['error']}"
+    if kind == "unexpected_keyword_argument":
+        return f"{where}: unknown key {path[0]!r}; known: {', '.join(table.__pydantic_fields__)}"
+    if kind == "missing":
+        return f"{where}: it lacks {path[0]}"
+    if not path:
+        no_data = table is DataConfig and kind == "tuple_type"
+        return (
+            f"{where.removesuffix(', data')}: {_NO_DATA}" if no_data else f"{where}: expected a table, found {found!r}"
+        )
+    name = path[0]
+    field = table.__pydantic_fields__[name]
+    if kind == "literal_error":
+        known = ", ".join(value for value in get_args(field.annotation) if value)
+        return f"{where}: unknown {name} {found!r}; known: {known}"
+    allowed = field.description or _TYPES.get(kind) or _range_of(field.metadata)
+    return f"{where}: {name} must be {allowed}, found {found!r}"
+
+
+def _table_of(table: Any, name: str) -> Any:  # noqa: ANN401 - a class, as pydantic keeps it
+    """The dataclass of a key that is a table itself; None for other keys."""
+    field = table.__pydantic_fields__.get(name)
+    annotation = DataConfig if table is TrainConfig and name == "data" else getattr(field, "annotation", None)
+    return annotation if isinstance(annotation, type) and is_pydantic_dataclass(annotation) else None
+
+
+def _range_of(limits: list[Any]) -> str:
+    """Put a field's limits in words."""
+    low = next((limit for limit in limits if isinstance(limit, Ge | Gt)), None)
+    high = next((limit for limit in limits if isinstance(limit, Le | Lt)), None)
+    if low is None:
+        return "a finite number"
+    least = low.ge if isinstance(low, Ge) else low.gt
+    if high is None:
+        return f"{least} or more" if isinstance(low, Ge) else "positive" if least == 0 else f"above {least}"
+    most = f"at most {high.le}" if isinstance(high, Le) else f"below {high.lt}"
+    if isinstance(low, Gt):
+        return f"above {least} and {most}"
+    return f"from {least} to {most.removeprefix('at most ')}"

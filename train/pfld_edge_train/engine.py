@@ -1,22 +1,37 @@
-"""One training step."""
+"""One training step, and the steps of an epoch."""
+
+import math
+import signal
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from pfld_edge_train.batches import Batch
+from pfld_edge_train.batches import Batch, prefetched, training_batches
+from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.config import TrainConfig
-from pfld_edge_train.ema import update_ema
+from pfld_edge_train.errors import TrainingDivergedError, TrainingInterruptedError
+from pfld_edge_train.face_cache import FaceCache
+from pfld_edge_train.interruption import CheckpointClock, Interruption
+from pfld_edge_train.learner import Learner, training_mode, update_ema
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.processes import Processes
-from pfld_edge_train.schedule import learning_rate_at
-from pfld_edge_train.trainee import Trainee
+from pfld_edge_train.run_state import REMEDY, RunState, save_run
 
-__all__ = ["train_step"]
+__all__ = ["FigureReader", "StepFigures", "learning_rate_at", "train_epoch", "train_step"]
+
+_GPU_WORKERS = 4
+"""Threads that prepare batches for a GPU; beside a training CPU one is enough."""
+_LAG = 4
+"""Steps that a GPU may be ahead of what is read of it."""
 
 
 def train_step(
-    trainee: Trainee,
+    learner: Learner,
     batch: Batch,
     loss_of: LandmarkLoss,
     config: TrainConfig,
@@ -28,7 +43,7 @@ def train_step(
     """Move the weights once.
 
     Args:
-        trainee: In training mode; changed in place.
+        learner: In training mode; changed in place.
         batch: This process's part of the whole batch, on its device.
         loss_of: What is minimised.
         config: The run.
@@ -38,29 +53,194 @@ def train_step(
         stop: Whether this process was asked to stop, for all to know.
 
     Returns:
-        ``(4,)`` on the device, what `FigureReader` reads. A loss that is not finite has spoilt the weights:
-        whoever saves them reads the figures first.
+        ``(4,)`` on the device, what `FigureReader` reads. A loss that is not finite has spoilt the weights: read the
+        figures before saving them.
     """
-    rate = learning_rate_at(trainee.step, steps_per_epoch, config)
-    for group in trainee.optimizer.param_groups:
+    rate = learning_rate_at(learner.step, steps_per_epoch, config)
+    for group in learner.optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)
     # Gradients are averaged over processes, so that each one's share of the loss is that much larger.
-    trust = processes.summed(batch.weights.sum()).clamp_min(1e-6) / processes.count
-    with torch.autocast(processes.device.type, _precision(config), enabled=config.bf16 or config.fp16):
-        predicted, angles = trainee.predict(batch.faces)
-    loss = loss_of(predicted, batch, angles, trust)
-    trainee.optimizer.zero_grad(set_to_none=True)
-    trainee.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    trainee.scaler.unscale_(trainee.optimizer)
-    norm = clip_grad_norm_(trainee.runner.parameters(), config.optimizer.clip_norm)
-    trainee.scaler.step(trainee.optimizer)
-    trainee.scaler.update()
-    update_ema(trainee.average, trainee.model, config.optimizer.ema_decay, trainee.step)
-    trainee.step += 1
+    weight = processes.summed(batch.weights.sum()).clamp_min(1e-6) / processes.count
+    precision = torch.float16 if config.fp16 else torch.bfloat16
+    with torch.autocast(processes.device.type, precision, enabled=config.bf16 or config.fp16):
+        predicted, angles = learner.predict(batch.faces)
+    loss = loss_of(predicted, batch, angles, weight)
+    learner.optimizer.zero_grad(set_to_none=True)
+    learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    learner.scaler.unscale_(learner.optimizer)
+    norm = clip_grad_norm_(learner.runner.parameters(), config.optimizer.clip_norm)
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    update_ema(learner.average, learner.model, config.optimizer.ema_decay, learner.step)
+    learner.step += 1
     share = processes.count
     figures = [loss.detach() / share, norm.to(loss.dtype) / share, loss.new_full((), save), loss.new_full((), stop)]
     return processes.summed(torch.stack(figures))
 
 
-def _precision(config: TrainConfig) -> torch.dtype:
-    return torch.float16 if config.fp16 else torch.bfloat16
+def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Linear warm-up to the peak, then half a cosine to zero (Loshchilov & Hutter 2017, without restarts), or the peak.
+
+    Args:
+        step: Steps done.
+        steps_per_epoch: Of the whole run.
+        config: Gives the epochs and the optimizer's table.
+    """
+    optimizer = config.optimizer
+    warmup = max(1.0, optimizer.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return optimizer.learning_rate * (step + 1) / warmup
+    if optimizer.schedule == "constant":
+        return optimizer.learning_rate
+    progress = min(1.0, (step - warmup) / max(1.0, config.epochs * steps_per_epoch - warmup))
+    return optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def train_epoch(
+    state: RunState,
+    cache: FaceCache,
+    loss_of: LandmarkLoss,
+    steps: int,
+    path: Path,
+    clock: CheckpointClock,
+    interruption: Interruption,
+    callback: Callback,
+) -> None:
+    """Train from where the epoch stands to its end.
+
+    Args:
+        state: Changed in place.
+        cache: The faces.
+        loss_of: What is minimised.
+        steps: Of a whole epoch.
+        path: Checkpoint that is written when `clock` says so, and when a signal came.
+        clock: Looked at after every step.
+        interruption: Likewise.
+        callback: Called after every step.
+
+    Raises:
+        TrainingDivergedError: A loss or a gradient is not finite; nothing that has seen it is saved.
+        TrainingInterruptedError: A signal came; the run is saved.
+    """
+    config, processes = state.config, state.processes
+    batches = training_batches(
+        cache,
+        state.contract,
+        config.augment,
+        config.batch_size,
+        config.seed,
+        state.next_epoch,
+        first_batch=state.epoch_step,
+        rank=processes.rank,
+        world_size=processes.count,
+        device=processes.device,
+    )
+    reader = FigureReader(processes.device)
+    callback.epoch(state.next_epoch, state.epoch_step)
+    training_mode(state.learner.runner, freeze_statistics=state.freezes_statistics(int((~cache.held_out).sum())))
+
+    def take(figures: StepFigures) -> StepFigures:
+        _check(figures, state)
+        state.epoch_step += 1
+        state.epoch_loss += figures.loss
+        callback.step(figures.loss)
+        return figures
+
+    workers = _GPU_WORKERS if processes.device.type == "cuda" else 1
+    for number, part in enumerate(prefetched(batches, workers=workers), start=state.epoch_step + 1):
+        tensors = {item.name: getattr(part, item.name) for item in fields(part)}
+        batch = replace(part, **{name: t.to(processes.device, non_blocking=True) for name, t in tensors.items()})
+        save = processes.first and number < steps and clock.due(number)
+        stop = interruption.signal != 0
+        figures = train_step(state.learner, batch, loss_of, config, steps, processes, save, stop)
+        read = [take(known) for known in reader.add(figures)]
+        if any(known.save or known.stop for known in read):
+            read += [take(known) for known in reader.rest()]
+            if processes.first:
+                save_run(state, path)
+        if any(known.stop for known in read):
+            raise processes.everywhere(_interrupted(state, steps, interruption))
+    for known in reader.rest():
+        take(known)
+
+
+def _check(figures: "StepFigures", state: RunState) -> None:
+    """Refuse what is not finite; in float16 the scaler handles infinite gradients."""
+    names = {"loss": figures.loss} if state.config.fp16 else {"loss": figures.loss, "gradient": figures.gradient_norm}
+    for name, value in names.items():
+        if not math.isfinite(value):
+            rate, step = (
+                state.config.optimizer.learning_rate,
+                f"epoch {state.next_epoch + 1}, step {state.epoch_step + 1}",
+            )
+            message = f"the {name} is {value} in {step}, at learning_rate {rate:g}: {REMEDY}"
+            raise state.processes.everywhere(TrainingDivergedError(message))
+
+
+def _interrupted(state: RunState, steps: int, interruption: Interruption) -> TrainingInterruptedError:
+    number = interruption.signal or signal.SIGTERM
+    return TrainingInterruptedError(
+        f"stopped by {signal.Signals(number).name} in epoch {state.next_epoch + 1} after step {state.epoch_step} of "
+        f"{steps}; it is saved, --resume goes on from there",
+        number,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StepFigures:
+    """Figures of one step, equal in all processes.
+
+    Attributes:
+        loss: Of the whole batch, in pixels.
+        gradient_norm: Before clipping.
+        save: Whether the first process wants a checkpoint.
+        stop: Whether some process was asked to stop.
+    """
+
+    loss: float
+    gradient_norm: float
+    save: bool
+    stop: bool
+
+
+class FigureReader:
+    """Reads tensors of figures in their order, on GPUs some steps later: a copy runs while the next steps do.
+
+    Reading a GPU's number at once would make it wait for Python in every step. All processes read a step at the same
+    moment, so that they agree on when to save and to stop.
+    """
+
+    def __init__(self, device: torch.device, lag: int | None = None) -> None:
+        """Begin with nothing to read.
+
+        Args:
+            device: Where the figures are computed.
+            lag: Steps that may wait; None for what suits the device.
+        """
+        self._lag = lag if lag is not None else _LAG if device.type == "cuda" else 0
+        self._waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    def add(self, figures: Tensor) -> Iterator[StepFigures]:
+        """Take a step's ``(4,)`` figures; give those of the steps whose turn has come."""
+        event = None
+        if figures.is_cuda:
+            host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
+            host.copy_(figures, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            figures = host
+        self._waiting.append((figures, event))
+        while len(self._waiting) > self._lag:
+            yield self._next()
+
+    def rest(self) -> Iterator[StepFigures]:
+        """Give all that were not read yet."""
+        while self._waiting:
+            yield self._next()
+
+    def _next(self) -> StepFigures:
+        figures, event = self._waiting.popleft()
+        if event is not None:
+            event.synchronize()
+        loss, norm, save, stop = figures.tolist()
+        return StepFigures(loss, norm, save > 0, stop > 0)

@@ -1,172 +1,254 @@
-"""The faces of one ``[[data]]`` table: listed ones that are cut from photographs, or prepared ones."""
+"""The faces of one ``[[data]]`` table: a list, cut from photographs once, or prepared shards, read in place."""
 
 import hashlib
-from collections.abc import Iterator
+import json
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
 from pfld_edge_calib import (
     WFLW_ATTRIBUTES,
     Face,
+    FaceSetError,
     as_wflw_98,
     cut_faces,
     labelled_faces,
     read_points_csv,
 )
-from pfld_edge_calib.point_maps import points_as_wflw_98
-from pfld_edge_calib.prepared import MANIFEST, ROOM, Manifest, Shard, open_prepared, read_shard
-from pfld_edge_runtime import IBUG_68, WFLW_98, Contract
-from pfld_edge_train.data_config import DataConfig
+from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
+from pfld_edge_calib.datasets.prepared import MANIFEST, ROOM, Manifest, open_prepared, read_shard
+from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule
+from pfld_edge_train.config import DataConfig
 from pfld_edge_train.errors import TrainConfigError
 
-__all__ = ["FaceSource", "Known", "open_source"]
+__all__ = ["Crops", "PreparedCrops", "SourceFaces", "read_source", "wide_contract"]
+
+
+class Crops(Protocol):
+    """``(N, S, S, 3)`` uint8 BGR faces: an array, or something that reads them when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(N, S, S, 3)``."""
+        ...
+
+    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """Give one crop, ``(S, S, 3)``, or some, ``(n, S, S, 3)``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of a source's faces without looking at them.
+class SourceFaces:
+    """N faces of one source.
 
     Attributes:
-        groups: N names; faces of one share a person or a photograph.
-        weights: ``(N, P)`` float32, trust in each landmark.
+        crops: The crops, larger than the network's input by about `ROOM`.
+        windows: ``(N, 3)`` int64, x, y and side of each crop's window in its photograph, in pixels.
+        landmarks: ``(N, P, 2)`` float32, photograph pixels.
+        weights: ``(N, P)`` float32, weight of each landmark.
         attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`.
+        groups: N names; faces of one share a person or a photograph.
     """
 
-    groups: tuple[str, ...]
+    crops: Crops
+    windows: NDArray[np.int64]
+    landmarks: NDArray[np.float32]
     weights: NDArray[np.float32]
     attributes: NDArray[np.bool_]
+    groups: tuple[str, ...]
 
 
-class FaceSource(Protocol):
-    """Faces that can be cut."""
-
-    def known(self) -> Known:
-        """Give what is known of them."""
-        ...
-
-    def fingerprint(self) -> bytes:
-        """Hash all that their crops depend on."""
-        ...
-
-    def cut(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        """Yield ``(n, S, S, 3)`` uint8 BGR crops and their landmarks ``(n, P, 2)``, pixels of the crop."""
-        ...
+def wide_contract(contract: Contract) -> Contract:
+    """The contract of what training keeps of a face: larger than the network's crop, with room around it, in BGR."""
+    return contract.replace(
+        input_size=round(contract.input_size * ROOM),
+        color_order="bgr",
+        crop=CropRule(margin=contract.crop.margin * ROOM),
+    )
 
 
-def open_source(data: DataConfig, contract: Contract, wide: Contract) -> FaceSource:
-    """Open the faces of one table.
+def read_source(data: DataConfig, contract: Contract, folder: Path) -> SourceFaces:
+    """Read the faces of one table.
 
     Args:
         data: The table.
-        contract: Of the network; says which points it finds.
-        wide: The contract of what training keeps of a face: larger, with room around it.
+        contract: Of the network.
+        folder: Where crops of listed faces are kept between runs; prepared shards are read where they lie.
 
     Raises:
         FaceSetError: The source can't be read.
         TrainConfigError: It has other points than the network, or was prepared for another crop.
     """
-    path = Path(data.path)
-    wider = data.scheme == IBUG_68.name
-    if wider and contract.landmarks != WFLW_98:
+    path, wide = Path(data.path), wide_contract(contract)
+    if data.scheme and contract.landmarks != WFLW_98:
         raise TrainConfigError(
             f"{path}: scheme = {data.scheme!r} is for networks of {WFLW_98.name}, not of {contract.landmarks.name}"
         )
     if (path / MANIFEST).is_file():
-        source: FaceSource = _PreparedFaces(path, open_prepared(path), data, wide)
-    else:
-        source = _ListedFaces(_listed(data, wider=wider), wide, weighted=data.weighted)
-    points = source.known().weights.shape[1]
-    if points != contract.landmarks.num_landmarks:
-        advice = (
-            f"; scheme = {IBUG_68.name!r} in its [[data]] maps them"
-            if (points, contract.landmarks) == (IBUG_68.num_landmarks, WFLW_98)
-            else "; [landmarks] names another scheme"
-        )
-        raise TrainConfigError(
-            f"{path}: {points} points a face, the network has {contract.landmarks.num_landmarks} "
-            f"({contract.landmarks.name}){advice}"
-        )
-    return source
+        source = _prepared_source(data, open_prepared(path), wide)
+        _check_points(path, source.weights.shape[1], contract)
+        return source
+    faces = _listed(data)
+    _check_points(path, len(faces[0].landmarks if faces[0].landmarks is not None else ()), contract)
+    return _listed_source(faces, data, wide, folder)
 
 
-def _listed(data: DataConfig, *, wider: bool) -> list[Face]:
+def _check_points(path: Path, points: int, contract: Contract) -> None:
+    scheme = contract.landmarks
+    if points == scheme.num_landmarks:
+        return
+    mapped = (points, scheme) == (IBUG_68.num_landmarks, WFLW_98)
+    advice = f"scheme = {IBUG_68.name!r} in its [[data]] maps them" if mapped else "[landmarks] names another scheme"
+    raise TrainConfigError(
+        f"{path}: {points} points a face, the network has {scheme.num_landmarks} ({scheme.name}); {advice}"
+    )
+
+
+def _listed(data: DataConfig) -> list[Face]:
     path, images = Path(data.path), Path(data.images) if data.images else None
     if path.suffix.lower() == ".csv":
         faces = read_points_csv(path, images, data.group_by)
     else:
         faces = labelled_faces(path, data.split)
-    return as_wflw_98(faces) if wider else faces
+    return as_wflw_98(faces) if data.scheme else faces
 
 
-class _ListedFaces:
-    """Faces of a list, cut from their photographs with the runtime's crop."""
-
-    def __init__(self, faces: list[Face], wide: Contract, *, weighted: bool) -> None:
-        self._faces, self._wide, self._weighted = faces, wide, weighted
-
-    def known(self) -> Known:
-        rows = []
-        for face in self._faces:
-            points = np.ones(len(face.landmarks if face.landmarks is not None else ()), np.float32)
-            if face.point_weights is not None:
-                points = face.point_weights
-            rows.append(points * face.weight if self._weighted else points > 0)
-        attributes = [[name in face.attributes for name in WFLW_ATTRIBUTES] for face in self._faces]
-        return Known(tuple(face.group for face in self._faces), np.array(rows, np.float32), np.array(attributes))
-
-    def fingerprint(self) -> bytes:
-        digest = hashlib.sha256()
-        for face in self._faces:
-            digest.update(str(face.image).encode())
-            digest.update(face.bbox_xyxy.tobytes())
-            if face.landmarks is not None:
-                digest.update(face.landmarks.tobytes())
-        return digest.digest()
-
-    def cut(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        for batch in cut_faces(self._faces, self._wide, batch_size=64):
-            known = np.stack([face.landmarks for face in batch.faces if face.landmarks is not None])
-            yield batch.crops, batch.windows.to_crop(known) * self._wide.input_size
+def _listed_source(faces: Sequence[Face], data: DataConfig, wide: Contract, folder: Path) -> SourceFaces:
+    landmarks = np.stack([face.landmarks for face in faces if face.landmarks is not None])
+    weights = np.ones(landmarks.shape[:2], np.float32)
+    for row, face in zip(weights, faces, strict=True):
+        row *= face.weight if face.point_weights is None else face.weight * face.point_weights
+    crops, windows = _cut_once(faces, wide, folder)
+    return SourceFaces(
+        crops=crops,
+        windows=windows,
+        landmarks=landmarks,
+        weights=weights if data.weighted else (weights > 0).astype(np.float32),
+        attributes=np.array([[name in face.attributes for name in WFLW_ATTRIBUTES] for face in faces]),
+        groups=tuple(face.group for face in faces),
+    )
 
 
-class _PreparedFaces:
-    """Faces of a prepared folder."""
+def _cut_once(faces: Sequence[Face], wide: Contract, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Cut faces with the runtime's crop into a folder that is named by a hash of all that the crops depend on.
 
-    def __init__(self, folder: Path, manifest: Manifest, data: DataConfig, wide: Contract) -> None:
-        settings = manifest.settings
-        if manifest.source == "wflw test":
-            raise TrainConfigError(f"{folder}: made of WFLW's test list, from which no run learns")
-        if (settings.size, settings.contract.crop) != (wide.input_size, wide.crop):
-            raise TrainConfigError(
-                f"{folder}: prepared with --input-size {settings.input_size} --margin {settings.margin:g}, the network "
-                f"needs {round(wide.input_size / ROOM)} and {wide.crop.margin / ROOM:g}; prepare it anew"
-            )
-        self._folder, self._manifest, self._wide = folder, manifest, wide
-        self._weighted, self._wider = data.weighted, data.scheme == IBUG_68.name
+    ``windows.npy`` is renamed into place last and marks the folder as whole.
+    """
+    digest = hashlib.sha256(json.dumps([wide.input_size, wide.crop.margin, wide.color_order]).encode())
+    for face in faces:
+        digest.update(str(face.image).encode() + face.bbox_xyxy.tobytes())
+    target = folder / f"faces-{digest.hexdigest()[:16]}"
+    if not (target / "windows.npy").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        shape = (len(faces), wide.input_size, wide.input_size, 3)
+        crops = np.lib.format.open_memmap(target / "crops.npy", mode="w+", dtype=np.uint8, shape=shape)
+        windows = np.zeros((len(faces), 3), np.int64)
+        done = 0
+        terminal = Console(stderr=True)
+        with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+            task = progress.add_task("cutting faces", total=len(faces))
+            for batch in cut_faces(faces, wide, batch_size=64):
+                part = slice(done, done := done + len(batch.crops))
+                crops[part], windows[part, :2], windows[part, 2] = (
+                    batch.crops,
+                    batch.windows.corners,
+                    batch.windows.sizes,
+                )
+                progress.advance(task, len(batch.crops))
+        crops.flush()
+        np.save(target / "windows.partial.npy", windows)
+        (target / "windows.partial.npy").replace(target / "windows.npy")
+    # As a plain array: rows of a memory map are slow to make.
+    return np.load(target / "crops.npy", mmap_mode="r").view(np.ndarray), np.load(target / "windows.npy")
 
-    def known(self) -> Known:
-        groups: list[str] = []
-        weights, attributes = [], []
-        for shard in self._shards(pictures=False):
-            groups += shard.groups
-            trust = shard.weights if self._weighted else (shard.weights > 0).astype(np.float32)
-            weights.append(points_as_wflw_98(shard.landmarks, trust)[1] if self._wider else trust)
-            attributes.append(shard.attributes)
-        return Known(tuple(groups), np.concatenate(weights), np.concatenate(attributes))
 
-    def fingerprint(self) -> bytes:
-        shards = "".join(entry.sha256 for entry in self._manifest.shards)
-        return hashlib.sha256(f"{shards}{self._wider}".encode()).digest()
+def _prepared_source(data: DataConfig, manifest: Manifest, wide: Contract) -> SourceFaces:
+    folder, settings = Path(data.path), manifest.settings
+    if manifest.source == "wflw test":
+        raise TrainConfigError(f"{folder}: made of WFLW's test list, from which no run learns")
+    if (settings.size, settings.contract.crop) != (wide.input_size, wide.crop):
+        raise TrainConfigError(
+            f"{folder}: prepared with --input-size {settings.input_size} --margin {settings.margin:g}, the network "
+            f"needs {round(wide.input_size / ROOM)} and {wide.crop.margin / ROOM:g}; prepare it anew"
+        )
+    parts = [_shard_faces(folder / entry.file, wide.input_size, data) for entry in manifest.shards]
+    return SourceFaces(
+        crops=PreparedCrops([folder / entry.file for entry in manifest.shards], wide.input_size),
+        windows=np.concatenate([part.windows for part in parts]),
+        landmarks=np.concatenate([part.landmarks for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+        attributes=np.concatenate([part.attributes for part in parts]),
+        groups=tuple(group for part in parts for group in part.groups),
+    )
 
-    def cut(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        for shard in self._shards(pictures=True):
-            landmarks = shard.landmarks
-            yield shard.crops, points_as_wflw_98(landmarks, shard.weights)[0] if self._wider else landmarks
 
-    def _shards(self, *, pictures: bool) -> Iterator[Shard]:
-        for entry in self._manifest.shards:
-            yield read_shard(self._folder / entry.file, self._wide.input_size, pictures=pictures)
+def _shard_faces(path: Path, size: int, data: DataConfig) -> SourceFaces:
+    """What a shard knows of its faces, without their pictures."""
+    shard = read_shard(path, size, pictures=False)
+    weights = shard.weights if data.weighted else (shard.weights > 0).astype(np.float32)
+    landmarks = shard.photo_landmarks
+    if data.scheme:
+        landmarks, weights = points_as_wflw_98(landmarks, weights)
+    return SourceFaces(shard.crops, shard.windows, landmarks, weights, shard.attributes, shard.groups)
+
+
+class PreparedCrops:
+    """The crops of prepared shards, decoded when they are asked for; safe to use from several threads."""
+
+    def __init__(self, shards: Sequence[Path], size: int) -> None:
+        """Map the shards' files into memory.
+
+        Args:
+            shards: Files that `pfld-edge prepare` wrote.
+            size: Side of the crops in pixels.
+        """
+        self._paths, self._size = shards, size
+        self._pictures = [_mapped_array(path, "pictures") for path in shards]
+        self._ends = [np.load(path, allow_pickle=False)["picture_ends"] for path in shards]
+        self._starts = np.cumsum([0, *(len(ends) for ends in self._ends)])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(N, S, S, 3)``."""
+        return int(self._starts[-1]), self._size, self._size, 3
+
+    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """Decode one crop, ``(S, S, 3)``, or some, ``(n, S, S, 3)``.
+
+        Raises:
+            FaceSetError: A picture is damaged.
+        """
+        if isinstance(rows, np.ndarray) and rows.ndim:
+            return np.stack([self[row] for row in rows.tolist()])
+        shard = int(np.searchsorted(self._starts, rows, side="right")) - 1
+        place = int(rows) - int(self._starts[shard])
+        ends = self._ends[shard]
+        data = self._pictures[shard][ends[place - 1] if place else 0 : ends[place]]
+        shape = (self._size, self._size, 3)
+        if data.size == self._size**2 * 3:
+            return data.reshape(shape)
+        crop = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if crop is None or crop.shape != shape:
+            raise FaceSetError(f"{self._paths[shard]}: picture {place} is damaged; run `pfld-edge prepare` again")
+        return np.asarray(crop, np.uint8)
+
+
+def _mapped_array(path: Path, name: str) -> NDArray[np.uint8]:
+    """Map one array of an uncompressed ``.npz`` file into memory."""
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(f"{name}.npy").header_offset
+    with path.open("rb") as file:
+        file.seek(start + 26)  # of the local header: lengths of name and extra field, 2 bytes each (APPNOTE.TXT 4.3.7)
+        lengths = file.read(4)
+        file.seek(start + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"))
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape).view(np.ndarray) if shape[0] else np.empty(0, np.uint8)

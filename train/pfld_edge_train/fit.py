@@ -1,37 +1,82 @@
-"""A whole training run: faces, epochs, checkpoints."""
+"""A whole training run: start or resume, then faces, epochs, checkpoints."""
 
 import math
 import time
 from pathlib import Path
 
+import cv2
 import torch
 
+from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import epoch_order
-from pfld_edge_train.checkpoint_clock import CheckpointClock
-from pfld_edge_train.epoch import train_epoch
+from pfld_edge_train.callbacks import Callback, plan_of
+from pfld_edge_train.config import TrainConfig
+from pfld_edge_train.engine import learning_rate_at, train_epoch
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
 from pfld_edge_train.face_cache import FaceCache, open_cache
-from pfld_edge_train.interruption import listening_for_signals
+from pfld_edge_train.interruption import CheckpointClock, listening_for_signals
 from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies
-from pfld_edge_train.run_log import EpochResult, RunLog
-from pfld_edge_train.run_plan import plan_of
+from pfld_edge_train.processes import Processes
+from pfld_edge_train.run_log import EpochResult, RunLog, open_tensorboard
 from pfld_edge_train.run_state import REMEDY, RunState, new_run, resumed_run, save_average, save_run
-from pfld_edge_train.schedule import learning_rate_at
-from pfld_edge_train.tensorboard_log import TensorBoardLog, open_tensorboard
 from pfld_edge_train.validation import ValidationErrors, validate
-from pfld_edge_train.watcher import Watcher
 
-__all__ = ["AVERAGE", "BEST", "LAST", "EpochResult", "RunState", "fit", "new_run", "resumed_run"]
+__all__ = ["AVERAGE", "BEST", "LAST", "fit", "train", "use_threads"]
 
 LAST, BEST, AVERAGE = "last.pth", "best.pth", "ema.pth"
 
 
-def fit(state: RunState, out: Path, cache_folder: Path, watcher: Watcher | None = None) -> None:
+def train(
+    config: TrainConfig,
+    out: Path,
+    processes: Processes,
+    callback: Callback,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    cache: Path | None = None,
+) -> None:
+    """Train into a folder, from the start or from its last checkpoint.
+
+    Args:
+        config: The run.
+        out: Its folder.
+        processes: Where it runs.
+        callback: Called as it goes on.
+        resume: Go on from the folder's last checkpoint, where there is one.
+        init: Checkpoint to start from otherwise.
+        cache: Folder of cut faces; one in `out` where None.
+
+    Raises:
+        CheckpointError: A checkpoint can't be read.
+        TrainConfigError: The folder holds a run already, or the configuration asks for something impossible.
+        PfldEdgeError: What `fit` raises.
+    """
+    last = out / LAST
+    with processes.together():
+        if last.exists() and not resume:
+            raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --out")
+        if not last.exists() and config.finetune.freeze and init is None:
+            raise TrainConfigError(
+                "[finetune] freezes layers, which are random without a checkpoint to start from: --init"
+            )
+        state = resumed_run(config, last, processes) if last.exists() else new_run(config, init, processes)
+    fit(state, out, cache or out / "cache", callback)
+
+
+def use_threads(count: int) -> None:
+    """Let a process compute with so many CPU threads."""
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+
+
+def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None) -> None:
     """Train to the configuration's last epoch.
 
     Writes into `out` after every epoch, each file replaced whole: ``last.pth`` to go on from, ``best.pth`` (lowest
     error of the averaged weights on the validation faces), ``ema.pth`` (the averaged weights alone), ``log.csv`` and
-    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and where a signal stops the run.
+    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and where a signal stops the run. The
+    weights of a checkpoint that a run starts from are validated first: ``best.pth`` is never worse than those.
     Everything random depends on seed, epoch and step alone: a run that was killed at any moment and resumed ends with
     the weights of one that was not, bit by bit on a CPU.
 
@@ -39,7 +84,7 @@ def fit(state: RunState, out: Path, cache_folder: Path, watcher: Watcher | None 
         state: From `new_run` or `resumed_run`; changed in place.
         out: The run's folder.
         cache_folder: Where cut faces are kept between runs.
-        watcher: Hears how it goes; in the first process only.
+        callback: Called as it goes on, in the first process only.
 
     Raises:
         FaceSetError: A source of faces can't be read.
@@ -48,67 +93,74 @@ def fit(state: RunState, out: Path, cache_folder: Path, watcher: Watcher | None 
         TrainingInterruptedError: A signal stopped the run; it is saved.
         OtherProcessError: Another process of the run failed.
     """
-    watcher = watcher if watcher is not None and state.processes.first else Watcher()
+    callback = callback if callback is not None and state.processes.first else Callback()
     config, processes = state.config, state.processes
     cache = processes.in_turn(lambda: open_cache(config, cache_folder, state.contract))
     with processes.together():
         steps = _steps_per_epoch(state, cache)
         loss_of = LandmarkLoss(config.loss, config.input_size, state.contract, _frequencies(cache))
         out.mkdir(parents=True, exist_ok=True)
-    events = None
-    if config.tensorboard and processes.first:
-        events = open_tensorboard(out / "tensorboard", state.next_epoch)
-    watcher.begin(plan_of(state, cache, steps))
-    if config.tensorboard and events is None:
-        watcher.note("tensorboard = true, but its package is missing: no events; pip install tensorboard")
+    wanted = config.tensorboard and processes.first
+    events = open_tensorboard(out / "tensorboard", state.next_epoch) if wanted else None
+    log = RunLog(out, events)
+    callback.begin(plan_of(state, cache, steps))
+    if wanted and events is None:
+        callback.note("tensorboard = true, but its package is missing: no events; pip install tensorboard")
+    if state.fine_tuned and state.learner.step == 0:
+        _validate_start(state, cache, out / BEST, callback)
     clock = CheckpointClock(config.checkpoint_steps, config.checkpoint_minutes)
     with listening_for_signals() as interruption:
         while state.next_epoch < config.epochs:
             begun, started = state.epoch_step, time.perf_counter()
-            train_epoch(state, cache, loss_of, steps, out / LAST, clock, interruption, watcher)
+            train_epoch(state, cache, loss_of, steps, out / LAST, clock, interruption, callback)
             speed = (steps - begun) * config.batch_size / (time.perf_counter() - started)
             errors = _validated(state, cache)
             result = _close_epoch(state, errors, steps, speed)
             if processes.first:
                 # The last checkpoint last: it says that the epoch is done, and a killed run does the rest again.
-                RunLog(out).add(result)
-                _add_events(events, result)
+                log.add(result)
                 _save(state, errors, result.best, out)
                 clock.restart()
-                watcher.result(result)
-    if events is not None:
-        events.close()
+                callback.result(result)
+    log.close()
+
+
+def _validate_start(state: RunState, cache: FaceCache, best: Path, callback: Callback) -> None:
+    """Measure the weights that a run starts from; they are the best so far."""
+    errors = _validated(state, cache)
+    state.best_nme = errors.score
+    callback.note(f"before training: validation NME {errors.nme:.5f}, hard views {errors.hard_nme:.5f}")
+    if state.freezes_statistics(int((~cache.held_out).sum())):
+        callback.note(
+            f"fewer than {state.config.finetune.statistics_faces:,} faces: BatchNorm keeps the statistics that it has"
+        )
+    if state.processes.first:
+        save_run(state, best, _measured(state, errors))
 
 
 def _validated(state: RunState, cache: FaceCache) -> ValidationErrors:
-    config, average = state.config, state.trainee.average
+    config, average = state.config, state.learner.average
     errors = validate(average, cache, state.contract, config.batch_size, config.hard_views, state.processes)
     if not math.isfinite(errors.score):
-        told = f"the error on the validation faces is {errors.score} after epoch {state.next_epoch + 1}: {REMEDY}"
-        raise state.processes.everywhere(TrainingDivergedError(told))
+        message = f"the error on the validation faces is {errors.score} after epoch {state.next_epoch + 1}: {REMEDY}"
+        raise state.processes.everywhere(TrainingDivergedError(message))
     return errors
 
 
 def _close_epoch(state: RunState, errors: ValidationErrors, steps: int, speed: float) -> EpochResult:
-    """Move on to the next epoch; gives what this one did."""
+    """Move on to the next epoch; gives the figures of this one."""
     result = EpochResult(
         epoch=state.next_epoch,
         loss=state.epoch_loss / steps,
         nme=errors.nme,
         hard_nme=errors.hard_nme,
         best=errors.score < state.best_nme,
-        learning_rate=learning_rate_at(state.trainee.step - 1, steps, state.config),
+        learning_rate=learning_rate_at(state.learner.step - 1, steps, state.config),
         images_per_second=speed,
     )
     state.best_nme = min(errors.score, state.best_nme)
     state.next_epoch, state.epoch_step, state.epoch_loss = state.next_epoch + 1, 0, 0.0
     return result
-
-
-def _add_events(events: TensorBoardLog | None, result: EpochResult) -> None:
-    if events is not None:
-        figures = {"loss": result.loss, "nme/validation": result.nme, "nme/hard views": result.hard_nme}
-        events.add(figures | {"learning rate": result.learning_rate}, result.epoch)
 
 
 def _steps_per_epoch(state: RunState, cache: FaceCache) -> int:
@@ -132,8 +184,12 @@ def _frequencies(cache: FaceCache) -> torch.Tensor:
 
 def _save(state: RunState, errors: ValidationErrors, best: bool, out: Path) -> None:
     """Write the checkpoints; the last one last, since it says that the epoch is done."""
-    contract = state.contract.replace(nme=round(errors.nme, 6), nme_data="validation split of the training faces")
+    contract = _measured(state, errors)
     save_average(state, out / AVERAGE, contract)
     if best:
         save_run(state, out / BEST, contract)
     save_run(state, out / LAST, contract)
+
+
+def _measured(state: RunState, errors: ValidationErrors) -> Contract:
+    return state.contract.replace(nme=round(errors.nme, 6), nme_data="validation split of the training faces")

@@ -11,7 +11,7 @@ from torch import Tensor
 from pfld_edge_train.errors import CheckpointError
 from pfld_edge_train.models import ModelConfig, build_model
 
-__all__ = ["infer_config", "width_candidates"]
+__all__ = ["infer_config", "names_a_network", "width_candidates"]
 
 _Shapes = Mapping[str, Tensor]
 
@@ -48,6 +48,14 @@ def infer_config(weights: _Shapes) -> ModelConfig:
     fitting = next((candidate for candidate in candidates if not _misfits(candidate, weights)), None)
     # A damaged file fits none: the nearest, so that what is damaged can be named.
     return fitting or min(candidates, key=lambda candidate: _misfits(candidate, weights))
+
+
+def names_a_network(weights: _Shapes) -> bool:
+    """Whether these names are those of a network of this project's family."""
+    try:
+        return bool(_kind(weights))
+    except CheckpointError:
+        return False
 
 
 def width_candidates(kind: str, stem_channels: int) -> Iterator[float]:

@@ -1,4 +1,4 @@
-"""Which way the heads of a batch are turned: perspective-n-point of many augmented faces at once, in torch.
+"""Yaw, pitch and roll of the heads of a batch: perspective-n-point of many augmented faces at once, in torch.
 
 The answers that PFLD's auxiliary network learns (Guo et al., arXiv 1902.10859, section 3.2). The paper compares 11
 landmarks with those of a mean frontal face; here 17 points that no expression moves lie on the runtime's face shape.
@@ -7,7 +7,7 @@ landmarks with those of a mean frontal face; here 17 points that no expression m
 import torch
 from torch import Tensor
 
-from pfld_edge_runtime.reading import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 
 __all__ = ["FOCAL_LENGTH", "POSE_SCHEME", "head_angles"]
 
@@ -38,7 +38,7 @@ def head_angles(landmarks: Tensor, weights: Tensor | None = None) -> Tensor:
 
     Args:
         landmarks: ``(N, 98, 2)`` WFLW points, fractions of the crop.
-        weights: ``(N, 98)`` trust in each point, 0 for unknown; None: all known.
+        weights: ``(N, 98)`` weight of each point, 0 for unknown; None: all known.
 
     Returns:
         ``(N, 3)`` yaw, pitch and roll in radians on the landmarks' device, without gradient; NaN for faces whose known

@@ -77,9 +77,9 @@ class Processes:
             dist.all_gather_object(failures, None if failure is None else str(failure), group=self.waiting)
         if failure is not None and (self.first or not isinstance(failure, PfldEdgeError | OSError)):
             raise failure
-        told = [text for text in failures if text is not None]
-        if told:
-            raise OtherProcessError(told[0]) from failure
+        messages = [text for text in failures if text is not None]
+        if messages:
+            raise OtherProcessError(messages[0]) from failure
 
     def in_turn(self, make: Callable[[], Made]) -> Made:
         """Call what fills a disk: in the first process before all others, then in the first one of each machine.

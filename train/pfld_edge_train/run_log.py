@@ -1,12 +1,13 @@
-"""What a run writes about itself: a CSV and its curves, an epoch a line."""
+"""What a run writes about itself after every epoch: ``log.csv``, ``curves.png`` and TensorBoard's events."""
 
 import csv
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from pfld_edge_train.curves import Curve, draw_curves
-
-__all__ = ["EpochResult", "RunLog"]
+__all__ = ["EpochResult", "RunLog", "draw_curves", "open_tensorboard"]
 
 _COLUMNS = {
     "epoch": "{:d}",
@@ -18,18 +19,16 @@ _COLUMNS = {
 }
 """Columns and how their numbers are written; the last one alone differs from run to run."""
 
-_FIELDS = {"validation_nme": "nme"}
-
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """What one epoch did.
+    """The figures of one epoch.
 
     Attributes:
         epoch: Counted from 0.
         loss: Mean training loss, in pixels.
         nme: Of the averaged weights on the validation faces.
-        best: Whether this is the best so far.
+        best: Whether this is the best so far, the starting weights of ``--init`` included.
         hard_nme: Of the averaged weights on the validation faces' hard views.
         learning_rate: At its end.
         images_per_second: Of training, since the run was started or resumed; 0 where unknown.
@@ -45,44 +44,85 @@ class EpochResult:
 
 
 class RunLog:
-    """``log.csv`` and ``curves.png`` in a run's folder."""
+    """``log.csv`` and ``curves.png`` in a run's folder, and the events of an open TensorBoard writer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, events: Any = None) -> None:  # noqa: ANN401 - TensorBoard is optional
         """Take the folder; nothing is written yet."""
-        self._folder = folder
+        self._folder, self._events = folder, events
 
     def add(self, result: EpochResult) -> None:
-        """Add an epoch; what a killed run said of it or of later ones is dropped."""
+        """Add an epoch; lines of it or of later epochs, from a killed run, are dropped."""
         rows = [row for row in self._rows() if int(row["epoch"]) < result.epoch]
-        values = asdict(result)
-        rows.append({name: form.format(values[_FIELDS.get(name, name)]) for name, form in _COLUMNS.items()})
-        path = self._folder / "log.csv"
-        partial = path.with_name(".log.csv.partial")
+        values = asdict(result) | {"validation_nme": result.nme}
+        rows.append({name: form.format(values[name]) for name, form in _COLUMNS.items()})
+        partial = self._folder / ".log.csv.partial"
         with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(_COLUMNS), restval="")
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(path)
-        draw_curves(
-            [int(row["epoch"]) for row in rows],
-            [
-                [Curve("training loss, pixels", [_number(row["loss"]) for row in rows])],
-                [
-                    Curve("validation NME", [_number(row["validation_nme"]) for row in rows]),
-                    Curve("its hard views", [_number(row.get("hard_nme", "")) for row in rows]),
-                ],
-            ],
-            self._folder / "curves.png",
-        )
+        partial.replace(self._folder / "log.csv")
+        epochs = [int(row["epoch"]) + 1 for row in rows]
+        names = {"loss": "training loss, pixels", "validation_nme": "validation NME", "hard_nme": "NME of hard views"}
+        loss, nme, hard = ((names[column], [_number(row.get(column)) for row in rows]) for column in names)
+        draw_curves(epochs, [[loss], [nme, hard]], self._folder / "curves.png")
+        if self._events is not None:
+            figures = {"loss": result.loss, "nme/validation": result.nme, "nme/hard views": result.hard_nme}
+            for name, value in {**figures, "learning rate": result.learning_rate}.items():
+                self._events.add_scalar(name, value, result.epoch)
+            self._events.flush()
+
+    def close(self) -> None:
+        """Close the events' file."""
+        if self._events is not None:
+            self._events.close()
 
     def _rows(self) -> list[dict[str, str]]:
-        """Lines that stand there; those of an older version may lack columns, damaged ones are left out."""
+        """Read the log; lines of an older version may lack columns, damaged ones are left out."""
         path = self._folder / "log.csv"
         if not path.exists():
             return []
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             rows = [{name: value for name, value in row.items() if name in _COLUMNS} for row in csv.DictReader(file)]
         return [row for row in rows if (row.get("epoch") or "").isdigit()]
+
+
+def draw_curves(epochs: Sequence[int], panels: Sequence[Sequence[tuple[str, Sequence[float]]]], path: Path) -> None:
+    """Write a PNG of panels below each other, their upward axis logarithmic.
+
+    Args:
+        epochs: Counted from 1.
+        panels: Curves that share an axis: a name and a value an epoch; what is not a positive number leaves a gap.
+        path: Replaced whole.
+    """
+    from matplotlib.figure import Figure  # costs half a second, which reading a configuration must not
+
+    figure = Figure(figsize=(9, 3.2 * len(panels)), layout="constrained")
+    for axes, curves in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        for name, values in curves:
+            known = [value if 0 < value < float("inf") else float("nan") for value in values]
+            lowest = min((value for value in known if value == value), default=float("nan"))
+            axes.plot(epochs, known, marker="o", markersize=3, label=f"{name}: {values[-1]:.4g}, lowest {lowest:.4g}")
+        axes.set_yscale("log")
+        axes.set_xlabel("epoch")
+        axes.grid(which="both", alpha=0.3)
+        axes.legend(loc="upper right")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    figure.savefig(partial, format="png", dpi=150)
+    partial.replace(path)
+
+
+def open_tensorboard(folder: Path, next_epoch: int) -> Any:  # noqa: ANN401 - TensorBoard is optional
+    """Open a TensorBoard writer; None where the package ``tensorboard`` is missing.
+
+    Args:
+        folder: For the events; those of a run that was killed stay there.
+        next_epoch: Older events of this epoch and of later ones are not shown any more.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=next_epoch)
 
 
 def _number(text: str | None) -> float:

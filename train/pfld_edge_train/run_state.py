@@ -1,8 +1,10 @@
 """A run between two steps: made anew, read from a checkpoint, written to one."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,21 +12,19 @@ from torch import Tensor
 
 from pfld_edge_runtime import Contract, CropRule
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pfld_edge_train.config import TrainConfig
+from pfld_edge_train.config import TrainConfig, landmark_scheme
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
-from pfld_edge_train.frozen_layers import freeze_layers
 from pfld_edge_train.initial_weights import start_from
-from pfld_edge_train.landmark_scheme_config import landmark_scheme
+from pfld_edge_train.learner import Learner, freeze_layers, make_learner
 from pfld_edge_train.models import ModelConfig, build_model
 from pfld_edge_train.processes import Processes
-from pfld_edge_train.same_run import difference
-from pfld_edge_train.trainee import Trainee, make_trainee
 
-__all__ = ["REMEDY", "RunState", "new_run", "resumed_run", "save_average", "save_run"]
-
+__all__ = ["REMEDY", "RunState", "difference", "new_run", "resumed_run", "save_average", "save_run"]
 
 REMEDY = "lower learning_rate or clip_norm; --resume goes on from the last checkpoint, which is whole"
 """What to do about a run that diverged."""
+_HARMLESS = frozenset({"device", "compile", "checkpoint_steps", "checkpoint_minutes", "tensorboard", "trained_on"})
+"""Keys that say where and how a run is done, or what is written beside it; not what it learns."""
 
 
 @dataclass(slots=True)
@@ -34,24 +34,30 @@ class RunState:
     Attributes:
         config: What it is made of.
         contract: Of the network that it makes.
-        trainee: What changes.
+        learner: The network and its optimizer.
         processes: Where it runs.
         next_epoch: The epoch that goes on, from 0.
         epoch_step: Steps of it that are done.
         epoch_loss: The sum of their losses.
         best_nme: Lowest score on the validation faces so far, see `ValidationErrors`.
         origin: What weights it started from, in a line.
+        fine_tuned: Whether it started from a checkpoint's weights.
     """
 
     config: TrainConfig
     contract: Contract
-    trainee: Trainee
+    learner: Learner
     processes: Processes
     next_epoch: int = 0
     epoch_step: int = 0
     epoch_loss: float = 0.0
     best_nme: float = float("inf")
     origin: str = ""
+    fine_tuned: bool = False
+
+    def freezes_statistics(self, faces: int) -> bool:
+        """Whether BatchNorm keeps the statistics that it started with, for want of training faces."""
+        return self.fine_tuned and faces < self.config.finetune.statistics_faces
 
 
 def new_run(config: TrainConfig, init: Path | None = None, processes: Processes | None = None) -> RunState:
@@ -81,7 +87,9 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
     if init is not None:
         origin = start_from(init, model, network, contract.landmarks)
     freeze_layers(model, config.finetune.freeze)
-    return RunState(config, contract, make_trainee(model, config, processes), processes, origin=origin)
+    return RunState(
+        config, contract, make_learner(model, config, processes), processes, origin=origin, fine_tuned=init is not None
+    )
 
 
 def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = None) -> RunState:
@@ -100,18 +108,18 @@ def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = N
             f"{path}: not a checkpoint of this configuration, {differs}; train into another folder, or set that back"
         )
     state = new_run(config, processes=processes)
-    trainee = state.trainee
-    trainee.model.load_state_dict(dict(checkpoint.weights))
-    trainee.average.load_state_dict(dict(checkpoint.ema_weights))
-    if trainee.auxiliary is not None and checkpoint.auxiliary is not None:
-        trainee.auxiliary.load_state_dict(dict(checkpoint.auxiliary))
-    trainee.optimizer.load_state_dict(checkpoint.optimizer)
+    learner = state.learner
+    learner.model.load_state_dict(dict(checkpoint.weights))
+    learner.average.load_state_dict(dict(checkpoint.ema_weights))
+    if learner.auxiliary is not None and checkpoint.auxiliary is not None:
+        learner.auxiliary.load_state_dict(dict(checkpoint.auxiliary))
+    learner.optimizer.load_state_dict(checkpoint.optimizer)
     if checkpoint.scaler:
-        trainee.scaler.load_state_dict(checkpoint.scaler)
-    trainee.step = checkpoint.step
+        learner.scaler.load_state_dict(checkpoint.scaler)
+    learner.step = checkpoint.step
     state.next_epoch, state.best_nme = checkpoint.epoch + 1, checkpoint.best_nme
     state.epoch_step, state.epoch_loss = checkpoint.epoch_step, checkpoint.epoch_loss
-    state.origin = f"goes on from {path}"
+    state.origin, state.fine_tuned = f"goes on from {path}", checkpoint.fine_tuned
     return state
 
 
@@ -121,20 +129,21 @@ def save_run(state: RunState, path: Path, contract: Contract | None = None) -> N
     Raises:
         TrainingDivergedError: A weight is no longer a finite number; the file that is there stays.
     """
-    trainee = state.trainee
-    for network in (trainee.model, trainee.average):
-        _check_finite(network.state_dict(), trainee.step)
+    learner = state.learner
+    for network in (learner.model, learner.average):
+        _check_finite(network.state_dict(), learner.step)
     checkpoint = Checkpoint(
-        weights=trainee.model.state_dict(),
-        ema_weights=trainee.average.state_dict(),
-        auxiliary=None if trainee.auxiliary is None else trainee.auxiliary.state_dict(),
-        optimizer=trainee.optimizer.state_dict(),
-        scaler=trainee.scaler.state_dict() or None,
-        step=trainee.step,
+        weights=learner.model.state_dict(),
+        ema_weights=learner.average.state_dict(),
+        auxiliary=None if learner.auxiliary is None else learner.auxiliary.state_dict(),
+        optimizer=learner.optimizer.state_dict(),
+        scaler=learner.scaler.state_dict() or None,
+        step=learner.step,
         epoch=state.next_epoch - 1,
         epoch_step=state.epoch_step,
         epoch_loss=state.epoch_loss,
         best_nme=state.best_nme,
+        fine_tuned=state.fine_tuned,
         model=_model_config(state.config, state.contract),
         config=state.config.to_dict(),
         contract=(contract or state.contract).to_dict(),
@@ -145,9 +154,9 @@ def save_run(state: RunState, path: Path, contract: Contract | None = None) -> N
 def save_average(state: RunState, path: Path, contract: Contract) -> None:
     """Write the averaged weights alone, which is what one converts and ships."""
     model = _model_config(state.config, state.contract)
-    weights = state.trainee.average.state_dict()
+    weights = state.learner.average.state_dict()
     checkpoint = Checkpoint(
-        weights=weights, model=model, step=state.trainee.step, epoch=state.next_epoch - 1, contract=contract.to_dict()
+        weights=weights, model=model, step=state.learner.step, epoch=state.next_epoch - 1, contract=contract.to_dict()
     )
     save_checkpoint(path, checkpoint)
 
@@ -175,3 +184,40 @@ def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
         fused=config.finetune.fused,
         pointwise_scale=config.finetune.pointwise_scale,
     )
+
+
+def difference(saved: dict[str, Any], config: TrainConfig) -> str | None:
+    """Say in what a saved configuration differs, apart from what doesn't matter to the weights.
+
+    Args:
+        saved: From a checkpoint, of an older version even: keys that it lacks have their defaults.
+        config: Of the run that wants to go on.
+
+    Returns:
+        The first difference in words; None where there is none.
+    """
+    try:
+        before = TrainConfig.from_dict(saved).to_dict()
+    except TrainConfigError as error:
+        return f"this version can't read its {error}"
+    return next(_differences(before, config.to_dict()), None)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], table: str = "") -> Iterator[str]:
+    for name, value in now.items():
+        old = before[name]
+        if name in _HARMLESS and not table:
+            continue
+        if isinstance(value, dict):
+            yield from _differences(old, value, f"{name}.")
+        elif name == "data":
+            yield from _differences_of_data(old, value)
+        elif old != value:
+            yield f"{table}{name} was {old!r} and is {value!r} now"
+
+
+def _differences_of_data(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> Iterator[str]:
+    if len(before) != len(now):
+        yield f"it had {len(before)} sources of faces and has {len(now)} now"
+    for number, (old, new) in enumerate(zip(before, now, strict=False), start=1):
+        yield from _differences(old, new, f"data {number}, ")

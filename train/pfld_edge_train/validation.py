@@ -1,4 +1,4 @@
-"""Looks at the validation faces."""
+"""The error on the validation faces."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pfld_edge_runtime import Contract
-from pfld_edge_train.batches import Batch, validation_batches
+from pfld_edge_train.batches import Batch, prefetched, validation_batches
 from pfld_edge_train.face_cache import FaceCache
-from pfld_edge_train.prefetch import prefetched
 from pfld_edge_train.processes import Processes
 
 __all__ = ["ValidationErrors", "mean_error", "validate"]
@@ -21,7 +20,7 @@ class ValidationErrors:
 
     Attributes:
         nme: Of the faces as they are.
-        hard_nme: Of their hard views; that of the faces as they are where none is looked at.
+        hard_nme: Of their hard views; that of the faces as they are where there is none.
         score: What the best checkpoint is chosen by, the mean of both.
     """
 
@@ -44,7 +43,7 @@ def validate(
         cache: The faces.
         contract: Of the network.
         batch_size: Most faces a batch.
-        hard_views: How often a face is looked at changed.
+        hard_views: How many augmented views of a face are measured.
         processes: Those of the run; all get the same errors.
     """
 
@@ -62,7 +61,7 @@ def validate(
 def mean_error(
     model: nn.Module, batches: Iterable[Batch], normalizing_points: tuple[int, int], processes: Processes | None = None
 ) -> float:
-    """Mean NME over the batches, weighted by the trust in each landmark.
+    """Mean NME over the batches, weighted by each landmark.
 
     Args:
         model: Put into evaluation mode.

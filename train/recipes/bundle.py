@@ -15,10 +15,10 @@ from pathlib import Path
 import onnx
 
 from pfld_edge_calib import labelled_faces, nme_per_face, predict_landmarks, true_landmarks
-from pfld_edge_convert.calibration_batches import FaceSource, calibration_crops, proof_crops
-from pfld_edge_convert.contract_io import write_model
+from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
 from pfld_edge_convert.int8_stage import Int8Request
-from pfld_edge_convert.network import open_network
+from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_convert.model_file import write_model
 from pfld_edge_convert.pipeline import convert, int8_path
 from pfld_edge_runtime import BUNDLED_MODEL, Contract
 from pfld_edge_train.checkpoint import load_checkpoint, save_checkpoint
@@ -59,9 +59,11 @@ def main() -> None:
     print(f"checkpoint NME {contract.nme}")  # noqa: T201
     if checkpoint.stem != IN_RUNTIME:
         return
-    chosen = calibration_crops(FaceSource(), contract)
+    chosen = calibration_crops(CalibrationSource(), contract)
     plain = run / f"{IN_RUNTIME}.onnx"
-    convert(load_model(checkpoint)[0], contract, plain, proof_crops(contract), Int8Request(chosen.crops, chosen.source))
+    convert(
+        load_model(checkpoint)[0], contract, plain, sample_crops(contract), Int8Request(chosen.crops, chosen.source)
+    )
     quantized = int8_path(plain)
     final = open_network(quantized).contract.replace(**measured(quantized, wflw))
     write_model(onnx.load(str(quantized)), final, BUNDLED_MODEL)

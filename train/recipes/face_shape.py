@@ -1,4 +1,4 @@
-"""Finds the rigid 3-D shape of WFLW's points from landmarks alone, for `pfld_edge_runtime.reading.face_shape`.
+"""Finds the rigid 3-D shape of WFLW's points from landmarks alone, for `pfld_edge_runtime.geometry.pose`.
 
     python train/recipes/face_shape.py LABELS
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import read_points_csv
 from pfld_edge_runtime import WFLW_98
-from pfld_edge_runtime.reading.perspective import solve_poses
+from pfld_edge_runtime.geometry.pose import solve_poses
 
 Array = NDArray[np.float64]
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from pfld_edge_runtime import WFLW_98, Contract, FaceLandmarker, crop_faces, crop_windows
-from pfld_edge_runtime.detectors import SCRFD, YuNet, find_boxes
-from pfld_edge_runtime.detectors.nms import non_maximum_suppression
+from pfld_edge_runtime.detection import SCRFD, YuNet, find_boxes
+from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
 Array = NDArray[np.float32]
 Teacher = Callable[[NDArray[np.uint8]], Array]

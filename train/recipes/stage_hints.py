@@ -26,16 +26,15 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from pfld_edge_convert.inference import open_model
-from pfld_edge_convert.quantization.observe import showing
+from pfld_edge_convert.quantization.activation_statistics import with_outputs
 from pfld_edge_runtime import Contract
-from pfld_edge_train.batches import Batch, epoch_order, training_batches
+from pfld_edge_train.batches import Batch, epoch_order, prefetched, training_batches
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.face_cache import FaceCache, open_cache
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
 from pfld_edge_train.models.multi_scale import MultiScaleNet, all_scales
-from pfld_edge_train.prefetch import prefetched
 
 BATCHES, BATCH_SIZE = 22000, 4
 """Small batches: a map has many examples. 5,000 faces, 4 at a time, left a half to a seventh of the errors that 16,000
@@ -62,7 +61,7 @@ class Teacher:
         averaged = next(node.input[0] for node in model.graph.node if node.op_type == "AveragePool")
         # Only the module that ends a bottleneck joins what no ReLU has touched.
         self.maps = [averaged, *(node.output[0] for node in joins if makers[node.input[1]] == "Conv")]
-        self.session = open_model(showing(model, *self.maps))
+        self.session = open_model(with_outputs(model, *self.maps))
 
     def __call__(self, faces: Tensor) -> list[Tensor]:
         """Give the maps of ``(N, 3, S, S)``, channels last; the file takes one face a call."""

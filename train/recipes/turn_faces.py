@@ -27,8 +27,7 @@ from rich.progress import track
 
 from pfld_edge_calib import Face, read_points_csv
 from pfld_edge_runtime import WFLW_98, CropWindows, crop_faces
-from pfld_edge_runtime.reading.face_shape import FACE_SHAPE, RIGID_POINTS
-from pfld_edge_runtime.reading.perspective import solve_poses
+from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS, solve_poses
 from pfld_edge_train.face_cache import split_groups
 
 Array = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Labels the faces of one photograph."""
+"""Pseudo-labels the faces of one photograph."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,24 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError, LabellingError
-from pfld_edge_calib.labelling.consensus import Consensus, consensus
-from pfld_edge_calib.labelling.looks import gather_looks
-from pfld_edge_calib.labelling.teachers import Teacher, shared_scheme
+from pfld_edge_calib.labelling.consensus import Consensus, augmented_predictions, consensus
+from pfld_edge_calib.landmark_model import Teacher, shared_scheme
 from pfld_edge_calib.photo import decode_photo, read_photo
-from pfld_edge_runtime.analyzer import landmark_boxes
-from pfld_edge_runtime.detectors.nms import non_maximum_suppression
+from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
+from pfld_edge_runtime.geometry.landmarks import tight_box
 
 __all__ = ["DROP_REASONS", "BoxFinder", "FaceLabel", "LabelSettings", "Labeller", "PhotoLabels"]
 
 BoxFinder = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
-"""A ``(H, W, 3)`` BGR photograph to ``(N, 4)`` boxes that are tight around landmarks."""
+"""A ``(H, W, 3)`` BGR photograph to ``(N, 4)`` boxes of the kind that the network was trained on."""
 
 DROP_REASONS: Mapping[str, str] = {
     "small": "too small",
     "twice": "found twice",
     "unsure": "the teachers disagree",
 }
-"""Why a face that was found gets no label."""
+"""Why a detected face gets no label."""
 
 _SAME_FACE = 0.5
 """Intersection over union of two labels' boxes above which they are one face."""
@@ -38,11 +37,11 @@ class LabelSettings:
     """How faces are labelled.
 
     Attributes:
-        flip: Each teacher looks at the mirror image too.
+        flip: Each teacher predicts the mirror image too.
         crops: Crops of each face, at least 1.
-        passes: The last pass's looks become the label; each one before moves the box to the landmarks found.
+        passes: The last pass's predictions become the label; each pass before moves the box to the landmarks found.
         least_agreement: Faces of a lower weight are dropped, 0 to 1; see `Consensus.weights`.
-        least_size: Faces whose box is smaller are dropped, pixels of the longer side.
+        least_size: Faces with a smaller box are dropped, pixels of the longer side.
     """
 
     flip: bool = False
@@ -54,12 +53,12 @@ class LabelSettings:
 
 @dataclass(frozen=True, slots=True)
 class FaceLabel:
-    """One labelled face.
+    """One pseudo-labelled face.
 
     Attributes:
         landmarks: ``(P, 2)`` float32 pixels.
-        weight: Trust in the face, 0 to 1.
-        point_weights: ``(P,)`` trust in each landmark, 0 to 1.
+        weight: Confidence in the face, 0 to 1.
+        point_weights: ``(P,)`` confidence in each landmark, 0 to 1.
     """
 
     landmarks: NDArray[np.float32]
@@ -69,11 +68,11 @@ class FaceLabel:
 
 @dataclass(frozen=True, slots=True)
 class PhotoLabels:
-    """What became of one photograph.
+    """The result for one photograph.
 
     Attributes:
-        labels: Of its faces, in the order in which they were found.
-        dropped: Faces that got none, by key of `DROP_REASONS`.
+        labels: Its labelled faces, in the order in which they were found.
+        dropped: Number of faces without label, by key of `DROP_REASONS`.
         unreadable: Why the photograph could not be read; empty where it could.
     """
 
@@ -83,15 +82,15 @@ class PhotoLabels:
 
 
 class Labeller:
-    """Teachers and a way to find faces, ready for photographs.
+    """Labels photographs with an ensemble of teachers.
 
     Attributes:
         teachers: The networks.
-        scheme: The landmarks that they find.
+        scheme: Their landmark scheme.
     """
 
     def __init__(self, teachers: Sequence[Teacher], settings: LabelSettings, find: BoxFinder | None = None) -> None:
-        """Check that the teachers fit together.
+        """Check that the teachers can be used together.
 
         Args:
             teachers: At least one.
@@ -99,9 +98,12 @@ class Labeller:
             find: Finds faces; None where boxes come with each photograph.
 
         Raises:
-            LabellingError: The teachers find other landmarks, `flip` is asked of a scheme that knows no mirror image,
-                or a single look would have nothing to agree with.
+            ModelContractError: The teachers have different landmark schemes.
+            LabellingError: There is no teacher, `flip` is asked for with a scheme without mirror image, or each face
+                would get one prediction only.
         """
+        if not teachers:
+            raise LabellingError("no teacher: give at least one landmark network")
         self.scheme = shared_scheme(teachers)
         if settings.flip and not self.scheme.has_mirror:
             raise LabellingError(f"{teachers[0].name}: its landmark scheme says no mirror image, so leave flip out")
@@ -118,9 +120,9 @@ class Labeller:
         """Label a photograph's faces.
 
         Args:
-            path: The photograph; one that can't be read is not an error, `PhotoLabels.unreadable` says so.
+            path: The photograph; where it can't be read, `PhotoLabels.unreadable` gives the reason.
             boxes: ``(N, 4)`` of its faces; None where they are to be found.
-            encoded: Its file, where it lies in a shard; None where `path` is to be read.
+            encoded: The encoded photograph; None where `path` is to be read.
 
         Raises:
             LabellingError: A teacher is damaged.
@@ -142,8 +144,8 @@ class Labeller:
         dropped["small"] += int((~large).sum())
         if not large.any():
             return PhotoLabels(dropped=+dropped)
-        found = self._agreed(photo, boxes[large])
-        tight = landmark_boxes(found.landmarks)
+        found = self._consensus(photo, boxes[large])
+        tight = tight_box(found.landmarks)
         keep = np.zeros(len(tight), bool)
         keep[non_maximum_suppression(tight, -found.face_disagreement, _SAME_FACE)] = True
         dropped["twice"] += int((~keep).sum())
@@ -158,10 +160,10 @@ class Labeller:
         ]
         return PhotoLabels(labels, +dropped)
 
-    def _agreed(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> Consensus:
-        settings = self._settings
-        for _ in range(settings.passes - 1):
-            looks = gather_looks(photo, boxes, self.teachers, flip=settings.flip, crops=1)
-            boxes = landmark_boxes(np.median(looks, axis=0))
-        looks = gather_looks(photo, boxes, self.teachers, flip=settings.flip, crops=settings.crops)
-        return consensus(looks, self.scheme)
+    def _consensus(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> Consensus:
+        flip = self._settings.flip
+        for _ in range(self._settings.passes - 1):
+            found = augmented_predictions(photo, boxes, self.teachers, flip=flip, crops=1)
+            boxes = tight_box(np.median(found, axis=0))
+        found = augmented_predictions(photo, boxes, self.teachers, flip=flip, crops=self._settings.crops)
+        return consensus(found, self.scheme)

@@ -1,29 +1,250 @@
-"""Labels many photographs: all cores, bounded memory, and a kill costs a few photographs."""
+"""A labelling run over many photographs: in several processes, in constant memory, and resumable.
 
+The progress file is append-only, a JSON line a photograph; a killed run leaves at most one line without line feed,
+which the next run cuts off. Its first line holds everything that the results depend on, so that another run is refused.
+"""
+
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
-from pfld_edge_calib.labelling.labeller import Labeller, PhotoLabels
-from pfld_edge_calib.labelling.photographs import LabelTask
-from pfld_edge_calib.labelling.progress_file import DonePhoto, ProgressFile
-from pfld_edge_calib.points_csv_writer import points_row, write_points_csv
-from pfld_edge_calib.process_pool import ordered_results
+from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
+from pfld_edge_calib.errors import LabellingError
+from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings
+from pfld_edge_calib.labelling.tasks import LabelTask, LabelUnit
+from pfld_edge_calib.parallel import Runner, check_same_run, ordered_results
 
-__all__ = ["LabellingReport", "label_photos", "label_task", "write_labels"]
+__all__ = [
+    "DonePhoto",
+    "LabellingReport",
+    "ProgressFile",
+    "label_photos",
+    "label_units",
+    "run_identity",
+    "write_labels",
+]
+
+
+def run_identity(
+    photographs: str, teachers: Sequence[Path], detectors: Sequence[str], settings: LabelSettings
+) -> dict[str, str]:
+    """Collect what a run depends on: two runs with the same values write the same bytes.
+
+    Args:
+        photographs: From `tasks_identity`, or a dataset's identity.
+        teachers: The networks' files, of which the contents are hashed.
+        detectors: Names and settings of the detectors.
+        settings: Settings of the labeller.
+    """
+    return {
+        "format": "pfld-edge-labels-1",
+        "photographs": photographs,
+        "teachers": " ".join(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in teachers),
+        "detectors": " ".join(detectors),
+        "options": json.dumps(asdict(settings)),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class DonePhoto:
+    """The result for one photograph.
+
+    Attributes:
+        rows: Its lines of the CSV.
+        dropped: Number of faces without label, by reason.
+        unreadable: Why it could not be read; empty where it could.
+    """
+
+    rows: list[list[str]] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    unreadable: str = ""
+
+
+class ProgressFile:
+    """The progress file of a run, open for appending.
+
+    Attributes:
+        path: The file.
+        done: Number of photographs in it.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, str]) -> None:
+        """Create the file, or resume the run that it belongs to.
+
+        Args:
+            path: The file.
+            run: Everything that the results depend on, name and value.
+
+        Raises:
+            LabellingError: The file belongs to another run.
+            OSError: It can't be written.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines, size = self._complete(path)
+        self.done = max(0, lines - 1)
+        if lines:
+            self._check(run)
+        self._file = path.open("r+b" if path.exists() else "wb")
+        self._file.truncate(size)
+        self._file.seek(size)
+        if not lines:
+            self._write(dict(run))
+
+    def __enter__(self) -> "ProgressFile":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file; after an error an empty one is deleted."""
+        self._file.close()
+        if error is not None and not self.kept():
+            self.path.unlink(missing_ok=True)
+
+    def add(self, photo: DonePhoto) -> None:
+        """Append the next photograph; from then on it survives a kill."""
+        self._write(asdict(photo))
+        self.done += 1
+
+    def kept(self) -> int:
+        """Count the photographs in the file: an interrupt may fall between writing a line and counting it in `done`."""
+        return max(0, self._complete(self.path)[0] - 1)
+
+    def photos(self) -> Iterator[DonePhoto]:
+        """Read the results, a photograph at a time."""
+        with self.path.open("rb") as file:
+            next(file, None)
+            for line in file:
+                yield DonePhoto(**json.loads(line))
+
+    def remove(self) -> None:
+        """Delete the file, once its results are in the CSV."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, record: Mapping[str, object]) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False).encode(errors="surrogateescape") + b"\n")
+        self._file.flush()
+
+    @staticmethod
+    def _complete(path: Path) -> tuple[int, int]:
+        """Number of complete lines, and their bytes."""
+        lines = size = 0
+        if path.exists():
+            with path.open("rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    lines, size = lines + 1, size + len(line)
+        return lines, size
+
+    def _check(self, run: Mapping[str, str]) -> None:
+        with self.path.open("rb") as file:
+            changed = check_same_run(file.readline(), run)
+        if changed is None:
+            raise LabellingError(f"{self.path}: not the progress of a labelling run; give another output")
+        if changed:
+            raise LabellingError(
+                f"{self.path} is the progress of a run with other {', '.join(changed)}: repeat that command to finish "
+                f"it, or delete the file"
+            )
+
+
+def label_photos(
+    tasks: Sequence[LabelTask],
+    make: Callable[[], Labeller],
+    progress: ProgressFile,
+    workers: int = 1,
+    advance: Callable[[int], object] | None = None,
+) -> None:
+    """Label the photographs that `progress` does not hold yet.
+
+    The result for a photograph depends on that photograph only, so that neither the number of workers nor an
+    interruption changes a byte.
+
+    Args:
+        tasks: All photographs of the run, those done among them.
+        make: Returns the labeller; called once in each process. Picklable where there is more than one worker.
+        progress: Stores results, a photograph at a time, in order.
+        workers: Processes; 1 for this one.
+        advance: Called with 1 after each photograph.
+
+    Raises:
+        LabellingError: The teachers can't be used, or a process was killed.
+    """
+    left = islice(tasks, progress.done, None)
+    for done in ordered_results(partial(_photo_work, make), left, workers):
+        progress.add(done)
+        if advance is not None:
+            advance(1)
+
+
+def label_units(
+    units: Sequence[LabelUnit],
+    make: Callable[[], Labeller],
+    progress: ProgressFile,
+    run: Runner,
+    advance: Callable[[int], object] | None = None,
+) -> None:
+    """Label photographs that lie in shards, or on a cluster, unit by unit; to the same bytes as `label_photos`.
+
+    Args:
+        units: All units of the run.
+        make: Returns the labeller; called once in each process. Picklable.
+        progress: Stores results, in order.
+        run: Where units are worked on.
+        advance: Called with 1 after each photograph.
+
+    Raises:
+        FaceSetError: A shard is damaged, or has no boxes.
+        LabellingError: The teachers can't be used, or a process was killed.
+    """
+    left, known = list(units), progress.done
+    while left and known >= left[0].count:
+        known -= left.pop(0).count
+    for results in run(partial(_unit_work, make), left):
+        # A killed run may have finished a part of the first unit.
+        for done in results[known:]:
+            progress.add(done)
+            if advance is not None:
+                advance(1)
+        known = 0
+
+
+def _photo_work(make: Callable[[], Labeller]) -> Callable[[LabelTask], DonePhoto]:
+    return partial(_label_task, make())
+
+
+def _unit_work(make: Callable[[], Labeller]) -> Callable[[LabelUnit], list[DonePhoto]]:
+    return partial(_label_unit, make())
+
+
+def _label_task(labeller: Labeller, task: LabelTask) -> DonePhoto:
+    found = labeller(task.photo, task.boxes, task.encoded)
+    rows = [points_row(task.name, face.weight, face.landmarks, face.point_weights) for face in found.labels]
+    return DonePhoto(rows, dict(found.dropped), found.unreadable)
+
+
+def _label_unit(labeller: Labeller, unit: LabelUnit) -> list[DonePhoto]:
+    return [_label_task(labeller, task) for task in unit]
 
 
 @dataclass(slots=True)
 class LabellingReport:
-    """What a run did.
+    """Counts of a run.
 
     Attributes:
         photos: Photographs, unreadable ones among them.
-        labelled: Faces that got a label.
-        dropped: Faces that got none, by key of `DROP_REASONS`.
+        labelled: Faces with a label.
+        dropped: Faces without label, by key of `DROP_REASONS`.
         unreadable: Photographs that could not be read.
         complaints: Why, for the first of them.
     """
@@ -40,43 +261,14 @@ class LabellingReport:
         return self.labelled + sum(self.dropped.values())
 
 
-def label_photos(
-    tasks: Sequence[LabelTask],
-    make: Callable[[], Labeller],
-    progress: ProgressFile,
-    workers: int = 1,
-    advance: Callable[[int], object] | None = None,
-) -> None:
-    """Label the photographs that `progress` does not hold yet.
-
-    What is found in a photograph hangs on that photograph alone, so that neither the number of workers nor an
-    interruption changes a byte.
-
-    Args:
-        tasks: All photographs of the run, those done among them.
-        make: Gives the labeller; called once in each process. Picklable where there is more than one worker.
-        progress: Where results go, a photograph at a time, in order.
-        workers: Processes; 1 for this one.
-        advance: Called with 1 after each photograph.
-
-    Raises:
-        LabellingError: The teachers can't be used, or a process was killed.
-    """
-    left = islice(tasks, progress.done, None)
-    for done in ordered_results(partial(_photo_work, make), left, workers):
-        progress.add(done)
-        if advance is not None:
-            advance(1)
-
-
 def write_labels(progress: ProgressFile, path: Path, points: int, most_complaints: int = 20) -> LabellingReport:
-    """Write the CSV of a finished run, unless it holds no face.
+    """Write the CSV of a finished run, unless it has no face.
 
     Args:
-        progress: Of the run.
+        progress: Progress file of the run.
         path: The CSV.
         points: Landmarks a face.
-        most_complaints: How many unreadable photographs the report names.
+        most_complaints: Number of unreadable photographs that the report names.
     """
     report = LabellingReport()
     for photo in progress.photos():
@@ -89,14 +281,3 @@ def write_labels(progress: ProgressFile, path: Path, points: int, most_complaint
     if report.labelled:
         write_points_csv(path, points, (row for photo in progress.photos() for row in photo.rows))
     return report
-
-
-def _photo_work(make: Callable[[], Labeller]) -> Callable[[LabelTask], DonePhoto]:
-    return partial(label_task, make())
-
-
-def label_task(labeller: Labeller, task: LabelTask) -> DonePhoto:
-    """Label one photograph."""
-    found: PhotoLabels = labeller(task.photo, task.boxes, task.encoded)
-    rows = [points_row(task.name, face.weight, face.landmarks, face.point_weights) for face in found.labels]
-    return DonePhoto(rows, dict(found.dropped), found.unreadable)

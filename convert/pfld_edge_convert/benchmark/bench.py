@@ -1,34 +1,52 @@
-"""The whole benchmark: files in, a report out."""
+"""The benchmark: opens ONNX files, times them in turn, profiles them, and returns a report."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
-from pfld_edge_convert.benchmark.cold_start import ColdStart, cold_starts
-from pfld_edge_convert.benchmark.environment import environment, load_average
-from pfld_edge_convert.benchmark.intervals import median_of, ratio_of_medians
-from pfld_edge_convert.benchmark.operators import Profile, take_profile
-from pfld_edge_convert.benchmark.peak import Peak, measure_peak
+from pfld_edge_convert.benchmark.processor import (
+    Feed,
+    Peak,
+    Work,
+    environment,
+    load_average,
+    measure_peak,
+    roofline,
+    work_of,
+)
+from pfld_edge_convert.benchmark.profiling import ColdStart, Profile, cold_starts, take_profile
 from pfld_edge_convert.benchmark.record import BenchReport, ModelRecord, Settings, Timing
-from pfld_edge_convert.benchmark.roofline import Work, roofline, work_of
-from pfld_edge_convert.benchmark.subject import Subject, open_subject
-from pfld_edge_convert.benchmark.turns import take_turns
-from pfld_edge_convert.benchmark.verdict import Judgement, Verdict, judge
-from pfld_edge_convert.onnx_file import load_onnx
+from pfld_edge_convert.benchmark.timing import Judgement, Verdict, judge, median_of, ratio_of_medians, take_turns
+from pfld_edge_convert.errors import BenchmarkError
+from pfld_edge_convert.model_file import load_onnx
+from pfld_edge_runtime import Contract, FaceLandmarker, ModelContractError, ModelFileError, fingerprint_image
+from pfld_edge_runtime.landmark_model import session_contract
+from pfld_edge_runtime.session import open_session
 
-__all__ = ["BenchRequest", "open_subjects", "run_bench", "steps"]
+__all__ = ["FRAME", "BenchRequest", "Subject", "open_subject", "open_subjects", "run_bench", "steps"]
 
 Float = NDArray[np.float64]
 Case = tuple[int, int, int]
-"""Place of a subject, threads, batch."""
+"""Index of a subject, threads, batch."""
 
 Advance = Callable[[int], None]
 
+FRAME = (1080, 1920, 3)
+"""The photograph that an end-to-end graph is given."""
+
 _WARM_UP = 10
+
+_SIDE = 320
+"""For free axes that aren't the batch: what small face detectors are commonly fed."""
+
+_SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +72,89 @@ class BenchRequest:
     seed: int = 0
 
 
-@dataclass(slots=True)
-class _Measured:
-    """What was measured of all subjects."""
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An ONNX file to time.
 
-    times: dict[Case, Float]
-    starts: list[ColdStart] | None
-    profiles: dict[Case, Profile]
-    peaks: dict[int, Peak]
-    works: list[Work] = field(default_factory=list)
+    Attributes:
+        name: For tables.
+        path: The file.
+        contract: What the file says of itself; None where it says nothing.
+        shapes: Shape of each input, the batch as None where it is free.
+        dtypes: Of each input.
+        filled: Free axes besides the batch, and the sizes that were chosen for them.
+    """
+
+    name: str
+    path: Path
+    contract: Contract | None
+    shapes: dict[str, tuple[int | None, ...]]
+    dtypes: dict[str, np.dtype[Any]]
+    filled: dict[str, int]
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether it takes a photograph and boxes."""
+        return self.contract is not None and self.contract.end_to_end
+
+    def calls(self, batch: int) -> int:
+        """Number of calls that a batch takes.
+
+        Raises:
+            BenchmarkError: The file takes a fixed number of faces, which doesn't divide the batch.
+        """
+        fixed = next(iter(self.shapes.values()))[:1]
+        if self.end_to_end or fixed in ((), (None,)):
+            return 1
+        size = fixed[0] or 1
+        if batch % size:
+            raise BenchmarkError(f"{self.path} takes exactly {size} a call: a batch of {batch} can't be timed")
+        return batch // size
+
+    def feed(self, batch: int) -> Feed:
+        """Make the inputs of one call of a batch, the same in every run."""
+        batch //= self.calls(batch)
+        if self.end_to_end:
+            return _photo_and_boxes(self.shapes, batch)
+        random = np.random.default_rng(_SEED)
+        return {
+            name: _noise(random, tuple(batch if size is None else size for size in shape), self.dtypes[name])
+            for name, shape in self.shapes.items()
+        }
+
+    def network_call(self, threads: int, batch: int) -> Callable[[], object]:
+        """Open the network as the runtime does, and make a call that runs a batch through it.
+
+        Raises:
+            BenchmarkError: It can't run what it is fed.
+        """
+        session, feed, calls = open_session(self.path, threads=threads), self.feed(batch), range(self.calls(batch))
+
+        def call() -> None:
+            for _ in calls:
+                session.run(None, feed)
+
+        try:
+            call()
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BenchmarkError(f"{self.path} can't run what bench feeds it: {reason}") from error
+        return call
+
+    def crops_call(self, threads: int, batch: int) -> Callable[[], object]:
+        """Make a call from uint8 crops to landmarks: normalization and network, as the runtime runs them.
+
+        Raises:
+            BenchmarkError: The file is an end-to-end graph, which takes no crops, or no landmark network.
+        """
+        if self.end_to_end:
+            raise BenchmarkError(f"{self.path} is an end-to-end graph and takes no crops: leave out --from-crops")
+        try:
+            landmarker = FaceLandmarker(self.path, threads=threads, contract=None if self.contract else Contract())
+        except ModelContractError as error:
+            raise BenchmarkError(f"{self.path} can't run on crops: {error}") from error
+        crops = np.repeat(fingerprint_image(_SEED, landmarker.contract.input_size)[None], batch, axis=0)
+        return lambda: landmarker.predict_crops(crops)
 
 
 def open_subjects(paths: Sequence[Path], sizes: Mapping[str, int] | None = None) -> list[Subject]:
@@ -82,6 +174,84 @@ def open_subjects(paths: Sequence[Path], sizes: Mapping[str, int] | None = None)
     return named
 
 
+def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
+    """Look at a file's inputs.
+
+    Args:
+        path: An ONNX file with one input, or an end-to-end graph.
+        sizes: Sizes for free axes by name; 320 for others, and the batch for the first.
+
+    Raises:
+        ModelFileError: The file is missing or not an ONNX model.
+        BenchmarkError: It is a checkpoint, or has several inputs, or one that isn't a tensor of numbers.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file")
+    if path.suffix.lower() in (".pth", ".pt"):
+        raise BenchmarkError(
+            f"{path} is a checkpoint; bench times what devices run: make an ONNX file of it with `pfld-edge convert`"
+        )
+    session = open_session(path)
+    contract, inputs = session_contract(session), session.get_inputs()
+    if len(inputs) != 1 and not (contract is not None and contract.end_to_end):
+        names = ", ".join(value.name for value in inputs)
+        raise BenchmarkError(f"{path} has {len(inputs)} inputs ({names}); bench times networks with one")
+    filled: dict[str, int] = {}
+    shapes = {value.name: _shape(value, sizes or {}, filled) for value in inputs}
+    if len(inputs) > 1:  # an end-to-end graph: the photograph's sides aren't chosen here
+        filled.clear()
+    return Subject(path.name, path, contract, shapes, {value.name: _dtype(path, value) for value in inputs}, filled)
+
+
+def _shape(value: onnxruntime.NodeArg, sizes: Mapping[str, int], filled: dict[str, int]) -> tuple[int | None, ...]:
+    shape: list[int | None] = []
+    for axis, size in enumerate(value.shape):
+        if isinstance(size, int) and size > 0:
+            shape.append(size)
+        elif isinstance(size, str) and size in sizes:
+            shape.append(sizes[size])
+        elif axis == 0:
+            shape.append(None)
+        else:
+            name = size if isinstance(size, str) and size else f"{value.name}[{axis}]"
+            filled[name] = sizes.get(name, _SIDE)
+            shape.append(filled[name])
+    return tuple(shape)
+
+
+def _dtype(path: Path, value: onnxruntime.NodeArg) -> np.dtype[Any]:
+    names = {"float": "float32", "double": "float64"}
+    found = re.fullmatch(r"tensor\((float|double|float16|u?int(?:8|16|32|64)|bool)\)", value.type)
+    if found is None:
+        raise BenchmarkError(f"{path}: bench can't make an input of type {value.type}")
+    return np.dtype(names.get(found[1], found[1]))
+
+
+def _noise(random: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.kind == "f":
+        return random.uniform(-1, 1, shape).astype(dtype)
+    return random.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
+
+
+def _photo_and_boxes(shapes: Mapping[str, tuple[int | None, ...]], faces: int) -> Feed:
+    random = np.random.default_rng(_SEED)
+    corners = np.stack([random.uniform(0, 1400, faces), random.uniform(0, 600, faces)], axis=1)
+    boxes = np.concatenate([corners, corners + 300], axis=1).astype(np.float32)
+    values = (random.integers(0, 256, FRAME, np.uint8), boxes)
+    return dict(zip(shapes, values, strict=True))
+
+
+@dataclass(slots=True)
+class _Measured:
+    """What was measured of all subjects."""
+
+    times: dict[Case, Float]
+    starts: list[ColdStart] | None
+    profiles: dict[Case, Profile]
+    peaks: dict[int, Peak]
+    works: list[Work]
+
+
 def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advance = lambda _: None) -> BenchReport:
     """Measure.
 
@@ -95,40 +265,36 @@ def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advan
     """
     load = load_average()
     cases = [
-        (place, threads, batch)
+        (index, threads, batch)
         for threads in request.threads
         for batch in request.batches
-        for place in range(len(subjects))
+        for index in range(len(subjects))
     ]
-    calls = {case: _call(subjects[case[0]], case, request) for case in cases}
+    calls: dict[Case, Callable[[], object]] = {}
+    for index, threads, batch in cases:
+        open_call = subjects[index].crops_call if request.from_crops else subjects[index].network_call
+        calls[index, threads, batch] = open_call(threads, batch)
+    # Before and after, and the better of both counts.
     peaks = {threads: measure_peak(threads) for threads in request.threads}
-    times = take_turns(calls, request.rounds, warm_up=_WARM_UP, seed=request.seed, advance=advance)
     measured = _Measured(
-        times,
+        take_turns(calls, request.rounds, warm_up=_WARM_UP, seed=request.seed, advance=advance),
         _cold_starts(subjects, request, advance),
         {case: take_profile(subjects[case[0]], *case[1:]) for case in cases},
         {threads: measure_peak(threads).best(peak) for threads, peak in peaks.items()},
+        [work_of(load_onnx(subject.path), subject.feed(request.batches[0])) for subject in subjects],
     )
-    for subject in subjects:
-        feed = subject.feed(request.batches[0])
-        measured.works.append(work_of(load_onnx(subject.path), feed))
     reference = subjects[0].name if len(subjects) > 1 else None
     settings = Settings(request.rounds, request.starts, request.precision, request.from_crops, reference)
     return BenchReport(
         environment(list(measured.peaks.values()), load),
         settings,
-        tuple(_record(subject, place, measured, request) for place, subject in enumerate(subjects)),
+        tuple(_record(subject, index, measured, request) for index, subject in enumerate(subjects)),
     )
 
 
 def steps(subjects: Sequence[Subject], request: BenchRequest) -> int:
     """How often `run_bench` tells of its progress."""
     return _WARM_UP + request.rounds + request.starts * len(subjects)
-
-
-def _call(subject: Subject, case: Case, request: BenchRequest) -> Callable[[], object]:
-    make = subject.crops_call if request.from_crops else subject.network_call
-    return make(*case[1:])
 
 
 def _cold_starts(subjects: Sequence[Subject], request: BenchRequest, advance: Advance) -> list[ColdStart] | None:

@@ -1,45 +1,16 @@
-"""What a benchmark found, as plain data that goes to JSON and back."""
+"""The record of a benchmark: dataclasses that are written to JSON and read back."""
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from pfld_edge_convert.benchmark.cold_start import ColdStart
-from pfld_edge_convert.benchmark.intervals import Estimate
-from pfld_edge_convert.benchmark.operators import NodeTime, OperatorTime, Profile
-from pfld_edge_convert.benchmark.peak import Peak
-from pfld_edge_convert.benchmark.roofline import Roofline, Work
-from pfld_edge_convert.benchmark.verdict import Verdict
+from pfld_edge_convert.benchmark.processor import Environment, Roofline, Work
+from pfld_edge_convert.benchmark.profiling import ColdStart, Profile
+from pfld_edge_convert.benchmark.timing import Estimate, Verdict
 from pfld_edge_convert.errors import BenchmarkError
 
-__all__ = ["FORMAT", "BenchReport", "Environment", "ModelRecord", "Settings", "Timing"]
+__all__ = ["FORMAT", "BenchReport", "ModelRecord", "Settings", "Timing"]
 
 FORMAT = "pfld-edge-bench-1"
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """Where the figures were taken.
-
-    Attributes:
-        processor: Its name, as far as the system tells.
-        cpu_features: What decides the speed of networks; None where the system doesn't tell.
-        cores: That this process may use.
-        load: Processes that wanted a core in the minute before; None where the system doesn't tell.
-        system: Operating system and architecture.
-        python: Version.
-        onnxruntime: Version.
-        peaks: What the cores can do at most, for each number of threads.
-    """
-
-    processor: str
-    cpu_features: tuple[str, ...] | None
-    cores: int
-    load: float | None
-    system: str
-    python: str
-    onnxruntime: str
-    peaks: tuple[Peak, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,58 +119,16 @@ class BenchReport:
         Raises:
             BenchmarkError: It is something else, or of another version.
         """
+        from pydantic import TypeAdapter, ValidationError
+
         try:
             record = json.loads(text)
             if record["format"] != FORMAT:
                 raise BenchmarkError(f"a benchmark record of format {record['format']!r}, this version reads {FORMAT}")
-            return cls(
-                _environment(record["environment"]),
-                Settings(**record["settings"]),
-                tuple(_model(item) for item in record["models"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, BenchmarkError):
-                raise
+            return TypeAdapter(cls).validate_python(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BenchmarkError(f"not a whole benchmark record: {where}: {first['msg']}") from error
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise BenchmarkError(f"not a whole benchmark record: {error}") from error
-
-
-def _environment(record: dict[str, Any]) -> Environment:
-    features = record["cpu_features"]
-    return Environment(
-        **{
-            **record,
-            "cpu_features": None if features is None else tuple(features),
-            "peaks": tuple(Peak(**item) for item in record["peaks"]),
-        }
-    )
-
-
-def _model(record: dict[str, Any]) -> ModelRecord:
-    profile = record["profile"]
-    return ModelRecord(
-        **{
-            **record,
-            "work": Work(**record["work"]),
-            "start": record["start"] and ColdStart(**record["start"]),
-            "timings": tuple(_timing(item) for item in record["timings"]),
-            "profile": Profile(
-                **{
-                    **profile,
-                    "operators": tuple(OperatorTime(**item) for item in profile["operators"]),
-                    "nodes": tuple(NodeTime(**item) for item in profile["nodes"]),
-                }
-            ),
-        }
-    )
-
-
-def _timing(record: dict[str, Any]) -> Timing:
-    return Timing(
-        **{
-            **record,
-            "median_ms": Estimate(**record["median_ms"]),
-            "ratio": record["ratio"] and Estimate(**record["ratio"]),
-            "verdict": Verdict(record["verdict"]),
-            "roofline": Roofline(**record["roofline"]),
-        }
-    )

@@ -1,5 +1,5 @@
-"""What most likely went wrong with a file whose landmarks are not its checkpoint's."""
+"""Why a network's landmarks deviate from the reference's."""
 
-from pfld_edge_convert.diagnosis.diagnose import diagnosed
+from pfld_edge_convert.diagnosis.causes import diagnosed
 
 __all__ = ["diagnosed"]

@@ -10,11 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pfld_edge_convert.errors import ImportOnnxError
-from pfld_edge_convert.onnx_file import load_onnx
-from pfld_edge_convert.onnx_import.dataflow import Flow
-from pfld_edge_convert.onnx_import.from_onnx import OnnxWeights, onnx_flow
-from pfld_edge_convert.onnx_import.from_torch import torch_flow
-from pfld_edge_convert.onnx_import.match import match_flows
+from pfld_edge_convert.model_file import load_onnx
+from pfld_edge_convert.onnx_import.dataflow import Flow, OnnxWeights, match_flows, onnx_flow, torch_flow
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train.checkpoint import Checkpoint
@@ -22,6 +19,9 @@ from pfld_edge_train.infer_config import width_candidates
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
 __all__ = ["import_onnx"]
+
+# pfld-edge-m's heat maps (Resize, Softmax) are operations that `onnx_flow` refuses: its files can't be matched.
+_KINDS = tuple(kind for kind in MODEL_KINDS if kind != "pfld-edge-m")
 
 TOLERANCE = 1e-5
 """Largest difference between the file's output and ours, in fractions of the crop."""
@@ -68,7 +68,7 @@ def _matched(model: onnx.ModelProto, path: Path) -> tuple[ModelConfig, list[tupl
             return config, pairs
     counts = {op: sum(flow.op == op for flow in _all_flows(theirs)) for op in ("conv", "concat", "add", "linear")}
     raise ImportOnnxError(
-        f"{path}: not a published PFLD network: expected the graph of {', '.join(MODEL_KINDS)}, found {size} x {size} "
+        f"{path}: not a published PFLD network: expected the graph of {', '.join(_KINDS)}, found {size} x {size} "
         f"input, {counts['conv']} convolutions, {counts['concat']} concatenations, {counts['add']} additions, "
         f"{last} outputs"
     )
@@ -78,7 +78,7 @@ def _candidates(first: int, size: int, last: int) -> Iterator[ModelConfig]:
     """Yield every network with these channels, this input and these outputs; none where there can't be any."""
     if size % 16 or not 32 <= size <= 1024 or last % 2 or not last:
         return
-    for kind in MODEL_KINDS:
+    for kind in _KINDS:
         for width in width_candidates(kind, first):
             if 0.1 <= width <= 8:
                 yield ModelConfig(kind, width, size, last // 2, fused=True)

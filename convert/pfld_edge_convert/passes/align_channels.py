@@ -1,4 +1,4 @@
-"""Pads the channels of depthwise convolutions to what vector registers hold."""
+"""Pads the channels of depthwise convolutions to the multiple that vector kernels take."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -15,8 +15,8 @@ __all__ = ["AlignChannels"]
 
 Ids = NDArray[np.int64]
 
-_WORTH = 4.0
-"""Values that a depthwise convolution makes, for each weight byte that padding it adds, from which on it pays."""
+_VALUES_PER_BYTE = 4.0
+"""Padding pays where the convolution makes so many values for each weight byte that is added."""
 
 
 class AlignChannels(GraphPass):
@@ -27,8 +27,8 @@ class AlignChannels(GraphPass):
     not multiplied by zero, so the output is the same.
 
     Rewrite rule: a depthwise Conv of C channels gets ``-C % multiple`` more behind its last one, or behind the last one
-    that is of no other depthwise convolution, if that would no longer have a multiple. Whoever makes that
-    channel makes rows of zeros, whoever reads it has columns of zeros, and Concat, Add, Relu and pooling carry it.
+    that is of no other depthwise convolution, if that would no longer have a multiple. Layers that make that
+    channel get rows of zeros, layers that read it columns of zeros, and Concat, Add, Relu and pooling carry it.
     Only where the convolution makes enough values for the bytes of weights that this adds, and where the channel is
     not one of the graph's signature, of a Flatten over several pixels, or of an operator not understood.
     """
@@ -36,11 +36,7 @@ class AlignChannels(GraphPass):
     name: ClassVar[str] = "align-channels"
 
     def __init__(self, multiple: int = 16) -> None:
-        """Say what a register holds.
-
-        Args:
-            multiple: Channels.
-        """
+        """Set the number of channels that a kernel takes at a time."""
         self._multiple = multiple
 
     def rewrite(self, model: onnx.ModelProto) -> str:
@@ -89,7 +85,7 @@ class AlignChannels(GraphPass):
                 if all(self._fits(others, wider) for others in (ids, *aligned)):
                     values = int(np.prod([size for size in index.shapes[node.output[0]][1:] if isinstance(size, int)]))
                     added = _weight_count(index, numbers, wider) - _weight_count(index, numbers, pads)
-                    return wider if values >= _WORTH * added else dict(pads)
+                    return wider if values >= _VALUES_PER_BYTE * added else dict(pads)
         return dict(pads)
 
 

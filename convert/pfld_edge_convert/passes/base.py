@@ -1,7 +1,7 @@
-"""What a graph pass is, and the proof that it changed nothing.
+"""Graph passes, and the check that each keeps what the graph computes.
 
 A pass takes a model and returns a `PassResult`; it never edits the model that it was given. `run_passes` applies
-passes in order, checks each result with onnx's checker, and proves it with onnxruntime on sample inputs.
+passes in order, checks each result with onnx's checker, and compares its outputs in onnxruntime on sample inputs.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ __all__ = ["GraphPass", "PassReport", "PassResult", "check_equivalence", "run_pa
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What a pass did.
+    """Result of a pass.
 
     Attributes:
         model: The rewritten model, or the very model that was given where nothing changed.
@@ -37,7 +37,7 @@ class PassResult:
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """One proven pass of a sequence.
+    """One checked pass of a sequence.
 
     Attributes:
         name: The pass's name.
@@ -86,14 +86,14 @@ class GraphPass(ABC):
 def check_equivalence(
     before: onnx.ModelProto, after: onnx.ModelProto, inputs: NDArray[np.float32], tolerance: float, name: str
 ) -> float:
-    """Prove with onnxruntime that two models compute the same.
+    """Check with onnxruntime that two models compute the same.
 
     Args:
-        before: The model that is right by definition.
-        after: The model in question; run on the whole batch at once where its batch is dynamic.
+        before: The reference model.
+        after: The rewritten model; run on the whole batch at once where its batch is dynamic.
         inputs: ``(N, 3, S, S)`` float32 samples.
         tolerance: Largest absolute difference of any output value; where outputs exceed 1, as a share of the largest.
-        name: Who is to blame, for the message.
+        name: Of the step that rewrote it, for the message.
 
     Returns:
         The largest absolute difference.
@@ -114,12 +114,12 @@ def check_equivalence(
 def run_passes(
     model: onnx.ModelProto, passes: Sequence[GraphPass], inputs: NDArray[np.float32]
 ) -> tuple[onnx.ModelProto, list[PassReport]]:
-    """Apply passes in order and prove each.
+    """Apply passes in order and check each.
 
     Args:
         model: Left as it is.
         passes: Applied first to last.
-        inputs: ``(N, 3, S, S)`` float32 samples for the proof.
+        inputs: ``(N, 3, S, S)`` float32 samples to compare outputs on.
 
     Returns:
         The rewritten model, and a report for each pass.

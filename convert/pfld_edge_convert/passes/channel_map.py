@@ -1,11 +1,12 @@
-"""Follows channels through a graph: which tensors share them, who needs them, which are constant.
+"""Follows channels through a graph: which tensors share them, which must stay, which are constant.
 
 Axis 1 of every activation holds the channels. A channel gets a number where it is made; operators that treat
 channels apart (Relu, pooling, depthwise convolution) pass the number on, Concat lines numbers up, Flatten repeats
-each over the pixels, and Add declares two numbers one. Channels of one number live and die together.
+each over the pixels, and Add declares two numbers one. Channels of one number are removed, padded and scaled together.
 """
 
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ __all__ = ["ChannelMap", "channel_constants", "is_dense", "is_depthwise"]
 
 Ids = NDArray[np.int64]
 Values = NDArray[np.float64]
+Number = TypeVar("Number", np.int64, np.float64)
 
 _CHANNELWISE = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "Identity"})
 _POOLS = frozenset({"AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"})
@@ -95,9 +97,13 @@ class ChannelMap:
         if ids is not None:
             self.ids[node.output[0]] = ids
             return
-        if is_dense(self._index, node) and node.input[0] in self.ids:
-            weights = self._index.weights(node)
-            self.ids[node.output[0]] = self._fresh(len(weights[0]) if weights else 0)
+        weights = self._index.weights(node) if is_dense(self._index, node) else None
+        if weights is not None and node.input[0] in self.ids:
+            if len(self.ids[node.input[0]]) != weights[0].shape[1]:
+                # Shape inference gave up, behind Shape -> Reshape for example: the weights know the channels.
+                self.ids[node.input[0]] = self._fresh(weights[0].shape[1])
+                self._pin(node.input[0])
+            self.ids[node.output[0]] = self._fresh(len(weights[0]))
             return
         for name in node.input:
             if name in self.ids:
@@ -120,7 +126,7 @@ class ChannelMap:
             return np.concatenate(inputs)
         if node.op_type in ("Add", "Mul", "Sub") and len(inputs) == len(node.input) and self._same_shapes(node):
             return self._merged(*inputs)
-        return self._flattened(node, inputs[0]) if node.op_type == "Flatten" else None
+        return _flattened(self._index, node, inputs[0]) if node.op_type == "Flatten" else None
 
     def _joins_channels(self, node: onnx.NodeProto) -> bool:
         rank = self._index.rank(node.output[0])
@@ -136,15 +142,12 @@ class ChannelMap:
             self._parent[self._find(int(other))] = self._find(int(one))
         return first
 
-    def _flattened(self, node: onnx.NodeProto, ids: Ids) -> Ids | None:
-        shape = self._index.shapes.get(node.output[0], ())
-        if attribute(node, "axis", 1) != 1 or len(shape) != 2 or not isinstance(shape[1], int):
-            return None
-        return np.repeat(ids, shape[1] // len(ids))
-
-    def dense_nodes(self) -> Iterator[onnx.NodeProto]:
-        """Nodes that mix channels, first to last."""
-        return (node for node in self._index.graph.node if node.input and is_dense(self._index, node))
+    def dense_layers(self) -> Iterator[tuple[onnx.NodeProto, NDArray[Any], NDArray[Any]]]:
+        """Nodes that mix channels, first to last, with their present weight and bias."""
+        for node in self._index.graph.node:
+            weights = self._index.weights(node) if node.input and is_dense(self._index, node) else None
+            if weights is not None:
+                yield node, *weights
 
 
 def channel_constants(index: GraphIndex) -> dict[str, Values]:
@@ -185,14 +188,15 @@ def _constants_of(index: GraphIndex, node: onnx.NodeProto, known: dict[str, Valu
             joins = rank > 1 and attribute(node, "axis", 0) % rank == 1 and len(inputs) == len(node.input)
             return np.concatenate(inputs) if joins else None
         case "Flatten":
-            return _flattened_values(index, node, inputs[0])
+            return _flattened(index, node, inputs[0])
         case "Add":
             same = len(inputs) == 2 and inputs[0].shape == inputs[1].shape
             return inputs[0] + inputs[1] if same else None
     return None
 
 
-def _flattened_values(index: GraphIndex, node: onnx.NodeProto, values: Values) -> Values | None:
+def _flattened(index: GraphIndex, node: onnx.NodeProto, values: NDArray[Number]) -> NDArray[Number] | None:
+    """Values of each channel, repeated for every column that Flatten makes of it."""
     shape = index.shapes.get(node.output[0], ())
     if attribute(node, "axis", 1) != 1 or len(shape) != 2 or not isinstance(shape[1], int):
         return None

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 class EliminateDeadChannels(GraphPass):
-    """Removes every channel that is constant, or that nobody looks at, with all weights that serve it.
+    """Removes every channel that is constant, or that no layer reads, with its weights.
 
     Rewrite rules, in this order:
         1. A row of a Conv or Gemm is zeroed where in every output of every consumer its term (sum of the row's
@@ -41,10 +41,10 @@ class EliminateDeadChannels(GraphPass):
         """Edit the model in place; return what was done."""
         before = _weight_count(model)
         index = GraphIndex(model)
-        zero_negligible_rows(index)
+        _zero_negligible_rows(index)
         _fold_constants(index)
         channels = ChannelMap(index)
-        needed = _needed(index, channels)
+        needed = _needed(channels)
         cut = [_cut(index, node, channels, needed) for node in model.graph.node]
         notes = [note for note in cut if note]
         if not notes:
@@ -54,23 +54,20 @@ class EliminateDeadChannels(GraphPass):
         return f"{', '.join(notes)}; {before} weights to {after}"
 
 
-def zero_negligible_rows(index: GraphIndex, threshold: float = NEGLIGIBLE) -> int:
-    """Apply rule 1 in place; return the number of rows zeroed."""
-    channels, count = ChannelMap(index), 0
+def _zero_negligible_rows(index: GraphIndex) -> None:
+    """Apply rule 1 in place."""
+    channels = ChannelMap(index)
     opaque = _opaque(index, channels)
-    for node in channels.dense_nodes():
-        weights, numbers = index.weights(node), channels.channels(node.output[0])
-        if weights is None or opaque.intersection(map(int, numbers)):
+    for node, weight, bias in channels.dense_layers():
+        numbers = channels.channels(node.output[0])
+        if opaque.intersection(map(int, numbers)):
             continue
-        weight, bias = weights[0].copy(), weights[1].copy()
         rows = np.abs(weight.reshape(len(weight), -1)).sum(axis=1, dtype=np.float64) + np.abs(bias)
-        shares = _largest_shares(index, channels, dict(zip(map(int, numbers), rows, strict=True)))
-        dead = (shares <= threshold) & (rows > 0)
+        shares = _largest_shares(channels, dict(zip(map(int, numbers), rows, strict=True)))
+        dead = (shares <= NEGLIGIBLE) & (rows > 0)
         if dead.any():
-            weight[dead], bias[dead] = 0, 0
-            index.set_weights(node, weight, bias)
-            count += int(dead.sum())
-    return count
+            rows_of = dead.reshape(-1, *[1] * (weight.ndim - 1))
+            index.set_weights(node, np.where(rows_of, 0, weight), np.where(dead, 0, bias))
 
 
 def _opaque(index: GraphIndex, channels: ChannelMap) -> set[int]:
@@ -83,26 +80,24 @@ def _opaque(index: GraphIndex, channels: ChannelMap) -> set[int]:
     return opaque
 
 
-def _largest_shares(index: GraphIndex, channels: ChannelMap, gains: dict[int, float]) -> Array:
+def _largest_shares(channels: ChannelMap, gains: dict[int, float]) -> Array:
     """Weigh the channels of one node against each other as their consumers' outputs see them.
 
     Args:
-        index: The graph.
-        channels: Its channels.
+        channels: Of the graph.
         gains: How large each channel can be, by its number, in one unit for all.
 
     Returns:
         For each channel, in the order of `gains`: its largest term in any consumer's output divided by the largest
-        term that any of these channels has in the same output; 0 where nobody looks at it.
+        term that any of these channels has in the same output; 0 where no layer reads it.
     """
     shares = dict.fromkeys(gains, 0.0)
-    for consumer in channels.dense_nodes():
+    for consumer, weight, _ in channels.dense_layers():
         numbers = [int(number) for number in channels.channels(consumer.input[0])]
-        weights = index.weights(consumer)
-        if weights is None or gains.keys().isdisjoint(numbers):
+        if gains.keys().isdisjoint(numbers):
             continue
         inputs = np.array([gains.get(number, 0.0) for number in numbers])
-        terms = np.abs(weights[0].reshape(*weights[0].shape[:2], -1)).max(axis=2) * inputs
+        terms = np.abs(weight.reshape(*weight.shape[:2], -1)).max(axis=2) * inputs
         largest = terms.max(axis=1, keepdims=True)
         relative = np.divide(terms, largest, out=np.zeros_like(terms), where=largest > 0).max(axis=0)
         for number, share in zip(numbers, relative, strict=True):
@@ -136,18 +131,16 @@ def _fold_into(index: GraphIndex, node: onnx.NodeProto, values: Array) -> bool:
     return True
 
 
-def _needed(index: GraphIndex, channels: ChannelMap) -> set[int]:
+def _needed(channels: ChannelMap) -> set[int]:
     """Numbers of the channels that some needed row looks at; a least fixed point."""
     tensors = [channels.channels(name) for name, ids in channels.ids.items() if len(ids)]
     needed = channels.pinned
     while True:
         before = len(needed)
-        for node in channels.dense_nodes():
-            weights = index.weights(node)
-            if weights is not None:
-                rows = np.isin(channels.channels(node.output[0]), list(needed))
-                looked_at = weights[0][rows].any(axis=(0, *range(2, weights[0].ndim)))
-                needed.update(map(int, channels.channels(node.input[0])[looked_at]))
+        for node, weight, _ in channels.dense_layers():
+            rows = np.isin(channels.channels(node.output[0]), list(needed))
+            looked_at = weight[rows].any(axis=(0, *range(2, weight.ndim)))
+            needed.update(map(int, channels.channels(node.input[0])[looked_at]))
         if len(needed) == before:
             # A tensor without channels is no tensor: the first stays.
             needed.update(int(numbers[0]) for numbers in tensors if needed.isdisjoint(map(int, numbers)))

@@ -1,4 +1,4 @@
-"""Gives the channels of each activation one range, so that one 8-bit grid serves all of them."""
+"""Cross-layer equalization: one range for all channels of an activation, so that one 8-bit grid serves them all."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -26,7 +26,7 @@ _LARGEST_RATIO = 2.0**6
 
 
 class EqualizeChannels(GraphPass):
-    """Cross-layer equalization: divides each channel where it is made and multiplies it where it is read.
+    """Divides each channel where it is made and multiplies it where it is read.
 
     Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.1, with two differences. The ranges are those of
     activations on real faces, not of weights: weights have a scale for each output channel anyway, and a channel read
@@ -45,7 +45,7 @@ class EqualizeChannels(GraphPass):
     tolerance: ClassVar[float] = 1e-5
 
     def __init__(self, ranges: Mapping[str, Array], strength: float = 1.0) -> None:
-        """Say what was seen.
+        """Set the ranges.
 
         Args:
             ranges: For tensors as Conv, Relu or Add make them, ``(C,)`` largest magnitude of each channel.
@@ -61,7 +61,7 @@ class EqualizeChannels(GraphPass):
         index = GraphIndex(model)
         channels = ChannelMap(index, depthwise_apart=True)
         fixed = channels.pinned | _nonlinear(index, channels)
-        factors = self._factors(channels, fixed, _column_magnitudes(index, channels))
+        factors = self._factors(channels, fixed, _column_magnitudes(channels))
         if not factors:
             return ""
         divisors = {
@@ -89,14 +89,13 @@ class EqualizeChannels(GraphPass):
         return {number: share for number, share in factors.items() if number not in fixed}
 
 
-def _column_magnitudes(index: GraphIndex, channels: ChannelMap) -> dict[int, float]:
+def _column_magnitudes(channels: ChannelMap) -> dict[int, float]:
     """Largest weight with which any Conv or Gemm reads each channel."""
     found: dict[int, float] = {}
-    for node in channels.dense_nodes():
-        weights = index.weights(node)
-        if weights is None or node.input[0] not in channels.ids:
+    for node, weight, _ in channels.dense_layers():
+        if node.input[0] not in channels.ids:
             continue
-        sizes = np.abs(weights[0].reshape(*weights[0].shape[:2], -1)).max(axis=2)
+        sizes = np.abs(weight.reshape(*weight.shape[:2], -1)).max(axis=2)
         for number, size in zip(channels.channels(node.input[0]), sizes.max(axis=0), strict=True):
             found[int(number)] = max(found.get(int(number), 0.0), float(size))
     return found

@@ -1,4 +1,4 @@
-"""Finds one's way in an ONNX graph: who makes a tensor, who uses it, what is constant, how big it is."""
+"""An index of an ONNX graph: producers, consumers, constants and shapes of its tensors; and helpers to edit nodes."""
 
 from collections import defaultdict
 from typing import Any
@@ -161,7 +161,7 @@ def is_spatial_mean(index: GraphIndex, node: onnx.NodeProto) -> bool:
 
 
 def drop_unused(model: onnx.ModelProto) -> None:
-    """Remove nodes and initializers that nothing reads, and shape notes that an edit may have made wrong."""
+    """Remove nodes and initializers that nothing reads, and recorded shapes, which an edit may have made wrong."""
     graph = model.graph
     wanted = {value.name for value in graph.output}
     kept = []

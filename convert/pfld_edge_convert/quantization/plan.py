@@ -1,22 +1,275 @@
-"""The numbers of an INT8 network, apart from the nodes that will hold them."""
+"""The quantization plan: a grid for each activation and integer weights for each layer of a float network.
+
+A `Plan` is all that a writer in `pfld_edge_convert.formats` needs. Activations are uint8, affine with one scale a
+tensor: real value = scale * (integer - zero point).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from pfld_edge_convert.quantization.grid import Grid
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from pfld_edge_convert.passes.channel_map import is_dense, is_depthwise
+from pfld_edge_convert.passes.graph_index import GraphIndex
 from pfld_edge_convert.quantization.weights import IntegerWeights
 
-__all__ = ["Plan"]
+__all__ = [
+    "LEVELS",
+    "MOVES",
+    "Grid",
+    "Layer",
+    "LayerInput",
+    "Plan",
+    "integer_tensors",
+    "layer_input",
+    "propagate_grids",
+    "shared_grids",
+    "weighted_layers",
+]
+
+Array = NDArray[np.float64]
+
+LEVELS = 255
+"""Steps of an 8-bit grid."""
+
+MOVES = frozenset({"Flatten", "Identity", "MaxPool"})
+"""Operators that move or choose numbers: as true of integers as of what they stand for."""
+
+_SMALLEST_SCALE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What each tensor and layer becomes.
+class Grid:
+    """Scale and zero point of an activation.
 
     Attributes:
-        grids: Grid of each activation that may be 8-bit, by the tensor's name in the float network.
-        weights: Integer weights of each layer, by `Layer.output`; layers that aren't here stay in float.
+        scale: Distance of two neighbours.
+        zero_point: The integer, 0 to 255, that stands for exactly 0, so that zero padding is exact.
     """
 
+    scale: float
+    zero_point: int
+
+    @classmethod
+    def covering(cls, low: float, high: float) -> "Grid":
+        """Spread the grid over a range, widened to hold 0.
+
+        Scale and zero point follow Jacob et al., arXiv 1712.05877, section 3: the zero point is rounded, the scale
+        then widened until both ends are on the grid again.
+        """
+        low, high = min(float(low), 0.0), max(float(high), 0.0)
+        scale = max((high - low) / LEVELS, _SMALLEST_SCALE)
+        # Whatever has a part of the range, however small, gets a step.
+        zero_point = min(max(round(-low / scale), 1 if low < 0 else 0), LEVELS - 1 if high > 0 else LEVELS)
+        below = -low / zero_point if zero_point else 0.0
+        above = high / (LEVELS - zero_point) if zero_point < LEVELS else 0.0
+        # float32, as the file will hold it, so that what is computed here is what devices compute.
+        return cls(float(np.float32(max(below, above, _SMALLEST_SCALE))), zero_point)
+
+    @property
+    def low(self) -> float:
+        """Smallest value on the grid."""
+        return -self.zero_point * self.scale
+
+    @property
+    def high(self) -> float:
+        """Largest value on the grid."""
+        return (LEVELS - self.zero_point) * self.scale
+
+    def quantize(self, values: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """Nearest integers, ties to even, clipped to the grid."""
+        steps = np.rint(values / np.float32(self.scale)) + self.zero_point
+        return np.asarray(np.clip(steps, 0, LEVELS), np.uint8)
+
+    def dequantize(self, integers: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Real values of integers on the grid."""
+        return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A Conv or Gemm with constant weights, fused with the Relu that alone reads it, if there is one.
+
+    Attributes:
+        node: The Conv or Gemm.
+        relu: Its Relu, or None.
+        name: The node's name, or its output's.
+        depthwise: Whether each channel is convolved by itself.
+    """
+
+    node: onnx.NodeProto
+    relu: onnx.NodeProto | None
+    name: str
+    depthwise: bool
+
+    @property
+    def source(self) -> str:
+        """The tensor that the layer reads."""
+        return str(self.node.input[0])
+
+    @property
+    def output(self) -> str:
+        """The tensor that the layer makes: after the Relu, whose negative half an 8-bit grid need not hold."""
+        return str((self.relu or self.node).output[0])
+
+    def weights(self, index: GraphIndex) -> tuple[Array, Array]:
+        """Real weights ``(O, I, ...)`` and bias ``(O,)``, float64."""
+        weights = index.weights(self.node)
+        if weights is None:
+            raise ValueError(f"{self.name} has no constant weights")
+        return weights[0].astype(np.float64), weights[1].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each tensor and layer of a float network becomes in 8 bits.
+
+    Attributes:
+        model: The float network in canonical form (`default_passes`). With `uint8_input` its input is ``pixel - 128``.
+        grids: Grid of each activation that may be 8-bit, by the tensor's name in `model`.
+        weights: Integer weights of each layer, by `Layer.output`; layers that aren't here stay in float.
+        uint8_input: The quantized network reads ``(n, S, S, 3)`` uint8 images.
+    """
+
+    model: onnx.ModelProto
     grids: Mapping[str, Grid]
     weights: Mapping[str, IntegerWeights] = field(default_factory=dict)
+    uint8_input: bool = False
+
+    @cached_property
+    def index(self) -> GraphIndex:
+        """Of `model`."""
+        return GraphIndex(self.model)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """All layers of `model`, first to last."""
+        return weighted_layers(self.index)
+
+    def layer_input(self, layer: Layer) -> "LayerInput | None":
+        """The integers that a layer reads; None where its input has no grid."""
+        return layer_input(self.index, layer.source, self.grids)
+
+
+def weighted_layers(index: GraphIndex) -> list[Layer]:
+    """All Conv and Gemm with constant weights, first to last."""
+    layers = []
+    for node in index.graph.node:
+        if is_depthwise(index, node) or is_dense(index, node):
+            reader = index.only_consumer(node.output[0])
+            relu = reader if reader is not None and reader.op_type == "Relu" else None
+            layers.append(Layer(node, relu, node.name or node.output[0], is_depthwise(index, node)))
+    return layers
+
+
+def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
+    """Tensors that need a grid of their own: outputs of layers, additions and means."""
+    made = [layer.output for layer in layers if layer.output not in index.outputs]
+    return made + [node.output[0] for node in index.graph.node if node.op_type in ("Add", "GlobalAveragePool")]
+
+
+def shared_grids(index: GraphIndex) -> list[list[str]]:
+    """Tensors that must share a grid so that concatenating their maps copies bytes: each Concat's inputs and output.
+
+    Concatenations of pooled features (rank 2) are not among them: the Gemm that reads them can have the scales of
+    their columns in its weights.
+    """
+    groups: list[set[str]] = []
+    for node in index.graph.node:
+        if node.op_type == "Concat" and index.rank(node.output[0]) == 4:
+            group = {*node.input, node.output[0]}
+            touching = [other for other in groups if other & group]
+            groups = [other for other in groups if not other & group] + [group.union(*touching)]
+    return [sorted(group) for group in groups]
+
+
+def propagate_grids(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[str, Grid]:
+    """Add the grids of tensors that only move numbers: Flatten, MaxPool, and Concat of equal grids."""
+    result = dict(grids)
+    for node in index.graph.node:
+        inputs = {result.get(name) for name in node.input if name not in index.constants}
+        if len(inputs) == 1 and (node.op_type in MOVES or node.op_type == "Concat"):
+            (grid,) = inputs
+            if grid is not None:
+                result.setdefault(node.output[0], grid)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInput:
+    """The grid of a layer's input, or the grids of its columns where features of several grids are concatenated.
+
+    Integer kernels know one scale and zero point. Where columns differ, their scales go into the weights and their
+    zero points into the bias.
+
+    Attributes:
+        scale: Unit of the integers as the integer kernel is told; 1 where columns differ.
+        zero_point: What the kernel subtracts; 0 where columns differ.
+        column_scales: ``(K,)`` scale of each column, else None.
+        column_zeros: ``(K,)`` their zero points, else None.
+    """
+
+    scale: float
+    zero_point: int
+    column_scales: Array | None = None
+    column_zeros: Array | None = None
+
+    def real(self, integers: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Dequantize integers."""
+        if self.column_scales is None or self.column_zeros is None:
+            return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
+        return np.asarray((integers.astype(np.float32) - self.column_zeros) * self.column_scales, np.float32)
+
+    def clipped(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Clip real values to the grids."""
+        scale = self.scale if self.column_scales is None else self.column_scales
+        zero = self.zero_point if self.column_zeros is None else self.column_zeros
+        return np.clip(values, np.asarray(-zero * scale, np.float32), np.asarray((LEVELS - zero) * scale, np.float32))
+
+    def scaled_weights(self, weight: Array) -> Array:
+        """Weights with the columns' scales in them, as the kernel multiplies."""
+        return weight if self.column_scales is None else weight * self.column_scales
+
+    def unscaled_weights(self, weight: Array) -> Array:
+        """Undo `scaled_weights`."""
+        return weight if self.column_scales is None else weight / self.column_scales
+
+    def scaled_moments(self, second: Array) -> Array:
+        """Second moments of the inputs for weights as `scaled_weights` gives them."""
+        return second if self.column_scales is None else second / np.outer(self.column_scales, self.column_scales)
+
+    def with_bias(self, weights: IntegerWeights, bias: Array) -> IntegerWeights:
+        """The weights with another real bias, less what the columns' zero points add, which no kernel subtracts."""
+        if self.column_zeros is not None:
+            bias = bias - weights.real() @ self.column_zeros
+        return IntegerWeights(weights.integers, weights.scales, bias)
+
+
+def layer_input(index: GraphIndex, source: str, grids: Mapping[str, Grid]) -> LayerInput | None:
+    """Describe the integers that a layer reads.
+
+    Args:
+        index: The float graph.
+        source: The tensor.
+        grids: As `propagate_grids` gives them.
+
+    Returns:
+        None where the tensor has no grid, so that the layer must stay in float.
+    """
+    if source in grids:
+        return LayerInput(grids[source].scale, grids[source].zero_point)
+    node = index.producers.get(source)
+    if node is None or node.op_type != "Concat" or index.rank(source) != 2 or index.only_consumer(source) is None:
+        return None
+    scales: list[float] = []
+    zeros: list[float] = []
+    for name in node.input:
+        grid, width = grids.get(name), index.shapes[name][1]
+        if grid is None or not isinstance(width, int):
+            return None
+        scales += [grid.scale] * width
+        zeros += [grid.zero_point] * width
+    return LayerInput(1.0, 0, np.array(scales), np.array(zeros))

@@ -1,43 +1,58 @@
-"""From a float network and faces to an INT8 network: the steps in their order."""
+"""Static quantization of a float network: statistics, equalization, ranges, rounding, bias correction, writing."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pfld_edge_convert.errors import CalibrationError
+from pfld_edge_convert.calibration import vary_crops
+from pfld_edge_convert.errors import CalibrationError, ConvertError
+from pfld_edge_convert.formats import writer_named
+from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.group_pixels import GroupPixels
-from pfld_edge_convert.quantization.choose import best_method
-from pfld_edge_convert.quantization.deviation import deviation_per_face
-from pfld_edge_convert.quantization.float_network import FloatNetwork, counted_network, floating_input, prepared
-from pfld_edge_convert.quantization.plan import Plan
-from pfld_edge_convert.quantization.reconstruct import first_plan, reconstruct
-from pfld_edge_convert.quantization.settings import CANDIDATES, LEVELLED_BY, QuantizationSettings
-from pfld_edge_convert.quantization.targets import target_named
-from pfld_edge_convert.quantization.weights import WeightLimits
-from pfld_edge_convert.vary_crops import vary_crops
+from pfld_edge_convert.passes.align_channels import AlignChannels
+from pfld_edge_convert.passes.base import check_equivalence
+from pfld_edge_convert.passes.equalize_channels import EqualizeChannels
+from pfld_edge_convert.passes.graph_index import GraphIndex
+from pfld_edge_convert.passes.uint8_input import CENTER, FoldNormalization, SpaceToDepthStem
+from pfld_edge_convert.quantization.activation_statistics import collect_histograms, with_outputs
+from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
+from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, weighted_layers
+from pfld_edge_convert.quantization.ranges import (
+    Histograms,
+    align_addition_scales,
+    channel_magnitudes,
+    grids_from,
+    is_feature,
+    select_method,
+    with_headroom,
+)
+from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
+from pfld_edge_convert.quantization.settings import EQUALIZE_BY, RANGE_CANDIDATES, QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
 
-__all__ = ["Quantized", "Quantizer", "quantize"]
+__all__ = ["Quantized", "Quantizer"]
 
 Crops = NDArray[np.uint8]
 
 _HELD_BACK = 4
-"""One calibration face in so many is held back, to choose by."""
+"""One calibration face in so many is held back, to choose range methods by."""
 
 _MOST_HELD_BACK = 64
 _MOST_RECONSTRUCTED = 256
-"""Faces whose activations are kept in memory at once (some 1.5 MB a face); ranges are counted over all faces."""
+"""Faces whose activations are kept in memory at once (some 1.5 MB a face); histograms see all faces."""
 
 _VARIATIONS = 2
-"""Turned and mirrored copies of the faces, for features that are one number a face."""
+"""Rotated and mirrored copies of the faces, for features that are one number a face."""
 
 _FINALE = 64
 """Faces with which the last range methods are compared."""
+
+_BATCH = 32
+"""Faces whose input is prepared at once for the histograms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,43 +60,29 @@ class Quantized:
     """An INT8 network, and what it was made from.
 
     Attributes:
-        model: QOperator nodes.
+        model: In the format of the settings.
         contract: How to feed it, without fingerprint.
-        floating: The float network that its integers stand for: equalized, aligned, and for uint8 input reading
-            ``pixel - 128``.
-        plan: Its grids and integer weights.
+        plan: Its grids and integer weights; `Plan.model` is the equalized and aligned float network.
         method: The range method that was chosen.
         tried: Mean deviation of held-back faces, a fraction of the eye distance, with each range method; see
-            `best_method`.
+            `select_method`.
         float_layers: Names of the layers (`Layer.output`) that stayed in float.
     """
 
     model: onnx.ModelProto
     contract: Contract
-    floating: onnx.ModelProto
     plan: Plan
     method: str
     tried: dict[str, float]
     float_layers: tuple[str, ...] = ()
 
-    def floating_input(self, crops: Crops) -> NDArray[np.float32]:
-        """Feed `floating`: ``(N, S, S, 3)`` uint8 crops to ``(N, 3, S, S)``."""
-        return floating_input(crops, self.contract)
-
-
-def quantize(
-    model: onnx.ModelProto,
-    crops: Crops,
-    contract: Contract,
-    settings: QuantizationSettings | None = None,
-    advance: Callable[[int], object] | None = None,
-) -> Quantized:
-    """Quantize a float network: all of `Quantizer` in one call."""
-    return Quantizer(model, crops, contract, settings).make((), advance)
+    def float_input(self, crops: Crops) -> NDArray[np.float32]:
+        """Feed `Plan.model`: ``(N, S, S, 3)`` uint8 crops to ``(N, 3, S, S)``."""
+        return _float_input(crops, self.contract)
 
 
 class Quantizer:
-    """A float network with all that is known of its tensors, ready to be written in 8 bits.
+    """A float network with the statistics of its activations, ready to be written in 8 bits.
 
     Attributes:
         layers: Names of the layers that can be quantized, first to last.
@@ -91,7 +92,7 @@ class Quantizer:
     def __init__(
         self, model: onnx.ModelProto, crops: Crops, contract: Contract, settings: QuantizationSettings | None = None
     ) -> None:
-        """Prepare the network, see what its tensors hold, choose its ranges.
+        """Prepare the network, collect activation statistics, choose ranges.
 
         Args:
             model: Optimized float network that `contract` describes; left as it is.
@@ -104,14 +105,15 @@ class Quantizer:
             ConvertError: The network can't be quantized.
         """
         self._settings = settings or QuantizationSettings()
+        self._target, self._writer = target_named(self._settings.target), writer_named(self._settings.format)
         _check(crops, contract)
-        self._original = model
+        self._metadata = list(model.metadata_props)
         self._used, self.held_back = _split(crops)
         self._varied = np.concatenate([vary_crops(self._used, seed) for seed in range(_VARIATIONS)])
-        self._judge = _Judge(model, self.held_back, contract)
-        counted = counted_network(*prepared(model, contract, self._settings), self._used, self._varied)
-        self._network, self._method, self._tried = self._chosen(self._levelled(counted, crops[:8]))
-        self.layers = tuple(self._first_plan(self._network, self._method).weights)
+        self._expected = run_model(model, prepare_input(self.held_back, contract))
+        statistics = _collect(*self._prepared(model, contract), self._used, self._varied)
+        self._network, self._method, self._tried = self._chosen(self._equalized(statistics, crops[:8]))
+        self.layers = tuple(self._initial_plan(self._network, self._method).weights)
 
     def make(self, float_layers: tuple[str, ...] = (), advance: Callable[[int], object] | None = None) -> Quantized:
         """Round the weights, correct the biases, write the network.
@@ -121,52 +123,70 @@ class Quantizer:
             advance: Called with 1 after each layer of the network.
         """
         settings, network = self._settings, self._network
-        plan = self._first_plan(network, self._method, float_layers)
-        plan = self._improved(network, plan, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance)
-        contract = network.contract.replace(
-            quantization=settings.describe(self._method, len(float_layers)), target=settings.target
-        )
-        written = _finished(network, plan, contract, self._original)
-        return Quantized(written, contract, network.model, plan, self._method, self._tried, float_layers)
+        plan = self._initial_plan(network, self._method, float_layers)
+        plan = self._reconstructed(network, plan, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance)
+        written = self._writer.write(plan)
+        if self._target.space_to_depth:
+            written = SpaceToDepthStem()(written).model
+        written.ClearField("metadata_props")
+        written.metadata_props.extend(self._metadata)
+        onnx.checker.check_model(written)
+        described = settings.describe(self._method, self._writer.label, len(float_layers))
+        contract = network.contract.replace(quantization=described, target=settings.target)
+        return Quantized(written, contract, plan, self._method, self._tried, float_layers)
 
-    def _levelled(self, network: FloatNetwork, samples: Crops) -> dict[str, FloatNetwork]:
-        """The network for each way of levelling channels."""
+    def _prepared(self, model: onnx.ModelProto, contract: Contract) -> tuple[onnx.ModelProto, Contract]:
+        """Let the network read uint8 images, where its first layers allow it; align it to the target's kernels."""
+        fold = FoldNormalization(contract.mean, contract.scale)
+        fed = contract.replace(fingerprint=None)
+        is_usual = (contract.layout, contract.input_dtype) == ("NCHW", "float32")
+        if self._settings.pixels and is_usual and fold.applies(model):
+            model = fold(model).model
+            fed = fed.replace(input_dtype="uint8", layout="NHWC")
+        return AlignChannels(self._target.channel_multiple)(model).model, fed
+
+    def _equalized(self, network: "_FloatNetwork", samples: Crops) -> dict[str, "_FloatNetwork"]:
+        """The network for each range method by which its channels can be equalized."""
         settings = self._settings
         if settings.equalize == 0:
             return {"": network}
-        ways = LEVELLED_BY if settings.levelled_by == "auto" else (settings.levelled_by,)
-        return {way: network.equalized(settings.equalize, way, samples) for way in ways}
+        methods = EQUALIZE_BY if settings.equalize_by == "auto" else (settings.equalize_by,)
+        return {method: network.equalized(settings.equalize, method, samples) for method in methods}
 
-    def _chosen(self, levelled: dict[str, FloatNetwork]) -> tuple[FloatNetwork, str, dict[str, float]]:
-        """The way of levelling and the range method whose landmarks stay closest on held-back faces."""
-        methods = CANDIDATES if self._settings.ranges == "auto" else (self._settings.ranges,)
-        first = next(iter(levelled))
+    def _chosen(self, networks: dict[str, "_FloatNetwork"]) -> tuple["_FloatNetwork", str, dict[str, float]]:
+        """The equalization and the range method whose landmarks stay closest on held-back faces."""
+        methods = RANGE_CANDIDATES if self._settings.ranges == "auto" else (self._settings.ranges,)
+        first = next(iter(networks))
         ways = {
-            method if way == first else f"{method}, levelled by {way}": (network, method)
-            for way, network in levelled.items()
+            method if way == first else f"{method}, equalized by {way}": (network, method)
+            for way, network in networks.items()
             for method in methods
         }
 
         def deviation(way: str, *, finely: bool) -> float:
             network, method = ways[way]
-            plan = self._first_plan(network, method)
+            plan = self._initial_plan(network, method)
             if finely:
-                plan = self._improved(network, plan, _FINALE, feedback=False)
-            return self._judge.deviation(network.written(plan), network.contract)
+                plan = self._reconstructed(network, plan, _FINALE, feedback=False)
+            found = run_model(write_qoperator(plan), prepare_input(self.held_back, network.contract))
+            points = network.contract.landmarks.normalizing_points
+            return float(deviation_per_face(found, self._expected, points).mean())
 
-        best, tried = best_method(tuple(ways), partial(deviation, finely=False), partial(deviation, finely=True))
+        best, tried = select_method(tuple(ways), partial(deviation, finely=False), partial(deviation, finely=True))
         return *ways[best], tried
 
-    def _first_plan(self, network: FloatNetwork, method: str, float_layers: tuple[str, ...] = ()) -> Plan:
-        return first_plan(network.model, network.grids(method), self._limits, frozenset(float_layers))
+    def _initial_plan(self, network: "_FloatNetwork", method: str, float_layers: tuple[str, ...] = ()) -> Plan:
+        return initial_plan(
+            network.model,
+            network.grids(method),
+            self._target.limits,
+            frozenset(float_layers),
+            uint8_input=network.uint8_input,
+        )
 
-    @property
-    def _limits(self) -> WeightLimits:
-        return target_named(self._settings.target).limits
-
-    def _improved(
+    def _reconstructed(
         self,
-        network: FloatNetwork,
+        network: "_FloatNetwork",
         plan: Plan,
         faces: int,
         *,
@@ -174,38 +194,104 @@ class Quantizer:
         advance: Callable[[int], object] | None = None,
     ) -> Plan:
         """Do what the settings ask for, on so many faces at most."""
-        if not (feedback or self._settings.correct_bias):
+        correct_bias = self._settings.correct_bias
+        if not (feedback or correct_bias):
             return plan
-        some = self._used[:: -(-len(self._used) // faces)]
+        some, contract = self._used[:: -(-len(self._used) // faces)], network.contract
+        # Only feedback needs so many samples; means are known from few.
+        more = (_float_input(self._varied, contract), prepare_input(self._varied, contract)) if feedback else None
         return reconstruct(
-            network.model,
             plan,
-            network.floating_input(some),
-            prepare_input(some, network.contract),
-            self._limits,
-            pixels=network.pixels,
-            # Only feedback needs so many samples; means are known from few.
-            more=(network.floating_input(self._varied), prepare_input(self._varied, network.contract))
-            if feedback
-            else None,
+            _float_input(some, contract),
+            prepare_input(some, contract),
+            self._target.limits,
+            more=more,
             feedback=feedback,
-            correct_bias=self._settings.correct_bias,
+            correct_bias=correct_bias,
             advance=advance,
         )
 
 
-class _Judge:
-    """Knows what the float network says of the held-back faces."""
+@dataclass(frozen=True, slots=True)
+class _FloatNetwork:
+    """A float network and its activation statistics.
 
-    def __init__(self, model: onnx.ModelProto, crops: Crops, contract: Contract) -> None:
-        self._points = contract.landmarks.normalizing_points
-        self._crops = crops
-        self._expected = run_model(model, prepare_input(crops, contract))
+    Attributes:
+        model: For uint8 input it reads ``pixel - 128``.
+        contract: How the INT8 network will be fed.
+        histograms: Of every tensor that needs a grid.
+    """
 
-    def deviation(self, model: onnx.ModelProto, contract: Contract) -> float:
-        """Mean deviation of an INT8 network."""
-        found = run_model(model, prepare_input(self._crops, contract))
-        return float(deviation_per_face(found, self._expected, self._points).mean())
+    model: onnx.ModelProto
+    contract: Contract
+    histograms: Histograms
+
+    @property
+    def uint8_input(self) -> bool:
+        return self.contract.input_dtype == "uint8"
+
+    def grids(self, method: str) -> dict[str, Grid]:
+        """A grid for every tensor, the input included, by a range method."""
+        index = GraphIndex(self.model)
+        grids = align_addition_scales(index, grids_from(index, self.histograms, method))
+        return {**grids, self.model.graph.input[0].name: _input_grid(self.contract)}
+
+    def equalized(self, strength: float, method: str, samples: Crops) -> "_FloatNetwork":
+        """Equalize channels by the ranges that a method gives them; histograms are rescaled, not collected anew.
+
+        Raises:
+            ConvertError: The outputs on `samples` changed.
+        """
+        equalize = EqualizeChannels(channel_magnitudes(GraphIndex(self.model), self.histograms, method), strength)
+        result = equalize(self.model).model
+        inputs = _float_input(samples, self.contract)
+        check_equivalence(self.model, result, inputs, equalize.tolerance, equalize.name)
+        divided = {
+            name: histogram.divided(equalize.divisors[name]) if name in equalize.divisors else histogram
+            for name, histogram in self.histograms.items()
+        }
+        return replace(self, model=result, histograms=divided)
+
+
+def _collect(model: onnx.ModelProto, contract: Contract, crops: Crops, varied: Crops) -> _FloatNetwork:
+    """Collect the histograms of every tensor; of features that are one number a face also on varied faces.
+
+    Raises:
+        ConvertError: The network gives values that aren't finite.
+    """
+    index = GraphIndex(model)
+    names = integer_tensors(index, weighted_layers(index))
+    histograms = collect_histograms(model, names, _float_batches(crops, contract))
+    features = [name for name in names if is_feature(index, name)]
+    if features:
+        known = {name: histograms[name] for name in features}
+        histograms |= collect_histograms(
+            with_outputs(model, *features), features, _float_batches(varied, contract), known
+        )
+    bad = [name for name, histogram in histograms.items() if not np.isfinite([histogram.low, histogram.high]).all()]
+    if bad:
+        raise ConvertError(f"the float network gives values that aren't finite, first in {bad[0]}")
+    return _FloatNetwork(model, contract, with_headroom(index, histograms))
+
+
+def _float_input(crops: Crops, contract: Contract) -> NDArray[np.float32]:
+    """What the float network is fed where the INT8 network is fed by a contract, ``(N, 3, S, S)``."""
+    if contract.input_dtype == "uint8":
+        return np.ascontiguousarray(crops.astype(np.float32).transpose(0, 3, 1, 2) - CENTER)
+    return np.asarray(prepare_input(crops, contract), np.float32)
+
+
+def _float_batches(crops: Crops, contract: Contract) -> Iterator[NDArray[np.float32]]:
+    return (_float_input(crops[start : start + _BATCH], contract) for start in range(0, len(crops), _BATCH))
+
+
+def _input_grid(contract: Contract) -> Grid:
+    if contract.input_dtype == "uint8":
+        return Grid(1.0, CENTER)
+    ends = [
+        (level - mean) / scale for level in (0, 255) for mean, scale in zip(contract.mean, contract.scale, strict=True)
+    ]
+    return Grid.covering(min(ends), max(ends))
 
 
 def _check(crops: Crops, contract: Contract) -> None:
@@ -219,19 +305,8 @@ def _check(crops: Crops, contract: Contract) -> None:
 
 
 def _split(crops: Crops) -> tuple[Crops, Crops]:
-    """Faces to learn from and faces to choose by; the same where there are too few to part."""
+    """Faces to learn from and faces to choose by; the same where there are too few to split."""
     if len(crops) < 2 * _HELD_BACK:
         return crops, crops
     held = np.arange(len(crops)) % _HELD_BACK == _HELD_BACK - 1
     return crops[~held], crops[held][:_MOST_HELD_BACK]
-
-
-def _finished(network: FloatNetwork, plan: Plan, promised: Contract, original: onnx.ModelProto) -> onnx.ModelProto:
-    """Write a plan as its target wants it, with the original's metadata."""
-    written = network.written(plan)
-    if target_named(promised.target).group_pixels:
-        written = GroupPixels()(written).model
-    written.ClearField("metadata_props")
-    written.metadata_props.extend(original.metadata_props)
-    onnx.checker.check_model(written)
-    return written

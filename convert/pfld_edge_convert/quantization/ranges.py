@@ -1,39 +1,63 @@
-"""Range estimation: how far a grid should reach, given what was seen.
+"""Range estimation: which grid each activation gets, given its histogram.
 
-Every method reads a `ChannelHistogram` and answers for each of its rows; for one range a tensor, give it
-`ChannelHistogram.merged`. None is best for all networks: `quantize` tries several and keeps the one whose landmarks
-stay closest to those of the float network.
+`estimate_range` implements the range methods; each reads a `ChannelHistogram` and answers for each of its rows. No
+method is best for all networks: `select_method` keeps the one whose landmarks stay closest to the float network's.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_convert.quantization.grid import LEVELS
-from pfld_edge_convert.quantization.histogram import BINS, ChannelHistogram
+from pfld_edge_convert.passes.graph_index import GraphIndex
+from pfld_edge_convert.quantization.activation_statistics import BINS, ChannelHistogram
+from pfld_edge_convert.quantization.plan import LEVELS, Grid, shared_grids
 
-__all__ = ["RANGE_METHODS", "Ranges", "estimate"]
+__all__ = [
+    "ADDITION_PARTS",
+    "RANGE_METHODS",
+    "Histograms",
+    "align_addition_scales",
+    "channel_magnitudes",
+    "estimate_range",
+    "grids_from",
+    "is_feature",
+    "select_method",
+    "with_headroom",
+]
 
 Array = NDArray[np.float64]
+Histograms = Mapping[str, ChannelHistogram]
 Ranges = tuple[Array, Array]
 """Lower and upper ends, ``(C,)`` each; the lower never above 0, the upper never below."""
 
+_FINALISTS = 2
+"""Range methods that are compared with all corrections, beside the first candidate, which clips nothing."""
+
+_CLEARLY_BETTER = 0.95
+
+_HEADROOM = 1.1
+"""Of pooled features one number a face was seen, so that new faces exceed the largest; of maps, thousands of pixels."""
+
+ADDITION_PARTS = 255
+"""A step of a summand is a multiple of one such part of a step of the sum. Odd, so that no sum lies halfway."""
+
 _MARGIN = 2.0
-"""A face may reach this much further than nearly all others before it counts as odd."""
+"""A face may reach this much further than the given percentage of faces before it is clipped."""
 
 _SHARES = np.geomspace(0.05, 1, 61)
 """Parts of the whole range that are tried as clipping points."""
 
 
-def estimate(histogram: ChannelHistogram, method: str) -> Ranges:
+def estimate_range(histogram: ChannelHistogram, method: str) -> Ranges:
     """Estimate the range of each row.
 
     Args:
         histogram: At least one batch counted.
         method: ``minmax``: all that was seen. ``moving-average``: of the batches' extremes, momentum 0.1.
             ``percentile:P``: P percent of the values lie inside, e.g. ``percentile:99.99``. ``faces:P``:
-            twice what P percent of the faces hold, so that a few odd faces don't coarsen the grid of all others; only
+            twice what P percent of the faces hold, so that a few outliers don't coarsen the grid of all others; only
             for histograms with peaks. ``mse``: least mean squared error of clipping and rounding. ``entropy``: least
             Kullback-Leibler divergence of the quantized distribution (Migacz, 8-bit inference with TensorRT, GTC 2017).
 
@@ -137,3 +161,116 @@ RANGE_METHODS: dict[str, Callable[[ChannelHistogram, str], Ranges]] = {
     "mse": _mse,
     "entropy": _entropy,
 }
+
+
+def is_feature(index: GraphIndex, name: str) -> bool:
+    """Whether a tensor is one number a channel and face: pooled, or behind the last map."""
+    return index.rank(name) == 2 or index.producers[name].op_type == "GlobalAveragePool"
+
+
+def with_headroom(index: GraphIndex, histograms: Histograms) -> dict[str, ChannelHistogram]:
+    """Widen the extremes of features that are one number a face."""
+    return {
+        name: histogram.stretched(_HEADROOM) if is_feature(index, name) else histogram
+        for name, histogram in histograms.items()
+    }
+
+
+def channel_magnitudes(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Array]:
+    """Largest magnitude of each channel, by a range method: the ranges that `EqualizeChannels` levels."""
+    return {
+        name: np.maximum(np.maximum(*(np.abs(end) for end in estimate_range(histogram, method))), 1e-9)
+        for name, histogram in histograms.items()
+        # A mean has the channels of what it averages; their scales are decided there.
+        if index.producers[name].op_type != "GlobalAveragePool"
+    }
+
+
+def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Grid]:
+    """Give every tensor a grid, one for all tensors that are concatenated.
+
+    Features that are one number a face always get all of their range: clipping them clips large poses.
+    """
+    ends = {}
+    for name, histogram in histograms.items():
+        used = "minmax" if is_feature(index, name) else method
+        low, high = estimate_range(histogram if used.startswith("faces") else histogram.merged(), used)
+        ends[name] = (float(low.min()), float(high.max()))
+    for group in shared_grids(index):
+        known = [ends[name] for name in group if name in ends]
+        if known:
+            common = (min(low for low, _ in known), max(high for _, high in known))
+            ends.update({name: common for name in group if name in ends})
+    return {name: Grid.covering(*pair) for name, pair in ends.items()}
+
+
+def select_method(
+    candidates: Sequence[str], roughly: Callable[[str], float], finely: Callable[[str], float]
+) -> tuple[str, dict[str, float]]:
+    """Select the range method with the least landmark deviation: all tried roughly, the best few finely.
+
+    Args:
+        candidates: Names of the methods, the safest first.
+        roughly: Quantizes with one of them in a fraction of a second; the landmark deviation on held-back faces.
+        finely: The same with the corrections that follow, in some seconds.
+
+    Returns:
+        The best, and the finest figure that each was given.
+    """
+    if len(candidates) == 1:
+        return candidates[0], {}
+    found = {method: roughly(method) for method in candidates}
+    finalists = {*sorted(found, key=lambda method: found[method])[:_FINALISTS], candidates[0]}
+    fine = {method: finely(method) for method in candidates if method in finalists}
+    best = min(fine, key=lambda method: fine[method])
+    # Held-back faces are few: what they gain by clipping must be clear.
+    return (best if fine[best] < _CLEARLY_BETTER * fine[candidates[0]] else candidates[0]), {**found, **fine}
+
+
+def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[str, Grid]:
+    """Widen grids a little so that no sum of two of them lies near the border between two steps.
+
+    onnxruntime's QLinearAdd computes ``a * (scale_a / scale_y) + b * (scale_b / scale_y) + c`` in float32, with fused
+    multiply-adds on some processors and without on others, and rounds halves to even or away from zero. Where a result
+    lies on the border they differ, and one such step moves landmarks by up to a pixel. With ratios of ``p / 255`` every
+    result is a multiple of 1/255, at least 1/510 away from the border: far more than float32 errs.
+
+    Scales are set from the last sum backwards, each summand's by its sum's. Tensors that share a grid for a
+    concatenation go together.
+
+    Args:
+        index: The float graph.
+        grids: A grid for each tensor that has one of its own; tensors that are concatenated have equal ones.
+
+    Returns:
+        The same, with summands' scales larger by less than 1/255 of their sum's. A tensor that two sums read in
+        different ways keeps what the later one asked for.
+    """
+    result = dict(grids)
+    groups = shared_grids(index)
+    settled: set[str] = set()
+
+    def together(name: str) -> list[str]:
+        group = next((group for group in groups if name in group), [name])
+        return [member for member in group if member in result]
+
+    for node in reversed(index.graph.node):
+        made = together(node.output[0])
+        if node.op_type != "Add" or not made:
+            continue
+        settled.update(made)
+        unit = result[made[0]].scale / ADDITION_PARTS
+        for name in node.input:
+            summands = together(name)
+            if not settled & {*summands}:
+                result.update({member: _widened(result[member], unit) for member in summands})
+                settled.update(summands)
+    return result
+
+
+def _widened(grid: Grid, unit: float) -> Grid:
+    """The same range on the next wider scale that is a multiple of a unit."""
+    scale = float(np.float32(math.ceil(grid.scale / unit) * unit))
+    zero_point = round(grid.zero_point * grid.scale / scale)
+    least, most = int(grid.zero_point > 0), LEVELS - int(grid.zero_point < LEVELS)
+    return Grid(scale, min(max(zero_point, least), most))

@@ -1,28 +1,47 @@
-"""What is known of an INT8 network's layers, carried by its own file."""
+"""What is known of a quantized file: the layers' costs that it carries, what runs in 8 bits, how fast it is."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import onnx
 
-from pfld_edge_convert.quantization.sensitivity import LayerCost
+from pfld_edge_convert.benchmark.timing import take_turns
+from pfld_edge_convert.inference import open_model, optimized_graph
+from pfld_edge_convert.quantization.mixed_precision import LayerCost
 from pfld_edge_runtime import ModelContractError
 
-__all__ = ["REPORT_KEY", "QuantizationReport", "attach_report", "read_report"]
+__all__ = [
+    "REPORT_KEY",
+    "Coverage",
+    "QuantizationReport",
+    "attach_report",
+    "face_milliseconds",
+    "fusion_coverage",
+    "read_report",
+]
 
 REPORT_KEY = "pfld_edge.quantization"
 """Key of the report's JSON in an ONNX file's ``metadata_props``."""
 
 _FIELDS = ("layer", "sqnr", "low", "high", "deviation", "turned")
 
+_INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"})
+_FLOAT = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
+_CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+_WARM_UP = 10
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
-    """How a network was quantized.
+    """How a network was quantized; carried by the ONNX file.
 
     Attributes:
         method: Range method.
-        tried: Mean deviation of held-back faces with each way to set ranges that was tried; see `best_method`.
+        tried: Mean landmark deviation on held-back faces with each method that was tried; see `select_method`.
         costs: What each layer costs alone, the most expensive first.
         float_layers: Layers that stayed in float.
         faces: Faces that the costs were measured on.
@@ -35,14 +54,13 @@ class QuantizationReport:
     faces: int = 0
 
     def to_json(self) -> str:
-        """As short as can be: the file is for devices."""
-        rows = [[_short(getattr(cost, name)) for name in _FIELDS] for cost in self.costs]
+        """Compact JSON with three significant digits."""
         record = {
             "method": self.method,
             "tried": {name: _short(value) for name, value in self.tried.items()},
             "float": list(self.float_layers),
             "faces": self.faces,
-            "layers": rows,
+            "layers": [[_short(getattr(cost, name)) for name in _FIELDS] for cost in self.costs],
         }
         return json.dumps(record, separators=(",", ":"))
 
@@ -83,3 +101,68 @@ def read_report(model: onnx.ModelProto) -> QuantizationReport | None:
 
 def _short(value: float | str) -> float | str:
     return value if isinstance(value, str) else float(f"{value:.3g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of a file onnxruntime runs in 8 bits.
+
+    Attributes:
+        integer: Names of the convolutions and matrix products in 8 bits.
+        floating: Names of those in float.
+        conversions: QuantizeLinear and DequantizeLinear nodes, each a pass over its tensor.
+    """
+
+    integer: tuple[str, ...]
+    floating: tuple[str, ...]
+    conversions: int
+
+    @property
+    def share(self) -> float:
+        """Part of the convolutions and matrix products that run in 8 bits."""
+        total = len(self.integer) + len(self.floating)
+        return len(self.integer) / total if total else 0.0
+
+    def describe(self) -> str:
+        """One line."""
+        total = len(self.integer) + len(self.floating)
+        floating = f", in float: {', '.join(self.floating)}" if self.floating else ""
+        return f"{len(self.integer)} of {total} convolutions and products run in 8 bits{floating}"
+
+
+def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
+    """Read what runs in 8 bits from the graph that onnxruntime makes of a model.
+
+    Args:
+        model: In memory, or a file.
+
+    Raises:
+        ConvertError: onnxruntime refuses the model.
+    """
+    named = [(node.op_type, node.output[0]) for node in optimized_graph(model).graph.node]
+    return Coverage(
+        tuple(name for kind, name in named if kind in _INTEGER),
+        tuple(name for kind, name in named if kind in _FLOAT),
+        sum(kind in _CONVERSIONS for kind, _ in named),
+    )
+
+
+def face_milliseconds(models: dict[str, onnx.ModelProto], rounds: int = 60) -> dict[str, float]:
+    """Median milliseconds of one face through each network, one thread, on this machine.
+
+    The networks take turns, so that whatever slows the machine slows all of them: the ratio means more than either.
+
+    Args:
+        models: Networks by name, each with one input of known shape but for the batch.
+        rounds: Timed calls of each.
+    """
+    calls = {name: _one_face(model) for name, model in models.items()}
+    return {name: float(np.median(values)) for name, values in take_turns(calls, rounds, warm_up=_WARM_UP).items()}
+
+
+def _one_face(model: onnx.ModelProto) -> Callable[[], object]:
+    session = open_model(model)
+    value = session.get_inputs()[0]
+    noise = np.random.default_rng(0).integers(0, 256, [1, *value.shape[1:]])
+    inputs = noise.astype(np.uint8) if value.type == "tensor(uint8)" else (noise / 127.5 - 1).astype(np.float32)
+    return lambda: session.run(None, {value.name: inputs})

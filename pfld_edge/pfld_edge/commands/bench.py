@@ -4,36 +4,33 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.axis_size import AxisSize
-from pfld_edge.number_list import NumberList
-from pfld_edge.output_suffix import check_suffix
-from pfld_edge.share import Share
+from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, SHARE, check_suffix, json_option
 
 __all__ = ["bench_command"]
 
 
 @click.command("bench")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(path_type=Path), help="The file that ratios are to; else the first MODEL.")
-@click.option("--threads", type=NumberList(), default="1", show_default=True, help="Numbers of threads, e.g. 1,2.")
-@click.option("--batch", type=NumberList(), default="1", show_default=True, help="Numbers of faces a call, e.g. 1,8.")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
+@click.option("--against", type=PATH, help="The file that ratios are to; else the first MODEL.")
+@click.option("--threads", type=NUMBER_LIST, default="1", show_default=True, help="Numbers of threads, e.g. 1,2.")
+@click.option("--batch", type=NUMBER_LIST, default="1", show_default=True, help="Numbers of faces a call, e.g. 1,8.")
 @click.option("--rounds", type=click.IntRange(1), default=200, show_default=True, help="Timed calls of each.")
 @click.option(
     "--starts", type=click.IntRange(0), default=5, show_default=True, help="Fresh processes of each; 0 for none."
 )
 @click.option(
     "--precision",
-    type=Share(),
+    type=SHARE,
     default="5%",
     show_default=True,
     help="How far an interval may reach to either side before the machine counts as too noisy to tell.",
 )
 @click.option("--from-crops", is_flag=True, help="Time normalization too, from uint8 crops, as the runtime does.")
 @click.option(
-    "--axis", "axes", multiple=True, type=AxisSize(), help="Size of a free axis, e.g. height=480; 320 where left out."
+    "--axis", "axes", multiple=True, type=AXIS_SIZE, help="Size of a free axis, e.g. height=480; 320 where left out."
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the times into this PNG.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/benchmarking.md) instead of tables.")
+@click.option("--plot", type=PATH, help="Draw the times into this PNG.")
+@json_option("Write all figures (docs/benchmarking.md)")
 def bench_command(
     models: tuple[Path, ...],
     against: Path | None,
@@ -45,7 +42,7 @@ def bench_command(
     from_crops: bool,
     axes: tuple[tuple[str, int], ...],
     plot: Path | None,
-    as_json: bool,
+    json_target: str | None,
 ) -> None:
     """Time each MODEL, an ONNX file, on this machine: they take turns, so that what slows one slows all.
 
@@ -53,10 +50,9 @@ def bench_command(
     processes; share of the processor's measured peak; and which operators take the time. Exits with status 1 where
     the machine was too noisy to tell.
     """
-    from pfld_edge.bench_plot import draw_timings
-    from pfld_edge.bench_report import bench_tables, noise_lines
-    from pfld_edge.console import console, face_progress, note, note_assumed
-    from pfld_edge.output_file import write_picture
+    from pfld_edge.bench_tables import bench_tables, noise_lines
+    from pfld_edge.console import console, note, note_assumed, progress_bar
+    from pfld_edge.output import write_json
     from pfld_edge_convert.benchmark.bench import BenchRequest, open_subjects, run_bench, steps
 
     if plot is not None:
@@ -68,17 +64,19 @@ def bench_command(
             if name not in dict(axes):
                 note(f"{subject.name}: {name} is free, taken as {size} (--axis {name}={size} for another)")
     request = BenchRequest(threads, batch, rounds, starts, precision, from_crops)
-    with face_progress("rounds and starts", steps(subjects, request)) as advance:
+    with progress_bar("rounds and starts", steps(subjects, request)) as advance:
         report = run_bench(subjects, request, advance)
-    if as_json:
-        click.echo(report.to_json())
-    else:
+    if json_target is not None:
+        write_json(json_target, report.to_json())
+    if json_target != "-":
         for table in bench_tables(report):
             console().print(table)
     for line in noise_lines(report):
-        click.echo(line, err=as_json)
+        click.echo(line, err=json_target == "-")
     if plot is not None:
-        write_picture(plot, draw_timings(report))
+        from pfld_edge.report.charts import bench_chart, write_chart
+
+        write_chart(plot, bench_chart, report)
         click.echo(f"plot -> {plot}", err=True)
     if report.too_noisy:
         raise click.exceptions.Exit(1)

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.output_suffix import check_suffix
-from pfld_edge.share import Share
+from pfld_edge.options import PATH, SHARE, check_suffix, output_option
 
 if TYPE_CHECKING:
     from pfld_edge_calib import CropPredictor
-    from pfld_edge_convert.int8_stage import JudgedFaces
+    from pfld_edge_convert.int8_stage import LabelledCrops
     from pfld_edge_runtime import Contract
 
 __all__ = ["convert_command"]
@@ -18,14 +17,11 @@ __all__ = ["convert_command"]
 _TARGETS = ("portable", "x86-vnni", "x86-avx2", "arm64")
 _RANGES = ("auto", "minmax", "faces", "moving-average", "percentile", "mse", "entropy")
 _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
-_INT8_ONLY = ("calibration", "detector", "max_drift", "data")
 
 
 @click.command("convert")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The ONNX file; CHECKPOINT's name where left out."
-)
+@click.argument("checkpoint", type=PATH)
+@output_option("The ONNX file; CHECKPOINT's name where left out.", required=False)
 @click.option("--int8", is_flag=True, help="Also write OUTPUT.int8.onnx, statically quantized; it takes raw pixels.")
 @click.option(
     "--end-to-end",
@@ -35,12 +31,12 @@ _INT8_ONLY = ("calibration", "detector", "max_drift", "data")
 @click.option("--target", type=click.Choice(_TARGETS), default="portable", show_default=True, help="Processor family.")
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Faces for --int8: a WFLW folder, a CSV of points, or photographs: a folder (one face each, with a "
     "boxes.csv, or with --detector) or a text file that lists them; the two bundled portraits, varied, where left out.",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images of a calibration CSV or list.")
-@click.option("--detector", type=click.Path(path_type=Path), help="YuNet ONNX file that finds faces in photographs.")
+@click.option("--images", type=PATH, help="Folder of the images of a calibration CSV or list.")
+@click.option("--detector", type=PATH, help="YuNet ONNX file that finds faces in photographs.")
 @click.option("--faces", type=click.IntRange(min=1), default=256, show_default=True, help="Most calibration faces.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of those faces.")
 @click.option("--jitter/--no-jitter", default=True, show_default=True, help="Move their boxes as detectors err.")
@@ -52,13 +48,13 @@ _INT8_ONLY = ("calibration", "detector", "max_drift", "data")
     show_default=True,
     help="How far grids reach; auto tries all and keeps what moves held-back landmarks least.",
 )
-@click.option("--max-drift", type=Share(), help="Largest NME increase, e.g. 0.3%; layers stay in float until it holds.")
+@click.option("--max-drift", type=SHARE, help="Largest NME increase, e.g. 0.3%; layers stay in float until it holds.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Labelled faces for --max-drift, none of them calibrated on: a WFLW folder (its test list) or a CSV.",
 )
-@click.option("--data-images", type=click.Path(path_type=Path), help="Folder of that CSV's images.")
+@click.option("--data-images", type=PATH, help="Folder of that CSV's images.")
 @click.option("--allow-slower", is_flag=True, help="Keep an INT8 file that is slower than fp32 on this machine.")
 def convert_command(
     checkpoint: Path,
@@ -82,13 +78,13 @@ def convert_command(
     """Turn CHECKPOINT into a small ONNX file that carries its contract, and with --int8 into a second one.
 
     With --end-to-end each gets a twin that apps in any language run without cropping or normalizing anything.
-    Every step is proven on faces; the tables give what was lost and gained. Exits with status 1, and writes nothing,
-    where --max-drift can't be held or the INT8 file is slower than fp32.
+    Every step is checked on faces; the tables say what it changed. Exits with status 1, and writes nothing, where
+    --max-drift can't be held or the INT8 file is slower than fp32.
     """
-    given = {"calibration": calibration, "detector": detector, "max_drift": max_drift, "data": data}
-    for name in _INT8_ONLY:
-        if given[name] is not None and not int8:
-            raise click.UsageError(f"--{name.replace('_', '-')} needs --int8")
+    given = {"calibration": calibration, "detector": detector, "max-drift": max_drift, "data": data}
+    for name, value in given.items():
+        if value is not None and not int8:
+            raise click.UsageError(f"--{name} needs --int8")
     if max_drift is not None and data is None:
         raise click.UsageError("--max-drift needs --data: labelled faces, none of them calibrated on")
     if detector is not None and calibration is None:
@@ -100,26 +96,25 @@ def convert_command(
     file = checkpoint.with_suffix(".onnx") if output is None else output
     check_suffix(file, "output", ".onnx")
 
-    from pfld_edge.console import console, face_progress, note, note_assumed, photo_count
-    from pfld_edge.conversion_report import conversion_table
-    from pfld_edge.quantization_table import cost_table, outcome_lines
-    from pfld_edge_convert.calibration_batches import FaceSource, calibration_crops, proof_crops
-    from pfld_edge_convert.checkpoint_contract import contract_of
+    from pfld_edge.console import console, note, note_assumed, progress_bar
+    from pfld_edge.model_tables import conversion_table, int8_lines, quantization_table
+    from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
     from pfld_edge_convert.errors import FellShortError
     from pfld_edge_convert.int8_stage import Int8Request
-    from pfld_edge_convert.network import open_network
+    from pfld_edge_convert.landmark_models import open_network
+    from pfld_edge_convert.model_file import checkpoint_contract
     from pfld_edge_convert.pipeline import convert
     from pfld_edge_convert.quantization.settings import QuantizationSettings
     from pfld_edge_train.checkpoint import load_model
 
     model, loaded = load_model(checkpoint)
-    contract = contract_of(loaded)
+    contract = checkpoint_contract(loaded)
     note_assumed(checkpoint.name, not loaded.contract)
     request: Int8Request | None = None
     if int8:
         predict: CropPredictor | None = open_network(checkpoint).predict if detector is not None else None
-        source = FaceSource(calibration, images, detector, predict, faces, seed, jitter, cache)
-        with photo_count("photographs searched") as advance:
+        source = CalibrationSource(calibration, images, detector, predict, faces, seed, jitter, cache)
+        with progress_bar("photographs searched") as advance:
             chosen = calibration_crops(source, contract, advance)
         for warning in chosen.warnings:
             note(warning)
@@ -133,10 +128,10 @@ def convert_command(
             max_drift,
             None if data is None else judged_faces(data, data_images, contract),
             allow_slower,
-            face_progress,
+            progress_bar,
         )
     try:
-        report = convert(model, contract, file, proof_crops(contract), request, end_to_end=end_to_end)
+        report = convert(model, contract, file, sample_crops(contract), request, end_to_end=end_to_end)
     except FellShortError as error:
         click.echo(f"Error: {error}", err=True)
         raise click.exceptions.Exit(1) from error
@@ -145,17 +140,17 @@ def convert_command(
             note(f"{done.name}: {done.detail} (output changed by {done.max_difference:.1g})")
     console().print(conversion_table(report, contract.input_size))
     if report.int8 is not None:
-        console().print(cost_table(report.int8.report, most=5))
-        for line in outcome_lines(report.int8):
+        console().print(quantization_table(report.int8.report, most=5))
+        for line in int8_lines(report.int8):
             console().print(line, markup=False, soft_wrap=True)
 
 
-def judged_faces(data: Path, images: Path | None, contract: "Contract") -> "JudgedFaces":
+def judged_faces(data: Path, images: Path | None, contract: "Contract") -> "LabelledCrops":
     """Read and cut the faces of --data."""
     import numpy as np
 
     from pfld_edge_calib import cut_faces, labelled_faces, true_landmarks
-    from pfld_edge_convert.int8_stage import JudgedFaces
+    from pfld_edge_convert.int8_stage import LabelledCrops
 
     faces = labelled_faces(data, "test", images)
     truth = true_landmarks(faces, contract)
@@ -166,4 +161,4 @@ def judged_faces(data: Path, images: Path | None, contract: "Contract") -> "Judg
         for batch, start, end in zip(batches, places[:-1], places[1:], strict=True)
     ]
     turned = np.array(["largepose" in face.attributes for face in faces])
-    return JudgedFaces(np.concatenate([batch.crops for batch in batches]), np.concatenate(cut), turned)
+    return LabelledCrops(np.concatenate([batch.crops for batch in batches]), np.concatenate(cut), turned)

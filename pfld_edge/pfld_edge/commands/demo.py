@@ -43,8 +43,7 @@ def demo_command(
     import tempfile
     import webbrowser
 
-    from pfld_edge.demo.page_folder import write_page_folder
-    from pfld_edge.demo.server import open_server
+    from pfld_edge.demo.page import open_server, write_page_folder
     from pfld_edge_runtime import BUNDLED_MODEL
 
     chosen = models or (Path(BUNDLED_MODEL),)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from pfld_edge.options import PATH, json_option
+
 __all__ = ["detector_command"]
 
 
@@ -20,25 +22,27 @@ def detector_command(ctx: click.Context) -> None:
 
 
 @detector_command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def list_command(as_json: bool) -> None:
+@json_option("Write the list")
+def list_command(json_target: str | None) -> None:
     """Show the detectors that are known by name, and which are here."""
     import json
 
     from rich.table import Table
 
     from pfld_edge.console import console
+    from pfld_edge.output import write_json
     from pfld_edge_runtime import DETECTOR_FILES, detector_folder
-    from pfld_edge_runtime.detectors import is_intact
+    from pfld_edge_runtime.detection import is_intact
 
     known = [(entry, entry.path()) for entry in DETECTOR_FILES.values()]
     states = ["yes" if is_intact(entry, path) else "damaged" if path.is_file() else "no" for entry, path in known]
-    if as_json:
+    if json_target is not None:
         rows = [
             {"name": entry.name, "path": str(path), "bytes": entry.size, "license": entry.license, "here": state}
             for (entry, path), state in zip(known, states, strict=True)
         ]
-        click.echo(json.dumps(rows, indent=2))
+        write_json(json_target, json.dumps(rows, indent=2))
+    if json_target == "-":
         return
     table = Table("name", "file", "kB", "license", "here", box=None)
     for (entry, _), state in zip(known, states, strict=True):
@@ -49,18 +53,18 @@ def list_command(as_json: bool) -> None:
 
 @detector_command.command("download")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--folder", type=click.Path(path_type=Path), help="Put files here, not in the cache folder.")
+@click.option("--folder", type=PATH, help="Put files here, not in the cache folder.")
 def download_command(names: tuple[str, ...], folder: Path | None) -> None:
     """Download the detectors NAME... unless they are here.
 
     Each file comes from its authors' public address at a fixed commit, and is kept only if its SHA-256 is the one that
     pfld-edge was tested with.
     """
-    from pfld_edge.console import byte_progress
+    from pfld_edge.console import progress_bar
     from pfld_edge_runtime import download_detector
-    from pfld_edge_runtime.detectors import named_file
+    from pfld_edge_runtime.detection import named_file
 
     for entry in [named_file(name) for name in names]:
-        with byte_progress(entry.file, entry.size) as advance:
+        with progress_bar(entry.file, entry.size, unit_bytes=True) as advance:
             path = download_detector(entry.name, folder, advance)
         click.echo(f"{entry.name} -> {path} ({entry.license})")

@@ -4,18 +4,15 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.json_target import JsonTarget
-from pfld_edge.workers import ray_option, resume_option, workers_option
+from pfld_edge.options import PATH, json_option, ray_option, resume_option, threads_option, workers_option
 
 __all__ = ["evaluate_command"]
 
 
 @click.command("evaluate")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--data", required=True, type=click.Path(path_type=Path), help="A WFLW folder, a CSV of points, or shards."
-)
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of a CSV's images; its own where left out.")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
+@click.option("--data", required=True, type=PATH, help="A WFLW folder, a CSV of points, or shards.")
+@click.option("--images", type=PATH, help="Folder of a CSV's images; its own where left out.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
 @click.option(
     "--detector",
@@ -29,18 +26,9 @@ __all__ = ["evaluate_command"]
     show_default=True,
     help="Further looks at faces that --detector found.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files.")
-@click.option(
-    "--worst", type=click.Path(path_type=Path), help="Folder for pictures of the faces with the largest errors."
-)
-@click.option(
-    "--json",
-    "json_target",
-    type=JsonTarget(),
-    is_flag=False,
-    flag_value="-",
-    help="Write all figures: a .json file, or - (or nothing) for the output.",
-)
+@threads_option
+@click.option("--worst", type=PATH, help="Folder for pictures of the faces with the largest errors.")
+@json_option("Write all figures")
 @workers_option
 @resume_option
 @ray_option
@@ -63,12 +51,12 @@ def evaluate_command(
     Faces are cut by the tight box of their true landmarks (the published protocol), or with --detector by the box of
     the detection that overlaps it most.
     """
-    from pfld_edge.console import face_progress, note_assumed
-    from pfld_edge.large_run import LargeRun, LargeSet, verify_large
-    from pfld_edge.proof_output import print_evaluation, write_verification
+    from pfld_edge.console import note_assumed, progress_bar
+    from pfld_edge.evaluation_run import LargeRun, verify_large, write_results
+    from pfld_edge.evaluation_tables import print_evaluation
     from pfld_edge_calib import labelled_faces, true_landmarks
-    from pfld_edge_calib.proof import Settings, as_detected_by, verify_models
-    from pfld_edge_convert.proof_models import open_proof_model
+    from pfld_edge_calib.evaluation import VerificationSettings, as_detected_by, verify_models
+    from pfld_edge_convert.landmark_models import open_proof_model
     from pfld_edge_runtime import open_detector
 
     finder = None if detector is None else open_detector(detector)
@@ -84,14 +72,14 @@ def evaluate_command(
             true_landmarks(faces, model.contract)
     cut_by = None
     if finder is not None:
-        with face_progress("detector", len(faces)) as advance:
+        with progress_bar("detector", len(faces)) as advance:
             cut_by = as_detected_by(finder, faces, opened[0].contract, advance)
-    settings = Settings(str(data), split, detector=detector or "")
+    settings = VerificationSettings(str(data), split, detector=detector or "")
     if streamed:
-        large = verify_large(opened, LargeSet(data, split, images), settings, run, compare=False)
+        large = verify_large(opened, data, images, settings, run, compare=False)
         found = click.get_current_context().with_resource(large)
     else:
-        with face_progress("faces", len(faces)) as advance:
+        with progress_bar("faces", len(faces)) as advance:
             found = verify_models(
                 opened,
                 faces,
@@ -101,6 +89,6 @@ def evaluate_command(
                 refine=0 if cut_by is None else refine,
                 advance=advance,
             )
-    write_verification(found, json_target, worst)
+    write_results(found, json_target, worst)
     if json_target != "-":
         print_evaluation(found)

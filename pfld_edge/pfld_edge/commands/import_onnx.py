@@ -4,13 +4,15 @@ from pathlib import Path
 
 import click
 
+from pfld_edge.options import PATH, output_option
+
 __all__ = ["import_onnx_command"]
 
 
 @click.command("import-onnx")
-@click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write (.pth).")
-def import_onnx_command(file: Path, out: Path) -> None:
+@click.argument("file", metavar="FILE.onnx", type=PATH)
+@output_option("Checkpoint to write (.pth).")
+def import_onnx_command(file: Path, output: Path) -> None:
     """Turn a published PFLD, PFLD-GhostNet, PFLD-GhostNet-Slim or PFLD-GhostOne file back into a checkpoint.
 
     The layers are found by what they compute, not by their names, and the result is checked against the file.
@@ -19,6 +21,8 @@ def import_onnx_command(file: Path, out: Path) -> None:
     from pfld_edge_train.checkpoint import save_checkpoint
 
     checkpoint = import_onnx(file)
-    save_checkpoint(out, checkpoint)
+    save_checkpoint(output, checkpoint)
     parameters = sum(weight.numel() for weight in checkpoint.weights.values())
-    click.echo(f"{out}: {checkpoint.model.kind}, {parameters:,} parameters, {checkpoint.model.num_landmarks} landmarks")
+    click.echo(
+        f"{output}: {checkpoint.model.kind}, {parameters:,} parameters, {checkpoint.model.num_landmarks} landmarks"
+    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.output_suffix import check_suffix
+from pfld_edge.options import PATH, check_suffix, json_option
 
 if TYPE_CHECKING:
     from pfld_edge_convert.inspection import Inspection
@@ -15,13 +15,13 @@ __all__ = ["inspect_command"]
 
 
 @click.command("inspect")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("other", required=False, type=click.Path(path_type=Path))
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw what each INT8 layer costs, as a PNG.")
+@click.argument("model", type=PATH)
+@click.argument("other", required=False, type=PATH)
+@click.option("--plot", type=PATH, help="Draw what each INT8 layer costs, as a PNG.")
 @click.option("--layers/--no-layers", default=True, show_default=True, help="List every layer, or only their sum.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: bool, as_json: bool) -> None:
-    """Print the contract, layers, cost and receptive field of MODEL, an ONNX file or a checkpoint.
+@json_option("Write all facts")
+def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: bool, json_target: str | None) -> None:
+    """Print the contract, layers and cost of MODEL, an ONNX file or a checkpoint.
 
     With OTHER, print what differs between the two: contract, cost, graph, weights, landmarks. A checkpoint's layers are
     those of the network that `pfld-edge convert` would make of it.
@@ -34,19 +34,15 @@ def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: 
         raise click.UsageError("--plot draws one file: leave out the other")
     found = inspect_file(model)
     if other is not None:
-        _print_differences(found, inspect_file(other), layers=layers, as_json=as_json)
+        _print_differences(found, inspect_file(other), layers=layers, json_target=json_target)
     else:
-        _print_file(found, plot, layers=layers, as_json=as_json)
+        _print_file(found, plot, layers=layers, json_target=json_target)
 
 
-def _print_file(found: "Inspection", plot: Path | None, *, layers: bool, as_json: bool) -> None:
+def _print_file(found: "Inspection", plot: Path | None, *, layers: bool, json_target: str | None) -> None:
     from pfld_edge.console import console, note
-    from pfld_edge.conversion_report import contract_table, cost_line
-    from pfld_edge.cost_plot import draw_costs
-    from pfld_edge.inspect_record import inspection_record
-    from pfld_edge.layer_table import layer_table
-    from pfld_edge.output_file import write_picture
-    from pfld_edge.quantization_table import cost_table
+    from pfld_edge.model_tables import contract_table, cost_line, inspection_record, layer_table, quantization_table
+    from pfld_edge.output import write_json
 
     if found.contract is None:
         note(f"{found.path.name} carries no contract")
@@ -54,34 +50,37 @@ def _print_file(found: "Inspection", plot: Path | None, *, layers: bool, as_json
         raise click.UsageError(
             f"{found.path.name} has no quantization report to draw; only INT8 files of `convert` have one"
         )
-    if as_json:
-        click.echo(json.dumps(inspection_record(found, layers=layers), indent=2))
-    else:
+    if json_target is not None:
+        write_json(json_target, json.dumps(inspection_record(found, layers=layers), indent=2))
+    if json_target != "-":
         if found.contract is not None:
             console().print(contract_table(found.contract))
         for fact in found.facts:
             console().print(fact, markup=False)
         if found.quantization is not None:
-            console().print(cost_table(found.quantization))
+            console().print(quantization_table(found.quantization))
         if layers:
             console().print(layer_table(found, console().width))
         else:
             console().print(cost_line(found.stats))
     if plot is not None and found.quantization is not None:
-        write_picture(plot, draw_costs(found.quantization))
+        from pfld_edge.report.charts import cost_chart, write_chart
+
+        write_chart(plot, cost_chart, found.quantization)
         click.echo(f"plot -> {plot}", err=True)
 
 
-def _print_differences(first: "Inspection", second: "Inspection", *, layers: bool, as_json: bool) -> None:
-    from pfld_edge.comparison_report import comparison_lines, comparison_tables
+def _print_differences(first: "Inspection", second: "Inspection", *, layers: bool, json_target: str | None) -> None:
     from pfld_edge.console import console
-    from pfld_edge.inspect_record import comparison_record
-    from pfld_edge_convert.answers import largest_answer_difference
+    from pfld_edge.model_tables import comparison_lines, comparison_record, comparison_tables
+    from pfld_edge.output import write_json
     from pfld_edge_convert.comparison import compare
+    from pfld_edge_convert.landmark_models import largest_answer_difference
 
     found, answers = compare(first, second), largest_answer_difference(first.path, second.path)
-    if as_json:
-        click.echo(json.dumps(comparison_record(first, second, found, answers, layers=layers), indent=2))
+    if json_target is not None:
+        write_json(json_target, json.dumps(comparison_record(first, second, found, answers, layers=layers), indent=2))
+    if json_target == "-":
         return
     names = [item.path.name for item in (first, second)]
     if names[0] == names[1]:

@@ -6,22 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.output_suffix import check_suffix
-from pfld_edge.workers import ray_option, runner
+from pfld_edge.options import PATH, check_suffix, output_option, ray_option, runner
 
 if TYPE_CHECKING:
     from pfld_edge_calib.labelling import LabellingReport
 
 __all__ = ["label_command"]
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command("label")
-@click.argument("photos", nargs=-1, type=_PATH)
-@click.option("-o", "--out", required=True, type=_PATH, help="The CSV of labels, for `pfld-edge train`.")
+@click.argument("photos", nargs=-1, type=PATH)
+@output_option("The CSV of labels, for `pfld-edge train`.")
 @click.option(
-    "--teacher", "teachers", multiple=True, required=True, type=_PATH, help="Checkpoint or ONNX file; may be repeated."
+    "--teacher", "teachers", multiple=True, required=True, type=PATH, help="Checkpoint or ONNX file; may be repeated."
 )
 @click.option("--flip", is_flag=True, help="Each teacher looks at the mirror image too.")
 @click.option("--crops", type=click.IntRange(1, 16), default=1, show_default=True, help="Crops of each face.")
@@ -35,25 +32,25 @@ _PATH = click.Path(path_type=Path)
     help="Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file; several find more.",
 )
 @click.option("--least-score", type=click.FloatRange(0, 1), help="Of a detected face; the detector's own if left out.")
-@click.option("--boxes", type=_PATH, help="CSV that says where faces are: image,x0,y0,x1,y1, or any points.")
+@click.option("--boxes", type=PATH, help="CSV that says where faces are: image,x0,y0,x1,y1, or any points.")
 @click.option(
     "--images",
-    type=_PATH,
-    help="Folder that names in lists, in --boxes and in OUT are relative to; each file's own folder if left out.",
+    type=PATH,
+    help="Folder that names in lists, in --boxes and in OUTPUT are relative to; each file's own folder if left out.",
 )
 @click.option(
     "--least-agreement",
     type=click.FloatRange(0, 1),
     default=0.25,
     show_default=True,
-    help="Leave out faces of which the teachers are less sure: 1 they agree, 0 they don't at all.",
+    help="Leave out faces on which the teachers agree less: 1 is full agreement, 0 is none.",
 )
 @click.option("--least-size", type=click.FloatRange(1), default=26, show_default=True, help="Of a face, in pixels.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one for each core if left out.")
 @ray_option
 def label_command(
     photos: tuple[Path, ...],
-    out: Path,
+    output: Path,
     teachers: tuple[Path, ...],
     flip: bool,
     crops: int,
@@ -73,9 +70,9 @@ def label_command(
     With --boxes, PHOTOS may be left out. Interrupted or killed, the same command goes on where it stopped, and the CSV
     comes out the same.
     """
-    from pfld_edge.console import face_progress, note, note_assumed
-    from pfld_edge.labelling_plan import label_plan
-    from pfld_edge.labelling_tools import open_labeller
+    from pfld_edge.console import note, note_assumed, progress_bar
+    from pfld_edge.labelling import label_plan, open_labeller
+    from pfld_edge_calib.datasets import is_sharded
     from pfld_edge_calib.labelling import (
         LabelSettings,
         ProgressFile,
@@ -84,30 +81,29 @@ def label_command(
         run_identity,
         write_labels,
     )
-    from pfld_edge_calib.process_pool import usable_cores
-    from pfld_edge_calib.sources import is_sharded
+    from pfld_edge_calib.parallel import usable_cores
 
     sharded = bool(photos) and any(map(is_sharded, photos))
     if (bool(detectors) == (boxes is not None)) and not sharded:
         raise click.UsageError("say where the faces are: either --detector or --boxes")
     if not photos and boxes is None:
         raise click.UsageError("give PHOTOS: folders, text files that list photographs, or photographs")
-    check_suffix(out, "output", ".csv")
+    check_suffix(output, "output", ".csv")
     settings = LabelSettings(flip, crops, passes, least_agreement, least_size)
     make = partial(open_labeller, teachers, detectors, least_score, settings)
     # Here first, before any process starts: what is wrong with the files is said at once.
     labeller = make()
     for teacher in labeller.teachers:
         note_assumed(teacher.name, teacher.assumed)
-    plan = label_plan(photos, boxes, images, out, sharded=sharded, boxed=not detectors)
+    plan = label_plan(photos, boxes, images, output, sharded=sharded, boxed=not detectors)
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
     identity = run_identity(plan.identity, teachers, finders, settings)
     count = min(workers or usable_cores(), plan.count)
-    with ProgressFile(out.with_name(f"{out.name}.partial"), identity) as progress:
+    with ProgressFile(output.with_name(f"{output.name}.partial"), identity) as progress:
         if progress.done:
             note(f"{progress.done} of {plan.count} photographs are done already ({progress.path})")
         try:
-            with face_progress("photographs", plan.count, progress.done) as advance:
+            with progress_bar("photographs", plan.count, progress.done) as advance:
                 opened = make if count > 1 else lambda: labeller
                 if sharded or ray is not None:
                     run = runner(workers, ray, len(plan.units))
@@ -117,20 +113,17 @@ def label_command(
         except KeyboardInterrupt:
             note(f"{progress.kept()} of {plan.count} photographs are kept; the same command goes on")
             raise
-        report = write_labels(progress, out, labeller.scheme.num_landmarks)
+        report = write_labels(progress, output, labeller.scheme.num_landmarks)
         progress.remove()
-    _tell(report, out)
+    _tell(report, output)
 
 
 def _tell(report: "LabellingReport", out: Path) -> None:
     """Say what became of the photographs and their faces."""
-    from pfld_edge.console import note
+    from pfld_edge.console import note_skipped
     from pfld_edge_calib.labelling import DROP_REASONS, LabellingError
 
-    for complaint in report.complaints:
-        note(f"skipped {complaint}")
-    if report.unreadable > len(report.complaints):
-        note(f"skipped {report.unreadable - len(report.complaints)} more photographs that can't be read")
+    note_skipped(report.complaints, report.unreadable)
     dropped = report.dropped
     reasons = ", ".join(f"{dropped[key]} {reason}" for key, reason in DROP_REASONS.items() if dropped[key])
     read = report.photos - report.unreadable

@@ -4,50 +4,24 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.draw_list import DrawList
+from pfld_edge.options import BOX, DRAW_LIST, PATH, Box, json_option, output_option
 
 __all__ = ["predict_command"]
 
-Box = tuple[float, float, float, float]
-
-
-class BoxType(click.ParamType[Box]):
-    """A box as one word, `x0,y0,x1,y1`."""
-
-    name = "x0,y0,x1,y1"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Box:
-        """Read the four numbers."""
-        try:
-            x0, y0, x1, y1 = (float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a box; give four pixel coordinates, e.g. 120,80,260,240", param, ctx)
-        return x0, y0, x1, y1
-
 
 @click.command("predict")
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="PHOTO|VIDEO|FOLDER...")
+@click.argument("inputs", nargs=-1, type=PATH, metavar="PHOTO|VIDEO|FOLDER...")
 @click.option("--camera", type=click.IntRange(0), help="Number of a camera instead of files; ends with Ctrl-C.")
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.",
-)
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="Checkpoint or ONNX file; the bundled INT8 file where left out."
-)
+@output_option("Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.")
+@click.option("--model", type=PATH, help="Checkpoint or ONNX file; the bundled INT8 file where left out.")
 @click.option("--detector", help="Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file.")
-@click.option(
-    "--box", "boxes", multiple=True, type=BoxType(), help="A face, tight around its landmarks; may be repeated."
-)
+@click.option("--box", "boxes", multiple=True, type=BOX, help="A face, tight around its landmarks; may be repeated.")
 @click.option("--refine", type=click.IntRange(0), default=1, show_default=True, help="Further looks at found faces.")
 @click.option("--max-faces", type=click.IntRange(1), help="Look at so many faces at most, the surest.")
 @click.option("--confidence", is_flag=True, help="Say how far landmarks can be trusted; takes longer.")
 @click.option(
     "--draw",
-    type=DrawList(),
+    type=DRAW_LIST,
     default="points,contours,ids,confidence",
     show_default=True,
     help="Any of points,contours,boxes,pose,ids,confidence; or none.",
@@ -57,13 +31,14 @@ class BoxType(click.ParamType[Box]):
     "--every", type=click.IntRange(1), default=15, show_default=True, help="Of a video: frames to the next search."
 )
 @click.option("--frames", type=click.IntRange(1), help="Of a video or camera: stop after so many.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the landmarks; .jsonl: by line.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write a table, a row a face.")
+@click.option("--strict", is_flag=True, help="Stop at a file that can't be read, instead of skipping it.")
+@json_option("Also write the landmarks, one document or (.jsonl) a line a photograph or frame", ".jsonl")
+@click.option("--csv", "csv_path", type=PATH, help="Also write a table, a row a face.")
 @click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="0: onnxruntime's choice.")
 def predict_command(
     inputs: tuple[Path, ...],
     camera: int | None,
-    out: Path,
+    output: Path,
     model: Path | None,
     detector: str | None,
     boxes: tuple[Box, ...],
@@ -74,25 +49,27 @@ def predict_command(
     smooth: bool,
     every: int,
     frames: int | None,
-    json_path: Path | None,
+    strict: bool,
+    json_target: str | None,
     csv_path: Path | None,
     threads: int,
 ) -> None:
     """Draw the landmarks of the faces in photographs, folders of them, videos, or what a camera sees.
 
     Faces come from --detector, or from --box, in pixels of a single photograph; with neither, a whole photograph is
-    taken as one face. Videos and cameras need a detector. Ctrl-C keeps what is done.
+    taken as one face. Videos and cameras need a detector. Ctrl-C keeps what is done. Files that can't be read are
+    skipped and named; the exit status is then 2.
     """
-    from pfld_edge.boxed_network import BoxedNetwork
+    from functools import partial
+
     from pfld_edge.console import note, note_assumed
-    from pfld_edge.face_search import FaceSearch
-    from pfld_edge.prediction import Prediction, Tracking, sorted_inputs
-    from pfld_edge_convert.network import open_network
-    from pfld_edge_runtime import BUNDLED_MODEL, FaceAnalyzer, open_detector
+    from pfld_edge.prediction import BoxedNetwork, FaceSearch, Prediction, sorted_inputs
+    from pfld_edge_convert.landmark_models import open_network
+    from pfld_edge_runtime import BUNDLED_MODEL, FaceAnalyzer, FaceTracker, Smoothing, open_detector
 
     if (camera is None) == (not inputs):
         raise click.UsageError("give photographs, videos or folders, or else --camera")
-    photos, videos = sorted_inputs(inputs)
+    photos, videos = sorted_inputs(inputs, output)
     moving: list[Path | int] = [*videos, *([] if camera is None else [camera])]
     if boxes and (len(photos) != 1 or moving):
         raise click.UsageError("--box goes with a single PHOTO")
@@ -100,20 +77,24 @@ def predict_command(
         raise click.UsageError("--box and --detector both say where faces are: leave one out")
     if moving and detector is None:
         raise click.UsageError("a video needs --detector: yunet, scrfd, ultraface, or an ONNX file")
-    if out.suffix.lower() in (".gif", ".bmp", ".webp", ".tif", ".tiff", ".avi", ".mov", ".mkv", ".webm"):
-        raise click.UsageError(f"the output must be a folder, or end in .png, .jpg or .mp4, not {out.name}")
-    if out.suffix.lower() == ".mp4" and (len(moving) != 1 or photos):
-        raise click.UsageError(f"{out} is one video: give one video or camera, or a folder as -o")
+    if output.suffix.lower() in (".gif", ".bmp", ".webp", ".tif", ".tiff", ".avi", ".mov", ".mkv", ".webm"):
+        raise click.UsageError(f"the output must be a folder, or end in .png, .jpg or .mp4, not {output.name}")
+    if output.suffix.lower() == ".mp4" and (len(moving) != 1 or photos):
+        raise click.UsageError(f"{output} is one video: give one video or camera, or a folder as -o")
     opened = open_network(model or BUNDLED_MODEL, threads)
     note_assumed(opened.name, opened.assumed)
     network = BoxedNetwork(opened)
     finder = None if detector is None else open_detector(detector, threads=threads)
     analyze = None if finder is None else FaceAnalyzer(finder, network, refine, max_faces)
     search = FaceSearch(network, boxes, analyze, confidence)
-    with Prediction(out, draw, network.contract.landmarks, json_path, csv_path) as prediction:
-        prediction.photographs(photos, search)
+    targets = (json_target, None if csv_path is None else str(csv_path))
+    with Prediction(output, draw, search, targets, strict=strict) as prediction:
+        prediction.photographs(photos)
         for source in moving:
             if finder is not None:
-                prediction.video(source, search, Tracking(finder, every, max_faces, smooth, frames))
+                smoothing = Smoothing() if smooth else None
+                tracker = partial(FaceTracker, finder, network, every=every, max_faces=max_faces, smoothing=smoothing)
+                prediction.video(source, tracker, frames, alone=len(moving) == 1 and not photos)
     if confidence and model is not None:
         note("confidences follow the bundled model's curve; other networks may be surer or less sure than they say")
+    prediction.check_skipped()

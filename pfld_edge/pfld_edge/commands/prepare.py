@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pfld_edge.options import PATH, output_option
+
 if TYPE_CHECKING:
     from pfld_edge_calib import Face
-    from pfld_edge_calib.prepared import PrepareSettings
+    from pfld_edge_calib.datasets.prepared import PrepareSettings
 
 __all__ = ["prepare_command"]
 
-_PATH = click.Path(path_type=Path)
-
-_COMPLAINTS = 5
-"""Unreadable photographs that are named."""
-
 _OPTIONS = (
-    click.option("-o", "--out", required=True, type=_PATH, help="Folder of the shards."),
+    output_option("Folder of the shards."),
     click.option("--input-size", default=112, show_default=True, help="Of the networks that will be trained, pixels."),
     click.option("--margin", default=1.2, show_default=True, help="Their crop's side over the landmark box's."),
     click.option("--encoding", default="jpeg", show_default=True, type=click.Choice(["jpeg", "raw"])),
@@ -44,24 +41,24 @@ def prepare_command() -> None:
 
 
 @prepare_command.command("wflw")
-@click.argument("source", metavar="ARCHIVE_OR_FOLDER", type=_PATH)
+@click.argument("source", metavar="ARCHIVE_OR_FOLDER", type=PATH)
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 @_shared_options
-def prepare_wflw(source: Path, split: str, out: Path, workers: int | None, **options: Any) -> None:  # noqa: ANN401
+def prepare_wflw(source: Path, split: str, output: Path, workers: int | None, **options: Any) -> None:  # noqa: ANN401
     """WFLW: its folder, one of its two official archives, or the folder that holds both archives.
 
     Faces of the test list are for measuring; `train` refuses them.
     """
-    from pfld_edge.console import photo_count
+    from pfld_edge.console import progress_bar
     from pfld_edge_calib import FaceSetError, read_wflw
-    from pfld_edge_calib.prepared import whole_set
-    from pfld_edge_calib.wflw_archive import ARCHIVES, unpack_wflw, wflw_archives
+    from pfld_edge_calib.datasets.prepared import whole_set
+    from pfld_edge_calib.datasets.wflw import ARCHIVES, unpack_wflw, wflw_archives
 
     settings = _settings(options)
     if not source.exists():
         raise FaceSetError(f"{source}: no such file or folder")
     if (source / "WFLW_annotations").is_dir() or (source / "WFLW_images").is_dir():
-        _prepare(read_wflw(source, split), f"wflw {split}", source, out, settings, workers)
+        _prepare(read_wflw(source, split), f"wflw {split}", source, output, settings, workers)
         return
     archives = wflw_archives(source)
     if archives is None:
@@ -69,27 +66,27 @@ def prepare_wflw(source: Path, split: str, out: Path, workers: int | None, **opt
             f"{source}: neither a WFLW folder (WFLW_images, WFLW_annotations) nor one with {' and '.join(ARCHIVES)}"
         )
     # Unpacking takes minutes: a set that is whole needs no photographs.
-    before = whole_set(out)
+    before = whole_set(output)
     if before is not None and (before.source, before.settings) == (f"wflw {split}", settings):
-        click.echo(f"{before.faces} faces are in {out} already")
+        click.echo(f"{before.faces} faces are in {output} already")
         return
-    unpacked = out / "unpacked"
-    with photo_count(f"unpacking {archives[0].name}") as advance:
+    unpacked = output / "unpacked"
+    with progress_bar(f"unpacking {archives[0].name}") as advance:
         unpack_wflw(archives, unpacked, split, advance)
-    _prepare(read_wflw(unpacked, split), f"wflw {split}", unpacked, out, settings, workers)
+    _prepare(read_wflw(unpacked, split), f"wflw {split}", unpacked, output, settings, workers)
     shutil.rmtree(unpacked)
 
 
 @prepare_command.command("csv")
-@click.argument("source", metavar="POINTS.csv", type=_PATH)
-@click.option("--images", type=_PATH, help="Folder of the CSV's images; its own where left out.")
+@click.argument("source", metavar="POINTS.csv", type=PATH)
+@click.option("--images", type=PATH, help="Folder of the CSV's images; its own where left out.")
 @click.option("--group-by", type=click.Choice(["image", "person"]), default="image", show_default=True)
 @_shared_options
 def prepare_csv(
     source: Path,
     images: Path | None,
     group_by: str,
-    out: Path,
+    output: Path,
     workers: int | None,
     **options: Any,  # noqa: ANN401
 ) -> None:
@@ -97,55 +94,52 @@ def prepare_csv(
     from pfld_edge_calib import read_points_csv
 
     faces = read_points_csv(source, images, group_by)
-    _prepare(faces, "csv", images or source.parent, out, _settings(options), workers)
+    _prepare(faces, "csv", images or source.parent, output, _settings(options), workers)
 
 
 @prepare_command.command("coco")
-@click.argument("source", metavar="KEYPOINTS.json", type=_PATH)
-@click.option("--images", type=_PATH, help="Folder of the file's images; its own where left out.")
+@click.argument("source", metavar="KEYPOINTS.json", type=PATH)
+@click.option("--images", type=PATH, help="Folder of the file's images; its own where left out.")
 @_shared_options
 def prepare_coco(
     source: Path,
     images: Path | None,
-    out: Path,
+    output: Path,
     workers: int | None,
     **options: Any,  # noqa: ANN401
 ) -> None:
     """A COCO keypoint file, any number of points; those of visibility 0 weigh nothing."""
     from pfld_edge_calib import read_coco
 
-    _prepare(read_coco(source, images), "coco", images or source.parent, out, _settings(options), workers)
+    _prepare(read_coco(source, images), "coco", images or source.parent, output, _settings(options), workers)
 
 
 def _settings(options: dict[str, Any]) -> "PrepareSettings":
-    from pfld_edge_calib.prepared import PrepareSettings
+    from pfld_edge_calib.datasets.prepared import PrepareSettings
 
     return PrepareSettings(**options)
 
 
 def _prepare(
-    faces: "list[Face]", source: str, root: Path, out: Path, settings: "PrepareSettings", workers: int | None
+    faces: "list[Face]", source: str, root: Path, output: Path, settings: "PrepareSettings", workers: int | None
 ) -> None:
-    from pfld_edge.console import face_progress, note
-    from pfld_edge_calib.labelling import usable_cores
-    from pfld_edge_calib.prepared import prepare_faces
+    from pfld_edge.console import note, note_skipped, progress_bar
+    from pfld_edge_calib.datasets.prepare import prepare_faces
+    from pfld_edge_calib.parallel import usable_cores
 
-    if out.exists() and not out.is_dir():
-        raise click.UsageError(f"{out} is a file; -o names a folder")
+    if output.exists() and not output.is_dir():
+        raise click.UsageError(f"{output} is a file; -o names a folder")
     try:
-        with face_progress("cutting faces", len(faces)) as advance:
-            report = prepare_faces(faces, source, root, out, settings, workers or usable_cores(), advance)
+        with progress_bar("cutting faces", len(faces)) as advance:
+            report = prepare_faces(faces, source, root, output, settings, workers or usable_cores(), advance)
     except KeyboardInterrupt:
-        note(f"shards that are done stay in {out}; the same command goes on")
+        note(f"shards that are done stay in {output}; the same command goes on")
         raise
-    for complaint in report.complaints[:_COMPLAINTS]:
-        note(f"skipped {complaint}")
-    if len(report.complaints) > _COMPLAINTS:
-        note(f"skipped {len(report.complaints) - _COMPLAINTS} more photographs that can't be read")
+    note_skipped(report.complaints, len(report.complaints))
     manifest = report.manifest
     if report.kept == manifest.faces:
-        click.echo(f"{manifest.faces} faces are in {out} already")
+        click.echo(f"{manifest.faces} faces are in {output} already")
         return
-    click.echo(f"{manifest.faces} faces of {manifest.points} points in {len(manifest.shards)} shards -> {out}")
+    click.echo(f"{manifest.faces} faces of {manifest.points} points in {len(manifest.shards)} shards -> {output}")
     if manifest.skipped:
         click.echo("left out: " + ", ".join(f"{count} {reason}" for reason, count in manifest.skipped.items()))

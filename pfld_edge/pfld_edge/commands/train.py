@@ -4,21 +4,23 @@ from pathlib import Path
 
 import click
 
+from pfld_edge.options import PATH, output_option
+
 __all__ = ["train_command"]
 
 
 @click.command("train")
-@click.option("--config", "config_path", required=True, type=click.Path(path_type=Path), help="A TOML file.")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@click.option("--resume", is_flag=True, help="Go on from OUT/last.pth, where there is one.")
-@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint to start from instead of random weights.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder of cut faces; OUT/cache where left out.")
+@click.option("--config", "config_path", required=True, type=PATH, help="A TOML file.")
+@output_option("Folder of the run.")
+@click.option("--resume", is_flag=True, help="Go on from OUTPUT/last.pth, where there is one.")
+@click.option("--init", type=PATH, help="Checkpoint to start from instead of random weights.")
+@click.option("--cache", type=PATH, help="Folder of cut faces; OUTPUT/cache where left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores where left out.")
 @click.pass_context
 def train_command(
     ctx: click.Context,
     config_path: Path,
-    out: Path,
+    output: Path,
     resume: bool,
     init: Path | None,
     cache: Path | None,
@@ -26,21 +28,21 @@ def train_command(
 ) -> None:
     """Train a network as a TOML configuration says.
 
-    Writes into OUT: last.pth to go on from, best.pth, ema.pth (the averaged weights, to convert), log.csv, curves.png.
-    Ctrl-C saves the run and ends it; --resume goes on.
+    Writes into OUTPUT: last.pth to go on from, best.pth, ema.pth (the averaged weights, to convert), log.csv and
+    curves.png. Ctrl-C saves the run and ends it; --resume goes on.
     """
     from pfld_edge.training_progress import training_progress
     from pfld_edge_train.config import load_config
     from pfld_edge_train.errors import TrainingInterruptedError
+    from pfld_edge_train.fit import train, use_threads
     from pfld_edge_train.processes import joined_processes
-    from pfld_edge_train.training import train, use_threads
 
     config = load_config(config_path)
     if threads:
         use_threads(threads)
     try:
         with joined_processes(config.device) as processes, training_progress(quiet=not processes.first) as watcher:
-            train(config, out, processes, watcher, resume=resume, init=init, cache=cache)
+            train(config, output, processes, watcher, resume=resume, init=init, cache=cache)
     except TrainingInterruptedError as error:
         click.echo(str(error), err=True)
         ctx.exit(128 + error.signal)

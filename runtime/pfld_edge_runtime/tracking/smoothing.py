@@ -1,35 +1,178 @@
-"""Smooths the landmarks of one face: where the face is, and what shape it has, each at its own pace."""
+"""Smoothing of landmarks: the One-Euro filter, and its use on a face's rigid motion and shape separately.
 
-from dataclasses import dataclass
+Casiez, Roussel, Vogel: "1 Euro Filter: A Simple Speed-based Low-pass Filter for Noisy Input in Interactive Systems",
+CHI 2012, algorithm 1. Added to it: vectors whose components share one speed, and a dead band (see `OneEuro`).
+"""
+
+from dataclasses import dataclass, fields
+from math import isfinite, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime.tracking.one_euro import OneEuro, SpeedGain
-from pfld_edge_runtime.tracking.similarity import Similarity, face_size, fit_similarity
+from pfld_edge_runtime.errors import SmoothingError
+from pfld_edge_runtime.geometry.landmarks import Similarity, face_size, fit_similarity
 
-__all__ = ["FaceSmoother", "Smoothing"]
+__all__ = ["FaceSmoother", "OneEuro", "OneEuroFilter", "Smoothing", "SpeedGain", "low_pass_gain"]
 
 Array = NDArray[np.float64]
+
+_NOISE_TIME = 1.0
+"""Seconds over which the noise is averaged."""
+
+_LARGEST_ERROR = 3.0
+"""A sample counts at most this many times the noise estimated so far, so that a blink is not taken for noise."""
+
+_COLLAPSED = 0.05
+"""Least scale of the face from one frame to the next; below it the filters start again."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneEuro:
+    """Settings of a One-Euro filter.
+
+    Attributes:
+        min_cutoff: Hz, above 0: the cutoff at rest. Lower jitters less.
+        beta: Hz per unit of speed, 0 or more: how fast the cutoff rises with speed. Higher lags less.
+        derivative_cutoff: Hz, above 0: the cutoff of the speed itself. Higher reacts earlier, and to noise.
+        dead_band: Speeds up to this multiple of what noise alone makes of the speed leave the cutoff at rest; 0 is the
+            filter of the paper. The noise is estimated from the signal, so one setting serves dim and bright light.
+            With a dead band the filter also starts as the mean of its samples, until its own gain is the larger.
+    """
+
+    min_cutoff: float = 1.0
+    beta: float = 0.0
+    derivative_cutoff: float = 1.0
+    dead_band: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least = "above 0" if item.name.endswith("cutoff") else "0 or more"
+            if not isfinite(value) or value < 0 or (value == 0 and least == "above 0"):
+                raise SmoothingError(f"OneEuro {item.name} is {value!r}; it must be finite and {least}")
+
+
+def low_pass_gain(cutoff: Array | float, interval: float) -> Array:
+    """The share of a new sample in a first-order low-pass filter (equation 5 of the paper): ``1 / (1 + tau / Te)``.
+
+    Args:
+        cutoff: Hz, any shape.
+        interval: Seconds since the last sample.
+    """
+    turn = 2 * pi * np.asarray(cutoff, np.float64) * interval
+    gain: Array = turn / (1 + turn)
+    return gain
+
+
+class SpeedGain:
+    """The adaptive gain of the filter: the share of each innovation to add to the filtered value."""
+
+    def __init__(self, settings: OneEuro) -> None:
+        self._settings = settings
+        self._speed: Array | None = None
+        self._noise = _Noise()
+        self._seen = 1
+
+    def __call__(self, innovation: Array, interval: float) -> Array:
+        """Compute the gain of the next samples.
+
+        Args:
+            innovation: ``(..., D)`` the samples less the last filtered values; the D components share one speed.
+            interval: Seconds since the last sample, above 0.
+
+        Returns:
+            ``(..., 1)`` gains in 0..1.
+        """
+        settings = self._settings
+        gain = low_pass_gain(settings.derivative_cutoff, interval)
+        # As algorithm 1 has it, speed is measured from the last *filtered* value: what lags behind counts as moving.
+        # The first of these meets a low-pass filter that has seen the paper's initial dx = 0.
+        slope = innovation / interval
+        self._speed = gain * slope if self._speed is None else self._speed + gain * (slope - self._speed)
+        speed = np.linalg.norm(self._speed, axis=-1, keepdims=True)
+        if settings.dead_band:
+            # White noise of deviation s has deviation s / interval * sqrt(gain / (2 - gain)) after that low pass.
+            made_by_noise = self._noise(innovation, interval) / interval * sqrt(gain / (2 - gain))
+            speed = np.maximum(speed - settings.dead_band * made_by_noise, 0)
+        share = low_pass_gain(settings.min_cutoff + settings.beta * speed, interval)
+        if settings.dead_band:
+            # Inside the band a low cutoff would keep the first sample's error for seconds: start as a plain mean.
+            self._seen += 1
+            share = np.maximum(share, 1 / self._seen)
+        return share
+
+
+class _Noise:
+    """Standard deviation of a signal's noise, from second differences, which are zero for uniform motion."""
+
+    def __init__(self) -> None:
+        self._past: list[Array] = []
+        self._last_interval = 0.0
+        self._variance: Array | None = None
+        self._seen = 0
+
+    def __call__(self, sample: Array, interval: float) -> Array:
+        """Add a sample ``(..., D)``; give the deviation ``(..., 1)`` of all D components together, 0 at first."""
+        variance = np.zeros((*sample.shape[:-1], 1)) if self._variance is None else self._variance
+        if len(self._past) == 2:
+            ratio = interval / self._last_interval
+            older, old = self._past
+            error = sample - old - (old - older) * ratio
+            power = (error**2).sum(axis=-1, keepdims=True) / (1 + (1 + ratio) ** 2 + ratio**2)
+            if self._seen > 2:
+                power = np.minimum(power, _LARGEST_ERROR**2 * variance)
+            self._seen += 1
+            variance = variance + max(1 / self._seen, interval / (interval + _NOISE_TIME)) * (power - variance)
+            self._variance = variance
+        self._past = [*self._past, sample][-2:]
+        self._last_interval = interval
+        return np.sqrt(variance)
+
+
+class OneEuroFilter:
+    """Filters one vector signal, or many side by side.
+
+    Example:
+        >>> smooth = OneEuroFilter(OneEuro(min_cutoff=1.0, beta=0.1))
+        >>> smooth(point, 1 / 30)  # (2,) or (N, 2): x and y share one speed
+    """
+
+    def __init__(self, settings: OneEuro) -> None:
+        self._gain = SpeedGain(settings)
+        self._value: Array | None = None
+
+    def __call__(self, sample: NDArray[np.floating], interval: float) -> Array:
+        """Filter the next sample.
+
+        Args:
+            sample: ``(..., D)``, the same shape every time.
+            interval: Seconds since the last sample, above 0; unused for the first, which comes back as it is.
+        """
+        value = np.asarray(sample, np.float64)
+        if self._value is not None:
+            innovation = value - self._value
+            value = self._value + self._gain(innovation, interval) * innovation
+        self._value = value
+        return value
+
 
 _MOTION = OneEuro(min_cutoff=0.05, beta=120.0, derivative_cutoff=3.0, dead_band=3.0)
 _SHAPE = OneEuro(min_cutoff=0.05, beta=80.0, derivative_cutoff=3.0, dead_band=3.0)
 
-_COLLAPSED = 0.05
-"""A face that shrank to less than this share in one frame is not the same signal any more."""
-
 
 @dataclass(frozen=True, slots=True)
 class Smoothing:
-    """How landmarks are smoothed; speeds are in faces a second, a face being the longer side of its landmarks' box.
+    """Settings of the two filters; speeds are in faces a second, a face being the longer side of its landmarks' box.
 
-    A head moves all points together, an eyelid moves eight. Filtering the two apart lets the head follow at once while
-    the shape, where most of the visible jitter is, stays calm. The same `OneEuro` twice is the filter of the paper over
-    all landmarks.
+    A head moves all points together, an eyelid moves eight. With separate filters the head is followed without lag
+    while the shape, where most of the visible jitter is, is smoothed strongly. The same `OneEuro` twice is the filter
+    of the paper over all landmarks.
 
     Attributes:
-        motion: For shift, turn and size of the whole face.
-        shape: For what each landmark does besides.
+        motion: For translation, rotation and scale of the whole face.
+        shape: For each landmark's movement relative to that.
     """
 
     motion: OneEuro = _MOTION
@@ -62,21 +205,21 @@ class FaceSmoother:
         step = fit_similarity(last, found)
         if abs(step.factor) < _COLLAPSED:
             return found
-        moved = float(self._motion(_rigid(step, last) / size, interval)[0, 0])
-        residual = found - step.partly(1.0, last)
-        bent = last + self._shape(residual / size, interval) * _turned_back(residual, step)
-        self._landmarks = step.partly(moved, bent)
+        moved = float(self._motion(_rigid_motion(step, last) / size, interval)[0, 0])
+        residual = found - step.apply(last)
+        bent = last + self._shape(residual / size, interval) * _before(residual, step)
+        self._landmarks = step.apply(bent, moved)
         return self._landmarks
 
 
-def _rigid(step: Similarity, points: Array) -> Array:
-    """A similarity as ``(1, 4)`` pixels: the shift, and how far turn and size move a typical point."""
+def _rigid_motion(step: Similarity, points: Array) -> Array:
+    """A similarity as ``(1, 4)`` pixels: the translation, and how far rotation and scale move a typical point."""
     reach = float(np.sqrt(np.var(points, axis=0).sum()))
-    swing = (step.factor - 1) * reach
-    return np.array([[step.shift.real, step.shift.imag, swing.real, swing.imag]])
+    spread = (step.factor - 1) * reach
+    return np.array([[step.shift.real, step.shift.imag, spread.real, spread.imag]])
 
 
-def _turned_back(residual: Array, step: Similarity) -> Array:
-    """Where a residual after the step would have been before it."""
+def _before(residual: Array, step: Similarity) -> Array:
+    """Rotate and scale residuals after the step back to the frame before it."""
     before = (residual[:, 0] + 1j * residual[:, 1]) / step.factor
     return np.stack([before.real, before.imag], axis=1)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pfld_edge_calib import cut_faces
-from pfld_edge_calib.portraits import portraits
+from pfld_edge_calib.datasets.portraits import portraits
 from pfld_edge_runtime import Contract, CropRule
-from pfld_edge_train.augment_config import AugmentConfig
+from pfld_edge_train.config import AugmentConfig
 from pfld_edge_train.face_cache import FaceCache
 
 Strengths = Callable[..., AugmentConfig]
@@ -23,7 +23,8 @@ def cache() -> FaceCache:
     known = np.stack([face.landmarks for face in faces if face.landmarks is not None])
     return FaceCache(
         crops=cut.crops,
-        landmarks=(cut.windows.to_crop(known) * 160).astype(np.float32),
+        windows=np.concatenate([cut.windows.corners, cut.windows.sizes[:, None]], axis=1),
+        landmarks=known,
         weights=np.tile(np.linspace(0.1, 1, 98, dtype=np.float32), (40, 1)),
         attributes=np.arange(240).reshape(40, 6) % 3 == 0,
         repeats=np.ones(40, np.int64),

@@ -11,9 +11,15 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pfld_edge_runtime import WFLW_98, crop_faces, crop_windows
-from pfld_edge_train.augment.warp import shrink_factors, warp_picture, warp_pictures
-from pfld_edge_train.augment_config import AugmentConfig
-from pfld_edge_train.geometry import FaceFrames, plain_frames, random_frames, warp_landmarks
+from pfld_edge_train.augment.geometry import (
+    plain_frames,
+    random_frames,
+    shrink_factors,
+    warp_landmarks,
+    warp_picture,
+    warp_pictures,
+)
+from pfld_edge_train.config import AugmentConfig
 
 MIRROR = np.array(WFLW_98.mirror)
 SPOTS = (3, 40, 60, 85)
@@ -77,31 +83,62 @@ def test_pixels_are_those_of_scipys_bilinear_warp(warp: Warp, seed: int) -> None
     assert np.abs(warp(crop, affine, 112, 1) - np.stack(channels, axis=2)).max() < 1.6
 
 
-@given(x=st.integers(0, 30), y=st.integers(0, 30), side=st.integers(60, 110))
+@given(seed=st.integers(0, 10_000), margin=st.floats(0.5, 2.5), whole=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_the_plain_frame_is_the_runtimes_window(seed: int, margin: float, whole: bool) -> None:
+    points = np.random.default_rng(seed).uniform(-30, 900, (1, 98, 2)).astype(np.float32)
+    points = np.round(points) if whole else points
+    box = np.concatenate([np.floor(points[0].min(axis=0)), np.floor(points[0].max(axis=0)) + 1])
+    windows = crop_windows(box, margin)
+    frames = plain_frames(points, KNOWN, margin)
+    np.testing.assert_array_equal(frames.matrices[0], windows.sizes[0] * np.eye(2))
+    np.testing.assert_array_equal(frames.centers[0] - frames.matrices[0].sum(axis=1) / 2, windows.corners[0])
+    expected = windows.to_crop(points)
+    np.testing.assert_allclose(warp_landmarks(points, frames, MIRROR), expected, atol=1e-5)
+
+
+@given(seed=st.integers(0, 10_000), spread=st.floats(20, 50))
 @settings(max_examples=15, deadline=None)
 @WARPS
-def test_the_plain_frame_is_the_runtimes_crop(warp: Warp, x: int, y: int, side: int) -> None:
-    photo = random_face(x)[0]
-    box = [x + 20, y + 20, x + 20 + side // 2, y + 20 + side // 2]
-    corners = np.array([[box[:2], np.array(box[2:]) - 1e-3]], np.float32)
-    windows = crop_windows(box, 2.0)
-    device = crop_faces(photo, windows, 112)[0].astype(int)
-    frames = plain_frames(corners, np.ones((1, 2), np.bool_), 2.0)
-    # The runtime rounds its centre down to a whole pixel of the photograph.
-    frames = FaceFrames(frames.matrices, windows.corners + windows.sizes[:, None] / 2, frames.flipped)
-    assert np.abs(warp(photo, frames.affines(112)[0], 112, 1)[1:-1, 1:-1] - device[1:-1, 1:-1]).max() <= 2
-    expected = windows.to_crop(corners)
-    assert np.abs(warp_landmarks(corners, frames, np.arange(2)) - expected).max() < 1e-3
+def test_plain_pixels_are_the_runtimes_crop(warp: Warp, seed: int, spread: float) -> None:
+    photo = random_face(seed)[0]
+    points = np.random.default_rng(seed).uniform(80 - spread, 80 + spread, (1, 98, 2)).astype(np.float32)
+    box = np.concatenate([np.floor(points[0].min(axis=0)), np.floor(points[0].max(axis=0)) + 1])
+    device = crop_faces(photo, crop_windows(box, 1.2), 112)[0].astype(int)
+    plain = warp(photo, plain_frames(points, KNOWN, 1.2).affines(112)[0], 112, 1)
+    # The runtime repeats its window's edges, where training has the pixels beyond them.
+    assert np.abs(plain[1:-1, 1:-1] - device[1:-1, 1:-1]).max() <= 2
 
 
-def test_the_plain_frame_lies_where_the_runtime_cuts_within_two_pixels() -> None:
-    for seed in range(20):
-        points = np.random.default_rng(seed).uniform(30, 130, (1, 98, 2)).astype(np.float32)
-        box = np.concatenate([np.floor(points[0].min(axis=0)), np.floor(points[0].max(axis=0)) + 1])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_without_distortion_a_random_frame_is_the_runtimes_window(flip: float) -> None:
+    still = AugmentConfig(rotation=0, shear=0, shift=0, scale=0, flip=flip)
+    for seed in range(50):
+        points = np.random.default_rng(seed).uniform(30, 630, (1, 98, 2)).astype(np.float32)
+        # A photograph of 700 columns in the mirror.
+        seen = points * (-1, 1) + (700, 0) if flip else points
+        box = np.concatenate([np.floor(seen[0].min(axis=0)), np.floor(seen[0].max(axis=0)) + 1])
         windows = crop_windows(box, 1.2)
-        frames = plain_frames(points, KNOWN, 1.2)
-        assert abs(frames.matrices[0, 0, 0] - windows.sizes[0]) < 2.4
-        assert np.abs(frames.centers[0] - windows.corners[0] - windows.sizes[0] / 2).max() < 1.6
+        frames = random_frames(points, KNOWN, 1.2, still, np.random.default_rng(seed))
+        moved = warp_landmarks(points, frames, np.arange(98))
+        np.testing.assert_allclose(moved, windows.to_crop(seen.astype(np.float32)), atol=1e-5)
+
+
+def test_a_frame_in_a_cached_crop_samples_the_same_places_of_the_photograph() -> None:
+    points = np.random.default_rng(3).uniform(100, 400, (1, 98, 2)).astype(np.float32)
+    frames = random_frames(points, KNOWN, 1.2, AugmentConfig(), np.random.default_rng(3))
+    window = np.array([[37, 51, 421]])
+    cached = frames.within(window, 168)
+    indices = np.array([[0, 0, 1], [111, 3, 1], [50, 80, 1]]).T
+    # Pixel centres lie half a pixel from their indices.
+    expected = frames.affines(112)[0] @ indices + 0.5
+    found = (cached.affines(112)[0] @ indices + 0.5) * 421 / 168 + window[0, :2, None]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(
+        warp_landmarks((points - window[0, :2]) * 168 / 421, cached, MIRROR),
+        warp_landmarks(points, frames, MIRROR),
+        atol=1e-6,
+    )
 
 
 def test_a_mirrored_frame_swaps_left_and_right() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfld_edge_train.augment.jpeg import jpeg_artefacts, quantization_tables
+from pfld_edge_train.augment.on_device import jpeg_artefacts, quantization_tables
 
 # T.81, figure A.6: the order in which a file stores a block.
 ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, i % 8 if (i // 8 + i % 8) % 2 == 0 else i // 8))

@@ -9,12 +9,9 @@ import torch
 from scipy import ndimage
 
 from pfld_edge_runtime import Contract
-from pfld_edge_train.augment import Plan, draw_plan, render_on_cpu, render_on_device
-from pfld_edge_train.augment.blur import blur_kernels
-from pfld_edge_train.augment.looks import draw_looks
-from pfld_edge_train.augment.noise import BANK_STARTS
-from pfld_edge_train.augment.resolution import resolution_matrices
-from pfld_edge_train.augment_config import AugmentConfig
+from pfld_edge_train.augment import AugmentPlan, draw_plan, render_on_cpu, render_on_device
+from pfld_edge_train.augment.photometry import blur_kernels, draw_photometry, resolution_matrices
+from pfld_edge_train.config import AugmentConfig
 from pfld_edge_train.face_cache import FaceCache
 
 Strengths = Callable[..., AugmentConfig]
@@ -46,9 +43,10 @@ PARTS = {
 }
 
 
-def plan_of(cache: FaceCache, config: AugmentConfig | None, contract: Contract = CONTRACT, seed: int = 0) -> Plan:
-    known = cache.weights[ROWS] > 0
-    return draw_plan(ROWS, cache.landmarks[ROWS], known, contract, config, np.random.default_rng(seed))
+def plan_of(
+    cache: FaceCache, config: AugmentConfig | None, contract: Contract = CONTRACT, seed: int = 0
+) -> AugmentPlan:
+    return draw_plan(cache, ROWS, contract, config, np.random.default_rng(seed))
 
 
 def both(
@@ -101,9 +99,9 @@ def test_the_strength_of_one_part_leaves_the_others_chances_alone(cache: FaceCac
     second = plan_of(cache, AugmentConfig(rotation=0, noise=0, occlusion=1, jpeg=0)).change
     assert first is not None
     assert second is not None
-    np.testing.assert_array_equal(first.looks.gamma, second.looks.gamma)
-    np.testing.assert_array_equal(first.looks.gray, second.looks.gray)
-    np.testing.assert_array_equal(first.covers[1].shown, second.covers[1].shown)
+    np.testing.assert_array_equal(first.photometry.gamma, second.photometry.gamma)
+    np.testing.assert_array_equal(first.photometry.gray, second.photometry.gray)
+    np.testing.assert_array_equal(first.occlusions[1].shown, second.occlusions[1].shown)
 
 
 def test_gray_is_opencvs_gray(cache: FaceCache, only: Strengths) -> None:
@@ -120,28 +118,28 @@ def test_noise_has_its_strength(cache: FaceCache, only: Strengths) -> None:
     noisy = render_on_cpu(cache.crops, plan, 112, "bgr").astype(float)
     plain = render_on_cpu(cache.crops, plan_of(cache, None), 112, "bgr").astype(float)
     inside = (plain > 80) & (plain < 175)
-    for face, strength, where in zip(noisy - plain, plan.change.looks.noise, inside, strict=True):
+    for face, strength, where in zip(noisy - plain, plan.change.photometry.noise, inside, strict=True):
         if strength > 1:
             # Rounding to whole levels adds a twelfth to the variance.
             assert np.std(face[where]) == pytest.approx(np.hypot(strength, 12**-0.5), rel=0.06)
 
 
 def test_kernels_sum_to_one_and_a_bell_is_scipys() -> None:
-    looks = draw_looks(300, 112, "bgr", BANK_STARTS, AugmentConfig(blur=0.5, defocus=0.5), np.random.default_rng(0))
-    kernels, radii = blur_kernels(looks, 112)
+    photometry = draw_photometry(300, 112, "bgr", AugmentConfig(blur=0.5, defocus=0.5), np.random.default_rng(0))
+    kernels, radii = blur_kernels(photometry, 112)
     np.testing.assert_allclose(kernels.sum(axis=(1, 2)), 1, rtol=1e-5)
-    assert set(looks.blur_kind) == {1, 2, 3}
+    assert set(photometry.blur_kind) == {1, 2, 3}
     point = np.zeros(kernels.shape[1:])
     point[len(point) // 2, len(point) // 2] = 1
-    bells = np.flatnonzero(looks.blur_kind == 2)
+    bells = np.flatnonzero(photometry.blur_kind == 2)
     for bell in bells[:10]:
-        expected = ndimage.gaussian_filter(point, looks.blur_reach[bell], radius=int(radii[bell]))
+        expected = ndimage.gaussian_filter(point, photometry.blur_reach[bell], radius=int(radii[bell]))
         np.testing.assert_allclose(kernels[bell], expected, atol=1e-4)
 
 
 def test_motion_moves_no_face() -> None:
-    looks = draw_looks(200, 112, "bgr", BANK_STARTS, AugmentConfig(blur=1), np.random.default_rng(1))
-    for kernel in blur_kernels(looks, 112)[0]:
+    photometry = draw_photometry(200, 112, "bgr", AugmentConfig(blur=1), np.random.default_rng(1))
+    for kernel in blur_kernels(photometry, 112)[0]:
         middle = (len(kernel) - 1) / 2
         np.testing.assert_allclose(ndimage.center_of_mass(kernel), (middle, middle), atol=1e-3)
 

@@ -1,18 +1,21 @@
-"""All that chance decides about a batch, as numbers: the same for every device and every number of processes."""
+"""All random decisions about a batch, as numbers: the same for every device and every number of processes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime import Contract
-from pfld_edge_train.augment.covers import Covers, draw_covers
-from pfld_edge_train.augment.looks import Looks, draw_looks
-from pfld_edge_train.augment.noise import BANK_STARTS
-from pfld_edge_train.augment_config import AugmentConfig
-from pfld_edge_train.geometry import FaceFrames, plain_frames, random_frames, warp_landmarks
+from pfld_edge_train.augment.geometry import FaceFrames, plain_frames, random_frames, warp_landmarks
+from pfld_edge_train.augment.occlusions import Occlusions, draw_occlusions
+from pfld_edge_train.augment.photometry import Photometry, draw_photometry
+from pfld_edge_train.config import AugmentConfig
+from pfld_edge_train.face_cache import FaceCache
 
-__all__ = ["Change", "Plan", "draw_plan"]
+__all__ = ["AugmentPlan", "Change", "draw_plan", "take_rows"]
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +24,22 @@ class Change:
 
     Attributes:
         smooth: ``(N,)`` bool: smoothed before it is shrunk.
-        covers: Layers, the first lies lowest.
-        looks: Light and camera.
+        occlusions: Layers of occlusions, the first lies lowest.
+        photometry: Light and camera.
     """
 
     smooth: NDArray[np.bool_]
-    covers: tuple[Covers, ...]
-    looks: Looks
+    occlusions: tuple[Occlusions, ...]
+    photometry: Photometry
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AugmentPlan:
     """How N cached faces become a batch.
 
     Attributes:
         rows: ``(N,)`` rows of the cache.
-        frames: Where they are cut.
+        frames: Where they are cut, in the cached crops.
         landmarks: ``(N, P, 2)`` fractions of what is cut.
         change: What is done to them after that; None for the runtime's plain crop.
     """
@@ -48,31 +51,53 @@ class Plan:
 
 
 def draw_plan(
+    cache: FaceCache,
     rows: NDArray[np.int64],
-    landmarks: NDArray[np.float32],
-    known: NDArray[np.bool_],
     contract: Contract,
     config: AugmentConfig | None,
     generator: np.random.Generator,
-) -> Plan:
+) -> AugmentPlan:
     """Decide everything about N faces.
 
     Args:
-        rows: ``(N,)`` rows of the cache.
-        landmarks: ``(N, P, 2)`` of those, pixels of the cached crop.
-        known: ``(N, P)``: which of them may be looked at.
+        cache: The faces.
+        rows: ``(N,)``, which of them.
         contract: Gives size, crop rule and landmark scheme.
         config: Strengths; None for the plain crop.
         generator: Source of chance.
     """
+    landmarks, known = cache.landmarks[rows], cache.weights[rows] > 0
     margin, size = contract.crop.margin, contract.input_size
     mirror = np.array(contract.landmarks.mirror)
     if config is None:
         frames = plain_frames(landmarks, known, margin)
-        return Plan(rows, frames, warp_landmarks(landmarks, frames, mirror), None)
-    frames = random_frames(landmarks, known, margin, config, generator)
+    else:
+        frames = random_frames(landmarks, known, margin, config, generator)
     fractions = warp_landmarks(landmarks, frames, mirror)
+    frames = frames.within(cache.windows[rows], cache.crops.shape[1])
+    if config is None:
+        return AugmentPlan(rows, frames, fractions, None)
     smooth = generator.random(len(rows)) < config.antialias
-    covers = draw_covers(fractions, contract.landmarks.normalizing_points, rows, frames, size, config, generator)
-    looks = draw_looks(len(rows), size, contract.color_order, BANK_STARTS, config, generator)
-    return Plan(rows, frames, fractions, Change(smooth, covers, looks))
+    occlusions = draw_occlusions(
+        fractions, contract.landmarks.normalizing_points, rows, frames, size, config, generator
+    )
+    photometry = draw_photometry(len(rows), size, contract.color_order, config, generator)
+    return AugmentPlan(rows, frames, fractions, Change(smooth, occlusions, photometry))
+
+
+def take_rows(record: Record, rows: slice | NDArray[np.integer] | NDArray[np.bool_]) -> Record:
+    """Choose faces from a dataclass of arrays, or of such dataclasses, tuples of them, or None.
+
+    Args:
+        record: Every array in it has the faces on its first axis.
+        rows: What numpy indexes by.
+    """
+    return cast(Record, _take(record, rows))
+
+
+def _take(value: Any, rows: Any) -> Any:  # noqa: ANN401 - arrays and records of them
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(*(_take(getattr(value, item.name), rows) for item in fields(value)))
+    if isinstance(value, tuple):
+        return tuple(_take(item, rows) for item in value)
+    return None if value is None else value[rows]

@@ -1,11 +1,13 @@
-"""Building blocks of the networks, one idea a file."""
+"""Building blocks of the networks."""
 
-from pfld_edge_train.blocks.conv_block import conv_block
-from pfld_edge_train.blocks.depthwise import DepthwiseSeparableConv
-from pfld_edge_train.blocks.ghost import GhostBottleneck, GhostModule
-from pfld_edge_train.blocks.ghostone import GhostOneBottleneck, GhostOneModule
-from pfld_edge_train.blocks.inverted_residual import InvertedResidual
-from pfld_edge_train.blocks.mobileone import MobileOneBlock
+from pfld_edge_train.blocks.convolutions import (
+    DepthwiseSeparableConv,
+    GhostBottleneck,
+    GhostModule,
+    InvertedResidual,
+    conv_block,
+)
+from pfld_edge_train.blocks.mobileone import GhostOneBottleneck, GhostOneModule, MobileOneBlock
 
 __all__ = [
     "DepthwiseSeparableConv",

@@ -13,18 +13,62 @@ with F the correlation of the map, R and C those of single rows and columns. See
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pfld_edge_train.blocks.depthwise_moments import correlation
-from pfld_edge_train.blocks.lag_tables import LAGS, product_table, total_table
-from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
-from pfld_edge_train.blocks.pointwise_moments import wide
+from pfld_edge_train.blocks.patch_moments import PatchGeometry, PatchGradient, correlation, images_at_once, wide
 
-__all__ = ["LagGradient", "LagMoments"]
+__all__ = ["LagMoments"]
+
+_TAPS = tuple(product((-1, 0, 1), repeat=2))
+"""Rows and columns that each value of a patch lies from the middle."""
+_LAGS = (*((0, across) for across in range(3)), *product((1, 2), range(-2, 3)))
+"""One of each pair of opposite lags, rows and columns."""
+_BORDERS = tuple(product((0, 1), (0, 1)))
+"""Axis (0 for a row) and which one (0 for the first, 1 for the last)."""
+_CORNERS = tuple(product((0, 1), (0, 1)))
+"""First or last row, first or last column."""
+_LOOKS_AWAY = {1: 0, -1: 1}
+"""Which row or column a tap never sees that lies so far from the middle."""
+
+
+@cache
+def _product_table(device: torch.device) -> Tensor:
+    """``(81, 29)`` float64: each product of two taps as a sum of correlations.
+
+    These are those of the map at `_LAGS`, those of the first and the last row at lags 0 to 2, those of the columns, and
+    the four corners' squares.
+    """
+    table = torch.zeros(9, 9, len(_LAGS) + 3 * len(_BORDERS) + len(_CORNERS), dtype=torch.float64)
+    for (i, a), (j, b) in product(enumerate(_TAPS), repeat=2):
+        lag = (b[0] - a[0], b[1] - a[1])
+        table[i, j, _LAGS.index(lag if lag in _LAGS else (-lag[0], -lag[1]))] = 1
+        away = [_LOOKS_AWAY.get(a[axis]) if a[axis] == b[axis] else None for axis in (0, 1)]
+        for axis, which in enumerate(away):
+            if which is not None:
+                table[i, j, len(_LAGS) + 3 * _BORDERS.index((axis, which)) + abs(lag[1 - axis])] = -1
+        if away[0] is not None and away[1] is not None:
+            table[i, j, len(_LAGS) + 3 * len(_BORDERS) + _CORNERS.index((away[0], away[1]))] = 1
+    return table.flatten(0, 1).to(device)
+
+
+@cache
+def _total_table(device: torch.device) -> Tensor:
+    """``(9, 9)`` float64: each tap's sum from those of map, first and last row, first and last column, and corners."""
+    table = torch.zeros(9, 1 + len(_BORDERS) + len(_CORNERS), dtype=torch.float64)
+    table[:, 0] = 1
+    for i, tap in enumerate(_TAPS):
+        away = [_LOOKS_AWAY.get(step) for step in tap]
+        for axis, which in enumerate(away):
+            if which is not None:
+                table[i, 1 + _BORDERS.index((axis, which))] = -1
+        if away[0] is not None and away[1] is not None:
+            table[i, 1 + len(_BORDERS) + _CORNERS.index((away[0], away[1]))] = 1
+    return table.to(device)
 
 
 class LagMoments:
@@ -40,46 +84,38 @@ class LagMoments:
         corners = _ends(rows, 3)
         features = [_along(rows, 3), _along(columns, 2), corners.square().sum(dim=0).flatten(1)]
         totals = [rows.sum(dim=(0, 3)), columns.sum(dim=(0, 2)), corners.sum(dim=0).flatten(1)]
-        products = torch.cat([lags, torch.cat(features, dim=1).double()], dim=1) @ product_table(x.device).T
-        total = torch.cat([total, torch.cat(totals, dim=1).double()], dim=1) @ total_table(x.device).T
+        products = torch.cat([lags, torch.cat(features, dim=1).double()], dim=1) @ _product_table(x.device).T
+        total = torch.cat([total, torch.cat(totals, dim=1).double()], dim=1) @ _total_table(x.device).T
         return total, products.view(-1, 9, 9)
 
-    def gradient(self, constant: Tensor, linear: Tensor) -> "LagGradient":
-        """Prepare ``linear P + constant``: the tables, read the other way."""
-        table, sums = (table(linear.device).to(linear.dtype) for table in (product_table, total_table))
-        lags, rows, columns, corners = torch.split(linear.flatten(1) @ table / 2, [len(LAGS), 6, 6, 4], dim=1)
+    def gradient(self, constant: Tensor, linear: Tensor) -> PatchGradient:
+        """Prepare one depthwise 5x5 convolution, and corrections of the border's rows, columns and corners."""
+        table, sums = (table(linear.device).to(linear.dtype) for table in (_product_table, _total_table))
+        lags, *borders = torch.split(linear.flatten(1) @ table / 2, [len(_LAGS), 6, 6, 4], dim=1)
         everywhere, *biases = torch.split(constant @ sums, [1, 2, 2, 4], dim=1)
-        return LagGradient(_symmetric(lags), everywhere[:, 0].contiguous(), [rows, columns, corners], biases)
+        kernels, bias = _symmetric(lags), everywhere[:, 0].contiguous()
+
+        def of(x: Tensor) -> Tensor:
+            return F.conv2d(x.to(kernels.dtype), kernels, bias, padding=2, groups=x.shape[1])
+
+        return PatchGradient(of, partial(_correct_border, borders, biases))
 
 
-@dataclass(frozen=True, slots=True)
-class LagGradient:
-    """A 5x5 convolution, 1-D convolutions of the border's rows and columns, and factors of the corners.
+def _correct_border(borders: Sequence[Tensor], biases: Sequence[Tensor], found: Tensor, x: Tensor) -> None:
+    """Subtract in place what the 5x5 convolution has too much of along the border.
 
-    Attributes:
-        kernels: ``(C, 1, 5, 5)``.
-        bias: ``(C)``.
+    Args:
         borders: Coefficients of rows ``(C, 6)``, columns ``(C, 6)`` and corners ``(C, 4)``.
         biases: Constants of rows ``(C, 2)``, columns ``(C, 2)`` and corners ``(C, 4)``.
+        found: The gradient.
+        x: The input.
     """
-
-    kernels: Tensor
-    bias: Tensor
-    borders: Sequence[Tensor]
-    biases: Sequence[Tensor]
-
-    def of(self, x: Tensor) -> Tensor:
-        """Give the gradient of some images, but for the border."""
-        return F.conv2d(x.to(self.kernels.dtype), self.kernels, self.bias, padding=2, groups=x.shape[1])
-
-    def finish(self, found: Tensor, x: Tensor) -> None:
-        """Correct the border."""
-        for dim in (2, 3):
-            strips = _ends(found, dim)
-            strips += _strip_gradient(_ends(x, dim), dim, self.borders[dim - 2], self.biases[dim - 2])
-        factors, constants = (values.view(-1, 2, 2) for values in (self.borders[2], self.biases[2]))
-        places = _ends(_ends(found, 2), 3)
-        places += torch.addcmul(constants, factors, _ends(_ends(x, 2), 3).to(factors.dtype), value=2)
+    for dim in (2, 3):
+        strips = _ends(found, dim)
+        strips += _strip_gradient(_ends(x, dim), dim, borders[dim - 2], biases[dim - 2])
+    factors, constants = (values.view(-1, 2, 2) for values in (borders[2], biases[2]))
+    places = _ends(_ends(found, 2), 3)
+    places += torch.addcmul(constants, factors, _ends(_ends(x, 2), 3).to(factors.dtype), value=2)
 
 
 def _correlations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +126,7 @@ def _correlations(x: Tensor) -> tuple[Tensor, Tensor]:
     correlations give all lags of at most two rows and columns.
 
     Returns:
-        Correlations at `LAGS`, ``(C, 13)``, and the sum of the map, ``(C, 1)``, both float64.
+        Correlations at `_LAGS`, ``(C, 13)``, and the sum of the map, ``(C, 1)``, both float64.
     """
     count, channels, height, width = x.shape
     geometry = PatchGeometry(3, 1, channels)
@@ -144,6 +180,6 @@ def _strip_gradient(strips: Tensor, dim: int, coefficients: Tensor, constants: T
 def _symmetric(coefficients: Tensor) -> Tensor:
     """5x5 kernels ``(C, 1, 5, 5)``: a correlation's factors trade places at the opposite lag."""
     kernels = coefficients.new_zeros(len(coefficients), 25)
-    places = [5 * (2 + down) + 2 + across for down, across in LAGS]
+    places = [5 * (2 + down) + 2 + across for down, across in _LAGS]
     kernels[:, places] = coefficients
     return (kernels + kernels.flip(1)).view(-1, 1, 5, 5)

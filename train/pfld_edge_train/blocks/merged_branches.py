@@ -1,9 +1,11 @@
-"""MobileOne's branches merged while they train: one convolution, and the gradients of all branches.
+"""MobileOne's branches merged in every training step: one convolution, and the exact gradients of all branches.
 
-In training a BatchNorm normalizes by the batch. Mean and variance of a linear branch's output follow from
-the moments of the input's patches (`patch_moments`), which all branches share; so the merged kernel of this very step
-is known before any convolution has run. Gradients are exact: they flow through the merged kernel into weights and
-factors, and through the moments into the input. Derived in docs/reparameterized-training.md.
+In training a BatchNorm normalizes by the batch. Mean and variance of a linear branch's output W p follow from the mean
+and the covariance of the input's patches p, which all branches share: W E[p], and the diagonal of W Cov[p] W^T. So the
+merged kernel of a step is known before any convolution has run. Gradients flow through the merged kernel into weights
+and factors, and through the moments into the input. Derived in docs/reparameterized-training.md.
+
+Shapes: G groups, B branches, O outputs of a group, d = (inputs of a group) x k x k.
 """
 
 from collections.abc import Sequence
@@ -16,15 +18,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pfld_edge_train.blocks.branch_algebra import BranchAlgebra
-from pfld_edge_train.blocks.branch_kernels import split_kernels, stack_kernels
-from pfld_edge_train.blocks.convolution_gradients import convolution_gradients
-from pfld_edge_train.blocks.patch_geometry import PatchGeometry, images_at_once
-from pfld_edge_train.blocks.patch_moments import patch_gradient, patch_moments
-from pfld_edge_train.blocks.running_statistics import move_statistics
-from pfld_edge_train.blocks.summed_over_processes import moments_over_processes, summed_over_processes
+from pfld_edge_train.blocks.lag_moments import LagMoments
+from pfld_edge_train.blocks.patch_moments import (
+    DepthwiseMoments,
+    MomentsMethod,
+    PatchGeometry,
+    PatchGradient,
+    PointwiseMoments,
+    UnfoldedMoments,
+    convolution_gradients,
+    images_at_once,
+)
+from pfld_edge_train.blocks.synchronized import moments_over_processes, move_statistics, summed_over_processes
 
-__all__ = ["MergedBlock", "merged_forward"]
+__all__ = ["MergedBlock", "merge_pays", "merged_forward"]
+
+_LEAST_CERTAIN = 1e-3
+"""Least variance of a branch, as a share of the mean square that its kernel sees, that float32 moments resolve."""
+_ROUNDS = 3
+"""A convolution runs once forward and twice backward: for its weights and for its input."""
+_SMALL_PATCH = 64
+"""Patches up to this size cost nothing in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +56,103 @@ class MergedBlock:
     norms: Sequence[nn.BatchNorm2d]
     linear: bool
     group: dist.ProcessGroup | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _BranchGradients:
+    """What the gradients of the merged kernel and bias give.
+
+    Attributes:
+        kernels: ``(G, B, O, d)``.
+        gamma: ``(G, B, O)``.
+        mean: ``(G, d)``.
+        covariance: ``(G, d, d)``, symmetric.
+    """
+
+    kernels: Tensor
+    gamma: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+
+class _BranchAlgebra:
+    """Branch b normalizes ``W_b p``; with ``f_b = gamma_b / sigma_b`` the sum is ``W p + bias``, ``W = sum f_b W_b``.
+
+    Attributes:
+        means: Of the branches' outputs, ``(G, B, O)``.
+        variances: Likewise, divided by the count.
+        weight: Merged, ``(G, O, d)``.
+        bias: Merged, ``(G, O)``.
+    """
+
+    def __init__(
+        self, kernels: Tensor, gamma: Tensor, beta: Tensor, epsilon: Tensor, mean: Tensor, covariance: Tensor
+    ) -> None:
+        """Merge.
+
+        Args:
+            kernels: ``(G, B, O, d)``.
+            gamma: BatchNorms' factors, ``(G, B, O)``.
+            beta: BatchNorms' offsets, ``(G, B, O)``.
+            epsilon: BatchNorms' least variances, ``(B, 1)``.
+            mean: Of the patches, ``(G, d)``.
+            covariance: Of the patches, ``(G, d, d)``.
+        """
+        self.kernels, self.gamma, self.patch_mean = kernels, gamma, mean
+        flat = kernels.flatten(1, 2)
+        self.product = (flat @ covariance).view(kernels.shape)
+        self.means = (flat @ mean[:, :, None]).view(gamma.shape)
+        self.variances = (self.product * kernels).sum(dim=3).clamp_(min=0)
+        self.scale = torch.rsqrt(self.variances + epsilon)
+        self.factor = gamma * self.scale
+        self.weight = (self.factor[..., None] * kernels).sum(dim=1)
+        self.bias = torch.addcmul(beta, self.factor, self.means, value=-1).sum(dim=1)
+
+    def is_certain(self, covariance: Tensor) -> bool:
+        """Whether all variances are more than a small difference of large sums, which float32 could not tell."""
+        square = covariance.diagonal(dim1=1, dim2=2) + self.patch_mean.square()
+        seen = (self.kernels.square().flatten(1, 2) @ square[:, :, None]).view(self.variances.shape)
+        return not bool((self.variances < _LEAST_CERTAIN * seen).any())
+
+    def backward(self, weight: Tensor, bias: Tensor) -> _BranchGradients:
+        """Go back.
+
+        Args:
+            weight: Gradient of the merged kernel, ``(G, O, d)``.
+            bias: Gradient of the merged bias, ``(G, O)``; of each beta as well.
+        """
+        bias = bias[:, None]
+        factor = (weight[:, None] * self.kernels).sum(dim=3) - bias * self.means
+        gamma = factor * self.scale
+        # d sigma^-1 / d variance = -sigma^-3 / 2
+        variance = gamma * self.factor * self.scale * -0.5
+        mean = self.factor * -bias
+        kernels = self.factor[..., None] * weight[:, None]
+        kernels.addcmul_(variance[..., None], self.product, value=2)
+        kernels.addcmul_(mean[..., None], self.patch_mean[:, None, None])
+        flat = self.kernels.flatten(1, 2)
+        weighted = variance.flatten(1)[..., None] * flat
+        return _BranchGradients(kernels, gamma, (mean.flatten(1)[:, None] @ flat)[:, 0], torch.bmm(weighted.mT, flat))
+
+
+def merge_pays(in_channels: int, out_channels: int, geometry: PatchGeometry, branches: int) -> bool:
+    """Say whether one convolution and the moments cost less than all branches.
+
+    In multiply-accumulates an output place: a branch costs the output's channels times the patch's size, thrice; the
+    moments cost the patch's size squared, once forward and once backward. What is saved in memory traffic, two tensors
+    a branch and more in BatchNorm, only speaks for merging.
+
+    Args:
+        in_channels: Of the block.
+        out_channels: Of the block.
+        geometry: Of its convolutions.
+        branches: Its BatchNorms.
+    """
+    patch = in_channels // geometry.groups * geometry.kernel_size**2
+    if geometry.groups == in_channels:
+        return branches > 1
+    outputs = out_channels // geometry.groups
+    return _ROUNDS * branches * outputs > _ROUNDS * outputs + 2 * patch
 
 
 def merged_forward(x: Tensor, block: MergedBlock, kernels: Sequence[Tensor]) -> Tensor:
@@ -109,7 +220,7 @@ class _MergedConvolution(torch.autograd.Function):
             linear = covariance * (2 / ctx.count)
             constant = mean / ctx.count - (linear @ algebra.patch_mean[:, :, None])[:, :, 0]
             x_gradient = _with_moments(parts, x, block.geometry, constant, linear)
-        kernels = split_kernels(found.kernels.to(ctx.dtype), ctx.shapes)
+        kernels = _split_kernels(found.kernels.to(ctx.dtype), ctx.shapes)
         gammas = found.gamma.transpose(0, 1).flatten(1).to(ctx.dtype).unbind()
         betas = [beta.to(ctx.dtype)] * len(gammas)
         return (x_gradient, None, None, *kernels, *gammas, *betas)
@@ -117,21 +228,21 @@ class _MergedConvolution(torch.autograd.Function):
 
 def _merge(
     x: Tensor, block: MergedBlock, kernels: Sequence[Tensor], gammas: Sequence[Tensor], betas: Sequence[Tensor]
-) -> tuple[BranchAlgebra, int]:
+) -> tuple[_BranchAlgebra, int]:
     """Find the merged kernel; moments that float32 can't tell are summed again in float64."""
-    stacked = stack_kernels(kernels, len(gammas), block.geometry)
+    stacked = _stack_kernels(kernels, len(gammas), block.geometry)
     gamma, beta = (
         torch.unflatten(torch.stack(list(values)), 1, (len(stacked), -1)).transpose(0, 1) for values in (gammas, betas)
     )
     epsilon = gamma.new_tensor([[norm.eps] for norm in block.norms])
     while True:
-        (mean, covariance), count = patch_moments(x, block.geometry), block.geometry.places(x)
+        (mean, covariance), count = _patch_moments(x, block.geometry), block.geometry.places(x)
         if block.group is not None:
             mean, covariance, count = moments_over_processes(mean, covariance, count, block.group)
         if count == 1:
             raise ValueError(f"BatchNorm needs more than one value for each channel, not an input of {tuple(x.shape)}")
         dtype = mean.dtype
-        algebra = BranchAlgebra(stacked.to(dtype), gamma.to(dtype), beta.to(dtype), epsilon, mean, covariance)
+        algebra = _BranchAlgebra(stacked.to(dtype), gamma.to(dtype), beta.to(dtype), epsilon, mean, covariance)
         if x.dtype == torch.float64 or not x.is_cpu or algebra.is_certain(covariance):
             return algebra, count
         x = x.double()
@@ -168,8 +279,78 @@ def _with_moments(
 ) -> Tensor:
     """Add the moments' gradient of x to the convolution's."""
     found = torch.empty_like(x)
-    patches = patch_gradient(x, geometry, constant, linear)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    patches: PatchGradient = _moments_method(x, geometry).gradient(constant.to(dtype), linear.to(dtype))
     for part, ours in parts:
         torch.add(ours, patches.of(x[part]), out=found[part])
-    patches.finish(found, x)
+    if patches.finish is not None:
+        patches.finish(found, x)
+    return found
+
+
+def _moments_method(x: Tensor, geometry: PatchGeometry) -> MomentsMethod:
+    """Choose the cheapest way."""
+    if geometry.groups == 1 and geometry.kernel_size == 1:
+        return PointwiseMoments()
+    if geometry.groups == x.shape[1] and geometry.kernel_size == 3:
+        return LagMoments() if geometry.stride == 1 and min(x.shape[2:]) > 1 else DepthwiseMoments(geometry)
+    return UnfoldedMoments(geometry)
+
+
+def _patch_moments(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
+    """Compute the moments of a convolution's input patches.
+
+    Args:
+        x: ``(N, C, H, W)``, padded with ``kernel_size // 2`` zeros on each side.
+        geometry: Of the convolution.
+
+    Returns:
+        The mean ``(G, d)`` and the covariance ``(G, d, d)``, divided by the count; float64 where that costs nothing.
+    """
+    total, products = _moments_method(x, geometry).sums(x)
+    count = geometry.places(x)
+    exact = x.dtype == torch.float64 or total.shape[1] <= _SMALL_PATCH
+    dtype = torch.float64 if exact else torch.float32
+    mean = total.to(dtype) / count
+    return mean, torch.baddbmm(products.to(dtype), mean[:, :, None], mean[:, None], beta=1 / count, alpha=-1)
+
+
+def _stack_kernels(kernels: Sequence[Tensor], branches: int, geometry: PatchGeometry) -> Tensor:
+    """Stack kernels of one size: a 1x1 kernel lies in the middle of zeros, a skip branch is the identity's kernel.
+
+    Args:
+        kernels: ``(out, in / groups, k, k)`` or 1x1; the first has the full size.
+        branches: One more than kernels if there is a skip branch.
+        geometry: Of the convolution.
+
+    Returns:
+        ``(G, B, O, d)``.
+    """
+    outputs, inputs = kernels[0].shape[:2]
+    area, groups = geometry.kernel_size**2, geometry.groups
+    stacked = kernels[0].new_zeros(branches, outputs, inputs, area)
+    whole = [kernel for kernel in kernels if kernel.shape[2] == geometry.kernel_size]
+    torch.stack([kernel.flatten(2) for kernel in whole], out=stacked[: len(whole)])
+    for kernel, into in zip(kernels[len(whole) :], stacked[len(whole) :], strict=False):
+        into[:, :, area // 2] = kernel[:, :, 0, 0]
+    if branches > len(kernels):
+        identity = stacked[-1].view(groups, -1, inputs, area)[..., area // 2]
+        identity.diagonal(dim1=1, dim2=2).fill_(1)
+    return stacked.view(branches, groups, outputs // groups, inputs * area).transpose(0, 1).contiguous()
+
+
+def _split_kernels(stacked: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """Take gradients apart.
+
+    Args:
+        stacked: As `_stack_kernels` gave it.
+        shapes: Of the kernels.
+    """
+    found = []
+    for gradient, shape in zip(stacked.unbind(dim=1), shapes, strict=False):
+        outputs, inputs, side = shape[:3]
+        values = gradient.reshape(outputs, inputs, -1)
+        found.append(
+            values.view(shape) if values.shape[2] == side**2 else values[:, :, values.shape[2] // 2, None, None]
+        )
     return found

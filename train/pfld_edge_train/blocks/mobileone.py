@@ -1,6 +1,11 @@
-"""MobileOne's block (Vasu et al., "An Improved One millisecond Mobile Backbone", arXiv 2206.04040, section 3.2)."""
+"""MobileOne's block, and Ghost modules built of it.
+
+The block follows Vasu et al., "An Improved One millisecond Mobile Backbone", arXiv 2206.04040, section 3.2; Ghost
+modules follow arXiv 1911.11907, section 3.1, joined as in the public PFLD-GhostOne networks.
+"""
 
 from collections import OrderedDict
+from functools import partial
 from typing import Literal
 
 import torch
@@ -8,11 +13,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pfld_edge_train.blocks.merge_rule import merge_pays
-from pfld_edge_train.blocks.merged_branches import MergedBlock, merged_forward
-from pfld_edge_train.blocks.patch_geometry import PatchGeometry
+from pfld_edge_train.blocks.merged_branches import MergedBlock, merge_pays, merged_forward
+from pfld_edge_train.blocks.patch_moments import PatchGeometry
 
-__all__ = ["MobileOneBlock"]
+__all__ = ["GhostOneBottleneck", "GhostOneModule", "MobileOneBlock"]
 
 
 class MobileOneBlock(nn.Module):
@@ -141,3 +145,76 @@ def _conv_bn(
 ) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels)))
+
+
+class GhostOneModule(nn.Module):
+    """Half of the channels by a 1x1 block, the other half by a depthwise 3x3 block of the first half."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        conv_branches: int,
+        linear: bool = False,
+        fused: bool = False,
+        pointwise_scale: bool = False,
+    ) -> None:
+        """Build the two blocks; the options are those of `MobileOneBlock`.
+
+        Raises:
+            ValueError: The number of output channels is odd.
+        """
+        super().__init__()
+        if out_channels % 2:
+            raise ValueError(f"a GhostOne module needs an even number of output channels, not {out_channels}")
+        half = out_channels // 2
+        block = partial(MobileOneBlock, conv_branches=conv_branches, linear=linear, fused=fused)
+        self.primary_conv = block(in_channels, half, 1, pointwise_scale=pointwise_scale)
+        self.cheap_operation = block(half, half, 3, groups=half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, in, H, W)`` to ``(N, out, H, W)``."""
+        primary = self.primary_conv(x)
+        return torch.cat([primary, self.cheap_operation(primary)], dim=1)
+
+
+class GhostOneBottleneck(nn.Module):
+    """GhostOne module up, linear depthwise block where the stride is 2, linear GhostOne module down."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        conv_branches: int,
+        fused: bool = False,
+        pointwise_scale: bool = False,
+    ) -> None:
+        """Build the block; there is no shortcut."""
+        super().__init__()
+        module = partial(GhostOneModule, conv_branches=conv_branches, fused=fused, pointwise_scale=pointwise_scale)
+        down: nn.Module = nn.Sequential()
+        if stride == 2:
+            down = MobileOneBlock(
+                hidden_channels,
+                hidden_channels,
+                3,
+                stride,
+                groups=hidden_channels,
+                conv_branches=conv_branches,
+                linear=True,
+                fused=fused,
+            )
+        self.ghost_conv = nn.Sequential(
+            module(in_channels, hidden_channels),
+            down,
+            module(hidden_channels, out_channels, linear=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``."""
+        out: Tensor = self.ghost_conv(x)
+        return out

@@ -1,8 +1,9 @@
-"""BatchNorm over the batches of several processes, on CPUs as on GPUs.
+"""BatchNorm's statistics: sums over several processes, and moving the running statistics.
 
-torch's SyncBatchNorm needs a GPU. Sums that are added over processes, with gradients that are, do the same anywhere.
+torch's SyncBatchNorm needs a GPU; sums over processes, whose gradients are summed as well, do the same on any device.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,10 +11,78 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pfld_edge_train.blocks.running_statistics import move_statistics
-from pfld_edge_train.blocks.summed_over_processes import moments_over_processes, summed_over_processes
+__all__ = [
+    "SynchronizedBatchNorm2d",
+    "moments_over_processes",
+    "move_statistics",
+    "summed_over_processes",
+    "synchronize_batch_norm",
+]
 
-__all__ = ["SynchronizedBatchNorm2d", "synchronize_batch_norm"]
+
+def summed_over_processes(values: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
+    """Add up tensors over the processes of a group, in one message.
+
+    Args:
+        values: Of one type, with equal shapes in all processes.
+        group: The processes.
+    """
+    flat = torch.cat([value.flatten() for value in values])
+    dist.all_reduce(flat, group=group)
+    parts = torch.split(flat, [value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def moments_over_processes(
+    mean: Tensor, covariance: Tensor, count: int, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, int]:
+    """Join the moments of several processes' batches to those of the whole.
+
+    In float64: what cancels in the sum of products is nothing beside its 16 digits.
+
+    Args:
+        mean: ``(G, d)`` of this process's patches.
+        covariance: ``(G, d, d)``.
+        count: Of them.
+        group: The processes.
+
+    Returns:
+        The same of all patches.
+    """
+    own = mean.double()
+    products = torch.baddbmm(covariance.double(), own[:, :, None], own[:, None])
+    size = own.new_tensor([float(count)])
+    total, products, size = summed_over_processes((own * count, products * count, size), group)
+    whole = round(float(size))
+    joint = total / whole
+    products = torch.baddbmm(products, joint[:, :, None], joint[:, None], beta=1 / whole, alpha=-1)
+    return joint.to(mean.dtype), products.to(mean.dtype), whole
+
+
+@torch.no_grad()
+def move_statistics(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: Tensor, count: int) -> None:
+    """Do to the running statistics what BatchNorm does.
+
+    Args:
+        norms: Their buffers are changed, if they keep any.
+        means: ``(G, B, O)``, of B layers with G x O channels.
+        variances: Likewise, divided by the count; the running ones are the unbiased estimates.
+        count: Values of each channel.
+    """
+    unbiased = variances * (count / max(1, count - 1))
+    # A few operations for all layers: there are eight in a block, and each does next to nothing.
+    kept = [i for i, norm in enumerate(norms) if norm.track_running_stats]
+    if not kept:
+        return
+    counts = [norms[i].get_buffer("num_batches_tracked") for i in kept]
+    torch._foreach_add_(counts, 1)
+    momenta = [norms[i].momentum for i in kept]
+    shares = [1 / float(n) if momentum is None else momentum for n, momentum in zip(counts, momenta, strict=True)]
+    for name, values in (("running_mean", means), ("running_var", unbiased)):
+        buffers = [norms[i].get_buffer(name) for i in kept]
+        targets = values.transpose(0, 1).flatten(1).to(buffers[0].dtype).unbind()
+        torch._foreach_mul_(buffers, [1 - share for share in shares])
+        torch._foreach_add_(buffers, list(torch._foreach_mul([targets[i] for i in kept], shares)))
 
 
 class _JointMoments(torch.autograd.Function):

@@ -1,8 +1,38 @@
-"""The networks: faces ``(N, 3, S, S)`` in, ``(N, 2 * num_landmarks)`` fractions of the crop out."""
+"""The networks: faces ``(N, 3, S, S)`` in, ``(N, 2 * num_landmarks)`` fractions of the crop out.
 
-from pfld_edge_train.models.auxiliary import AuxiliaryNet, WithAuxiliary
-from pfld_edge_train.models.config import ModelConfig
-from pfld_edge_train.models.landmark_net import LandmarkNet
-from pfld_edge_train.models.registry import MODEL_KINDS, build_model
+A new network is one file in this folder and one line in `MODEL_KINDS`.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from pfld_edge_train.errors import ModelConfigError
+from pfld_edge_train.models.edge import PFLDEdgeM, PFLDEdgeS
+from pfld_edge_train.models.landmark_net import AuxiliaryNet, LandmarkNet, ModelConfig, WithAuxiliary
+from pfld_edge_train.models.multi_scale import PFLDGhostNet, PFLDGhostNetSlim, PFLDGhostOne
+from pfld_edge_train.models.pfld import PFLD
 
 __all__ = ["MODEL_KINDS", "AuxiliaryNet", "LandmarkNet", "ModelConfig", "WithAuxiliary", "build_model"]
+
+MODEL_KINDS: Mapping[str, Callable[[ModelConfig], LandmarkNet]] = MappingProxyType(
+    {
+        "pfld": PFLD,
+        "pfld-ghostnet": PFLDGhostNet,
+        "pfld-ghostnet-slim": PFLDGhostNetSlim,
+        "pfld-ghostone": PFLDGhostOne,
+        "pfld-edge-s": PFLDEdgeS,
+        "pfld-edge-m": PFLDEdgeM,
+    }
+)
+"""The networks by their `ModelConfig.kind`."""
+
+
+def build_model(config: ModelConfig) -> LandmarkNet:
+    """Build a network with random weights.
+
+    Raises:
+        ModelConfigError: The kind is unknown.
+    """
+    if config.kind not in MODEL_KINDS:
+        raise ModelConfigError(f"unknown model {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
+    return MODEL_KINDS[config.kind](config)

@@ -1,23 +1,73 @@
-"""pfld-edge-s and pfld-edge-m: our own networks, shaped by what onnxruntime runs fast on a CPU.
+"""pfld-edge-s and pfld-edge-m: our own networks, designed for the speed of onnxruntime on a CPU.
 
-Plain 3x3 convolutions whose widths fill vector registers (multiples of 16), no concatenation, no pooling: fewer
-multiplications would be slower, because depthwise convolutions and reorders are bound by memory. The convolutions are
-MobileOne blocks (arXiv 2206.04040, section 3.2), which fuse into one kernel each.
+Plain 3x3 convolutions whose widths fill vector registers (multiples of 16), no concatenation, no pooling: networks
+with fewer multiplications are slower, because depthwise convolutions and reorders are bound by memory. The
+convolutions are MobileOne blocks (arXiv 2206.04040, section 3.2), which fuse into one kernel each. pfld-edge-m ends in
+heat maps whose expectation over a softmax ("soft-argmax") is a landmark: Sun et al., "Integral Human Pose Regression",
+ECCV 2018, arXiv 1711.08229, section 2.
 """
 
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pfld_edge_train.blocks import MobileOneBlock
-from pfld_edge_train.models.config import ModelConfig
-from pfld_edge_train.models.heat_maps import HeatMaps
-from pfld_edge_train.models.landmark_net import LandmarkNet
+from pfld_edge_train.models.landmark_net import LandmarkNet, ModelConfig
 
-__all__ = ["PFLDEdgeM", "PFLDEdgeS"]
+__all__ = ["HeatMaps", "PFLDEdgeM", "PFLDEdgeS", "cell_places", "mean_places"]
+
+STRETCH = 1.2
+"""Landmarks may lie beyond the crop's edge, where no mean of cells inside could: the outermost cells stand for that."""
+
+
+def cell_places(side: int) -> Tensor:
+    """Give the places that the cells of a map stand for, ``(side * side, 2)``, x and y as fractions of the crop."""
+    line = ((torch.arange(side) + 0.5) / side - 0.5) * STRETCH + 0.5
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(-1, 2)
+
+
+def mean_places(heat: Tensor, places: Tensor) -> Tensor:
+    """Map heat maps ``(N, P, H, H)`` before their softmax, and the cells' places, to landmarks ``(N, 2 * P)``."""
+    return (heat.flatten(2).softmax(dim=2) @ places).flatten(1)
+
+
+class HeatMaps(nn.Module):
+    """A map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
+
+    Each landmark has a heat map, from a 1x1 convolution; its place is the mean of the cells' places. Unlike a linear
+    layer over all places of a map, it has the same weights everywhere.
+
+    Attributes:
+        heat: The convolution.
+        grid: ``(H * H, 2)``, x and y of the cells, fractions of the crop.
+    """
+
+    grid: Tensor
+
+    def __init__(self, channels: int, side: int, num_landmarks: int) -> None:
+        """Build the layer.
+
+        Args:
+            channels: C.
+            side: H.
+            num_landmarks: Points a face.
+        """
+        super().__init__()
+        self.heat = nn.Conv2d(channels, num_landmarks, 1)
+        self.register_buffer("grid", cell_places(side))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C, H, H)`` to ``(N, 2 * num_landmarks)``."""
+        device = self.grid.device.type
+        if torch.is_autocast_enabled(device):
+            # Eight bits of a bfloat16 are too few for the exponents of a softmax.
+            with torch.autocast(device, enabled=False):
+                return mean_places(self.heat(x.float()), self.grid)
+        return mean_places(self.heat(x), self.grid)
 
 
 def _block_of(config: ModelConfig) -> Callable[..., MobileOneBlock]:
@@ -86,7 +136,7 @@ class PFLDEdgeS(_PFLDEdge):
 class PFLDEdgeM(_PFLDEdge):
     """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
 
-    Wider, and with heat maps on the second stage's map, which is told what the last one knows (as in feature pyramid
+    Wider, and with heat maps on the second stage's map, to which the last one is added (as in feature pyramid
     networks, Lin et al., arXiv 1612.03144, section 3). 0.8 M parameters and 98 M multiplications. It trains without
     side branches.
     """
@@ -106,5 +156,5 @@ class PFLDEdgeM(_PFLDEdge):
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, 3, S, S)`` to landmarks and the first stage's map."""
         first, middle, last = self.maps(x)
-        told = F.interpolate(self.lateral(last), scale_factor=2.0, mode="nearest")
-        return self.fc(self.joined(middle + told)), first
+        coarse = F.interpolate(self.lateral(last), scale_factor=2.0, mode="nearest")
+        return self.fc(self.joined(middle + coarse)), first

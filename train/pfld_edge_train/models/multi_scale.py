@@ -1,19 +1,21 @@
-"""The body that PFLD's relatives share: eleven bottlenecks, and a head that reads five scales at once.
+"""PFLD-GhostNet, its slim variant and PFLD-GhostOne: eleven bottlenecks, and a head that reads five scales at once.
 
-After PFLD (Guo et al., arXiv 1902.10859, section 3.3: multi-scale features into one fully connected layer), laid out
-as in the public PFLD-GhostNet and PFLD-GhostOne networks.
+After PFLD (Guo et al., arXiv 1902.10859, section 3.3: multi-scale features into one fully connected layer), Ghost
+(arXiv 1911.11907) and MobileOne blocks (arXiv 2206.04040), laid out as in the public networks.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pfld_edge_train.models.landmark_net import LandmarkNet
+from pfld_edge_train.blocks import GhostBottleneck, GhostOneBottleneck, MobileOneBlock, conv_block
+from pfld_edge_train.models.landmark_net import LandmarkNet, ModelConfig
 
-__all__ = ["Bottleneck", "MultiScaleNet", "Widths", "all_scales"]
+__all__ = ["Bottleneck", "MultiScaleNet", "PFLDGhostNet", "PFLDGhostNetSlim", "PFLDGhostOne", "Widths", "all_scales"]
 
 Bottleneck = Callable[[int, int, int, int], nn.Module]
 """Builds a bottleneck from input, hidden and output channels and stride."""
@@ -102,3 +104,56 @@ class MultiScaleNet(LandmarkNet):
         scale4 = self.conv5_4(self.conv5_3(self.conv5_2(self.conv5_1(scale3))))
         scale5 = self.conv8(self.conv7(self.conv6(scale4)))
         return self.fc(all_scales([scale1, scale2, scale3, scale4], scale5)), scale2
+
+
+class PFLDGhostNet(MultiScaleNet):
+    """0.804 M parameters at 112 pixels, 98 points and a width factor of 1."""
+
+    widths = Widths(stage3=(128, 160), stage4=(240, 288), stage5=(384, 576), conv6=288)
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the network."""
+        c1, c6, c7, c8 = map(config.scaled, (64, 16, 32, 128))
+        block = partial(conv_block, fused=config.fused)
+        super().__init__(
+            stem=(block(3, c1, 3, 2, 1), block(c1, c1, 3, 1, 1, groups=c1)),
+            bottleneck=partial(GhostBottleneck, fused=config.fused),
+            conv7=block(c6, c7, 3, 1, 1),
+            conv8=conv_block(c7, c8, config.input_size // 16, batch_norm=False),
+            widths=self.widths,
+            scaled=config.scaled,
+            num_landmarks=config.num_landmarks,
+        )
+
+
+class PFLDGhostNetSlim(PFLDGhostNet):
+    """0.736 M parameters: narrower hidden layers."""
+
+    widths = Widths(stage3=(96, 120), stage4=(200, 240), stage5=(336, 504), conv6=216)
+
+
+class PFLDGhostOne(MultiScaleNet):
+    """0.703 M parameters at inference, at 112 pixels, 98 points and a width factor of 1."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the network; channels are rounded down to even numbers, which GhostOne modules need."""
+        branches, fused = config.conv_branches, config.fused
+        block = partial(MobileOneBlock, conv_branches=branches, fused=fused)
+
+        def scaled(channels: int) -> int:
+            return max(2, config.scaled(channels) // 2 * 2)
+
+        c1, c6, c7, c8 = map(scaled, (64, 16, 32, 128))
+
+        bottleneck = partial(
+            GhostOneBottleneck, conv_branches=branches, fused=fused, pointwise_scale=config.pointwise_scale
+        )
+        super().__init__(
+            stem=(block(3, c1, 3, 2), block(c1, c1, 3, groups=c1)),
+            bottleneck=bottleneck,
+            conv7=block(c6, c7, 3),
+            conv8=conv_block(c7, c8, config.input_size // 16, batch_norm=False),
+            widths=Widths(stage3=(96, 120), stage4=(200, 240), stage5=(336, 504), conv6=216),
+            scaled=scaled,
+            num_landmarks=config.num_landmarks,
+        )

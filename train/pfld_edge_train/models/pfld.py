@@ -5,8 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from pfld_edge_train.blocks import InvertedResidual, conv_block
-from pfld_edge_train.models.config import ModelConfig
-from pfld_edge_train.models.landmark_net import LandmarkNet
+from pfld_edge_train.models.landmark_net import LandmarkNet, ModelConfig
 from pfld_edge_train.models.multi_scale import all_scales
 
 __all__ = ["PFLD"]

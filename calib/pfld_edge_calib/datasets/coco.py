@@ -1,0 +1,70 @@
+"""COCO keypoint files (Lin et al., "Microsoft COCO", ECCV 2014; the format of cocodataset.org, "Data format")."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.face import Face, labelled_landmarks
+
+__all__ = ["read_coco"]
+
+
+def read_coco(path: Path, images: Path | None = None) -> list[Face]:
+    """Read the keypoint annotations of a COCO file, any number of points each.
+
+    A point of visibility 0 is unlabelled: its weight is 0. The box is the tight box of the labelled points, not the
+    ``bbox`` of the annotation, so that every dataset is cropped alike. Crowds, and annotations with fewer than two
+    labelled points, are left out.
+
+    Args:
+        path: A JSON file with ``images`` and ``annotations``.
+        images: Folder that ``file_name`` is relative to; the file's own folder where None.
+
+    Returns:
+        Faces in the order of the annotations; those of one photograph share its name as their group.
+
+    Raises:
+        FaceSetError: The file is missing, is not a COCO keypoint file, or its annotations have different numbers of
+            points.
+    """
+    if not path.is_file():
+        raise FaceSetError(f"{path}: no such COCO file")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        names = {image["id"]: str(image["file_name"]) for image in record["images"]}
+        annotations = list(record["annotations"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FaceSetError(f"{path}: not a COCO file with images and annotations ({error!r})") from error
+    root = path.parent if images is None else images
+    found = (
+        _face(item, names, root, f"{path}, annotation {number}") for number, item in enumerate(annotations, start=1)
+    )
+    faces = [face for face in found if face is not None]
+    if not faces:
+        raise FaceSetError(f"{path}: no annotation with keypoints")
+    counts = {len(face.landmarks) for face in faces if face.landmarks is not None}
+    if len(counts) > 1:
+        raise FaceSetError(f"{path}: annotations have different numbers of points: {sorted(counts)}")
+    return faces
+
+
+def _face(item: Mapping[str, Any], names: Mapping[Any, str], root: Path, where: str) -> Face | None:
+    try:
+        if item.get("iscrowd"):
+            return None
+        values = np.array(item.get("keypoints", ()), np.float64)
+        name = names[item["image_id"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FaceSetError(f"{where}: damaged ({error!r})") from error
+    if values.ndim != 1 or len(values) % 3 or not np.isfinite(values).all():
+        raise FaceSetError(f"{where}: keypoints must be x, y, visibility, repeated")
+    points, visible = values.reshape(-1, 3)[:, :2], values.reshape(-1, 3)[:, 2] > 0
+    if visible.sum() < 2:
+        return None
+    weights = visible.astype(np.float32)
+    landmarks, box = labelled_landmarks(points.astype(np.float32), weights, where)
+    return Face(root / name, box, landmarks, point_weights=weights, group=name)

@@ -1,0 +1,184 @@
+"""`open_faces`: the one way to open annotated faces, whatever they are stored in."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from pfld_edge_calib.datasets.coco import read_coco
+from pfld_edge_calib.datasets.points_csv import csv_units
+from pfld_edge_calib.datasets.shards import parquet_units, tar_units
+from pfld_edge_calib.datasets.units import UNIT_FACES, DatasetPhoto, Unit, face_units, unit_faces
+from pfld_edge_calib.datasets.wflw import wflw_list, wflw_units
+from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.face import Face
+from pfld_edge_calib.files import sha256_of
+from pfld_edge_calib.photo import PHOTO_SUFFIXES
+
+__all__ = ["FaceSet", "is_sharded", "labelled_faces", "open_faces", "open_shards"]
+
+_SHARDS: dict[str, Callable[[Path, int], Iterator[Unit]]] = {".tar": tar_units, ".parquet": parquet_units}
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class FaceSet:
+    """A dataset of faces, divided into work units in an order that depends on the dataset only.
+
+    Iterating yields the annotated faces one by one; `units` is for work in several processes.
+
+    Attributes:
+        units: All of them.
+        identity: Hash that changes when the dataset changes.
+    """
+
+    units: tuple[Unit, ...]
+    identity: str
+
+    @property
+    def count(self) -> int:
+        """Number of photographs, or of lines of a list of faces."""
+        return sum(unit.count for unit in self.units)
+
+    def photos(self) -> Iterator[DatasetPhoto]:
+        """Read all photographs in order, annotated or not."""
+        return chain.from_iterable(unit.photos() for unit in self.units)
+
+    def __iter__(self) -> Iterator[Face]:
+        """Read all annotated faces in order.
+
+        Raises:
+            FaceSetError: A photograph is damaged or has no annotation.
+        """
+        return chain.from_iterable(map(unit_faces, self.units))
+
+
+def open_faces(
+    paths: Path | Sequence[Path],
+    split: str = "test",
+    images: Path | None = None,
+    *,
+    size: int = UNIT_FACES,
+    group_by: str = "image",
+    advance: Callable[[int], object] | None = None,
+) -> FaceSet:
+    """Open one or several datasets of annotated faces as one.
+
+    Args:
+        paths: WFLW folders; CSV files of landmarks; COCO keypoint files (``.json``); tar or Parquet shards, folders of
+            them, or ``name-{000..099}.tar``.
+        split: Which list of a WFLW folder, ``train`` or ``test``.
+        images: For CSV and COCO files, the folder that their image names are relative to; the file's own where None.
+        size: Most photographs or lines in a unit; a Parquet file's row groups stay whole.
+        group_by: For a CSV, see `pfld_edge_calib.datasets.points_csv.read_points_csv`.
+        advance: Called with the number of photographs in each unit that was found.
+
+    Raises:
+        FaceSetError: A path is none of these, or is damaged.
+        MissingPackageError: Parquet files need pyarrow, which is not installed.
+    """
+    units: list[Unit] = []
+    identities = []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        found, identity = _opened(path, split, images, size, group_by)
+        identities.append(identity)
+        for unit in found:
+            units.append(unit)
+            if advance is not None:
+                advance(unit.count)
+    identity = identities[0] if len(identities) == 1 else hashlib.sha256(" ".join(identities).encode()).hexdigest()
+    return FaceSet(tuple(units), identity)
+
+
+def _opened(path: Path, split: str, images: Path | None, size: int, group_by: str) -> tuple[Iterable[Unit], str]:
+    """Units of one dataset, and its identity."""
+    if is_sharded(path):
+        return _shards(path, size)
+    if (path / "WFLW_annotations").is_dir():
+        listed = wflw_list(path, split)
+        if not listed.is_file():
+            raise FaceSetError(f"{path}: the official list of the {split} split is missing ({listed})")
+        if not (path / "WFLW_images").is_dir():
+            raise FaceSetError(f"{path}: not a WFLW folder (WFLW_images is missing)")
+        return wflw_units(listed, path / "WFLW_images", size), sha256_of(listed)
+    if path.suffix.lower() == ".csv":
+        if not path.is_file():
+            raise FaceSetError(f"{path}: no such CSV file")
+        return csv_units(path, images, size, group_by), sha256_of(path)
+    if path.suffix.lower() == ".json":
+        return face_units(read_coco(path, images), size), sha256_of(path)
+    if not path.exists():
+        raise FaceSetError(f"{path}: no such folder or file")
+    raise FaceSetError(
+        f"{path}: no labelled faces here (expected a WFLW folder, a CSV of points, a COCO file, or .tar or .parquet "
+        "shards)"
+    )
+
+
+def _shards(path: Path, size: int) -> tuple[Iterable[Unit], str]:
+    shards = _shard_paths(path)
+    digest = hashlib.sha256(f"{size}\n".encode())
+    for shard in shards:
+        known = shard.stat()
+        # Hashing the contents of terabytes would take as long as the run.
+        digest.update(f"{shard.name} {known.st_size} {known.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return chain.from_iterable(_SHARDS[shard.suffix.lower()](shard, size) for shard in shards), digest.hexdigest()
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a path names shards: a tar or Parquet file, a folder of them, or a name with a range in braces.
+
+    A folder that holds photographs as well is a folder of photographs.
+    """
+    if not path.is_dir():
+        return path.suffix.lower() in _SHARDS
+    suffixes = {file.suffix.lower() for file in path.iterdir()}
+    return not suffixes & PHOTO_SUFFIXES and bool(suffixes & _SHARDS.keys())
+
+
+def _shard_paths(path: Path) -> list[Path]:
+    """List shards in order: a folder's by name, a range's by number.
+
+    Raises:
+        FaceSetError: One is missing.
+    """
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix.lower() in _SHARDS and file.is_file())
+    names = _expanded(str(path))
+    missing = next((name for name in names if not Path(name).is_file()), None)
+    if missing is not None:
+        raise FaceSetError(f"{missing}: no such shard")
+    return [Path(name) for name in names]
+
+
+def _expanded(name: str) -> list[str]:
+    """Expand ranges as a shell does: ``{008..011}`` keeps the zeros."""
+    found = _BRACES.search(name)
+    if found is None:
+        return [name]
+    first, last = found.groups()
+    width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
+    numbers = range(int(first), int(last) + 1)
+    before, after = name[: found.start()], name[found.end() :]
+    return [whole for number in numbers for whole in _expanded(f"{before}{number:0{width}}{after}")]
+
+
+def labelled_faces(path: Path, split: str = "test", images: Path | None = None) -> list[Face]:
+    """Read all faces of a dataset into memory; see `open_faces`.
+
+    Raises:
+        FaceSetError: The path is no dataset of faces, is damaged, or holds no face.
+    """
+    faces = list(open_faces(path, split, images))
+    if not faces:
+        raise FaceSetError(f"{path}: the list is empty: expected at least one face")
+    return faces
+
+
+def open_shards(
+    paths: Sequence[Path], size: int = UNIT_FACES, advance: Callable[[int], object] | None = None
+) -> FaceSet:
+    """Open shards with units of some size; see `open_faces`."""
+    return open_faces(paths, size=size, advance=advance)

@@ -1,0 +1,277 @@
+"""Prepares a dataset for training: crops every face once and packs the crops into shards; resumes where it stopped."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib.datasets.prepared import (
+    MANIFEST,
+    Manifest,
+    PrepareSettings,
+    ShardEntry,
+    is_complete,
+    open_prepared,
+    pack_shard,
+    whole_set,
+)
+from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
+from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.face import Face
+from pfld_edge_calib.files import sha256_of, write_atomically
+from pfld_edge_calib.parallel import ordered_results
+from pfld_edge_calib.photo import read_photo
+from pfld_edge_runtime import BoxError, crop_faces, crop_windows
+
+__all__ = ["PrepareReport", "prepare_faces"]
+
+PROGRESS = "prepared.partial.json"
+"""Finished shards of an unfinished run: a line with the run's identity, then a line a shard."""
+
+Shards = dict[int, tuple[ShardEntry, dict[str, int]]]
+"""Finished shards by number, with the number of faces that were left out by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareReport:
+    """Result of a run.
+
+    Attributes:
+        manifest: The manifest that was written.
+        complaints: Photographs that could not be read in this run.
+        kept: Faces that an earlier run had prepared.
+    """
+
+    manifest: Manifest
+    complaints: tuple[str, ...]
+    kept: int
+
+
+def prepare_faces(
+    faces: Sequence[Face],
+    source: str,
+    root: Path,
+    out: Path,
+    settings: PrepareSettings,
+    workers: int,
+    advance: Callable[[int], None] = lambda _count: None,
+) -> PrepareReport:
+    """Crop faces into the shards of a folder; resumes an earlier run of the same faces and settings.
+
+    The shards' bytes depend on faces, photographs and settings, not on the number of processes.
+
+    Args:
+        faces: With landmarks, all with the same number of points.
+        source: The dataset's name for the manifest.
+        root: Folder of the photographs.
+        out: Folder of the shards; created where it is missing.
+        settings: See `PrepareSettings`.
+        workers: Processes.
+        advance: Called with the number of faces done.
+
+    Raises:
+        FaceSetError: No face could be cropped, or the folder holds another dataset.
+        LabellingError: A process was killed.
+        OSError: The folder can't be written.
+    """
+    points = {len(face.landmarks) for face in faces if face.landmarks is not None}
+    if len(points) != 1:
+        raise FaceSetError(f"faces have {sorted(points)} points; all of a set must have as many")
+    identity = _identity(faces, root, settings)
+    complete = _finished(out, identity)
+    if complete is not None:
+        advance(len(faces))
+        return PrepareReport(complete, (), complete.faces)
+    done = _finished_shards(out, identity)
+    plans = dict(enumerate(_plan(faces, settings.shard_faces)))
+    kept = sum(entry.faces for entry, _ in done.values())
+    advance(sum(len(photo) for number in done for photo in plans[number]))
+    left = {number: photos for number, photos in plans.items() if number not in done}
+    complaints: list[str] = []
+    tasks = (photo for photos in left.values() for photo in photos)
+    with closing(ordered_results(partial(_cropper, settings), tasks, workers)) as results:
+        for number, photos in left.items():
+            cropped = [next(results) for _ in photos]
+            complaints += [photo.complaint for photo in cropped if photo.complaint]
+            skipped = Counter(reason for photo in cropped for reason in photo.skipped)
+            done[number] = _write_shard(out / f"shard-{number:05d}.npz", cropped), dict(skipped)
+            _write_progress(out, identity, done)
+            advance(sum(map(len, photos)))
+    manifest = _manifest(source, identity, points.pop(), settings, done)
+    write_atomically(out / MANIFEST, manifest.to_json().encode())
+    (out / PROGRESS).unlink(missing_ok=True)
+    return PrepareReport(manifest, tuple(complaints), kept)
+
+
+def _identity(faces: Sequence[Face], root: Path, settings: PrepareSettings) -> str:
+    """Hash settings, annotations, and the photographs' names relative to `root` and sizes in bytes."""
+    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    sizes: dict[Path, int] = {}
+    for face in faces:
+        if face.image not in sizes:
+            sizes[face.image] = face.image.stat().st_size if face.image.is_file() else -1
+        name = face.image.relative_to(root) if face.image.is_relative_to(root) else face.image
+        parts = (str(name.as_posix()), face.group, sorted(face.attributes), face.weight, sizes[face.image])
+        digest.update(json.dumps(parts).encode())
+        for array in (face.bbox_xyxy, face.landmarks, face.point_weights):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _plan(faces: Sequence[Face], shard_faces: int) -> Iterator[list[list[Face]]]:
+    """Divide faces into shards, lists of photographs with their faces; a photograph is read once for all its faces."""
+    by_photo: dict[Path, list[Face]] = {}
+    for face in faces:
+        by_photo.setdefault(face.image, []).append(face)
+    shard: list[list[Face]] = []
+    for photo in by_photo.values():
+        shard.append(photo)
+        if sum(map(len, shard)) >= shard_faces:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
+
+
+@dataclass(frozen=True, slots=True)
+class _CroppedFace:
+    """One face: JPEG or raw pixels, and its row of each array of `Shard`."""
+
+    picture: bytes
+    landmarks: NDArray[np.float32]
+    photo_landmarks: NDArray[np.float32]
+    window: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    attributes: NDArray[np.bool_]
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class _CroppedPhoto:
+    """The faces of a photograph, the reasons why others were left out, and why the photograph can't be read."""
+
+    faces: tuple[_CroppedFace, ...]
+    skipped: tuple[str, ...] = ()
+    complaint: str = ""
+
+
+def _cropper(settings: PrepareSettings) -> Callable[[Sequence[Face]], _CroppedPhoto]:
+    return partial(_crop_photo, settings=settings)
+
+
+def _crop_photo(faces: Sequence[Face], settings: PrepareSettings) -> _CroppedPhoto:
+    try:
+        photo = read_photo(faces[0].image)
+    except FaceSetError as error:
+        return _CroppedPhoto((), ("unreadable",) * len(faces), str(error))
+    found = [_crop_face(face, photo, settings) for face in faces]
+    return _CroppedPhoto(
+        tuple(face for face in found if not isinstance(face, str)),
+        tuple(reason for reason in found if isinstance(reason, str)),
+    )
+
+
+def _crop_face(face: Face, photo: NDArray[np.uint8], settings: PrepareSettings) -> _CroppedFace | str:
+    """One face, or the reason why it is left out."""
+    if face.landmarks is None:
+        return "without landmarks"
+    weights = np.full(len(face.landmarks), face.weight, np.float32)
+    if face.point_weights is not None:
+        weights = weights * face.point_weights
+    if not weights.any():
+        return "of no weight"
+    try:
+        windows = crop_windows(face.bbox_xyxy[None], settings.contract.crop.margin)
+    except BoxError:
+        return "with a box that has no area"
+    x, y = windows.corners[0]
+    side = windows.sizes[0]
+    if x >= photo.shape[1] or y >= photo.shape[0] or x + side <= 0 or y + side <= 0:
+        return "outside of the photograph"
+    crop = crop_faces(photo, windows, settings.size)[0]
+    landmarks = windows.to_crop(face.landmarks[None])[0] * settings.size
+    attributes = np.array([name in face.attributes for name in WFLW_ATTRIBUTES])
+    return _CroppedFace(
+        _encoded(crop, settings),
+        landmarks.astype(np.float32),
+        face.landmarks.astype(np.float32),
+        np.array([x, y, side]),
+        weights,
+        attributes,
+        face.group,
+    )
+
+
+def _encoded(crop: NDArray[np.uint8], settings: PrepareSettings) -> bytes:
+    if settings.encoding == "raw":
+        return crop.tobytes()
+    # Chroma at full resolution: subsampled, it blurs lips and irises.
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return bytes(cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, settings.quality, *sampling])[1])
+
+
+def _write_shard(path: Path, photos: Sequence[_CroppedPhoto]) -> ShardEntry:
+    faces = [face for photo in photos for face in photo.faces]
+    if not faces:
+        return ShardEntry(path.name, 0, "")
+    data = pack_shard(
+        [face.picture for face in faces],
+        np.stack([face.landmarks for face in faces]),
+        np.stack([face.photo_landmarks for face in faces]),
+        np.stack([face.window for face in faces]),
+        np.stack([face.weights for face in faces]),
+        np.stack([face.attributes for face in faces]),
+        [face.group for face in faces],
+    )
+    write_atomically(path, data)
+    return ShardEntry(path.name, len(faces), sha256_of(path))
+
+
+def _manifest(source: str, identity: str, points: int, settings: PrepareSettings, done: Shards) -> Manifest:
+    skipped: Counter[str] = Counter()
+    for _, reasons in done.values():
+        skipped.update(reasons)
+    shards = tuple(entry for _, (entry, _) in sorted(done.items()) if entry.faces)
+    if not shards:
+        raise FaceSetError(f"no face could be cut: {', '.join(f'{count} {why}' for why, count in skipped.items())}")
+    return Manifest(source, identity, points, settings, shards, dict(sorted(skipped.items())))
+
+
+def _finished(out: Path, identity: str) -> Manifest | None:
+    """The manifest if the folder holds these faces completely; another dataset's is refused."""
+    if (out / MANIFEST).is_file() and (found := open_prepared(out)).identity != identity:
+        raise FaceSetError(f"{out}: holds another prepared set ({found.source}); choose another folder, or delete it")
+    manifest = whole_set(out)
+    if manifest is None:
+        (out / MANIFEST).unlink(missing_ok=True)
+    return manifest
+
+
+def _finished_shards(out: Path, identity: str) -> Shards:
+    """Intact shards of an earlier run; those of another dataset are refused."""
+    path = out / PROGRESS
+    if not path.is_file():
+        return {}
+    try:
+        first, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        before = str(first["identity"])
+        entries = {line["number"]: (ShardEntry(**line["shard"]), dict(line["skipped"])) for line in lines}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FaceSetError(f"{path}: damaged ({error!r}); delete it to begin anew") from error
+    if before != identity:
+        raise FaceSetError(f"{out}: holds the beginning of another prepared set; choose another folder, or delete it")
+    return {number: found for number, found in entries.items() if is_complete(out, found[0])}
+
+
+def _write_progress(out: Path, identity: str, done: Shards) -> None:
+    records = [{"number": number, "shard": asdict(entry), "skipped": why} for number, (entry, why) in done.items()]
+    lines = [json.dumps(record) for record in [{"identity": identity}, *records]]
+    write_atomically(out / PROGRESS, "\n".join(lines).encode())

@@ -1,0 +1,164 @@
+"""Boxes from face detectors: for photographs without annotation, and in place of the boxes of annotated faces."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.face import Face, tight_box
+from pfld_edge_calib.landmark_model import CropPredictor, predict_landmarks
+from pfld_edge_calib.photo import read_photo
+from pfld_edge_runtime import Contract, Detector
+from pfld_edge_runtime.detection import find_boxes
+
+__all__ = ["SAME_FACE", "as_detected_by", "detected_faces", "matched", "refined"]
+
+Boxes = NDArray[np.float64]
+
+SAME_FACE = 0.3
+"""Least intersection over union of a detection and the tight box of the annotated landmarks to match them."""
+
+_MIN_SCORE = 0.7
+_MIN_SIZE = 32
+"""Side in pixels under which a face is too coarse to calibrate on."""
+
+
+def detected_faces(
+    photos: Sequence[Path], detector: Path, advance: Callable[[int], object] | None = None
+) -> list[Face]:
+    """Find the faces of photographs.
+
+    Args:
+        photos: Paths of the photographs.
+        detector: A YuNet ONNX file, as `cv2.FaceDetectorYN` takes it.
+        advance: Called with 1 after each photograph.
+
+    Returns:
+        Faces with the detector's boxes, which differ from those that a landmark network was trained on; see `refined`.
+
+    Raises:
+        FaceSetError: The detector can't be opened, a photograph can't be read, or no face is found.
+    """
+    if not detector.is_file():
+        raise FaceSetError(f"{detector}: no such detector; give a YuNet ONNX file")
+    try:
+        with _quiet_opencv():
+            yunet = cv2.FaceDetectorYN.create(str(detector), "", (320, 320), _MIN_SCORE)
+    except cv2.error as error:
+        raise FaceSetError(f"{detector}: not a detector that OpenCV can open; give a YuNet ONNX file") from error
+    faces = []
+    for path in photos:
+        photo = read_photo(path)
+        yunet.setInputSize((photo.shape[1], photo.shape[0]))
+        try:
+            _, found = yunet.detect(photo)
+        except cv2.error as error:
+            raise FaceSetError(f"{detector}: not a YuNet detector, or not for pictures of any size") from error
+        for x, y, width, height in [] if found is None else found[:, :4].astype(np.float64):
+            if max(width, height) >= _MIN_SIZE:
+                faces.append(Face(path, np.array([x, y, x + width, y + height]), group=str(path)))
+        if advance is not None:
+            advance(1)
+    if not faces:
+        raise FaceSetError(f"the detector found no face of {_MIN_SIZE} pixels or more in {len(photos)} photographs")
+    return faces
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Suppress OpenCV's log messages about its DNN engines."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def refined(faces: Sequence[Face], predict: CropPredictor, contract: Contract, passes: int = 2) -> list[Face]:
+    """Replace each box by the tight box of the landmarks that a network predicts in it, `passes` times.
+
+    Args:
+        faces: With any boxes that contain the face.
+        predict: The landmark network.
+        contract: Of the network.
+        passes: The second pass sees the face in the box that the network was trained on.
+
+    Returns:
+        The faces with new boxes and landmarks, without those whose landmarks collapsed.
+    """
+    kept = list(faces)
+    for _ in range(passes):
+        landmarks = predict_landmarks(predict, contract, kept)
+        moved = [
+            replace(face, bbox_xyxy=tight_box(points), landmarks=points)
+            for face, points in zip(kept, landmarks, strict=True)
+        ]
+        kept = [face for face in moved if (face.bbox_xyxy[2:] - face.bbox_xyxy[:2]).max() >= _MIN_SIZE / 2]
+    return kept
+
+
+def as_detected_by(
+    detector: Detector, faces: Sequence[Face], contract: Contract, advance: Callable[[int], object] | None = None
+) -> list[Face]:
+    """Replace the box of each annotated face by its detection, mapped to the box that the network was trained on.
+
+    Args:
+        detector: A detector of the runtime, or any callable that takes a BGR photograph.
+        faces: With their annotated boxes; they may share photographs.
+        contract: The network's; gives the kind of box.
+        advance: Called with the number of faces done after each photograph.
+
+    Returns:
+        The faces in their order; a missed one has a box of NaN. Unmatched detections are ignored, for datasets may
+        annotate only some faces of a photograph.
+
+    Raises:
+        FaceSetError: A photograph can't be read.
+    """
+    found = list(faces)
+    by_photo: dict[str, list[int]] = {}
+    for row, face in enumerate(faces):
+        by_photo.setdefault(str(face.image), []).append(row)
+    for rows in by_photo.values():
+        boxes, _ = find_boxes(detector, read_photo(faces[rows[0]].image), "bgr", contract)
+        truth = np.stack([faces[row].bbox_xyxy for row in rows])
+        for row, box in zip(rows, matched(truth, boxes.astype(np.float64)), strict=True):
+            found[row] = replace(faces[row], bbox_xyxy=box)
+        if advance is not None:
+            advance(len(rows))
+    return found
+
+
+def matched(truth: Boxes, detections: Boxes) -> Boxes:
+    """Match annotated boxes with detections one to one, so that the summed intersection over union is largest.
+
+    Args:
+        truth: ``(N, 4)``.
+        detections: ``(D, 4)``.
+
+    Returns:
+        ``(N, 4)`` the detection of each annotated box, NaN where none overlaps by `SAME_FACE`.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    overlaps = _intersection_over_union(truth, detections)
+    overlaps[overlaps < SAME_FACE] = 0
+    rows, columns = linear_sum_assignment(overlaps, maximize=True)
+    matches = overlaps[rows, columns] > 0
+    result = np.full(truth.shape, np.nan)
+    result[rows[matches]] = detections[columns[matches]]
+    return result
+
+
+def _intersection_over_union(first: Boxes, second: Boxes) -> Boxes:
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    return np.asarray(shared / (areas[0][:, None] + areas[1][None] - shared), np.float64)

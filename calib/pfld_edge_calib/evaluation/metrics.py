@@ -1,0 +1,225 @@
+"""Accuracy of landmarks: normalized mean error (NME), failure rate, and area under the cumulative error curve (AUC)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_runtime import LandmarkScheme
+
+__all__ = [
+    "Accuracy",
+    "FaceErrors",
+    "accuracy",
+    "accuracy_by_subset",
+    "eye_centres",
+    "face_errors",
+    "mean_error",
+    "nme_per_face",
+    "normalizing_distance",
+    "point_errors",
+]
+
+Float = NDArray[np.float64]
+
+_PART = 4096
+"""Faces at a time: the landmarks of large sets are mapped files, of which no float64 copy fits into memory."""
+
+
+def point_errors(landmarks: NDArray[np.floating], reference: NDArray[np.floating]) -> Float:
+    """Distances between corresponding points.
+
+    Args:
+        landmarks: ``(N, P, 2)``.
+        reference: The same shape.
+
+    Returns:
+        ``(N, P)`` float64, in the unit of the arguments.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if landmarks.shape != reference.shape:
+        raise ValueError(f"predicted {landmarks.shape} and truth {reference.shape} must have one shape")
+    errors: Float = np.empty(landmarks.shape[:2])
+    for start in range(0, len(landmarks), _PART):
+        part = slice(start, start + _PART)
+        errors[part] = np.linalg.norm(landmarks[part].astype(np.float64) - reference[part], axis=2)
+    return errors
+
+
+def normalizing_distance(truth: NDArray[np.floating], first: Sequence[int], second: Sequence[int]) -> Float:
+    """Distance between the means of two groups of true points, ``(N,)`` float64.
+
+    NaN where one of the points is unlabelled, or both means coincide: such a face has no normalized error.
+    """
+    left, right = (truth[:, list(points)].astype(np.float64).mean(axis=1) for points in (first, second))
+    distance = np.linalg.norm(left - right, axis=1)
+    return np.asarray(np.where(distance > 0, distance, np.nan), np.float64)
+
+
+def mean_error(landmarks: NDArray[np.floating], truth: NDArray[np.floating]) -> Float:
+    """Mean point error of each face over its labelled points, ``(N,)`` float64.
+
+    NaN where no point is labelled, or the prediction of a labelled point is NaN.
+    """
+    errors, labelled = point_errors(landmarks, truth), np.isfinite(truth).all(axis=2)
+    count = labelled.sum(axis=1)
+    total = np.where(labelled, errors, 0).sum(axis=1)
+    return np.asarray(total / np.where(count > 0, count, np.nan), np.float64)
+
+
+def nme_per_face(
+    predicted: NDArray[np.floating], truth: NDArray[np.floating], normalizing_points: tuple[int, int]
+) -> Float:
+    """Mean point error of each face divided by the distance between two of its true points.
+
+    Args:
+        predicted: ``(N, P, 2)``.
+        truth: ``(N, P, 2)``, same unit; NaN where a point is unlabelled, which leaves it out of the mean.
+        normalizing_points: For WFLW 60 and 72, the outer eye corners ("inter-ocular").
+
+    Returns:
+        ``(N,)`` float64; NaN where the two points are unlabelled or coincide.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    first, second = normalizing_points
+    return np.asarray(mean_error(predicted, truth) / normalizing_distance(truth, [first], [second]))
+
+
+@dataclass(frozen=True, slots=True)
+class FaceErrors:
+    """Normalized mean error of each face; NaN where the face was missed.
+
+    Attributes:
+        ocular: ``(N,)`` divided by the distance of the scheme's normalizing points (WFLW 60 and 72, outer eye corners).
+        pupil: ``(N,)`` divided by the distance of the pupils (WFLW 96 and 97); None where the scheme has no eyes.
+        diagonal: ``(N,)`` divided by the diagonal of the tight box of the true landmarks.
+        measurable: ``(N,)`` mask of the faces whose normalizing points are labelled and differ; None for all. The
+            others count in no figure.
+    """
+
+    ocular: Float
+    pupil: Float | None
+    diagonal: Float
+    measurable: NDArray[np.bool_] | None = None
+
+
+def face_errors(landmarks: NDArray[np.floating], truth: NDArray[np.floating], scheme: LandmarkScheme) -> FaceErrors:
+    """Measure each face by each normalization.
+
+    Args:
+        landmarks: ``(N, P, 2)`` pixels, NaN for a missed face.
+        truth: ``(N, P, 2)`` pixels; NaN where a point is unlabelled.
+        scheme: Names the points.
+    """
+    first, second = scheme.normalizing_points
+    pixels, ocular = mean_error(landmarks, truth), normalizing_distance(truth, [first], [second])
+    centres = eye_centres(scheme)
+    # fmax and fmin ignore NaN.
+    size = (np.fmax.reduce(truth, axis=1) - np.fmin.reduce(truth, axis=1)).astype(np.float64)
+    return FaceErrors(
+        pixels / ocular,
+        None if centres is None else pixels / normalizing_distance(truth, *centres),
+        pixels / np.linalg.norm(size, axis=1),
+        np.isfinite(ocular),
+    )
+
+
+def eye_centres(scheme: LandmarkScheme) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Find the points whose means are the two pupils.
+
+    For WFLW points 96 and 97. For schemes without pupils all points of each eye, as in 300-W's "inter-pupil" distance
+    (Sagonas et al., 2013).
+
+    Returns:
+        Indices for the left and the right eye; None where no name of the scheme is an eye's.
+    """
+    for part in ("pupil", "eye"):
+        sides = [
+            tuple(
+                i
+                for i, name in enumerate(scheme.names)
+                if name == f"{side}_{part}" or name.startswith(f"{side}_{part}_")
+            )
+            for side in ("left", "right")
+        ]
+        if all(sides):
+            return sides[0], sides[1]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Accuracy over a set of faces. Missed faces count as failures; the mean errors leave them out.
+
+    Attributes:
+        faces: Number of faces, missed ones included; faces that have no normalizing distance are left out.
+        misses: Faces without landmarks, because the detector missed them.
+        nme: Mean error by the outer eye corners (the published protocol); NaN where all were missed.
+        nme_pupil: By the pupils; None where the scheme has no eyes.
+        nme_diagonal: By the diagonal of the landmarks' box.
+        failure_rate_08: Share of faces whose error by the outer eye corners exceeds 0.08.
+        failure_rate_10: The same for 0.1 (Wu et al. 2018, section 4).
+        auc_10: Area under the cumulative error curve from 0 to 0.1, divided by 0.1; 1 is perfect.
+    """
+
+    faces: int
+    misses: int
+    nme: float
+    nme_pupil: float | None
+    nme_diagonal: float
+    failure_rate_08: float
+    failure_rate_10: float
+    auc_10: float
+
+
+def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Accuracy:
+    """Summarize the errors of all faces, or of some.
+
+    The area is exact: the cumulative error curve is a staircase, whose area below the threshold t is the mean of
+    ``max(0, t - nme)``.
+
+    Args:
+        errors: Of N faces, at least one of them chosen.
+        chosen: ``(N,)`` mask of the faces; all where None.
+    """
+    some = np.ones(len(errors.ocular), bool) if chosen is None else chosen
+    if errors.measurable is not None:
+        some = some & errors.measurable
+    nmes = errors.ocular[some]
+    if len(nmes) == 0:
+        raise ValueError("accuracy of no faces is undefined")
+    missed = np.isnan(nmes)
+    at_least = np.where(missed, np.inf, nmes)
+    return Accuracy(
+        faces=len(nmes),
+        misses=int(missed.sum()),
+        nme=_mean(nmes),
+        nme_pupil=None if errors.pupil is None else _mean(errors.pupil[some]),
+        nme_diagonal=_mean(errors.diagonal[some]),
+        failure_rate_08=float((at_least > 0.08).mean()),
+        failure_rate_10=float((at_least > 0.1).mean()),
+        auc_10=float(np.maximum(0, 0.1 - at_least).mean() / 0.1),
+    )
+
+
+def accuracy_by_subset(errors: FaceErrors, names: Sequence[str], members: NDArray[np.bool_]) -> Mapping[str, Accuracy]:
+    """Summarize all faces (``all``) and those of each subset that has any.
+
+    Args:
+        errors: Of N faces.
+        names: S subsets.
+        members: ``(N, S)`` mask.
+    """
+    known = members if errors.measurable is None else members & errors.measurable[:, None]
+    some = {name: accuracy(errors, known[:, i]) for i, name in enumerate(names) if known[:, i].any()}
+    return {"all": accuracy(errors), **some}
+
+
+def _mean(values: Float) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,292 @@
+"""The processor's measured peak, how much of it a network uses (roofline), and the machine's description.
+
+The peak comes from products of large matrices, timed through onnxruntime itself. The share of this peak says how well
+a network's shapes suit the kernels that run it; a data sheet's peak is one that no kernel reaches, and depends on the
+clock of the moment. Roofline: Williams et al., CACM 52, 2009.
+"""
+
+import os
+import platform
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pfld_edge_convert.inference import optimized_graph
+from pfld_edge_convert.model_stats import model_stats
+from pfld_edge_convert.passes.canonical_form import with_input_shapes
+from pfld_edge_runtime.device_check import cpu_features
+from pfld_edge_runtime.session import open_session
+
+__all__ = [
+    "Environment",
+    "Feed",
+    "Peak",
+    "Roofline",
+    "Work",
+    "environment",
+    "load_average",
+    "measure_peak",
+    "roofline",
+    "work_of",
+]
+
+Feed = dict[str, NDArray[Any]]
+
+_SIDE = 384
+_REPEATS = 40
+_COPIED = 1 << 23
+_INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"})
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The best that was seen of so many threads.
+
+    Attributes:
+        threads: onnxruntime's threads.
+        float_gmacs: 10^9 multiply-accumulates a second of a float32 product of matrices.
+        int8_gmacs: The same of uint8 by int8 (``QGemm``).
+        bandwidth_gbs: 10^9 bytes a second, read and written, of an operator on 32 MB that only moves numbers.
+    """
+
+    threads: int
+    float_gmacs: float
+    int8_gmacs: float
+    bandwidth_gbs: float
+
+    def best(self, other: "Peak") -> "Peak":
+        """Keep the better of two measurements, figure by figure: noise only ever lowers them."""
+        return Peak(
+            self.threads,
+            max(self.float_gmacs, other.float_gmacs),
+            max(self.int8_gmacs, other.int8_gmacs),
+            max(self.bandwidth_gbs, other.bandwidth_gbs),
+        )
+
+
+def measure_peak(threads: int) -> Peak:
+    """Measure; takes a fraction of a second."""
+    macs = _SIDE**3 / 1e9
+    random = np.random.default_rng(0)
+    floats = random.normal(size=(_SIDE, _SIDE)).astype(np.float32)
+    small = random.integers(0, 100, (_SIDE, _SIDE))
+    moved = np.zeros(_COPIED, np.float32)
+    negation = _model(helper.make_node("Neg", ["x"], ["y"]), {}, TensorProto.FLOAT, 1)
+    return Peak(
+        threads,
+        macs / _fastest(_float_product(floats), floats, threads, _REPEATS),
+        macs / _fastest(_int8_product(small.astype(np.int8)), small.astype(np.uint8), threads, _REPEATS),
+        2 * moved.nbytes / 1e9 / _fastest(negation, moved, threads, 10),
+    )
+
+
+def _float_product(weight: NDArray[Any]) -> onnx.ModelProto:
+    node = helper.make_node("MatMul", ["x", "weight"], ["y"])
+    return _model(node, {"weight": weight}, TensorProto.FLOAT, 2)
+
+
+def _int8_product(weight: NDArray[Any]) -> onnx.ModelProto:
+    constants: dict[str, NDArray[Any]] = {
+        "scale": np.array(1 / 255, np.float32),
+        "zero": np.array(0, np.uint8),
+        "weight": weight,
+        "weight_zero": np.array(0, np.int8),
+        "y_scale": np.array(100, np.float32),
+    }
+    names = ["x", "scale", "zero", "weight", "scale", "weight_zero", "", "y_scale", "zero"]
+    node = helper.make_node("QGemm", names, ["y"], domain="com.microsoft")
+    return _model(node, constants, TensorProto.UINT8, 2)
+
+
+def _model(node: onnx.NodeProto, constants: dict[str, NDArray[Any]], dtype: int, rank: int) -> onnx.ModelProto:
+    axes = ["a", "b"][:rank]
+    graph = helper.make_graph(
+        [node],
+        "peak",
+        [helper.make_tensor_value_info("x", dtype, axes)],
+        [helper.make_tensor_value_info("y", dtype, axes)],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def _fastest(model: onnx.ModelProto, source: NDArray[Any], threads: int, repeats: int) -> float:
+    """Seconds of the fastest call, its output in memory that is there already."""
+    session = open_session(model.SerializeToString(), threads=threads)
+    binding = session.io_binding()
+    binding.bind_cpu_input("x", source)
+    binding.bind_output("y")
+    session.run_with_iobinding(binding)
+    result = binding.copy_outputs_to_cpu()[0]
+    binding.bind_output("y", "cpu", 0, result.dtype, result.shape, result.ctypes.data)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        session.run_with_iobinding(binding)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a network has to do.
+
+    Attributes:
+        float_macs: Multiply-accumulates in floating point, for one face.
+        int8_macs: Those in 8-bit integers.
+        parameters: Weights and biases.
+        weight_bytes: All constants of the graph as it runs.
+    """
+
+    float_macs: int
+    int8_macs: int
+    parameters: int
+    weight_bytes: int
+
+    @property
+    def macs(self) -> int:
+        """All multiply-accumulates of one face."""
+        return self.float_macs + self.int8_macs
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Where a batch stands.
+
+    Attributes:
+        macs: Multiply-accumulates of the batch.
+        bytes_moved: Constants once, and every activation that a node writes or reads, as if no cache kept any.
+        intensity: Multiply-accumulates a byte.
+        ridge: The intensity from which on arithmetic, not memory, sets this processor's limit for this network.
+        ideal_ms: Time of the multiply-accumulates alone at the measured peak, each kind at its own.
+        share_of_peak: The ideal time over the measured one, 0 to 1.
+    """
+
+    macs: int
+    bytes_moved: int
+    intensity: float
+    ridge: float
+    ideal_ms: float
+    share_of_peak: float
+
+
+def work_of(model: onnx.ModelProto, feed: Feed) -> Work:
+    """Count what a model does for inputs of certain shapes, in the form in which onnxruntime runs it.
+
+    Args:
+        model: As the file has it; left as it is.
+        feed: Inputs whose shapes count.
+    """
+    fixed = with_input_shapes(model, {name: values.shape for name, values in feed.items()})
+    optimized = optimized_graph(fixed, layout=False)
+    counted = model_stats(fixed)
+    integer = sum(layer.macs for layer in model_stats(optimized).layers if layer.op_type in _INTEGER)
+    return Work(
+        counted.macs - min(integer, counted.macs),
+        min(integer, counted.macs),
+        counted.parameters,
+        sum(
+            prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            for tensor in optimized.graph.initializer
+        ),
+    )
+
+
+def roofline(
+    work: Work, faces: int, activation_bytes: int, milliseconds: float, peak: Peak, *, calls: int = 1
+) -> Roofline:
+    """Put a measured batch under the processor's roof.
+
+    Args:
+        work: Of one face.
+        faces: In the batch.
+        activation_bytes: That the nodes of one call write and read.
+        milliseconds: Of the batch.
+        peak: Of as many threads as the batch had.
+        calls: That the batch took; each reads the constants anew.
+    """
+    macs, moved = work.macs * faces, calls * (work.weight_bytes + activation_bytes)
+    ideal = faces * (work.float_macs / peak.float_gmacs + work.int8_macs / peak.int8_gmacs) / 1e6
+    # What the processor does a second while it works on this network's mix of float and integer.
+    roof = macs / ideal * 1e3 if ideal else 0.0
+    return Roofline(
+        macs,
+        moved,
+        macs / moved if moved else 0.0,
+        roof / (peak.bandwidth_gbs * 1e9),
+        ideal,
+        ideal / milliseconds if milliseconds else 0.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where the figures were taken.
+
+    Attributes:
+        processor: Its name, as far as the system tells.
+        cpu_features: What decides the speed of networks; None where the system doesn't tell.
+        cores: That this process may use.
+        load: Processes that wanted a core in the minute before; None where the system doesn't tell.
+        system: Operating system and architecture.
+        python: Version.
+        onnxruntime: Version.
+        peaks: What the cores can do at most, for each number of threads.
+    """
+
+    processor: str
+    cpu_features: tuple[str, ...] | None
+    cores: int
+    load: float | None
+    system: str
+    python: str
+    onnxruntime: str
+    peaks: tuple[Peak, ...]
+
+
+def environment(peaks: Sequence[Peak], load: float | None) -> Environment:
+    """Describe this machine.
+
+    Args:
+        peaks: Measured on it.
+        load: Taken before the benchmark added its own.
+    """
+    return Environment(
+        processor=_processor(),
+        cpu_features=cpu_features(),
+        cores=_cores(),
+        load=load,
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        onnxruntime=onnxruntime.__version__,
+        peaks=tuple(peaks),
+    )
+
+
+def load_average() -> float | None:
+    """Processes that wanted a core in the last minute; None where the system doesn't tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -1,0 +1,209 @@
+"""Timing: interleaved calls, bootstrap intervals of medians and their ratios, and what they allow to conclude."""
+
+import gc
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Estimate",
+    "Judgement",
+    "Verdict",
+    "block_spread",
+    "judge",
+    "median_of",
+    "ratio_of_medians",
+    "take_turns",
+]
+
+Key = TypeVar("Key", bound=Hashable)
+Float = NDArray[np.float64]
+
+_RESAMPLES = 2000
+_CONFIDENCE = 0.95
+
+_BLOCKS = 5
+_SPREAD_ALLOWED = 4.0
+"""Spread of blocks that is allowed, in half widths. Five medians of a fifth of the rounds each scatter over some 5
+standard errors of the whole where nothing but chance is at work, and the interval's half width is 2 of them."""
+
+
+def take_turns(
+    calls: Mapping[Key, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: int = 20,
+    clock: Callable[[], float] = time.perf_counter,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[Key, NDArray[np.float64]]:
+    """Time calls, each once a round, in an order that is shuffled anew for every round.
+
+    A call finds the caches as another left them, as in an app that does other things too; shuffling keeps any of them
+    from always running behind the same neighbour. The garbage collector rests meanwhile.
+
+    Args:
+        calls: What is timed, by name.
+        rounds: Timed rounds.
+        warm_up: Rounds before them that aren't kept.
+        clock: Seconds; ``time.thread_time`` leaves out what other processes take of a single thread.
+        seed: Of the orders.
+        advance: Told 1 after each round, for a progress bar.
+
+    Returns:
+        ``(rounds,)`` milliseconds of each call; entry i of all of them is of round i.
+    """
+    times = {name: np.zeros(rounds) for name in calls}
+    order, random = list(calls), np.random.default_rng(seed)
+    with _no_collection():
+        for round_ in range(-warm_up, rounds):
+            for place in random.permutation(len(order)):
+                name = order[place]
+                call = calls[name]
+                start = clock()
+                call()
+                taken = clock() - start
+                if round_ >= 0:
+                    times[name][round_] = 1000 * taken
+            advance(1)
+    return times
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure and how far it can be trusted.
+
+    Attributes:
+        value: The figure.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval, as a share of the value."""
+        return (self.high - self.low) / 2 / self.value if self.value else 0.0
+
+
+def median_of(times: Float, seed: int = 0) -> Estimate:
+    """Estimate the median of ``(rounds,)`` times, at least one."""
+    return _estimate(float(np.median(times)), np.median(times[_resampled_rounds(len(times), seed)], axis=1))
+
+
+def ratio_of_medians(times: Float, reference: Float, seed: int = 0) -> Estimate:
+    """Estimate how many times as long something takes as a reference.
+
+    Both are resampled by the same rounds, so that what slowed a round for both widens nothing; and by whole stretches
+    of rounds, for what slows one round mostly slows the next too (Künsch, "The jackknife and the bootstrap for general
+    stationary observations", Annals of Statistics 17, 1989; here on a circle, after Politis and Romano, 1992).
+
+    Args:
+        times: ``(rounds,)``, of what is judged.
+        reference: ``(rounds,)``, of the same rounds.
+        seed: Of the resampling.
+    """
+    rows = _resampled_rounds(len(times), seed)
+    ratios = np.median(times[rows], axis=1) / np.median(reference[rows], axis=1)
+    return _estimate(float(np.median(times) / np.median(reference)), ratios)
+
+
+def _resampled_rounds(count: int, seed: int) -> NDArray[np.intp]:
+    """``(resamples, count)`` rounds, drawn in stretches of the cube root of their number."""
+    stretch = max(1, round(count ** (1 / 3)))
+    starts = np.random.default_rng(seed).integers(0, count, (_RESAMPLES, -(-count // stretch)))
+    rows: NDArray[np.intp] = (starts[:, :, None] + np.arange(stretch)).reshape(_RESAMPLES, -1)[:, :count] % count
+    return rows
+
+
+def _estimate(value: float, resampled: Float) -> Estimate:
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))
+
+
+class Verdict(str, Enum):
+    """What can be said of a model's time."""
+
+    REFERENCE = "reference"
+    STEADY = "steady"
+    FASTER = "faster"
+    SLOWER = "slower"
+    SAME = "no difference"
+    TOO_NOISY = "too noisy to tell"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict and its reason.
+
+    Attributes:
+        verdict: What can be said.
+        spread: How far blocks of rounds lie apart, see `block_spread`.
+        reason: Why nothing can be said; empty otherwise.
+    """
+
+    verdict: Verdict
+    spread: float
+    reason: str = ""
+
+
+def judge(times: Float, reference: Float | None, found: Estimate, precision: float) -> Judgement:
+    """Say what timings show.
+
+    Args:
+        times: ``(rounds,)`` milliseconds.
+        reference: ``(rounds,)`` of the same rounds; None judges the times alone.
+        found: The ratio of medians with its interval, or without a reference the median with its own.
+        precision: Widest half interval that still counts as an answer, e.g. 0.05; blocks of rounds may lie four
+            times as far apart.
+    """
+    spread = block_spread(times, reference)
+    what = "median" if reference is None else "ratio"
+    if not found.half_width <= precision:
+        reason = f"the {what}'s interval is {found.half_width:.1%} to either side, {precision:.1%} is asked for"
+    elif not spread <= _SPREAD_ALLOWED * precision:
+        reason = f"the {what} of some rounds lies {spread:.0%} from that of others"
+    else:
+        return Judgement(_plain(found) if reference is not None else Verdict.STEADY, spread)
+    return Judgement(Verdict.TOO_NOISY, spread, reason)
+
+
+def block_spread(times: Float, reference: Float | None = None) -> float:
+    """Cut the rounds into five blocks in order and see how far the blocks' medians, or their ratios, lie apart.
+
+    Returns:
+        Largest less smallest, as a share of the middle one; 0 where there are fewer than 10 rounds.
+    """
+    if len(times) < 2 * _BLOCKS:
+        return 0.0
+    figures = np.array([np.median(block) for block in np.array_split(times, _BLOCKS)])
+    if reference is not None:
+        figures /= [np.median(block) for block in np.array_split(reference, _BLOCKS)]
+    return float(np.ptp(figures) / np.median(figures))
+
+
+def _plain(ratio: Estimate) -> Verdict:
+    if ratio.high < 1:
+        return Verdict.FASTER
+    return Verdict.SLOWER if ratio.low > 1 else Verdict.SAME

@@ -1,0 +1,257 @@
+"""Checks of a file by itself: whether its fingerprint still holds, and which INT8 scale is wrong if it doesn't."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pfld_edge_calib import Face, cut_faces
+from pfld_edge_calib.evaluation import EvaluatedModel, LikelyCause
+from pfld_edge_convert.inference import open_model
+from pfld_edge_convert.model_file import load_onnx
+from pfld_edge_runtime import Contract, crop_windows, fingerprint_image, prepare_input
+
+__all__ = ["Finding", "FingerprintCheck", "check_fingerprint", "scale_names", "wrong_scale"]
+
+_CHANGED = 1e-3
+"""Fractions of the crop, of INT8 files. The same file on the same kind of processor gives the recorded digits, 1e-6;
+processors that round INT8 otherwise differ by some steps, which the contract's wider tolerance allows."""
+
+_ERRORS = (*(step / 200 for step in range(1, 21)), 0.125, 0.15, 0.2, 0.25, 0.5)
+"""Relative errors that every scale is tried for, both ways."""
+_MULTIPLES = (2.0, 3.0, 4.0, 10.0)
+"""And how many times too large or too small."""
+
+_FOLLOWED = 8
+_NEARBY = (np.linspace(-0.004, 0.004, 49), np.linspace(-0.0002, 0.0002, 25))
+"""Relative steps around the best, then around the best of these: the answer is rugged, and right in a narrow place."""
+_LEFT = 0.2
+"""Share of the difference that may be left; of the true scale next to nothing is, of any other rarely below a third."""
+_LEAST = 0.003
+"""Relative error of a scale that is worth a word; smaller ones are rounding."""
+
+_PLACES = {
+    "QLinearConv": {1: "what it reads", 4: "the weights", 6: "what it makes"},
+    "QGemm": {1: "what it reads", 4: "the weights", 7: "what it makes"},
+    "QLinearMatMul": {1: "what it reads", 4: "the weights", 6: "what it makes"},
+}
+
+Trial = tuple[float, float, str]
+"""What is left of the difference, by which factor the scale is taken to be off, and its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A likely cause.
+
+    Attributes:
+        suspicion: The cause.
+        proven: Whether undoing it brought the reference's landmarks back, or the fingerprint shows it.
+    """
+
+    suspicion: LikelyCause
+    proven: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintCheck:
+    """A file's answer to the seeded image.
+
+    Attributes:
+        recorded: What the exporter saw, the network's raw output.
+        found: What it gives now.
+        side: Pixels to a unit of the crop: 1 where the output is fractions.
+        tolerance: What the contract allows a device, in the output's unit.
+    """
+
+    recorded: NDArray[np.float64]
+    found: NDArray[np.float64]
+    side: float
+    tolerance: float
+
+    @property
+    def difference(self) -> float:
+        """Largest difference of a coordinate, fractions of the crop."""
+        return float(np.abs(self.found - self.recorded).max() / self.side)
+
+    @property
+    def changed(self) -> bool:
+        """Whether that is more than the same file shows on the same kind of processor, or more than is allowed."""
+        return self.beyond_tolerance or not self.difference <= _CHANGED
+
+    @property
+    def beyond_tolerance(self) -> bool:
+        """Whether that is more than the contract allows any device."""
+        return not self.difference * self.side <= self.tolerance
+
+    def findings(self) -> Iterator[Finding]:
+        """Say so; proven where the contract's own tolerance is exceeded."""
+        if self.changed:
+            hint = "" if self.beyond_tolerance else ", or this processor rounds INT8 otherwise than the exporter's"
+            sentence = (
+                "the file doesn't compute what its exporter saw (fingerprint off by "
+                f"{self.difference:.2g} of the crop): its weights were changed after conversion{hint}"
+            )
+            yield Finding(
+                LikelyCause("weights", sentence, {"fingerprint": self.difference}), proven=self.beyond_tolerance
+            )
+
+
+def check_fingerprint(model: EvaluatedModel) -> FingerprintCheck | None:
+    """Run an ONNX file on its seeded image; None for checkpoints, and for files that carry no fingerprint.
+
+    Raises:
+        ConvertError: onnxruntime refuses the model.
+    """
+    seen = model.contract.fingerprint
+    if seen is None or not model.kind.startswith(("onnx", "end-to-end")):
+        return None
+    session = open_model(load_onnx(Path(model.path)))
+    feed = _seeded_feed([value.name for value in session.get_inputs()], model.contract)
+    found = np.asarray(session.run(None, feed)[0], np.float64).ravel()
+    recorded = np.array(seen.output, np.float64)
+    if found.shape != recorded.shape:
+        return None
+    size = model.contract.input_size
+    box = np.array([[0, 0, size, size]], np.float64)
+    side = float(crop_windows(box, model.contract.crop.margin).sizes[0]) if model.contract.end_to_end else 1.0
+    return FingerprintCheck(recorded, found, side, seen.tolerance)
+
+
+def _seeded_feed(inputs: Sequence[str], contract: Contract) -> dict[str, NDArray[Any]]:
+    """Make what the exporter fed: the seeded image, for an end-to-end graph with a box around the whole of it.
+
+    Args:
+        inputs: Names of the graph's inputs: the crops, or photograph and boxes.
+        contract: The file's own.
+    """
+    size = contract.input_size
+    image = fingerprint_image(0 if contract.fingerprint is None else contract.fingerprint.seed, size)
+    if contract.end_to_end:
+        return {inputs[0]: image, inputs[1]: np.array([[0, 0, size, size]], np.float32)}
+    return {inputs[0]: prepare_input(image[None], contract)}
+
+
+def wrong_scale(
+    model: EvaluatedModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
+) -> Iterator[Finding]:
+    """Try every scale with many errors: find the one which, undone, gives back what the network ought to answer.
+
+    That is the recorded fingerprint where the file no longer gives it, otherwise the reference's landmarks. Small
+    steps of rounding make the answer rugged, so that following its slope finds nothing; but one network that takes its
+    scales as inputs tries thousands a second.
+
+    Args:
+        model: An INT8 file.
+        check: Its fingerprint.
+        faces: Some faces.
+        expected: ``(N, P, 2)`` the reference's landmarks of those, pixels.
+    """
+    trials = _trials(model, check, faces, expected)
+    if trials is None:
+        return
+    now = trials.distance({})
+    coarse = sorted(trials.tried((name, factor) for name in trials.scales for factor in _factors()))[:_FOLLOWED]
+    best = coarse
+    for steps in _NEARBY:
+        near = trials.tried((name, factor * (1 + step)) for _, factor, name in best for step in steps.tolist())
+        best = sorted([*best, *near])[:_FOLLOWED]
+    left, factor, name = best[0]
+    if left <= _LEFT * now and abs(factor - 1) > _LEAST:
+        right = (
+            "the file gives the fingerprint that its exporter saw"
+            if check is not None and check.changed
+            else "its landmarks are the checkpoint's"
+        )
+        # The scale of what a layer reads and that of its weights count as a product: either may be the one.
+        same = sorted({other for rest, by, other in best if rest <= 1.01 * left and by == factor} - {name})
+        either = "".join(f" or {other!r} ({_use(trials.file, other)})" for other in same)
+        sentence = (
+            f"the INT8 scale {name!r} ({_use(trials.file, name)}){either} is off by {factor - 1:+.1%}: "
+            f"divided by {factor:.4g}, {right}"
+        )
+        yield Finding(LikelyCause("scale", sentence, {"tensor": name, "factor": factor, "left": left / now}))
+
+
+def scale_names(model: onnx.ModelProto) -> list[str]:
+    """Names of the constants that scale integers, in the order of the graph: floats that quantized operators read."""
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    quantized = [node for node in model.graph.node if _is_quantized(node)]
+    return list(dict.fromkeys(name for node in quantized for name in node.input if name in floats))
+
+
+def _is_quantized(node: onnx.NodeProto) -> bool:
+    return node.op_type.startswith(("QLinear", "QGemm")) or node.op_type in ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True, slots=True)
+class _Trials:
+    """A file whose scales are inputs, what it is fed, and what it ought to answer."""
+
+    file: onnx.ModelProto
+    session: onnxruntime.InferenceSession
+    feed: dict[str, NDArray[Any]]
+    target: NDArray[np.float64]
+    scales: dict[str, NDArray[np.float32]]
+
+    def distance(self, changed: dict[str, NDArray[np.float32]]) -> float:
+        """Between the answer with some scales changed, and what it ought to be."""
+        answer = self.session.run(None, {**self.feed, **changed})[0].astype(np.float64).ravel()
+        return float(np.linalg.norm(answer - self.target))
+
+    def tried(self, factors: Iterable[tuple[str, float]]) -> Iterator[Trial]:
+        """Undo a factor of each named scale."""
+        for name, factor in factors:
+            undone = np.asarray(self.scales[name] / np.float32(factor), np.float32)
+            yield self.distance({name: undone}), factor, name
+
+
+def _trials(
+    model: EvaluatedModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
+) -> _Trials | None:
+    file, contract = load_onnx(Path(model.path)), model.contract
+    names = scale_names(file)
+    inputs = [value.name for value in file.graph.input if value.name not in names]
+    if not names:
+        return None
+    if check is not None and check.changed:
+        feed, target = _seeded_feed(inputs, contract), check.recorded
+    elif contract.end_to_end or not faces:
+        return None
+    else:
+        batch = next(iter(cut_faces(faces, contract)))
+        feed = {inputs[0]: prepare_input(batch.crops, contract)}
+        wanted = np.asarray(expected[: len(batch.faces)], np.float32)
+        target = batch.windows.to_crop(wanted).astype(np.float64).ravel()
+    values = {item.name: numpy_helper.to_array(item) for item in file.graph.initializer if item.name in names}
+    return _Trials(file, open_model(_with_inputs(file, names)), feed, target, {name: values[name] for name in names})
+
+
+def _with_inputs(file: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Let constants be overridden: those that are inputs too are defaults (ONNX's IR, "Initializers", version 4)."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(file)
+    shapes = {item.name: list(item.dims) for item in file.graph.initializer}
+    there = {value.name for value in file.graph.input}
+    copy.graph.input.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in names if name not in there
+    )
+    return copy
+
+
+def _factors() -> list[float]:
+    near = [1 + sign * error for error in _ERRORS for sign in (1, -1)]
+    return [*near, *_MULTIPLES, *(1 / multiple for multiple in _MULTIPLES[1:])]
+
+
+def _use(file: onnx.ModelProto, name: str) -> str:
+    """Which layer reads it, and for what."""
+    node = next(node for node in file.graph.node if name in node.input)
+    place = _PLACES.get(node.op_type, {}).get(list(node.input).index(name), "an operand")
+    return f"of {place} in {node.op_type} {node.name or node.output[0]!r}"

@@ -1,0 +1,182 @@
+"""Reads and writes model files: the ONNX graph, its contract, and the fingerprint that the contract records."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.inference import run_model
+from pfld_edge_runtime import (
+    CONTRACT_KEY,
+    WFLW_98,
+    Contract,
+    Fingerprint,
+    ModelFileError,
+    fingerprint_image,
+    prepare_input,
+)
+
+if TYPE_CHECKING:
+    from pfld_edge_train.checkpoint import Checkpoint
+
+__all__ = [
+    "FINGERPRINT_SEED",
+    "FLOAT_TOLERANCE",
+    "INT8_TOLERANCE",
+    "attach_contract",
+    "checkpoint_contract",
+    "contract_path",
+    "load_onnx",
+    "model_files",
+    "read_contract",
+    "take_fingerprint",
+    "write_files",
+    "write_model",
+]
+
+FINGERPRINT_SEED = 1
+"""Of the image of every fingerprint."""
+
+FLOAT_TOLERANCE = 1e-4
+"""A hundredth of a pixel at 112: float kernels sum in different orders, and differ by some 1e-6."""
+
+INT8_TOLERANCE = 1e-2
+"""One pixel at 112: kernels round differently by a step here and there. Saturating arithmetic errs by far more."""
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file of unknown origin.
+
+    External data is read from the file's own folder; a file that names data anywhere else is refused, since it could
+    make any file of the machine part of a model.
+
+    Raises:
+        ModelFileError: It is no ONNX file, is truncated, or names weights that are missing or outside of its folder.
+    """
+    try:
+        model = onnx.load(path)
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path}: its weights are outside of it and can't be read: {reason}") from error
+    except (DecodeError, ValueError) as error:
+        raise ModelFileError(f"{path} is not an ONNX file, or is truncated") from error
+    if not model.graph.node:
+        raise ModelFileError(f"{path} is not an ONNX file: it holds no graph")
+    return model
+
+
+def attach_contract(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
+    """Copy a model with the contract in its metadata; it replaces an existing one."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [entry for entry in model.metadata_props if entry.key != CONTRACT_KEY]
+    copy.ClearField("metadata_props")
+    copy.metadata_props.extend(kept)
+    copy.metadata_props.add(key=CONTRACT_KEY, value=contract.to_json())
+    return copy
+
+
+def read_contract(model: onnx.ModelProto) -> Contract | None:
+    """Read the contract from a model's metadata; None where it carries none.
+
+    Raises:
+        ModelContractError: The contract is damaged or of a newer format.
+    """
+    for entry in model.metadata_props:
+        if entry.key == CONTRACT_KEY:
+            return Contract.from_json(entry.value)
+    return None
+
+
+def checkpoint_contract(checkpoint: "Checkpoint") -> Contract:
+    """Read a checkpoint's contract; without one, the published PFLD protocol for its network and input size.
+
+    Raises:
+        ConvertError: It carries none, and its number of points is not WFLW's.
+        ModelContractError: Its contract is damaged.
+    """
+    if checkpoint.contract:
+        return Contract.from_dict(checkpoint.contract)
+    network = checkpoint.model
+    if network.num_landmarks != WFLW_98.num_landmarks:
+        raise ConvertError(
+            f"the checkpoint has {network.num_landmarks} landmarks and no contract that names them; only files with "
+            f"{WFLW_98.num_landmarks} landmarks can be taken as published PFLD"
+        )
+    return Contract(model=network.kind, input_size=network.input_size)
+
+
+def take_fingerprint(model: onnx.ModelProto, contract: Contract, tolerance: float) -> Fingerprint:
+    """Record a network's output for the runtime's seeded image.
+
+    Args:
+        model: As it will be shipped.
+        contract: Gives input size and normalization.
+        tolerance: Largest difference, in fractions of the crop, that a device may show.
+    """
+    image = fingerprint_image(FINGERPRINT_SEED, contract.input_size)
+    output = run_model(model, prepare_input(image[None], contract))[0]
+    return Fingerprint(FINGERPRINT_SEED, tuple(round(float(value), 6) for value in output), tolerance)
+
+
+def contract_path(model_path: Path) -> Path:
+    """Name of the JSON file beside a model: ``face.int8.onnx`` has ``face.int8.json``.
+
+    onnxruntime-web can't read an ONNX file's metadata; it reads this.
+    """
+    return model_path.with_suffix(".json")
+
+
+def write_model(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
+    """Write a model that carries its contract, and the contract's JSON beside it.
+
+    Raises:
+        ConvertError: The folder is missing or can't be written to.
+    """
+    write_files(model_files(model, contract, path))
+
+
+def model_files(model: onnx.ModelProto, contract: Contract, path: Path) -> dict[Path, bytes]:
+    """Contents of a model's two files."""
+    # Deterministic: the same network gives the same bytes, so that a file's hash identifies it.
+    onnx_bytes = attach_contract(model, contract).SerializeToString(deterministic=True)
+    return {path: onnx_bytes, contract_path(path): (contract.to_json(indent=2) + "\n").encode()}
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files under temporary names in their folders, then rename all of them.
+
+    A run that is killed leaves each file as it was or whole.
+
+    Raises:
+        ConvertError: A folder is missing or can't be written to.
+    """
+    with ExitStack() as cleanup:
+        try:
+            pending = [(_write_temporary(path, content, cleanup), path) for path, content in contents.items()]
+            for temporary, path in pending:
+                temporary.replace(path)
+        except OSError as error:
+            names = ", ".join(str(path) for path in contents)
+            raise ConvertError(f"can't write {names}: {error.strerror or error}") from error
+
+
+def _write_temporary(path: Path, content: bytes, cleanup: ExitStack) -> Path:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    temporary = Path(name)
+    cleanup.callback(temporary.unlink, missing_ok=True)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    # mkstemp makes files private to the user; a model gets the permissions that the umask allows.
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
+    return temporary

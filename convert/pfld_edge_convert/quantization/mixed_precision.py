@@ -1,0 +1,246 @@
+"""Mixed precision by sensitivity: the layers whose quantization moves landmarks most stay in float.
+
+`layer_costs` quantizes each layer alone, with all others in float, and measures how far the landmarks move.
+`search_float_layers` gives layers back to float in that order until the NME drift is within a budget.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.passes.graph_index import GraphIndex
+from pfld_edge_convert.quantization.activation_statistics import activations
+from pfld_edge_convert.quantization.plan import Grid, Layer, Plan
+
+__all__ = [
+    "MOST_FLOAT_LAYERS",
+    "DriftBudget",
+    "FaceDrift",
+    "LayerCost",
+    "deviation_per_face",
+    "layer_costs",
+    "search_float_layers",
+]
+
+Network = TypeVar("Network")
+
+MOST_FLOAT_LAYERS = 12
+"""With more layers in float the file is hardly smaller or faster than the float one."""
+
+
+def deviation_per_face(
+    found: NDArray[np.float32], expected: NDArray[np.float32], normalizing_points: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Mean landmark distance of each face, as a fraction of the distance of two landmarks of `expected`.
+
+    Args:
+        found: ``(N, 2 * P)`` or ``(N, P, 2)`` landmarks.
+        expected: As many, of the float network.
+        normalizing_points: E.g. the outer eye corners.
+
+    Returns:
+        ``(N,)``.
+    """
+    one, other = (np.asarray(values, np.float64).reshape(len(values), -1, 2) for values in (found, expected))
+    first, second = normalizing_points
+    span = np.linalg.norm(other[:, first] - other[:, second], axis=1)
+    result: NDArray[np.float64] = np.linalg.norm(one - other, axis=2).mean(axis=1) / np.maximum(span, 1e-9)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """One layer alone in 8 bits: its weights and its output.
+
+    Attributes:
+        layer: `Layer.output`.
+        sqnr: Signal to quantization noise ratio of its output, dB; 0 for the last layer, whose output is float.
+        low: Lower end of its output's grid, in the units of the equalized network.
+        high: Upper end.
+        deviation: Mean landmark deviation from the float network, a fraction of the eye distance.
+        turned: The same over the quarter of faces with the largest pose.
+    """
+
+    layer: str
+    sqnr: float
+    low: float
+    high: float
+    deviation: float
+    turned: float
+
+
+def layer_costs(
+    plan: Plan,
+    faces: NDArray[np.float32],
+    normalizing_points: tuple[int, int],
+    mirror: Sequence[int],
+    advance: Callable[[int], object] | None = None,
+) -> list[LayerCost]:
+    """Quantize each layer alone and measure how far the landmarks move.
+
+    Args:
+        plan: Of the network with all layers in 8 bits.
+        faces: Some 30 to 100 faces, as the float network takes them.
+        normalizing_points: Two landmarks whose distance is the unit.
+        mirror: For each landmark its mirror image, to find large poses.
+        advance: Called with 1 after each layer.
+
+    Returns:
+        The most expensive layer first.
+    """
+    expected = run_model(plan.model, faces)
+    large_pose = _large_pose(expected, mirror)
+    layers = [layer for layer in plan.layers if layer.output in plan.weights]
+    noise = _sqnr(plan, [layer.output for layer in layers if layer.output in plan.grids], faces)
+    means = _channel_means(plan.model, [layer.source for layer in layers], faces)
+    costs = []
+    for layer in layers:
+        found = run_model(_with_rounded_layer(plan, layer, means[layer.source]), faces, fuse_qdq=False)
+        moved = deviation_per_face(found, expected, normalizing_points)
+        grid = plan.grids.get(layer.output, Grid(0.0, 0))
+        deviations = float(moved.mean()), float(moved[large_pose].mean())
+        costs.append(LayerCost(layer.output, noise.get(layer.output, 0.0), grid.low, grid.high, *deviations))
+        if advance is not None:
+            advance(1)
+    return sorted(costs, key=lambda cost: -cost.deviation)
+
+
+@dataclass(frozen=True, slots=True)
+class FaceDrift:
+    """Relative change of the NME: 0.01 is one percent worse.
+
+    Attributes:
+        all: Over all faces.
+        turned: Over the faces of large pose (``largepose``, where the set says so).
+    """
+
+    all: float
+    turned: float
+
+
+@dataclass(frozen=True, slots=True)
+class DriftBudget:
+    """What came of a drift budget.
+
+    Attributes:
+        allowed: The largest drift that was asked for.
+        drifts: Drift with no layer in float, with the most expensive one, with two, and so on; the last was kept.
+        float_layers: Those that stayed in float.
+    """
+
+    allowed: float
+    drifts: tuple[FaceDrift, ...]
+    float_layers: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the drift over all faces stayed within what was allowed."""
+        return self.drifts[-1].all <= self.allowed
+
+
+def search_float_layers(
+    make: Callable[[tuple[str, ...]], Network],
+    costs: Sequence[LayerCost],
+    drift: Callable[[Network], FaceDrift],
+    allowed: float,
+    most: int = MOST_FLOAT_LAYERS,
+) -> tuple[Network, DriftBudget]:
+    """Give layers back to float, the most expensive first, until the drift is within the budget.
+
+    Args:
+        make: Makes the network with the named layers in float (`Quantizer.make`).
+        costs: Of its layers; ranked by what they cost all faces and those of large pose together.
+        drift: Measures a network on labelled faces that were not calibrated on.
+        allowed: Largest drift over all faces.
+        most: Give up after so many layers.
+
+    Returns:
+        The network with the fewest layers in float that holds the budget, or the one with the least drift where none
+        does; and what came of it.
+    """
+    ranked = [cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.turned))]
+    drifts: list[FaceDrift] = []
+    made: list[Network] = []
+    for count in range(min(most, len(ranked)) + 1):
+        made.append(make(tuple(ranked[:count])))
+        drifts.append(drift(made[-1]))
+        if drifts[-1].all <= allowed:
+            return made[-1], DriftBudget(allowed, tuple(drifts), tuple(ranked[:count]))
+    best = min(range(len(drifts)), key=lambda count: drifts[count].all)
+    return made[best], DriftBudget(allowed, (*drifts, drifts[best]), tuple(ranked[:best]))
+
+
+def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
+    """The float network with one layer's weights, and its output, on their grids.
+
+    The bias takes up what rounding does to the layer's mean input, ``(C,)``. The plan's own bias can't be used: it also
+    makes up for the layers before.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(plan.model)
+    index = GraphIndex(copy)
+    node = index.producers[layer.node.output[0]]
+    source = plan.layer_input(layer)
+    if source is not None:
+        weight, bias = layer.weights(index)
+        rounded = source.unscaled_weights(plan.weights[layer.output].real())
+        lost = (weight - rounded).reshape(*rounded.shape[:2], -1).sum(axis=2)
+        bias = bias + (lost[:, 0] * mean if layer.depthwise else lost @ mean)
+        index.set_weights(node, rounded.astype(np.float32), bias.astype(np.float32))
+    if layer.output in plan.grids:
+        _round_tensor(copy.graph, layer.output, plan.grids[layer.output])
+    copy.graph.ClearField("value_info")
+    return copy
+
+
+def _round_tensor(graph: onnx.GraphProto, tensor: str, grid: Grid) -> None:
+    position, node = next((i, node) for i, node in enumerate(graph.node) if tensor in node.output)
+    node.output[list(node.output).index(tensor)] = f"{tensor}.exact"
+    ends = [f"{tensor}.scale", f"{tensor}.zero"]
+    for name, value in zip(ends, (np.float32(grid.scale), np.uint8(grid.zero_point)), strict=True):
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    rounded = helper.make_node("QuantizeLinear", [f"{tensor}.exact", *ends], [f"{tensor}.integers"])
+    real = helper.make_node("DequantizeLinear", [f"{tensor}.integers", *ends], [tensor])
+    graph.node.insert(position + 1, rounded)
+    graph.node.insert(position + 2, real)
+
+
+def _sqnr(plan: Plan, names: list[str], faces: NDArray[np.float32]) -> dict[str, float]:
+    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for tensors in activations(plan.model, names, [faces]):
+        for name, values in tensors.items():
+            grid = plan.grids[name]
+            signal[name] += float(np.square(values, dtype=np.float64).sum())
+            noise[name] += float(np.square(values - grid.dequantize(grid.quantize(values)), dtype=np.float64).sum())
+    return {name: float(10 * np.log10(max(signal[name], 1e-30) / max(noise[name], 1e-30))) for name in names}
+
+
+def _channel_means(
+    model: onnx.ModelProto, names: list[str], faces: NDArray[np.float32]
+) -> dict[str, NDArray[np.float64]]:
+    source = model.graph.input[0].name
+    made = [name for name in dict.fromkeys(names) if name != source]
+    sums = {name: np.zeros(1) for name in made}
+    for tensors in activations(model, made, [faces]):
+        for name, values in tensors.items():
+            flat = values.reshape(*values.shape[:2], -1)
+            sums[name] = sums[name] + flat.mean(axis=2, dtype=np.float64).sum(axis=0)
+    means = {name: total / len(faces) for name, total in sums.items()}
+    return {source: faces.mean(axis=(0, 2, 3), dtype=np.float64), **means}
+
+
+def _large_pose(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArray[np.bool_]:
+    """The quarter of faces that differ most from their own mirror image."""
+    points = landmarks.reshape(len(landmarks), -1, 2).astype(np.float64)
+    centered = points - points.mean(axis=1, keepdims=True)
+    flipped = centered[:, list(mirror)] * np.array([-1.0, 1.0])
+    size = np.linalg.norm(centered, axis=2).mean(axis=1)
+    asymmetry = np.linalg.norm(centered - flipped, axis=2).mean(axis=1) / np.maximum(size, 1e-9)
+    result: NDArray[np.bool_] = asymmetry >= np.quantile(asymmetry, 0.75)
+    return result

@@ -1,0 +1,160 @@
+"""What `bench` prints: tables of times, starts, shares of the peak and operators."""
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from pfld_edge.console import new_table
+from pfld_edge_convert.benchmark.record import BenchReport, ModelRecord, Timing
+from pfld_edge_convert.benchmark.timing import Estimate, Verdict
+
+__all__ = ["bench_tables", "figure", "noise_lines"]
+
+_OPERATORS = 5
+
+
+def bench_tables(report: BenchReport) -> Iterator[Table]:
+    """Lay a report out: times, starts, share of the peak, operators."""
+    for place in range(len(report.models[0].timings)):
+        yield _time_table(report, place)
+    if report.models[0].start is not None:
+        yield _start_table(report)
+    yield _roofline_table(report)
+    yield _operator_table(report)
+
+
+def noise_lines(report: BenchReport) -> list[str]:
+    """Say where the machine was too noisy, why, and what to do."""
+    lines = [
+        f"Too noisy to tell: {model.name}, {_case(timing)}: {timing.reason}"
+        for model in report.models
+        for timing in model.timings
+        if timing.verdict is Verdict.TOO_NOISY
+    ]
+    if lines:
+        load, cores = report.environment.load, report.environment.cores
+        busy = "" if load is None else f" (before this run {load:.1f} processes wanted its {cores} cores)"
+        lines.append(f"Let the machine rest{busy}, raise --rounds, or accept less with --precision.")
+    return lines
+
+
+def _time_table(report: BenchReport, place: int) -> Table:
+    first = report.models[0].timings[place]
+    start = "from uint8 crops" if report.settings.from_crops else "the network alone"
+    compared = len(report.models) > 1
+    names = ["median", *(["a face"] if first.batch > 1 else []), "p95", "p99", *(["ratio"] if compared else [])]
+    title = f"{_case(first)}, {start}: milliseconds, {report.settings.rounds} rounds"
+    caption = "in brackets: 95 % intervals; ratio: to the first file's median"
+    table = new_table(title, "model", figures=names, caption=caption)
+    table.add_column("verdict")
+    for model in report.models:
+        timing = model.timings[place]
+        per_face = [figure(timing.median_ms.value / timing.batch)] if timing.batch > 1 else []
+        ratio = [_ratio(timing)] if compared else []
+        calls = f" ({timing.calls} calls)" if timing.calls > 1 else ""
+        table.add_row(
+            model.name + calls,
+            _estimate(timing.median_ms),
+            *per_face,
+            *(_or_dash(value) for value in (timing.p95_ms, timing.p99_ms)),
+            *ratio,
+            timing.verdict.value,
+        )
+    return table
+
+
+def _ratio(timing: Timing) -> str:
+    """No middle figure where the interval says that there is none to name."""
+    if timing.ratio is None:
+        return "1"
+    if timing.verdict is Verdict.TOO_NOISY:
+        return f"{figure(timing.ratio.low)} to {figure(timing.ratio.high)}"
+    return _estimate(timing.ratio)
+
+
+def _start_table(report: BenchReport) -> Table:
+    table = new_table(
+        f"A fresh process, {_case(report.models[0].timings[0])}: medians of {report.settings.starts}",
+        "model",
+        figures=("file kB", "cold ms", "import ms", "load ms", "first call ms", "process MB", "model's MB"),
+        caption="cold: from the start of Python to the first result; load: opening the file; MB: resident memory",
+    )
+    for model in report.models:
+        start = model.start
+        if start is not None:
+            times = (start.cold_ms, start.import_ms, start.load_ms, start.first_ms)
+            memory = (start.resident_mb, start.model_mb)
+            table.add_row(
+                model.name,
+                f"{model.size / 1000:.0f}",
+                *(f"{value:.1f}" for value in times),
+                *("-" if value is None else f"{value:.1f}" for value in memory),
+            )
+    return table
+
+
+def _roofline_table(report: BenchReport) -> Table:
+    peaks = "; ".join(
+        f"{_threads(peak.threads)}: fp32 {peak.float_gmacs:.0f}, INT8 {peak.int8_gmacs:.0f} GMAC/s, "
+        f"{peak.bandwidth_gbs:.0f} GB/s"
+        for peak in report.environment.peaks
+    )
+    table = new_table(
+        "Share of the processor's peak",
+        "model",
+        "threads, faces",
+        figures=("MACs", "MB moved", "MACs / byte", "ideal ms", "share of peak"),
+        caption=f"measured peak of {peaks}; (memory): too few MACs a byte to reach the peak without caches",
+    )
+    for model in report.models:
+        for timing in model.timings:
+            line = timing.roofline
+            table.add_row(
+                model.name,
+                f"{timing.threads}, {timing.batch}",
+                f"{line.macs / 1e6:.1f} M",
+                f"{line.bytes_moved / 1e6:.1f}",
+                f"{line.intensity:.1f}" + (" (memory)" if line.intensity < line.ridge else ""),
+                f"{line.ideal_ms:.3f}",
+                f"{line.share_of_peak:.0%}",
+            )
+    return table
+
+
+def _operator_table(report: BenchReport) -> Table:
+    title = f"Where the time goes, {_case(report.models[0].timings[0])}"
+    caption = "profiling itself takes some of the time between nodes"
+    table = new_table(title, "model", "operators, number of nodes, share of the call", caption=caption)
+    for model in report.models:
+        table.add_row(model.name, _operators(model))
+    return table
+
+
+def _operators(model: ModelRecord) -> str:
+    shown = model.profile.operators[:_OPERATORS]
+    parts = [f"{item.op_type} ({item.nodes}) {item.share:.0%}" for item in shown]
+    rest = sum(item.share for item in model.profile.operators[_OPERATORS:])
+    if rest:
+        parts.append(f"others {rest:.0%}")
+    return ", ".join([*parts, f"between nodes {model.profile.between:.0%}"])
+
+
+def _case(timing: Timing) -> str:
+    return f"{_threads(timing.threads)}, {timing.batch} face{'s' if timing.batch > 1 else ''}"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _estimate(found: Estimate) -> str:
+    return f"{figure(found.value)} ({figure(found.low)} to {figure(found.high)})"
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else figure(value)
+
+
+def figure(value: float) -> str:
+    """Write a positive figure with three digits."""
+    return f"{value:#.3g}".rstrip(".") if value < 1000 else f"{value:.0f}"

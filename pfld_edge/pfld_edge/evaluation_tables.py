@@ -1,0 +1,200 @@
+"""What `evaluate` and `verify` print: tables of accuracy, drift, deviation and robustness, and the verdicts."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from pfld_edge.console import console, new_table
+from pfld_edge_calib.evaluation import Deviation, DriftEstimate, ModelResult, Robustness, Verdict, Verification
+from pfld_edge_calib.evaluation.metrics import Accuracy
+
+__all__ = ["print_evaluation", "print_verification", "robustness_table"]
+
+_ACCURACY = "Accuracy (NME by outer eye corners, by pupils, by the diagonal of the landmarks' box)"
+
+_WORDS = {
+    Verdict.PASS: "yes",
+    Verdict.FAIL: "NO",
+    Verdict.UNDECIDED: "can't tell",
+    Verdict.UNJUDGED: "",
+    Verdict.REFERENCE: "",
+}
+
+_SAME = 1e-4
+"""Deviation, of the eye distance, below which a network's landmarks are the reference's and have no subsets to tell."""
+
+
+def print_verification(found: Verification, *, stderr: bool = False) -> None:
+    """Print what `verify` found: the tables, then what failed and why."""
+    tables = (
+        _accuracy_table(found),
+        _subset_table(found),
+        _by_region("Deviation", {m.name: m.deviation for m in found.models if m.deviation is not None and _moved(m)}),
+        _drift_table(found),
+    )
+    for table in tables:
+        if table is not None:
+            console(stderr=stderr).print(table)
+    for line in _verdict_lines(found):
+        click.echo(line, err=stderr)
+
+
+def print_evaluation(found: Verification) -> None:
+    """Print what `evaluate` found."""
+    errors = _by_region("Error", {model.name: model.error for model in found.models if model.error is not None})
+    for table in (_evaluation_table(found), errors):
+        if table is not None:
+            console().print(table)
+
+
+def _accuracy_table(found: Verification) -> Table:
+    """Lay out each network's figures, of all faces."""
+    table = new_table(_ACCURACY, "model", "kind")
+    missed = any(model.accuracy["all"].misses for model in found.models)
+    _add_figures(table, missed=missed, intervals=False)
+    for model in found.models:
+        table.add_row(model.name, model.kind, *_cells(model.accuracy["all"], missed=missed))
+    return table
+
+
+def _evaluation_table(found: Verification) -> Table:
+    """Lay out each network's figures, of all faces and of each subset, with intervals where there are enough faces."""
+    table = new_table(_ACCURACY, "model", "subset")
+    missed = any(model.accuracy["all"].misses for model in found.models)
+    intervals = any(model.nme_intervals for model in found.models)
+    _add_figures(table, missed=missed, intervals=intervals)
+    for model in found.models:
+        for subset, figures in model.accuracy.items():
+            cells = _cells(figures, missed=missed)
+            if intervals:
+                ends = model.nme_intervals.get(subset)
+                cells.insert(2 + missed, "" if ends is None else f"{ends[0]:.4f} ... {ends[1]:.4f}")
+            table.add_row(model.name if subset == "all" else "", subset, *cells)
+        table.add_section()
+    return table
+
+
+def _add_figures(table: Table, *, missed: bool, intervals: bool) -> None:
+    for name in ("faces", "missed", "NME", "95 % interval", "pupils", "diagonal", "FR@0.08", "FR@0.1", "AUC@0.1"):
+        if (missed or name != "missed") and (intervals or name != "95 % interval"):
+            table.add_column(name, justify="right")
+
+
+def _cells(figures: Accuracy, *, missed: bool) -> list[str]:
+    pupils = "" if figures.nme_pupil is None else f"{figures.nme_pupil:.5f}"
+    rates = (f"{figures.failure_rate_08:.4f}", f"{figures.failure_rate_10:.4f}", f"{figures.auc_10:.4f}")
+    misses = [f"{figures.misses}"] if missed else []
+    return [f"{figures.faces}", *misses, f"{figures.nme:.5f}", pupils, f"{figures.nme_diagonal:.5f}", *rates]
+
+
+def _drift_table(found: Verification) -> Table:
+    """Lay out how each network compares with the first."""
+    budget = found.settings.max_drift
+    table = new_table(
+        f"Drift from {found.models[0].name} on {len(found.faces)} faces",
+        "model",
+        figures=("drift", "interval", "mean deviation", "largest", "at landmark"),
+        caption="drift: change of the NME, with its 95 % interval; deviations as fractions of the eye distance",
+    )
+    table.add_column("on face")
+    if budget is not None:
+        table.add_column(f"drift <= {100 * budget:.3g}%")
+    for model in found.models[1:]:
+        if model.drift is None or model.deviation is None:
+            continue
+        moved = model.deviation
+        table.add_row(
+            model.name,
+            _percent(model.drift.all.value),
+            _interval(model.drift.all),
+            f"{moved.mean:.5f}",
+            f"{moved.largest:.5f}",
+            str(moved.largest_landmark),
+            Path(found.faces[moved.largest_face]).name,
+            *([] if budget is None else [_WORDS[model.verdict]]),
+        )
+    return table
+
+
+def _subset_table(found: Verification) -> Table | None:
+    """Lay out drift by subset, of networks whose landmarks are not the reference's; None where there is nothing."""
+    table = new_table(
+        "Drift by subset",
+        "model",
+        "subset",
+        figures=("faces", "NME", "drift", "interval", "resolvable"),
+        caption="resolvable: the smallest drift that so many faces show with a power of 80 %",
+    )
+    for model in found.models:
+        if model.drift is None or not _moved(model):
+            continue
+        estimates = {"all": model.drift.all, **model.drift.by_subset}
+        for subset, estimate in estimates.items():
+            nme = f"{model.accuracy[subset].nme:.5f}"
+            shown = (_percent(estimate.value), _interval(estimate), _resolvable(estimate))
+            table.add_row(model.name if subset == "all" else "", subset, f"{estimate.faces}", nme, *shown)
+        table.add_section()
+    return table if table.row_count else None
+
+
+def _by_region(what: str, found: Mapping[str, Deviation]) -> Table | None:
+    if not found:
+        return None
+    title = f"{what} by part of the face, fractions of the eye distance"
+    table = new_table(title, "model", "part", figures=("mean", "95th percentile", "largest"))
+    for model, distances in found.items():
+        for row, (region, part) in enumerate(distances.by_region.items()):
+            cells = (f"{value:.4f}" for value in (part.mean, part.p95, part.largest))
+            table.add_row("" if row else model, region, *cells)
+        table.add_section()
+    return table
+
+
+def _verdict_lines(found: Verification) -> Iterator[str]:
+    """Say in sentences what failed, what can't be told, and what likely caused it."""
+    for model in found.models:
+        if model.drift is not None and _moved(model) and model.drift.all.method == "bca":
+            drift = model.drift.all
+            yield (
+                f"{model.name}: {drift.faces} faces in {drift.photographs} photographs resolve a drift of "
+                f"{drift.resolvable:.2%} or more"
+            )
+        if model.verdict in (Verdict.FAIL, Verdict.UNDECIDED):
+            yield f"{model.name}: {_WORDS[model.verdict]}, {model.reason}"
+        for suspicion in model.suspicions:
+            yield f"{model.name}: likely cause: {suspicion.sentence}"
+
+
+def _moved(model: ModelResult) -> bool:
+    return model.deviation is not None and not model.deviation.largest <= _SAME
+
+
+def _resolvable(estimate: DriftEstimate) -> str:
+    return f"{estimate.resolvable:.2%}" if math.isfinite(estimate.resolvable) else "-"
+
+
+def _interval(estimate: DriftEstimate) -> str:
+    return f"{_percent(estimate.low)} ... {_percent(estimate.high)}"
+
+
+def _percent(share: float) -> str:
+    """With its sign, which zero has none of."""
+    text = f"{share:+.2%}"
+    return "0.00%" if text in ("+0.00%", "-0.00%") else text
+
+
+def robustness_table(found: Robustness) -> Table:
+    """Lay out the NME under each corruption, from mild to strong."""
+    most = max(len(curve.strengths) for curve in found.curves)
+    steps = ("mild" if step == 0 else "strong" if step == most - 1 else "" for step in range(most))
+    title = f"NME under corruption, {found.faces} faces (none: not corrupted)"
+    table = new_table(title, "corruption", "model", figures=("none", *steps))
+    for curve in found.curves:
+        table.add_row(f"{curve.name}, {curve.unit}", "", "", *(f"{value:g}" for value in curve.strengths), style="bold")
+        for model, clean, row in zip(found.models, found.clean.tolist(), curve.nmes.tolist(), strict=True):
+            table.add_row("", model, f"{clean:.4f}", *(f"{value:.4f}" for value in row))
+        table.add_section()
+    return table

@@ -1,0 +1,116 @@
+"""What `pfld-edge label` works on and with: the photographs in units, and a labeller for each process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib.datasets import is_sharded, open_shards
+from pfld_edge_calib.labelling import (
+    LABEL_UNIT,
+    BoxFinder,
+    Labeller,
+    LabelSettings,
+    LabelTask,
+    LabelUnit,
+    Teacher,
+    boxes_by_photo,
+    label_tasks,
+    photos_of,
+    shard_units,
+    task_units,
+    tasks_identity,
+)
+from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_runtime import Contract, Detector, open_detector
+from pfld_edge_runtime.detection import find_boxes
+from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
+
+__all__ = ["LabellingPlan", "label_plan", "open_labeller"]
+
+_SAME_FACE = 0.35
+"""Intersection over union above which boxes of two detectors show one face."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabellingPlan:
+    """The photographs of a run.
+
+    Attributes:
+        units: All of them, in units.
+        tasks: All of them, one by one; none where they lie in shards.
+        identity: Changes when they change.
+        count: How many.
+    """
+
+    units: Sequence[LabelUnit]
+    tasks: Sequence[LabelTask]
+    identity: str
+    count: int
+
+
+def label_plan(
+    photos: Sequence[Path], boxes: Path | None, images: Path | None, out: Path, *, sharded: bool, boxed: bool
+) -> LabellingPlan:
+    """Find the photographs.
+
+    Args:
+        photos: As on the command line.
+        boxes: CSV that says where faces are.
+        images: Folder that names are relative to.
+        out: The labels' CSV.
+        sharded: Whether `photos` are shards.
+        boxed: Whether boxes are read from the shards.
+
+    Raises:
+        UsageError: Options don't fit together.
+        FaceSetError: There are no photographs.
+    """
+    if not sharded:
+        places = None if boxes is None else boxes_by_photo(boxes, images)
+        tasks = label_tasks(photos_of(photos, images), places, out.parent if images is None else images)
+        return LabellingPlan(task_units(tasks), tasks, tasks_identity(tasks), len(tasks))
+    if boxes is not None:
+        raise click.UsageError("shards say themselves where faces are: leave --boxes out, or give --detector instead")
+    others = [path for path in photos if not is_sharded(path)]
+    if others:
+        raise click.UsageError(f"{others[0]} is no shard: shards and other photographs need runs of their own")
+    source = open_shards(list(photos), LABEL_UNIT)
+    return LabellingPlan(shard_units(source.units, boxed=boxed), (), source.identity, source.count)
+
+
+def open_labeller(
+    teachers: Sequence[Path], detectors: Sequence[str], least_score: float | None, settings: LabelSettings
+) -> Labeller:
+    """Open teachers and detectors on one thread; called once in each process.
+
+    Args:
+        teachers: What `open_network` opens.
+        detectors: What `open_detector` opens; none where boxes come with the photographs.
+        least_score: Score that a detected face needs, 0 to 1; each detector's own where None.
+        settings: Of the labeller.
+
+    Raises:
+        PfldEdgeError: A file can't be used, or the teachers don't fit together.
+    """
+    finders = [open_detector(name, score_threshold=least_score) for name in detectors]
+    if any(path.suffix.lower() != ".onnx" for path in teachers):
+        import torch
+
+        # One process a core: more threads would compete for it.
+        torch.set_num_threads(1)
+    networks = [open_network(path) for path in teachers]
+    opened = [Teacher(network.name, network.predict, network.contract, network.assumed) for network in networks]
+    find: BoxFinder | None = partial(_boxes, finders, opened[0].contract) if finders else None
+    return Labeller(opened, settings, find)
+
+
+def _boxes(detectors: Sequence[Detector], contract: Contract, photo: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Boxes of the faces that any detector finds, in order of their scores."""
+    found = [find_boxes(detector, photo, "bgr", contract) for detector in detectors]
+    boxes, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return np.asarray(boxes[non_maximum_suppression(boxes, scores, _SAME_FACE)])

@@ -1,0 +1,198 @@
+"""Types of option values, and options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pfld_edge_calib.parallel import Runner
+
+__all__ = [
+    "AXIS_SIZE",
+    "BOX",
+    "DRAWABLE",
+    "DRAW_LIST",
+    "NUMBER_LIST",
+    "PATH",
+    "SHARE",
+    "Box",
+    "check_suffix",
+    "json_option",
+    "output_option",
+    "ray_option",
+    "resume_option",
+    "runner",
+    "threads_option",
+    "workers_option",
+]
+
+T = TypeVar("T")
+Command = Callable[..., Any]
+Box = tuple[float, float, float, float]
+
+DRAWABLE = ("points", "contours", "boxes", "pose", "ids", "confidence")
+"""Parts of a drawing that `--draw` names."""
+
+PATH = click.Path(path_type=Path)
+
+
+class Parsed(click.ParamType[T], Generic[T]):
+    """A value read by a function that raises ValueError with a sentence for the user."""
+
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        """Take the value's name in the help, and the function."""
+        self.name, self._parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:  # noqa: ANN401
+        """Parse text; leave a value that was parsed before."""
+        if not isinstance(value, str):
+            parsed: T = value
+            return parsed
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _share(text: str) -> float:
+    text = text.strip()
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a share; write 0.5% or 0.005") from None
+    if not 0 <= share <= 1:
+        raise ValueError(f"{text!r} is not between 0% and 100%")
+    return share
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of whole numbers; write 1 or 1,2") from None
+    if min(numbers) < 1:
+        raise ValueError(f"{text!r}: every number must be at least 1")
+    return tuple(dict.fromkeys(numbers))
+
+
+def _axis_size(text: str) -> tuple[str, int]:
+    name, _, size = text.rpartition("=")
+    if not name or not size.isdecimal() or int(size) < 1:
+        raise ValueError(f"{text!r} is not a name and a size; write height=480")
+    return name, int(size)
+
+
+def _draw_list(text: str) -> frozenset[str]:
+    parts = frozenset(part.strip() for part in text.split(",")) - {"none", ""}
+    unknown = sorted(parts - {*DRAWABLE})
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} can't be drawn; known: {', '.join(DRAWABLE)}, none")
+    return parts
+
+
+def _box(text: str) -> Box:
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a box; give four pixel coordinates, e.g. 120,80,260,240") from None
+    return x0, y0, x1, y1
+
+
+def _json_target(suffixes: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        # The word after `--json` may be meant as something else, a model say, which must not be written over.
+        if text != "-" and Path(text).suffix.lower() not in suffixes:
+            raise ValueError(f"{text!r} is no {' or '.join(suffixes)} file; write --json - for standard output")
+        return text
+
+    return parse
+
+
+SHARE = Parsed("percent", _share)
+"""A fraction, 0 to 1, written as ``0.5%`` or ``0.005``."""
+NUMBER_LIST = Parsed("n,n", _numbers)
+"""Whole numbers of at least 1, as ``1,2,8``, without duplicates."""
+AXIS_SIZE = Parsed("name=size", _axis_size)
+"""The size of a free axis, as ``height=480``."""
+DRAW_LIST = Parsed("PARTS", _draw_list)
+"""A set of `DRAWABLE`, as ``points,contours``; ``none`` for the empty set."""
+BOX = Parsed("x0,y0,x1,y1", _box)
+"""A box in pixels."""
+
+
+def output_option(help: str, *, required: bool = True) -> Callable[[Command], Command]:  # noqa: A002 - click's word
+    """Make ``-o/--output``, the file or folder that a command writes; `help` says which."""
+    return click.option("-o", "--output", required=required, type=PATH, help=help)
+
+
+def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # noqa: A002 - click's word
+    """Make ``--json [FILE]``: a ``.json`` file, or ``-`` or nothing for standard output.
+
+    Args:
+        help: What is written, to which the help adds where.
+        suffixes: Further suffixes that the file may have.
+    """
+    return click.option(
+        "--json",
+        "json_target",
+        type=Parsed("file", _json_target((".json", *suffixes))),
+        is_flag=False,
+        flag_value="-",
+        help=f"{help}: into {' or '.join(('a .json', *suffixes))} file, or to standard output (- or no value).",
+    )
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files."
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), help="Processes; one for each core if left out, none for a small set."
+)
+resume_option = click.option(
+    "--resume",
+    type=PATH,
+    metavar="FOLDER",
+    help="Keep results here as they come; a run that was stopped goes on with the same command.",
+)
+ray_option = click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="Run on a Ray cluster (write --ray=ADDRESS), or on one of this machine's cores; needs pfld-edge[ray].",
+)
+
+
+def runner(workers: int | None, ray: str | None, tasks: int) -> "Runner":
+    """Choose where tasks run.
+
+    Args:
+        workers: Processes; as many as there are cores where None.
+        ray: Address of a Ray cluster, empty for a new one; None for processes of this machine.
+        tasks: Their number; no more processes than that are started.
+    """
+    if ray is not None:
+        from pfld_edge_calib.ray_runner import run_on_ray
+
+        return run_on_ray(ray or None, workers)
+    from pfld_edge_calib.parallel import run_locally, usable_cores
+
+    return run_locally(max(1, min(workers or usable_cores(), tasks)))
+
+
+def check_suffix(path: Path, what: str, *suffixes: str) -> None:
+    """Refuse a file name before work on it begins.
+
+    Args:
+        path: Where a result goes.
+        what: What it is, for the message.
+        suffixes: What its name may end in, in lower case; ``.jpg`` and ``.html`` stand for ``.jpeg`` and ``.htm`` too.
+
+    Raises:
+        click.UsageError: It ends in something else.
+    """
+    suffix = path.suffix.lower()
+    if {".jpeg": ".jpg", ".htm": ".html"}.get(suffix, suffix) not in suffixes:
+        raise click.UsageError(f"the {what} must end in {' or '.join(suffixes)}, not {path.name}")

@@ -1,0 +1,110 @@
+"""What `pfld-edge predict` found, for other programs: JSON, JSON lines and CSV."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from pfld_edge.output import write_json
+from pfld_edge_runtime import Faces, LandmarkScheme
+
+__all__ = ["FrameFaces", "RecordFile"]
+
+_WFLW_POINTS = 98
+_POSE = ("yaw", "pitch", "roll")
+_ABOUT = ("source", "frame", "seconds", "id", "x0", "y0", "x1", "y1", "score", "confidence", *_POSE)
+
+
+@dataclass(frozen=True)
+class FrameFaces:
+    """The faces of a photograph, or of one frame of a video.
+
+    Attributes:
+        source: The file, or ``camera 0``.
+        faces: What was found.
+        frame: Number of the frame, from 0; None for a photograph.
+        seconds: When it is shown; None for a photograph.
+    """
+
+    source: str
+    faces: Faces
+    frame: int | None = None
+    seconds: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; pixels to a hundredth, angles to a tenth of a degree."""
+        faces = self.faces.to_dicts()
+        if faces and self.faces.scheme.num_landmarks == _WFLW_POINTS:
+            pose = self.faces.head_pose()
+            for record, *angles in zip(faces, pose.yaw, pose.pitch, pose.roll, strict=True):
+                known = (round(float(angle), 1) if math.isfinite(angle) else None for angle in angles)
+                record["pose"] = dict(zip(_POSE, known, strict=True))
+        if self.frame is None or self.seconds is None:
+            return {"photo": self.source, "faces": faces}
+        return {"video": self.source, "frame": self.frame, "seconds": round(self.seconds, 4), "faces": faces}
+
+    def rows(self) -> list[list[object]]:
+        """One row of the CSV a face; None where nothing is known."""
+        record, rows = self.to_dict(), []
+        for face in record["faces"]:
+            about = [self.source, self.frame, record.get("seconds"), face["id"], *face["box"]]
+            angles = (face.get("pose", {}).get(key) for key in _POSE)
+            points = (value for point in face["landmarks"] for value in point)
+            rows.append([*about, face["score"], face["confidence"], *angles, *points])
+        return rows
+
+
+class RecordFile:
+    """A ``.json``, ``.jsonl`` or ``.csv`` file that grows as faces are found.
+
+    Lines and rows go to ``<name>.partial`` at once, where a killed run leaves them; a JSON document is written at the
+    end. `close` gives the file its name.
+    """
+
+    def __init__(self, target: str, scheme: LandmarkScheme) -> None:
+        """Begin a file, or JSON on standard output where the target is ``-``.
+
+        Raises:
+            OSError: The file can't be written.
+        """
+        self._target, self._scheme = target, scheme
+        self._kind = ".json" if target == "-" else Path(target).suffix.lower()
+        self._photos: list[dict[str, Any]] = []
+        self._frames: list[dict[str, Any]] = []
+        self._file: TextIO | None = None
+        if self._kind != ".json":
+            path = Path(target)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = path.with_name(f"{path.name}.partial")
+            self._file = self._partial.open("w", encoding="utf-8", newline="")
+            if self._kind != ".jsonl":
+                points = [f"{axis}_{name}" for name in scheme.names for axis in "xy"]
+                csv.writer(self._file, lineterminator="\n").writerow([*_ABOUT, *points])
+
+    def add(self, found: FrameFaces) -> None:
+        """Append a photograph or a frame."""
+        if self._file is None:
+            (self._photos if found.frame is None else self._frames).append(found.to_dict())
+        elif self._kind == ".jsonl":
+            self._file.write(json.dumps({"scheme": self._scheme.name, **found.to_dict()}) + "\n")
+        else:
+            csv.writer(self._file, lineterminator="\n").writerows(found.rows())
+
+    def close(self) -> None:
+        """Finish the file and say where it is.
+
+        Raises:
+            OSError: The file can't be written.
+        """
+        if self._file is not None:
+            self._file.close()
+            self._partial.replace(self._target)
+        else:
+            record = {"scheme": self._scheme.name, "photos": self._photos}
+            write_json(self._target, json.dumps(record | ({"frames": self._frames} if self._frames else {}), indent=1))
+        if self._target != "-":
+            click.echo(f"landmarks -> {self._target}")

@@ -1,0 +1,1 @@
+"""Reports on verifications: an HTML page, charts and pictures of faces."""

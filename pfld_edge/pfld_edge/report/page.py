@@ -1,0 +1,188 @@
+"""The HTML report on a verification: one page that loads nothing."""
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import onnxruntime
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from pfld_edge.drawing import OPEN_REGIONS, regions
+from pfld_edge.output import write_atomically
+from pfld_edge.report.charts import drift_chart, error_chart, robustness_chart, to_svg
+from pfld_edge.report.faces import face_overlays
+from pfld_edge_calib.evaluation import ModelResult, Robustness, Verdict, Verification
+from pfld_edge_convert.benchmark.processor import environment
+from pfld_edge_convert.model_file import load_onnx
+from pfld_edge_convert.quantization.report import QuantizationReport, read_report
+
+__all__ = ["write_report"]
+
+_FOLDER = Path(__file__).parent
+_SAME = 1e-4
+"""Mean deviation, in eye distances, below which landmarks are the reference's own."""
+_HEAT_STEPS, _FACE_SIDE, _FACE_EDGE = 5, 320.0, 22.0
+
+
+def write_report(found: Verification, path: Path, robustness: Robustness | None = None) -> None:
+    """Write the report.
+
+    Args:
+        found: The verification.
+        path: The HTML file.
+        robustness: Curves under corruption, where they were measured.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    compared = [model for model in found.models if model.deviation is not None]
+    moved = [model for model in compared if model.deviation is not None and not model.deviation.mean < _SAME]
+    # The network that will ship: the last one, INT8 before others.
+    last = (compared or list(found.models))[-1]
+    shipped = next((model for model in reversed(compared) if model.kind == "onnx int8"), last)
+    loader = jinja2.FileSystemLoader(_FOLDER)
+    jinja = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    jinja.filters |= {"number": _number, "percent": _percent}
+    page = jinja.get_template("page.html").render(
+        found=found,
+        title=f"Verification: {Path(found.models[-1].path).name}",
+        style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        sentence=_sentence(found),
+        same=[model for model in compared if all(model is not other for other in moved)],
+        moved=moved,
+        shipped=shipped,
+        errors=_svg("Cumulative error curves of each network", error_chart, found),
+        drifts=[
+            _svg(f"Drift of {m.name} by subset, with 95 % intervals", drift_chart, m, found.settings.max_drift)
+            for m in moved
+        ],
+        heat=_heat_faces(found, moved),
+        robustness=robustness,
+        corruptions=[] if robustness is None else _corruptions(robustness),
+        overlays=face_overlays(found, shipped),
+        quantization=_quantization(found.models),
+        facts=_facts(found),
+        contracts=[(model, _contract(model)) for model in found.models],
+    )
+    write_atomically(path, page.encode())
+
+
+def _svg(title: str, *drawing: Any) -> Markup:  # noqa: ANN401 - a chart and its arguments
+    return Markup(to_svg(title, *drawing))  # noqa: S704 - names in it are escaped
+
+
+def _number(value: float, digits: int = 4) -> str:
+    """A number, or a dash where there is none."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "\u2013"
+
+
+def _percent(value: float) -> str:
+    """A share with its sign, which zero has none of."""
+    if not math.isfinite(value):
+        return "\u2013"
+    text = f"{value:+.2%}"
+    return text.replace("-", "\u2212") if text.strip("+-0.%") else text[1:]
+
+
+def _sentence(found: Verification) -> str:
+    """Say whether the files may ship."""
+    judged = [model for model in found.models if model.verdict in (Verdict.PASS, Verdict.FAIL, Verdict.UNDECIDED)]
+    reference, budget = found.models[0], found.settings.max_drift
+    if not judged or budget is None:
+        drifts = [(model.drift.all.value, model.name) for model in found.models if model.drift is not None]
+        if not drifts:
+            return f"{reference.name}: NME {_number(reference.accuracy['all'].nme)} on {len(found.faces)} faces."
+        value, name = max(drifts)
+        return f"No budget was given. The largest drift from {reference.name} is {_percent(value)}, of {name}."
+
+    def named(verdict: Verdict) -> str:
+        return ", ".join(model.name for model in judged if model.verdict is verdict)
+
+    words = []
+    if failed := named(Verdict.FAIL):
+        words.append(f"Don't ship: {failed} loses more than the budget of {budget:.2%}.")
+    if undecided := named(Verdict.UNDECIDED):
+        words.append(f"Inconclusive: these faces are too few to say whether {undecided} stays within {budget:.2%}.")
+    if passed := named(Verdict.PASS):
+        start = "Within the budget" if words else "Ship it"
+        verb = "stay" if sum(model.verdict is Verdict.PASS for model in judged) > 1 else "stays"
+        words.append(f"{start}: {passed} {verb} within {budget:.2%} of {reference.name}.")
+    return " ".join(words)
+
+
+def _heat_faces(found: Verification, moved: Sequence[ModelResult]) -> dict[str, Any] | None:
+    """Where on the face landmarks deviate: the mean shape, and a dot a landmark; None where nothing is to be seen."""
+    deviations = [model.deviation.by_landmark for model in moved if model.deviation is not None]
+    most = max((float(values.max()) for values in deviations), default=0.0)
+    if not math.isfinite(most) or most == 0:
+        return None
+    shape = _mean_shape(found.truth)
+    lines = []
+    for name, indices in regions(found.scheme).items():
+        closed = indices[:1] if name not in OPEN_REGIONS and len(indices) > 2 else []
+        if len(indices) > 1:
+            lines.append(" ".join(f"{x:.1f},{y:.1f}" for x, y in shape[[*indices, *closed]]))
+    faces = []
+    for model, values in zip(moved, deviations, strict=True):
+        shades = np.minimum(_HEAT_STEPS - 1, _HEAT_STEPS * values / most).astype(int)
+        dots = list(zip(*shape.T, 2.5 + 4.5 * values / most, shades, found.scheme.names, values, strict=True))
+        faces.append((model.name, dots, found.scheme.names[int(values.argmax())]))
+    steps = [(most * i / _HEAT_STEPS, most * (i + 1) / _HEAT_STEPS) for i in range(_HEAT_STEPS)]
+    return {"side": _FACE_SIDE, "lines": lines, "faces": faces, "steps": steps}
+
+
+def _mean_shape(truth: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The mean of all faces, each moved and scaled to one box, ``(P, 2)`` in the picture."""
+    low, high = truth.min(axis=1, keepdims=True), truth.max(axis=1, keepdims=True)
+    shape = ((truth - low) / (high - low).max(axis=2, keepdims=True)).mean(axis=0).astype(np.float64)
+    shape -= shape.min(axis=0)
+    placed = shape / shape.max() * (_FACE_SIDE - 2 * _FACE_EDGE)
+    return np.asarray(placed + (_FACE_SIDE - placed.max(axis=0)) / 2)
+
+
+def _corruptions(robustness: Robustness) -> list[tuple[str, Markup]]:
+    return [
+        (curve.name, _svg(f"NME under {curve.name} ({curve.unit}) of each network", robustness_chart, robustness, [i]))
+        for i, curve in enumerate(robustness.curves)
+    ]
+
+
+def _quantization(models: Sequence[ModelResult]) -> list[tuple[str, QuantizationReport]]:
+    """The reports that INT8 files carry of their quantization, with the files' names."""
+    loaded = ((model.name, read_report(load_onnx(Path(model.path)))) for model in models if model.kind == "onnx int8")
+    return [(name, report) for name, report in loaded if report is not None]
+
+
+def _facts(found: Verification) -> dict[str, str]:
+    """How it was measured, for whoever repeats it."""
+    machine, settings = environment((), None), found.settings
+    try:
+        own = f"pfld-edge {version('pfld-edge')}, "
+    except PackageNotFoundError:
+        own = ""
+    return {
+        "command": "pfld-edge " + shlex.join(sys.argv[1:]),
+        "data": (settings.data or "the two bundled portraits") + (f", {settings.split}" if settings.data else ""),
+        "faces": f"{len(found.faces)} of {int(found.photographs.max()) + 1} photographs",
+        "intervals": f"95 %, bootstrap over photographs, {settings.resamples} resamples, seed {settings.seed}",
+        "versions": f"{own}Python {machine.python}, onnxruntime {onnxruntime.__version__}, numpy {np.__version__}",
+        "processor": f"{machine.processor}, {machine.cores} cores",
+        "system": machine.system,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _contract(model: ModelResult) -> str:
+    record = model.contract.to_dict()
+    record.pop("fingerprint", None)
+    record["landmarks"] = model.contract.landmarks.name
+    return json.dumps(record, indent=1, sort_keys=True)

@@ -1,0 +1,163 @@
+"""The published detector networks: YuNet, SCRFD and UltraFace, each as an input normalization and a decoder."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from pfld_edge_runtime.detection.detector import BoxMap
+from pfld_edge_runtime.detection.onnx_detector import Candidates, Letterbox, OnnxDetector
+
+__all__ = ["SCRFD", "UltraFace", "YuNet", "grid_points"]
+
+_STRIDES = (8, 16, 32)
+
+# Each `box_map` is the median over the faces of WFLW's unlabelled photographs, by benchmarks/detector_boxes.py. Faces
+# are symmetric, so nothing moves sideways.
+
+
+class YuNet(OnnxDetector):
+    """YuNet (libfacedetection.train, OpenCV zoo): BGR 0..255, small photographs not enlarged.
+
+    Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20 (2023). Decoded as in
+    OpenCV's ``modules/objdetect/src/face_detect.cpp``: per stride a class score, an objectness and a box relative to
+    its grid cell. Trained on faces of about 10 to 300 pixels, measured in the network's input.
+    """
+
+    score_threshold = 0.7
+    nms_threshold = 0.3
+    largest_side = 640
+
+    box_map = BoxMap(shift=(0.0, 0.119), scale=(1.041, 0.781))
+
+    _color = "bgr"
+    _mean = 0.0
+    _scale = 1.0
+    _enlarge = False
+
+    @classmethod
+    def reads(cls, session: onnxruntime.InferenceSession) -> bool:
+        """Whether an open model is a YuNet of 2022 or later: ``cls``, ``obj`` and ``bbox`` of three strides."""
+        names = {output.name for output in session.get_outputs()}
+        wanted = {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox") for stride in _STRIDES}
+        return len(session.get_inputs()) == 1 and wanted <= names
+
+    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> Candidates:
+        named = dict(zip((output.name for output in self._session.get_outputs()), outputs, strict=True))
+        boxes, scores = [], []
+        for stride in _STRIDES:
+            classes, objects, cells = (named[f"{kind}_{stride}"][0] for kind in ("cls", "obj", "bbox"))
+            centers = cells[:, :2] + grid_points(canvas[0] // stride, canvas[1] // stride)
+            half = np.exp(cells[:, 2:]) / 2
+            boxes.append(np.concatenate([centers - half, centers + half], axis=1) * np.float32(stride))
+            scores.append(np.sqrt(np.clip(classes[:, 0], 0, 1) * np.clip(objects[:, 0], 0, 1)))
+        return np.concatenate(boxes), np.concatenate(scores)
+
+
+class SCRFD(OnnxDetector):
+    """SCRFD (InsightFace), 0.5 to 34 GFLOPs: RGB, ``(p - 127.5) / 128``, the photograph scaled to fill the input.
+
+    Guo et al., "Sample and Computation Redistribution for Efficient Face Detection", ICLR 2022. Decoded as in
+    InsightFace's ``detection/scrfd/tools/scrfd.py``: per stride scores, and the distances of the four edges from the
+    grid point, in strides.
+
+    Files with and without the five key points, of fixed or free input size. InsightFace's own weights are for
+    non-commercial research only.
+    """
+
+    score_threshold = 0.5
+    nms_threshold = 0.4
+    largest_side = 640
+
+    # The 500M and the 2.5G file agree.
+    box_map = BoxMap(shift=(0.0, 0.12), scale=(1.03, 0.775))
+
+    _color = "rgb"
+    _mean = 127.5
+    _scale = 128.0
+    _enlarge = True
+
+    @classmethod
+    def reads(cls, session: onnxruntime.InferenceSession) -> bool:
+        """Whether an open model is an SCRFD: per stride outputs of 1, 4 and perhaps 10 columns."""
+        columns = sorted(_columns(session), key=str)
+        plain, with_points = [1] * 3 + [4] * 3, [1] * 3 + [10] * 3 + [4] * 3
+        return len(session.get_inputs()) == 1 and columns in (plain, with_points)
+
+    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> Candidates:
+        widths = _columns(self._session)
+        # Exporters order the outputs by kind or by stride; the finest grid always has the most rows.
+        scores, distances = (
+            sorted(
+                (found.reshape(-1, wanted) for found, width in zip(outputs, widths, strict=True) if width == wanted),
+                key=len,
+                reverse=True,
+            )
+            for wanted in (1, 4)
+        )
+        boxes = []
+        for stride, edges in zip(_STRIDES, distances, strict=True):
+            width, height = canvas[0] // stride, canvas[1] // stride
+            points = grid_points(width, height, len(edges) // (width * height))
+            boxes.append(np.concatenate([points - edges[:, :2], points + edges[:, 2:]], axis=1) * np.float32(stride))
+        return np.concatenate(boxes), np.concatenate(scores)[:, 0]
+
+
+def _columns(session: onnxruntime.InferenceSession) -> list[object]:
+    """Last dimension of every output."""
+    return [output.shape[-1] for output in session.get_outputs()]
+
+
+class UltraFace(OnnxDetector):
+    """UltraFace: RGB, ``(p - 127) / 128``, every photograph stretched to 320 x 240, whatever its aspect.
+
+    The SSD of "Ultra-Light-Fast-Generic-Face-Detector-1MB" (Linzaer), version-RFB-320 and its siblings. The file
+    decodes its own anchor boxes; the rest follows the repository's ``detect_imgs_onnx.py``, with the overlap of
+    ``vision/ssd/config/fd_config.py``.
+    """
+
+    score_threshold = 0.7
+    nms_threshold = 0.3
+    largest_side = 320
+
+    box_map = BoxMap(shift=(0.0, 0.132), scale=(1.046, 0.779))
+
+    _color = "rgb"
+    _mean = 127.0
+    _scale = 128.0
+    _enlarge = True
+
+    @classmethod
+    def reads(cls, session: onnxruntime.InferenceSession) -> bool:
+        """Whether an open model is an UltraFace: one input of fixed size, ``scores`` and ``boxes``."""
+        outputs = {output.name: output.shape[-1] for output in session.get_outputs()}
+        sides = session.get_inputs()[0].shape[2:]
+        return outputs == {"scores": 2, "boxes": 4} and all(isinstance(side, int) for side in sides)
+
+    def _letterbox(self, photo: tuple[int, int]) -> Letterbox:
+        canvas = self._canvas or (320, 240)
+        return Letterbox(photo, canvas, canvas)
+
+    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> Candidates:
+        named = dict(zip((output.name for output in self._session.get_outputs()), outputs, strict=True))
+        return named["boxes"][0] * np.array([*canvas, *canvas], np.float32), named["scores"][0, :, 1]
+
+
+@lru_cache(maxsize=64)
+def grid_points(width: int, height: int, repeats: int = 1) -> NDArray[np.float32]:
+    """Give the column and row of every cell of a feature map, row by row.
+
+    Args:
+        width: Cells in a row.
+        height: Rows.
+        repeats: Predictions a cell, one after the other.
+
+    Returns:
+        ``(width * height * repeats, 2)`` float32, x and y; read-only, since it is kept for the next call.
+    """
+    rows, columns = np.divmod(np.arange(width * height), width)
+    points = np.stack([columns, rows], axis=1).repeat(repeats, axis=0).astype(np.float32)
+    points.flags.writeable = False
+    return points

@@ -1,0 +1,245 @@
+"""What the published ONNX detectors share: letterbox input, score threshold, non-maximum suppression."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from pfld_edge_runtime.crop import check_image, resize
+from pfld_edge_runtime.detection.detector import FaceDetector
+from pfld_edge_runtime.errors import DetectorError, ModelFileError
+from pfld_edge_runtime.session import open_session
+
+__all__ = ["Candidates", "Letterbox", "OnnxDetector", "non_maximum_suppression", "sample_letterbox"]
+
+_MAX_CANDIDATES = 5000  # the best boxes that enter non-maximum suppression, as in OpenCV's FaceDetectorYN
+
+Candidates = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""``(N, 4)`` boxes in pixels of the network's input, and ``(N,)`` scores in 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """The place of a photograph in a detector's input. Sizes are width, height in pixels.
+
+    Attributes:
+        photo: Size of the photograph.
+        inner: Size at which the photograph lies in the top left corner.
+        canvas: Size of the input.
+    """
+
+    photo: tuple[int, int]
+    inner: tuple[int, int]
+    canvas: tuple[int, int]
+
+    @classmethod
+    def inside(cls, photo: tuple[int, int], canvas: tuple[int, int], *, enlarge: bool) -> "Letterbox":
+        """Fit a photograph into an input of fixed size, aspect kept.
+
+        Args:
+            photo: Size of the photograph.
+            canvas: Size of the input.
+            enlarge: Small photographs are enlarged too, not only large ones shrunk.
+        """
+        scale = min(canvas[0] / photo[0], canvas[1] / photo[1])
+        return cls(photo, _scaled(photo, scale if enlarge else min(scale, 1.0)), canvas)
+
+    @classmethod
+    def within(cls, photo: tuple[int, int], largest_side: int, multiple: int, *, enlarge: bool) -> "Letterbox":
+        """Choose an input for a photograph, its sides multiples of what the network needs.
+
+        Args:
+            photo: Size of the photograph.
+            largest_side: The longer side's length after shrinking.
+            multiple: Of what the input's sides must be multiples.
+            enlarge: Small photographs are enlarged too, not only large ones shrunk.
+        """
+        scale = largest_side / max(photo)
+        inner = _scaled(photo, scale if enlarge else min(scale, 1.0))
+        width, height = (-(-side // multiple) * multiple for side in inner)
+        return cls(photo, inner, (width, height))
+
+    def to_image(self, boxes: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Map ``(N, 4)`` boxes from pixels of the input to pixels of the photograph."""
+        scale = np.array(self.photo, np.float64) / self.inner
+        placed: NDArray[np.float64] = boxes.astype(np.float64) * np.tile(scale, 2)
+        return placed
+
+
+class OnnxDetector(FaceDetector):
+    """A published face detector. Thread-safe: a call keeps nothing in the object.
+
+    Attributes:
+        score_threshold: The default of the argument; likewise the next two.
+        nms_threshold: Largest intersection over union of two faces.
+        largest_side: Longer side at which a network of free input size sees a photograph, in pixels.
+    """
+
+    score_threshold: ClassVar[float]
+    nms_threshold: ClassVar[float]
+    largest_side: ClassVar[int]
+
+    _color: ClassVar[str]
+    _mean: ClassVar[float]
+    _scale: ClassVar[float]
+    _enlarge: ClassVar[bool]
+    _multiple: ClassVar[int] = 32
+
+    def __init__(
+        self,
+        model: str | Path | bytes | onnxruntime.InferenceSession,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        largest_side: int | None = None,
+        max_faces: int | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        """Open a detector's file.
+
+        Args:
+            model: The ONNX file, its bytes, or an open session (`device` and `threads` are then its own).
+            score_threshold: Least score of a face, 0..1; None for the network's usual one.
+            nms_threshold: Largest intersection over union of two faces, 0..1; None for the network's usual one.
+            largest_side: Longer side in pixels at which the network sees a photograph, for files of free input size;
+                None for the network's usual one. Small faces need a larger one, and time grows with its square.
+            max_faces: Give only so many faces, the best; None for all.
+            device: ``cpu``, ``cuda`` or ``auto``.
+            threads: Threads of one call; 0 for onnxruntime's own choice.
+
+        Raises:
+            DetectorError: A setting is out of range, or `largest_side` is given for a file of fixed input size.
+            ModelFileError: The file is missing, not an ONNX model, or another network.
+            DeviceError: The device is unknown or unavailable.
+        """
+        kind = type(self)
+        self._score_threshold = _share("score_threshold", kind.score_threshold, score_threshold)
+        self._nms_threshold = _share("nms_threshold", kind.nms_threshold, nms_threshold)
+        self._max_faces = None if max_faces is None else _count("max_faces", max_faces)
+        self._session: onnxruntime.InferenceSession
+        if isinstance(model, str | Path | bytes):
+            self._session = open_session(model, device, threads)
+        else:
+            self._session = model
+        if not self.reads(self._session):
+            name = str(model) if isinstance(model, str | Path) else "the model"
+            raise ModelFileError(f"{name} is not a {kind.__name__} network: its inputs and outputs are other ones")
+        self._input = self._session.get_inputs()[0].name
+        height, width = self._session.get_inputs()[0].shape[2:]
+        # A file exported with free sizes names them; one with fixed sizes takes no other.
+        self._canvas = (width, height) if isinstance(width, int) and isinstance(height, int) else None
+        if self._canvas is not None and largest_side is not None:
+            raise DetectorError(
+                f"this {kind.__name__} file sees every photograph at {width} x {height}: leave largest_side out"
+            )
+        self._side = kind.largest_side if largest_side is None else _count("largest_side", largest_side)
+
+    @classmethod
+    @abstractmethod
+    def reads(cls, session: onnxruntime.InferenceSession) -> bool:
+        """Say whether an open model is this kind of network, by the names and shapes of its inputs and outputs."""
+
+    @abstractmethod
+    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> Candidates: ...
+
+    def _letterbox(self, photo: tuple[int, int]) -> Letterbox:
+        """Lay a photograph of some width and height into the input."""
+        if self._canvas is not None:
+            return Letterbox.inside(photo, self._canvas, enlarge=self._enlarge)
+        return Letterbox.within(photo, self._side, self._multiple, enlarge=self._enlarge)
+
+    def _detect(self, image: NDArray[np.generic], color: str) -> NDArray[np.float32]:
+        height, width = check_image(image).shape[:2]
+        letterbox = self._letterbox((width, height))
+        pixels = sample_letterbox(image, letterbox, swap_channels=color != self._color)
+        planes = (pixels.transpose(2, 0, 1)[None] - np.float32(self._mean)) / np.float32(self._scale)
+        outputs = self._session.run(None, {self._input: np.ascontiguousarray(planes)})
+        # Boxes of candidates with a low score may overflow; they are dropped below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            boxes, scores = self._decode(outputs, letterbox.canvas)
+            valid = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        kept = valid & (scores >= self._score_threshold)
+        boxes, scores = boxes[kept], scores[kept]
+        chosen = non_maximum_suppression(boxes, scores, self._nms_threshold, self._max_faces)
+        placed = letterbox.to_image(boxes[chosen])
+        return np.concatenate([placed, scores[chosen, None]], axis=1).astype(np.float32)
+
+
+def _share(name: str, usual: float, given: float | None) -> float:
+    value = usual if given is None else given
+    if not 0 <= value <= 1:
+        raise DetectorError(f"{name} must be from 0 to 1, not {value!r}")
+    return value
+
+
+def _count(name: str, given: int) -> int:
+    if given < 1:
+        raise DetectorError(f"{name} must be 1 or more, not {given!r}")
+    return given
+
+
+def sample_letterbox(image: object, letterbox: Letterbox, *, swap_channels: bool) -> NDArray[np.uint8]:
+    """Resize a photograph into a network's input: bilinear without antialiasing, top left, black beside and below.
+
+    The published detectors were trained and measured with ``cv2.resize``'s ``INTER_LINEAR``, which `resize` equals.
+
+    Args:
+        image: As for `FaceLandmarker`, of the letterbox's size.
+        letterbox: Where the photograph goes.
+        swap_channels: Reverse the channel order (RGB to BGR or back).
+
+    Returns:
+        ``(height, width, 3)`` uint8 of the canvas; grey photographs are repeated over the channels.
+
+    Raises:
+        ImageError: The image can't be used.
+    """
+    width, height = letterbox.inner
+    levels = resize(check_image(image), width, height)
+    canvas = np.zeros((letterbox.canvas[1], letterbox.canvas[0], 3), np.uint8)
+    canvas[:height, :width] = (levels + np.float32(0.5))[:, :, :: -1 if swap_channels else 1]
+    return canvas
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def non_maximum_suppression(
+    boxes: NDArray[np.floating], scores: NDArray[np.floating], threshold: float, most: int | None = None
+) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression: drop boxes that overlap a better one by more than a threshold.
+
+    Args:
+        boxes: ``(N, 4)`` x0, y0, x1, y1, of positive area.
+        scores: ``(N,)``; of equal scores the earlier box wins.
+        threshold: Largest intersection over union, 0..1, that two chosen boxes may have.
+        most: Stop after so many.
+
+    Returns:
+        ``(M,)`` int64 indices into `boxes`, by falling score.
+    """
+    # The same order, strictness and float32 rounding as cv2.dnn.NMSBoxes.
+    left = np.argsort(-scores, kind="stable")[:_MAX_CANDIDATES]
+    chosen: list[int] = []
+    while len(left) and (most is None or len(chosen) < most):
+        best, left = left[0], left[1:]
+        chosen.append(int(best))
+        left = left[_overlaps(boxes[best], boxes[left]) <= np.float32(threshold)]
+    return np.array(chosen, np.int64)
+
+
+def _overlaps(box: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Intersection over union of one box with ``(N, 4)`` others."""
+    low = np.maximum(box[:2], others[:, :2])
+    high = np.minimum(box[2:], others[:, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=1, dtype=np.float64)
+    areas = np.prod(others[:, 2:] - others[:, :2], axis=1, dtype=np.float64)
+    distances = 1 - shared / (np.prod(box[2:] - box[:2], dtype=np.float64) + areas - shared)
+    overlaps: NDArray[np.float32] = np.float32(1) - distances.astype(np.float32)
+    return overlaps

@@ -1,0 +1,113 @@
+"""Confidence of a face's landmarks, from the predictions on its crop and on the crop's mirror image.
+
+A network that sees a face clearly finds the same points in the mirror image; where it guesses, the two predictions
+differ. That disagreement orders faces by their error (Yang and Patras, "Mirror, mirror on the wall, tell me, is the
+error small?", CVPR 2015), and the contract's `ConfidenceCurve`, fitted on faces with known landmarks, turns it into a
+probability.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_runtime.contract import ConfidenceCurve, Contract
+from pfld_edge_runtime.crop import crop_faces, crop_windows
+from pfld_edge_runtime.errors import ImageError, LandmarkError, ModelContractError
+from pfld_edge_runtime.schemes import LandmarkScheme
+
+if TYPE_CHECKING:
+    from pfld_edge_runtime.landmarker import LandmarkNetwork
+
+__all__ = ["ConfidenceCurve", "landmark_confidence", "mirror_disagreement", "predict_with_mirror"]
+
+Landmarks = NDArray[np.float32]
+
+
+def predict_with_mirror(
+    landmarker: "LandmarkNetwork", image: NDArray[np.generic], boxes: object, color: str = "rgb"
+) -> tuple[Landmarks, Landmarks]:
+    """Find landmarks twice: on each face's crop and on the crop's mirror image, in one batch of 2 N.
+
+    Args:
+        landmarker: The network.
+        image: As for `FaceLandmarker`.
+        boxes: As for `FaceLandmarker`.
+        color: As for `FaceLandmarker`.
+
+    Returns:
+        Two ``(N, P, 2)`` float32 in photograph pixels: the landmarks that ``landmarker(image, boxes, color)`` gives,
+        and those of the mirror images, mapped back point by point.
+
+    Raises:
+        ImageError: The image can't be used.
+        BoxError: A box can't be used.
+        LandmarkError: The network's landmark scheme has no mirror permutation.
+    """
+    if color not in ("rgb", "bgr"):
+        raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+    contract = landmarker.contract
+    if not contract.landmarks.has_mirror:
+        name = contract.landmarks.name
+        raise LandmarkError(f"the landmark scheme {name!r} doesn't say which points the mirror image has")
+    windows = crop_windows(boxes, contract.crop.margin)
+    crops = crop_faces(image, windows, contract.input_size, swap_channels=color != contract.color_order)
+    found = landmarker.predict_crops(np.concatenate([crops, crops[:, :, ::-1]]))
+    plain, mirrored = found[: len(crops)], found[len(crops) :][:, contract.landmarks.mirror]
+    # Fractions of a crop become those of its mirror image: x is 1 - x.
+    return windows.to_image(plain), windows.to_image(
+        mirrored * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
+    )
+
+
+def mirror_disagreement(
+    landmarks: NDArray[np.floating], mirrored: NDArray[np.floating], scheme: LandmarkScheme
+) -> NDArray[np.float64]:
+    """Mean distance between two predictions of the same points, over the distance that normalizes the NME.
+
+    Args:
+        landmarks: ``(N, P, 2)`` pixels.
+        mirrored: ``(N, P, 2)`` pixels, the same points found in the mirror image; see `predict_with_mirror`.
+        scheme: Of the points; names the two that normalize.
+
+    Returns:
+        ``(N,)``, 0 and above; infinite where the two normalizing points coincide.
+    """
+    apart = np.linalg.norm(landmarks.astype(np.float64) - mirrored, axis=2).mean(axis=1)
+    first, second = scheme.normalizing_points
+    distance = np.linalg.norm(landmarks[:, first].astype(np.float64) - landmarks[:, second], axis=1)
+    result = np.full(len(apart), np.inf)
+    np.divide(apart, distance, out=result, where=distance > 0)
+    return result
+
+
+def landmark_confidence(
+    landmarks: NDArray[np.floating],
+    mirrored: NDArray[np.floating],
+    contract: Contract,
+    curve: ConfidenceCurve | None = None,
+) -> Landmarks:
+    """Estimate the probability that each face's NME is under 0.1.
+
+    Where the box holds no face, or is badly off the face, the probability is low too; its reliability and its failures
+    are measured in ``docs/reading-landmarks.md``.
+
+    Args:
+        landmarks: As for `mirror_disagreement`.
+        mirrored: As for `mirror_disagreement`.
+        contract: Of the network that found the points; has their scheme and the network's confidence curve.
+        curve: In place of the contract's.
+
+    Returns:
+        ``(N,)`` float32, 0..1.
+
+    Raises:
+        ModelContractError: There is no curve.
+    """
+    curve = curve or contract.confidence_curve
+    if curve is None:
+        raise ModelContractError(
+            f"the contract of {contract.model!r} has no confidence_curve, so its confidence is unknown: fit one with "
+            "benchmarks/confidence.py and pass `curve`, or do without confidence"
+        )
+    return curve(mirror_disagreement(landmarks, mirrored, contract.landmarks))

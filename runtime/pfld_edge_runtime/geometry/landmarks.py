@@ -1,0 +1,132 @@
+"""Arrays of landmarks: validation, the tight box, and the similarity transform between two shapes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_runtime.errors import LandmarkError
+
+__all__ = ["Similarity", "check_landmarks", "face_size", "fit_similarity", "tight_box"]
+
+Array = NDArray[np.float64]
+
+
+def check_landmarks(landmarks: object, points: int | None = 98) -> Array:
+    """Validate landmarks.
+
+    Args:
+        landmarks: ``(N, P, 2)``, or ``(P, 2)`` for one face; x and y in photograph pixels.
+        points: The P that the caller needs; None for any.
+
+    Returns:
+        ``(N, P, 2)`` float64; N may be 0.
+
+    Raises:
+        LandmarkError: Wrong shape or type, another number of points, NaN or infinite.
+    """
+    wanted = "P" if points is None else points
+    try:
+        array = np.asarray(landmarks, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise LandmarkError(
+            f"landmarks must be numbers of shape (N, {wanted}, 2), x and y in pixels: {error}"
+        ) from error
+    if array.size == 0 and points is not None:
+        return np.zeros((0, points, 2))
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim != 3 or array.shape[2] != 2 or points not in (None, array.shape[1]):
+        raise LandmarkError(f"landmarks must have shape (N, {wanted}, 2), x and y in pixels; found {array.shape}")
+    if not np.isfinite(array).all():
+        broken = int(np.flatnonzero(~np.isfinite(array).all(axis=(1, 2)))[0])
+        raise LandmarkError(f"the landmarks of face {broken} hold NaN or infinity: leave that face out")
+    return array
+
+
+def tight_box(landmarks: object) -> Array:
+    """Find the boxes that landmark networks are trained on: the integer tight box of the published PFLD evaluation.
+
+    Coordinates are truncated toward zero, as that protocol's conversion to integers does, so a box may cut off the
+    fraction of a pixel by which landmarks lie left of or above the photograph's first pixel.
+
+    Args:
+        landmarks: ``(N, P, 2)`` of any scheme, in photograph pixels, or ``(P, 2)`` for one face.
+
+    Returns:
+        ``(N, 4)``, or ``(4,)`` for one face: float64 x0, y0, x1, y1, ``trunc`` of the least and ``trunc + 1`` of the
+        greatest coordinates; right and bottom edges exclusive. May leave the photograph.
+
+    Raises:
+        LandmarkError: The landmarks can't be used.
+    """
+    points = check_landmarks(landmarks, points=None)
+    boxes: Array = np.concatenate([np.trunc(points.min(axis=1)), np.trunc(points.max(axis=1)) + 1], axis=1)
+    return boxes[0] if np.asarray(landmarks).ndim == 2 else boxes
+
+
+def face_size(points: NDArray[np.floating]) -> float:
+    """Give the longer side of the box around ``(P, 2)`` points, in their units: the tracker's unit of distance."""
+    return float(np.max(np.max(points, axis=0) - np.min(points, axis=0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """Similarity transforms of the plane, without reflection; points are complex numbers x + iy.
+
+    Attributes:
+        center: ``(...)`` centre of the source shape.
+        shift: ``(...)`` from there to the centre of the target.
+        factor: ``(...)`` rotation and scale: what multiplies the source's offsets from its centre.
+    """
+
+    center: NDArray[np.complex128]
+    shift: NDArray[np.complex128]
+    factor: NDArray[np.complex128]
+
+    @property
+    def matrix(self) -> Array:
+        """The transforms as ``(..., 2, 3)``: ``target ~ source @ M[:, :2].T + M[:, 2]``."""
+        turn = np.array([[self.factor.real, -self.factor.imag], [self.factor.imag, self.factor.real]])
+        shift = self.center + self.shift - self.factor * self.center
+        return np.moveaxis(np.concatenate([turn, np.array([[shift.real], [shift.imag]])], axis=1), (0, 1), (-2, -1))
+
+    @property
+    def inverse(self) -> "Similarity":
+        """The transforms from target to source."""
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            return Similarity(self.center + self.shift, -self.shift, 1 / self.factor)
+
+    def apply(self, points: Array, fraction: float = 1.0) -> Array:
+        """Move ``(..., P, 2)`` points a fraction (0..1) of the way, with rotation and scale in proportion."""
+        around = _complex(points) - self.center[..., None]
+        moved = (self.center + fraction * self.shift)[..., None] + self.factor[..., None] ** fraction * around
+        return np.stack([moved.real, moved.imag], axis=-1)
+
+
+def fit_similarity(source: Array, target: Array) -> Similarity:
+    """Find the similarity transforms that bring points nearest to others, in least squares.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991, eq. 40 to
+    42, without reflection: in the plane a quotient of sums of complex numbers, without a singular value decomposition.
+
+    Args:
+        source: ``(..., P, 2)``.
+        target: ``(P, 2)``, or as `source`.
+
+    Returns:
+        One transform for each leading index; its factor is NaN where all points of the source coincide.
+    """
+    points, goals = _complex(source), _complex(target)
+    center, end = points.mean(axis=-1), goals.mean(axis=-1)
+    around = points - center[..., None]
+    power = (around.real**2 + around.imag**2).sum(axis=-1)
+    product = (np.conj(around) * (goals - end[..., None])).sum(axis=-1)
+    with np.errstate(invalid="ignore"):
+        factor = product / np.where(power > 0, power, np.nan)
+    return Similarity(center, end - center, factor)
+
+
+def _complex(points: Array) -> NDArray[np.complex128]:
+    numbers: NDArray[np.complex128] = points[..., 0] + 1j * points[..., 1]
+    return numbers

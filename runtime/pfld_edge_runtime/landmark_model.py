@@ -1,0 +1,236 @@
+"""`LandmarkModel`: a landmark network and its contract, whatever runs it; cropped faces in, landmarks out."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import ArrayLike, NDArray
+
+from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
+from pfld_edge_runtime.errors import ImageError, ModelContractError
+from pfld_edge_runtime.session import open_session, running_device
+
+__all__ = ["BUNDLED_MODEL", "LandmarkModel", "check_signature", "prepare_input", "session_contract"]
+
+BUNDLED_MODEL = Path(__file__).parent / "models" / "pfld-edge-s.int8.onnx"
+"""The INT8 network that comes with the package."""
+
+# The network's memory grows with the batch, its speed no more: a crowd in one batch would only hold memory for good.
+_BATCH_SIZE = 16
+
+
+class LandmarkModel:
+    """A landmark network with its contract: from cropped faces to landmarks as fractions of the crop.
+
+    `open` and `from_session` run an ONNX network; the constructor takes any callable, such as a PyTorch network or
+    another runtime. Thread-safe where the callable is; onnxruntime's sessions are. A model from `open` can be pickled:
+    the copy opens its file again.
+
+    Example:
+        >>> model = LandmarkModel.open("pfld-edge-s.onnx")
+        >>> model.predict(crops)  # (N, 98, 2), fractions of the crop
+        >>> torch_model = LandmarkModel(
+        ...     contract, lambda crops: network(torch.from_numpy(prepare_input(crops, contract))).numpy()
+        ... )
+    """
+
+    def __init__(
+        self, contract: Contract, function: Callable[[NDArray[np.uint8]], ArrayLike], *, batch_size: int = _BATCH_SIZE
+    ) -> None:
+        """Make a model of a callable.
+
+        Args:
+            contract: Of the network.
+            function: From ``(n, S, S, 3)`` uint8 crops in the contract's colour order and size to ``(n, P, 2)`` or
+                ``(n, 2 * P)`` fractions of the crop; `prepare_input` does the normalization that the contract names.
+            batch_size: Most crops that `function` gets in one call, at least 1.
+        """
+        self._contract = contract
+        self._function = function
+        self._batch_size = batch_size
+        self._session: onnxruntime.InferenceSession | None = None
+        self._reopen: Callable[[], LandmarkModel] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path | bytes | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+        *,
+        contract: Contract | None = None,
+        strict: bool = False,
+        spinning: bool = False,
+    ) -> "LandmarkModel":
+        """Open an ONNX file.
+
+        Args:
+            model: An ONNX file that carries its contract, or its bytes; None for the bundled model.
+            device: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ``coreml``, ``xnnpack``, or ``auto`` for the first of
+                them that really runs the model (never TensorRT).
+            threads: Threads of one call; 0 for onnxruntime's own choice.
+            contract: For files that carry none; must be None where the file has its own.
+            strict: Fail where `device` can't run the model; otherwise another one runs it and a `DeviceWarning` says
+                which.
+            spinning: Let idle threads wait in a loop, for speed with several threads and at the battery's cost.
+
+        Raises:
+            ModelFileError: The file is missing or not an ONNX model.
+            ModelContractError: The file carries no contract, a damaged one, or one that its network contradicts.
+            DeviceError: The device is unknown; or it can't run the model, and `strict` is set.
+        """
+        source = BUNDLED_MODEL if model is None else model
+        opened = cls.from_session(open_session(source, device, threads, strict=strict, spinning=spinning), contract)
+        opened._reopen = partial(cls.open, source, device, threads, contract=contract, strict=strict, spinning=spinning)
+        return opened
+
+    @classmethod
+    def from_session(cls, session: onnxruntime.InferenceSession, contract: Contract | None = None) -> "LandmarkModel":
+        """Make a model of an open onnxruntime session.
+
+        Args:
+            session: Of a network with one input and one output.
+            contract: For files that carry none; must be None where the file has its own.
+
+        Raises:
+            ModelContractError: There is no contract, a damaged one, or one that the network contradicts.
+        """
+        carried = session_contract(session)
+        if carried is not None and contract is not None and carried != contract:
+            raise ModelContractError("the model carries its own contract: leave `contract` out")
+        agreed = carried or contract
+        if agreed is None:
+            raise ModelContractError(
+                "the model carries no contract, so its colour order and crop are unknown: convert it with pfld-edge, "
+                "or pass `contract`"
+            )
+        check_signature(session, agreed)
+        name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
+        # A network with a fixed batch of one (the published files) takes one face a call.
+        model = cls(
+            agreed,
+            lambda crops: session.run(None, {name: prepare_input(crops, agreed)})[0],
+            batch_size=1 if shape[0] == 1 else _BATCH_SIZE,
+        )
+        model._session = session
+        return model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of `open`, not the session; a model of a callable pickles the callable."""
+        if self._reopen is not None:
+            return self._reopen, ()
+        if self._session is not None:
+            raise TypeError("a LandmarkModel of an open session can't be pickled: make it with LandmarkModel.open")
+        return partial(LandmarkModel, batch_size=self._batch_size), (self._contract, self._function)
+
+    @property
+    def contract(self) -> Contract:
+        """What the network promises: crop rule, colour order, landmark scheme."""
+        return self._contract
+
+    @property
+    def device(self) -> str:
+        """The device that really runs most of the network, never ``auto``; ``callable`` for a callable."""
+        return "callable" if self._session is None else running_device(self._session)
+
+    @property
+    def providers(self) -> list[str]:
+        """The onnxruntime execution providers that loaded, first choice first; none for a callable."""
+        return [] if self._session is None else list(self._session.get_providers())
+
+    def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Predict the landmarks of cropped faces.
+
+        Args:
+            crops: ``(N, S, S, 3)`` uint8 in the contract's colour order and size; see `crop_faces`.
+
+        Returns:
+            ``(N, P, 2)`` float32, fractions of the crop's side, P points in the contract's order.
+
+        Raises:
+            ImageError: The crops have another shape or dtype.
+            ModelContractError: The callable returned another number of values than the contract promises.
+        """
+        size, points = self._contract.input_size, self._contract.landmarks.num_landmarks
+        if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
+            raise ImageError(f"crops must be uint8 (N, {size}, {size}, 3); found {crops.dtype} {crops.shape}")
+        found = np.empty((len(crops), points, 2), np.float32)
+        for start in range(0, len(crops), self._batch_size):
+            batch = crops[start : start + self._batch_size]
+            output = np.asarray(self._function(batch))
+            if output.size != len(batch) * points * 2:
+                raise ModelContractError(
+                    f"the contract promises {points} points a face; the network gave {output.shape} for {len(batch)}"
+                )
+            found[start : start + len(batch)] = output.reshape(-1, points, 2)
+        return found
+
+
+def prepare_input(crops: NDArray[np.uint8], contract: Contract) -> NDArray[np.generic]:
+    """Turn crops into the network's input: normalized, in its layout and dtype.
+
+    Args:
+        crops: ``(N, S, S, 3)`` uint8 in the contract's colour order.
+        contract: The network's contract.
+
+    Returns:
+        ``(N, 3, S, S)`` or ``(N, S, S, 3)``, contiguous, float32 ``(pixel - mean) / scale`` or the raw uint8.
+    """
+    batch: NDArray[np.generic] = crops
+    if contract.input_dtype == "float32":
+        factor = 1 / np.array(contract.scale, np.float32)
+        batch = crops * factor - np.array(contract.mean, np.float32) * factor
+    if contract.layout == "NCHW":
+        batch = batch.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(batch)
+
+
+def session_contract(session: onnxruntime.InferenceSession) -> Contract | None:
+    """Read the contract from an open model's metadata; None where the file carries none.
+
+    Raises:
+        ModelContractError: The contract is damaged or of a newer format.
+    """
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
+    except UnicodeDecodeError as error:
+        raise ModelContractError(f"the contract is damaged, its file's metadata is not UTF-8: {error}") from error
+    return None if text is None else Contract.from_json(text)
+
+
+def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -> None:
+    """Check that the network's input and output have the shapes that the contract promises.
+
+    Raises:
+        ModelContractError: They differ, or the file is an end-to-end graph.
+    """
+    if contract.end_to_end:
+        raise ModelContractError(
+            "the model is an end-to-end graph, which crops faces itself: feed onnxruntime its `image` and `boxes`, or "
+            "open the file without .e2e in its name"
+        )
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelContractError(
+            f"the network must have one input and one output; found {len(inputs)} and {len(outputs)}"
+        )
+    size = contract.input_size
+    expected: list[Any] = [3, size, size] if contract.layout == "NCHW" else [size, size, 3]
+    if list(inputs[0].shape[1:]) != expected:
+        raise ModelContractError(
+            f"the contract promises an input of (N, {expected}), the network has {inputs[0].shape}"
+        )
+    batch = inputs[0].shape[0]
+    if isinstance(batch, int) and batch != 1:
+        raise ModelContractError(f"the network takes exactly {batch} faces a call: export it with a dynamic batch")
+    dtype = "tensor(float)" if contract.input_dtype == "float32" else "tensor(uint8)"
+    if inputs[0].type != dtype:
+        raise ModelContractError(
+            f"the contract promises {contract.input_dtype} input, the network has {inputs[0].type}"
+        )
+    count = 2 * contract.landmarks.num_landmarks
+    if list(outputs[0].shape[1:]) != [count]:
+        raise ModelContractError(f"the contract promises {count} outputs a face, the network has {outputs[0].shape}")

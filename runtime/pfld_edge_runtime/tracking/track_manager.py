@@ -1,0 +1,231 @@
+"""The tracks of a scene: their update in each frame, and their association with detected faces."""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_runtime.geometry.landmarks import face_size, tight_box
+from pfld_edge_runtime.tracking.smoothing import Smoothing
+from pfld_edge_runtime.tracking.track import (
+    Track,
+    is_discontinuous,
+    is_implausible,
+    is_off_center,
+    moves_with_crop,
+    shifted_boxes,
+)
+
+__all__ = ["Predict", "TrackManager", "are_duplicates", "match_boxes"]
+
+Array = NDArray[np.float64]
+
+Predict = Callable[[Array], Array]
+"""From ``(N, 4)`` boxes to ``(N, P, 2)`` landmarks in the current frame."""
+
+_GATE = 0.7
+"""Largest distance of a detected box from a visible face (see `match_boxes`)."""
+
+_LOST_GATE = 1.0
+"""The same for a lost face, whose place is extrapolated."""
+
+_MOST_MISSES = 3
+"""A face that the detector misses so many times in a row, over `memory` seconds, is taken for background."""
+
+_DUPLICATE_DISTANCE = 0.25
+"""Mean distance of corresponding landmarks, in faces, under which two sets of landmarks lie on one face. The
+landmarks of two heads are farther apart: cheek to cheek about 0.8, one half behind the other 0.5."""
+
+
+class TrackManager:
+    """Keeps the tracks. For each frame: `update`, then `associate` if a detector ran, then `drop_expired`."""
+
+    def __init__(self, smoothing: Smoothing, memory: float, max_faces: int | None) -> None:
+        self._smoothing, self._memory, self._max_faces = smoothing, memory, max_faces
+        self._tracks: list[Track] = []
+        self._next_id = 0
+
+    @property
+    def visible(self) -> list[Track]:
+        """The faces that were found in the last frame, oldest id first."""
+        return [track for track in self._tracks if not track.lost]
+
+    @property
+    def lost(self) -> list[Track]:
+        """The faces that may reappear."""
+        return [track for track in self._tracks if track.lost]
+
+    def clear(self) -> None:
+        """Drop all tracks; their ids are not given again."""
+        self._tracks = []
+
+    def drop_expired(self, now: float) -> None:
+        """Drop the tracks that have been lost for more than `memory` seconds."""
+        self._tracks = [track for track in self._tracks if not track.lost or now - track.last_seen <= self._memory]
+
+    def update(
+        self, predict: Predict, now: float, image_size: tuple[int, int], checked: Callable[[Track], bool]
+    ) -> list[Track]:
+        """Predict the landmarks of all visible faces in their predicted boxes.
+
+        Args:
+            predict: Gives landmarks.
+            now: Seconds.
+            image_size: Width and height.
+            checked: Whether a track's presence is checked by a second prediction in a shifted box.
+
+        Returns:
+            The unconfirmed tracks, which a detector must confirm; they keep the last frame's landmarks until then.
+        """
+        tracks = self.visible
+        if not tracks:
+            return []
+        boxes = np.stack([track.predicted_box(now) for track in tracks])
+        to_check = [index for index, track in enumerate(tracks) if checked(track)]
+        landmarks = predict(np.concatenate([boxes, shifted_boxes(boxes[to_check])]))
+        shifted = dict(zip(to_check, landmarks[len(tracks) :], strict=True))
+        landmarks = _recentered(predict, boxes, landmarks[: len(tracks)])
+        unconfirmed = []
+        for index, (track, box, points) in enumerate(zip(tracks, boxes, landmarks, strict=True)):
+            if is_implausible(points, image_size):
+                track.lost = True
+            elif is_discontinuous(track.landmarks, points, track.predicted_shift(now)) or (
+                index in shifted and moves_with_crop(points, shifted[index])
+            ):
+                unconfirmed.append(track)
+            else:
+                track.update(points, box, now)
+        self._drop_duplicates([track for track in tracks if track not in unconfirmed and not track.lost])
+        return unconfirmed
+
+    def associate(
+        self,
+        found: tuple[Array, NDArray[np.float32]],
+        predict: Predict,
+        now: float,
+        image_size: tuple[int, int],
+        unconfirmed: Sequence[Track],
+    ) -> None:
+        """Match tracks with detected faces: confirm, lose, recover and add tracks.
+
+        Args:
+            found: ``(N, 4)`` boxes, and N scores, NaN where there is none.
+            predict: Gives landmarks.
+            now: Seconds.
+            image_size: Width and height.
+            unconfirmed: From `update`; those that are not detected become lost.
+        """
+        boxes, scores = found
+        matches = self._matches(boxes, now, unconfirmed)
+        for index, track in matches.items():
+            track.misses, track.last_detected, track.score = 0, now, float(scores[index])
+        stale = {index: track for index, track in matches.items() if track.lost or track in unconfirmed}
+        new = [index for index in range(len(boxes)) if index not in matches]
+        new.sort(key=lambda index: _priority(boxes[index], float(scores[index])))
+        order = [*stale, *new]
+        # The first landmarks give the tight box that the network was trained on; a detector's box only approximates it.
+        first = predict(boxes[order])
+        usable = [row for row, points in enumerate(first) if not is_implausible(points, image_size)]
+        closer = np.array([tight_box(first[row]) for row in usable]).reshape(-1, 4)
+        updated = []
+        for row, box, points in zip(usable, closer, predict(closer), strict=True):
+            known = stale.get(order[row])
+            if not is_implausible(points, image_size) and self._has_room_for(points, known, now):
+                track = known or self._add(points, box, now, float(scores[order[row]]))
+                track.update(points, box, now)
+                updated.append(track)
+        for track in stale.values():
+            track.lost = track not in updated
+
+    def _add(self, points: Array, box: Array, now: float, score: float) -> Track:
+        track = Track(self._next_id, self._smoothing, points, box, now, score)
+        self._next_id += 1
+        self._tracks.append(track)
+        return track
+
+    def _matches(self, boxes: Array, now: float, unconfirmed: Sequence[Track]) -> dict[int, Track]:
+        """Tracks by index of the box: visible ones first, then lost ones. Unmatched ones may become lost."""
+        tracks = self.visible
+        known = [track.predicted_box(now) if track in unconfirmed else tight_box(track.landmarks) for track in tracks]
+        matches = {column: tracks[row] for row, column in match_boxes(_table(known), boxes, _GATE)}
+        for track in tracks:
+            if track not in matches.values():
+                track.misses += 1
+                given_up = track.misses >= _MOST_MISSES and now - track.last_detected > self._memory
+                track.lost = track in unconfirmed or given_up
+        lost = [track for track in self.lost if now - track.last_seen <= self._memory]
+        left = [index for index in range(len(boxes)) if index not in matches]
+        pairs = match_boxes(_table([track.predicted_box(now) for track in lost]), boxes[left], _LOST_GATE)
+        return matches | {left[column]: lost[row] for row, column in pairs}
+
+    def _has_room_for(self, points: Array, track: Track | None, now: float) -> bool:
+        """Whether no other track has these landmarks, and fewer than `max_faces` others are visible."""
+        others = [other for other in self.visible if other is not track and other.last_seen == now]
+        full = self._max_faces is not None and len(others) >= self._max_faces
+        return not (full or any(are_duplicates(points, other.landmarks) for other in others))
+
+    def _drop_duplicates(self, tracks: Sequence[Track]) -> None:
+        """Of two tracks on one face, lose the one with the larger prediction error, at a tie the younger."""
+        for one, other in combinations(tracks, 2):
+            if not (one.lost or other.lost) and are_duplicates(one.landmarks, other.landmarks):
+                max(one, other, key=lambda track: (track.prediction_error, track.id)).lost = True
+
+
+def match_boxes(known: Array, found: Array, gate: float) -> list[tuple[int, int]]:
+    """Pair boxes of the same face, the closest first, each box at most once.
+
+    Distance is that of the boxes' centres in faces, plus the absolute logarithm of the ratio of their sizes. Unlike
+    intersection over union it orders boxes that no longer overlap, as after an occlusion. Greedy pairing differs
+    from the optimal assignment only where two found boxes both suit two known ones, so where heads are within a gate of
+    each other; there the closest pair is also the most certain one.
+
+    Args:
+        known: ``(N, 4)`` x0 y0 x1 y1.
+        found: ``(M, 4)``.
+        gate: Largest distance of a pair.
+
+    Returns:
+        Indices into `known` and `found`.
+    """
+    if len(known) == 0 or len(found) == 0:
+        return []
+    centers = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (known, found)]
+    sizes = [(boxes[:, 2:] - boxes[:, :2]).max(axis=1) for boxes in (known, found)]
+    shift = np.linalg.norm(centers[0][:, None] - centers[1][None], axis=-1)
+    mean = (sizes[0][:, None] + sizes[1][None]) / 2
+    distance = shift / mean + np.abs(np.log(sizes[0][:, None] / sizes[1][None]))
+    pairs = []
+    while distance.min() <= gate:
+        row, column = (int(index) for index in np.unravel_index(distance.argmin(), distance.shape))
+        pairs.append((row, column))
+        distance[row], distance[:, column] = np.inf, np.inf
+    return pairs
+
+
+def are_duplicates(one: Array, other: Array) -> bool:
+    """Whether two sets of ``(P, 2)`` landmarks lie on the same face."""
+    distance = np.linalg.norm(one - other, axis=1).mean()
+    return bool(distance < _DUPLICATE_DISTANCE * min(face_size(one), face_size(other)))
+
+
+def _recentered(predict: Predict, boxes: Array, landmarks: Array) -> Array:
+    """Predict again the faces that are off the centre of their crop, changing `boxes` to their tight boxes.
+
+    Landmarks from a crop that is off by a third of a face still show where the face is, but are imprecise.
+    """
+    closer = {row: tight_box(points) for row, points in enumerate(landmarks) if is_off_center(boxes[row], points)}
+    if closer:
+        rows = list(closer)
+        boxes[rows] = list(closer.values())
+        landmarks[rows] = predict(boxes[rows])
+    return landmarks
+
+
+def _table(boxes: Sequence[Array]) -> Array:
+    return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def _priority(box: Array, score: float) -> tuple[float, float]:
+    """Sort key: the highest score first, then the largest box; NaN scores count as 0."""
+    return (-score if score == score else 0.0, -float((box[2:] - box[:2]).max()))

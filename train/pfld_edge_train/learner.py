@@ -1,0 +1,201 @@
+"""A network in training: its layers' learning rates and freezing, its optimizer, its averaged weights."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pfld_edge_train.config import FinetuneConfig, TrainConfig
+from pfld_edge_train.errors import TrainConfigError
+from pfld_edge_train.models import AuxiliaryNet, LandmarkNet, WithAuxiliary
+from pfld_edge_train.processes import Processes
+
+__all__ = [
+    "BACKBONE",
+    "LAST_LAYER",
+    "Learner",
+    "freeze_layers",
+    "layer_factors",
+    "make_learner",
+    "parameter_groups",
+    "training_mode",
+    "update_ema",
+]
+
+LAST_LAYER = "fc"
+"""The layer of every network that gives the landmarks."""
+
+BACKBONE = "backbone"
+"""Stands for all layers but the last."""
+
+
+@dataclass(slots=True)
+class Learner:
+    """A network in training.
+
+    Attributes:
+        model: The landmark network.
+        average: Exponential moving average of its weights.
+        auxiliary: Predicts the head's pose from its features, where the loss asks for that.
+        optimizer: Over both.
+        runner: What a step calls: the network, with its auxiliary one, wrapped for several processes, compiled.
+        scaler: Keeps float16's gradients in its range; does nothing in other precisions.
+        step: Steps done.
+    """
+
+    model: LandmarkNet
+    average: nn.Module
+    auxiliary: AuxiliaryNet | None
+    optimizer: torch.optim.Optimizer
+    runner: nn.Module
+    scaler: torch.amp.GradScaler
+    step: int = 0
+
+    def predict(self, faces: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map ``(N, 3, S, S)`` to landmarks ``(N, P, 2)`` and, with an auxiliary network, angles ``(N, 3)``."""
+        found = self.runner(faces.contiguous(memory_format=torch.channels_last))
+        landmarks, angles = found if self.auxiliary is not None else (found, None)
+        return landmarks.view(len(landmarks), -1, 2), angles
+
+
+def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) -> Learner:
+    """Put a network, with the weights that it starts from, into training."""
+    model = model.to(processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    auxiliary = None
+    runner: nn.Module = model
+    if config.loss.needs_auxiliary:
+        auxiliary = AuxiliaryNet(model.feature_channels, config.input_size).to(processes.device)
+        runner = WithAuxiliary(model, auxiliary)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    groups = parameter_groups(model, config.optimizer.weight_decay, config.finetune, auxiliary)
+    kinds: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    optimizer = kinds[config.optimizer.kind](groups, lr=config.optimizer.learning_rate)  # type: ignore[call-arg]
+    runner = processes.wrapped(runner)
+    if config.compile:
+        runner.compile()
+    scaler = torch.amp.GradScaler(processes.device.type, enabled=config.fp16)
+    return Learner(model, average, auxiliary, optimizer, runner, scaler)
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move averaged weights towards the network's.
+
+    Args:
+        average: A copy of the network.
+        model: The network in training.
+        decay: Share of the average that stays, 0 to 1.
+        step: Steps done; early steps use a smaller decay, so that the random start is forgotten.
+    """
+    keep = min(decay, (1 + step) / (10 + step))
+    state = model.state_dict()
+    floats: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for name, value in average.state_dict().items():
+        if value.is_floating_point():
+            floats[0].append(value)
+            floats[1].append(state[name])
+        else:
+            value.copy_(state[name])
+    # All in one call: hundreds of small ones would keep a GPU waiting.
+    torch._foreach_lerp_(*floats, 1 - keep)
+
+
+def freeze_layers(model: nn.Module, names: Sequence[str]) -> None:
+    """Keep some parameters as they are.
+
+    Args:
+        model: Changed in place.
+        names: Beginnings of layers' names, whole words between dots; `BACKBONE` for all but the last layer.
+
+    Raises:
+        TrainConfigError: A name fits no layer, or nothing would be left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for name in names:
+        fitting = [key for key in parameters if _belongs(key, name)]
+        if not fitting:
+            layers = dict.fromkeys(key.split(".")[0] for key in parameters)
+            raise TrainConfigError(f"finetune, freeze: no layer {name!r}; the network has {', '.join(layers)}")
+        for key in fitting:
+            parameters[key].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise TrainConfigError("finetune, freeze: nothing is left to train; leave a layer out")
+
+
+def _belongs(parameter: str, name: str) -> bool:
+    if name == BACKBONE:
+        return not parameter.startswith(f"{LAST_LAYER}.")
+    return parameter == name or parameter.startswith(f"{name}.")
+
+
+def training_mode(model: nn.Module, *, freeze_statistics: bool = False) -> None:
+    """Put a network into training, except BatchNorm of frozen layers, which keeps to its running statistics.
+
+    Batch statistics would change a frozen layer's output, and move the running statistics away from its weights.
+
+    Args:
+        model: Changed in place.
+        freeze_statistics: Keep all running statistics, of layers that train too.
+    """
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+        if frozen or (freeze_statistics and isinstance(module, nn.BatchNorm2d)):
+            module.eval()
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, config: FinetuneConfig, auxiliary: nn.Module | None = None
+) -> list[dict[str, Any]]:
+    """Sort the parameters that train by decay and rate, for an optimizer.
+
+    Args:
+        model: The landmark network; frozen parameters are left out.
+        weight_decay: Of weights with more than one axis; biases and BatchNorm's factors are not decayed.
+        config: Rates.
+        auxiliary: Trains at the run's own rate.
+
+    Returns:
+        Groups with their factor to the run's learning rate as ``rate``, the last layer's first; decayed before
+        free.
+    """
+    factors = layer_factors(model, config)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for factor in sorted({1.0, *factors.values()}, reverse=True):
+        groups |= {(factor, True): [], (factor, False): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[factors[name], parameter.ndim > 1].append(parameter)
+    for parameter in () if auxiliary is None else auxiliary.parameters():
+        groups[1.0, parameter.ndim > 1].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decayed else 0.0, "rate": factor}
+        for (factor, decayed), parameters in groups.items()
+        if parameters
+    ]
+
+
+def layer_factors(model: nn.Module, config: FinetuneConfig) -> dict[str, float]:
+    """Give each parameter's factor to the run's learning rate: 1 in the last layer."""
+    layers = [layer for layer in dict(_layers(model)) if layer != LAST_LAYER]
+    of_layer = {
+        layer: config.backbone_rate * config.layer_decay**distance
+        for distance, layer in enumerate(reversed(layers), start=1)
+    } | {LAST_LAYER: 1.0}
+    owners = {name: layer for layer, module in _layers(model) for name, _ in module.named_parameters(prefix=layer)}
+    return {name: of_layer[layer] for name, layer in owners.items()}
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Name a network's layers from its input on; a sequence of blocks is as many layers."""
+    for name, child in model.named_children():
+        blocks = list(child.named_children()) if isinstance(child, nn.Sequential) else []
+        # A convolution with its BatchNorm is a sequence too, but one layer.
+        if blocks and all(any(True for _ in block.children()) for _, block in blocks):
+            yield from ((f"{name}.{inner}", block) for inner, block in blocks)
+        else:
+            yield name, child
