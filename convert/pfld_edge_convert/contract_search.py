@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, FaceSetError, portraits
 from pfld_edge_convert.contract_trial import (
@@ -41,13 +42,13 @@ _READING = ("output", "order", "space")
 _HOPELESS = 1.1
 """Logarithm of the ratio of two errors, here 3, at which a candidate is dropped after the first step."""
 
-_MOST_FACES, _FEW_FACES = 48, 8
+_MOST_FACES, _FEW_FACES = 24, 8
 _NAMED_ERROR, _UNNAMED_ERROR = 0.10, 0.08
 """Largest error, over the distance of the outer eye corners, of a network that finds landmarks at all."""
 _LEAST_EFFECT, _LEAST_MARGIN_EFFECT = 0.05, 0.15
 """Logarithm of the ratio of two errors under which they count as equal; networks tolerate other margins well."""
-_DEVIATIONS = 4.0
-"""Standard errors by which a hypothesis must win."""
+_DEVIATIONS, _DEVIATIONS_FEW = 3.5, 4.5
+"""Standard errors by which a hypothesis must win; more over the crops of few faces, which are alike."""
 _SAME_ORDER = 0.9
 """Least share of the points that lie nearest to the known point of the same index, and of mirrored pairs."""
 
@@ -112,7 +113,7 @@ def search_contract(path: Path, faces: Sequence[Face] | None = None, input_size:
 
     Args:
         path: A network with one image as its input and landmarks among its outputs.
-        faces: With known landmarks; at most 48 are used. The two bundled portraits where None.
+        faces: With known landmarks; at most 24 are used. The two bundled portraits where None.
         input_size: Side of the input in pixels, for a network of free size.
 
     Raises:
@@ -168,9 +169,13 @@ def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _S
     if named and named[_best(named)].error.mean() <= _NAMED_ERROR:
         return named
     unnamed = {trial: item for trial, item in scores.items() if trial.scheme == "unknown"}
-    if not unnamed:
-        raise ConvertError(f"{network.path.name}: none of its outputs has the shape of landmarks")
-    return unnamed
+    if not scores:
+        raise ConvertError(f"{network.path.name}: none of its outputs has the shape of {_expected(known)} landmarks")
+    return unnamed or named
+
+
+def _expected(known: set[int]) -> str:
+    return "a face's" if known & SCHEMES.keys() else " or ".join(map(str, sorted(known)))
 
 
 def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis, count: int) -> _Scores:
@@ -195,7 +200,7 @@ def _middle(margins: _Scores) -> Hypothesis:
 def _hard_step(
     network: Network, subjects: Sequence[Subject], placed: Hypothesis, first: _Scores, count: int
 ) -> _Scores:
-    """Try colour orders and normalizations on hard crops, until one has won or eight rounds are over."""
+    """Try colour orders and normalizations on hard crops, until one has won or the rounds are over."""
     read = [trial for trial in first if all(getattr(trial, name) == getattr(placed, name) for name in _READING)]
     least = min(_mean_log(first[trial]) for trial in read)
     trials = [
@@ -204,7 +209,7 @@ def _hard_step(
         if _mean_log(first[trial]) < least + _HOPELESS
     ]
     scores: _Scores = {}
-    for turn in range(8):
+    for turn in range(8 if len(subjects) < _FEW_FACES else 4):
         crops = cut_crops(subjects, network.size, placed.margin, placed.box, 2 * count, 2 + turn, (0.7, 1.3)[turn % 2])
         for trial in trials:
             found = score(subjects, crops, _outputs(network, crops, trial), trial)
@@ -219,7 +224,7 @@ def _hard_step(
     return scores
 
 
-def _outputs(network: Network, crops: Crops, trial: Hypothesis):
+def _outputs(network: Network, crops: Crops, trial: Hypothesis) -> list[NDArray[np.float64]]:
     return network.run(_flat(crops), trial.layout, trial.color_order, trial.normalization)
 
 
@@ -227,7 +232,7 @@ def _deciding(scores: _Scores) -> _Scores:
     return {trial: item for trial, item in scores.items() if trial.normalization != _TWIN}
 
 
-def _flat(crops: Crops):
+def _flat(crops: Crops) -> NDArray[np.uint8]:
     return crops.images.reshape(-1, *crops.images.shape[2:])
 
 
@@ -240,17 +245,23 @@ def _best(scores: _Scores) -> Hypothesis:
 
 
 def _beats(best: Score, other: Score, least: float) -> bool:
-    """Whether a hypothesis is significantly better than another, over the crops that both have seen."""
+    """Whether a hypothesis is significantly better than another, over the crops that both have seen.
+
+    Known landmarks of another origin than the network's have a bias that grows as the crop shrinks, so another margin
+    must be less equivariant as well.
+    """
     count = min(best.error.shape[1], other.error.shape[1])
     gains, steadier = (
         np.log(theirs[:, :count] + 1e-6) - np.log(ours[:, :count] + 1e-6)
         for ours, theirs in ((best.error, other.error), (best.spread, other.spread))
     )
     faces = gains.mean(axis=1)
-    units = gains.ravel() if len(faces) < _FEW_FACES else faces
-    certain = units.mean() > _DEVIATIONS * units.std(ddof=1) / np.sqrt(len(units))
-    agreed = len(faces) >= _FEW_FACES or faces.min() > least / 2
-    return bool(certain and agreed and faces.mean() > least and steadier.mean() > -least)
+    few = len(faces) < _FEW_FACES
+    units, deviations = (gains.ravel(), _DEVIATIONS_FEW) if few else (faces, _DEVIATIONS)
+    certain = units.mean() > deviations * units.std(ddof=1) / np.sqrt(len(units))
+    agreed = not few or faces.min() > least / 2
+    steady = steadier.mean() > (least / 2 if least == _LEAST_MARGIN_EFFECT else -least)
+    return bool(certain and agreed and faces.mean() > least and steady)
 
 
 def _ranking(scores: _Scores, best: Hypothesis) -> tuple[RankedHypothesis, ...]:
@@ -294,6 +305,7 @@ def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, f
         return None
     uint8 = best.normalization == "uint8"
     mean, scale = mean_and_scale(best.normalization, best.color_order)
+    named = {scheme.name: scheme for scheme in SCHEMES.values()}
     return Contract(
         model="pfld",
         input_size=network.size,
@@ -303,16 +315,15 @@ def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, f
         layout=best.layout,
         input_dtype="uint8" if uint8 else "float32",
         crop=CropRule(margin=best.margin),
-        landmarks=_scheme(subjects, found) if best.scheme not in {s.name for s in SCHEMES.values()} else SCHEMES[len(found.mirror)],
+        landmarks=named.get(best.scheme) or _scheme(subjects, found),
     )
 
 
 def _scheme(subjects: Sequence[Subject], found: Score) -> LandmarkScheme:
     """Name points of unknown order by their index, with the mirror image found and the outer corners of the eyes."""
     count = len(found.mirror)
-    mirror = found.mirror.copy()
-    mirror[found.mirror[found.mirror] != np.arange(count)] = -1
-    mirror = np.where(mirror < 0, np.arange(count), mirror)
+    paired = found.mirror[found.mirror] == np.arange(count)
+    mirror = np.where(paired, found.mirror, np.arange(count))
     try:
         corners = anchor_points(subjects)[:, [0, 3]]
     except FaceSetError:

@@ -96,6 +96,11 @@ class Subject:
 
     @classmethod
     def of(cls, face: Face) -> "Subject":
+        """Read a face's photograph, and its 68 points where it has 98, or the reverse.
+
+        Raises:
+            FaceSetError: It has no landmarks, or the photograph can't be read.
+        """
         if face.landmarks is None:
             raise FaceSetError(f"{face.image}: no landmarks; --find needs faces whose landmarks are known")
         points, count = face.landmarks, len(face.landmarks)
@@ -138,7 +143,9 @@ class Score:
         return replace(self, error=error, spread=spread)
 
 
-def cut_crops(subjects: Sequence[Subject], size: int, margin: float, box: str, count: int, seed: int, stress: float) -> Crops:
+def cut_crops(
+    subjects: Sequence[Subject], size: int, margin: float, box: str, count: int, seed: int, stress: float
+) -> Crops:
     """Cut `count` crops a face: moved by up to 4 % of the box, rotated by up to 15 degrees, scaled by up to 5 %."""
     rng = np.random.default_rng(seed)
     images = np.empty((len(subjects), count, size, size, 3), np.uint8)
@@ -155,9 +162,7 @@ def cut_crops(subjects: Sequence[Subject], size: int, margin: float, box: str, c
             matrix = np.array([[cosine * sign, -sine], [sine * sign, cosine]]) * longer * margin * zoom
             corner = center + rng.uniform(-0.04, 0.04, 2) * longer - matrix @ [0.5, 0.5]
             pixels = np.c_[matrix / size, matrix @ [0.5 / size, 0.5 / size] + corner - 0.5]
-            crop = cv2.warpAffine(
-                subject.photo, pixels, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            )
+            crop = cv2.warpAffine(subject.photo, pixels, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
             images[row, column] = _stressed(crop, rng, stress) if stress else crop
             linear[row, column], offset[row, column] = matrix, corner
     return Crops(images, linear, offset)
@@ -212,7 +217,9 @@ class Network:
             outputs = [self.session.run(None, {self._name: part}) for part in parts]
         except Exception as error:
             raise ConvertError(f"{self.path.name} can't run: {' '.join(str(error).split())[:200]}") from error
-        return [np.concatenate(parts).astype(np.float64) for parts in zip(*outputs, strict=True)]
+        joined = (np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*outputs, strict=True))
+        # A wrong normalization may overflow.
+        return [np.nan_to_num(output.astype(np.float64), nan=1e6).clip(-1e6, 1e6) for output in joined]
 
 
 def mean_and_scale(normalization: str, color_order: str) -> tuple[Triple, Triple]:
@@ -261,7 +268,8 @@ def readings(network: Network, outputs: Sequence[Float], known: set[int]) -> Ite
             if not 5 <= points <= 1000:
                 continue
             schemes = [SCHEMES[points].name if points in SCHEMES else f"labels-{points}"] if points in known else []
-            for scheme in [*schemes, "unknown"]:
+            # Without the eyes and the mouth nothing says where points of unknown order belong.
+            for scheme in [*schemes, *(["unknown"] if known & SCHEMES.keys() else [])]:
                 for space in _SPACES[:1] if order == "heat maps" else _SPACES:
                     yield replace(blank, output=index, order=order, space=space, scheme=scheme)
 

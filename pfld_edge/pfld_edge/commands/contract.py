@@ -28,12 +28,16 @@ _EXPLAINED = {"-1..1": "-1..1 (127.5/127.5 or 127.5/128)"}
     multiple=True,
     help="Write a field into the file and the JSON beside it; may be repeated.",
 )
-@click.option("--contract", "source", type=PATH, help="Write the contract of this JSON file, before what --set changes.")
+@click.option(
+    "--contract", "source", type=PATH, help="Write the contract of this JSON file, before what --set changes."
+)
 @click.option("--find", is_flag=True, help="Find the contract on faces whose landmarks are known; writes nothing.")
 @click.option("--data", type=PATH, help="These faces for --find (WFLW folder, CSV, COCO, shards), not the two bundled.")
 @click.option("--images", type=PATH, help="Folder of a CSV's images; its own where left out.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
-@click.option("--input-size", type=click.IntRange(16, 4096), help="Side of the input for --find, where the file has none.")
+@click.option(
+    "--input-size", type=click.IntRange(16, 4096), help="Side of the input for --find, where the file has none."
+)
 @output_option("Write the contract, found or carried, as a .json file.", required=False)
 @json_option("Write what was found: fields, ranking, contract")
 def contract_command(
