@@ -189,9 +189,15 @@ def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis
 
 
 def _middle(margins: _Scores) -> Hypothesis:
-    """Choose the middle of the margins that can't be told from the best: the errors are flat near the right one."""
+    """Choose the middle of the margins that can't be told from the best: the errors are flat near the right one.
+
+    The landmarks' tight box, which a contract can name, is taken unless the detector's is better.
+    """
     best = _best(margins)
-    same = [trial for trial, item in margins.items() if trial.box == best.box]
+    tight = _best({trial: item for trial, item in margins.items() if trial.box == _BOXES[0]})
+    if not _beats(margins[best], margins[tight], _LEAST_MARGIN_EFFECT):
+        best = tight
+    same = [trial for trial in margins if trial.box == best.box]
     near = [trial.margin for trial in same if not _beats(margins[best], margins[trial], _LEAST_MARGIN_EFFECT)]
     middle = np.sqrt(min(near) * max(near))
     return min(same, key=lambda trial: abs(np.log(trial.margin / middle)))

@@ -40,13 +40,13 @@ def disguised(tmp_path: Path) -> Disguise:
         graph = model.graph
         inner, outer = graph.input[0].name, graph.output[0].name
         constants: dict[str, NDArray[np.generic]] = {
-            "d_scale": np.float32([scale]).reshape(()),
-            "d_mean": np.float32([mean]).reshape(()),
-            "d_low": np.float32([0]).reshape(()),
-            "d_high": np.float32([255]).reshape(()),
+            "d_scale": np.array(scale, np.float32),
+            "d_mean": np.array(mean, np.float32),
+            "d_low": np.array(0, np.float32),
+            "d_high": np.array(255, np.float32),
             "d_channels": np.array([0, 1, 2] if color == "bgr" else [2, 1, 0], np.int64),
-            "d_two": np.float32([2]).reshape(()),
-            "d_one": np.float32([1]).reshape(()),
+            "d_two": np.array(2, np.float32),
+            "d_one": np.array(1, np.float32),
             "d_points": np.array([0, -1, 2], np.int64),
             "d_flat": np.array([0, -1], np.int64),
         }
@@ -74,7 +74,7 @@ def disguised(tmp_path: Path) -> Disguise:
             ]
             last = "d_planar"
         nodes = [*before, *graph.node, *after]
-        shape = ["n", 3, 112, 112] if layout == "NCHW" else ["n", 112, 112, 3]
+        shape: list[str | int] = ["n", 3, 112, 112] if layout == "NCHW" else ["n", 112, 112, 3]
         made = helper.make_graph(
             nodes,
             "disguised",
