@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "convert": "Turn a checkpoint into a small ONNX file, fp32 or INT8.",
     "verify": "Check that ONNX files are as accurate as their checkpoint.",
     "bench": "Time ONNX files against each other, with intervals.",
+    "contract": "Show, write or find how a network must be fed and read.",
     "inspect": "Print a model's contract, layers and cost, or what differs in two.",
     "predict": "Draw the landmarks of the faces in photographs.",
     "detector": "List and download face detectors.",

@@ -1,0 +1,342 @@
+"""Finds out how a landmark network of unknown origin must be fed and read, on faces whose landmarks are known.
+
+Candidates are narrowed in three steps: every colour order, normalization and reading on easy crops; every margin with
+the best of them; then the remaining colour orders and normalizations on crops of strongly varied brightness, contrast
+and saturation, since an easy photograph hides a wrong one. A value is sure only where it wins on every face (on two
+portraits) or over the faces (on a data set) by several standard errors and by an effect worth having, and the
+equivariance error doesn't contradict it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib import Face, FaceSetError, portraits
+from pfld_edge_convert.contract_trial import (
+    SCHEMES,
+    Crops,
+    Hypothesis,
+    Network,
+    Score,
+    Subject,
+    anchor_points,
+    cut_crops,
+    mean_and_scale,
+    readings,
+    score,
+)
+from pfld_edge_convert.errors import ConvertError
+from pfld_edge_runtime import Contract, CropRule, LandmarkScheme
+
+__all__ = ["ContractSearch", "Finding", "RankedHypothesis", "search_contract"]
+
+_TWIN = "127.5/128"
+"""A normalization that differs from ``-1..1`` by 0.4 %, which no measurement resolves: ranked, but never the answer."""
+_MARGINS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
+_BOXES = ("landmarks-tight", "detector")
+_READING = ("output", "order", "space")
+_HOPELESS = 1.1
+"""Logarithm of the ratio of two errors, here 3, at which a candidate is dropped after the first step."""
+
+_MOST_FACES, _FEW_FACES = 24, 8
+_NAMED_ERROR, _UNNAMED_ERROR = 0.10, 0.08
+"""Largest error, over the distance of the outer eye corners, of a network that finds landmarks at all."""
+_LEAST_EFFECT, _LEAST_MARGIN_EFFECT = 0.05, 0.15
+"""Logarithm of the ratio of two errors under which they count as equal; networks tolerate other margins well."""
+_DEVIATIONS, _DEVIATIONS_FEW = 3.5, 4.5
+"""Standard errors by which a hypothesis must win; more over the crops of few faces, which are alike."""
+_SAME_ORDER = 0.9
+"""Least share of the points that lie nearest to the known point of the same index, and of mirrored pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankedHypothesis:
+    """A hypothesis with its mean error and equivariance error over the crops, fractions of the eye distance."""
+
+    hypothesis: Hypothesis
+    nme: float
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The best value of one field of a hypothesis.
+
+    Attributes:
+        field: Name of the field.
+        value: The best value.
+        sure: Whether every other value is significantly worse.
+        rivals: Values that can't be told from the best.
+    """
+
+    field: str
+    value: str
+    sure: bool
+    rivals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContractSearch:
+    """Result of `search_contract`.
+
+    Attributes:
+        findings: One a field.
+        ranking: Best first: the colour orders and normalizations on hard crops.
+        num_landmarks: Points of the network.
+        output: Name of the output with the landmarks.
+        plausible: Whether the best hypothesis finds a face's landmarks at all; if not, nothing is sure.
+        contract: With the best values; None where the contract has no words for them or nothing is plausible.
+    """
+
+    findings: tuple[Finding, ...]
+    ranking: tuple[RankedHypothesis, ...]
+    num_landmarks: int
+    output: str
+    plausible: bool
+    contract: Contract | None
+
+    @property
+    def sure(self) -> bool:
+        """Whether every field is sure."""
+        return all(finding.sure for finding in self.findings)
+
+
+_Scores = dict[Hypothesis, Score]
+
+
+def search_contract(path: Path, faces: Sequence[Face] | None = None, input_size: int | None = None) -> ContractSearch:
+    """Find the contract of an ONNX file.
+
+    Args:
+        path: A network with one image as its input and landmarks among its outputs.
+        faces: With known landmarks; at most 24 are used. The two bundled portraits where None.
+        input_size: Side of the input in pixels, for a network of free size.
+
+    Raises:
+        ConvertError: The network has another input, doesn't run, or no output that could be landmarks.
+        FaceSetError: The faces' landmarks can't be compared with the network's.
+        ModelFileError: The file is missing or no ONNX model.
+    """
+    network = Network(path, input_size)
+    chosen = portraits() if faces is None else faces[:: -(-len(faces) // _MOST_FACES)]
+    subjects = [Subject.of(face) for face in chosen]
+    count = max(2, 2 * round(8 / len(subjects)))
+    first = _first_step(network, subjects, count)
+    best = _best(first)
+    margins = _margin_step(network, subjects, best, count)
+    placed = _middle(margins)
+    final = _hard_step(network, subjects, placed, first, count)
+    decisive = _deciding(final)
+    best = _best(decisive)
+    plausible, order_sure = _plausible(subjects, best, final[best])
+    fields = {
+        "layout": first, "color_order": decisive, "normalization": decisive,
+        "output": first, "order": first, "space": first,
+    }  # fmt: skip
+    findings = [_finding(name, getattr(best, name), scores, _LEAST_EFFECT) for name, scores in fields.items()]
+    findings.append(Finding("scheme", best.scheme, order_sure))
+    boxed = {trial: item for trial, item in margins.items() if trial.box == placed.box}
+    findings.append(_finding("box", placed.box, margins, _LEAST_MARGIN_EFFECT))
+    findings.append(_finding("margin", placed.margin, boxed, _LEAST_MARGIN_EFFECT))
+    named = [
+        replace(item, value=network.names[int(item.value)]) if item.field == "output" else item for item in findings
+    ]
+    return ContractSearch(
+        tuple(item if plausible else replace(item, sure=False) for item in named),
+        _ranking(final, best),
+        len(final[best].mirror),
+        network.names[best.output],
+        plausible,
+        _contract(network, subjects, best, final[best]) if plausible else None,
+    )
+
+
+def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _Scores:
+    """Try every colour order, normalization and reading on easy crops; a named scheme only where it fits."""
+    known = set.intersection(*(set(subject.known) for subject in subjects))
+    crops = cut_crops(subjects, network.size, 1.2, "landmarks-tight", count, 0, 0)
+    scores: _Scores = {}
+    for layout, color, normalization in product(network.layouts, ("bgr", "rgb"), network.normalizations):
+        outputs = network.run(_flat(crops), layout, color, normalization)
+        for reading in readings(network, outputs, known):
+            trial = replace(reading, layout=layout, color_order=color, normalization=normalization)
+            scores[trial] = score(subjects, crops, outputs, trial)
+    named = {trial: item for trial, item in scores.items() if trial.scheme != "unknown"}
+    if named and named[_best(named)].error.mean() <= _NAMED_ERROR:
+        return named
+    unnamed = {trial: item for trial, item in scores.items() if trial.scheme == "unknown"}
+    if not scores:
+        raise ConvertError(f"{network.path.name}: none of its outputs has the shape of {_expected(known)} landmarks")
+    return unnamed or named
+
+
+def _expected(known: set[int]) -> str:
+    return "a face's" if known & SCHEMES.keys() else " or ".join(map(str, sorted(known)))
+
+
+def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis, count: int) -> _Scores:
+    """Try every margin and box on easy crops."""
+    scores: _Scores = {}
+    for box, margin in product(_BOXES, _MARGINS):
+        crops = cut_crops(subjects, network.size, margin, box, count, 1, 0)
+        trial = replace(best, box=box, margin=margin)
+        scores[trial] = score(subjects, crops, _outputs(network, crops, trial), trial)
+    return scores
+
+
+def _middle(margins: _Scores) -> Hypothesis:
+    """Choose the middle of the margins that can't be told from the best: the errors are flat near the right one.
+
+    The landmarks' tight box, which a contract can name, is taken unless the detector's is better.
+    """
+    best = _best(margins)
+    tight = _best({trial: item for trial, item in margins.items() if trial.box == _BOXES[0]})
+    if not _beats(margins[best], margins[tight], _LEAST_MARGIN_EFFECT):
+        best = tight
+    same = [trial for trial in margins if trial.box == best.box]
+    near = [trial.margin for trial in same if not _beats(margins[best], margins[trial], _LEAST_MARGIN_EFFECT)]
+    middle = np.sqrt(min(near) * max(near))
+    return min(same, key=lambda trial: abs(np.log(trial.margin / middle)))
+
+
+def _hard_step(
+    network: Network, subjects: Sequence[Subject], placed: Hypothesis, first: _Scores, count: int
+) -> _Scores:
+    """Try colour orders and normalizations on hard crops, until one has won or the rounds are over."""
+    read = [trial for trial in first if all(getattr(trial, name) == getattr(placed, name) for name in _READING)]
+    least = min(_mean_log(first[trial]) for trial in read)
+    trials = [
+        replace(trial, box=placed.box, margin=placed.margin)
+        for trial in read
+        if _mean_log(first[trial]) < least + _HOPELESS
+    ]
+    scores: _Scores = {}
+    for turn in range(8 if len(subjects) < _FEW_FACES else 4):
+        crops = cut_crops(subjects, network.size, placed.margin, placed.box, 2 * count, 2 + turn, (0.7, 1.3)[turn % 2])
+        for trial in trials:
+            found = score(subjects, crops, _outputs(network, crops, trial), trial)
+            scores[trial] = scores[trial].joined(found) if trial in scores else found
+        decisive = _deciding(scores)
+        best = _best(decisive)
+        if turn:
+            lost = [trial for trial in decisive if _beats(scores[best], scores[trial], _LEAST_EFFECT)]
+            trials = [trial for trial in trials if trial in decisive and trial not in lost]
+        if len(trials) == 1:
+            break
+    return scores
+
+
+def _outputs(network: Network, crops: Crops, trial: Hypothesis) -> list[NDArray[np.float64]]:
+    return network.run(_flat(crops), trial.layout, trial.color_order, trial.normalization)
+
+
+def _deciding(scores: _Scores) -> _Scores:
+    return {trial: item for trial, item in scores.items() if trial.normalization != _TWIN}
+
+
+def _flat(crops: Crops) -> NDArray[np.uint8]:
+    return crops.images.reshape(-1, *crops.images.shape[2:])
+
+
+def _mean_log(found: Score) -> float:
+    return float(np.log(found.error + 1e-6).mean())
+
+
+def _best(scores: _Scores) -> Hypothesis:
+    return min(scores, key=lambda trial: _mean_log(scores[trial]))
+
+
+def _beats(best: Score, other: Score, least: float) -> bool:
+    """Whether a hypothesis is significantly better than another, over the crops that both have seen.
+
+    Known landmarks of another origin than the network's have a bias that grows as the crop shrinks, so another margin
+    must be less equivariant as well.
+    """
+    count = min(best.error.shape[1], other.error.shape[1])
+    gains, steadier = (
+        np.log(theirs[:, :count] + 1e-6) - np.log(ours[:, :count] + 1e-6)
+        for ours, theirs in ((best.error, other.error), (best.spread, other.spread))
+    )
+    faces = gains.mean(axis=1)
+    few = len(faces) < _FEW_FACES
+    units, deviations = (gains.ravel(), _DEVIATIONS_FEW) if few else (faces, _DEVIATIONS)
+    certain = units.mean() > deviations * units.std(ddof=1) / np.sqrt(len(units))
+    agreed = not few or faces.min() > least / 2
+    steady = steadier.mean() > (least / 2 if least == _LEAST_MARGIN_EFFECT else -least)
+    return bool(certain and agreed and faces.mean() > least and steady)
+
+
+def _ranking(scores: _Scores, best: Hypothesis) -> tuple[RankedHypothesis, ...]:
+    """Order hypotheses by their errors on the crops that all have seen."""
+    count = min(item.error.shape[1] for item in scores.values())
+    ranked = [
+        RankedHypothesis(trial, float(item.error[:, :count].mean()), float(item.spread[:, :count].mean()))
+        for trial, item in scores.items()
+    ]
+    return tuple(sorted(ranked, key=lambda item: (item.hypothesis != best, item.nme)))
+
+
+def _finding(field: str, value: object, scores: _Scores, least: float) -> Finding:
+    """Compare the best hypothesis with every one of another value of a field."""
+    best = scores[_best(scores)]
+    others = {trial: item for trial, item in scores.items() if getattr(trial, field) != value}
+    rivals = dict.fromkeys(
+        str(getattr(trial, field)) for trial, item in others.items() if not _beats(best, item, least)
+    )
+    return Finding(field, str(value), not rivals, tuple(rivals))
+
+
+def _plausible(subjects: Sequence[Subject], best: Hypothesis, found: Score) -> tuple[bool, bool]:
+    """Whether the network finds landmarks at all, and whether the order of its points is sure."""
+    from scipy.optimize import linear_sum_assignment
+
+    count = len(found.mirror)
+    if best.scheme == "unknown":
+        pairs = float((found.mirror[found.mirror] == np.arange(count)).mean())
+        return float(np.median(found.error)) <= _UNNAMED_ERROR and pairs >= _SAME_ORDER, False
+    truth = np.stack([subject.known[count][0] for subject in subjects])
+    labelled = np.stack([subject.known[count][1] for subject in subjects]).min(axis=0) > 0
+    distances = np.linalg.norm(found.medians[:, :, None] - truth[:, None], axis=3).mean(axis=0)[labelled][:, labelled]
+    same = float((linear_sum_assignment(distances)[1] == np.arange(len(distances))).mean())
+    return float(np.median(found.error)) <= _NAMED_ERROR, same >= _SAME_ORDER
+
+
+def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, found: Score) -> Contract | None:
+    """Put the best hypothesis in the contract's words; None where it has none."""
+    if (best.order, best.space, best.box) != ("x0 y0 x1 y1", "0..1", "landmarks-tight"):
+        return None
+    uint8 = best.normalization == "uint8"
+    mean, scale = mean_and_scale(best.normalization, best.color_order)
+    named = {scheme.name: scheme for scheme in SCHEMES.values()}
+    return Contract(
+        model="pfld",
+        input_size=network.size,
+        color_order=best.color_order,
+        mean=mean,
+        scale=scale,
+        layout=best.layout,
+        input_dtype="uint8" if uint8 else "float32",
+        crop=CropRule(margin=best.margin),
+        landmarks=named.get(best.scheme) or _scheme(subjects, found),
+    )
+
+
+def _scheme(subjects: Sequence[Subject], found: Score) -> LandmarkScheme:
+    """Name points of unknown order by their index, with the mirror image found and the outer corners of the eyes."""
+    count = len(found.mirror)
+    paired = found.mirror[found.mirror] == np.arange(count)
+    mirror = np.where(paired, found.mirror, np.arange(count))
+    try:
+        corners = anchor_points(subjects)[:, [0, 3]]
+    except FaceSetError:
+        eyes = (0, 1)
+    else:
+        distances = np.linalg.norm(found.medians[:, :, None] - corners[:, None], axis=3)
+        first, second = (distances / np.array([s.unit for s in subjects])[:, None, None]).mean(axis=0).argmin(axis=0)
+        eyes = (int(first), int(second))
+    names = tuple(f"point_{index}" for index in range(count))
+    return LandmarkScheme(f"unnamed-{count}", names, tuple(int(index) for index in mirror), eyes)

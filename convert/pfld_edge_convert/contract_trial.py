@@ -1,0 +1,329 @@
+"""Runs a landmark network under a hypothesis about its contract, and measures how well that explains known faces.
+
+Two measurements judge a hypothesis: the error against the known landmarks, and the equivariance error, the spread of
+the landmarks of one face over moved, rotated, scaled and mirrored crops, which needs no labels. Where the order of a
+network's points is unknown, their spread and their distance from the corners of the eyes and of the mouth count.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pfld_edge_calib import Face, FaceSetError
+from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
+from pfld_edge_calib.photo import face_photo
+from pfld_edge_convert.errors import ConvertError
+from pfld_edge_runtime import IBUG_68, WFLW_98, landmarks_68
+from pfld_edge_runtime.detection import YuNet
+from pfld_edge_runtime.session import open_session
+
+__all__ = [
+    "NORMALIZATIONS",
+    "SCHEMES",
+    "Crops",
+    "Hypothesis",
+    "Network",
+    "Score",
+    "Subject",
+    "anchor_points",
+    "cut_crops",
+    "mean_and_scale",
+    "readings",
+    "score",
+]
+
+Float = NDArray[np.float64]
+Triple = tuple[float, float, float]
+
+NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
+    "0..1": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "-1..1": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "127.5/128": ((127.5, 127.5, 127.5), (128.0, 128.0, 128.0)),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "0..255": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""Mean and scale in grey levels by name, in RGB order (torchvision's for ``imagenet``)."""
+
+SCHEMES = {98: WFLW_98, 68: IBUG_68}
+"""Schemes whose order is tried, by number of points."""
+
+_ANCHORS = {98: (60, 64, 68, 72, 76, 82, 57, 16), 68: (36, 39, 42, 45, 48, 54, 33, 8)}
+"""Corners of the eyes and of the mouth, lower end of the nose, chin."""
+
+_SPACES = ("0..1", "-1..1", "pixels")
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One way to feed a network and to read its output.
+
+    Attributes:
+        layout: ``NCHW`` or ``NHWC``.
+        color_order: ``bgr`` or ``rgb``.
+        normalization: A key of `NORMALIZATIONS`, or ``uint8`` where the graph takes raw pixels.
+        box: ``landmarks-tight``, or ``detector``, the box of a face detector, which includes the forehead.
+        margin: Side of the crop over the box's longer side.
+        output: Index of the network's output.
+        order: ``x0 y0 x1 y1``, ``x0 x1 y0 y1``, ``x0 y0 z0`` or ``heat maps``.
+        space: ``0..1``, ``-1..1`` or ``pixels`` of the crop.
+        scheme: ``wflw-98``, ``ibug-68``, the name of the labels' own, or ``unknown``.
+    """
+
+    layout: str
+    color_order: str
+    normalization: str
+    box: str
+    margin: float
+    output: int
+    order: str
+    space: str
+    scheme: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A face: its photograph, box, known landmarks by number of points, and the length that errors are divided by."""
+
+    photo: NDArray[np.uint8]
+    box: Float
+    known: dict[int, tuple[Float, Float]]
+    unit: float
+
+    @classmethod
+    def of(cls, face: Face) -> "Subject":
+        """Read a face's photograph, and its 68 points where it has 98, or the reverse.
+
+        Raises:
+            FaceSetError: It has no landmarks, or the photograph can't be read.
+        """
+        if face.landmarks is None:
+            raise FaceSetError(f"{face.image}: no landmarks; --find needs faces whose landmarks are known")
+        points, count = face.landmarks, len(face.landmarks)
+        weights = np.ones(count, np.float32) if face.point_weights is None else face.point_weights
+        known = {count: (points.astype(np.float64), weights.astype(np.float64))}
+        if count == 98 and weights.all():
+            known[68] = (landmarks_68(points)[0].astype(np.float64), np.ones(68))
+        elif count == 68:
+            wider, mask = points_as_wflw_98(points[None], weights[None])
+            known[98] = (wider[0].astype(np.float64), mask[0].astype(np.float64))
+        extent = face.bbox_xyxy[2:] - face.bbox_xyxy[:2]
+        unit = float(np.sqrt(extent.prod()))
+        if count in SCHEMES:
+            first, second = SCHEMES[count].normalizing_points
+            unit = float(np.linalg.norm(points[first] - points[second]))
+        return cls(face_photo(face), face.bbox_xyxy, known, max(unit, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """``(F, K, S, S, 3)`` BGR crops, of which every second is mirrored, and the maps from fractions to photographs."""
+
+    images: NDArray[np.uint8]
+    linear: Float
+    offset: Float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Error and equivariance error of each crop, ``(F, K)``, and the mirror permutation and medians of the points."""
+
+    error: Float
+    spread: Float
+    mirror: NDArray[np.int64]
+    medians: Float
+
+    def joined(self, other: "Score") -> "Score":
+        """Add the crops of another round."""
+        error, spread = (np.concatenate(pair, 1) for pair in ((self.error, other.error), (self.spread, other.spread)))
+        return replace(self, error=error, spread=spread)
+
+
+def cut_crops(
+    subjects: Sequence[Subject], size: int, margin: float, box: str, count: int, seed: int, stress: float
+) -> Crops:
+    """Cut `count` crops a face: moved by up to 4 % of the box, rotated by up to 15 degrees, scaled by up to 5 %."""
+    rng = np.random.default_rng(seed)
+    images = np.empty((len(subjects), count, size, size, 3), np.uint8)
+    linear, offset = np.empty((len(subjects), count, 2, 2)), np.empty((len(subjects), count, 2))
+    for row, subject in enumerate(subjects):
+        center, extent = (subject.box[:2] + subject.box[2:]) / 2, subject.box[2:] - subject.box[:2]
+        if box == "detector":  # The inverse of the map from a detector's box to the landmarks' box.
+            extent = extent / YuNet.box_map.scale
+            center = center - np.array(YuNet.box_map.shift) * extent
+        longer = extent.max()
+        for column in range(count):
+            angle, zoom = np.deg2rad(rng.uniform(-15, 15)), np.exp(rng.uniform(-0.05, 0.05))
+            sine, cosine, sign = np.sin(angle), np.cos(angle), -1 if column % 2 else 1
+            matrix = np.array([[cosine * sign, -sine], [sine * sign, cosine]]) * longer * margin * zoom
+            corner = center + rng.uniform(-0.04, 0.04, 2) * longer - matrix @ [0.5, 0.5]
+            pixels = np.c_[matrix / size, matrix @ [0.5 / size, 0.5 / size] + corner - 0.5]
+            crop = cv2.warpAffine(subject.photo, pixels, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+            images[row, column] = _stressed(crop, rng, stress) if stress else crop
+            linear[row, column], offset[row, column] = matrix, corner
+    return Crops(images, linear, offset)
+
+
+def _stressed(crop: NDArray[np.generic], rng: np.random.Generator, level: float) -> NDArray[np.uint8]:
+    """Vary saturation, contrast, brightness, sharpness and noise."""
+    levels = crop.astype(np.float32)
+    grey = levels.mean(axis=-1, keepdims=True)
+    levels = grey + (levels - grey) * np.float32(np.exp(rng.uniform(-0.2, 0.7) * level))
+    middle = levels.mean()
+    levels = middle + (levels - middle) * np.float32(np.exp(rng.uniform(-1.0, 0.4) * level))
+    levels = np.clip(levels + np.float32(rng.uniform(-70, 70) * level), 0, 255)
+    if rng.random() < 0.5:
+        levels = cv2.GaussianBlur(levels, (0, 0), 0.1 + level).astype(np.float32)
+    if rng.random() < 0.5:
+        levels = levels + rng.normal(0, 8 * level, levels.shape).astype(np.float32)
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+class Network:
+    """An ONNX network whose outputs are read under hypotheses."""
+
+    def __init__(self, path: Path, input_size: int | None) -> None:
+        self.path, self.session = path, open_session(path)
+        inputs = self.session.get_inputs()
+        shape = list(inputs[0].shape)
+        if len(inputs) != 1 or len(shape) != 4:
+            raise ConvertError(f"{path.name}: expected one input with four axes, found {[i.shape for i in inputs]}")
+        self.layouts = [name for name, axis in (("NCHW", 1), ("NHWC", 3)) if shape[axis] == 3]
+        if not self.layouts:
+            raise ConvertError(f"{path.name}: no axis of its input {shape} has the three colours")
+        if inputs[0].type not in ("tensor(float)", "tensor(uint8)"):
+            raise ConvertError(f"{path.name}: its input is {inputs[0].type}; expected float32 or uint8")
+        side = shape[2]
+        if not isinstance(side, int) and input_size is None:
+            raise ConvertError(f"{path.name}: its input size is free; give --input-size")
+        self.size = side if isinstance(side, int) else int(input_size or 0)
+        self.normalizations = ["uint8"] if inputs[0].type == "tensor(uint8)" else list(NORMALIZATIONS)
+        self._name, self._single = inputs[0].name, shape[0] == 1
+        self.names = [output.name for output in self.session.get_outputs()]
+
+    def run(self, images: NDArray[np.uint8], layout: str, color_order: str, normalization: str) -> list[Float]:
+        """Run ``(N, S, S, 3)`` BGR crops; gives each output, ``(N, ...)``."""
+        batch: NDArray[Any] = images[..., ::-1] if color_order == "rgb" else images
+        if normalization != "uint8":
+            mean, scale = mean_and_scale(normalization, color_order)
+            batch = (batch - np.float32(mean)) / np.float32(scale)
+        batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if layout == "NCHW" else batch)
+        parts = np.split(batch, len(batch)) if self._single else [batch]
+        try:
+            outputs = [self.session.run(None, {self._name: part}) for part in parts]
+        except Exception as error:
+            raise ConvertError(f"{self.path.name} can't run: {' '.join(str(error).split())[:200]}") from error
+        joined = (np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*outputs, strict=True))
+        # A wrong normalization may overflow.
+        return [np.nan_to_num(output.astype(np.float64), nan=1e6).clip(-1e6, 1e6) for output in joined]
+
+
+def mean_and_scale(normalization: str, color_order: str) -> tuple[Triple, Triple]:
+    """Give mean and scale in grey levels in the network's channel order; 0 and 1 for ``uint8``."""
+    (m0, m1, m2), (s0, s1, s2) = NORMALIZATIONS.get(normalization, NORMALIZATIONS["0..255"])
+    return ((m0, m1, m2), (s0, s1, s2)) if color_order == "rgb" else ((m2, m1, m0), (s2, s1, s0))
+
+
+def _orders(shape: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Ways to read landmarks from one face's output, each with its number of points."""
+    size = int(np.prod(shape))
+    if len(shape) == 3 and min(shape[1:]) > 4:
+        yield "heat maps", shape[0]
+    elif len(shape) <= 3 and size <= 3000:
+        if size % 2 == 0 and shape[-1] != 3:
+            yield "x0 y0 x1 y1", size // 2
+            yield "x0 x1 y0 y1", size // 2
+        if size % 3 == 0:
+            yield "x0 y0 z0", size // 3
+
+
+def _fractions(output: Float, order: str, space: str, size: int) -> Float:
+    """Read ``(N, P, 2)`` fractions of the crop from an output ``(N, ...)``."""
+    if order == "heat maps":
+        count, points, height, width = output.shape
+        row, column = np.divmod(output.reshape(count, points, -1).argmax(axis=2), width)
+        return np.stack([(column + 0.5) / width, (row + 0.5) / height], axis=2)
+    if order == "x0 x1 y0 y1":
+        points = output.reshape(len(output), 2, -1).transpose(0, 2, 1)
+    else:
+        points = output.reshape(len(output), -1, 3 if order == "x0 y0 z0" else 2)[..., :2]
+    return {"0..1": points, "-1..1": (points + 1) / 2, "pixels": points / size}[space]
+
+
+def readings(network: Network, outputs: Sequence[Float], known: set[int]) -> Iterator[Hypothesis]:
+    """List the ways to read a network's outputs, each as a hypothesis about nothing else.
+
+    Args:
+        network: The network.
+        outputs: Its outputs for some crops, ``(N, ...)`` each.
+        known: Numbers of points for which the faces have landmarks.
+    """
+    blank = Hypothesis(network.layouts[0], "bgr", network.normalizations[0], "landmarks-tight", 1.2, 0, "", "", "")
+    for index, output in enumerate(outputs):
+        for order, points in _orders(output.shape[1:]):
+            if not 5 <= points <= 1000:
+                continue
+            schemes = [SCHEMES[points].name if points in SCHEMES else f"labels-{points}"] if points in known else []
+            # Without the eyes and the mouth nothing says where points of unknown order belong.
+            for scheme in [*schemes, *(["unknown"] if known & SCHEMES.keys() else [])]:
+                for space in _SPACES[:1] if order == "heat maps" else _SPACES:
+                    yield replace(blank, output=index, order=order, space=space, scheme=scheme)
+
+
+def score(subjects: Sequence[Subject], crops: Crops, outputs: Sequence[Float], trial: Hypothesis) -> Score:
+    """Measure a hypothesis.
+
+    Args:
+        subjects: F faces.
+        crops: K crops of each.
+        outputs: The network's outputs for the ``F * K`` crops, run as the hypothesis says.
+        trial: How to read them.
+    """
+    faces, count, size = crops.images.shape[:3]
+    read = _fractions(outputs[trial.output], trial.order, trial.space, size).reshape(faces, count, -1, 2)
+    points = read @ crops.linear.swapaxes(2, 3) + crops.offset[:, :, None]
+    units = np.array([subject.unit for subject in subjects])[:, None]
+    named = next((scheme for scheme in SCHEMES.values() if scheme.name == trial.scheme), None)
+    mirror = np.array(named.mirror) if named else _mirror(points, units)
+    points[:, 1::2] = points[:, 1::2][:, :, mirror]
+    medians = np.median(points, axis=1)
+    spread = np.linalg.norm(points - medians[:, None], axis=3).mean(axis=2) / units
+    if trial.scheme == "unknown":
+        return Score((spread + _anchor_error(subjects, points, units)) / 2, spread, mirror, medians)
+    known = [subject.known[points.shape[2]] for subject in subjects]
+    truth, weights = (np.stack(parts)[:, None] for parts in zip(*known, strict=True))
+    distances = np.linalg.norm(points - truth, axis=3)
+    return Score((distances * weights).sum(axis=2) / weights.sum(axis=2) / units, spread, mirror, medians)
+
+
+def _mirror(points: Float, units: Float) -> NDArray[np.int64]:
+    """Find the permutation of mirrored points that brings them nearest to those of the crops that aren't mirrored."""
+    from scipy.optimize import linear_sum_assignment
+
+    plain, mirrored = np.median(points[:, ::2], axis=1), np.median(points[:, 1::2], axis=1)
+    distances = np.linalg.norm(plain[:, :, None] - mirrored[:, None], axis=3) / units[:, :, None]
+    permutation: NDArray[np.int64] = linear_sum_assignment(distances.mean(axis=0))[1]
+    return permutation
+
+
+def anchor_points(subjects: Sequence[Subject]) -> Float:
+    """Stack the corners of eyes and mouth, lower end of the nose and chin of faces with 98 or 68 points, ``(F, 8, 2)``.
+
+    Raises:
+        FaceSetError: The faces have other points.
+    """
+    for points, indices in _ANCHORS.items():
+        if all(points in subject.known for subject in subjects):
+            return np.stack([subject.known[points][0][list(indices)] for subject in subjects])
+    raise FaceSetError("the faces' landmarks are neither WFLW's 98 nor 300-W's 68, and not as many as the network's")
+
+
+def _anchor_error(subjects: Sequence[Subject], points: Float, units: Float) -> Float:
+    """Distance ``(F, K)`` from each anchor to the point that is nearest to it over all faces, the same in each face."""
+    distances = np.linalg.norm(points[:, :, :, None] - anchor_points(subjects)[:, None, None], axis=4)
+    nearest = (distances / units[:, :, None, None]).mean(axis=(0, 1)).argmin(axis=0)
+    return distances[:, :, nearest, np.arange(len(nearest))].mean(axis=2) / units
