@@ -1,13 +1,13 @@
 """Faces with annotated landmarks: datasets, calibration sampling, pseudo-labels, evaluation.
 
-Faces are cropped by the runtime's own crop. `open_faces` opens every dataset; `LandmarkModel` is every model.
+`open_faces` opens every dataset. Faces are cropped by the runtime's own crop, and every network is the runtime's
+`LandmarkModel`.
 """
 
 from pfld_edge_calib.calibration import (
     as_detected,
     brightness_features,
     calibration_candidates,
-    calibration_faces,
     calibration_warnings,
     jittered,
     pose_features,
@@ -19,7 +19,6 @@ from pfld_edge_calib.datasets import (
     FaceSet,
     as_wflw_98,
     is_sharded,
-    labelled_faces,
     open_faces,
     portraits,
     read_coco,
@@ -30,39 +29,26 @@ from pfld_edge_calib.datasets import (
 from pfld_edge_calib.detection import detected_faces, refined
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.evaluation.metrics import nme_per_face
-from pfld_edge_calib.face import Face, tight_box
-from pfld_edge_calib.landmark_model import (
-    CropPredictor,
-    EvaluatedModel,
-    FaceCrops,
-    LandmarkModel,
-    cut_faces,
-    predict_landmarks,
-    true_landmarks,
-)
+from pfld_edge_calib.face import Face
+from pfld_edge_calib.find_landmarks import FaceCrops, cut_faces, predict_landmarks, true_landmarks
 from pfld_edge_calib.photo import photos_in, read_photo
 
 __all__ = [
     "PORTRAITS",
     "WFLW_ATTRIBUTES",
-    "CropPredictor",
-    "EvaluatedModel",
     "Face",
     "FaceCrops",
     "FaceSet",
     "FaceSetError",
-    "LandmarkModel",
     "as_detected",
     "as_wflw_98",
     "brightness_features",
     "calibration_candidates",
-    "calibration_faces",
     "calibration_warnings",
     "cut_faces",
     "detected_faces",
     "is_sharded",
     "jittered",
-    "labelled_faces",
     "nme_per_face",
     "open_faces",
     "photos_in",
@@ -76,6 +62,5 @@ __all__ = [
     "read_wflw_list",
     "refined",
     "stratified_sample",
-    "tight_box",
     "true_landmarks",
 ]

@@ -1,7 +1,7 @@
 """Datasets of faces: WFLW, CSV, COCO, tar and Parquet shards, opened by `open_faces`; and their preparation."""
 
 from pfld_edge_calib.datasets.coco import read_coco
-from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, labelled_faces, open_faces, open_shards
+from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.datasets.point_maps import as_wflw_98
 from pfld_edge_calib.datasets.points_csv import read_points_csv
 from pfld_edge_calib.datasets.portraits import PORTRAITS, portraits
@@ -17,9 +17,7 @@ __all__ = [
     "Unit",
     "as_wflw_98",
     "is_sharded",
-    "labelled_faces",
     "open_faces",
-    "open_shards",
     "portraits",
     "read_coco",
     "read_points_csv",

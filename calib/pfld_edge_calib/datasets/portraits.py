@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pfld_edge_calib.datasets.points_csv import read_points_csv
-from pfld_edge_calib.face import Face, tight_box
-from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, five_points, landmarks_68
+from pfld_edge_calib.face import Face
+from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, five_points, landmarks_68, tight_box
 from pfld_edge_runtime.detection import scheme_box_map
 
 __all__ = ["PORTRAITS", "portraits"]

@@ -15,7 +15,6 @@ from pfld_edge_calib.labelling.run import (
     LabellingReport,
     ProgressFile,
     label_photos,
-    label_units,
     run_identity,
     write_labels,
 )
@@ -30,7 +29,6 @@ from pfld_edge_calib.labelling.tasks import (
     task_units,
     tasks_identity,
 )
-from pfld_edge_calib.landmark_model import Teacher
 
 __all__ = [
     "DROP_REASONS",
@@ -48,13 +46,11 @@ __all__ = [
     "LabellingReport",
     "PhotoLabels",
     "ProgressFile",
-    "Teacher",
     "augmented_predictions",
     "boxes_by_photo",
     "consensus",
     "label_photos",
     "label_tasks",
-    "label_units",
     "photos_of",
     "run_identity",
     "shard_units",

@@ -195,9 +195,9 @@ class ShardUnit:
 LabelUnit = TaskUnit | ShardUnit
 
 
-def task_units(tasks: Sequence[LabelTask]) -> list[LabelUnit]:
-    """Divide photographs that are files into units."""
-    return [TaskUnit(tuple(tasks[start : start + LABEL_UNIT])) for start in range(0, len(tasks), LABEL_UNIT)]
+def task_units(tasks: Sequence[LabelTask], size: int = LABEL_UNIT) -> list[LabelUnit]:
+    """Divide photographs that are files into units of `size`."""
+    return [TaskUnit(tuple(tasks[start : start + size])) for start in range(0, len(tasks), size)]
 
 
 def shard_units(units: Sequence[Unit], *, boxed: bool) -> list[LabelUnit]:

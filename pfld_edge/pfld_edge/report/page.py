@@ -95,10 +95,10 @@ def _percent(value: float) -> str:
 
 def _sentence(found: Verification) -> str:
     """Say whether the files may ship."""
-    judged = [model for model in found.models if model.verdict in (Verdict.PASS, Verdict.FAIL, Verdict.UNDECIDED)]
+    judged = [model for model in found.models if model.verdict in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE)]
     reference, budget = found.models[0], found.settings.max_drift
     if not judged or budget is None:
-        drifts = [(model.drift.all.value, model.name) for model in found.models if model.drift is not None]
+        drifts = [(model.drift["all"].value, model.name) for model in found.models if model.drift is not None]
         if not drifts:
             return f"{reference.name}: NME {_number(reference.accuracy['all'].nme)} on {len(found.faces)} faces."
         value, name = max(drifts)
@@ -110,8 +110,8 @@ def _sentence(found: Verification) -> str:
     words = []
     if failed := named(Verdict.FAIL):
         words.append(f"Don't ship: {failed} loses more than the budget of {budget:.2%}.")
-    if undecided := named(Verdict.UNDECIDED):
-        words.append(f"Inconclusive: these faces are too few to say whether {undecided} stays within {budget:.2%}.")
+    if inconclusive := named(Verdict.INCONCLUSIVE):
+        words.append(f"Inconclusive: these faces are too few to say whether {inconclusive} stays within {budget:.2%}.")
     if passed := named(Verdict.PASS):
         start = "Within the budget" if words else "Ship it"
         verb = "stay" if sum(model.verdict is Verdict.PASS for model in judged) > 1 else "stays"
