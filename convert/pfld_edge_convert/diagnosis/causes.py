@@ -20,8 +20,9 @@ Points = NDArray[np.floating]
 _FLOAT_DEVIATION = 1e-4
 """Of the eye distance, at one landmark. Float files differ from their checkpoint by some 1e-6."""
 
-_INT8_DEVIATION = 0.02
-"""Of the eye distance, on average. What INT8 costs is below 0.01."""
+_INT8_DEVIATION = 0.014
+"""Of the eye distance, on average. What INT8 costs is below 0.01; of any two networks of one size that were trained
+apart, the nearest (pfld-edge-s and pfld-edge-m on the bundled portraits) deviate by 0.016."""
 
 _CONVERTED = 1e-3
 _FLOAT_FILES = ("fused torch", "onnx fp32", "end-to-end fp32")
@@ -116,7 +117,7 @@ def _causes(
     if model.kind.endswith("int8") and (far or (check is not None and check.changed)):
         yield from wrong_scale(model, check, some[:_SCALE_FACES], expected[:_SCALE_FACES])
     if check is not None:
-        yield from check.findings()
+        yield from check.causes()
 
 
 def _some_faces(record: Verification, result: ModelResult) -> NDArray[np.int64]:
