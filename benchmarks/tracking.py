@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.portraits import portraits
+from pfld_edge_calib import portraits
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.photo import read_photo
 from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing, tight_box

@@ -5,22 +5,22 @@
 """
 
 from pfld_edge_calib.calibration import (
+    PORTRAITS,
     as_detected,
     brightness_features,
     calibration_candidates,
     calibration_warnings,
     jittered,
+    portraits,
     pose_features,
     stratified_sample,
 )
 from pfld_edge_calib.datasets import (
-    PORTRAITS,
     WFLW_ATTRIBUTES,
     FaceSet,
     as_wflw_98,
     is_sharded,
     open_faces,
-    portraits,
     read_coco,
     read_points_csv,
     read_wflw,

@@ -1,32 +1,41 @@
-"""Calibration faces for static quantization: which datasets may be used, stratified sampling, box jitter, warnings."""
+"""Calibration faces for static quantization: bundled portraits, datasets, stratified sampling, box jitter, warnings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.open_faces import open_faces
-from pfld_edge_calib.datasets.points_csv import read_boxes_csv
+from pfld_edge_calib.datasets.points_csv import read_boxes_csv, read_points_csv
 from pfld_edge_calib.datasets.wflw import wflw_list
 from pfld_edge_calib.detection import detected_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.photo import photos_in, photos_listed, read_photo
-from pfld_edge_runtime import Contract, Detector
+from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, tight_box
+
+if TYPE_CHECKING:
+    from pfld_edge_runtime import Detector
 
 __all__ = [
+    "PORTRAITS",
     "as_detected",
     "brightness_features",
     "calibration_candidates",
     "calibration_warnings",
     "jittered",
+    "portraits",
     "pose_features",
     "stratified_sample",
 ]
 
 Array = NDArray[np.float64]
+
+PORTRAITS = Path(__file__).parent / "portraits"
+"""Folder of the portraits; its README names their sources."""
 
 BOXES_FILE = "boxes.csv"
 
@@ -41,10 +50,34 @@ _NOSE, _RIGHT, _LEFT, _RIGHT_EYE, _LEFT_EYE = 54, 0, 32, 60, 72
 _WFLW_POINTS = 98
 
 
+def portraits(contract: Contract | None = None) -> list[Face]:
+    """Read two faces with 98 landmarks each, pseudo-labelled by published networks: for a smoke test, not a benchmark.
+
+    Args:
+        contract: For a model of another landmark scheme: the faces get its points where they follow from the 98, else
+            its box only, without landmarks.
+    """
+    faces = read_points_csv(PORTRAITS / "landmarks.csv")
+    scheme = WFLW_98 if contract is None else contract.landmarks
+    if contract is None or scheme == WFLW_98:
+        return faces
+    from pfld_edge_runtime import five_points, landmarks_68
+    from pfld_edge_runtime.detection import scheme_box_map
+
+    mappings = {IBUG_68: landmarks_68, FIVE_POINTS: five_points}
+    if scheme not in mappings:
+        fit = scheme_box_map(contract)
+        return [replace(face, bbox_xyxy=fit(face.bbox_xyxy[None])[0], landmarks=None) for face in faces]
+    mapped = [mappings[scheme](face.landmarks)[0] for face in faces]
+    return [
+        replace(face, bbox_xyxy=tight_box(points), landmarks=points) for face, points in zip(faces, mapped, strict=True)
+    ]
+
+
 def calibration_candidates(
     path: Path,
     images: Path | None = None,
-    detector: Detector | None = None,
+    detector: "Detector | None" = None,
     contract: Contract | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> list[Face]:

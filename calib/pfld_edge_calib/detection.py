@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,10 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import predict_landmarks
 from pfld_edge_calib.photo import read_photo
-from pfld_edge_runtime import Contract, Detector, LandmarkModel, find_boxes, tight_box
+from pfld_edge_runtime import Contract, LandmarkModel, tight_box
+
+if TYPE_CHECKING:
+    from pfld_edge_runtime import Detector
 
 __all__ = ["SAME_FACE", "as_detected_by", "detected_faces", "matched", "refined"]
 
@@ -26,7 +30,7 @@ _MIN_SIZE = 32
 
 
 def detected_faces(
-    photos: Sequence[Path], detector: Detector, contract: Contract, advance: Callable[[int], object] | None = None
+    photos: Sequence[Path], detector: "Detector", contract: Contract, advance: Callable[[int], object] | None = None
 ) -> list[Face]:
     """Find the faces of photographs.
 
@@ -42,6 +46,8 @@ def detected_faces(
     Raises:
         FaceSetError: A photograph can't be read, or no face is found.
     """
+    from pfld_edge_runtime import find_boxes
+
     faces = []
     for path in photos:
         boxes, scores = find_boxes(detector, read_photo(path), "bgr", contract)
@@ -79,7 +85,7 @@ def refined(faces: Sequence[Face], model: LandmarkModel, passes: int = 2) -> lis
 
 
 def as_detected_by(
-    detector: Detector, faces: Sequence[Face], contract: Contract, advance: Callable[[int], object] | None = None
+    detector: "Detector", faces: Sequence[Face], contract: Contract, advance: Callable[[int], object] | None = None
 ) -> list[Face]:
     """Replace the box of each annotated face by its detection, mapped to the box that the network was trained on.
 
@@ -96,6 +102,8 @@ def as_detected_by(
     Raises:
         FaceSetError: A photograph can't be read.
     """
+    from pfld_edge_runtime import find_boxes
+
     found = list(faces)
     by_photo: dict[str, list[int]] = {}
     for row, face in enumerate(faces):

@@ -30,7 +30,6 @@ from pfld_edge_calib.evaluation import (
     robustness_record,
     verification_record,
 )
-from pfld_edge_calib.files import sha256_of
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_convert.landmark_models import open_landmark_model
@@ -185,7 +184,7 @@ def _identity(models: Sequence[LandmarkModel], source: FaceSet) -> dict[str, str
     return {
         "format": "pfld-edge-results-1",
         "faces": source.identity,
-        "models": " ".join(f"{sha256_of(Path(str(model.path)))[:16]} ({model.kind})" for model in models),
+        "models": " ".join(f"{model.sha256[:16]} ({model.kind})" for model in models),
     }
 
 

@@ -8,7 +8,15 @@ import click
 from rich.table import Table
 
 from pfld_edge.console import console, new_table
-from pfld_edge_calib.evaluation import Deviation, DriftEstimate, ModelResult, Robustness, Verdict, Verification
+from pfld_edge_calib.evaluation import (
+    Deviation,
+    DriftEstimate,
+    ModelResult,
+    Robustness,
+    Verdict,
+    Verification,
+    shipping_verdict,
+)
 from pfld_edge_calib.evaluation.metrics import Accuracy
 
 __all__ = ["print_evaluation", "print_verification", "robustness_table"]
@@ -21,6 +29,12 @@ _WORDS = {
     Verdict.INCONCLUSIVE: "inconclusive",
     Verdict.UNJUDGED: "",
     Verdict.REFERENCE: "",
+}
+
+_SHIPPING = {
+    Verdict.PASS: "ship it",
+    Verdict.FAIL: "within the budget, but don't ship it",
+    Verdict.INCONCLUSIVE: "within the budget, but whether to ship it is inconclusive",
 }
 
 _NAMED = 10
@@ -169,6 +183,9 @@ def _verdict_lines(found: Verification) -> Iterator[str]:
             )
         if model.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
             yield f"{model.name}: {_WORDS[model.verdict]}, {model.reason}"
+        elif model.verdict is Verdict.PASS:
+            verdict, reason = shipping_verdict(found, model)
+            yield f"{model.name}: {_SHIPPING[verdict]}, {reason}"
         for cause in model.likely_causes:
             yield f"{model.name}: likely cause: {cause.sentence}"
 

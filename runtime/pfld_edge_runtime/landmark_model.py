@@ -1,5 +1,6 @@
 """`LandmarkModel`: a landmark network and its contract, whatever runs it; cropped faces in, landmarks out."""
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -156,6 +157,11 @@ class LandmarkModel:
     def contract(self) -> Contract:
         """What the network promises: crop rule, colour order, landmark scheme."""
         return self._contract
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file, hexadecimal; empty where there is none."""
+        return "" if self.path is None else hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
     def device(self) -> str:

@@ -27,6 +27,7 @@ from pfld_edge_calib.evaluation import (
     measure_deviation,
     measure_robustness,
     paired_drift,
+    shipping_verdict,
     verification_record,
     verify_models,
 )
@@ -295,6 +296,39 @@ def test_landmarks_of_shared_crops_lie_where_each_network_put_them(points: NDArr
         for model in found.models:
             assert model.landmarks[row] == pytest.approx(corner + points * side, abs=1e-2)
     assert shades["bgr"] != shades["rgb"]
+
+
+@pytest.mark.parametrize(
+    ("subset", "faces", "largest", "calibration", "verdict", "words"),
+    [
+        ((0.001, 0.0, 0.004), 20, 0.25, "100 faces of mine", Verdict.PASS, "within 1%"),
+        ((0.02, 0.015, 0.03), 20, 0.1, "", Verdict.FAIL, "blur: drift"),
+        ((0.02, 0.015, 0.03), 19, 0.1, "", Verdict.PASS, ""),
+        ((0.005, -0.01, 0.02), 20, 0.1, "", Verdict.INCONCLUSIVE, "blur: drift"),
+        ((0.001, 0.0, 0.004), 20, 0.26, "", Verdict.FAIL, "lies 0.26 eye distances from that of a"),
+        ((0.001, 0.0, 0.004), 20, 0.1, "99 faces of mine", Verdict.INCONCLUSIVE, "calibrated on 99 faces"),
+        ((0.001, 0.0, 0.004), 20, 0.1, "256 faces of the two bundled portraits", Verdict.INCONCLUSIVE, "on 2 faces"),
+    ],
+)
+def test_a_file_ships_where_subsets_landmarks_and_calibration_allow_it(
+    points: NDArray[np.float32],
+    subset: tuple[float, float, float],
+    faces: int,
+    largest: float,
+    calibration: str,
+    verdict: Verdict,
+    words: str,
+) -> None:
+    models = [known("a", points), known("b", points, CONTRACT.replace(calibration=calibration))]
+    found = verify_models(models, portraits(), VerificationSettings(max_drift=0.01))
+    model = found.models[1]
+    assert model.drift is not None
+    assert model.deviation is not None
+    drift = {**model.drift, "blur": replace(estimate(*subset), faces=faces)}
+    changed = replace(model, drift=drift, deviation=replace(model.deviation, largest=largest))
+    given, reason = shipping_verdict(found, changed)
+    assert given is verdict
+    assert words in reason
 
 
 @pytest.mark.parametrize(

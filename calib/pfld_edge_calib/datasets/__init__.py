@@ -4,12 +4,10 @@ from pfld_edge_calib.datasets.coco import read_coco
 from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.datasets.point_maps import as_wflw_98
 from pfld_edge_calib.datasets.points_csv import read_points_csv
-from pfld_edge_calib.datasets.portraits import PORTRAITS, portraits
 from pfld_edge_calib.datasets.units import UNIT_FACES, DatasetPhoto, Unit
 from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES, read_wflw, read_wflw_list
 
 __all__ = [
-    "PORTRAITS",
     "UNIT_FACES",
     "WFLW_ATTRIBUTES",
     "DatasetPhoto",
@@ -18,7 +16,6 @@ __all__ = [
     "as_wflw_98",
     "is_sharded",
     "open_faces",
-    "portraits",
     "read_coco",
     "read_points_csv",
     "read_wflw",

@@ -2,9 +2,16 @@
 
 from pfld_edge_calib.detection import as_detected_by
 from pfld_edge_calib.evaluation.corruptions import CORRUPTIONS, FACE_SIDE, Corruption, FacePatch, face_patch
-from pfld_edge_calib.evaluation.deviation import Deviation, landmark_regions, measure_deviation
 from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict, judge, paired_drift
-from pfld_edge_calib.evaluation.metrics import FaceErrors, accuracy, accuracy_by_subset, nme_per_face
+from pfld_edge_calib.evaluation.metrics import (
+    Deviation,
+    FaceErrors,
+    accuracy,
+    accuracy_by_subset,
+    landmark_regions,
+    measure_deviation,
+    nme_per_face,
+)
 from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
 from pfld_edge_calib.evaluation.robustness import Robustness, measure_robustness, robustness_record
 from pfld_edge_calib.evaluation.verification import (
@@ -13,6 +20,7 @@ from pfld_edge_calib.evaluation.verification import (
     Verification,
     VerificationSettings,
     evaluate_found,
+    shipping_verdict,
     verification_record,
     verify_models,
 )
@@ -46,6 +54,7 @@ __all__ = [
     "paired_drift",
     "predict_unit",
     "robustness_record",
+    "shipping_verdict",
     "verification_record",
     "verify_models",
 ]

@@ -11,18 +11,26 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.evaluation.deviation import Deviation, measure_deviation
-from pfld_edge_calib.evaluation.drift import RESAMPLES, DriftEstimate, Verdict, judge, mean_interval, paired_drift
+from pfld_edge_calib.evaluation.drift import (
+    FEWEST_FACES,
+    RESAMPLES,
+    DriftEstimate,
+    Verdict,
+    judge,
+    mean_interval,
+    paired_drift,
+)
 from pfld_edge_calib.evaluation.metrics import (
     Accuracy,
+    Deviation,
     FaceErrors,
     accuracy_by_subset,
     face_errors,
+    measure_deviation,
     normalizing_distance,
 )
 from pfld_edge_calib.evaluation.predictions import FacePredictions
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.files import sha256_of
 from pfld_edge_calib.find_landmarks import find_landmarks, shared_scheme, true_landmarks
 from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme, tight_box
 
@@ -34,10 +42,17 @@ __all__ = [
     "VerificationSettings",
     "evaluate_found",
     "json_types",
+    "shipping_verdict",
     "subset_order",
     "verification_record",
     "verify_models",
 ]
+
+_FARTHEST = 0.25
+"""Eye distances from the reference's landmark; a landmark that far off is on another part of the face."""
+
+_CALIBRATION_FACES = 100
+"""From about as many on, INT8 ranges hardly depend on which faces were taken."""
 
 RECORD_FORMAT = 2
 """Raised when a field is renamed or changes its meaning; new fields don't raise it."""
@@ -283,7 +298,7 @@ def _measured(model: LandmarkModel, landmarks: NDArray[np.float32], record: Veri
         name=model.name,
         path="" if model.path is None else str(model.path),
         kind=model.kind,
-        sha256="" if model.path is None else sha256_of(model.path),
+        sha256=model.sha256,
         contract=model.contract,
         assumed=model.assumed,
         landmarks=landmarks,
@@ -335,6 +350,43 @@ def _compared(result: ModelResult, reference: ModelResult, record: Verification)
     )
 
 
+def shipping_verdict(found: Verification, model: ModelResult) -> tuple[Verdict, str]:
+    """Judge whether a model may ship, by more than its drift over all faces.
+
+    The drift's interval must end within the budget, that of each subset of 20 faces or more too; no landmark may lie
+    further than 0.25 eye distances from the reference's; and an INT8 file must be calibrated on 100 faces.
+
+    Returns:
+        The verdict and a sentence; unjudged where no budget was given.
+    """
+    budget, drift, moved = found.settings.max_drift, model.drift, model.deviation
+    if model.verdict is not Verdict.PASS or budget is None or drift is None or moved is None:
+        return model.verdict, model.reason
+    if moved.largest > _FARTHEST:
+        return Verdict.FAIL, (
+            f"landmark {moved.largest_landmark} of {found.faces[moved.largest_face]} lies {moved.largest:.2f} eye "
+            f"distances from that of {found.models[0].name}"
+        )
+    large = [(name, estimate) for name, estimate in drift.items() if estimate.faces >= FEWEST_FACES]
+    judged = [(*judge(estimate, budget), name) for name, estimate in large if name != "all"]
+    for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
+        for own, reason, name in judged:
+            if own is verdict:
+                return verdict, f"{name}: {reason}"
+    calibrated = _calibration_faces(model.contract.calibration)
+    if calibrated is not None and calibrated < _CALIBRATION_FACES:
+        return Verdict.INCONCLUSIVE, f"it is calibrated on {calibrated} faces; {_CALIBRATION_FACES} show their range"
+    return Verdict.PASS, model.reason
+
+
+def _calibration_faces(source: str) -> int | None:
+    """Number of faces in a contract's ``calibration``; None where it says none."""
+    if "bundled portraits" in source:
+        return 2
+    count = source.partition(" ")[0]
+    return int(count) if count.isdecimal() else None
+
+
 def subset_order(known: Set[str]) -> tuple[str, ...]:
     """Sort attribute names: WFLW's six in their order, then others by name."""
     ours = [name for name in WFLW_ATTRIBUTES if name in known]
@@ -369,6 +421,7 @@ def _model(model: ModelResult, found: Verification) -> dict[str, Any]:
         "contract_assumed": model.assumed,
         "verdict": model.verdict,
         "reason": model.reason,
+        "shipping": dict(zip(("verdict", "reason"), shipping_verdict(found, model), strict=True)),
         "likely_causes": model.likely_causes,
         "accuracy": model.accuracy,
         "nme_intervals": model.nme_intervals,

@@ -20,7 +20,7 @@ from pfld_edge.drawing import OPEN_REGIONS, regions
 from pfld_edge.output import write_atomically
 from pfld_edge.report.charts import drift_chart, error_chart, robustness_chart, to_svg
 from pfld_edge.report.faces import face_overlays
-from pfld_edge_calib.evaluation import ModelResult, Robustness, Verdict, Verification
+from pfld_edge_calib.evaluation import ModelResult, Robustness, Verdict, Verification, shipping_verdict
 from pfld_edge_convert.benchmark.processor import environment
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_convert.quantization.report import QuantizationReport, read_report
@@ -95,7 +95,7 @@ def _percent(value: float) -> str:
 
 def _sentence(found: Verification) -> str:
     """Say whether the files may ship."""
-    judged = [model for model in found.models if model.verdict in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE)]
+    judged = [model for model in found.models if model.verdict not in (Verdict.REFERENCE, Verdict.UNJUDGED)]
     reference, budget = found.models[0], found.settings.max_drift
     if not judged or budget is None:
         drifts = [(model.drift["all"].value, model.name) for model in found.models if model.drift is not None]
@@ -104,19 +104,13 @@ def _sentence(found: Verification) -> str:
         value, name = max(drifts)
         return f"No budget was given. The largest drift from {reference.name} is {_percent(value)}, of {name}."
 
-    def named(verdict: Verdict) -> str:
-        return ", ".join(model.name for model in judged if model.verdict is verdict)
-
-    words = []
-    if failed := named(Verdict.FAIL):
-        words.append(f"Don't ship: {failed} loses more than the budget of {budget:.2%}.")
-    if inconclusive := named(Verdict.INCONCLUSIVE):
-        words.append(f"Inconclusive: these faces are too few to say whether {inconclusive} stays within {budget:.2%}.")
-    if passed := named(Verdict.PASS):
-        start = "Within the budget" if words else "Ship it"
-        verb = "stay" if sum(model.verdict is Verdict.PASS for model in judged) > 1 else "stays"
-        words.append(f"{start}: {passed} {verb} within {budget:.2%} of {reference.name}.")
-    return " ".join(words)
+    # Those that may not ship first.
+    words: dict[Verdict, list[str]] = {Verdict.FAIL: [], Verdict.INCONCLUSIVE: [], Verdict.PASS: []}
+    for model in judged:
+        verdict, reason = shipping_verdict(found, model)
+        words[verdict].append(f"{model.name}: {reason}")
+    starts = ("Don't ship", "Inconclusive", "Ship it")
+    return " ".join(f"{start}: {'; '.join(some)}." for start, some in zip(starts, words.values(), strict=True) if some)
 
 
 def _heat_faces(found: Verification, moved: Sequence[ModelResult]) -> dict[str, Any] | None:
