@@ -16,10 +16,10 @@ from pfld_edge_calib.labelling import (
     Labeller,
     LabelSettings,
     LabelUnit,
+    ShardUnit,
     boxes_by_photo,
     label_tasks,
     photos_of,
-    shard_units,
     task_units,
     tasks_identity,
 )
@@ -84,7 +84,7 @@ def label_plan(
     if others:
         raise click.UsageError(f"{others[0]} is no shard: shards and other photographs need runs of their own")
     source = open_faces(photos, size=LABEL_UNIT)
-    return LabellingPlan(shard_units(source.units, boxed=boxed), source.identity, source.count)
+    return LabellingPlan([ShardUnit(unit, boxed) for unit in source.units], source.identity, source.count)
 
 
 def open_labeller(

@@ -1,5 +1,6 @@
 """`LandmarkModel`: a landmark network and its contract, whatever runs it; cropped faces in, landmarks out."""
 
+import copyreg
 import hashlib
 from collections.abc import Callable
 from functools import partial
@@ -150,8 +151,7 @@ class LandmarkModel:
             return self._reopen, ()
         if self._session is not None:
             raise TypeError("a LandmarkModel of an open session can't be pickled: make it with LandmarkModel.open")
-        told = {"name": self.name, "path": self.path, "kind": self.kind, "assumed": self.assumed}
-        return partial(type(self), batch_size=self._batch_size, **told), (self._contract, self._function)
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
     @property
     def contract(self) -> Contract:

@@ -180,8 +180,8 @@ def label_photos(
         LabellingError: The teachers can't be used, or a process was killed.
     """
     left, known = list(units), progress.done
-    while left and known >= left[0].count:
-        known -= left.pop(0).count
+    while left and known >= len(left[0]):
+        known -= len(left.pop(0))
     for results in run(partial(_unit_work, make), left):
         # A killed run may have finished a part of the first unit.
         for done in results[known:]:
@@ -192,17 +192,14 @@ def label_photos(
 
 
 def _unit_work(make: Callable[[], Labeller]) -> Callable[[LabelUnit], list[DonePhoto]]:
-    return partial(_label_unit, make())
+    labeller = make()
+    return lambda unit: [_label_task(labeller, task) for task in unit]
 
 
 def _label_task(labeller: Labeller, task: LabelTask) -> DonePhoto:
     found = labeller(task.photo, task.boxes, task.encoded)
     rows = [points_row(task.name, face.weight, face.landmarks, face.point_weights) for face in found.labels]
     return DonePhoto(rows, dict(found.dropped), found.unreadable)
-
-
-def _label_unit(labeller: Labeller, unit: LabelUnit) -> list[DonePhoto]:
-    return [_label_task(labeller, task) for task in unit]
 
 
 @dataclass(slots=True)
