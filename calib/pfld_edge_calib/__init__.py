@@ -24,20 +24,18 @@ from pfld_edge_calib.datasets import (
     read_coco,
     read_points_csv,
     read_wflw,
-    read_wflw_list,
 )
 from pfld_edge_calib.detection import detected_faces, refined
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.evaluation.metrics import nme_per_face
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.find_landmarks import FaceCrops, cut_faces, predict_landmarks, true_landmarks
+from pfld_edge_calib.find_landmarks import cut_faces, predict_landmarks, true_landmarks
 from pfld_edge_calib.photo import photos_in, read_photo
 
 __all__ = [
     "PORTRAITS",
     "WFLW_ATTRIBUTES",
     "Face",
-    "FaceCrops",
     "FaceSet",
     "FaceSetError",
     "as_detected",
@@ -59,7 +57,6 @@ __all__ = [
     "read_photo",
     "read_points_csv",
     "read_wflw",
-    "read_wflw_list",
     "refined",
     "stratified_sample",
     "true_landmarks",

@@ -1,16 +1,12 @@
 """Evaluation of models: accuracy, paired drift with intervals, deviations, verdicts, and corruption robustness."""
 
 from pfld_edge_calib.detection import as_detected_by
-from pfld_edge_calib.evaluation.corruptions import CORRUPTIONS, FACE_SIDE, Corruption, FacePatch, face_patch
+from pfld_edge_calib.evaluation.corruptions import CORRUPTIONS, FACE_SIDE, FacePatch, face_patch
 from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict, judge, paired_drift
 from pfld_edge_calib.evaluation.metrics import (
     Deviation,
-    FaceErrors,
-    accuracy,
-    accuracy_by_subset,
     landmark_regions,
     measure_deviation,
-    nme_per_face,
 )
 from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
 from pfld_edge_calib.evaluation.robustness import Robustness, measure_robustness, robustness_record
@@ -28,10 +24,8 @@ from pfld_edge_calib.evaluation.verification import (
 __all__ = [
     "CORRUPTIONS",
     "FACE_SIDE",
-    "Corruption",
     "Deviation",
     "DriftEstimate",
-    "FaceErrors",
     "FacePatch",
     "FacePredictions",
     "LikelyCause",
@@ -40,8 +34,6 @@ __all__ = [
     "Verdict",
     "Verification",
     "VerificationSettings",
-    "accuracy",
-    "accuracy_by_subset",
     "as_detected_by",
     "evaluate_found",
     "face_patch",
@@ -50,7 +42,6 @@ __all__ = [
     "landmark_regions",
     "measure_deviation",
     "measure_robustness",
-    "nme_per_face",
     "paired_drift",
     "predict_unit",
     "robustness_record",

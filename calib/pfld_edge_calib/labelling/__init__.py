@@ -1,17 +1,14 @@
 """Pseudo-labels: several landmark networks predict each face, and their disagreement becomes a confidence."""
 
 from pfld_edge_calib.errors import LabellingError
-from pfld_edge_calib.labelling.consensus import TYPICAL_ERROR, Consensus, augmented_predictions, consensus
+from pfld_edge_calib.labelling.consensus import Consensus, augmented_predictions, consensus
 from pfld_edge_calib.labelling.labeller import (
     DROP_REASONS,
     BoxFinder,
-    FaceLabel,
     Labeller,
     LabelSettings,
-    PhotoLabels,
 )
 from pfld_edge_calib.labelling.run import (
-    DonePhoto,
     LabellingReport,
     ProgressFile,
     label_photos,
@@ -33,18 +30,14 @@ from pfld_edge_calib.labelling.tasks import (
 __all__ = [
     "DROP_REASONS",
     "LABEL_UNIT",
-    "TYPICAL_ERROR",
     "BoxFinder",
     "Consensus",
-    "DonePhoto",
-    "FaceLabel",
     "LabelSettings",
     "LabelTask",
     "LabelUnit",
     "Labeller",
     "LabellingError",
     "LabellingReport",
-    "PhotoLabels",
     "ProgressFile",
     "ShardUnit",
     "augmented_predictions",
