@@ -210,8 +210,9 @@ def test_a_model_after_json_is_not_written_over(files: tuple[Path, Path], capsys
     assert files[1].read_bytes() == before
 
 
+@pytest.mark.parametrize("refine", ["0", "1"])
 def test_faces_that_a_detector_misses_are_failures(
-    known_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    refine: str, known_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the two portraits this detector sees one."""
     seen = portraits()[0]
@@ -225,7 +226,7 @@ def test_faces_that_a_detector_misses_are_failures(
 
     monkeypatch.setattr("pfld_edge_runtime.open_detector", lambda _name: OneFace())
     data = str(PORTRAITS / "landmarks.csv")
-    arguments = ["evaluate", str(known_model), "--data", data, "--detector", "mine", "--refine", "0", "--json"]
+    arguments = ["evaluate", str(known_model), "--data", data, "--detector", "mine", "--refine", refine, "--json"]
     assert run(arguments) == 0
     record = json.loads(capsys.readouterr().out)
     figures = record["models"][0]["accuracy"]["all"]
