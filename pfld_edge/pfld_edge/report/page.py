@@ -49,6 +49,7 @@ def write_report(found: Verification, path: Path, robustness: Robustness | None 
     # The network that will ship: the last one, INT8 before others.
     last = (compared or list(found.models))[-1]
     shipped = next((model for model in reversed(compared) if model.kind == "onnx int8"), last)
+    verdict, sentence = _shipping(found)
     loader = jinja2.FileSystemLoader(_FOLDER)
     jinja = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     jinja.filters |= {"number": _number, "percent": _percent}
@@ -56,7 +57,8 @@ def write_report(found: Verification, path: Path, robustness: Robustness | None 
         found=found,
         title=f"Verification: {Path(found.models[-1].path).name}",
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        sentence=_sentence(found),
+        verdict=verdict,
+        sentence=sentence,
         same=[model for model in compared if all(model is not other for other in moved)],
         moved=moved,
         shipped=shipped,
@@ -93,24 +95,26 @@ def _percent(value: float) -> str:
     return text.replace("-", "\u2212") if text.strip("+-0.%") else text[1:]
 
 
-def _sentence(found: Verification) -> str:
-    """Say whether the files may ship."""
-    judged = [model for model in found.models if model.verdict not in (Verdict.REFERENCE, Verdict.UNJUDGED)]
-    reference, budget = found.models[0], found.settings.max_drift
-    if not judged or budget is None:
-        drifts = [(model.drift["all"].value, model.name) for model in found.models if model.drift is not None]
-        if not drifts:
-            return f"{reference.name}: NME {_number(reference.accuracy['all'].nme)} on {len(found.faces)} faces."
-        value, name = max(drifts)
-        return f"No budget was given. The largest drift from {reference.name} is {_percent(value)}, of {name}."
-
+def _shipping(found: Verification) -> tuple[Verdict, str]:
+    """Say whether the files may ship: the worst verdict, and a sentence."""
     # Those that may not ship first.
     words: dict[Verdict, list[str]] = {Verdict.FAIL: [], Verdict.INCONCLUSIVE: [], Verdict.PASS: []}
-    for model in judged:
+    for model in found.models:
         verdict, reason = shipping_verdict(found, model)
-        words[verdict].append(f"{model.name}: {reason}")
-    starts = ("Don't ship", "Inconclusive", "Ship it")
-    return " ".join(f"{start}: {'; '.join(some)}." for start, some in zip(starts, words.values(), strict=True) if some)
+        if verdict in words:
+            words[verdict].append(f"{model.name}: {reason}")
+    starts = {Verdict.FAIL: "Don't ship", Verdict.INCONCLUSIVE: "Inconclusive", Verdict.PASS: "Ship it"}
+    judged = [verdict for verdict, some in words.items() if some]
+    if judged:
+        return judged[0], " ".join(f"{starts[verdict]}: {'; '.join(words[verdict])}." for verdict in judged)
+    reference = found.models[0]
+    drifts = [(model.drift["all"].value, model.name) for model in found.models if model.drift is not None]
+    if not drifts:
+        nme = _number(reference.accuracy["all"].nme)
+        return Verdict.UNJUDGED, f"{reference.name}: NME {nme} on {len(found.faces)} faces."
+    value, name = max(drifts)
+    largest = f"The largest drift from {reference.name} is {_percent(value)}, of {name}."
+    return Verdict.UNJUDGED, f"No budget was given. {largest}"
 
 
 def _heat_faces(found: Verification, moved: Sequence[ModelResult]) -> dict[str, Any] | None:
