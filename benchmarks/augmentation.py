@@ -20,8 +20,7 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from pfld_edge_calib import cut_faces, read_photo, read_points_csv
-from pfld_edge_calib.datasets.portraits import portraits
+from pfld_edge_calib import cut_faces, portraits, read_photo, read_points_csv
 from pfld_edge_runtime import Contract, CropRule, open_detector
 from pfld_edge_train.augment import draw_plan, render_on_cpu, render_on_device
 from pfld_edge_train.batches import training_batches

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
-from pfld_edge_calib import Face, as_detected, labelled_faces, nme_per_face, read_photo, read_points_csv
+from pfld_edge_calib import Face, as_detected, nme_per_face, open_faces, read_photo, read_points_csv
 from pfld_edge_calib.photo import photos_listed
 from pfld_edge_runtime import IBUG_68, FaceLandmarker
 from pfld_edge_runtime.geometry import ConfidenceCurve, landmarks_68, mirror_disagreement, predict_with_mirror
@@ -96,7 +96,7 @@ def main(model: Path | None, seed: int) -> None:
     for name, part in faces.items():
         report(name, part, curve, nothing)
     report("no face", nothing, curve, nothing)
-    wflw = labelled_faces(shared / "data/WFLW")
+    wflw = open_faces(shared / "data/WFLW").load()
     tight = seen(landmarker, cases(wflw))
     report("WFLW, tight boxes", tight, curve, nothing)
     detected = seen(landmarker, cases(as_detected(wflw, seed)))

@@ -91,8 +91,8 @@ def print_maps(detectors: Mapping[str, FaceDetector], photos: Sequence[Path], te
 def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: FaceLandmarker) -> Boxes:
     """How the landmark box of each face lies in its detector's box: ``(N, 4)`` shift x, y and scale w, h."""
     mapped = [replace(face, bbox_xyxy=start(face.bbox_xyxy[None])[0]) for face in faces]
-    once = refined(mapped, teacher.predict_crops, teacher.contract, passes=2)
-    again = predict_landmarks(teacher.predict_crops, teacher.contract, once)
+    once = refined(mapped, teacher.model, passes=2)
+    again = predict_landmarks(teacher.model, once)
     boxes = np.stack([face.bbox_xyxy for face in once])
     raw = np.stack([faces[int(face.group)].bbox_xyxy for face in once])
     # Where the landmarks still wander, or left the face, the teacher doesn't know.

@@ -20,10 +20,10 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from pfld_edge_calib import Face, nme_per_face, read_photo, read_wflw
-from pfld_edge_calib.labelling import Consensus, Teacher, augmented_predictions, consensus
+from pfld_edge_calib.labelling import Consensus, augmented_predictions, consensus
 from pfld_edge_calib.labelling.consensus import face_sizes
-from pfld_edge_convert.landmark_models import open_network
-from pfld_edge_runtime import WFLW_98
+from pfld_edge_convert.landmark_models import open_landmark_model
+from pfld_edge_runtime import WFLW_98, LandmarkModel
 from pfld_edge_runtime.detection import YuNet, find_boxes
 from pfld_edge_runtime.geometry.landmarks import tight_box
 
@@ -32,7 +32,12 @@ DOUBTFUL = 0.7
 
 
 def labelled(
-    faces: Sequence[Face], boxes: Sequence[Array], teachers: Sequence[Teacher], flip: bool, crops: int, passes: int
+    faces: Sequence[Face],
+    boxes: Sequence[Array],
+    teachers: Sequence[LandmarkModel],
+    flip: bool,
+    crops: int,
+    passes: int,
 ) -> Consensus:
     """Label every face from its box, as `Labeller` does."""
     looks = []
@@ -89,8 +94,7 @@ def main() -> None:
     """Print the table."""
     shared = Path(os.environ["PFLD_EDGE_SHARED"])
     paths = [Path(name) for name in sys.argv[1:]] or sorted((shared / "models/reference").glob("*.onnx"))
-    networks = [open_network(path) for path in paths]
-    teachers = [Teacher(network.name, network.predict, network.contract) for network in networks]
+    teachers = [open_landmark_model(path) for path in paths]
     faces = read_wflw(shared / "data/WFLW")
     sources = {
         "true": (faces, [face.bbox_xyxy for face in faces]),

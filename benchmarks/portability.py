@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib import cut_faces, jittered, portraits
-from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import BUNDLED_MODEL, Contract, PfldEdgeError, prepare_input
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pfld-edge" / "portability"
@@ -155,7 +155,7 @@ def main(models: tuple[Path, ...], faces: int, cache: Path) -> None:
 
 def compare(model: Path, count: int, interpreters: dict[Emulated, Interpreter]) -> int:
     """Run one model natively and on every emulated processor, print a line for each; how many emulations ran."""
-    contract = open_network(model).contract
+    contract = open_landmark_model(model).contract
     known = portraits()
     crops = next(cut_faces(jittered(known, -(-count // len(known))), contract, count)).crops
     with tempfile.TemporaryDirectory() as name:

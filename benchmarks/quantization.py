@@ -32,7 +32,7 @@ from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_convert.quantization.quantizer import Quantizer
 from pfld_edge_convert.quantization.report import face_milliseconds
 from pfld_edge_convert.quantization.settings import QuantizationSettings
-from pfld_edge_runtime import Contract, prepare_input
+from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
 from pfld_edge_train.checkpoint import load_model, save_checkpoint
 
 Crops = NDArray[np.uint8]
@@ -102,14 +102,11 @@ def found_faces(shared: Path, contract: Contract, model: onnx.ModelProto, faces:
     """Faces of the unlabelled photographs, in boxes that the float network itself refines."""
     wflw = shared / "data/WFLW"
 
-    def predict(crops: Crops) -> NDArray[np.float32]:
-        return run_model(model, prepare_input(crops, contract)).reshape(len(crops), -1, 2)
-
     source = CalibrationSource(
         wflw / "unlabelled_images.txt",
         wflw / "WFLW_images",
         shared / "models/detectors/yunet_n_dynamic.onnx",
-        predict,
+        LandmarkModel(contract, lambda crops: run_model(model, prepare_input(crops, contract))),
         faces,
         seed,
     )
@@ -188,7 +185,7 @@ def report(
     for row in rows:
         found = landmarks(row.model, row.contract)
         now = nme(found)
-        turned = now[judged.turned].mean() / base[judged.turned].mean() - 1
+        turned = now[judged.large_pose].mean() / base[judged.large_pose].mean() - 1
         deviation = deviation_per_face(found.reshape(len(found), -1), expected.reshape(len(found), -1), points).mean()
         say(
             f"| {row.name} | {now.mean() / base.mean() - 1:+.2%} | {turned:+.2%} | {deviation:.4f} "

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib import labelled_faces, predict_landmarks, read_photo, true_landmarks
+from pfld_edge_calib import open_faces, predict_landmarks, read_photo, true_landmarks
 from pfld_edge_runtime import FaceLandmarker, default_camera, eye_openness, head_pose, mouth_openness
 from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 
@@ -30,10 +30,10 @@ STARTS = {"EPnP": cv2.SOLVEPNP_EPNP, "SQPnP": cv2.SOLVEPNP_SQPNP}
 )
 def main(model: Path | None) -> None:
     """Print the figures of docs/reading-landmarks.md."""
-    faces = labelled_faces(Path(os.environ.get("PFLD_EDGE_SHARED", "")) / "data/WFLW")
+    faces = open_faces(Path(os.environ.get("PFLD_EDGE_SHARED", "")) / "data/WFLW").load()
     landmarker = FaceLandmarker(model)
     truth = true_landmarks(faces, landmarker.contract).astype(np.float64)
-    found = predict_landmarks(landmarker.predict_crops, landmarker.contract, faces).astype(np.float64)
+    found = predict_landmarks(landmarker.model, faces).astype(np.float64)
     photos = [read_photo(face.image).shape for face in faces]
     sizes = [(shape[1], shape[0]) for shape in photos]
     for name, landmarks in {"true": truth, "predicted": found}.items():

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from pfld_edge_convert.benchmark.timing import take_turns
-from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker, PfldEdgeError, crop_faces, crop_windows, fingerprint_image
 
 DEMO_FP32 = Path("demo-out/pfld-edge-s.onnx")
@@ -90,7 +90,7 @@ def models(models: tuple[Path, ...], reference: Path | None, rounds: int, thread
 
 def one_face(path: Path, threads: int) -> Callable[[], object]:
     """Make a call that runs a model on one crop, normalization included."""
-    network = open_network(path, threads)
+    network = open_landmark_model(path, threads)
     crop = fingerprint_image(1, network.contract.input_size)[None]
     return lambda: network.predict(crop)
 

@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.portraits import portraits
-from pfld_edge_calib.face import Face, tight_box
+from pfld_edge_calib import portraits
+from pfld_edge_calib.face import Face
 from pfld_edge_calib.photo import read_photo
-from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing
+from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing, tight_box
 
 Array = NDArray[np.float64]
 Frames = Iterator[tuple[NDArray[np.uint8], Array]]

@@ -23,9 +23,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib import Face, labelled_faces, nme_per_face, predict_landmarks, true_landmarks
+from pfld_edge_calib import Face, nme_per_face, open_faces, predict_landmarks, true_landmarks
 from pfld_edge_calib.evaluation.drift import mean_interval, paired_drift
-from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,7 @@ def shared() -> Path:
 @cache
 def test_faces() -> tuple[Face, ...]:
     """The 321 labelled faces of the WFLW test split; for measuring only."""
-    return tuple(face for name in ("WFLW", "WFLW_more") for face in labelled_faces(shared() / "data" / name))
+    return tuple(face for name in ("WFLW", "WFLW_more") for face in open_faces(shared() / "data" / name).load())
 
 
 @cache
@@ -98,9 +98,9 @@ def photographs() -> NDArray[np.int64]:
 
 def measured(path: Path) -> Measured:
     """Run a model on the 321 faces."""
-    network, faces = open_network(path), test_faces()
+    network, faces = open_landmark_model(path), test_faces()
     truth = true_landmarks(faces, network.contract)
-    found = predict_landmarks(network.predict, network.contract, faces)
+    found = predict_landmarks(network, faces)
     return Measured(path.stat().st_size, nme_per_face(found, truth, network.contract.landmarks.normalizing_points))
 
 

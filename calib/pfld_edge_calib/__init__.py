@@ -1,68 +1,52 @@
 """Faces with annotated landmarks: datasets, calibration sampling, pseudo-labels, evaluation.
 
-Faces are cropped by the runtime's own crop. `open_faces` opens every dataset; `LandmarkModel` is every model.
+`open_faces` opens every dataset. Faces are cropped by the runtime's own crop, and every network is the runtime's
+`LandmarkModel`.
 """
 
 from pfld_edge_calib.calibration import (
+    PORTRAITS,
     as_detected,
     brightness_features,
     calibration_candidates,
-    calibration_faces,
     calibration_warnings,
     jittered,
+    portraits,
     pose_features,
     stratified_sample,
 )
 from pfld_edge_calib.datasets import (
-    PORTRAITS,
     WFLW_ATTRIBUTES,
     FaceSet,
     as_wflw_98,
     is_sharded,
-    labelled_faces,
     open_faces,
-    portraits,
     read_coco,
     read_points_csv,
     read_wflw,
-    read_wflw_list,
 )
 from pfld_edge_calib.detection import detected_faces, refined
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.evaluation.metrics import nme_per_face
-from pfld_edge_calib.face import Face, tight_box
-from pfld_edge_calib.landmark_model import (
-    CropPredictor,
-    EvaluatedModel,
-    FaceCrops,
-    LandmarkModel,
-    cut_faces,
-    predict_landmarks,
-    true_landmarks,
-)
+from pfld_edge_calib.face import Face
+from pfld_edge_calib.find_landmarks import cut_faces, predict_landmarks, true_landmarks
 from pfld_edge_calib.photo import photos_in, read_photo
 
 __all__ = [
     "PORTRAITS",
     "WFLW_ATTRIBUTES",
-    "CropPredictor",
-    "EvaluatedModel",
     "Face",
-    "FaceCrops",
     "FaceSet",
     "FaceSetError",
-    "LandmarkModel",
     "as_detected",
     "as_wflw_98",
     "brightness_features",
     "calibration_candidates",
-    "calibration_faces",
     "calibration_warnings",
     "cut_faces",
     "detected_faces",
     "is_sharded",
     "jittered",
-    "labelled_faces",
     "nme_per_face",
     "open_faces",
     "photos_in",
@@ -73,9 +57,7 @@ __all__ = [
     "read_photo",
     "read_points_csv",
     "read_wflw",
-    "read_wflw_list",
     "refined",
     "stratified_sample",
-    "tight_box",
     "true_landmarks",
 ]

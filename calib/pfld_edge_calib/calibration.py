@@ -1,33 +1,41 @@
-"""Calibration faces for static quantization: which datasets may be used, stratified sampling, box jitter, warnings."""
+"""Calibration faces for static quantization: bundled portraits, datasets, stratified sampling, box jitter, warnings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.open_faces import labelled_faces
-from pfld_edge_calib.datasets.points_csv import read_boxes_csv
-from pfld_edge_calib.datasets.portraits import portraits
+from pfld_edge_calib.datasets.open_faces import open_faces
+from pfld_edge_calib.datasets.points_csv import read_boxes_csv, read_points_csv
 from pfld_edge_calib.datasets.wflw import wflw_list
 from pfld_edge_calib.detection import detected_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.photo import photos_in, photos_listed, read_photo
+from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, tight_box
+
+if TYPE_CHECKING:
+    from pfld_edge_runtime import Detector
 
 __all__ = [
+    "PORTRAITS",
     "as_detected",
     "brightness_features",
     "calibration_candidates",
-    "calibration_faces",
     "calibration_warnings",
     "jittered",
+    "portraits",
     "pose_features",
     "stratified_sample",
 ]
 
 Array = NDArray[np.float64]
+
+PORTRAITS = Path(__file__).parent / "portraits"
+"""Folder of the portraits; its README names their sources."""
 
 BOXES_FILE = "boxes.csv"
 
@@ -42,10 +50,35 @@ _NOSE, _RIGHT, _LEFT, _RIGHT_EYE, _LEFT_EYE = 54, 0, 32, 60, 72
 _WFLW_POINTS = 98
 
 
+def portraits(contract: Contract | None = None) -> list[Face]:
+    """Read two faces with 98 landmarks each, pseudo-labelled by published networks: for a smoke test, not a benchmark.
+
+    Args:
+        contract: For a model of another landmark scheme: the faces get its points where they follow from the 98, else
+            its box only, without landmarks.
+    """
+    faces = read_points_csv(PORTRAITS / "landmarks.csv")
+    scheme = WFLW_98 if contract is None else contract.landmarks
+    if contract is None or scheme == WFLW_98:
+        return faces
+    from pfld_edge_runtime import five_points, landmarks_68
+    from pfld_edge_runtime.detection import scheme_box_map
+
+    mappings = {IBUG_68: landmarks_68, FIVE_POINTS: five_points}
+    if scheme not in mappings:
+        fit = scheme_box_map(contract)
+        return [replace(face, bbox_xyxy=fit(face.bbox_xyxy[None])[0], landmarks=None) for face in faces]
+    mapped = [mappings[scheme](face.landmarks)[0] for face in faces]
+    return [
+        replace(face, bbox_xyxy=tight_box(points), landmarks=points) for face, points in zip(faces, mapped, strict=True)
+    ]
+
+
 def calibration_candidates(
     path: Path,
     images: Path | None = None,
-    detector: Path | None = None,
+    detector: "Detector | None" = None,
+    contract: Contract | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> list[Face]:
     """List all faces of a dataset that may be used for calibration.
@@ -55,7 +88,8 @@ def calibration_candidates(
             that lists some, with a detector; a folder with a ``boxes.csv`` (``image,x0,y0,x1,y1``, a line a face); or
             a folder with neither, each photograph of which is taken as a face.
         images: For a CSV or a list, the folder that its photographs are relative to.
-        detector: A YuNet ONNX file.
+        detector: A detector of the runtime, or any callable that takes a BGR photograph.
+        contract: Of the network that the detector's boxes are for; the published PFLD protocol where None.
         advance: Called with 1 after each photograph that was searched by the detector.
 
     Returns:
@@ -66,18 +100,19 @@ def calibration_candidates(
     """
     listed = path.suffix.lower() == ".txt"
     if detector is not None:
-        return detected_faces(photos_listed(path, images) if listed else photos_in(path), detector, advance)
+        photos = photos_listed(path, images) if listed else photos_in(path)
+        return detected_faces(photos, detector, contract or Contract(), advance)
     if listed:
         raise FaceSetError(f"{path}: a list of photographs says nothing of their faces; give a detector too")
     if path.is_file():
-        return labelled_faces(path, images=images)
+        return open_faces(path, images=images).load()
     if (path / "WFLW_annotations").is_dir():
         if not wflw_list(path, "train").is_file():
             raise FaceSetError(
                 f"{path}: the official training list is missing ({wflw_list(path, 'train')}), and the test faces are "
                 f"never calibrated on; give a CSV, or a folder of photographs with a {BOXES_FILE}"
             )
-        return labelled_faces(path, "train")
+        return open_faces(path, "train").load()
     if (path / BOXES_FILE).is_file():
         return read_boxes_csv(path / BOXES_FILE)
     return [_whole_photo(photo) for photo in photos_in(path)]
@@ -86,29 +121,6 @@ def calibration_candidates(
 def _whole_photo(path: Path) -> Face:
     height, width = read_photo(path).shape[:2]
     return Face(path, np.array([0.0, 0.0, width, height]), group=path.name)
-
-
-def calibration_faces(path: Path | None, limit: int = 256, seed: int = 0, images: Path | None = None) -> list[Face]:
-    """Choose calibration faces uniformly at random.
-
-    Args:
-        path: See `calibration_candidates`; None for the bundled portraits, each under many boxes.
-        limit: Most faces.
-        seed: Seed of the choice.
-        images: See `calibration_candidates`.
-
-    Returns:
-        Faces in the order of their photographs.
-
-    Raises:
-        FaceSetError: The path holds no faces that may be used.
-    """
-    if path is None:
-        faces = portraits()
-        return jittered(faces, limit // len(faces), seed)
-    faces = calibration_candidates(path, images)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(faces))[:limit])
-    return [faces[index] for index in chosen]
 
 
 def jittered(faces: Sequence[Face], copies: int, seed: int = 0, shift: float = 0.08, scale: float = 0.12) -> list[Face]:

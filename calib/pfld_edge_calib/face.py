@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_runtime import tight_box
 
-__all__ = ["Face", "labelled_landmarks", "tight_box"]
+__all__ = ["Face", "labelled_landmarks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +36,6 @@ class Face:
     point_weights: NDArray[np.float32] | None = None
     group: str = ""
     encoded: bytes | None = field(default=None, repr=False)
-
-
-def tight_box(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Compute the box of the published evaluation protocol: integer, tight, right and bottom edges exclusive.
-
-    Args:
-        landmarks: ``(P, 2)`` pixels.
-
-    Returns:
-        ``(4,)`` x0, y0, x1, y1 with ``x1 = trunc(max x) + 1``.
-    """
-    low = np.trunc(landmarks.min(axis=0))
-    high = np.trunc(landmarks.max(axis=0)) + 1
-    return np.concatenate([low, high]).astype(np.float64)
 
 
 def labelled_landmarks(

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib import (
-    CropPredictor,
     Face,
     FaceSetError,
     as_detected,
@@ -26,7 +25,7 @@ from pfld_edge_calib import (
     refined,
     stratified_sample,
 )
-from pfld_edge_runtime import Contract, prepare_input
+from pfld_edge_runtime import Contract, LandmarkModel, open_detector, prepare_input
 from pfld_edge_runtime.detection.catalogue import cache_folder
 
 __all__ = [
@@ -47,7 +46,7 @@ _OVERSAMPLE = 3
 _POSE_BINS = (5, 3)
 _LIGHT_BINS = (4, 2)
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 """To be raised when crops are cut or chosen differently, so that old ones are not taken for new."""
 
 
@@ -58,8 +57,8 @@ class CalibrationSource:
     Attributes:
         path: See `pfld_edge_calib.calibration_candidates`; None for the two bundled portraits.
         images: For a CSV, the folder of its images.
-        detector: A YuNet ONNX file for folders of photographs.
-        predict: The float network, by whose landmarks detected boxes become the boxes that it was trained on; needed
+        detector: Finds the faces of photographs; what `open_detector` opens.
+        model: The float network, by whose landmarks detected boxes become the boxes that it was trained on; needed
             with a detector.
         limit: Most faces.
         seed: Of the choice, and of the errors of the boxes.
@@ -69,8 +68,8 @@ class CalibrationSource:
 
     path: Path | None = None
     images: Path | None = None
-    detector: Path | None = None
-    predict: CropPredictor | None = None
+    detector: str | Path | None = None
+    model: LandmarkModel | None = None
     limit: int = 256
     seed: int = 0
     jitter: bool = True
@@ -116,7 +115,7 @@ def calibration_crops(
     crops = _chosen(source, source.path, contract, advance) if cached is None else cached
     if source.cache and cached is None:
         _save_crops(key, crops)
-    name = source.path.name + (f" found by {source.detector.name}" if source.detector else "")
+    name = source.path.name + ("" if source.detector is None else f" found by {Path(source.detector).name}")
     sentence = f"{len(crops)} faces of {name}, seed {source.seed}" + (", boxes jittered" if source.jitter else "")
     return CalibrationSet(crops, sentence, calibration_warnings(crops, contract.color_order))
 
@@ -165,13 +164,14 @@ def vary_crops(crops: Crops, seed: int = 0) -> Crops:
 def _chosen(
     source: CalibrationSource, path: Path, contract: Contract, advance: Callable[[int], object] | None
 ) -> Crops:
-    faces = calibration_candidates(path, source.images, source.detector, advance)
-    if source.detector is not None:
-        if source.predict is None:
+    detector = None if source.detector is None else open_detector(source.detector)
+    faces = calibration_candidates(path, source.images, detector, contract, advance)
+    if detector is not None:
+        if source.model is None:
             raise ValueError("detected boxes need a network to refine them")
         # Landmarks of more faces than are cut would only cost time.
         some = np.sort(np.random.default_rng(source.seed).permutation(len(faces))[: 2 * _OVERSAMPLE * source.limit])
-        faces = refined([faces[index] for index in some], source.predict, contract)
+        faces = refined([faces[index] for index in some], source.model)
     posed = pose_features(faces)
     rows = stratified_sample(posed, _POSE_BINS, _OVERSAMPLE * source.limit, source.seed)
     kept = [faces[row] for row in rows]
@@ -191,9 +191,10 @@ def crop_cache_folder() -> Path:
 
 def _cache_key(source: CalibrationSource, contract: Contract) -> str:
     """Of all that the crops depend on; with a detector also the network, by its output on two faces."""
-    paths = [path for path in (source.path, source.images, source.detector) if path is not None]
+    detector = None if source.detector is None else Path(source.detector)
+    paths = [path for path in (source.path, source.images, detector) if path is not None]
     stamps = [stamp for path in paths for stamp in (str(path.resolve()), *_file_stamps(path))]
-    network = None if source.predict is None else source.predict(sample_crops(contract, 2)).tobytes()
+    network = None if source.model is None else source.model.predict(sample_crops(contract, 2)).tobytes()
     shape = (contract.crop, contract.input_size, contract.color_order)
     parts = (stamps, network, shape, source.limit, source.seed, source.jitter)
     return hashlib.sha256(repr((_CACHE_FORMAT, parts)).encode()).hexdigest()[:32]

@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_calib import nme_per_face
+from pfld_edge_calib.evaluation.drift import Verdict, paired_drift
 from pfld_edge_convert.errors import CalibrationError, ConvertError, FellShortError
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.quantization.mixed_precision import DriftBudget, FaceDrift, layer_costs, search_float_layers
@@ -23,7 +24,7 @@ from pfld_edge_convert.quantization.report import (
 from pfld_edge_convert.quantization.settings import QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
 
-__all__ = ["Int8Outcome", "Int8Request", "LabelledCrops", "Progress", "make_int8", "nme_drift"]
+__all__ = ["Int8Outcome", "Int8Request", "LabelledCrops", "Progress", "make_int8"]
 
 Crops = NDArray[np.uint8]
 
@@ -46,12 +47,14 @@ class LabelledCrops:
     Attributes:
         crops: ``(N, S, S, 3)`` uint8.
         landmarks: ``(N, P, 2)`` true points, fractions of the crop.
-        turned: ``(N,)`` which faces have a large pose.
+        large_pose: ``(N,)`` which faces have a large pose.
+        photographs: ``(N,)`` integers: faces of one photograph share one.
     """
 
     crops: Crops
     landmarks: NDArray[np.float32]
-    turned: NDArray[np.bool_]
+    large_pose: NDArray[np.bool_]
+    photographs: NDArray[np.integer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class Int8Request:
         crops: ``(N, S, S, 3)`` uint8 calibration faces in the contract's colour order.
         source: What they are, for the contract, e.g. ``256 faces of WFLW, seed 0``.
         settings: How to quantize.
-        max_drift: Largest relative increase of the NME on `labelled`; any where None.
+        max_drift: Largest relative increase of the NME on `labelled`, at the upper end of its 95 % interval; any where
+            None.
         labelled: Needed for `max_drift`.
         allow_slower: Accept a network that is slower than the float one on this machine.
         progress: Shows progress.
@@ -149,29 +153,27 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     return Int8Outcome(quantized, int8_contract, report, coverage, milliseconds, budget)
 
 
-def nme_drift(before: NDArray[np.float64], after: NDArray[np.float64], large_pose: NDArray[np.bool_]) -> FaceDrift:
-    """Relative change of the mean NME, a point estimate without interval.
-
-    Args:
-        before: ``(N,)`` NME of each face with the float network.
-        after: The same with the INT8 network.
-        large_pose: ``(N,)``; all faces count where none is.
-    """
-    some = large_pose if large_pose.any() else np.ones(len(before), bool)
-    return FaceDrift(float(after.mean() / before.mean() - 1), float(after[some].mean() / before[some].mean() - 1))
-
-
 def _drift_measure(
     labelled: LabelledCrops, model: onnx.ModelProto, contract: Contract
 ) -> Callable[[Quantized], FaceDrift]:
     truth = labelled.landmarks
+    every = np.ones(len(truth), bool)
+    large_pose = labelled.large_pose if labelled.large_pose.any() else every
 
     def nmes(network: onnx.ModelProto, fed: Contract) -> NDArray[np.float64]:
         found = run_model(network, prepare_input(labelled.crops, fed))
         return nme_per_face(found.reshape(truth.shape), truth, contract.landmarks.normalizing_points)
 
     before = nmes(model, contract)
-    return lambda quantized: nme_drift(before, nmes(quantized.model, quantized.contract), labelled.turned)
+
+    def drift(quantized: Quantized) -> FaceDrift:
+        after = nmes(quantized.model, quantized.contract)
+        estimates = [
+            paired_drift(after[some], before[some], labelled.photographs[some]) for some in (every, large_pose)
+        ]
+        return FaceDrift(*estimates)
+
+    return drift
 
 
 def _require_float(coverage: Coverage, float_layers: tuple[str, ...]) -> None:
@@ -185,10 +187,11 @@ def _require_float(coverage: Coverage, float_layers: tuple[str, ...]) -> None:
 
 def _require_budget(budget: DriftBudget) -> None:
     if not budget.holds:
-        best = budget.drifts[-1]
+        verdict, reason = budget.drifts[-1].judged(budget.allowed)
+        word = "inconclusive" if verdict is Verdict.INCONCLUSIVE else f"the drift can't be held to {budget.allowed:.2%}"
         raise FellShortError(
-            f"the drift can't be held to {budget.allowed:.2%}: {budget.drifts[0].all:+.2%} with every layer in INT8, "
-            f"{best.all:+.2%} at best with {len(budget.float_layers)} layers in float; calibrate on more faces, "
+            f"{word}: {budget.drifts[0].all.value:+.2%} with every layer in INT8; at best, with "
+            f"{len(budget.float_layers)} layers in float, {reason}; calibrate on more faces, judge on more (--data), "
             "or allow more"
         )
 

@@ -1,17 +1,22 @@
-"""Opens checkpoints, ONNX files and end-to-end graphs as models that map crops, or photographs, to landmarks."""
+"""Opens checkpoints, ONNX files and end-to-end graphs as `LandmarkModel`: what evaluates, labels, times or predicts."""
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib import CropPredictor
-from pfld_edge_calib.evaluation import EvaluatedModel, PhotoPredictor
-from pfld_edge_runtime import Contract, FaceLandmarker, ModelFileError, PfldEdgeError, prepare_input
+from pfld_edge_runtime import (
+    Contract,
+    ImageError,
+    LandmarkModel,
+    ModelContractError,
+    ModelFileError,
+    PfldEdgeError,
+    prepare_input,
+)
+from pfld_edge_runtime.crop import check_boxes
 from pfld_edge_runtime.landmark_model import session_contract
 from pfld_edge_runtime.session import open_session
 
@@ -19,32 +24,63 @@ if TYPE_CHECKING:
     import onnxruntime
     from torch import nn
 
-__all__ = ["Network", "fused_form", "largest_answer_difference", "open_network", "open_proof_model"]
+__all__ = ["EndToEndModel", "largest_answer_difference", "open_landmark_model"]
+
+_TORCH_BATCH = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A network that maps crops to landmarks.
+class EndToEndModel(LandmarkModel):
+    """A graph that crops faces itself: `locate` runs it on the whole photograph, `predict` raises."""
 
-    Attributes:
-        name: The file's name.
-        predict: ``(N, S, S, 3)`` uint8 crops to ``(N, P, 2)`` fractions of the crop, see
-            `pfld_edge_calib.CropPredictor`.
-        contract: Its input size, normalization, crop rule and landmark scheme.
-        assumed: True where the file carries no contract and the published PFLD protocol was taken for it.
-    """
+    def __init__(
+        self,
+        contract: Contract,
+        function: Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32]],
+        **told: Any,  # noqa: ANN401 - the arguments of `LandmarkModel`
+    ) -> None:
+        """Make a model of a callable.
 
-    name: str
-    predict: CropPredictor
-    contract: Contract
-    assumed: bool
+        Args:
+            contract: Of the graph.
+            function: From an RGB photograph ``(H, W, 3)`` uint8 and boxes ``(N, 4)`` float32 in pixels to landmarks
+                ``(N, P, 2)`` in pixels.
+            **told: As for `LandmarkModel`.
+        """
+        super().__init__(contract, self._refuse_crops, **told)
+        self.function = function
+
+    def locate(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
+        """Find the landmarks of every boxed face of a ``(H, W, 3)`` uint8 photograph; see `LandmarkModel.locate`."""
+        if color not in ("rgb", "bgr"):
+            raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+        # The graph takes RGB, whatever the network inside was trained on.
+        photo = np.ascontiguousarray(image if color == "rgb" else image[:, :, ::-1], np.uint8)
+        return np.asarray(self.function(photo, check_boxes(boxes).astype(np.float32)), np.float32)
+
+    def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Refuse crops.
+
+        Raises:
+            ModelContractError: Always.
+        """
+        return self._refuse_crops(crops)
+
+    def _refuse_crops(self, _crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise ModelContractError(
+            f"{self.name} is an end-to-end graph, which takes whole photographs: give the file without .e2e in its name"
+        )
 
 
-def open_network(path: Path, threads: int = 1) -> Network:
-    """Open a checkpoint (``.pth``, ``.pt``) or an ONNX file that takes crops.
+def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False) -> LandmarkModel:
+    """Open a checkpoint (``.pth``, ``.pt``), an ONNX file, or an end-to-end graph.
 
     A published PFLD file carries no contract; those files all follow the published protocol (BGR, box x 1.2), which
-    is what `Contract`'s defaults say, and `Network.assumed` tells that it was assumed.
+    is what `Contract`'s defaults say, and `LandmarkModel.assumed` tells that it was assumed.
+
+    Args:
+        path: The file.
+        threads: Of onnxruntime; 0 for its own choice.
+        fused: Of a checkpoint: merge its branches and batch norms, as conversion begins.
 
     Raises:
         ModelFileError: The file is missing or not a model.
@@ -54,54 +90,16 @@ def open_network(path: Path, threads: int = 1) -> Network:
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
-    if path.suffix.lower() == ".onnx":
-        carried = session_contract(open_session(path, threads=threads))
-        landmarker = FaceLandmarker(path, threads=threads, contract=None if carried else Contract())
-        return Network(path.name, landmarker.predict_crops, landmarker.contract, carried is None)
-    # Here: torch takes seconds to import, and an ONNX file needs none of it.
-    from pfld_edge_convert.model_file import checkpoint_contract
-    from pfld_edge_train.checkpoint import load_model
-
-    model, checkpoint = load_model(path)
-    contract = checkpoint_contract(checkpoint)
-    return Network(path.name, _torch_predictor(model, contract), contract, not checkpoint.contract)
-
-
-def open_proof_model(path: Path, threads: int = 1) -> EvaluatedModel:
-    """Open a checkpoint, an ONNX file, or an end-to-end graph for evaluation.
-
-    Raises:
-        ModelFileError: The file is missing or not a model.
-        CheckpointError: The checkpoint can't be read.
-        ModelContractError: The contract is damaged or contradicts the network.
-        ConvertError: A checkpoint without contract has another number of points than WFLW's.
-    """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file")
-    digest, kind = hashlib.sha256(path.read_bytes()).hexdigest(), "torch"
-    if path.suffix.lower() == ".onnx":
-        session = open_session(path, threads=threads)
-        contract, bits = session_contract(session), _bits(path)
-        if contract is not None and contract.end_to_end:
-            locate = _photo_predictor(path, session)
-            return EvaluatedModel(path.name, str(path), f"end-to-end {bits}", digest, contract, locate=locate)
-        kind = f"onnx {bits}"
-    network = open_network(path, threads)
-    return EvaluatedModel(path.name, str(path), kind, digest, network.contract, network.assumed, network.predict)
-
-
-def fused_form(checkpoint: Path) -> EvaluatedModel:
-    """Open a checkpoint and merge its branches and batch norms, as conversion begins.
-
-    Raises:
-        CheckpointError: The checkpoint can't be read.
-    """
-    from pfld_edge_convert.reparameterize import reparameterize
-    from pfld_edge_train.checkpoint import load_model
-
-    plain = open_proof_model(checkpoint)
-    predict = _torch_predictor(reparameterize(load_model(checkpoint)[0]), plain.contract)
-    return replace(plain, name=f"{plain.name} (fused)", kind="fused torch", predict=predict)
+    if path.suffix.lower() != ".onnx":
+        return _checkpoint_model(path, fused=fused)
+    session = open_session(path, threads=threads)
+    contract = session_contract(session)
+    if contract is None or not contract.end_to_end:
+        model = LandmarkModel.open(path, threads=threads, contract=None if contract else Contract())
+        model.kind = model.kind if contract else f"onnx {_bits(path)}"
+        return model
+    kind = "end-to-end fp32" if contract.quantization == "none" else "end-to-end int8"
+    return EndToEndModel(contract, _photo_function(path, session), name=path.name, path=path, kind=kind)
 
 
 def largest_answer_difference(first: Path, second: Path) -> float | None:
@@ -114,45 +112,63 @@ def largest_answer_difference(first: Path, second: Path) -> float | None:
     from pfld_edge_convert.calibration import sample_crops
 
     try:
-        networks = [open_network(path) for path in (first, second)]
+        models = [open_landmark_model(path) for path in (first, second)]
+        found = [model.predict(sample_crops(model.contract)) for model in models]
     except PfldEdgeError:
         return None
-    found = [network.predict(sample_crops(network.contract)) for network in networks]
     if found[0].shape != found[1].shape:
         return None
     return float(np.abs(found[0].astype(np.float64) - found[1]).max())
 
 
-def _torch_predictor(model: "nn.Module", contract: Contract) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def _checkpoint_model(path: Path, *, fused: bool) -> LandmarkModel:
+    # Here: torch takes seconds to import, and an ONNX file needs none of it.
+    from pfld_edge_convert.model_file import checkpoint_contract
+    from pfld_edge_train.checkpoint import load_model
+
+    network, checkpoint = load_model(path)
+    contract, assumed = checkpoint_contract(checkpoint), not checkpoint.contract
+    if not fused:
+        function = _torch_function(network, contract)
+        return LandmarkModel(
+            contract, function, batch_size=_TORCH_BATCH, name=path.name, path=path, kind="torch", assumed=assumed
+        )
+    from pfld_edge_convert.reparameterize import reparameterize
+
+    function, name = _torch_function(reparameterize(network), contract), f"{path.name} (fused)"
+    return LandmarkModel(
+        contract, function, batch_size=_TORCH_BATCH, name=name, path=path, kind="fused torch", assumed=assumed
+    )
+
+
+def _torch_function(network: "nn.Module", contract: Contract) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     import torch
 
-    points = contract.landmarks.num_landmarks
-
-    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            output = model(torch.from_numpy(prepare_input(crops, contract)))
-        return np.asarray(output.numpy(), np.float32).reshape(len(crops), points, 2)
+            output: NDArray[np.float32] = network(torch.from_numpy(prepare_input(crops, contract))).numpy()
+        return output
 
-    return predict
+    return run
 
 
-def _photo_predictor(path: Path, session: "onnxruntime.InferenceSession") -> PhotoPredictor:
+def _photo_function(
+    path: Path, session: "onnxruntime.InferenceSession"
+) -> Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32]]:
     image, boxes = (value.name for value in session.get_inputs())
 
-    def locate(photo: NDArray[np.uint8], places: NDArray[np.float64]) -> NDArray[np.float32]:
-        # The graph takes RGB, whatever the network inside was trained on.
-        feed = {image: np.ascontiguousarray(photo[:, :, ::-1]), boxes: places.astype(np.float32)}
+    def run(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
-            return np.asarray(session.run(None, feed)[0], np.float32)
+            return np.asarray(session.run(None, {image: photo, boxes: places})[0], np.float32)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelFileError(f"{path}: the end-to-end graph can't run: {reason}") from error
 
-    return locate
+    return run
 
 
 def _bits(path: Path) -> str:
-    """``int8`` where the file stores 8-bit weights of any layer, else ``fp32``."""
+    """``int8`` where a file without contract stores 8-bit weights of any layer, else ``fp32``."""
     from pfld_edge_convert.model_file import load_onnx
     from pfld_edge_convert.quantized_models import layer_weights
 

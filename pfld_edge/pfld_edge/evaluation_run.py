@@ -20,20 +20,20 @@ from pfld_edge_calib import Face
 from pfld_edge_calib.datasets import FaceSet, Unit, is_sharded, open_faces
 from pfld_edge_calib.datasets.wflw import wflw_list
 from pfld_edge_calib.evaluation import (
-    EvaluatedModel,
+    FacePredictions,
     Robustness,
-    UnitPredictions,
     Verification,
     VerificationSettings,
+    evaluate_found,
     join_units,
-    measured_record,
     predict_unit,
     robustness_record,
-    shared_scheme,
     verification_record,
 )
+from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
-from pfld_edge_convert.landmark_models import fused_form, open_proof_model
+from pfld_edge_convert.landmark_models import open_landmark_model
+from pfld_edge_runtime import LandmarkModel
 
 __all__ = ["FacesOfRecord", "LargeRun", "verify_large", "write_results"]
 
@@ -55,20 +55,20 @@ class LargeRun:
     resume: Path | None = None
     ray: str | None = None
 
-    def needed(self, data: Path | None, split: str) -> bool:
-        """Whether a set must be streamed: it is in shards, large, or an option asks for what only streaming does."""
-        if data is None:
+    def needed(self, data: Sequence[Path], split: str) -> bool:
+        """Whether sets must be streamed: in shards, large, or an option asks for what only streaming does."""
+        if not data:
             return False
-        if (self.workers or 1) > 1 or self.resume is not None or self.ray is not None or is_sharded(data):
+        if (self.workers or 1) > 1 or self.resume is not None or self.ray is not None or any(map(is_sharded, data)):
             return True
-        listed = wflw_list(data, split) if data.is_dir() else data
-        return self.workers is None and listed.is_file() and listed.stat().st_size > _LARGE_LIST
+        lists = [wflw_list(path, split) if path.is_dir() else path for path in data]
+        return self.workers is None and sum(path.stat().st_size for path in lists if path.is_file()) > _LARGE_LIST
 
 
 @contextmanager
 def verify_large(
-    models: Sequence[EvaluatedModel],
-    data: Path,
+    models: Sequence[LandmarkModel],
+    data: Sequence[Path],
     images: Path | None,
     settings: VerificationSettings,
     run: LargeRun,
@@ -79,7 +79,7 @@ def verify_large(
 
     Args:
         models: At least one; each process opens its own.
-        data: The set, as `open_source` opens it.
+        data: The sets, as `open_faces` opens them.
         images: Folder of a CSV's images.
         settings: What is asked for, the split of a WFLW folder among it.
         run: How to go through the set.
@@ -95,24 +95,13 @@ def verify_large(
         source = open_faces(data, settings.split, images, advance=advance)
     with _scratch(run.resume) as place:
         try:
-            faces = join_units(_measured(models, source, run), len(models), scheme.num_landmarks, place)
+            found = join_units(_predictions(models, source, run), len(models), scheme.num_landmarks, place)
         except KeyboardInterrupt:
             # Here, not in the generator: the signal may come while its results are being joined.
             if run.resume is not None:
                 note(f"what is done is kept in {run.resume}; the same command goes on")
             raise
-        record = Verification(
-            faces=faces.images,
-            photographs=faces.photographs,
-            subset_names=faces.attribute_names,
-            subsets=faces.members,
-            truth=faces.truth,
-            boxes=faces.boxes,
-            scheme=scheme,
-            models=(),
-            settings=settings,
-        )
-        yield measured_record(record, models, faces.found, compare=compare)
+        yield evaluate_found(models, found, settings, compare=compare)
 
 
 def write_results(
@@ -163,17 +152,17 @@ class FacesOfRecord(Sequence[Face]):
         return Face(Path(self._record.faces[row]), self._record.boxes[row], self._record.truth[row])
 
 
-def _measured(models: Sequence[EvaluatedModel], source: FaceSet, run: LargeRun) -> Iterator[UnitPredictions]:
+def _predictions(models: Sequence[LandmarkModel], source: FaceSet, run: LargeRun) -> Iterator[FacePredictions]:
     """Give each unit's faces in order, and show how far it is."""
     folder = None if run.resume is None else ResultsFolder(run.resume, _identity(models, source))
     done = 0 if folder is None else sum(unit.count for i, unit in enumerate(source.units) if i in folder)
     if done:
         note(f"{done} of {source.count} are done already ({run.resume})")
-    work = partial(_unit_work, tuple((Path(model.path), model.kind == "fused torch") for model in models))
+    work = partial(_unit_work, tuple((Path(str(model.path)), model.kind == "fused torch") for model in models))
     parts = unit_results(work, source.units, runner(run.workers, run.ray, len(source.units)), folder)
     with closing(parts), progress_bar("faces", source.count) as advance:
         for unit, result in parts:
-            yield UnitPredictions.from_bytes(result)
+            yield FacePredictions.from_bytes(result)
             advance(unit.count)
 
 
@@ -191,7 +180,7 @@ def _scratch(results: Path | None) -> Iterator[Path]:
         shutil.rmtree(joined, ignore_errors=True)
 
 
-def _identity(models: Sequence[EvaluatedModel], source: FaceSet) -> dict[str, str]:
+def _identity(models: Sequence[LandmarkModel], source: FaceSet) -> dict[str, str]:
     return {
         "format": "pfld-edge-results-1",
         "faces": source.identity,
@@ -205,5 +194,5 @@ def _unit_work(specs: Sequence[tuple[Path, bool]]) -> Callable[[Unit], bytes]:
         import torch
 
         torch.set_num_threads(1)
-    models = [fused_form(path) if fused else open_proof_model(path) for path, fused in specs]
+    models = [open_landmark_model(path, fused=fused) for path, fused in specs]
     return lambda unit: predict_unit(models, unit).to_bytes()

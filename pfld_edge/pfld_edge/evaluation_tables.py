@@ -8,7 +8,15 @@ import click
 from rich.table import Table
 
 from pfld_edge.console import console, new_table
-from pfld_edge_calib.evaluation import Deviation, DriftEstimate, ModelResult, Robustness, Verdict, Verification
+from pfld_edge_calib.evaluation import (
+    Deviation,
+    DriftEstimate,
+    ModelResult,
+    Robustness,
+    Verdict,
+    Verification,
+    shipping_verdict,
+)
 from pfld_edge_calib.evaluation.metrics import Accuracy
 
 __all__ = ["print_evaluation", "print_verification", "robustness_table"]
@@ -18,10 +26,19 @@ _ACCURACY = "Accuracy (NME by outer eye corners, by pupils, by the diagonal of t
 _WORDS = {
     Verdict.PASS: "yes",
     Verdict.FAIL: "NO",
-    Verdict.UNDECIDED: "can't tell",
+    Verdict.INCONCLUSIVE: "inconclusive",
     Verdict.UNJUDGED: "",
     Verdict.REFERENCE: "",
 }
+
+_SHIPPING = {
+    Verdict.PASS: "ship it",
+    Verdict.FAIL: "within the budget, but don't ship it",
+    Verdict.INCONCLUSIVE: "within the budget, but whether to ship it is inconclusive",
+}
+
+_NAMED = 10
+"""Photographs that a line names at most."""
 
 _SAME = 1e-4
 """Deviation, of the eye distance, below which a network's landmarks are the reference's and have no subsets to tell."""
@@ -48,6 +65,8 @@ def print_evaluation(found: Verification) -> None:
     for table in (_evaluation_table(found), errors):
         if table is not None:
             console().print(table)
+    for line in _left_out_lines(found):
+        click.echo(line)
 
 
 def _accuracy_table(found: Verification) -> Table:
@@ -108,8 +127,8 @@ def _drift_table(found: Verification) -> Table:
         moved = model.deviation
         table.add_row(
             model.name,
-            _percent(model.drift.all.value),
-            _interval(model.drift.all),
+            _percent(model.drift["all"].value),
+            _interval(model.drift["all"]),
             f"{moved.mean:.5f}",
             f"{moved.largest:.5f}",
             str(moved.largest_landmark),
@@ -131,8 +150,7 @@ def _subset_table(found: Verification) -> Table | None:
     for model in found.models:
         if model.drift is None or not _moved(model):
             continue
-        estimates = {"all": model.drift.all, **model.drift.by_subset}
-        for subset, estimate in estimates.items():
+        for subset, estimate in model.drift.items():
             nme = f"{model.accuracy[subset].nme:.5f}"
             shown = (_percent(estimate.value), _interval(estimate), _resolvable(estimate))
             table.add_row(model.name if subset == "all" else "", subset, f"{estimate.faces}", nme, *shown)
@@ -154,18 +172,32 @@ def _by_region(what: str, found: Mapping[str, Deviation]) -> Table | None:
 
 
 def _verdict_lines(found: Verification) -> Iterator[str]:
-    """Say in sentences what failed, what can't be told, and what likely caused it."""
+    """Say in sentences which faces count in no figure, what failed or is inconclusive, and what likely caused it."""
+    yield from _left_out_lines(found)
     for model in found.models:
-        if model.drift is not None and _moved(model) and model.drift.all.method == "bca":
-            drift = model.drift.all
+        if model.drift is not None and _moved(model) and model.drift["all"].method == "bca":
+            drift = model.drift["all"]
             yield (
                 f"{model.name}: {drift.faces} faces in {drift.photographs} photographs resolve a drift of "
                 f"{drift.resolvable:.2%} or more"
             )
-        if model.verdict in (Verdict.FAIL, Verdict.UNDECIDED):
+        if model.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
             yield f"{model.name}: {_WORDS[model.verdict]}, {model.reason}"
-        for suspicion in model.suspicions:
-            yield f"{model.name}: likely cause: {suspicion.sentence}"
+        elif model.verdict is Verdict.PASS:
+            verdict, reason = shipping_verdict(found, model)
+            yield f"{model.name}: {_SHIPPING[verdict]}, {reason}"
+        for cause in model.likely_causes:
+            yield f"{model.name}: likely cause: {cause.sentence}"
+
+
+def _left_out_lines(found: Verification) -> Iterator[str]:
+    if found.left_out:
+        first, second = found.scheme.normalizing_points
+        count, more = len(found.left_out), len(found.left_out) - _NAMED
+        yield (
+            f"{count} of {len(found.faces)} faces left out: they have no NME, for points {first} and {second} are "
+            f"unlabelled or coincide: {', '.join(found.left_out[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
+        )
 
 
 def _moved(model: ModelResult) -> bool:

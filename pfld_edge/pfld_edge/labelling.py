@@ -9,23 +9,21 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets import is_sharded, open_shards
+from pfld_edge_calib.datasets import is_sharded, open_faces
 from pfld_edge_calib.labelling import (
     LABEL_UNIT,
     BoxFinder,
     Labeller,
     LabelSettings,
-    LabelTask,
     LabelUnit,
-    Teacher,
+    ShardUnit,
     boxes_by_photo,
     label_tasks,
     photos_of,
-    shard_units,
     task_units,
     tasks_identity,
 )
-from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import Contract, Detector, open_detector
 from pfld_edge_runtime.detection import find_boxes
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
@@ -42,19 +40,24 @@ class LabellingPlan:
 
     Attributes:
         units: All of them, in units.
-        tasks: All of them, one by one; none where they lie in shards.
         identity: Changes when they change.
         count: How many.
     """
 
     units: Sequence[LabelUnit]
-    tasks: Sequence[LabelTask]
     identity: str
     count: int
 
 
 def label_plan(
-    photos: Sequence[Path], boxes: Path | None, images: Path | None, out: Path, *, sharded: bool, boxed: bool
+    photos: Sequence[Path],
+    boxes: Path | None,
+    images: Path | None,
+    out: Path,
+    *,
+    sharded: bool,
+    boxed: bool,
+    together: int = 1,
 ) -> LabellingPlan:
     """Find the photographs.
 
@@ -65,6 +68,7 @@ def label_plan(
         out: The labels' CSV.
         sharded: Whether `photos` are shards.
         boxed: Whether boxes are read from the shards.
+        together: Photographs in a unit, where they are files: 1 keeps each as soon as it is done.
 
     Raises:
         UsageError: Options don't fit together.
@@ -73,14 +77,14 @@ def label_plan(
     if not sharded:
         places = None if boxes is None else boxes_by_photo(boxes, images)
         tasks = label_tasks(photos_of(photos, images), places, out.parent if images is None else images)
-        return LabellingPlan(task_units(tasks), tasks, tasks_identity(tasks), len(tasks))
+        return LabellingPlan(task_units(tasks, together), tasks_identity(tasks), len(tasks))
     if boxes is not None:
         raise click.UsageError("shards say themselves where faces are: leave --boxes out, or give --detector instead")
     others = [path for path in photos if not is_sharded(path)]
     if others:
         raise click.UsageError(f"{others[0]} is no shard: shards and other photographs need runs of their own")
-    source = open_shards(list(photos), LABEL_UNIT)
-    return LabellingPlan(shard_units(source.units, boxed=boxed), (), source.identity, source.count)
+    source = open_faces(photos, size=LABEL_UNIT)
+    return LabellingPlan([ShardUnit(unit, boxed) for unit in source.units], source.identity, source.count)
 
 
 def open_labeller(
@@ -89,7 +93,7 @@ def open_labeller(
     """Open teachers and detectors on one thread; called once in each process.
 
     Args:
-        teachers: What `open_network` opens.
+        teachers: What `open_landmark_model` opens.
         detectors: What `open_detector` opens; none where boxes come with the photographs.
         least_score: Score that a detected face needs, 0 to 1; each detector's own where None.
         settings: Of the labeller.
@@ -103,8 +107,7 @@ def open_labeller(
 
         # One process a core: more threads would compete for it.
         torch.set_num_threads(1)
-    networks = [open_network(path) for path in teachers]
-    opened = [Teacher(network.name, network.predict, network.contract, network.assumed) for network in networks]
+    opened = [open_landmark_model(path) for path in teachers]
     find: BoxFinder | None = partial(_boxes, finders, opened[0].contract) if finders else None
     return Labeller(opened, settings, find)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     # `inspect` doesn't need torch, which these import.
     from pfld_edge_convert.int8_stage import Int8Outcome
     from pfld_edge_convert.pipeline import ConversionReport, ConvertedFile
+    from pfld_edge_convert.quantization.mixed_precision import FaceDrift
 
 __all__ = [
     "comparison_lines",
@@ -124,19 +125,19 @@ def int8_lines(outcome: "Int8Outcome") -> list[str]:
     ]
     budget = outcome.budget
     if budget is not None:
-        last = budget.drifts[-1]
         kept = ", ".join(budget.float_layers) or "none"
-        lines.append(
-            f"drift {last.all:+.2%} (large pose {last.turned:+.2%}), within {budget.allowed:.2%}; "
-            f"layers in float: {kept}"
-        )
+        lines.append(f"{_drift(budget.drifts[-1])}, within {budget.allowed:.2%}; layers in float: {kept}")
         if budget.float_layers:
-            first = budget.drifts[0]
             without = times["int8, no layer in float"]
-            lines.append(
-                f"with no layer in float: drift {first.all:+.2%} (large pose {first.turned:+.2%}), {without:.2f} ms"
-            )
+            lines.append(f"with no layer in float: {_drift(budget.drifts[0])}, {without:.2f} ms")
     return lines
+
+
+def _drift(found: "FaceDrift") -> str:
+    every, large_pose = (
+        f"{drift.value:+.2%} [{drift.low:+.2%}, {drift.high:+.2%}]" for drift in (found.all, found.large_pose)
+    )
+    return f"drift {every}, large pose {large_pose}"
 
 
 def layer_table(found: Inspection, width: int) -> Table:

@@ -19,6 +19,7 @@ __all__ = [
     "SHARE",
     "Box",
     "check_suffix",
+    "data_option",
     "json_option",
     "output_option",
     "ray_option",
@@ -59,9 +60,11 @@ class Parsed(click.ParamType[T], Generic[T]):
 def _share(text: str) -> float:
     text = text.strip()
     try:
-        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        share = float(text.removesuffix("%")) / 100
     except ValueError:
-        raise ValueError(f"{text!r} is not a share; write 0.5% or 0.005") from None
+        raise ValueError(f"{text!r} is not a percentage; write 0.5%") from None
+    if not text.endswith("%"):
+        raise ValueError(f"{text!r} has no percent sign, so it could mean {text}% or {100 * 100 * share:g}%: write one")
     if not 0 <= share <= 1:
         raise ValueError(f"{text!r} is not between 0% and 100%")
     return share
@@ -111,7 +114,7 @@ def _json_target(suffixes: tuple[str, ...]) -> Callable[[str], str]:
 
 
 SHARE = Parsed("percent", _share)
-"""A fraction, 0 to 1, written as ``0.5%`` or ``0.005``."""
+"""A fraction, 0 to 1, written as a percentage: ``0.5%``."""
 NUMBER_LIST = Parsed("n,n", _numbers)
 """Whole numbers of at least 1, as ``1,2,8``, without duplicates."""
 AXIS_SIZE = Parsed("name=size", _axis_size)
@@ -144,6 +147,13 @@ def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # n
     )
 
 
+data_option = click.option(
+    "--data",
+    "data",
+    type=PATH,
+    multiple=True,
+    help="A WFLW folder, a CSV of points, a COCO file, or shards; repeat it to join several sets.",
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files."
 )

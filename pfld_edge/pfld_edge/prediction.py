@@ -16,47 +16,22 @@ from pfld_edge.output import InputError, OutputError, write_picture
 from pfld_edge.records import FrameFaces, RecordFile
 from pfld_edge.video import VIDEO_SUFFIXES, VideoSink, VideoSource
 from pfld_edge_calib import FaceSetError, photos_in, read_photo
-from pfld_edge_convert.landmark_models import Network
 from pfld_edge_runtime import (
-    Contract,
+    FaceLandmarker,
     Faces,
     FaceTracker,
-    crop_faces,
-    crop_windows,
     landmark_confidence,
     predict_with_mirror,
     read_faces,
 )
 
-__all__ = ["BoxedNetwork", "FaceSearch", "Photograph", "Prediction", "sorted_inputs"]
+__all__ = ["FaceSearch", "Photograph", "Prediction", "sorted_inputs"]
 
 Image = NDArray[np.uint8]
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
 _DRAWN = "-landmarks"
 """Ends the names of drawings, before the suffix."""
-
-
-class BoxedNetwork:
-    """A network, checkpoint or ONNX file, that is called as the runtime's `FaceLandmarker` is."""
-
-    def __init__(self, network: Network) -> None:
-        """Take what `open_network` opened."""
-        self._network = network
-        self.contract: Contract = network.contract
-
-    def __call__(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
-        """Find landmarks, ``(N, P, 2)`` pixels; arguments and errors as for `FaceLandmarker`."""
-        windows = crop_windows(boxes, self.contract.crop.margin)
-        swap = color != self.contract.color_order
-        crops = crop_faces(image, windows, self.contract.input_size, swap_channels=swap)
-        return windows.to_image(self.predict_crops(crops))
-
-    def predict_crops(self, crops: Image) -> NDArray[np.float32]:
-        """Run the network on ``(N, S, S, 3)`` uint8 crops; ``(N, P, 2)`` fractions of the crop."""
-        if len(crops) == 0:
-            return np.zeros((0, self.contract.landmarks.num_landmarks, 2), np.float32)
-        return self._network.predict(crops)
 
 
 @dataclass(frozen=True)
@@ -70,7 +45,7 @@ class FaceSearch:
         confidence: Fill `Faces.confidences`.
     """
 
-    network: BoxedNetwork
+    network: FaceLandmarker
     boxes: Sequence[Box] = ()
     analyze: Callable[[Image, str], Faces] | None = None
     confidence: bool = False

@@ -21,7 +21,7 @@ from pfld_edge_runtime.errors import (
     TrackerError,
 )
 from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, LandmarkModel, prepare_input
-from pfld_edge_runtime.landmarker import FaceLandmarker, LandmarkNetwork
+from pfld_edge_runtime.landmarker import FaceLandmarker
 from pfld_edge_runtime.schemes import FIVE_POINTS, IBUG_68, WFLW_98, LandmarkScheme
 from pfld_edge_runtime.session import DEVICES, DeviceWarning
 
@@ -92,7 +92,6 @@ __all__ = [
     "ImageError",
     "LandmarkError",
     "LandmarkModel",
-    "LandmarkNetwork",
     "LandmarkScheme",
     "Landmarker",
     "MissingPackageError",

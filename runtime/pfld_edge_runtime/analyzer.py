@@ -11,7 +11,8 @@ from pfld_edge_runtime.errors import DetectorError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.confidence import ConfidenceCurve, landmark_confidence, predict_with_mirror
 from pfld_edge_runtime.geometry.landmarks import tight_box
-from pfld_edge_runtime.landmarker import FaceLandmarker, LandmarkNetwork
+from pfld_edge_runtime.landmark_model import LandmarkModel
+from pfld_edge_runtime.landmarker import FaceLandmarker
 
 __all__ = ["FaceAnalyzer", "read_faces"]
 
@@ -30,7 +31,7 @@ class FaceAnalyzer:
     def __init__(
         self,
         detector: Detector | str | Path,
-        landmarker: LandmarkNetwork | None = None,
+        landmarker: FaceLandmarker | LandmarkModel | str | Path | None = None,
         refine: int = 1,
         max_faces: int | None = None,
     ) -> None:
@@ -39,7 +40,7 @@ class FaceAnalyzer:
         Args:
             detector: A `FaceDetector`; any callable that takes an image and gives ``(N, 4)`` or ``(N, 5)`` boxes tight
                 around landmarks; or what `open_detector` takes.
-            landmarker: None for the bundled model.
+            landmarker: Or what it is made of: a model or its file; None for the bundled model.
             refine: How many times landmarks are predicted again, in the tight box of those found before: landmark
                 networks are trained on tight boxes, which detectors' boxes are not. 0 uses the detector's box alone.
             max_faces: Most faces to find the landmarks of, those of the best scores; None for all.
@@ -53,7 +54,7 @@ class FaceAnalyzer:
         if max_faces is not None and max_faces < 1:
             raise DetectorError(f"max_faces must be 1 or more, not {max_faces!r}")
         self.detector: Detector = open_detector(detector) if isinstance(detector, str | Path) else detector
-        self.landmarker: LandmarkNetwork = FaceLandmarker() if landmarker is None else landmarker
+        self.landmarker = landmarker if isinstance(landmarker, FaceLandmarker) else FaceLandmarker(landmarker)
         self._refine = refine
         self._max_faces = max_faces
 
@@ -94,7 +95,7 @@ class FaceAnalyzer:
 
 
 def read_faces(
-    landmarker: LandmarkNetwork,
+    landmarker: FaceLandmarker,
     image: NDArray[np.generic],
     boxes: object,
     color: str = "rgb",

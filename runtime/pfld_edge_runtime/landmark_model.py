@@ -1,5 +1,7 @@
 """`LandmarkModel`: a landmark network and its contract, whatever runs it; cropped faces in, landmarks out."""
 
+import copyreg
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
+from pfld_edge_runtime.crop import crop_faces, crop_windows
 from pfld_edge_runtime.errors import ImageError, ModelContractError
 from pfld_edge_runtime.session import open_session, running_device
 
@@ -29,6 +32,12 @@ class LandmarkModel:
     another runtime. Thread-safe where the callable is; onnxruntime's sessions are. A model from `open` can be pickled:
     the copy opens its file again.
 
+    Attributes:
+        name: For tables and messages: the file's name.
+        path: The file; None where there is none.
+        kind: ``onnx fp32``, ``onnx int8``, ``torch``, ...; ``callable`` where the maker of the object names none.
+        assumed: True where the file carries no contract, and the caller's was taken.
+
     Example:
         >>> model = LandmarkModel.open("pfld-edge-s.onnx")
         >>> model.predict(crops)  # (N, 98, 2), fractions of the crop
@@ -38,7 +47,15 @@ class LandmarkModel:
     """
 
     def __init__(
-        self, contract: Contract, function: Callable[[NDArray[np.uint8]], ArrayLike], *, batch_size: int = _BATCH_SIZE
+        self,
+        contract: Contract,
+        function: Callable[[NDArray[np.uint8]], ArrayLike],
+        *,
+        batch_size: int = _BATCH_SIZE,
+        name: str = "",
+        path: Path | None = None,
+        kind: str = "callable",
+        assumed: bool = False,
     ) -> None:
         """Make a model of a callable.
 
@@ -47,7 +64,12 @@ class LandmarkModel:
             function: From ``(n, S, S, 3)`` uint8 crops in the contract's colour order and size to ``(n, P, 2)`` or
                 ``(n, 2 * P)`` fractions of the crop; `prepare_input` does the normalization that the contract names.
             batch_size: Most crops that `function` gets in one call, at least 1.
+            name: See the class, like the arguments after it.
+            path: The file.
+            kind: What runs the network.
+            assumed: Whether `contract` is not the file's own.
         """
+        self.name, self.path, self.kind, self.assumed = name, path, kind, assumed
         self._contract = contract
         self._function = function
         self._batch_size = batch_size
@@ -84,6 +106,9 @@ class LandmarkModel:
         """
         source = BUNDLED_MODEL if model is None else model
         opened = cls.from_session(open_session(source, device, threads, strict=strict, spinning=spinning), contract)
+        if isinstance(source, str | Path):
+            opened.path = Path(source)
+            opened.name = opened.path.name
         opened._reopen = partial(cls.open, source, device, threads, contract=contract, strict=strict, spinning=spinning)
         return opened
 
@@ -114,6 +139,8 @@ class LandmarkModel:
             agreed,
             lambda crops: session.run(None, {name: prepare_input(crops, agreed)})[0],
             batch_size=1 if shape[0] == 1 else _BATCH_SIZE,
+            kind="onnx fp32" if agreed.quantization == "none" else "onnx int8",
+            assumed=carried is None,
         )
         model._session = session
         return model
@@ -124,12 +151,17 @@ class LandmarkModel:
             return self._reopen, ()
         if self._session is not None:
             raise TypeError("a LandmarkModel of an open session can't be pickled: make it with LandmarkModel.open")
-        return partial(LandmarkModel, batch_size=self._batch_size), (self._contract, self._function)
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
     @property
     def contract(self) -> Contract:
         """What the network promises: crop rule, colour order, landmark scheme."""
         return self._contract
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file, hexadecimal; empty where there is none."""
+        return "" if self.path is None else hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
     def device(self) -> str:
@@ -140,6 +172,28 @@ class LandmarkModel:
     def providers(self) -> list[str]:
         """The onnxruntime execution providers that loaded, first choice first; none for a callable."""
         return [] if self._session is None else list(self._session.get_providers())
+
+    def locate(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
+        """Find the landmarks of every boxed face: crop, predict, map back to the photograph.
+
+        Args:
+            image: ``(H, W, 3)``, ``(H, W, 4)``, ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in 0..1.
+            boxes: ``(N, 4)`` x0, y0, x1, y1 in pixels, tight around the face's landmarks; may leave the photograph.
+            color: Channel order of `image`: ``rgb`` or ``bgr``.
+
+        Returns:
+            ``(N, P, 2)`` float32, x and y in photograph pixels, P points in the contract's order. No boxes give
+            ``(0, P, 2)``. A damaged network may give NaN.
+
+        Raises:
+            ImageError: The image can't be used.
+            BoxError: A box can't be used.
+        """
+        if color not in ("rgb", "bgr"):
+            raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+        windows = crop_windows(boxes, self._contract.crop.margin)
+        swap = color != self._contract.color_order
+        return windows.to_image(self.predict(crop_faces(image, windows, self._contract.input_size, swap_channels=swap)))
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Predict the landmarks of cropped faces.

@@ -1,34 +1,15 @@
 """`FaceLandmarker`: photograph and face boxes in, landmarks in photograph pixels out."""
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract
-from pfld_edge_runtime.crop import crop_faces, crop_windows
-from pfld_edge_runtime.errors import ImageError
+from pfld_edge_runtime.errors import ModelFileError
 from pfld_edge_runtime.landmark_model import LandmarkModel
 
-__all__ = ["FaceLandmarker", "LandmarkNetwork"]
-
-
-class LandmarkNetwork(Protocol):
-    """A `FaceLandmarker`, or an object with the same three members."""
-
-    @property
-    def contract(self) -> Contract:
-        """What the network promises."""
-        ...
-
-    def __call__(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
-        """Give ``(N, P, 2)`` pixels for ``(N, 4)`` boxes that are tight around landmarks."""
-        ...
-
-    def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give ``(N, P, 2)`` fractions of the crop for ``(N, S, S, 3)`` uint8 crops."""
-        ...
+__all__ = ["FaceLandmarker"]
 
 
 class FaceLandmarker:
@@ -99,13 +80,13 @@ class FaceLandmarker:
         Raises:
             ImageError: The image can't be used.
             BoxError: A box can't be used.
+            ModelFileError: The network gave NaN or infinity.
         """
-        if color not in ("rgb", "bgr"):
-            raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
-        contract = self.model.contract
-        windows = crop_windows(boxes, contract.crop.margin)
-        crops = crop_faces(image, windows, contract.input_size, swap_channels=color != contract.color_order)
-        return windows.to_image(self.model.predict(crops))
+        landmarks = self.model.locate(image, boxes, color)
+        if not np.isfinite(landmarks).all():
+            name = self.model.name or "the model"
+            raise ModelFileError(f"{name} gave landmarks that are not finite numbers: the file is damaged")
+        return landmarks
 
     def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Predict the landmarks of cropped faces, as fractions of the crop; see `LandmarkModel.predict`."""

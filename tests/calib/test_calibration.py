@@ -23,7 +23,7 @@ from pfld_edge_calib import (
     stratified_sample,
 )
 from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, crop_cache_folder
-from pfld_edge_runtime import Contract, FaceLandmarker
+from pfld_edge_runtime import Contract, LandmarkModel, open_detector
 
 CONTRACT = Contract(input_size=48)
 
@@ -100,17 +100,18 @@ def test_lists_that_cannot_be_used_are_refused(
 ) -> None:
     (tmp_path / "list.txt").write_text(content, encoding="utf-8")
     with pytest.raises(FaceSetError, match=message):
-        calibration_candidates(tmp_path / "list.txt", detector=None if detector is None else tmp_path / detector)
+        calibration_candidates(tmp_path / "list.txt", detector=None if detector is None else lambda _: [])
 
 
-def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
+def test_sure_faces_of_any_detector_that_are_large_enough_are_taken(tmp_path: Path) -> None:
     photo = tmp_path / "a.png"
     cv2.imwrite(str(photo), np.zeros((40, 40, 3), np.uint8))
-    with pytest.raises(FaceSetError, match="no such detector"):
-        detected_faces([photo], tmp_path / "none.onnx")
-    (tmp_path / "bad.onnx").write_bytes(b"not a network")
-    with pytest.raises(FaceSetError, match="not a detector that OpenCV can open"):
-        detected_faces([photo], tmp_path / "bad.onnx")
+    boxes = np.array([[0, 0, 32, 10, 0.7], [0, 0, 31, 31, 0.9], [0, 0, 32, 32, 0.6]], np.float32)
+    (face,) = detected_faces([photo], lambda _: boxes, CONTRACT)
+    assert face.bbox_xyxy.tolist() == [0, 0, 32, 10]
+    assert len(detected_faces([photo], lambda _: boxes[:, :4], CONTRACT)) == 2
+    with pytest.raises(FaceSetError, match="no face of 32 pixels or more in 1 photographs"):
+        detected_faces([photo], lambda _: [], CONTRACT)
 
 
 def test_detected_boxes_become_those_of_the_landmarks() -> None:
@@ -118,14 +119,9 @@ def test_detected_boxes_become_those_of_the_landmarks() -> None:
     if shared is None:
         pytest.skip("PFLD_EDGE_SHARED is not set: no detector")
     faces = portraits()
-    detector = Path(shared) / "models/detectors/yunet_n_dynamic.onnx"
-    landmarker = FaceLandmarker()
-    contract = landmarker.contract
-    found = refined(
-        detected_faces([face.image for face in faces], detector),
-        lambda crops: landmarker.predict_crops(crops),
-        contract,
-    )
+    detector = open_detector(Path(shared) / "models/detectors/yunet_n_dynamic.onnx")
+    model = LandmarkModel.open()
+    found = refined(detected_faces([face.image for face in faces], detector, model.contract), model)
     assert len(found) == 2
     for face, expected in zip(found, faces, strict=True):
         side = (expected.bbox_xyxy[2:] - expected.bbox_xyxy[:2]).max()

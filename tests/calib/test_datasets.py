@@ -21,20 +21,18 @@ from pfld_edge_calib import (
     Face,
     FaceSet,
     FaceSetError,
-    calibration_faces,
+    calibration_candidates,
     cut_faces,
     is_sharded,
-    labelled_faces,
     open_faces,
     portraits,
     read_photo,
     read_points_csv,
-    tight_box,
 )
 from pfld_edge_calib.datasets import Unit
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_calib.photo import decode_photo
-from pfld_edge_runtime import WFLW_98, Contract
+from pfld_edge_runtime import WFLW_98, Contract, tight_box
 
 
 def wflw_folder(root: Path, lines: list[str], split: str = "train") -> Path:
@@ -56,14 +54,14 @@ LANDMARKS = np.random.default_rng(1).uniform(10, 70, (98, 2)).astype(np.float32)
 
 
 def test_the_official_training_list_is_read(tmp_path: Path) -> None:
-    faces = labelled_faces(wflw_folder(tmp_path, [wflw_line(LANDMARKS)] * 2), split="train")
+    faces = open_faces(wflw_folder(tmp_path, [wflw_line(LANDMARKS)] * 2), split="train").load()
     assert len(faces) == 2
     assert faces[0].attributes == {"largepose", "occlusion"}
     np.testing.assert_allclose(faces[0].landmarks, LANDMARKS, atol=1e-3)
 
 
 def test_crops_are_those_of_opencv(tmp_path: Path) -> None:
-    faces = labelled_faces(wflw_folder(tmp_path, [wflw_line(LANDMARKS)]), split="train")
+    faces = open_faces(wflw_folder(tmp_path, [wflw_line(LANDMARKS)]), split="train").load()
     (batch,) = cut_faces(faces, Contract())
     photo = cv2.imread(str(faces[0].image))
     (x, y), side = batch.windows.corners[0], int(batch.windows.sizes[0])
@@ -83,17 +81,17 @@ def test_crops_are_those_of_opencv(tmp_path: Path) -> None:
 )
 def test_a_damaged_list_names_its_line(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(FaceSetError, match=message):
-        labelled_faces(wflw_folder(tmp_path, [line]), split="train")
+        open_faces(wflw_folder(tmp_path, [line]), split="train").load()
 
 
 def test_a_missing_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(FaceSetError, match=r"list_98pt_rect_attr_test\.txt"):
-        labelled_faces(wflw_folder(tmp_path, [wflw_line(LANDMARKS)]), split="test")
+        open_faces(wflw_folder(tmp_path, [wflw_line(LANDMARKS)]), split="test").load()
 
 
 def test_the_test_faces_are_never_calibrated_on(tmp_path: Path) -> None:
     with pytest.raises(FaceSetError, match="never calibrated on"):
-        calibration_faces(wflw_folder(tmp_path, [wflw_line(LANDMARKS)], split="test"))
+        calibration_candidates(wflw_folder(tmp_path, [wflw_line(LANDMARKS)], split="test"))
 
 
 @pytest.mark.parametrize("points", [5, 68, 98])
@@ -101,7 +99,7 @@ def test_a_csv_of_any_number_of_points_is_read(tmp_path: Path, points: int) -> N
     header = ["image", "weight", *(f"{axis}{i}" for i in range(points) for axis in "xy")]
     row = ["face_1.png", "0.5", *map(str, range(2 * points))]
     (tmp_path / "set.csv").write_text(",".join(header) + "\n" + ",".join(row) + "\n")
-    (face,) = labelled_faces(tmp_path / "set.csv")
+    (face,) = open_faces(tmp_path / "set.csv").load()
     assert face.landmarks is not None
     assert face.landmarks.shape == (points, 2)
     assert (face.weight, face.image) == (0.5, tmp_path / "face_1.png")
@@ -109,7 +107,7 @@ def test_a_csv_of_any_number_of_points_is_read(tmp_path: Path, points: int) -> N
 
 def test_each_point_of_a_csv_may_have_its_own_trust(tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_text("image,x0,y0,x1,y1,c0,c1\na.png,1,2,3,4,0.25,1\n")
-    (face,) = labelled_faces(tmp_path / "set.csv")
+    (face,) = open_faces(tmp_path / "set.csv").load()
     assert face.landmarks is not None
     assert face.landmarks.tolist() == [[1, 2], [3, 4]]
     assert face.point_weights is not None
@@ -130,25 +128,19 @@ def test_each_point_of_a_csv_may_have_its_own_trust(tmp_path: Path) -> None:
 def test_a_damaged_csv_says_where(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "set.csv").write_text(text)
     with pytest.raises(FaceSetError, match=message):
-        labelled_faces(tmp_path / "set.csv")
+        open_faces(tmp_path / "set.csv").load()
 
 
 def test_a_photo_that_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"not an image")
     with pytest.raises(FaceSetError, match=r"a\.jpg: not an image"):
-        calibration_faces(tmp_path)
+        calibration_candidates(tmp_path)
 
 
 def test_calibration_takes_the_faces_of_a_boxes_file(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\na.png,1,2,30,40\na.png,5,6,70,80\n")
-    faces = calibration_faces(tmp_path)
+    faces = calibration_candidates(tmp_path)
     assert sorted(face.bbox_xyxy.tolist() for face in faces) == [[1, 2, 30, 40], [5, 6, 70, 80]]
-
-
-def test_the_bundled_portraits_calibrate_under_many_boxes() -> None:
-    faces = calibration_faces(None, limit=64)
-    assert len(faces) == 64
-    assert len({tuple(face.bbox_xyxy) for face in faces}) == 64
 
 
 def test_the_portraits_eyes_lie_inside_their_faces() -> None:
@@ -158,11 +150,6 @@ def test_the_portraits_eyes_lie_inside_their_faces() -> None:
         left, right = face.landmarks[WFLW_98.names.index("left_pupil_0")], face.landmarks[97]
         assert x0 < left[0] < right[0] < x1
         assert y0 < min(left[1], right[1]) < (y0 + y1) / 2
-
-
-def test_the_tight_box_is_the_published_protocols() -> None:
-    box = tight_box(np.array([[10.7, 20.2], [30.9, 41.0]]))
-    assert box.tolist() == [10, 20, 31, 42]
 
 
 POINTS = np.random.default_rng(0).uniform(5, 25, (20, 98, 2)).round(2)
@@ -380,7 +367,7 @@ def unlabelled_csv(folder: Path) -> Path:
 
 
 def test_points_of_weight_0_count_in_no_box(tmp_path: Path) -> None:
-    whole, hidden = labelled_faces(unlabelled_csv(tmp_path))
+    whole, hidden = open_faces(unlabelled_csv(tmp_path)).load()
     assert hidden.bbox_xyxy.tolist() == tight_box((LANDMARKS + 20)[:96]).tolist()
     assert hidden.landmarks is not None
     assert whole.landmarks is not None
@@ -397,15 +384,15 @@ def test_points_of_weight_0_count_in_no_box(tmp_path: Path) -> None:
 def test_fractions_of_the_photograph_are_refused_with_the_mend(tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_text("image,x0,y0,x1,y1\na.png,10,20,30,40\na.png,0.1,0.2,0.3,1\n")
     with pytest.raises(FaceSetError, match=r"line 3: all points lie in 0\.\.1.*multiply x by the photograph's width"):
-        labelled_faces(tmp_path / "set.csv")
+        open_faces(tmp_path / "set.csv").load()
     with pytest.raises(FaceSetError, match=r"line 1: all points lie in 0\.\.1"):
-        labelled_faces(wflw_folder(tmp_path / "wflw", [wflw_line(LANDMARKS / 100)]), split="train")
+        open_faces(wflw_folder(tmp_path / "wflw", [wflw_line(LANDMARKS / 100)]), split="train").load()
 
 
 def test_a_wflw_rectangle_that_misses_the_landmarks_is_refused(tmp_path: Path) -> None:
     line = wflw_line(LANDMARKS).replace(" 10 10 70 70 ", " 200 200 260 260 ")
     with pytest.raises(FaceSetError, match="line 1: the rectangle and the landmarks don't overlap"):
-        labelled_faces(wflw_folder(tmp_path, [line]), split="train")
+        open_faces(wflw_folder(tmp_path, [line]), split="train").load()
 
 
 def test_several_datasets_open_as_one(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from pfld_edge_calib import Face, jittered, portraits
 from pfld_edge_calib.detection import as_detected_by, matched
 from pfld_edge_calib.evaluation import (
     DriftEstimate,
-    EvaluatedModel,
     Verdict,
     VerificationSettings,
     judge,
@@ -28,6 +27,7 @@ from pfld_edge_calib.evaluation import (
     measure_deviation,
     measure_robustness,
     paired_drift,
+    shipping_verdict,
     verification_record,
     verify_models,
 )
@@ -40,7 +40,7 @@ from pfld_edge_calib.evaluation.metrics import (
     face_errors,
     nme_per_face,
 )
-from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract
+from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, LandmarkModel
 
 
 def faces_and_guesses(count: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -181,8 +181,8 @@ def estimate(value: float, low: float, high: float, faces: int = 120, method: st
     ("value", "low", "high", "verdict"),
     [
         (0.001, -0.002, 0.004, Verdict.PASS),
-        (0.001, -0.004, 0.006, Verdict.UNDECIDED),
-        (0.008, 0.004, 0.012, Verdict.UNDECIDED),
+        (0.001, -0.004, 0.006, Verdict.INCONCLUSIVE),
+        (0.008, 0.004, 0.012, Verdict.INCONCLUSIVE),
         (0.008, 0.006, 0.010, Verdict.FAIL),
         (math.nan, math.nan, math.nan, Verdict.FAIL),
     ],
@@ -246,13 +246,16 @@ def test_a_detectors_boxes_go_to_the_faces_that_they_overlap() -> None:
 Crops = NDArray[np.uint8]
 
 
-def known(name: str, points: NDArray[np.float32]) -> EvaluatedModel:
+CONTRACT = Contract(input_size=32)
+
+
+def known(name: str, points: NDArray[np.float32], contract: Contract = CONTRACT) -> LandmarkModel:
     """A network that finds the same points in every crop."""
 
     def predict(crops: Crops) -> NDArray[np.float32]:
         return np.repeat(points[None], len(crops), axis=0).astype(np.float32)
 
-    return EvaluatedModel(name, f"{name}.onnx", "onnx fp32", "0" * 64, Contract(input_size=32), predict=predict)
+    return LandmarkModel(contract, predict, name=name, kind="onnx fp32")
 
 
 @pytest.fixture(scope="module")
@@ -275,16 +278,15 @@ def test_models_that_agree_pass_and_one_that_gives_no_numbers_fails(points: NDAr
 def test_landmarks_of_shared_crops_lie_where_each_network_put_them(points: NDArray[np.float32]) -> None:
     """Faces out of order, colours turned for one network, boxes of its own photograph for each face."""
     faces = jittered(portraits(), 2, seed=1)[::-1]
-    rgb = replace(known("rgb", points), contract=Contract(input_size=32, color_order="rgb"))
+    rgb = known("rgb", points, CONTRACT.replace(color_order="rgb"))
     shades: dict[str, list[float]] = {"bgr": [], "rgb": []}
 
-    def watching(model: EvaluatedModel) -> EvaluatedModel:
+    def watching(model: LandmarkModel) -> LandmarkModel:
         def predict(crops: Crops) -> NDArray[np.float32]:
             shades[model.contract.color_order] += crops.reshape(len(crops), -1, 3).mean(axis=1)[:, 0].tolist()
-            assert model.predict is not None
             return model.predict(crops)
 
-        return replace(model, predict=predict)
+        return LandmarkModel(model.contract, predict)
 
     found = verify_models([watching(known("bgr", points)), watching(rgb)], faces, VerificationSettings())
     for row, face in enumerate(faces):
@@ -297,33 +299,61 @@ def test_landmarks_of_shared_crops_lie_where_each_network_put_them(points: NDArr
 
 
 @pytest.mark.parametrize(
+    ("subset", "faces", "largest", "calibration", "verdict", "words"),
+    [
+        ((0.001, 0.0, 0.004), 20, 0.25, "100 faces of mine", Verdict.PASS, "within 1%"),
+        ((0.02, 0.015, 0.03), 20, 0.1, "", Verdict.FAIL, "blur: drift"),
+        ((0.02, 0.015, 0.03), 19, 0.1, "", Verdict.PASS, ""),
+        ((0.005, -0.01, 0.02), 20, 0.1, "", Verdict.INCONCLUSIVE, "blur: drift"),
+        ((0.001, 0.0, 0.004), 20, 0.26, "", Verdict.FAIL, "lies 0.26 eye distances from that of a"),
+        ((0.001, 0.0, 0.004), 20, 0.1, "99 faces of mine", Verdict.INCONCLUSIVE, "calibrated on 99 faces"),
+        ((0.001, 0.0, 0.004), 20, 0.1, "256 faces of the two bundled portraits", Verdict.INCONCLUSIVE, "on 2 faces"),
+    ],
+)
+def test_a_file_ships_where_subsets_landmarks_and_calibration_allow_it(
+    points: NDArray[np.float32],
+    subset: tuple[float, float, float],
+    faces: int,
+    largest: float,
+    calibration: str,
+    verdict: Verdict,
+    words: str,
+) -> None:
+    models = [known("a", points), known("b", points, CONTRACT.replace(calibration=calibration))]
+    found = verify_models(models, portraits(), VerificationSettings(max_drift=0.01))
+    model = found.models[1]
+    assert model.drift is not None
+    assert model.deviation is not None
+    drift = {**model.drift, "blur": replace(estimate(*subset), faces=faces)}
+    changed = replace(model, drift=drift, deviation=replace(model.deviation, largest=largest))
+    given, reason = shipping_verdict(found, changed)
+    assert given is verdict
+    assert words in reason
+
+
+@pytest.mark.parametrize(
     ("accept", "verdict", "fell_short"),
     [
         (False, Verdict.PASS, False),
         (False, Verdict.FAIL, True),
-        (False, Verdict.UNDECIDED, True),
-        (True, Verdict.UNDECIDED, False),
+        (False, Verdict.INCONCLUSIVE, True),
+        (True, Verdict.INCONCLUSIVE, False),
         (False, Verdict.UNJUDGED, False),
     ],
 )
 def test_the_exit_status_follows_the_verdict(
     accept: bool, verdict: Verdict, fell_short: bool, points: NDArray[np.float32]
 ) -> None:
-    settings = VerificationSettings(max_drift=0.01, accept_undecided=accept)
+    settings = VerificationSettings(max_drift=0.01, accept_inconclusive=accept)
     found = verify_models([known("a", points), known("b", points)], portraits(), settings)
     changed = replace(found, models=(found.models[0], replace(found.models[1], verdict=verdict)))
     assert changed.fell_short is fell_short
 
 
 def test_faces_of_another_scheme_are_refused(points: NDArray[np.float32]) -> None:
-    models = [known("a", points), replace(known("b", points), contract=Contract(input_size=32, landmarks=IBUG_68))]
+    models = [known("a", points), known("b", points, CONTRACT.replace(landmarks=IBUG_68))]
     with pytest.raises(ValueError, match="networks of one scheme"):
         verify_models(models, portraits(), VerificationSettings())
-
-
-def test_a_network_that_answers_nothing_is_refused(points: NDArray[np.float32]) -> None:
-    with pytest.raises(ValueError, match="one of the two"):
-        replace(known("a", points), predict=None)
 
 
 def test_a_box_without_area_names_its_photograph(points: NDArray[np.float32]) -> None:
@@ -370,7 +400,7 @@ def test_faces_without_normalizing_points_are_left_out_counted_and_named(points:
         assert model.accuracy["all"].nme == model.errors.ocular[0]
     drift = found.models[1].drift
     assert drift is not None
-    assert drift.all.faces == 1
+    assert drift["all"].faces == 1
     record = json.loads(json.dumps(verification_record(found), allow_nan=False))
     assert record["left_out"] == [str(second.image)] * 2
     assert np.isfinite(found.truth).all()

@@ -19,17 +19,17 @@ from pfld_edge_calib.labelling import (
     LabelSettings,
     LabelTask,
     ProgressFile,
-    Teacher,
     augmented_predictions,
     boxes_by_photo,
     consensus,
     label_photos,
     label_tasks,
     photos_of,
+    task_units,
     write_labels,
 )
-from pfld_edge_calib.parallel import ordered_results
-from pfld_edge_runtime import WFLW_98, Contract, LandmarkScheme, ModelContractError
+from pfld_edge_calib.parallel import ordered_results, run_locally
+from pfld_edge_runtime import WFLW_98, Contract, LandmarkModel, LandmarkScheme, ModelContractError
 
 SCHEME = LandmarkScheme("dots", ("blue", "green", "red", "blue too"), (3, 1, 2, 0), (0, 2))
 CONTRACT = Contract(model="dots", input_size=64, landmarks=SCHEME)
@@ -46,8 +46,8 @@ def brightest(crops: NDArray[np.uint8], shift: float = 0.0) -> NDArray[np.float3
     return (found + shift).astype(np.float32)
 
 
-def teacher(shift: float = 0.0, name: str = "dots") -> Teacher:
-    return Teacher(name, partial(brightest, shift=shift), CONTRACT)
+def teacher(shift: float = 0.0, name: str = "dots") -> LandmarkModel:
+    return LandmarkModel(CONTRACT, partial(brightest, shift=shift), name=name)
 
 
 TRUTH = np.array([[60, 70], [90, 120], [130, 75], [60, 70]], np.float32)
@@ -101,10 +101,10 @@ def test_trust_lies_between_0_and_1_and_is_the_inverse_of_the_summed_errors(
 def test_teachers_that_do_not_fit_are_refused() -> None:
     other = replace(CONTRACT, landmarks=replace(SCHEME, name="other", names=("a", "b", "c", "d")))
     with pytest.raises(ModelContractError, match=r"b\.onnx finds 4 landmarks \(other\), a\.onnx finds 4 \(dots\)"):
-        Labeller([teacher(name="a.onnx"), Teacher("b.onnx", brightest, other)], LabelSettings())
+        Labeller([teacher(name="a.onnx"), LandmarkModel(other, brightest, name="b.onnx")], LabelSettings())
     blind = replace(CONTRACT, landmarks=replace(SCHEME, mirror=(0, 1, 2, 3)))
     with pytest.raises(LabellingError, match="says no mirror image"):
-        Labeller([Teacher("b.onnx", brightest, blind)], LabelSettings(flip=True))
+        Labeller([LandmarkModel(blind, brightest, name="b.onnx")], LabelSettings(flip=True))
     with pytest.raises(LabellingError, match="always agrees with itself"):
         Labeller([teacher()], LabelSettings())
     with pytest.raises(LabellingError, match="at least one"):
@@ -112,7 +112,7 @@ def test_teachers_that_do_not_fit_are_refused() -> None:
 
 
 def test_a_damaged_teacher_is_named(photo: NDArray[np.uint8]) -> None:
-    damaged = Teacher("bad.onnx", lambda crops: brightest(crops) * np.float32(np.nan), CONTRACT)
+    damaged = LandmarkModel(CONTRACT, lambda crops: brightest(crops) * np.float32(np.nan), name="bad.onnx")
     with pytest.raises(LabellingError, match=r"bad\.onnx gave landmarks that are not finite"):
         Labeller([teacher(), damaged], LabelSettings()).label(photo, BOX)
 
@@ -137,7 +137,7 @@ def test_the_last_pass_predictions_into_the_box_of_the_landmarks(photo: NDArray[
         return brightest(crops)
 
     wide = np.array([[0.0, 0.0, 180.0, 180.0]])
-    Labeller([Teacher("a", watched, CONTRACT), teacher()], LabelSettings(passes=2)).label(photo, wide)
+    Labeller([LandmarkModel(CONTRACT, watched), teacher()], LabelSettings(passes=2)).label(photo, wide)
     # The dots' box is 70 wide, the given one 180.
     lit = [int((crops > 100).sum()) for crops in seen]
     assert lit[1] > 3 * lit[0]
@@ -161,7 +161,7 @@ def labelled(folder: Path, name: str, start: bytes = b"") -> tuple[bytes, bytes]
     path = folder / f"{name}.partial"
     path.write_bytes(start)
     with ProgressFile(path, {"run": "test"}) as progress:
-        label_photos(tasks, make, progress)
+        label_photos(task_units(tasks, 2), make, progress, run_locally(1))
         write_labels(progress, folder / name, 4)
     return (folder / name).read_bytes(), path.read_bytes()
 
@@ -198,7 +198,7 @@ def test_another_run_does_not_go_on_from_a_file(tmp_path: Path) -> None:
 def test_an_unreadable_photograph_is_counted_and_named(folder: Path) -> None:
     tasks = [LabelTask(folder / name, name) for name in ("broken.jpg", "absent.jpg", "photo1.png")]
     with ProgressFile(folder / "c.partial", {}) as progress:
-        label_photos(tasks, make, progress)
+        label_photos(task_units(tasks, 2), make, progress, run_locally(1))
         report = write_labels(progress, folder / "c.csv", 4)
     assert (report.photos, report.unreadable, report.labelled) == (3, 2, 1)
     assert "broken.jpg: not an image" in report.complaints[0]

@@ -12,15 +12,14 @@ from pfld_edge_calib import Face, cut_faces, nme_per_face, portraits, read_photo
 from pfld_edge_calib.evaluation import (
     CORRUPTIONS,
     FACE_SIDE,
-    EvaluatedModel,
     FacePatch,
     Robustness,
     face_patch,
     measure_robustness,
     robustness_record,
 )
-from pfld_edge_calib.face import tight_box
-from pfld_edge_runtime import Contract, FaceLandmarker
+from pfld_edge_convert.landmark_models import EndToEndModel
+from pfld_edge_runtime import Contract, FaceLandmarker, LandmarkModel, tight_box
 
 NAMED = {corruption.name: corruption for corruption in CORRUPTIONS}
 
@@ -102,17 +101,18 @@ def test_boxes_move_by_what_they_say(patch: FacePatch) -> None:
     np.testing.assert_allclose(scaled[2:] + scaled[:2], patch.box[2:] + patch.box[:2])
 
 
-def opened(name: str, landmarker: FaceLandmarker) -> EvaluatedModel:
-    return EvaluatedModel(name, name, "onnx int8", "", landmarker.contract, predict=landmarker.predict_crops)
+def opened(name: str, landmarker: FaceLandmarker) -> LandmarkModel:
+    return LandmarkModel(landmarker.contract, landmarker.predict_crops, name=name)
 
 
 def test_every_network_sees_the_same_and_runs_repeat() -> None:
     landmarker, faces = FaceLandmarker(), portraits()
 
-    def whole(photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float32]:
-        return landmarker(photo, boxes, "bgr")
+    def whole(photo: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        return landmarker(photo, boxes, "rgb")
 
-    located = EvaluatedModel("whole", "", "end-to-end int8", "", landmarker.contract, locate=whole)
+    graph = landmarker.contract.replace(layout="HWC", output_space="image-pixels")
+    located = EndToEndModel(graph, whole, name="whole")
     models = [opened("a", landmarker), opened("b", landmarker), located]
     done: list[int] = []
     found = measure_robustness(models, faces, done.append)

@@ -112,7 +112,7 @@ def test_ctrl_c_while_results_are_joined_says_what_is_kept(
         next(parts)
         raise KeyboardInterrupt  # outside of the generator that measures
 
-    monkeypatch.setattr("pfld_edge.evaluation_run.collect", interrupted)
+    monkeypatch.setattr("pfld_edge.evaluation_run.join_units", interrupted)
     results = tmp_path / "results"
     arguments = ["evaluate", str(BUNDLED_MODEL), "--data", str(shards), "--workers", "1", "--resume", str(results)]
     assert run(arguments) == 130

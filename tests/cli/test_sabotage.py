@@ -16,11 +16,11 @@ from onnx import numpy_helper
 
 from pfld_edge.cli import run
 from pfld_edge_calib import jittered, portraits
-from pfld_edge_calib.evaluation import EvaluatedModel, ModelResult, Verdict, VerificationSettings, verify_models
+from pfld_edge_calib.evaluation import ModelResult, Verdict, VerificationSettings, verify_models
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.diagnosis import diagnosed
 from pfld_edge_convert.diagnosis.file_checks import scale_names
-from pfld_edge_convert.landmark_models import open_proof_model
+from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import (
     INT8_TOLERANCE,
     attach_contract,
@@ -29,7 +29,7 @@ from pfld_edge_convert.model_file import (
     take_fingerprint,
 )
 from pfld_edge_convert.pipeline import convert
-from pfld_edge_runtime import WFLW_98, Contract
+from pfld_edge_runtime import WFLW_98, Contract, LandmarkModel
 from pfld_edge_train.checkpoint import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ class Intact:
     """The checkpoint and files that were made from it."""
 
     folder: Path
-    checkpoint: EvaluatedModel
+    checkpoint: LandmarkModel
 
     def spoiled(self, name: str, spoil: Spoil) -> ModelResult:
         """Break a copy of a file, and verify it."""
@@ -54,7 +54,7 @@ class Intact:
         spoil(model)
         path = self.folder / f"spoiled-{name}"
         onnx.save(model, str(path))
-        models, faces = [self.checkpoint, open_proof_model(path)], jittered(portraits(), 6, seed=1)
+        models, faces = [self.checkpoint, open_landmark_model(path)], jittered(portraits(), 6, seed=1)
         return diagnosed(verify_models(models, faces, VerificationSettings(max_drift=0.005)), models, faces).models[1]
 
 
@@ -70,7 +70,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Intact:
     # Taken again here: processors round INT8 in their own ways.
     seen = carried.replace(fingerprint=take_fingerprint(quantized, carried, INT8_TOLERANCE))
     onnx.save(attach_contract(quantized, seen), str(folder / "s.int8.onnx"))
-    return Intact(folder, open_proof_model(CHECKPOINT))
+    return Intact(folder, open_landmark_model(CHECKPOINT))
 
 
 def tensors(model: Model) -> Iterator[tuple[onnx.TensorProto, NDArray[np.generic]]]:
@@ -156,8 +156,8 @@ TWO_MOVED = reordered(np.array([72 if i == 60 else 60 if i == 72 else i for i in
 def test_sabotage_is_caught_with_its_cause(intact: Intact, file: str, spoil: Spoil, cause: str, words: str) -> None:
     proof = intact.spoiled(file, spoil)
     assert proof.verdict is Verdict.FAIL
-    assert [suspicion.cause for suspicion in proof.suspicions] == [cause]
-    assert words in proof.suspicions[0].sentence
+    assert [found.cause for found in proof.likely_causes] == [cause]
+    assert words in proof.likely_causes[0].sentence
 
 
 @pytest.mark.parametrize("factor", [1.02, 0.98])
@@ -167,13 +167,13 @@ def test_any_int8_scale_that_is_off_by_two_percent_is_named(intact: Intact, fact
     for name in names[2 if factor > 1 else 3 :: 6]:
         proof = intact.spoiled("s.int8.onnx", scaled(name, factor))
         assert proof.verdict is Verdict.FAIL
-        assert f"the INT8 scale {name!r}" in proof.suspicions[0].sentence
-        assert f"is off by {factor - 1:+.1%}" in proof.suspicions[0].sentence
+        assert f"the INT8 scale {name!r}" in proof.likely_causes[0].sentence
+        assert f"is off by {factor - 1:+.1%}" in proof.likely_causes[0].sentence
 
 
 @pytest.mark.parametrize("file", ["s.onnx", "s.int8.onnx", "s.e2e.onnx"])
 def test_intact_files_are_not_suspected(intact: Intact, file: str) -> None:
-    assert intact.spoiled(file, lambda _model: None).suspicions == ()
+    assert intact.spoiled(file, lambda _model: None).likely_causes == ()
 
 
 def test_a_file_whose_weights_were_all_changed_is_caught_by_its_fingerprint(intact: Intact) -> None:
@@ -186,7 +186,7 @@ def test_a_file_whose_weights_were_all_changed_is_caught_by_its_fingerprint(inta
 
     proof = intact.spoiled("s.onnx", spoil)
     assert proof.verdict is Verdict.FAIL
-    assert CHANGED in proof.suspicions[0].sentence
+    assert CHANGED in proof.likely_causes[0].sentence
 
 
 def test_verify_prints_the_cause_and_exits_with_1(intact: Intact, capsys: pytest.CaptureFixture[str]) -> None:

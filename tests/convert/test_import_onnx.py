@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pfld_edge_calib import cut_faces, labelled_faces, portraits
+from pfld_edge_calib import cut_faces, open_faces, portraits
 from pfld_edge_convert.errors import ImportOnnxError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.onnx_import import import_onnx
@@ -36,7 +36,7 @@ def test_the_torch_network_answers_as_the_file_on_real_faces(kind: str, tmp_path
     save_checkpoint(tmp_path / "imported.pth", import_onnx(published(kind)))
     model, checkpoint = load_model(tmp_path / "imported.pth")
     assert checkpoint.model.kind == kind
-    faces = [*labelled_faces(Path(str(SHARED)) / "data/WFLW")[:30], *portraits()]
+    faces = [*open_faces(Path(str(SHARED)) / "data/WFLW").load()[:30], *portraits()]
     landmarker = FaceLandmarker(published(kind), contract=Contract())
     for batch in cut_faces(faces, Contract()):
         with torch.no_grad():

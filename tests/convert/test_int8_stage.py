@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 
+from pfld_edge_calib.evaluation import DriftEstimate, Verdict
 from pfld_edge_convert import int8_stage
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import CalibrationError, FellShortError
@@ -52,7 +53,7 @@ def labelled(network: onnx.ModelProto) -> LabelledCrops:
     truth = truth + np.random.default_rng(0).normal(0, 0.02, truth.shape).astype(np.float32)
     # Random weights put all points in one place; the eyes are set apart, as the unit of the NME.
     truth[:, 60] += [0.4, 0]
-    return LabelledCrops(crops, truth, np.arange(8) % 2 == 0)
+    return LabelledCrops(crops, truth, np.arange(8) % 2 == 0, np.arange(8))
 
 
 def test_the_outcome_tells_coverage_costs_and_times(network: onnx.ModelProto, labelled: LabelledCrops) -> None:
@@ -158,6 +159,26 @@ def test_a_machine_is_the_targets_whose_instructions_it_has(
 COSTS = [LayerCost(name, 30, 0, 1, deviation, 0) for name, deviation in (("a", 0.1), ("b", 0.3), ("c", 0.2))]
 
 
+def estimate(value: float, reach: float = 0.001, faces: int = 19) -> DriftEstimate:
+    return DriftEstimate(value, value - reach, value + reach, reach, faces, faces, "bca")
+
+
+@pytest.mark.parametrize(
+    ("every", "large_pose", "verdict"),
+    [
+        (estimate(0.004), estimate(0.02), Verdict.PASS),  # of 19 faces, too few to be judged
+        (estimate(0.0045), estimate(0), Verdict.INCONCLUSIVE),
+        (estimate(0.02), estimate(0), Verdict.FAIL),
+        (estimate(0.004), estimate(0.0045, faces=20), Verdict.INCONCLUSIVE),
+        (estimate(0.004), estimate(0.02, faces=20), Verdict.FAIL),
+    ],
+)
+def test_a_budget_holds_where_the_intervals_end_within_it(
+    every: DriftEstimate, large_pose: DriftEstimate, verdict: Verdict
+) -> None:
+    assert FaceDrift(every, large_pose).judged(0.005)[0] is verdict
+
+
 def drifting(
     drifts: dict[int, float],
 ) -> tuple[Callable[..., Quantized], Callable[..., FaceDrift], list[tuple[str, ...]]]:
@@ -168,7 +189,7 @@ def drifting(
         made.append(names)
         return Quantized(onnx.ModelProto(), CONTRACT, Plan(onnx.ModelProto(), {}), "minmax", {}, names)
 
-    return make, lambda quantized: FaceDrift(drifts[len(quantized.float_layers)], 0.0), made
+    return make, lambda quantized: FaceDrift(*[estimate(drifts[len(quantized.float_layers)])] * 2), made
 
 
 def test_the_fewest_layers_stay_in_float_the_most_expensive_first() -> None:
@@ -185,15 +206,18 @@ def test_a_budget_that_cannot_be_held_gives_the_best_there_was() -> None:
     assert len(made) == 4
     assert quantized.float_layers == ("b",)
     assert not budget.holds
-    assert budget.drifts[-1].all == 0.01
+    assert budget.drifts[-1].all.value == 0.01
 
 
 def test_a_hopeless_budget_is_an_error_with_figures(network: onnx.ModelProto, labelled: LabelledCrops) -> None:
     # No network comes closer to these than the float one, from which they were made.
     exact = run_model(network, prepare_input(labelled.crops, CONTRACT)).reshape(labelled.landmarks.shape).copy()
     exact[:, 60] += [0.4, 0]
-    truth = LabelledCrops(labelled.crops, exact, labelled.turned)
-    with pytest.raises(FellShortError, match=r"the drift can't be held to 0\.00%: \+.*% with every layer in INT8"):
+    truth = LabelledCrops(labelled.crops, exact, labelled.large_pose, labelled.photographs)
+    with pytest.raises(
+        FellShortError,
+        match=r"the drift can't be held to 0\.00%: \+.*% with every layer in INT8; at best, .* in float",
+    ):
         make_int8(network, CONTRACT, Int8Request(labelled.crops, "eight", FAST, max_drift=0.0, labelled=truth))
 
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from pfld_edge_calib import calibration_faces, cut_faces, labelled_faces, nme_per_face
+from pfld_edge_calib import cut_faces, nme_per_face, open_faces
 from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops, vary_crops
 from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.inference import run_model
@@ -110,7 +110,8 @@ def test_deviation_from_float_is_well_below_onnxruntime_s_best(
 ) -> None:
     folder = Path(os.environ["PFLD_EDGE_SHARED"]) / "data/youtube68"
     contract, original = Contract(), published("ghostone")
-    chosen = calibration_faces(folder / "train.csv", 128, images=folder / "images")
+    chosen = open_faces(folder / "train.csv", images=folder / "images").load()
+    chosen = [chosen[row] for row in np.random.default_rng(0).permutation(len(chosen))[:128]]
     crops = np.concatenate([batch.crops for batch in cut_faces(chosen, contract)])
     seen, unseen = crops[:96], crops[96:]
     plain, _ = run_passes(original, [UpgradeOpset(), MakeBatchDynamic()], faces[:1])
@@ -127,7 +128,7 @@ def test_deviation_from_float_is_well_below_onnxruntime_s_best(
 
 def test_the_bundled_faces_keep_the_accuracy_of_the_published_ghostone(published: Published, faces: Batch) -> None:
     contract = Contract()
-    test_faces = labelled_faces(Path(os.environ["PFLD_EDGE_SHARED"]) / "data/WFLW")
+    test_faces = open_faces(Path(os.environ["PFLD_EDGE_SHARED"]) / "data/WFLW").load()
     model, _ = run_passes(published("ghostone"), default_passes(), faces[:1])
     quantized = Quantizer(
         model, calibration_crops(CalibrationSource(), contract).crops, contract, QuantizationSettings(ranges="minmax")

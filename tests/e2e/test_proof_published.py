@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from pfld_edge_calib import Face, labelled_faces
-from pfld_edge_calib.evaluation import EvaluatedModel, VerificationSettings, find_landmarks, verify_models
-from pfld_edge_calib.evaluation.verify import assemble
-from pfld_edge_convert.landmark_models import open_proof_model
+from pfld_edge_calib import Face, open_faces
+from pfld_edge_calib.evaluation import FacePredictions, VerificationSettings, evaluate_found, verify_models
+from pfld_edge_calib.find_landmarks import find_landmarks, true_landmarks
+from pfld_edge_convert.landmark_models import open_landmark_model
+from pfld_edge_runtime import LandmarkModel
 
 SHARED = os.environ.get("PFLD_EDGE_SHARED")
 pytestmark = pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no WFLW faces, no published files")
@@ -30,7 +31,7 @@ PUBLISHED = {
 
 @cache
 def faces() -> tuple[Face, ...]:
-    return tuple(labelled_faces(Path(str(SHARED)) / "data/WFLW"))
+    return tuple(open_faces(Path(str(SHARED)) / "data/WFLW").load())
 
 
 def published(name: str) -> Path:
@@ -67,13 +68,20 @@ def by_opencv(name: str) -> NDArray[np.float32]:
 
 
 @cache
-def opened(name: str) -> EvaluatedModel:
-    return open_proof_model(published(name))
+def opened(name: str) -> LandmarkModel:
+    return open_landmark_model(published(name))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_figures_of_the_published_protocol_hold_to_five_digits(name: str) -> None:
-    found = assemble([opened(name)], [by_opencv(name)], faces(), VerificationSettings(), compare=False).models[0]
+    predictions = FacePredictions(
+        tuple(str(face.image) for face in faces()),
+        tuple(face.attributes for face in faces()),
+        np.stack([face.bbox_xyxy for face in faces()]),
+        true_landmarks(faces(), opened(name).contract),
+        (by_opencv(name),),
+    )
+    found = evaluate_found([opened(name)], predictions, VerificationSettings(), compare=False).models[0]
     assert round(found.accuracy["all"].nme, 5) == PUBLISHED[name]
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pfld_edge_calib import Face, labelled_faces, nme_per_face, predict_landmarks, true_landmarks
+from pfld_edge_calib import Face, nme_per_face, open_faces, predict_landmarks, true_landmarks
 from pfld_edge_convert.calibration import sample_crops
-from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import checkpoint_contract
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
+from pfld_edge_runtime import LandmarkModel
 from pfld_edge_train.checkpoint import load_model, save_checkpoint
 
 SHARED = os.environ.get("PFLD_EDGE_SHARED")
@@ -27,14 +28,14 @@ PUBLISHED = {
 
 @cache
 def wflw_faces() -> tuple[Face, ...]:
-    return tuple(labelled_faces(Path(str(SHARED)) / "data/WFLW"))
+    return tuple(open_faces(Path(str(SHARED)) / "data/WFLW").load())
 
 
 @cache
 def nme(path: Path) -> float:
-    network = open_network(path)
+    network = open_landmark_model(path)
     truth = true_landmarks(wflw_faces(), network.contract)
-    predicted = predict_landmarks(network.predict, network.contract, wflw_faces())
+    predicted = predict_landmarks(network, wflw_faces())
     return float(nme_per_face(predicted, truth, network.contract.landmarks.normalizing_points).mean())
 
 
@@ -61,8 +62,10 @@ def test_imported_and_converted_networks_keep_their_accuracy(name: str, tmp_path
 def test_feeding_rgb_to_a_bgr_network_costs_a_tenth_of_accuracy() -> None:
     """The reference project's own inference script does this; our contract makes it impossible by accident."""
     path = published("PFLD_GhostOne_112_1_opt_sim.onnx")
-    network = open_network(path)
+    network = open_landmark_model(path)
     truth = true_landmarks(wflw_faces(), network.contract)
-    swapped = predict_landmarks(lambda crops: network.predict(crops[:, :, :, ::-1]), network.contract, wflw_faces())
+    swapped = predict_landmarks(
+        LandmarkModel(network.contract, lambda crops: network.predict(crops[:, :, :, ::-1])), wflw_faces()
+    )
     wrong = nme_per_face(swapped, truth, network.contract.landmarks.normalizing_points).mean()
     assert wrong > 1.1 * nme(path)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import mannwhitneyu, spearmanr
 
-from pfld_edge_calib import Face, labelled_faces, nme_per_face, portraits, read_photo
+from pfld_edge_calib import Face, nme_per_face, open_faces, portraits, read_photo
 from pfld_edge_runtime import (
     BUNDLED_MODEL,
     WFLW_98,
@@ -127,7 +127,7 @@ def test_a_portrait_is_trusted_and_its_scrambled_pixels_are_not() -> None:
 
 @pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no WFLW faces")
 def test_confidence_orders_wflws_test_faces_by_error_and_promises_what_comes() -> None:
-    landmarker, faces = FaceLandmarker(), labelled_faces(Path(str(SHARED)) / "data/WFLW")
+    landmarker, faces = FaceLandmarker(), open_faces(Path(str(SHARED)) / "data/WFLW").load()
 
     def confidence(face: Face) -> tuple[float, float]:
         found = read_faces(landmarker, read_photo(face.image), face.bbox_xyxy, "bgr", confidence=True)

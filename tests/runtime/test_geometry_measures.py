@@ -111,7 +111,7 @@ def labelled() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     faces = read_points_csv(folder / "test.csv", folder / "images")
     reference = Path(str(SHARED)) / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
     landmarker = FaceLandmarker(reference, contract=Contract())
-    predicted = predict_landmarks(landmarker.predict_crops, landmarker.contract, faces)
+    predicted = predict_landmarks(landmarker.model, faces)
     return np.stack([face.landmarks for face in faces if face.landmarks is not None]), predicted
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pfld_edge_calib import labelled_faces, portraits, predict_landmarks, read_photo, true_landmarks
+from pfld_edge_calib import open_faces, portraits, predict_landmarks, read_photo, true_landmarks
 from pfld_edge_runtime import WFLW_98, FaceLandmarker, LandmarkError, default_camera, head_pose
 from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 
@@ -89,10 +89,10 @@ def test_with_noise_the_pose_is_opencvs_or_fits_better(
 @pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no WFLW faces")
 @pytest.mark.parametrize("source", ["true", "predicted"])
 def test_poses_of_wflws_test_faces_are_opencvs_within_a_degree(source: str) -> None:
-    faces, landmarker = labelled_faces(Path(str(SHARED)) / "data/WFLW"), FaceLandmarker()
+    faces, landmarker = open_faces(Path(str(SHARED)) / "data/WFLW").load(), FaceLandmarker()
     landmarks = true_landmarks(faces, landmarker.contract)
     if source == "predicted":
-        landmarks = predict_landmarks(landmarker.predict_crops, landmarker.contract, faces)
+        landmarks = predict_landmarks(landmarker.model, faces)
     for face, points in zip(faces, landmarks.astype(np.float64), strict=True):
         height, width = read_photo(face.image).shape[:2]
         found = head_pose(points, (width, height))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from pfld_edge_calib import labelled_faces, portraits
+from pfld_edge_calib import open_faces, portraits
 from pfld_edge_runtime import WFLW_98, head_pose
 from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_train.pose import FOCAL_LENGTH, head_angles
@@ -93,7 +93,7 @@ def test_the_portraits_poses_are_opencvs() -> None:
 
 @pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no WFLW faces")
 def test_poses_of_wflws_test_faces_are_opencvs_and_near_the_photographs() -> None:
-    labelled = labelled_faces(Path(str(SHARED)) / "data/WFLW")
+    labelled = open_faces(Path(str(SHARED)) / "data/WFLW").load()
     landmarks = np.stack([face.landmarks for face in labelled if face.landmarks is not None]).astype(float)
     faces = cropped(landmarks)
     apart = np.abs(degrees(faces) - np.array([least_squares_degrees(face) for face in faces]))

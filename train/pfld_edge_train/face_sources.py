@@ -20,7 +20,7 @@ from pfld_edge_calib import (
     FaceSetError,
     as_wflw_98,
     cut_faces,
-    labelled_faces,
+    open_faces,
     read_points_csv,
 )
 from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
@@ -117,7 +117,7 @@ def _listed(data: DataConfig) -> list[Face]:
     if path.suffix.lower() == ".csv":
         faces = read_points_csv(path, images, data.group_by)
     else:
-        faces = labelled_faces(path, data.split)
+        faces = open_faces(path, data.split).load()
     return as_wflw_98(faces) if data.scheme else faces
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import onnx
 
-from pfld_edge_calib import labelled_faces, nme_per_face, predict_landmarks, true_landmarks
+from pfld_edge_calib import nme_per_face, open_faces, predict_landmarks, true_landmarks
 from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
 from pfld_edge_convert.int8_stage import Int8Request
-from pfld_edge_convert.landmark_models import open_network
+from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import write_model
 from pfld_edge_convert.pipeline import convert, int8_path
 from pfld_edge_runtime import BUNDLED_MODEL, Contract
@@ -29,9 +29,9 @@ IN_RUNTIME = "pfld-edge-s"
 
 def measured(path: Path, wflw: Path) -> dict[str, object]:
     """Contract fields that tell a file's accuracy."""
-    faces, network = labelled_faces(wflw), open_network(path)
+    faces, network = open_faces(wflw).load(), open_landmark_model(path)
     truth = true_landmarks(faces, network.contract)
-    predicted = predict_landmarks(network.predict, network.contract, faces)
+    predicted = predict_landmarks(network, faces)
     nme = nme_per_face(predicted, truth, network.contract.landmarks.normalizing_points).mean()
     return {"nme": round(float(nme), 5), "nme_data": f"{len(faces)} faces of the WFLW test split"}
 
@@ -65,7 +65,7 @@ def main() -> None:
         load_model(checkpoint)[0], contract, plain, sample_crops(contract), Int8Request(chosen.crops, chosen.source)
     )
     quantized = int8_path(plain)
-    final = open_network(quantized).contract.replace(**measured(quantized, wflw))
+    final = open_landmark_model(quantized).contract.replace(**measured(quantized, wflw))
     write_model(onnx.load(str(quantized)), final, BUNDLED_MODEL)
     print(f"INT8 NME {final.nme}, {BUNDLED_MODEL.stat().st_size} bytes")  # noqa: T201
 

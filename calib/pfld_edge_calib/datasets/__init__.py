@@ -1,28 +1,20 @@
 """Datasets of faces: WFLW, CSV, COCO, tar and Parquet shards, opened by `open_faces`; and their preparation."""
 
 from pfld_edge_calib.datasets.coco import read_coco
-from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, labelled_faces, open_faces, open_shards
+from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.datasets.point_maps import as_wflw_98
 from pfld_edge_calib.datasets.points_csv import read_points_csv
-from pfld_edge_calib.datasets.portraits import PORTRAITS, portraits
-from pfld_edge_calib.datasets.units import UNIT_FACES, DatasetPhoto, Unit
-from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES, read_wflw, read_wflw_list
+from pfld_edge_calib.datasets.units import Unit
+from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES, read_wflw
 
 __all__ = [
-    "PORTRAITS",
-    "UNIT_FACES",
     "WFLW_ATTRIBUTES",
-    "DatasetPhoto",
     "FaceSet",
     "Unit",
     "as_wflw_98",
     "is_sharded",
-    "labelled_faces",
     "open_faces",
-    "open_shards",
-    "portraits",
     "read_coco",
     "read_points_csv",
     "read_wflw",
-    "read_wflw_list",
 ]

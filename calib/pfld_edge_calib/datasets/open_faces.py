@@ -17,7 +17,7 @@ from pfld_edge_calib.face import Face
 from pfld_edge_calib.files import sha256_of
 from pfld_edge_calib.photo import PHOTO_SUFFIXES
 
-__all__ = ["FaceSet", "is_sharded", "labelled_faces", "open_faces", "open_shards"]
+__all__ = ["FaceSet", "is_sharded", "open_faces"]
 
 _SHARDS: dict[str, Callable[[Path, int], Iterator[Unit]]] = {".tar": tar_units, ".parquet": parquet_units}
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -32,10 +32,12 @@ class FaceSet:
     Attributes:
         units: All of them.
         identity: Hash that changes when the dataset changes.
+        name: Its path or paths, for messages.
     """
 
     units: tuple[Unit, ...]
     identity: str
+    name: str = ""
 
     @property
     def count(self) -> int:
@@ -53,6 +55,17 @@ class FaceSet:
             FaceSetError: A photograph is damaged or has no annotation.
         """
         return chain.from_iterable(map(unit_faces, self.units))
+
+    def load(self) -> list[Face]:
+        """Read all annotated faces into memory.
+
+        Raises:
+            FaceSetError: There is none, or a photograph is damaged or has no annotation.
+        """
+        faces = list(self)
+        if not faces:
+            raise FaceSetError(f"{self.name}: the list is empty: expected at least one face")
+        return faces
 
 
 def open_faces(
@@ -81,7 +94,8 @@ def open_faces(
     """
     units: list[Unit] = []
     identities = []
-    for path in [paths] if isinstance(paths, Path) else paths:
+    given = [paths] if isinstance(paths, Path) else list(paths)
+    for path in given:
         found, identity = _opened(path, split, images, size, group_by)
         identities.append(identity)
         for unit in found:
@@ -89,7 +103,7 @@ def open_faces(
             if advance is not None:
                 advance(unit.count)
     identity = identities[0] if len(identities) == 1 else hashlib.sha256(" ".join(identities).encode()).hexdigest()
-    return FaceSet(tuple(units), identity)
+    return FaceSet(tuple(units), identity, ", ".join(map(str, given)))
 
 
 def _opened(path: Path, split: str, images: Path | None, size: int, group_by: str) -> tuple[Iterable[Unit], str]:
@@ -163,22 +177,3 @@ def _expanded(name: str) -> list[str]:
     numbers = range(int(first), int(last) + 1)
     before, after = name[: found.start()], name[found.end() :]
     return [whole for number in numbers for whole in _expanded(f"{before}{number:0{width}}{after}")]
-
-
-def labelled_faces(path: Path, split: str = "test", images: Path | None = None) -> list[Face]:
-    """Read all faces of a dataset into memory; see `open_faces`.
-
-    Raises:
-        FaceSetError: The path is no dataset of faces, is damaged, or holds no face.
-    """
-    faces = list(open_faces(path, split, images))
-    if not faces:
-        raise FaceSetError(f"{path}: the list is empty: expected at least one face")
-    return faces
-
-
-def open_shards(
-    paths: Sequence[Path], size: int = UNIT_FACES, advance: Callable[[int], object] | None = None
-) -> FaceSet:
-    """Open shards with units of some size; see `open_faces`."""
-    return open_faces(paths, size=size, advance=advance)

@@ -12,12 +12,14 @@ from pfld_edge_runtime import IBUG_68, WFLW_98
 
 __all__ = ["as_wflw_98", "points_as_wflw_98", "wflw_98_from_68"]
 
-_CONTOUR = tuple((2 * i, i) for i in range(17))
-_BROWS = (*((33 + i, 17 + i) for i in range(5)), *((42 + i, 22 + i) for i in range(5)))
-_NOSE = tuple((51 + i, 27 + i) for i in range(9))
-_CORNERS = ((60, 36), (64, 39), (68, 42), (72, 45))
-_LIPS = tuple((76 + i, 48 + i) for i in range(20))
-_SAME = (*_CONTOUR, *_BROWS, *_NOSE, *_CORNERS, *_LIPS)
+_SAME = (
+    *zip(range(0, 33, 2), range(17), strict=True),  # contour
+    *zip(range(33, 38), range(17, 22), strict=True),  # brows
+    *zip(range(42, 47), range(22, 27), strict=True),
+    *zip(range(51, 60), range(27, 36), strict=True),  # nose
+    *zip((60, 64, 68, 72), (36, 39, 42, 45), strict=True),  # corners of the eyes
+    *zip(range(76, 96), range(48, 68), strict=True),  # lips
+)
 """(WFLW, 300-W) points at one place of a face (Wu et al. 2018, figure 2; Sagonas et al. 2013, figure 1)."""
 
 # (WFLW point, 300-W corner, 300-W lid point). 300-W divides a lid into three parts, WFLW into four: WFLW's outer points

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.face import Face, tight_box
+from pfld_edge_calib.face import Face
+from pfld_edge_runtime import tight_box
 
 __all__ = ["CORRUPTIONS", "FACE_SIDE", "Corruption", "FacePatch", "face_patch"]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CONFIDENCE",
+    "FEWEST_FACES",
     "MIN_PHOTOGRAPHS",
     "RESAMPLES",
     "DriftEstimate",
@@ -27,6 +28,9 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 MIN_PHOTOGRAPHS = 8
 """With fewer photographs a bootstrap interval is far too short; the extremes of single faces are given instead."""
+
+FEWEST_FACES = 20
+"""Subsets with fewer faces are not judged by themselves."""
 
 _MOST_UNITS = 1_000
 _POWER = 0.8
@@ -153,8 +157,8 @@ class Verdict(str, Enum):
     """The whole interval of the drift lies within the budget."""
     FAIL = "fail"
     """The whole interval lies beyond it."""
-    UNDECIDED = "undecided"
-    """The budget lies inside the interval: inconclusive."""
+    INCONCLUSIVE = "inconclusive"
+    """The budget lies inside the interval."""
 
 
 def judge(drift: DriftEstimate, budget: float | None) -> tuple[Verdict, str]:
@@ -174,7 +178,7 @@ def judge(drift: DriftEstimate, budget: float | None) -> tuple[Verdict, str]:
     if not math.isfinite(drift.value):
         return Verdict.FAIL, "the drift is not a number: a network gave NaN, or found no face"
     return (
-        Verdict.UNDECIDED,
+        Verdict.INCONCLUSIVE,
         f"drift {interval}: {drift.faces} faces can't tell whether it is within {allowed}; " + (_advice(drift, budget)),
     )
 

@@ -1,6 +1,5 @@
 """Corruption robustness: the NME as a function of the strength of each corruption."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,9 +10,11 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.evaluation.corruptions import CORRUPTIONS, Corruption, FacePatch, face_patch
 from pfld_edge_calib.evaluation.metrics import nme_per_face
+from pfld_edge_calib.evaluation.verification import json_types
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.landmark_model import BoxedPhoto, EvaluatedModel, run_models
+from pfld_edge_calib.find_landmarks import BoxedPhoto, run_models
 from pfld_edge_calib.photo import read_photo
+from pfld_edge_runtime import LandmarkModel
 
 __all__ = ["Curve", "Robustness", "measure_robustness", "robustness_record"]
 
@@ -68,7 +69,7 @@ class Robustness:
 
 
 def measure_robustness(
-    models: Sequence[EvaluatedModel],
+    models: Sequence[LandmarkModel],
     faces: Sequence[Face],
     advance: Callable[[int], object] | None = None,
     *,
@@ -142,24 +143,16 @@ def _patches(faces: Sequence[Face], points: tuple[int, int]) -> Iterator[tuple[F
 
 def robustness_record(found: Robustness) -> dict[str, Any]:
     """Convert to JSON types; NaN and infinity become None."""
-    return {
-        "faces": found.faces,
-        "models": list(found.models),
-        "clean": [_finite(value) for value in found.clean.tolist()],
-        "damages": [
-            {
-                "name": curve.name,
-                "unit": curve.unit,
-                "strengths": list(curve.strengths),
-                "nme": {
-                    model: [_finite(value) for value in row]
-                    for model, row in zip(found.models, curve.nmes.tolist(), strict=True)
-                },
-            }
-            for curve in found.curves
-        ],
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    curves = [
+        {
+            "name": curve.name,
+            "unit": curve.unit,
+            "strengths": curve.strengths,
+            "nme": dict(zip(found.models, curve.nmes, strict=True)),
+        }
+        for curve in found.curves
+    ]
+    record: dict[str, Any] = json_types(
+        {"faces": found.faces, "models": found.models, "clean": found.clean, "damages": curves}
+    )
+    return record

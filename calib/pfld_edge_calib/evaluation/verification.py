@@ -1,30 +1,60 @@
-"""The record of a verification, from which tables, JSON and the HTML report are made."""
+"""Runs models over annotated faces and compares them with a reference; tables, JSON and the report read the record."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from enum import Enum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.evaluation.deviation import Deviation
-from pfld_edge_calib.evaluation.drift import RESAMPLES, DriftEstimate, Verdict
-from pfld_edge_calib.evaluation.metrics import Accuracy, FaceErrors
-from pfld_edge_runtime import Contract, LandmarkScheme
+from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
+from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.evaluation.drift import (
+    FEWEST_FACES,
+    RESAMPLES,
+    DriftEstimate,
+    Verdict,
+    judge,
+    mean_interval,
+    paired_drift,
+)
+from pfld_edge_calib.evaluation.metrics import (
+    Accuracy,
+    Deviation,
+    FaceErrors,
+    accuracy_by_subset,
+    face_errors,
+    measure_deviation,
+    normalizing_distance,
+)
+from pfld_edge_calib.evaluation.predictions import FacePredictions
+from pfld_edge_calib.face import Face
+from pfld_edge_calib.find_landmarks import find_landmarks, shared_scheme, true_landmarks
+from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme, tight_box
 
 __all__ = [
     "RECORD_FORMAT",
     "LikelyCause",
     "ModelResult",
-    "PairedDrift",
     "Verification",
     "VerificationSettings",
+    "evaluate_found",
+    "json_types",
+    "shipping_verdict",
+    "subset_order",
     "verification_record",
+    "verify_models",
 ]
 
-RECORD_FORMAT = 1
+_FARTHEST = 0.25
+"""Eye distances from the reference's landmark; a landmark that far off is on another part of the face."""
+
+_CALIBRATION_FACES = 100
+"""From about as many on, INT8 ranges hardly depend on which faces were taken."""
+
+RECORD_FORMAT = 2
 """Raised when a field is renamed or changes its meaning; new fields don't raise it."""
 
 
@@ -36,7 +66,7 @@ class VerificationSettings:
         data: The dataset, as it was named; empty for the bundled portraits.
         split: Of a WFLW folder.
         max_drift: Budget, a share of the reference's NME; None where none was given.
-        accept_undecided: Whether the command succeeds with an inconclusive verdict.
+        accept_inconclusive: Whether the command succeeds with an inconclusive verdict.
         detector: The detector whose boxes were used; empty for the dataset's own boxes.
         resamples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
@@ -45,23 +75,10 @@ class VerificationSettings:
     data: str = ""
     split: str = ""
     max_drift: float | None = None
-    accept_undecided: bool = False
+    accept_inconclusive: bool = False
     detector: str = ""
     resamples: int = RESAMPLES
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PairedDrift:
-    """Drift over all faces and by subset.
-
-    Attributes:
-        all: Over all faces.
-        by_subset: Of each subset that has faces; without ``all``.
-    """
-
-    all: DriftEstimate
-    by_subset: Mapping[str, DriftEstimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +89,13 @@ class LikelyCause:
         cause: ``weights``, ``color``, ``margin``, ``order`` or ``scale``.
         sentence: Names the cause and the part of the file, e.g. the tensor.
         evidence: The measured values behind it.
+        proven: Whether undoing it brings the reference's landmarks back, or the fingerprint shows it.
     """
 
     cause: str
     sentence: str
     evidence: Mapping[str, float | str] = field(default_factory=dict)
+    proven: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +105,7 @@ class ModelResult:
     Attributes:
         name: Name for tables.
         path: The file, as it was given.
-        kind: One of `pfld_edge_calib.landmark_model.KINDS`.
+        kind: `LandmarkModel.kind`.
         sha256: Hash of the file, hexadecimal.
         contract: How it was fed.
         assumed: Whether the contract was assumed.
@@ -97,7 +116,7 @@ class ModelResult:
         deviation: Against the reference's landmarks; None as `drift`.
         verdict: Relation of the drift to the budget.
         reason: Explains the verdict; empty where there is no budget.
-        suspicions: Likely causes of a deviation, the likeliest first.
+        likely_causes: Causes of a deviation, the likeliest first.
         error: Distances from the truth by landmark and part of the face, where there is no reference to compare with.
         nme_intervals: 95 % interval of the NME, of all faces (``all``) and of each subset in 8 photographs or more,
             where there is no reference.
@@ -112,11 +131,11 @@ class ModelResult:
     landmarks: NDArray[np.float32]
     errors: FaceErrors
     accuracy: Mapping[str, Accuracy]
-    drift: PairedDrift | None = None
+    drift: Mapping[str, DriftEstimate] | None = None
     deviation: Deviation | None = None
     verdict: Verdict = Verdict.UNJUDGED
     reason: str = ""
-    suspicions: tuple[LikelyCause, ...] = ()
+    likely_causes: tuple[LikelyCause, ...] = ()
     error: Deviation | None = None
     nme_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -152,17 +171,226 @@ class Verification:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of all models: fail, then undecided, then pass; unjudged where no model was judged."""
+        """The worst of all models: fail, then inconclusive, then pass; unjudged where no model was judged."""
         found = {model.verdict for model in self.models}
-        order = (Verdict.FAIL, Verdict.UNDECIDED, Verdict.PASS)
+        order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
         return next((verdict for verdict in order if verdict in found), Verdict.UNJUDGED)
 
     @property
     def fell_short(self) -> bool:
         """Whether the command exits with status 1."""
-        if self.verdict is Verdict.UNDECIDED:
-            return not self.settings.accept_undecided
+        if self.verdict is Verdict.INCONCLUSIVE:
+            return not self.settings.accept_inconclusive
         return self.verdict is Verdict.FAIL
+
+
+def verify_models(
+    models: Sequence[LandmarkModel],
+    faces: Sequence[Face],
+    settings: VerificationSettings,
+    *,
+    compare: bool = True,
+    cut_by: Sequence[Face] | None = None,
+    refine: int = 0,
+    advance: Callable[[int], object] | None = None,
+) -> Verification:
+    """Run models over annotated faces, and compare the others with the first.
+
+    Args:
+        models: At least one, all of one landmark scheme.
+        faces: At least one.
+        settings: Settings of the verification.
+        compare: Whether the first model is the reference; otherwise each is evaluated by itself.
+        cut_by: The same faces with the boxes that models are given, e.g. a detector's; NaN where it missed.
+        refine: Number of further passes, each with the tight box of the landmarks that the model predicted before.
+        advance: Called with the number of faces done.
+
+    Raises:
+        ModelContractError: The models have different landmark schemes.
+        FaceSetError: A face has no landmarks, or another number than the models, or a photograph can't be read.
+    """
+    shared_scheme(models)
+    truth = true_landmarks(faces, models[0].contract)
+    given = faces if cut_by is None else cut_by
+    found = find_landmarks(models, given, advance)
+    for _ in range(refine):
+        found = [_refined(model, landmarks, faces) for model, landmarks in zip(models, found, strict=True)]
+    images, attributes = (tuple(str(face.image) for face in faces), tuple(face.attributes for face in faces))
+    boxes = np.stack([face.bbox_xyxy for face in given])
+    predictions = FacePredictions(images, attributes, boxes, truth, tuple(found))
+    return evaluate_found(models, predictions, settings, compare=compare)
+
+
+def _refined(model: LandmarkModel, landmarks: NDArray[np.float32], faces: Sequence[Face]) -> NDArray[np.float32]:
+    """Predict again, in the tight boxes of the landmarks; missed faces stay missed."""
+    seen = np.isfinite(landmarks).all(axis=(1, 2))
+    boxes = np.full((len(faces), 4), np.nan)
+    boxes[seen] = tight_box(landmarks[seen])
+    return find_landmarks([model], [replace(face, bbox_xyxy=box) for face, box in zip(faces, boxes, strict=True)])[0]
+
+
+def evaluate_found(
+    models: Sequence[LandmarkModel],
+    predictions: FacePredictions,
+    settings: VerificationSettings,
+    *,
+    compare: bool = True,
+) -> Verification:
+    """Evaluate landmarks that were predicted already.
+
+    Args:
+        models: At least one.
+        predictions: Of the models, in their order.
+        settings: Settings of the verification.
+        compare: As for `verify_models`.
+
+    Raises:
+        FaceSetError: No face has an NME.
+    """
+    kinds: dict[frozenset[str], int] = {}  # few combinations of attributes occur
+    kind_of_face = [kinds.setdefault(attributes, len(kinds)) for attributes in predictions.attributes]
+    names = subset_order(set().union(*kinds))
+    members = np.array([[name in kind for name in names] for kind in kinds], bool).reshape(len(kinds), -1)
+    images, truth = predictions.images, predictions.truth
+    numbers: dict[str, int] = {}
+    record = Verification(
+        faces=images,
+        photographs=np.array([numbers.setdefault(image, len(numbers)) for image in images], np.int64),
+        subset_names=names,
+        subsets=members[kind_of_face],
+        truth=truth,
+        boxes=predictions.boxes,
+        scheme=models[0].contract.landmarks,
+        models=(),
+        settings=settings,
+    )
+    first, second = record.scheme.normalizing_points
+    measurable = np.isfinite(normalizing_distance(truth, [first], [second]))
+    if not measurable.any():
+        raise FaceSetError(f"no face has an NME: points {first} and {second} are unlabelled or coincide in all of them")
+    results: list[ModelResult] = []
+    for model, landmarks in zip(models, predictions.found, strict=True):
+        result = _measured(model, landmarks, record)
+        if compare:
+            result = _compared(result, results[0], record) if results else replace(result, verdict=Verdict.REFERENCE)
+        else:
+            result = _evaluated(result, record)
+        results.append(result)
+    left_out = tuple(images[row] for row in np.flatnonzero(~measurable))
+    return replace(record, models=tuple(results), truth=_filled(truth), left_out=left_out)
+
+
+def _filled(truth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Move unlabelled points from NaN to the mean of the face's labelled ones, for pictures."""
+    rows = np.flatnonzero(np.isnan(truth).any(axis=(1, 2)))
+    if not len(rows):
+        return truth
+    result = np.array(truth)
+    for row in rows:
+        labelled = np.isfinite(result[row]).all(axis=1)
+        result[row, ~labelled] = result[row, labelled].mean(axis=0) if labelled.any() else 0
+    return result
+
+
+def _measured(model: LandmarkModel, landmarks: NDArray[np.float32], record: Verification) -> ModelResult:
+    errors = face_errors(landmarks, record.truth, record.scheme)
+    return ModelResult(
+        name=model.name,
+        path="" if model.path is None else str(model.path),
+        kind=model.kind,
+        sha256=model.sha256,
+        contract=model.contract,
+        assumed=model.assumed,
+        landmarks=landmarks,
+        errors=errors,
+        accuracy=accuracy_by_subset(errors, record.subset_names, record.subsets),
+    )
+
+
+def _evaluated(result: ModelResult, record: Verification) -> ModelResult:
+    """Add intervals of the NME and deviations from the annotation."""
+    resamples, seed, nmes = record.settings.resamples, record.settings.seed, result.errors.ocular
+    intervals = {
+        name: mean_interval(nmes[some], record.photographs[some], resamples=resamples, seed=seed)
+        for name, some in _subset_masks(record).items()
+    }
+    error = measure_deviation(result.landmarks, record.truth, record.truth, record.scheme)
+    known = {name: interval for name, interval in intervals.items() if interval is not None}
+    return replace(result, error=error, nme_intervals=known)
+
+
+def _subset_masks(record: Verification) -> dict[str, NDArray[np.bool_]]:
+    """``(N,)`` masks of all faces and of each subset that has any."""
+    subsets = {name: record.subsets[:, i] for i, name in enumerate(record.subset_names) if record.subsets[:, i].any()}
+    return {"all": np.ones(len(record.faces), bool), **subsets}
+
+
+def _compared(result: ModelResult, reference: ModelResult, record: Verification) -> ModelResult:
+    settings = record.settings
+    estimates = {
+        name: paired_drift(
+            result.errors.ocular[some],
+            reference.errors.ocular[some],
+            record.photographs[some],
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
+        for name, some in _subset_masks(record).items()
+    }
+    verdict, reason = judge(estimates["all"], settings.max_drift)
+    lost = result.accuracy["all"].misses - reference.accuracy["all"].misses
+    if lost > 0:
+        verdict, reason = Verdict.FAIL, f"it gives no numbers for {lost} of {len(record.faces)} faces"
+    return replace(
+        result,
+        drift=estimates,
+        deviation=measure_deviation(result.landmarks, reference.landmarks, record.truth, record.scheme),
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def shipping_verdict(found: Verification, model: ModelResult) -> tuple[Verdict, str]:
+    """Judge whether a model may ship, by more than its drift over all faces.
+
+    The drift's interval must end within the budget, that of each subset of 20 faces or more too; no landmark may lie
+    further than 0.25 eye distances from the reference's; and an INT8 file must be calibrated on 100 faces.
+
+    Returns:
+        The verdict and a sentence; unjudged where no budget was given.
+    """
+    budget, drift, moved = found.settings.max_drift, model.drift, model.deviation
+    if model.verdict is not Verdict.PASS or budget is None or drift is None or moved is None:
+        return model.verdict, model.reason
+    if moved.largest > _FARTHEST:
+        return Verdict.FAIL, (
+            f"landmark {moved.largest_landmark} of {found.faces[moved.largest_face]} lies {moved.largest:.2f} eye "
+            f"distances from that of {found.models[0].name}"
+        )
+    large = [(name, estimate) for name, estimate in drift.items() if estimate.faces >= FEWEST_FACES]
+    judged = [(*judge(estimate, budget), name) for name, estimate in large if name != "all"]
+    for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
+        for own, reason, name in judged:
+            if own is verdict:
+                return verdict, f"{name}: {reason}"
+    calibrated = _calibration_faces(model.contract.calibration)
+    if calibrated is not None and calibrated < _CALIBRATION_FACES:
+        return Verdict.INCONCLUSIVE, f"it is calibrated on {calibrated} faces; {_CALIBRATION_FACES} show their range"
+    return Verdict.PASS, model.reason
+
+
+def _calibration_faces(source: str) -> int | None:
+    """Number of faces in a contract's ``calibration``; None where it says none."""
+    if "bundled portraits" in source:
+        return 2
+    count = source.partition(" ")[0]
+    return int(count) if count.isdecimal() else None
+
+
+def subset_order(known: Set[str]) -> tuple[str, ...]:
+    """Sort attribute names: WFLW's six in their order, then others by name."""
+    ours = [name for name in WFLW_ATTRIBUTES if name in known]
+    return (*ours, *sorted(known - set(ours)))
 
 
 def verification_record(found: Verification) -> dict[str, Any]:
@@ -180,7 +408,7 @@ def verification_record(found: Verification) -> dict[str, Any]:
         "models": [_model(model, found) for model in found.models],
         "each_face": [_face(found, row) for row in range(len(found.faces))],
     }
-    plain: dict[str, Any] = _plain(record)
+    plain: dict[str, Any] = json_types(record)
     return plain
 
 
@@ -193,11 +421,12 @@ def _model(model: ModelResult, found: Verification) -> dict[str, Any]:
         "contract_assumed": model.assumed,
         "verdict": model.verdict,
         "reason": model.reason,
-        "likely_causes": model.suspicions,
+        "shipping": dict(zip(("verdict", "reason"), shipping_verdict(found, model), strict=True)),
+        "likely_causes": model.likely_causes,
         "accuracy": model.accuracy,
         "nme_intervals": model.nme_intervals,
         "error": None if model.error is None else _deviation(model.error, found),
-        "drift": None if model.drift is None else {"all": model.drift.all, **model.drift.by_subset},
+        "drift": model.drift,
         "deviation": None if model.deviation is None else _deviation(model.deviation, found),
     }
 
@@ -225,17 +454,18 @@ def _face(found: Verification, row: int) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON is of any type
+def json_types(value: Any) -> Any:  # noqa: ANN401 - JSON is of any type
+    """Convert dataclasses, mappings and arrays to JSON types; NaN and infinity become None."""
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return json_types(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): json_types(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return json_types(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [json_types(item) for item in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value

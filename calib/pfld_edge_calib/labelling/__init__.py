@@ -1,21 +1,17 @@
 """Pseudo-labels: several landmark networks predict each face, and their disagreement becomes a confidence."""
 
 from pfld_edge_calib.errors import LabellingError
-from pfld_edge_calib.labelling.consensus import TYPICAL_ERROR, Consensus, augmented_predictions, consensus
+from pfld_edge_calib.labelling.consensus import Consensus, augmented_predictions, consensus
 from pfld_edge_calib.labelling.labeller import (
     DROP_REASONS,
     BoxFinder,
-    FaceLabel,
     Labeller,
     LabelSettings,
-    PhotoLabels,
 )
 from pfld_edge_calib.labelling.run import (
-    DonePhoto,
     LabellingReport,
     ProgressFile,
     label_photos,
-    label_units,
     run_identity,
     write_labels,
 )
@@ -23,41 +19,34 @@ from pfld_edge_calib.labelling.tasks import (
     LABEL_UNIT,
     LabelTask,
     LabelUnit,
+    ShardUnit,
     boxes_by_photo,
     label_tasks,
     photos_of,
-    shard_units,
     task_units,
     tasks_identity,
 )
-from pfld_edge_calib.landmark_model import Teacher
 
 __all__ = [
     "DROP_REASONS",
     "LABEL_UNIT",
-    "TYPICAL_ERROR",
     "BoxFinder",
     "Consensus",
-    "DonePhoto",
-    "FaceLabel",
     "LabelSettings",
     "LabelTask",
     "LabelUnit",
     "Labeller",
     "LabellingError",
     "LabellingReport",
-    "PhotoLabels",
     "ProgressFile",
-    "Teacher",
+    "ShardUnit",
     "augmented_predictions",
     "boxes_by_photo",
     "consensus",
     "label_photos",
     "label_tasks",
-    "label_units",
     "photos_of",
     "run_identity",
-    "shard_units",
     "task_units",
     "tasks_identity",
     "write_labels",

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.calibration import jittered
 from pfld_edge_calib.errors import LabellingError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.landmark_model import LandmarkModel
-from pfld_edge_runtime import LandmarkScheme, crop_faces, crop_windows
+from pfld_edge_runtime import LandmarkModel, LandmarkScheme, crop_faces, crop_windows
 
 __all__ = ["TYPICAL_ERROR", "Consensus", "augmented_predictions", "consensus", "face_sizes"]
 

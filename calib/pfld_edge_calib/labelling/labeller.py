@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError, LabellingError
+from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.labelling.consensus import Consensus, augmented_predictions, consensus
-from pfld_edge_calib.landmark_model import Teacher, shared_scheme
 from pfld_edge_calib.photo import decode_photo, read_photo
+from pfld_edge_runtime import LandmarkModel, tight_box
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
-from pfld_edge_runtime.geometry.landmarks import tight_box
 
 __all__ = ["DROP_REASONS", "BoxFinder", "FaceLabel", "LabelSettings", "Labeller", "PhotoLabels"]
 
@@ -89,7 +89,9 @@ class Labeller:
         scheme: Their landmark scheme.
     """
 
-    def __init__(self, teachers: Sequence[Teacher], settings: LabelSettings, find: BoxFinder | None = None) -> None:
+    def __init__(
+        self, teachers: Sequence[LandmarkModel], settings: LabelSettings, find: BoxFinder | None = None
+    ) -> None:
         """Check that the teachers can be used together.
 
         Args:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -18,14 +17,13 @@ from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
 from pfld_edge_calib.errors import LabellingError
 from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings
 from pfld_edge_calib.labelling.tasks import LabelTask, LabelUnit
-from pfld_edge_calib.parallel import Runner, check_same_run, ordered_results
+from pfld_edge_calib.parallel import Runner, check_same_run
 
 __all__ = [
     "DonePhoto",
     "LabellingReport",
     "ProgressFile",
     "label_photos",
-    "label_units",
     "run_identity",
     "write_labels",
 ]
@@ -159,45 +157,19 @@ class ProgressFile:
 
 
 def label_photos(
-    tasks: Sequence[LabelTask],
-    make: Callable[[], Labeller],
-    progress: ProgressFile,
-    workers: int = 1,
-    advance: Callable[[int], object] | None = None,
-) -> None:
-    """Label the photographs that `progress` does not hold yet.
-
-    The result for a photograph depends on that photograph only, so that neither the number of workers nor an
-    interruption changes a byte.
-
-    Args:
-        tasks: All photographs of the run, those done among them.
-        make: Returns the labeller; called once in each process. Picklable where there is more than one worker.
-        progress: Stores results, a photograph at a time, in order.
-        workers: Processes; 1 for this one.
-        advance: Called with 1 after each photograph.
-
-    Raises:
-        LabellingError: The teachers can't be used, or a process was killed.
-    """
-    left = islice(tasks, progress.done, None)
-    for done in ordered_results(partial(_photo_work, make), left, workers):
-        progress.add(done)
-        if advance is not None:
-            advance(1)
-
-
-def label_units(
     units: Sequence[LabelUnit],
     make: Callable[[], Labeller],
     progress: ProgressFile,
     run: Runner,
     advance: Callable[[int], object] | None = None,
 ) -> None:
-    """Label photographs that lie in shards, or on a cluster, unit by unit; to the same bytes as `label_photos`.
+    """Label the photographs that `progress` does not hold yet, unit by unit.
+
+    The result for a photograph depends on that photograph only, so that neither the division into units, the number of
+    workers nor an interruption changes a byte.
 
     Args:
-        units: All units of the run.
+        units: All units of the run, those done among them.
         make: Returns the labeller; called once in each process. Picklable.
         progress: Stores results, in order.
         run: Where units are worked on.
@@ -208,8 +180,8 @@ def label_units(
         LabellingError: The teachers can't be used, or a process was killed.
     """
     left, known = list(units), progress.done
-    while left and known >= left[0].count:
-        known -= left.pop(0).count
+    while left and known >= len(left[0]):
+        known -= len(left.pop(0))
     for results in run(partial(_unit_work, make), left):
         # A killed run may have finished a part of the first unit.
         for done in results[known:]:
@@ -219,22 +191,15 @@ def label_units(
         known = 0
 
 
-def _photo_work(make: Callable[[], Labeller]) -> Callable[[LabelTask], DonePhoto]:
-    return partial(_label_task, make())
-
-
 def _unit_work(make: Callable[[], Labeller]) -> Callable[[LabelUnit], list[DonePhoto]]:
-    return partial(_label_unit, make())
+    labeller = make()
+    return lambda unit: [_label_task(labeller, task) for task in unit]
 
 
 def _label_task(labeller: Labeller, task: LabelTask) -> DonePhoto:
     found = labeller(task.photo, task.boxes, task.encoded)
     rows = [points_row(task.name, face.weight, face.landmarks, face.point_weights) for face in found.labels]
     return DonePhoto(rows, dict(found.dropped), found.unreadable)
-
-
-def _label_unit(labeller: Labeller, unit: LabelUnit) -> list[DonePhoto]:
-    return [_label_task(labeller, task) for task in unit]
 
 
 @dataclass(slots=True)

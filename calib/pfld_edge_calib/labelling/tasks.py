@@ -19,11 +19,9 @@ __all__ = [
     "LabelTask",
     "LabelUnit",
     "ShardUnit",
-    "TaskUnit",
     "boxes_by_photo",
     "label_tasks",
     "photos_of",
-    "shard_units",
     "task_units",
     "tasks_identity",
 ]
@@ -145,26 +143,6 @@ def tasks_identity(tasks: Sequence[LabelTask]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskUnit:
-    """Photographs that are files.
-
-    Attributes:
-        tasks: The photographs.
-    """
-
-    tasks: tuple[LabelTask, ...]
-
-    @property
-    def count(self) -> int:
-        """Number of photographs."""
-        return len(self.tasks)
-
-    def __iter__(self) -> Iterator[LabelTask]:
-        """Iterate over the photographs in order."""
-        return iter(self.tasks)
-
-
-@dataclass(frozen=True, slots=True)
 class ShardUnit:
     """Photographs of a shard.
 
@@ -176,8 +154,7 @@ class ShardUnit:
     unit: Unit
     boxed: bool
 
-    @property
-    def count(self) -> int:
+    def __len__(self) -> int:
         """Number of photographs."""
         return self.unit.count
 
@@ -192,14 +169,10 @@ class ShardUnit:
             yield LabelTask(photo.image, photo.name, boxes, photo.encoded)
 
 
-LabelUnit = TaskUnit | ShardUnit
+LabelUnit = tuple[LabelTask, ...] | ShardUnit
+"""Photographs that are files, or those of a shard's unit: iterable, and of known length."""
 
 
-def task_units(tasks: Sequence[LabelTask]) -> list[LabelUnit]:
-    """Divide photographs that are files into units."""
-    return [TaskUnit(tuple(tasks[start : start + LABEL_UNIT])) for start in range(0, len(tasks), LABEL_UNIT)]
-
-
-def shard_units(units: Sequence[Unit], *, boxed: bool) -> list[LabelUnit]:
-    """Wrap the units of shards; see `ShardUnit`."""
-    return [ShardUnit(unit, boxed) for unit in units]
+def task_units(tasks: Sequence[LabelTask], size: int = LABEL_UNIT) -> list[LabelUnit]:
+    """Divide photographs that are files into units of `size`."""
+    return [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]

@@ -25,8 +25,9 @@ from pfld_edge_convert.benchmark.profiling import ColdStart, Profile, cold_start
 from pfld_edge_convert.benchmark.record import BenchReport, ModelRecord, Settings, Timing
 from pfld_edge_convert.benchmark.timing import Judgement, Verdict, judge, median_of, ratio_of_medians, take_turns
 from pfld_edge_convert.errors import BenchmarkError
+from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import load_onnx
-from pfld_edge_runtime import Contract, FaceLandmarker, ModelContractError, ModelFileError, fingerprint_image
+from pfld_edge_runtime import Contract, ModelContractError, ModelFileError, fingerprint_image
 from pfld_edge_runtime.landmark_model import session_contract
 from pfld_edge_runtime.session import open_session
 
@@ -150,11 +151,11 @@ class Subject:
         if self.end_to_end:
             raise BenchmarkError(f"{self.path} is an end-to-end graph and takes no crops: leave out --from-crops")
         try:
-            landmarker = FaceLandmarker(self.path, threads=threads, contract=None if self.contract else Contract())
+            model = open_landmark_model(self.path, threads)
         except ModelContractError as error:
             raise BenchmarkError(f"{self.path} can't run on crops: {error}") from error
-        crops = np.repeat(fingerprint_image(_SEED, landmarker.contract.input_size)[None], batch, axis=0)
-        return lambda: landmarker.predict_crops(crops)
+        crops = np.repeat(fingerprint_image(_SEED, model.contract.input_size)[None], batch, axis=0)
+        return lambda: model.predict(crops)
 
 
 def open_subjects(paths: Sequence[Path], sizes: Mapping[str, int] | None = None) -> list[Subject]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_calib import Face, cut_faces
-from pfld_edge_calib.evaluation import EvaluatedModel, LikelyCause
+from pfld_edge_calib.evaluation import LikelyCause
 from pfld_edge_convert.inference import open_model
 from pfld_edge_convert.model_file import load_onnx
-from pfld_edge_runtime import Contract, crop_windows, fingerprint_image, prepare_input
+from pfld_edge_runtime import Contract, LandmarkModel, crop_windows, fingerprint_image, prepare_input
 
-__all__ = ["Finding", "FingerprintCheck", "check_fingerprint", "scale_names", "wrong_scale"]
+__all__ = ["FingerprintCheck", "check_fingerprint", "scale_names", "wrong_scale"]
 
 _CHANGED = 1e-3
 """Fractions of the crop, of INT8 files. The same file on the same kind of processor gives the recorded digits, 1e-6;
@@ -44,19 +43,6 @@ _PLACES = {
 
 Trial = tuple[float, float, str]
 """What is left of the difference, by which factor the scale is taken to be off, and its name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A likely cause.
-
-    Attributes:
-        suspicion: The cause.
-        proven: Whether undoing it brought the reference's landmarks back, or the fingerprint shows it.
-    """
-
-    suspicion: LikelyCause
-    proven: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +76,7 @@ class FingerprintCheck:
         """Whether that is more than the contract allows any device."""
         return not self.difference * self.side <= self.tolerance
 
-    def findings(self) -> Iterator[Finding]:
+    def causes(self) -> Iterator[LikelyCause]:
         """Say so; proven where the contract's own tolerance is exceeded."""
         if self.changed:
             hint = "" if self.beyond_tolerance else ", or this processor rounds INT8 otherwise than the exporter's"
@@ -98,30 +84,24 @@ class FingerprintCheck:
                 "the file doesn't compute what its exporter saw (fingerprint off by "
                 f"{self.difference:.2g} of the crop): its weights were changed after conversion{hint}"
             )
-            yield Finding(
-                LikelyCause("weights", sentence, {"fingerprint": self.difference}), proven=self.beyond_tolerance
-            )
+            yield LikelyCause("weights", sentence, {"fingerprint": self.difference}, self.beyond_tolerance)
 
 
-def check_fingerprint(model: EvaluatedModel) -> FingerprintCheck | None:
-    """Run an ONNX file on its seeded image; None for checkpoints, and for files that carry no fingerprint.
-
-    Raises:
-        ConvertError: onnxruntime refuses the model.
-    """
-    seen = model.contract.fingerprint
+def check_fingerprint(model: LandmarkModel) -> FingerprintCheck | None:
+    """Run an ONNX file on its seeded image; None for checkpoints, and for files that carry no fingerprint."""
+    seen, size = model.contract.fingerprint, model.contract.input_size
     if seen is None or not model.kind.startswith(("onnx", "end-to-end")):
         return None
-    session = open_model(load_onnx(Path(model.path)))
-    feed = _seeded_feed([value.name for value in session.get_inputs()], model.contract)
-    found = np.asarray(session.run(None, feed)[0], np.float64).ravel()
+    image, side = fingerprint_image(seen.seed, size), 1.0
+    if model.contract.end_to_end:
+        box = np.array([[0, 0, size, size]], np.float64)
+        found, side = model.locate(image, box), float(crop_windows(box, model.contract.crop.margin).sizes[0])
+    else:
+        found = model.predict(image[None])
     recorded = np.array(seen.output, np.float64)
-    if found.shape != recorded.shape:
+    if found.size != recorded.size:
         return None
-    size = model.contract.input_size
-    box = np.array([[0, 0, size, size]], np.float64)
-    side = float(crop_windows(box, model.contract.crop.margin).sizes[0]) if model.contract.end_to_end else 1.0
-    return FingerprintCheck(recorded, found, side, seen.tolerance)
+    return FingerprintCheck(recorded, found.astype(np.float64).ravel(), side, seen.tolerance)
 
 
 def _seeded_feed(inputs: Sequence[str], contract: Contract) -> dict[str, NDArray[Any]]:
@@ -139,8 +119,8 @@ def _seeded_feed(inputs: Sequence[str], contract: Contract) -> dict[str, NDArray
 
 
 def wrong_scale(
-    model: EvaluatedModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
-) -> Iterator[Finding]:
+    model: LandmarkModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
+) -> Iterator[LikelyCause]:
     """Try every scale with many errors: find the one which, undone, gives back what the network ought to answer.
 
     That is the recorded fingerprint where the file no longer gives it, otherwise the reference's landmarks. Small
@@ -176,7 +156,7 @@ def wrong_scale(
             f"the INT8 scale {name!r} ({_use(trials.file, name)}){either} is off by {factor - 1:+.1%}: "
             f"divided by {factor:.4g}, {right}"
         )
-        yield Finding(LikelyCause("scale", sentence, {"tensor": name, "factor": factor, "left": left / now}))
+        yield LikelyCause("scale", sentence, {"tensor": name, "factor": factor, "left": left / now})
 
 
 def scale_names(model: onnx.ModelProto) -> list[str]:
@@ -213,9 +193,11 @@ class _Trials:
 
 
 def _trials(
-    model: EvaluatedModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
+    model: LandmarkModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
 ) -> _Trials | None:
-    file, contract = load_onnx(Path(model.path)), model.contract
+    if model.path is None:
+        return None
+    file, contract = load_onnx(model.path), model.contract
     names = scale_names(file)
     inputs = [value.name for value in file.graph.input if value.name not in names]
     if not names:

@@ -8,7 +8,6 @@ import click
 from pfld_edge.options import PATH, SHARE, check_suffix, output_option
 
 if TYPE_CHECKING:
-    from pfld_edge_calib import CropPredictor
     from pfld_edge_convert.int8_stage import LabelledCrops
     from pfld_edge_runtime import Contract
 
@@ -36,7 +35,10 @@ _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
     "boxes.csv, or with --detector) or a text file that lists them; the two bundled portraits, varied, where left out.",
 )
 @click.option("--images", type=PATH, help="Folder of the images of a calibration CSV or list.")
-@click.option("--detector", type=PATH, help="YuNet ONNX file that finds faces in photographs.")
+@click.option(
+    "--detector",
+    help="Finds the faces in photographs: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file.",
+)
 @click.option("--faces", type=click.IntRange(min=1), default=256, show_default=True, help="Most calibration faces.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of those faces.")
 @click.option("--jitter/--no-jitter", default=True, show_default=True, help="Move their boxes as detectors err.")
@@ -48,7 +50,11 @@ _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
     show_default=True,
     help="How far grids reach; auto tries all and keeps what moves held-back landmarks least.",
 )
-@click.option("--max-drift", type=SHARE, help="Largest NME increase, e.g. 0.3%; layers stay in float until it holds.")
+@click.option(
+    "--max-drift",
+    type=SHARE,
+    help="Largest NME increase, e.g. 0.3%, at its interval's upper end; layers stay in float until it holds.",
+)
 @click.option(
     "--data",
     type=PATH,
@@ -64,7 +70,7 @@ def convert_command(
     target: str,
     calibration: Path | None,
     images: Path | None,
-    detector: Path | None,
+    detector: str | None,
     faces: int,
     seed: int,
     jitter: bool,
@@ -101,7 +107,7 @@ def convert_command(
     from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
     from pfld_edge_convert.errors import FellShortError
     from pfld_edge_convert.int8_stage import Int8Request
-    from pfld_edge_convert.landmark_models import open_network
+    from pfld_edge_convert.landmark_models import open_landmark_model
     from pfld_edge_convert.model_file import checkpoint_contract
     from pfld_edge_convert.pipeline import convert
     from pfld_edge_convert.quantization.settings import QuantizationSettings
@@ -112,8 +118,8 @@ def convert_command(
     note_assumed(checkpoint.name, not loaded.contract)
     request: Int8Request | None = None
     if int8:
-        predict: CropPredictor | None = open_network(checkpoint).predict if detector is not None else None
-        source = CalibrationSource(calibration, images, detector, predict, faces, seed, jitter, cache)
+        float_model = None if detector is None else open_landmark_model(checkpoint)
+        source = CalibrationSource(calibration, images, detector, float_model, faces, seed, jitter, cache)
         with progress_bar("photographs searched") as advance:
             chosen = calibration_crops(source, contract, advance)
         for warning in chosen.warnings:
@@ -149,10 +155,10 @@ def judged_faces(data: Path, images: Path | None, contract: "Contract") -> "Labe
     """Read and cut the faces of --data."""
     import numpy as np
 
-    from pfld_edge_calib import cut_faces, labelled_faces, true_landmarks
+    from pfld_edge_calib import cut_faces, open_faces, true_landmarks
     from pfld_edge_convert.int8_stage import LabelledCrops
 
-    faces = labelled_faces(data, "test", images)
+    faces = open_faces(data, "test", images).load()
     truth = true_landmarks(faces, contract)
     batches = list(cut_faces(faces, contract))
     places = np.cumsum([0, *(len(batch.faces) for batch in batches)])
@@ -160,5 +166,8 @@ def judged_faces(data: Path, images: Path | None, contract: "Contract") -> "Labe
         batch.windows.to_crop(truth[start:end])
         for batch, start, end in zip(batches, places[:-1], places[1:], strict=True)
     ]
-    turned = np.array(["largepose" in face.attributes for face in faces])
-    return LabelledCrops(np.concatenate([batch.crops for batch in batches]), np.concatenate(cut), turned)
+    large_pose = np.array(["largepose" in face.attributes for face in faces])
+    photographs = np.unique([str(face.image) for face in faces], return_inverse=True)[1]
+    return LabelledCrops(
+        np.concatenate([batch.crops for batch in batches]), np.concatenate(cut), large_pose, photographs
+    )

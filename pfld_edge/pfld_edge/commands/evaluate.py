@@ -4,14 +4,22 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import PATH, json_option, ray_option, resume_option, threads_option, workers_option
+from pfld_edge.options import (
+    PATH,
+    data_option,
+    json_option,
+    ray_option,
+    resume_option,
+    threads_option,
+    workers_option,
+)
 
 __all__ = ["evaluate_command"]
 
 
 @click.command("evaluate")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
-@click.option("--data", required=True, type=PATH, help="A WFLW folder, a CSV of points, or shards.")
+@data_option
 @click.option("--images", type=PATH, help="Folder of a CSV's images; its own where left out.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
 @click.option(
@@ -34,7 +42,7 @@ __all__ = ["evaluate_command"]
 @ray_option
 def evaluate_command(
     models: tuple[Path, ...],
-    data: Path,
+    data: tuple[Path, ...],
     images: Path | None,
     split: str,
     detector: str | None,
@@ -54,18 +62,20 @@ def evaluate_command(
     from pfld_edge.console import note_assumed, progress_bar
     from pfld_edge.evaluation_run import LargeRun, verify_large, write_results
     from pfld_edge.evaluation_tables import print_evaluation
-    from pfld_edge_calib import labelled_faces, true_landmarks
+    from pfld_edge_calib import open_faces, true_landmarks
     from pfld_edge_calib.evaluation import VerificationSettings, as_detected_by, verify_models
-    from pfld_edge_convert.landmark_models import open_proof_model
+    from pfld_edge_convert.landmark_models import open_landmark_model
     from pfld_edge_runtime import open_detector
 
+    if not data:
+        raise click.UsageError("Missing option '--data'.")
     finder = None if detector is None else open_detector(detector)
     run = LargeRun(workers, resume, ray)
     streamed = run.needed(data, split)
     if streamed and detector is not None:
         raise click.UsageError("--detector can't be used with shards, large sets, --workers, --resume and --ray")
-    faces = [] if streamed else labelled_faces(data, split, images)
-    opened = [open_proof_model(path, threads) for path in models]
+    faces = [] if streamed else open_faces(data, split, images).load()
+    opened = [open_landmark_model(path, threads) for path in models]
     for model in opened:
         note_assumed(model.name, model.assumed)
         if not streamed:
@@ -74,7 +84,7 @@ def evaluate_command(
     if finder is not None:
         with progress_bar("detector", len(faces)) as advance:
             cut_by = as_detected_by(finder, faces, opened[0].contract, advance)
-    settings = VerificationSettings(str(data), split, detector=detector or "")
+    settings = VerificationSettings(", ".join(map(str, data)), split, detector=detector or "")
     if streamed:
         large = verify_large(opened, data, images, settings, run, compare=False)
         found = click.get_current_context().with_resource(large)

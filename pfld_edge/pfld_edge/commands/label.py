@@ -74,10 +74,10 @@ def label_command(
     from pfld_edge.labelling import label_plan, open_labeller
     from pfld_edge_calib.datasets import is_sharded
     from pfld_edge_calib.labelling import (
+        LABEL_UNIT,
         LabelSettings,
         ProgressFile,
         label_photos,
-        label_units,
         run_identity,
         write_labels,
     )
@@ -95,21 +95,19 @@ def label_command(
     labeller = make()
     for teacher in labeller.teachers:
         note_assumed(teacher.name, teacher.assumed)
-    plan = label_plan(photos, boxes, images, output, sharded=sharded, boxed=not detectors)
+    together = 1 if ray is None else LABEL_UNIT
+    plan = label_plan(photos, boxes, images, output, sharded=sharded, boxed=not detectors, together=together)
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
     identity = run_identity(plan.identity, teachers, finders, settings)
-    count = min(workers or usable_cores(), plan.count)
+    count = min(workers or usable_cores(), len(plan.units))
     with ProgressFile(output.with_name(f"{output.name}.partial"), identity) as progress:
         if progress.done:
             note(f"{progress.done} of {plan.count} photographs are done already ({progress.path})")
         try:
             with progress_bar("photographs", plan.count, progress.done) as advance:
                 opened = make if count > 1 else lambda: labeller
-                if sharded or ray is not None:
-                    run = runner(workers, ray, len(plan.units))
-                    label_units(plan.units, make if ray is not None else opened, progress, run, advance)
-                else:
-                    label_photos(plan.tasks, opened, progress, count, advance)
+                run = runner(workers, ray, len(plan.units))
+                label_photos(plan.units, make if ray is not None else opened, progress, run, advance)
         except KeyboardInterrupt:
             note(f"{progress.kept()} of {plan.count} photographs are kept; the same command goes on")
             raise

@@ -63,9 +63,9 @@ def predict_command(
     from functools import partial
 
     from pfld_edge.console import note, note_assumed
-    from pfld_edge.prediction import BoxedNetwork, FaceSearch, Prediction, sorted_inputs
-    from pfld_edge_convert.landmark_models import open_network
-    from pfld_edge_runtime import BUNDLED_MODEL, FaceAnalyzer, FaceTracker, Smoothing, open_detector
+    from pfld_edge.prediction import FaceSearch, Prediction, sorted_inputs
+    from pfld_edge_convert.landmark_models import open_landmark_model
+    from pfld_edge_runtime import BUNDLED_MODEL, FaceAnalyzer, FaceLandmarker, FaceTracker, Smoothing, open_detector
 
     if (camera is None) == (not inputs):
         raise click.UsageError("give photographs, videos or folders, or else --camera")
@@ -81,9 +81,9 @@ def predict_command(
         raise click.UsageError(f"the output must be a folder, or end in .png, .jpg or .mp4, not {output.name}")
     if output.suffix.lower() == ".mp4" and (len(moving) != 1 or photos):
         raise click.UsageError(f"{output} is one video: give one video or camera, or a folder as -o")
-    opened = open_network(model or BUNDLED_MODEL, threads)
+    opened = open_landmark_model(model or BUNDLED_MODEL, threads)
     note_assumed(opened.name, opened.assumed)
-    network = BoxedNetwork(opened)
+    network = FaceLandmarker(opened)
     finder = None if detector is None else open_detector(detector, threads=threads)
     analyze = None if finder is None else FaceAnalyzer(finder, network, refine, max_faces)
     search = FaceSearch(network, boxes, analyze, confidence)

@@ -10,6 +10,7 @@ from pfld_edge.options import (
     PATH,
     SHARE,
     check_suffix,
+    data_option,
     json_option,
     ray_option,
     resume_option,
@@ -26,15 +27,16 @@ __all__ = ["verify_command"]
 @click.command("verify")
 @click.argument("checkpoint", type=PATH)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
-@click.option(
-    "--data",
-    type=PATH,
-    help="A WFLW folder, a CSV of points, or shards; where left out, the two bundled portraits (a smoke test).",
-)
+@data_option
 @click.option("--images", type=PATH, help="Folder of a CSV's images; its own where left out.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
 @click.option("--max-drift", type=SHARE, help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
-@click.option("--accept-undecided", is_flag=True, help="Exit with 0 where the faces are too few to tell.")
+@click.option(
+    "--accept-inconclusive",
+    "--accept-undecided",
+    is_flag=True,
+    help="Exit with 0 where the faces are too few to tell.",
+)
 @click.option("--fused/--no-fused", default=True, show_default=True, help="Also run the checkpoint's fused torch form.")
 @click.option("--worst", type=PATH, help="Folder for pictures of the faces that deviate most.")
 @json_option("Write all figures")
@@ -48,11 +50,11 @@ __all__ = ["verify_command"]
 def verify_command(
     checkpoint: Path,
     models: tuple[Path, ...],
-    data: Path | None,
+    data: tuple[Path, ...],
     images: Path | None,
     split: str,
     max_drift: float | None,
-    accept_undecided: bool,
+    accept_inconclusive: bool,
     fused: bool,
     worst: Path | None,
     json_target: str | None,
@@ -68,45 +70,47 @@ def verify_command(
 
     Prints the drift of the NME with its 95 % interval, deviations by subset and part of the face, and, where something
     is off, what likely caused it. With --max-drift a model passes if the whole interval lies within, fails if it lies
-    beyond, and is undecided if these faces can't tell.
+    beyond, and is inconclusive if these faces can't tell. Without --data the faces are the two bundled portraits, a
+    smoke test.
 
-    Exits with status 1 where a model failed, or can't be told to have passed.
+    Exits with status 1 where a model failed or is inconclusive, and, with a budget or without, where it is another
+    network than the checkpoint, has another contract, or gives no numbers.
     """
     from pfld_edge.console import console, note, note_assumed, progress_bar
     from pfld_edge.evaluation_run import FacesOfRecord, LargeRun, verify_large, write_results
     from pfld_edge.evaluation_tables import print_verification, robustness_table
-    from pfld_edge_calib import jittered, labelled_faces, portraits
+    from pfld_edge_calib import jittered, open_faces, portraits
     from pfld_edge_calib.datasets import is_sharded
     from pfld_edge_calib.evaluation import VerificationSettings, measure_robustness, verify_models
     from pfld_edge_convert.diagnosis import diagnosed
-    from pfld_edge_convert.landmark_models import fused_form, open_proof_model
+    from pfld_edge_convert.landmark_models import open_landmark_model
 
     if report is not None:
         check_suffix(report, "report", ".html")
     if robustness_plot is not None:
         check_suffix(robustness_plot, "plot", ".png", ".jpg")
-    opened = [open_proof_model(path, threads) for path in (checkpoint, *models)]
+    opened = [open_landmark_model(path, threads) for path in (checkpoint, *models)]
     if fused and opened[0].kind == "torch":
-        opened.insert(1, fused_form(checkpoint))
+        opened.insert(1, open_landmark_model(checkpoint, fused=True))
     run = LargeRun(workers, resume, ray)
     streamed = run.needed(data, split)
-    if (robustness or robustness_plot is not None) and data is not None and is_sharded(data):
+    if (robustness or robustness_plot is not None) and any(map(is_sharded, data)):
         raise click.UsageError(
             "--robustness looks at each photograph many times: give a WFLW folder or a CSV, not shards"
         )
     faces: Sequence[Face]
-    if data is None:
+    if not data:
         faces = jittered(portraits(opened[0].contract), 32, seed=1)
         if faces[0].landmarks is None:
             name = opened[0].contract.landmarks.name
             raise click.UsageError(f"give --data: nothing bundled has the landmarks of {name!r}")
         note("no --data: two portraits under 32 boxes each show that the files work, they do not measure accuracy")
     else:
-        faces = [] if streamed else labelled_faces(data, split, images)
+        faces = [] if streamed else open_faces(data, split, images).load()
     for model in opened:
         note_assumed(model.name, model.assumed)
-    settings = VerificationSettings("" if data is None else str(data), split, max_drift, accept_undecided)
-    if streamed and data is not None:
+    settings = VerificationSettings(", ".join(map(str, data)), split, max_drift, accept_inconclusive)
+    if streamed:
         large = verify_large(opened, data, images, settings, run, compare=True)
         found = click.get_current_context().with_resource(large)
         faces = FacesOfRecord(found)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pfld_edge.output import write_atomically
-from pfld_edge_calib.evaluation import DriftEstimate, ModelResult, Robustness, Verification
+from pfld_edge_calib.evaluation import ModelResult, Robustness, Verification
 from pfld_edge_convert.benchmark.record import BenchReport, Timing
 from pfld_edge_convert.benchmark.timing import Verdict
 from pfld_edge_convert.quantization.report import QuantizationReport
@@ -122,7 +122,7 @@ def error_chart(found: Verification) -> Figure:
 def drift_chart(model: ModelResult, budget: float | None) -> Figure:
     """Draw the drift of a network on all faces and by subset, with 95 % intervals, and the budget as an area."""
     assert model.drift is not None  # noqa: S101 - tells the type checker
-    rows: dict[str, DriftEstimate] = {"all": model.drift.all, **model.drift.by_subset}
+    rows = model.drift
     ends = [abs(end) for row in rows.values() for end in (row.low, row.high) if np.isfinite(end)]
     most = max([_LEAST_DRIFT, *([] if budget is None else [budget]), *ends]) * 1.05
     figure, axes = _axes(5, 0.75 + 0.24 * len(rows))

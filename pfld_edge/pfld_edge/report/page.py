@@ -20,7 +20,7 @@ from pfld_edge.drawing import OPEN_REGIONS, regions
 from pfld_edge.output import write_atomically
 from pfld_edge.report.charts import drift_chart, error_chart, robustness_chart, to_svg
 from pfld_edge.report.faces import face_overlays
-from pfld_edge_calib.evaluation import ModelResult, Robustness, Verdict, Verification
+from pfld_edge_calib.evaluation import ModelResult, Robustness, Verdict, Verification, shipping_verdict
 from pfld_edge_convert.benchmark.processor import environment
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_convert.quantization.report import QuantizationReport, read_report
@@ -49,6 +49,7 @@ def write_report(found: Verification, path: Path, robustness: Robustness | None 
     # The network that will ship: the last one, INT8 before others.
     last = (compared or list(found.models))[-1]
     shipped = next((model for model in reversed(compared) if model.kind == "onnx int8"), last)
+    verdict, sentence = _shipping(found)
     loader = jinja2.FileSystemLoader(_FOLDER)
     jinja = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     jinja.filters |= {"number": _number, "percent": _percent}
@@ -56,7 +57,8 @@ def write_report(found: Verification, path: Path, robustness: Robustness | None 
         found=found,
         title=f"Verification: {Path(found.models[-1].path).name}",
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        sentence=_sentence(found),
+        verdict=verdict,
+        sentence=sentence,
         same=[model for model in compared if all(model is not other for other in moved)],
         moved=moved,
         shipped=shipped,
@@ -93,30 +95,26 @@ def _percent(value: float) -> str:
     return text.replace("-", "\u2212") if text.strip("+-0.%") else text[1:]
 
 
-def _sentence(found: Verification) -> str:
-    """Say whether the files may ship."""
-    judged = [model for model in found.models if model.verdict in (Verdict.PASS, Verdict.FAIL, Verdict.UNDECIDED)]
-    reference, budget = found.models[0], found.settings.max_drift
-    if not judged or budget is None:
-        drifts = [(model.drift.all.value, model.name) for model in found.models if model.drift is not None]
-        if not drifts:
-            return f"{reference.name}: NME {_number(reference.accuracy['all'].nme)} on {len(found.faces)} faces."
-        value, name = max(drifts)
-        return f"No budget was given. The largest drift from {reference.name} is {_percent(value)}, of {name}."
-
-    def named(verdict: Verdict) -> str:
-        return ", ".join(model.name for model in judged if model.verdict is verdict)
-
-    words = []
-    if failed := named(Verdict.FAIL):
-        words.append(f"Don't ship: {failed} loses more than the budget of {budget:.2%}.")
-    if undecided := named(Verdict.UNDECIDED):
-        words.append(f"Inconclusive: these faces are too few to say whether {undecided} stays within {budget:.2%}.")
-    if passed := named(Verdict.PASS):
-        start = "Within the budget" if words else "Ship it"
-        verb = "stay" if sum(model.verdict is Verdict.PASS for model in judged) > 1 else "stays"
-        words.append(f"{start}: {passed} {verb} within {budget:.2%} of {reference.name}.")
-    return " ".join(words)
+def _shipping(found: Verification) -> tuple[Verdict, str]:
+    """Say whether the files may ship: the worst verdict, and a sentence."""
+    # Those that may not ship first.
+    words: dict[Verdict, list[str]] = {Verdict.FAIL: [], Verdict.INCONCLUSIVE: [], Verdict.PASS: []}
+    for model in found.models:
+        verdict, reason = shipping_verdict(found, model)
+        if verdict in words:
+            words[verdict].append(f"{model.name}: {reason}")
+    starts = {Verdict.FAIL: "Don't ship", Verdict.INCONCLUSIVE: "Inconclusive", Verdict.PASS: "Ship it"}
+    judged = [verdict for verdict, some in words.items() if some]
+    if judged:
+        return judged[0], " ".join(f"{starts[verdict]}: {'; '.join(words[verdict])}." for verdict in judged)
+    reference = found.models[0]
+    drifts = [(model.drift["all"].value, model.name) for model in found.models if model.drift is not None]
+    if not drifts:
+        nme = _number(reference.accuracy["all"].nme)
+        return Verdict.UNJUDGED, f"{reference.name}: NME {nme} on {len(found.faces)} faces."
+    value, name = max(drifts)
+    largest = f"The largest drift from {reference.name} is {_percent(value)}, of {name}."
+    return Verdict.UNJUDGED, f"No budget was given. {largest}"
 
 
 def _heat_faces(found: Verification, moved: Sequence[ModelResult]) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from pfld_edge_runtime.errors import ImageError, LandmarkError, ModelContractErr
 from pfld_edge_runtime.schemes import LandmarkScheme
 
 if TYPE_CHECKING:
-    from pfld_edge_runtime.landmarker import LandmarkNetwork
+    from pfld_edge_runtime.landmarker import FaceLandmarker
 
 __all__ = ["ConfidenceCurve", "landmark_confidence", "mirror_disagreement", "predict_with_mirror"]
 
@@ -25,7 +25,7 @@ Landmarks = NDArray[np.float32]
 
 
 def predict_with_mirror(
-    landmarker: "LandmarkNetwork", image: NDArray[np.generic], boxes: object, color: str = "rgb"
+    landmarker: "FaceLandmarker", image: NDArray[np.generic], boxes: object, color: str = "rgb"
 ) -> tuple[Landmarks, Landmarks]:
     """Find landmarks twice: on each face's crop and on the crop's mirror image, in one batch of 2 N.
 

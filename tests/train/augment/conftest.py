@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pfld_edge_calib import cut_faces
-from pfld_edge_calib.datasets.portraits import portraits
+from pfld_edge_calib import cut_faces, portraits
 from pfld_edge_runtime import Contract, CropRule
 from pfld_edge_train.config import AugmentConfig
 from pfld_edge_train.face_cache import FaceCache

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pfld_edge_calib import cut_faces
-from pfld_edge_calib.datasets.portraits import portraits
+from pfld_edge_calib import cut_faces, portraits
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import Batch, LazySequence, prefetched, training_batches, validation_batches
 from pfld_edge_train.config import AugmentConfig

@@ -26,7 +26,7 @@ __all__ = ["LagMoments"]
 
 _TAPS = tuple(product((-1, 0, 1), repeat=2))
 """Rows and columns that each value of a patch lies from the middle."""
-_LAGS = (*((0, across) for across in range(3)), *product((1, 2), range(-2, 3)))
+_LAGS = (*product((0,), range(3)), *product((1, 2), range(-2, 3)))
 """One of each pair of opposite lags, rows and columns."""
 _BORDERS = tuple(product((0, 1), (0, 1)))
 """Axis (0 for a row) and which one (0 for the first, 1 for the last)."""

@@ -1,15 +1,14 @@
-"""Landmark models, and how faces are cropped and run through them.
+"""Crops annotated faces and runs models over them.
 
-`LandmarkModel` is the interface: a name, a contract, and `predict` from crops to landmarks. `cut_faces` yields crops in
-dataset order; `find_landmarks` runs several models over the same faces, reading each photograph and cutting each face
-once.
+`cut_faces` yields crops in dataset order; `find_landmarks` runs several models over the same faces, reading each
+photograph and cutting each face once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from pfld_edge_runtime import (
     BoxError,
     Contract,
     CropWindows,
+    LandmarkModel,
     LandmarkScheme,
     ModelContractError,
     crop_faces,
@@ -28,14 +28,8 @@ from pfld_edge_runtime import (
 )
 
 __all__ = [
-    "KINDS",
     "BoxedPhoto",
-    "CropPredictor",
-    "EvaluatedModel",
     "FaceCrops",
-    "LandmarkModel",
-    "PhotoPredictor",
-    "Teacher",
     "cut_faces",
     "find_landmarks",
     "predict_landmarks",
@@ -44,89 +38,10 @@ __all__ = [
     "true_landmarks",
 ]
 
-CropPredictor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""``(N, S, S, 3)`` uint8 crops in the contract's colour order to ``(N, P, 2)`` fractions of the crop."""
-
-PhotoPredictor = Callable[[NDArray[np.uint8], NDArray[np.float64]], NDArray[np.float32]]
-"""A photograph ``(H, W, 3)`` uint8 BGR and boxes ``(N, 4)`` in pixels to landmarks ``(N, P, 2)`` in pixels."""
-
-KINDS = ("torch", "fused torch", "onnx fp32", "onnx int8", "end-to-end fp32", "end-to-end int8")
-
 _BATCH = 64
 
 
-class LandmarkModel(Protocol):
-    """Anything that maps a crop of a face to landmarks."""
-
-    @property
-    def name(self) -> str:
-        """Name for tables and messages."""
-
-    @property
-    def contract(self) -> Contract:
-        """Input size, colour order, crop rule and landmark scheme."""
-
-    @property
-    def predict(self) -> CropPredictor:
-        """Crops to landmarks; see `CropPredictor`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    """A `LandmarkModel` whose predictions become pseudo-labels.
-
-    Attributes:
-        name: Name for messages.
-        predict: See `CropPredictor`.
-        contract: How to feed it.
-        assumed: True where the file carries no contract and the published PFLD protocol was assumed.
-    """
-
-    name: str
-    predict: CropPredictor
-    contract: Contract
-    assumed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluatedModel:
-    """A model file under evaluation. A `LandmarkModel` unless it is an end-to-end graph, which crops faces itself.
-
-    Attributes:
-        name: The file's name, with ``(fused)`` for the fused form of a checkpoint.
-        path: The file, as it was given.
-        kind: One of `KINDS`.
-        sha256: Hash of the file, hexadecimal.
-        contract: How to feed it.
-        assumed: True where the file carries no contract and the published PFLD protocol was assumed.
-        predict: Crops to fractions of the crop; None for an end-to-end graph.
-        locate: Photograph and boxes to pixels, for an end-to-end graph only.
-    """
-
-    name: str
-    path: str
-    kind: str
-    sha256: str
-    contract: Contract
-    assumed: bool = False
-    predict: CropPredictor | None = None
-    locate: PhotoPredictor | None = None
-
-    def __post_init__(self) -> None:
-        """Check that exactly one of `predict` and `locate` is given."""
-        if (self.predict is None) == (self.locate is None):
-            raise ValueError(f"{self.name}: a network answers crops or photographs, one of the two")
-
-
-class _HasContract(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def contract(self) -> Contract: ...
-
-
-def shared_scheme(models: Sequence[_HasContract]) -> LandmarkScheme:
+def shared_scheme(models: Sequence[LandmarkModel]) -> LandmarkScheme:
     """Return the landmark scheme that all models share.
 
     Raises:
@@ -205,14 +120,14 @@ def cut_faces(faces: Sequence[Face], contract: Contract, batch_size: int = 64) -
 
 
 def predict_landmarks(
-    predict: CropPredictor, contract: Contract, faces: Sequence[Face], advance: Callable[[int], object] | None = None
+    model: LandmarkModel, faces: Sequence[Face], advance: Callable[[int], object] | None = None
 ) -> NDArray[np.float32]:
     """Predict the landmarks of faces with one model, ``(N, P, 2)`` float32 photograph pixels; see `find_landmarks`."""
-    return find_landmarks([EvaluatedModel("", "", "", "", contract, predict=predict)], faces, advance)[0]
+    return find_landmarks([model], faces, advance)[0]
 
 
 def find_landmarks(
-    models: Sequence[EvaluatedModel], faces: Sequence[Face], advance: Callable[[int], object] | None = None
+    models: Sequence[LandmarkModel], faces: Sequence[Face], advance: Callable[[int], object] | None = None
 ) -> list[NDArray[np.float32]]:
     """Predict the landmarks of every face with every model.
 
@@ -250,20 +165,21 @@ class BoxedPhoto(NamedTuple):
 
 
 def run_models(
-    models: Sequence[EvaluatedModel],
+    models: Sequence[LandmarkModel],
     photos: Iterable[BoxedPhoto],
     count: int,
     advance: Callable[[int], object] | None = None,
 ) -> list[NDArray[np.float32]]:
     """Predict the landmarks of `count` faces in photographs that are in memory; see `find_landmarks`."""
     found = [np.full((count, model.contract.landmarks.num_landmarks, 2), np.nan, np.float32) for model in models]
-    queues = {_crop_key(model.contract): _CropQueue(model.contract) for model in models if model.predict is not None}
+    croppers = [model.contract for model in models if not model.contract.end_to_end]
+    queues = {_crop_key(contract): _CropQueue(contract) for contract in croppers}
     for photo in photos:
         for queue in queues.values():
             queue.add(photo)
         for model, landmarks in zip(models, found, strict=True):
-            if model.locate is not None:
-                landmarks[photo.rows] = model.locate(photo.image, photo.boxes)
+            if model.contract.end_to_end:
+                landmarks[photo.rows] = model.locate(photo.image, photo.boxes, "bgr")
         if any(queue.full for queue in queues.values()):
             _run_queues(models, found, queues)
         if advance is not None:
@@ -305,14 +221,14 @@ class _CropQueue:
 
 
 def _run_queues(
-    models: Sequence[EvaluatedModel],
+    models: Sequence[LandmarkModel],
     found: Sequence[NDArray[np.float32]],
     queues: dict[tuple[int, float], _CropQueue],
 ) -> None:
     for key, queue in queues.items():
         for rows, windows, crops in queue.take():
             for model, landmarks in zip(models, found, strict=True):
-                if model.predict is not None and _crop_key(model.contract) == key:
+                if not model.contract.end_to_end and _crop_key(model.contract) == key:
                     swapped = model.contract.color_order != "bgr"
                     fed = np.ascontiguousarray(crops[:, :, :, ::-1]) if swapped else crops
                     landmarks[rows] = windows.to_image(model.predict(fed))

@@ -1,4 +1,4 @@
-"""Evaluation of datasets of any size: predictions of a unit as bytes, and all units joined in mapped files."""
+"""Predictions of models for annotated faces: of a unit as bytes, and of a set of any size in mapped files."""
 
 import io
 import json
@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.units import Unit, unit_faces
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.evaluation.verify import subset_order
-from pfld_edge_calib.landmark_model import EvaluatedModel, find_landmarks, true_landmarks
+from pfld_edge_calib.find_landmarks import find_landmarks, true_landmarks
+from pfld_edge_runtime import LandmarkModel
 
-__all__ = ["SetPredictions", "UnitPredictions", "join_units", "predict_unit"]
+__all__ = ["FacePredictions", "join_units", "predict_unit"]
 
 _BATCH = 64
 """Faces in memory at a time; the models' batch size, so that every way to run them gives the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class UnitPredictions:
-    """Annotations and predictions of N faces in order; a few hundred bytes a face and model.
+class FacePredictions:
+    """Annotations and predictions of N faces in order; as bytes a few hundred a face and model.
 
     Attributes:
         images: Paths of their photographs; in a shard the shard's path joined with the member's name.
         attributes: Attributes of each face.
-        boxes: ``(N, 4)`` float64 x0, y0, x1, y1 in photograph pixels.
-        truth: ``(N, P, 2)`` float32 photograph pixels.
-        found: The same shape for each model.
+        boxes: ``(N, 4)`` float64 x0, y0, x1, y1 in photograph pixels, that models were given; NaN where missed.
+        truth: ``(N, P, 2)`` float32 photograph pixels; NaN where a point is unlabelled.
+        found: The same shape for each model; NaN for missed faces.
     """
 
     images: tuple[str, ...]
@@ -54,7 +54,7 @@ class UnitPredictions:
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "UnitPredictions":
+    def from_bytes(cls, data: bytes) -> "FacePredictions":
         """Unpack the bytes that `to_bytes` gave.
 
         Raises:
@@ -71,7 +71,7 @@ class UnitPredictions:
         return cls(tuple(known["images"]), attributes, boxes, truth, found)
 
 
-def predict_unit(models: Sequence[EvaluatedModel], unit: Unit) -> UnitPredictions:
+def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions:
     """Predict the landmarks of a unit's faces with each model; photographs are kept for one batch only.
 
     Raises:
@@ -91,38 +91,15 @@ def predict_unit(models: Sequence[EvaluatedModel], unit: Unit) -> UnitPrediction
         attributes += [face.attributes for face in batch]
         boxes += [face.bbox_xyxy[None] for face in batch]
     truth, *found = (np.concatenate(kept) for kept in landmarks)
-    return UnitPredictions(tuple(images), tuple(attributes), np.concatenate(boxes), truth, tuple(found))
+    return FacePredictions(tuple(images), tuple(attributes), np.concatenate(boxes), truth, tuple(found))
 
 
-@dataclass(frozen=True, slots=True)
-class SetPredictions:
-    """All N faces of a dataset; see `UnitPredictions`. The arrays of landmarks are mapped files.
-
-    Attributes:
-        images: Paths of the photographs.
-        photographs: ``(N,)`` int64, equal for faces of one photograph.
-        attribute_names: S attributes that occur, in the order of `subset_order`.
-        members: ``(N, S)`` mask of the faces with each attribute.
-        boxes: ``(N, 4)`` float64 pixels.
-        truth: ``(N, P, 2)`` float32 pixels.
-        found: The same shape for each model.
-    """
-
-    images: tuple[str, ...]
-    photographs: NDArray[np.int64]
-    attribute_names: tuple[str, ...]
-    members: NDArray[np.bool_]
-    boxes: NDArray[np.float64]
-    truth: NDArray[np.float32]
-    found: tuple[NDArray[np.float32], ...]
-
-
-def join_units(parts: Iterable[UnitPredictions], networks: int, points: int, folder: Path) -> SetPredictions:
-    """Join the predictions of units.
+def join_units(parts: Iterable[FacePredictions], models: int, points: int, folder: Path) -> FacePredictions:
+    """Join the predictions of units; the result's landmarks are mapped files.
 
     Args:
         parts: In order.
-        networks: Number of models.
+        models: Number of models.
         points: Landmarks a face.
         folder: For the files of landmarks; must outlive the result.
 
@@ -130,11 +107,10 @@ def join_units(parts: Iterable[UnitPredictions], networks: int, points: int, fol
         FaceSetError: There is no face.
     """
     images: list[str] = []
-    numbers: dict[str, int] = {}
-    kinds: dict[frozenset[str], int] = {}  # few combinations of attributes occur
-    kind_of_face: list[int] = []
+    kinds: dict[frozenset[str], frozenset[str]] = {}  # equal sets of attributes are kept once
+    attributes: list[frozenset[str]] = []
     boxes: list[NDArray[np.float64]] = []
-    paths = [folder / "truth.f32", *(folder / f"found{i}.f32" for i in range(networks))]
+    paths = [folder / "truth.f32", *(folder / f"found{i}.f32" for i in range(models))]
     for part in parts:
         if not images:  # not earlier: a folder of results inside of which `folder` lies must be new
             folder.mkdir(parents=True, exist_ok=True)
@@ -144,20 +120,9 @@ def join_units(parts: Iterable[UnitPredictions], networks: int, points: int, fol
             with path.open("ab") as file:
                 file.write(np.ascontiguousarray(landmarks, "<f4").data)
         images += part.images
-        kind_of_face += [kinds.setdefault(attributes, len(kinds)) for attributes in part.attributes]
+        attributes += [kinds.setdefault(names, names) for names in part.attributes]
         boxes.append(part.boxes)
     if not images:
         raise FaceSetError("there is no face in the set")
-    photographs = [numbers.setdefault(image, len(numbers)) for image in images]
-    names = subset_order(set().union(*kinds))
-    table = np.array([[name in kind for name in names] for kind in kinds], bool).reshape(len(kinds), -1)
     truth, *found = (np.memmap(path, "<f4", "r", shape=(len(images), points, 2)) for path in paths)
-    return SetPredictions(
-        images=tuple(images),
-        photographs=np.array(photographs, np.int64),
-        attribute_names=names,
-        members=table[kind_of_face],
-        boxes=np.concatenate(boxes),
-        truth=truth,
-        found=tuple(found),
-    )
+    return FacePredictions(tuple(images), tuple(attributes), np.concatenate(boxes), truth, tuple(found))
