@@ -161,7 +161,9 @@ def faces_of(shares: list[float]) -> np.ndarray:
 
 def repeats_of(shares: list[float], balance: float, repeat: int = 6) -> list[int]:
     count = len(shares)
-    found = balanced_repeats(np.full(count, repeat), np.full(count, balance), faces_of(shares), EYES)
+    found = balanced_repeats(
+        np.full(count, repeat), np.full(count, balance), faces_of(shares), np.ones((count, 98), np.float32), EYES
+    )
     return list(found.tolist())
 
 
@@ -186,7 +188,9 @@ def test_no_face_is_shown_less_often_nor_without_end(shares: list[float], balanc
 def test_the_size_of_the_picture_changes_nothing() -> None:
     points = faces_of([0.48, 0.3, 0.1])
     ones = np.ones(3, np.int64), np.full(3, 1.5)
-    small, large = (balanced_repeats(*ones, points * scale, EYES) for scale in (0.1, 40.0))
+    small, large = (
+        balanced_repeats(*ones, points * scale, np.ones((3, 98), np.float32), EYES) for scale in (0.1, 40.0)
+    )
     np.testing.assert_array_equal(small, large)
 
 

@@ -110,7 +110,6 @@ def plan_of(state: RunState, cache: FaceCache, steps: int) -> RunPlan:
     """Sum up a run of `steps` steps an epoch from where it starts."""
     config, processes = state.config, state.processes
     held_out = int(cache.held_out.sum())
-    faces = len(cache.held_out) - held_out
     parameters = sum(parameter.numel() for parameter in state.learner.model.parameters())
     points, size = state.contract.landmarks.num_landmarks, config.input_size
     start = state.origin
@@ -121,7 +120,7 @@ def plan_of(state: RunState, cache: FaceCache, steps: int) -> RunPlan:
     precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
     lines = (
         f"network: {config.model}, {size} x {size} pixels, {points} points, {parameters:,} parameters",
-        f"faces: {faces:,} to train on, {held_out:,} held out for validation{views}",
+        f"faces: {cache.training_faces:,} to train on, {held_out:,} held out for validation{views}",
         f"steps: {config.epochs} epochs of {steps:,}, {config.batch_size} faces each",
         f"computes on: {_place(processes.device, processes.count)}, {precision}{compiled}",
         start,

@@ -11,7 +11,7 @@ from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import epoch_order
 from pfld_edge_train.callbacks import Callback, plan_of
 from pfld_edge_train.config import TrainConfig
-from pfld_edge_train.engine import learning_rate_at, train_epoch
+from pfld_edge_train.engine import ValidationErrors, learning_rate_at, train_epoch, validate
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
 from pfld_edge_train.face_cache import FaceCache, open_cache
 from pfld_edge_train.interruption import CheckpointClock, listening_for_signals
@@ -19,7 +19,6 @@ from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.run_log import EpochResult, RunLog, open_tensorboard
 from pfld_edge_train.run_state import REMEDY, RunState, new_run, resumed_run, save_average, save_run
-from pfld_edge_train.validation import ValidationErrors, validate
 
 __all__ = ["AVERAGE", "BEST", "LAST", "fit", "train", "use_threads"]
 
@@ -106,6 +105,12 @@ def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | Non
     callback.begin(plan_of(state, cache, steps))
     if wanted and events is None:
         callback.note("tensorboard = true, but its package is missing: no events; pip install tensorboard")
+    unmeasured = int((cache.held_out & ~cache.measurable(state.contract.landmarks.normalizing_points)).sum())
+    if unmeasured:
+        callback.note(
+            f"{unmeasured} of {int(cache.held_out.sum())} validation faces have no NME (a normalizing point is "
+            "unlabelled, or both coincide) and are left out of it"
+        )
     if state.fine_tuned and state.learner.step == 0:
         _validate_start(state, cache, out / BEST, callback)
     clock = CheckpointClock(config.checkpoint_steps, config.checkpoint_minutes)
@@ -130,7 +135,7 @@ def _validate_start(state: RunState, cache: FaceCache, best: Path, callback: Cal
     errors = _validated(state, cache)
     state.best_nme = errors.score
     callback.note(f"before training: validation NME {errors.nme:.5f}, hard views {errors.hard_nme:.5f}")
-    if state.freezes_statistics(int((~cache.held_out).sum())):
+    if state.freezes_statistics(cache.training_faces):
         callback.note(
             f"fewer than {state.config.finetune.statistics_faces:,} faces: BatchNorm keeps the statistics that it has"
         )
@@ -166,8 +171,13 @@ def _close_epoch(state: RunState, errors: ValidationErrors, steps: int, speed: f
 def _steps_per_epoch(state: RunState, cache: FaceCache) -> int:
     config, count = state.config, state.processes.count
     steps = len(epoch_order(cache, config.seed, 0)) // config.batch_size
-    if steps == 0 or not cache.weights[cache.held_out].any():
+    if steps == 0 or not cache.held_out.any():
         raise TrainConfigError("too few faces: not one full batch to train on and one face to validate on")
+    if not cache.measurable(state.contract.landmarks.normalizing_points)[cache.held_out].any():
+        raise TrainConfigError(
+            "no validation face has both normalizing points (the outer eye corners) labelled, so none has an NME; add "
+            "such faces, or change validation or seed"
+        )
     if config.batch_size % count:
         raise TrainConfigError(
             f"batch_size {config.batch_size} can't be shared out evenly among {count} processes: choose a multiple"

@@ -275,7 +275,7 @@ class LandmarkLoss:
         losses = self._point_loss(predicted.float() * self._input_size, batch.landmarks * self._input_size)
         losses = losses * self._attribute_weights(batch)[:, None]
         if config.eye_normalized:
-            losses = losses * self._closeness(batch.landmarks)[:, None]
+            losses = losses * self._eye_weights(batch)[:, None]
         if config.needs_pose:
             true = head_angles(batch.landmarks, batch.weights)
             deviation = None
@@ -289,11 +289,12 @@ class LandmarkLoss:
         total = batch.weights.sum() if normalizer is None else normalizer
         return (losses * batch.weights).sum() / total
 
-    def _closeness(self, landmarks: Tensor) -> Tensor:
-        """The inverse distance of the normalizing points, ``(N,)``, 1 for a frontal face in its own box."""
+    def _eye_weights(self, batch: Batch) -> Tensor:
+        """The inverse distance of the normalizing points, ``(N,)``; 1 for a frontal face, and where it is unknown."""
         first, second = self._points
-        distance: Tensor = (landmarks[:, first] - landmarks[:, second]).norm(dim=1)
-        return _FRONTAL * distance.clamp_min(_FRONTAL / 4).reciprocal()
+        distance = (batch.landmarks[:, first] - batch.landmarks[:, second]).norm(dim=1)
+        known = (batch.weights[:, first] > 0) & (batch.weights[:, second] > 0)
+        return torch.where(known, _FRONTAL * distance.clamp_min(_FRONTAL / 4).reciprocal(), 1.0)
 
     def _attribute_weights(self, batch: Batch) -> Tensor:
         if self._frequencies.device != batch.attributes.device:

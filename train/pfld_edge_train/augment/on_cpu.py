@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_train.augment.geometry import shrink_factors, warp_picture
+from pfld_edge_train.augment.geometry import supersampling, warp_picture
 from pfld_edge_train.augment.occlusions import SHAPE_SIDE, Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank
 from pfld_edge_train.augment.plan import AugmentPlan, take_rows
@@ -40,7 +40,7 @@ def render_on_cpu(crops: Crops, plan: AugmentPlan, size: int, color_order: str) 
         for face, row, affine in zip(faces, plan.rows, affines, strict=True):
             warp_picture(crops[row], affine, (size, size), out=face)
         return faces
-    factors = shrink_factors(affines, change.smooth).tolist()
+    factors = supersampling(affines, change.smooth).tolist()
     layers = [_patches(occlusions, size) for occlusions in change.occlusions]
     camera = _Camera(change.photometry, size, color_order)
     for index, face in enumerate(faces):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pfld_edge_train.augment.geometry import shrink_factors, warp_pictures
+from pfld_edge_train.augment.geometry import supersampling, warp_pictures
 from pfld_edge_train.augment.occlusions import Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank, resolution_matrices
 from pfld_edge_train.augment.plan import AugmentPlan
@@ -42,7 +42,7 @@ def render_on_device(crops: Crops, plan: AugmentPlan, size: int, color_order: st
     change = plan.change
     if change is None:
         return _levels(warp_pictures(sources, affines, size))
-    factors = shrink_factors(affines, change.smooth)
+    factors = supersampling(affines, change.smooth)
     faces = _levels(warp_pictures(sources, affines, size))
     for factor in sorted(set(factors[factors > 1].tolist())):
         chosen, index = _chosen(factors == factor, device)
