@@ -19,7 +19,7 @@ from pfld_edge_train.checkpoint import load_checkpoint
 from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import LARGE_POSE_SHARE, MOST_REPEATS, balanced_repeats, open_cache
-from pfld_edge_train.face_sources import PreparedCrops
+from pfld_edge_train.face_sources import JoinedCrops, ShardCrops
 from pfld_edge_train.fit import fit
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.run_state import new_run
@@ -84,7 +84,7 @@ def test_shards_are_read_where_they_lie_and_a_damaged_picture_is_named(noise_fac
     start = data.index(b"\xff\xd8\xff")
     data[start : start + 40] = bytes(40)
     shard.write_bytes(data)
-    damaged = PreparedCrops([folder / entry.file for entry in manifest.shards], 48)
+    damaged = JoinedCrops([ShardCrops(folder / entry.file, 48) for entry in manifest.shards])
     with pytest.raises(FaceSetError, match=r"shard-00001\.npz: picture 0 is damaged"):
         damaged[np.array([0, 20])]
 

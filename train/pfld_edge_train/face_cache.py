@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime import Contract
 from pfld_edge_train.config import TrainConfig
-from pfld_edge_train.face_sources import Crops, read_source
+from pfld_edge_train.face_sources import Crops, JoinedCrops, read_source
 
 __all__ = ["LARGE_POSE_SHARE", "MOST_REPEATS", "FaceCache", "balanced_repeats", "open_cache", "split_groups"]
 
@@ -75,7 +75,7 @@ def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCac
     repeats = np.repeat([data.repeat for data in config.data], counts)
     balance = np.repeat([data.pose_balance for data in config.data], counts)
     return FaceCache(
-        crops=sources[0].crops if len(sources) == 1 else _JoinedCrops([source.crops for source in sources]),
+        crops=sources[0].crops if len(sources) == 1 else JoinedCrops([source.crops for source in sources]),
         windows=np.concatenate([source.windows for source in sources]),
         landmarks=landmarks,
         weights=weights,
@@ -128,18 +128,3 @@ def balanced_repeats(
     share = np.where(known[:, ends].all(axis=1), share, LARGE_POSE_SHARE)
     factor = np.clip((LARGE_POSE_SHARE / np.maximum(share, 1e-6)) ** balance, 1, MOST_REPEATS)
     return np.asarray(np.round(repeats * factor), np.int64)
-
-
-class _JoinedCrops:
-    """The crops of several sources, one after the other."""
-
-    def __init__(self, parts: Sequence[Crops]) -> None:
-        self._parts = parts
-        self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
-        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
-
-    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
-        if isinstance(rows, np.ndarray) and rows.ndim:
-            return np.stack([self[row] for row in rows.tolist()])
-        part = int(np.searchsorted(self._starts, rows, side="right")) - 1
-        return self._parts[part][int(rows) - int(self._starts[part])]

@@ -1,4 +1,4 @@
-"""A whole training run: start or resume, then faces, epochs, checkpoints."""
+"""A training run: start or resume, faces, epochs, checkpoints."""
 
 import math
 import time
@@ -41,10 +41,10 @@ def train(
         config: The run.
         out: Its folder.
         processes: Where it runs.
-        callback: Called as it goes on.
-        resume: Go on from the folder's last checkpoint, where there is one.
+        callback: Called as it proceeds.
+        resume: Resume from the folder's last checkpoint, where there is one.
         init: Checkpoint to start from otherwise.
-        cache: Folder of cut faces; one in `out` where None.
+        cache: Folder of cropped faces; one in `out` where None.
 
     Raises:
         CheckpointError: A checkpoint can't be read.
@@ -64,7 +64,7 @@ def train(
 
 
 def use_threads(count: int) -> None:
-    """Let a process compute with so many CPU threads."""
+    """Set the number of CPU threads of this process."""
     torch.set_num_threads(count)
     cv2.setNumThreads(count)
 
@@ -72,23 +72,22 @@ def use_threads(count: int) -> None:
 def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None) -> None:
     """Train to the configuration's last epoch.
 
-    Writes into `out` after every epoch, each file replaced whole: ``last.pth`` to go on from, ``best.pth`` (lowest
-    error of the averaged weights on the validation faces), ``ema.pth`` (the averaged weights alone), ``log.csv`` and
-    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and where a signal stops the run. The
-    weights of a checkpoint that a run starts from are validated first: ``best.pth`` is never worse than those.
-    Everything random depends on seed, epoch and step alone: a run that was killed at any moment and resumed ends with
-    the weights of one that was not, bit by bit on a CPU.
+    Writes into `out` after every epoch, each file by renaming: ``last.pth`` to resume from, ``best.pth`` (lowest error
+    of the averaged weights on the validation faces), ``ema.pth`` (the averaged weights alone), ``log.csv`` and
+    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and after a signal. Weights of a
+    checkpoint that a run starts from are validated first: ``best.pth`` is never worse. Everything random depends on
+    seed, epoch and step alone: a run that was killed and resumed ends with the same weights, bit by bit on a CPU.
 
     Args:
         state: From `new_run` or `resumed_run`; changed in place.
         out: The run's folder.
-        cache_folder: Where cut faces are kept between runs.
-        callback: Called as it goes on, in the first process only.
+        cache_folder: Where cropped faces are kept between runs.
+        callback: Called as it proceeds, in the first process only.
 
     Raises:
         FaceSetError: A source of faces can't be read.
-        TrainConfigError: There are too few faces, or the batch can't be shared out.
-        TrainingDivergedError: A number is no longer finite; the last whole checkpoint stays.
+        TrainConfigError: There are too few faces, or the batch can't be divided among the processes.
+        TrainingDivergedError: A number is not finite; the last complete checkpoint stays.
         TrainingInterruptedError: A signal stopped the run; it is saved.
         OtherProcessError: Another process of the run failed.
     """
@@ -122,7 +121,6 @@ def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | Non
             errors = _validated(state, cache)
             result = _close_epoch(state, errors, steps, speed)
             if processes.first:
-                # The last checkpoint last: it says that the epoch is done, and a killed run does the rest again.
                 log.add(result)
                 _save(state, errors, result.best, out)
                 clock.restart()
@@ -131,7 +129,7 @@ def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | Non
 
 
 def _validate_start(state: RunState, cache: FaceCache, best: Path, callback: Callback) -> None:
-    """Measure the weights that a run starts from; they are the best so far."""
+    """Measure the initial weights; they are the best so far."""
     errors = _validated(state, cache)
     state.best_nme = errors.score
     callback.note(f"before training: validation NME {errors.nme:.5f}, hard views {errors.hard_nme:.5f}")
@@ -153,7 +151,7 @@ def _validated(state: RunState, cache: FaceCache) -> ValidationErrors:
 
 
 def _close_epoch(state: RunState, errors: ValidationErrors, steps: int, speed: float) -> EpochResult:
-    """Move on to the next epoch; gives the figures of this one."""
+    """Give the figures of an epoch, and begin the next one."""
     result = EpochResult(
         epoch=state.next_epoch,
         loss=state.epoch_loss / steps,
@@ -193,7 +191,7 @@ def _frequencies(cache: FaceCache) -> torch.Tensor:
 
 
 def _save(state: RunState, errors: ValidationErrors, best: bool, out: Path) -> None:
-    """Write the checkpoints; the last one last, since it says that the epoch is done."""
+    """Write the checkpoints; ``last.pth`` last, since it marks the epoch as done."""
     contract = _measured(state, errors)
     save_average(state, out / AVERAGE, contract)
     if best:
