@@ -1,7 +1,7 @@
 """Yaw, pitch and roll of the heads of a batch: perspective-n-point of many augmented faces at once, in torch.
 
-The answers that PFLD's auxiliary network learns (Guo et al., arXiv 1902.10859, section 3.2). The paper compares 11
-landmarks with those of a mean frontal face; here 17 points that no expression moves lie on the runtime's face shape.
+They are the targets of PFLD's auxiliary network (Guo et al., arXiv 1902.10859, section 3.2). The paper compares 11
+landmarks with a mean frontal face; here 17 rigid points are fitted to the runtime's face shape.
 """
 
 import torch
@@ -12,13 +12,12 @@ from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 __all__ = ["FOCAL_LENGTH", "POSE_SCHEME", "head_angles"]
 
 POSE_SCHEME = "wflw-98"
-"""The one landmark scheme whose points have places on the face shape."""
+"""The only landmark scheme with 3-D points."""
 
 FOCAL_LENGTH = 5.0
-"""Of the camera that is assumed to have taken a crop, in sides of the crop; it looks at the crop's centre.
+"""Assumed focal length in sides of the crop; the optical axis meets the crop's centre.
 
-A photograph's focal length is about its width, and a crop is a fifth of that: less in portraits (half in video faces),
-more in crowds (a ninth in WFLW, in the median).
+A photograph's focal length is about its width, and a crop is about a fifth of that.
 """
 
 _STEPS = 3
@@ -30,19 +29,18 @@ _SMALLEST_SCALE = 1e-6
 
 
 def head_angles(landmarks: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Find yaw, pitch and roll, by the conventions of `pfld_edge_runtime.HeadPose`, as seen from the crop's centre.
+    """Estimate yaw, pitch and roll, by the conventions of `pfld_edge_runtime.HeadPose`, relative to the crop's centre.
 
-    The start is direct: the scaled orthographic projection nearest to a weighted linear fit. Gauss-Newton steps on the
-    reprojection by a camera of focal length `FOCAL_LENGTH` follow, all faces side by side, without a branch that waits
-    for the device.
+    The start is the scaled orthographic projection nearest to a weighted linear fit. Gauss-Newton steps on the
+    reprojection error follow, all faces at once, without a branch that waits for the device.
 
     Args:
         landmarks: ``(N, 98, 2)`` WFLW points, fractions of the crop.
-        weights: ``(N, 98)`` weight of each point, 0 for unknown; None: all known.
+        weights: ``(N, 98)`` weight of each point, 0 for unlabelled; None: all 1.
 
     Returns:
-        ``(N, 3)`` yaw, pitch and roll in radians on the landmarks' device, without gradient; NaN for faces whose known
-        points coincide or lie in one plane of the head.
+        ``(N, 3)`` yaw, pitch and roll in radians on the landmarks' device, without gradient; NaN for faces whose
+        labelled points coincide or lie in a plane of the head.
     """
     with torch.no_grad(), torch.autocast(landmarks.device.type, enabled=False):
         points = list(RIGID_POINTS)
