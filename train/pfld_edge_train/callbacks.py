@@ -28,7 +28,7 @@ class RunPlan:
 
 
 class Callback:
-    """Is called as a run goes on, in its first process. This one does nothing."""
+    """Callbacks of a run, called in its first process; these do nothing."""
 
     def begin(self, plan: RunPlan) -> None:
         """Called once, before the first step."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime import Contract
 from pfld_edge_train.config import TrainConfig
-from pfld_edge_train.face_sources import Crops, JoinedCrops, read_source
+from pfld_edge_train.face_sources import Crops, join_faces, read_source
 
 __all__ = ["LARGE_POSE_SHARE", "MOST_REPEATS", "FaceCache", "balanced_repeats", "open_cache", "split_groups"]
 
@@ -68,21 +68,19 @@ def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCac
     """
     sources = [read_source(data, contract, folder) for data in config.data]
     counts = [len(source.groups) for source in sources]
-    landmarks = np.concatenate([source.landmarks for source in sources])
-    weights = np.concatenate([source.weights for source in sources])
-    labelled = weights.any(axis=1)
-    groups = [group for source in sources for group in source.groups]
+    faces = sources[0] if len(sources) == 1 else join_faces(sources)
+    labelled = faces.weights.any(axis=1)
     repeats = np.repeat([data.repeat for data in config.data], counts)
     balance = np.repeat([data.pose_balance for data in config.data], counts)
+    points = contract.landmarks.normalizing_points
     return FaceCache(
-        crops=sources[0].crops if len(sources) == 1 else JoinedCrops([source.crops for source in sources]),
-        windows=np.concatenate([source.windows for source in sources]),
-        landmarks=landmarks,
-        weights=weights,
-        attributes=np.concatenate([source.attributes for source in sources]),
-        repeats=balanced_repeats(repeats, balance, landmarks, weights, contract.landmarks.normalizing_points)
-        * labelled,
-        held_out=split_groups(groups, config.validation, config.seed) & labelled,
+        crops=faces.crops,
+        windows=faces.windows,
+        landmarks=faces.landmarks,
+        weights=faces.weights,
+        attributes=faces.attributes,
+        repeats=balanced_repeats(repeats, balance, faces.landmarks, faces.weights, points) * labelled,
+        held_out=split_groups(faces.groups, config.validation, config.seed) & labelled,
     )
 
 

@@ -29,7 +29,7 @@ from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule
 from pfld_edge_train.config import DataConfig
 from pfld_edge_train.errors import TrainConfigError
 
-__all__ = ["Crops", "JoinedCrops", "ShardCrops", "SourceFaces", "read_source", "wide_contract"]
+__all__ = ["Crops", "JoinedCrops", "ShardCrops", "SourceFaces", "join_faces", "read_source", "wide_contract"]
 
 
 class Crops(Protocol):
@@ -64,6 +64,14 @@ class SourceFaces:
     weights: NDArray[np.float32]
     attributes: NDArray[np.bool_]
     groups: tuple[str, ...]
+
+
+def join_faces(parts: Sequence[SourceFaces]) -> SourceFaces:
+    """Join the faces of several shards or sources, one after the other."""
+    names = ("windows", "landmarks", "weights", "attributes")
+    joined = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    groups = tuple(group for part in parts for group in part.groups)
+    return SourceFaces(JoinedCrops([part.crops for part in parts]), *joined, groups)
 
 
 def wide_contract(contract: Contract) -> Contract:
@@ -179,25 +187,17 @@ def _prepared_source(data: DataConfig, manifest: Manifest, wide: Contract) -> So
             f"{folder}: prepared with --input-size {settings.input_size} --margin {settings.margin:g}, the network "
             f"needs {round(wide.input_size / ROOM)} and {wide.crop.margin / ROOM:g}; prepare it anew"
         )
-    parts = [_shard_faces(folder / entry.file, wide.input_size, data) for entry in manifest.shards]
-    return SourceFaces(
-        crops=JoinedCrops([ShardCrops(folder / entry.file, wide.input_size) for entry in manifest.shards]),
-        windows=np.concatenate([part.windows for part in parts]),
-        landmarks=np.concatenate([part.landmarks for part in parts]),
-        weights=np.concatenate([part.weights for part in parts]),
-        attributes=np.concatenate([part.attributes for part in parts]),
-        groups=tuple(group for part in parts for group in part.groups),
-    )
+    return join_faces([_shard_faces(folder / entry.file, wide.input_size, data) for entry in manifest.shards])
 
 
 def _shard_faces(path: Path, size: int, data: DataConfig) -> SourceFaces:
-    """Labels of a shard's faces, without the pictures."""
+    """Read the labels of a shard's faces, and map its pictures."""
     shard = read_shard(path, size, pictures=False)
     weights = shard.weights if data.weighted else (shard.weights > 0).astype(np.float32)
     landmarks = shard.photo_landmarks
     if data.scheme:
         landmarks, weights = points_as_wflw_98(landmarks, weights)
-    return SourceFaces(shard.crops, shard.windows, landmarks, weights, shard.attributes, shard.groups)
+    return SourceFaces(ShardCrops(path, size), shard.windows, landmarks, weights, shard.attributes, shard.groups)
 
 
 class ShardCrops:

@@ -33,7 +33,7 @@ from pfld_edge_runtime.detection import SCRFD, YuNet, find_boxes
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
 Array = NDArray[np.float32]
-Teacher = Callable[[NDArray[np.uint8]], Array]
+Network = Callable[[NDArray[np.uint8]], Array]
 
 MIRROR = np.array(WFLW_98.mirror)
 # The 300-W 68 points inside the 98 of WFLW: every other contour point, the upper brows, nose, eyes, lips.
@@ -63,12 +63,12 @@ def write_labels(target: Path, rows: Iterable[Sequence[str]]) -> None:
     partial.replace(target)
 
 
-def reference_teacher(path: Path) -> Teacher:
+def reference_network(path: Path) -> Network:
     """One of the published PFLD networks, 112 x 112."""
     return FaceLandmarker(path, contract=Contract()).predict_crops
 
 
-def peppa_teacher(path: Path) -> Teacher:
+def peppa_network(path: Path) -> Network:
     """The MNN network: 128 x 128 BGR, pixels / 255, first 196 of 203 outputs."""
     import MNN
 
@@ -93,11 +93,11 @@ def peppa_teacher(path: Path) -> Teacher:
     return predict
 
 
-def with_mirror(teacher: Teacher, crops: NDArray[np.uint8]) -> Array:
+def with_mirror(network: Network, crops: NDArray[np.uint8]) -> Array:
     """Predictions for the crop and, mapped back, for its mirror image: ``(2N, 98, 2)``."""
-    mirrored = teacher(np.ascontiguousarray(crops[:, :, ::-1]))[:, MIRROR]
+    mirrored = network(np.ascontiguousarray(crops[:, :, ::-1]))[:, MIRROR]
     mirrored[:, :, 0] = 1 - mirrored[:, :, 0]
-    return np.concatenate([teacher(crops), mirrored])
+    return np.concatenate([network(crops), mirrored])
 
 
 class Labeller:
@@ -105,8 +105,8 @@ class Labeller:
 
     def __init__(self, shared: Path) -> None:
         """Load every network under `shared`."""
-        self.fast = [reference_teacher(path) for path in sorted((shared / "models/reference").glob("*.onnx"))]
-        self.slow = [peppa_teacher(shared / "models/teachers/peppa_kps98_128.MNN")]
+        self.fast = [reference_network(path) for path in sorted((shared / "models/reference").glob("*.onnx"))]
+        self.slow = [peppa_network(shared / "models/teachers/peppa_kps98_128.MNN")]
         folder = shared / "models/detectors"
         self.detectors = [
             YuNet(folder / "yunet_n_dynamic.onnx", score_threshold=0.5),
@@ -123,15 +123,15 @@ class Labeller:
         """Landmarks in pixels, the networks' disagreement in pixels for each, and the face's size."""
         first = crop_windows(box, 1.2)
         crop = crop_faces(image, first, 112)
-        rough = np.mean([with_mirror(teacher, crop).mean(0) for teacher in self.fast[: 1 if easy else None]], 0)
+        rough = np.mean([with_mirror(network, crop).mean(0) for network in self.fast[: 1 if easy else None]], 0)
         box = tight_box(first.to_image(rough[None])[0]).astype(np.float32)
         votes = []
         for margin in (1.2,) if easy else (1.2, 1.3):
             window = crop_windows(box, margin)
             large = crop_faces(image, window, 128)
             crop = crop_faces(image, window, 112)
-            guesses = [with_mirror(teacher, crop).mean(0) for teacher in self.fast]
-            guesses += [with_mirror(teacher, large).mean(0) for teacher in self.slow]
+            guesses = [with_mirror(network, crop).mean(0) for network in self.fast]
+            guesses += [with_mirror(network, large).mean(0) for network in self.slow]
             votes.extend(window.to_image(np.stack(guesses)))
         middle = np.median(votes, 0)
         spread = np.linalg.norm(np.std(votes, 0), axis=1)

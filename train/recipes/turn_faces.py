@@ -65,20 +65,20 @@ def solved(faces: list[Face]) -> list[Solved]:
 def mean_shape(faces: list[Solved]) -> Array:
     """The 98 points in space, ``(98, 3)`` mm: the linear fit over faces of known pose, made symmetric."""
     points = np.stack([item.face.landmarks for item in faces if item.face.landmarks is not None]).astype(np.float64)
-    trust = np.stack([_trust(item.face) for item in faces]).astype(np.float64)
+    confidence = np.stack([_confidence(item.face) for item in faces]).astype(np.float64)
     maps = np.stack([item.scale * item.rotation[:2] for item in faces])
     origin = points[:, RIGID_POINTS].mean(axis=1) - maps @ FACE_SHAPE.mean(axis=0)
     local = points - origin[:, None]
     size = np.array([item.scale for item in faces])
-    weights = trust / size[:, None] ** 2
+    weights = confidence / size[:, None] ** 2
     normal = np.einsum("np,nij,nik->pjk", weights, maps, maps)
     shape = np.linalg.solve(normal, np.einsum("np,nij,npi->pj", weights, maps, local)[:, :, None])[:, :, 0]
     return np.asarray((shape + shape[list(WFLW_98.mirror)] * (-1, 1, 1)) / 2)
 
 
-def _trust(face: Face) -> NDArray[np.float32]:
-    trust = np.ones(98, np.float32) if face.point_weights is None else face.point_weights
-    return np.asarray(trust * face.weight, np.float32)
+def _confidence(face: Face) -> NDArray[np.float32]:
+    confidence = np.ones(98, np.float32) if face.point_weights is None else face.point_weights
+    return np.asarray(confidence * face.weight, np.float32)
 
 
 def turn_matrix(axis: Array, degrees: float) -> Array:
@@ -216,8 +216,8 @@ def turn_one(task: tuple[Solved, Path, int]) -> list[str] | None:
         return None
     image, final, hidden = found
     cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    trust = _trust(item.face) * np.where(hidden, 0.5, 1.0)
-    return label_row(f"images/{target.name}", final.astype(np.float32), trust.astype(np.float32))
+    confidence = _confidence(item.face) * np.where(hidden, 0.5, 1.0)
+    return label_row(f"images/{target.name}", final.astype(np.float32), confidence.astype(np.float32))
 
 
 def main() -> None:

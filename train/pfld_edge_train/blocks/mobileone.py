@@ -197,21 +197,10 @@ class GhostOneBottleneck(nn.Module):
         module = partial(GhostOneModule, conv_branches=conv_branches, fused=fused, pointwise_scale=pointwise_scale)
         down: nn.Module = nn.Sequential()
         if stride == 2:
-            down = MobileOneBlock(
-                hidden_channels,
-                hidden_channels,
-                3,
-                stride,
-                groups=hidden_channels,
-                conv_branches=conv_branches,
-                linear=True,
-                fused=fused,
-            )
-        self.ghost_conv = nn.Sequential(
-            module(in_channels, hidden_channels),
-            down,
-            module(hidden_channels, out_channels, linear=True),
-        )
+            depthwise = partial(MobileOneBlock, groups=hidden_channels, conv_branches=conv_branches, fused=fused)
+            down = depthwise(hidden_channels, hidden_channels, 3, stride, linear=True)
+        up = module(in_channels, hidden_channels)
+        self.ghost_conv = nn.Sequential(up, down, module(hidden_channels, out_channels, linear=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``."""
