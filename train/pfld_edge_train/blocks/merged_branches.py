@@ -216,12 +216,12 @@ def _merge(
 
 def _convolution_gradients(
     x: Tensor, weight: Tensor, block: MergedBlock, out_gradient: Tensor, outputs: Sequence[Tensor], wanted: bool
-) -> tuple[list[Tensor | None], Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """Gradients of the merged convolution's input, chunk by chunk, if `wanted`, of its kernel and of its bias."""
     dtype = torch.float64 if out_gradient.dtype == torch.float64 else torch.float32
     weights = torch.zeros(weight.shape, dtype=dtype, device=x.device)
     biases = torch.zeros(len(weight), dtype=dtype, device=x.device)
-    parts = []
+    parts: list[Tensor] = []
     for part in _chunks(x, block.geometry):
         gradient = out_gradient[part]
         if outputs:
@@ -229,7 +229,8 @@ def _convolution_gradients(
         ours, kernel, bias = convolution_gradients(gradient, x[part], weight, block.geometry, wanted=wanted)
         weights += kernel
         biases += bias
-        parts.append(ours)
+        if ours is not None:
+            parts.append(ours)
     return parts, weights, biases
 
 

@@ -3,12 +3,12 @@
 They give BatchNorm's statistics of every linear branch (see `merged_branches`). Shapes: G groups, d = (input channels
 of a group) x k x k values in a patch. Derived in docs/reparameterized-training.md.
 
-In general the patches are unfolded. A 1x1 convolution needs only products of channels. In a depthwise convolution each
-value of a patch (tap) is the input, shifted and thinned by the stride: its products with all taps are the weight
-gradient of the convolution, with that map in place of the output's gradient. With a 3x3 kernel and stride 1 the product
-of taps a and b, summed over all places of the plane, is the map's correlation with itself at lag b - a, one of 25.
-Subtracted are the places just outside of the map, whose patches see its first or last row or column; corners, which see
-both, are added again.
+In general the patches are unfolded. A 1x1 convolution needs only products of channels. In a depthwise 3x3 convolution
+each value of a patch (tap) is the input, shifted and thinned by the stride: its products with all taps are the weight
+gradient of the convolution, with that map in place of the output's gradient. With stride 1 the product of taps a and b,
+summed over all places of the plane, is the map's correlation with itself at lag b - a, one of 25. Subtracted are the
+places just outside of the map, whose patches see its first or last row or column; corners, which see both, are added
+again.
 """
 
 from collections.abc import Iterator
@@ -65,9 +65,9 @@ class PatchGeometry:
         """Choose the cheapest way to the moments of ``(N, C, H, W)``."""
         if self.groups == 1 and self.kernel_size == 1:
             return "pointwise"
-        if self.groups != x.shape[1]:
+        if self.groups != x.shape[1] or self.kernel_size != 3:
             return "unfolded"
-        return "lags" if (self.kernel_size, self.stride) == (3, 1) else "taps"
+        return "lags" if self.stride == 1 else "taps"
 
 
 def images_at_once(x: Tensor, geometry: PatchGeometry) -> int:
@@ -140,8 +140,8 @@ def patch_gradient(x: Tensor, geometry: PatchGeometry, constant: Tensor, linear:
     if method == "pointwise":
         return F.conv2d(x, linear[0, :, :, None, None], constant[0])
     if method == "unfolded":
-        columns = linear @ _unfolded(x, geometry) + constant[:, :, None]
-        return F.fold(columns.flatten(1, 2), x.shape[2:], side, padding=geometry.padding, stride=geometry.stride)
+        patches = linear @ _unfolded(x, geometry) + constant[:, :, None]
+        return F.fold(patches.flatten(1, 2), x.shape[2:], side, padding=geometry.padding, stride=geometry.stride)
     if method == "taps":
         padding = geometry.padding
         padded = torch.zeros_like(F.pad(x, (padding,) * 4))
