@@ -68,10 +68,14 @@ class SourceFaces:
 
 def join_faces(parts: Sequence[SourceFaces]) -> SourceFaces:
     """Join the faces of several shards or sources, one after the other."""
-    names = ("windows", "landmarks", "weights", "attributes")
-    joined = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    groups = tuple(group for part in parts for group in part.groups)
-    return SourceFaces(JoinedCrops([part.crops for part in parts]), *joined, groups)
+    return SourceFaces(
+        crops=JoinedCrops([part.crops for part in parts]),
+        windows=np.concatenate([part.windows for part in parts]),
+        landmarks=np.concatenate([part.landmarks for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+        attributes=np.concatenate([part.attributes for part in parts]),
+        groups=tuple(group for part in parts for group in part.groups),
+    )
 
 
 def wide_contract(contract: Contract) -> Contract:
