@@ -19,7 +19,7 @@ from pfld_edge_train.checkpoint import load_checkpoint
 from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import LARGE_POSE_SHARE, MOST_REPEATS, balanced_repeats, open_cache
-from pfld_edge_train.face_sources import PreparedCrops
+from pfld_edge_train.face_sources import JoinedCrops, ShardCrops
 from pfld_edge_train.fit import fit
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.run_state import new_run
@@ -84,7 +84,7 @@ def test_shards_are_read_where_they_lie_and_a_damaged_picture_is_named(noise_fac
     start = data.index(b"\xff\xd8\xff")
     data[start : start + 40] = bytes(40)
     shard.write_bytes(data)
-    damaged = PreparedCrops([folder / entry.file for entry in manifest.shards], 48)
+    damaged = JoinedCrops([ShardCrops(folder / entry.file, 48) for entry in manifest.shards])
     with pytest.raises(FaceSetError, match=r"shard-00001\.npz: picture 0 is damaged"):
         damaged[np.array([0, 20])]
 
@@ -161,7 +161,9 @@ def faces_of(shares: list[float]) -> np.ndarray:
 
 def repeats_of(shares: list[float], balance: float, repeat: int = 6) -> list[int]:
     count = len(shares)
-    found = balanced_repeats(np.full(count, repeat), np.full(count, balance), faces_of(shares), EYES)
+    found = balanced_repeats(
+        np.full(count, repeat), np.full(count, balance), faces_of(shares), np.ones((count, 98), np.float32), EYES
+    )
     return list(found.tolist())
 
 
@@ -186,7 +188,9 @@ def test_no_face_is_shown_less_often_nor_without_end(shares: list[float], balanc
 def test_the_size_of_the_picture_changes_nothing() -> None:
     points = faces_of([0.48, 0.3, 0.1])
     ones = np.ones(3, np.int64), np.full(3, 1.5)
-    small, large = (balanced_repeats(*ones, points * scale, EYES) for scale in (0.1, 40.0))
+    small, large = (
+        balanced_repeats(*ones, points * scale, np.ones((3, 98), np.float32), EYES) for scale in (0.1, 40.0)
+    )
     np.testing.assert_array_equal(small, large)
 
 

@@ -56,6 +56,7 @@ KINDS = {
     "depthwise": Kind((8, 8), 3, depthwise=True),
     "depthwise, stride 2": Kind((8, 8), 3, 2, depthwise=True),
     "depthwise 5x5": Kind((4, 4), 5, depthwise=True),
+    "depthwise 1x1": Kind((4, 4), 1, depthwise=True, scale=True),
     "two outputs a group": Kind((4, 8), 3, depthwise=True, branches=2),
     "pointwise": Kind((6, 10), 1),
     "pointwise, wide": Kind((100, 12), 1, branches=2),

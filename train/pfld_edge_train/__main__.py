@@ -13,13 +13,11 @@ from pathlib import Path
 from pfld_edge_runtime import PfldEdgeError
 from pfld_edge_train.errors import OtherProcessError, TrainingInterruptedError
 
-_DESCRIPTION = (
-    "Train as a TOML configuration says; print a line an epoch. Under torchrun, several processes are one run."
-)
+_DESCRIPTION = "Train by a TOML configuration; print a line for each epoch. Under torchrun, all processes are one run."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as a TOML configuration says; print a line an epoch.
+    """Train by a TOML configuration; print a line for each epoch.
 
     Returns:
         The exit status: 0; 2 after a mistake, reported in one line; 128 and the signal's number where one came.
@@ -27,14 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("pfld_edge_train", description=_DESCRIPTION)
     parser.add_argument("--config", required=True, type=Path, help="a TOML file")
     parser.add_argument("-o", "--out", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/last.pth, where there is one")
+    parser.add_argument("--resume", action="store_true", help="resume from OUT/last.pth, where there is one")
     parser.add_argument("--init", type=Path, help="checkpoint to start from")
-    parser.add_argument("--cache", type=Path, help="folder of cut faces; OUT/cache where left out")
+    parser.add_argument("--cache", type=Path, help="folder of cropped faces; default: OUT/cache")
     parser.add_argument("--threads", type=_positive, help="CPU threads of each process")
     try:
         _train(parser.parse_args(arguments))
     except OtherProcessError as error:
-        # Whoever failed says so; the first process says it where the others can't.
+        # The failed process reports its error; the first process repeats it.
         return _say(f"Error: {error}", 2) if os.environ.get("RANK", "0") == "0" else 2
     except TrainingInterruptedError as error:
         return _say(str(error), 128 + error.signal)
@@ -62,7 +60,7 @@ def _train(chosen: argparse.Namespace) -> None:
             config = load_config(chosen.config)
             processes = stack.enter_context(joined_processes(config.device))
         except PfldEdgeError as error:
-            # All processes of a machine meet this mistake; one of them says so.
+            # All processes of a machine meet this error; one of them reports it.
             raise error if os.environ.get("LOCAL_RANK", "0") == "0" else OtherProcessError(str(error)) from error
         train(
             config,

@@ -1,4 +1,4 @@
-"""Turns cached faces into batches that a network trains on, while it computes."""
+"""Batches of augmented faces, made in threads while the network computes."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ __all__ = ["Batch", "LazySequence", "epoch_order", "prefetched", "training_batch
 Item = TypeVar("Item")
 
 _TRAINING, _VALIDATION = 1, 2
-"""Last words of the generators' seeds: no two uses share a stream. (numpy pads seeds with zeros, so 0 says nothing.)"""
+"""Last words of the generators' seeds, so that no two uses share a stream (numpy pads seeds with zeros)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +43,7 @@ class Batch:
 
 
 def epoch_order(cache: FaceCache, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Shuffle the training faces, each as often as its source says.
-
-    The order depends on seed and epoch alone, so a resumed run sees what the uninterrupted one would have seen.
-    """
+    """Shuffle the training faces, each as often as `FaceCache.repeats` says; depends on seed and epoch alone."""
     training = np.flatnonzero(~cache.held_out)
     order = np.repeat(training, cache.repeats[training])
     np.random.default_rng([seed, epoch]).shuffle(order)
@@ -66,26 +62,22 @@ def training_batches(
     world_size: int = 1,
     device: torch.device | str = "cpu",
 ) -> "LazySequence[Batch]":
-    """The augmented batches of one epoch; a last batch that is not full is left out.
+    """The augmented batches of one epoch, made when they are asked for; an incomplete last batch is left out.
 
-    A batch depends on seed, epoch and its number alone. Random numbers are drawn for the whole batch, and each
-    process takes its share of it: W processes together see what one process sees, and a run that was stopped goes on
-    at any batch.
+    A batch depends on seed, epoch and its number alone. Random numbers are drawn for the whole batch, and each process
+    takes its share of it: W processes together see what one process sees, and a run resumes at any batch.
 
     Args:
         cache: The faces.
         contract: Gives size, crop rule, normalization and landmark scheme.
         augment: Strengths.
-        batch_size: Faces a batch over all processes; a multiple of `world_size`.
+        batch_size: Faces in a batch over all processes; a multiple of `world_size`.
         seed: The run's.
         epoch: Counted from 0.
-        first_batch: The number of the first batch that is wanted; those before it cost nothing.
-        rank: This process, 0 to ``world_size - 1``: every `world_size`-th face of each batch is its own.
+        first_batch: The first batch that is wanted.
+        rank: This process, 0 to ``world_size - 1``: it takes every `world_size`-th face of each batch.
         world_size: How many processes share each batch.
-        device: Where the faces are cut and changed, and where the batch is.
-
-    Returns:
-        A sequence that makes its items when they are asked for; safe to ask from several threads.
+        device: Where the faces are rendered.
 
     Raises:
         TrainConfigError: The processes can't share a batch evenly.
@@ -114,18 +106,18 @@ def validation_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> "LazySequence[Batch]":
-    """The held-out faces in order, once a view.
+    """The validation faces in order, once for each view.
 
-    View 0 is the plain crop. Every other number is a hard view: the augmentation of `HARD_VIEW`, the same in every
-    run and for every batch size. Plain faces are too easy to tell good checkpoints from better ones.
+    View 0 is the plain crop. Every other number is a hard view: the augmentation of `HARD_VIEW`, the same in every run
+    and for every batch size. Plain faces are too easy to rank good checkpoints.
 
     Args:
         cache: The faces.
         contract: As for `training_batches`.
-        batch_size: Most faces a batch.
+        batch_size: Most faces in a batch.
         views: Which views, one after the other.
         device: As for `training_batches`.
-        rank: This process, 0 to ``world_size - 1``; it gets every `world_size`-th batch.
+        rank: This process, 0 to ``world_size - 1``; it takes every `world_size`-th batch.
         world_size: How many processes share the batches.
     """
     chosen = np.flatnonzero(cache.held_out)
@@ -145,7 +137,7 @@ def validation_batches(
 
 
 class LazySequence(Generic[Item]):
-    """Items 0 to ``length - 1`` of a function, made when they are asked for; safe to ask from several threads."""
+    """Items 0 to ``length - 1`` of a function, made when they are asked for, from several threads too."""
 
     def __init__(self, length: int, make: Callable[[int], Item]) -> None:
         """Take the function that makes the item of a number."""
@@ -169,13 +161,7 @@ class LazySequence(Generic[Item]):
 
 
 def prefetched(items: LazySequence[Item], depth: int = 4, workers: int = 1) -> Iterator[Item]:
-    """Yield the items in their order, made by threads that run ahead.
-
-    Args:
-        items: An error while an item is made is raised here in its turn.
-        depth: Most items that are made ahead of the one that is out.
-        workers: How many threads make them.
-    """
+    """Yield the items in order, made by `workers` threads that run at most `depth` items ahead."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
     waiting: deque[Future[Item]] = deque()
     try:
@@ -198,20 +184,11 @@ def _batch(cache: FaceCache, contract: Contract, plan: AugmentPlan, device: torc
 
 
 def _faces(cache: FaceCache, contract: Contract, plan: AugmentPlan, device: torch.device) -> Tensor:
-    """Cut, change and normalize."""
-    size = contract.input_size
+    """Render and normalize."""
+    size, order = contract.input_size, contract.color_order
     if device.type == "cpu":
-        return _normalized(render_on_cpu(cache.crops, plan, size, contract.color_order), contract)
-    faces = render_on_device(cache.crops, plan, size, contract.color_order, device)
+        faces = torch.from_numpy(render_on_cpu(cache.crops, plan, size, order)).permute(0, 3, 1, 2).float()
+    else:
+        faces = render_on_device(cache.crops, plan, size, order, device)
     mean, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
     return ((faces - mean) / scale).contiguous(memory_format=torch.channels_last)
-
-
-def _normalized(faces: NDArray[np.uint8], contract: Contract) -> Tensor:
-    """``(N, S, S, 3)`` bytes to ``(N, 3, S, S)`` float32, channels last in memory: one look-up a byte."""
-    mean, scale = np.array(contract.mean, np.float32), np.array(contract.scale, np.float32)
-    table = ((np.arange(256, dtype=np.float32)[:, None] - mean) / scale)[:, None]
-    if (table == table[:, :, :1]).all():
-        table = np.ascontiguousarray(table[:, :, 0])
-    flat = cv2.LUT(faces.reshape(-1, faces.shape[2], 3), table)
-    return torch.from_numpy(flat).view(faces.shape).permute(0, 3, 1, 2)

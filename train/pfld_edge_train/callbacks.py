@@ -1,4 +1,4 @@
-"""Callbacks of a run, and the one that shows it as lines of text."""
+"""Callbacks of a run, and one that prints lines of text."""
 
 import time
 from collections.abc import Callable
@@ -14,19 +14,12 @@ from pfld_edge_train.run_state import RunState
 __all__ = ["Callback", "RunPlan", "TextProgress", "plan_of", "result_line"]
 
 _SECONDS = 30.0
-"""Between two lines of progress."""
+"""Between two lines within an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A run in numbers, before it starts.
-
-    Attributes:
-        epochs: Of the whole run.
-        steps: Of one epoch.
-        first_step: Steps that are done already, of the whole run.
-        lines: A summary for people.
-    """
+    """A run in numbers, before it starts: epochs in all, steps of an epoch, steps done, and lines for the user."""
 
     epochs: int
     steps: int
@@ -35,7 +28,7 @@ class RunPlan:
 
 
 class Callback:
-    """Is called as a run goes on, in its first process. This one does nothing."""
+    """Callbacks of a run, called in its first process; these do nothing."""
 
     def begin(self, plan: RunPlan) -> None:
         """Called once, before the first step."""
@@ -44,12 +37,7 @@ class Callback:
         """Called with a remark for the user."""
 
     def epoch(self, number: int, done: int) -> None:
-        """Called when an epoch begins or goes on.
-
-        Args:
-            number: From 0.
-            done: Its steps that are done already.
-        """
+        """Called when epoch `number`, from 0, begins or is resumed after `done` steps."""
 
     def step(self, loss: float) -> None:
         """Called after a step with its loss, in pixels."""
@@ -59,7 +47,7 @@ class Callback:
 
 
 class TextProgress(Callback):
-    """Writes the plan, a line an epoch, and a line every half minute within one."""
+    """Prints the plan, a line for each epoch, and one every half minute within an epoch."""
 
     def __init__(self, output: TextIO, now: Callable[[], float] = time.monotonic) -> None:
         """Take where to write, and a clock in seconds."""
@@ -100,17 +88,16 @@ class TextProgress(Callback):
 
 
 def result_line(result: EpochResult, epochs: int) -> str:
-    """Put an epoch of a run of `epochs` epochs in a line."""
+    """Describe an epoch of a run of `epochs` epochs in a line."""
     errors = f"validation NME {result.nme:.5f}, hard views {result.hard_nme:.5f}{' (best)' if result.best else ''}"
     speed = f"{result.images_per_second:.0f} images/s"
     return f"epoch {result.epoch + 1}/{epochs}: loss {result.loss:.3f}, {errors}, {speed}"
 
 
 def plan_of(state: RunState, cache: FaceCache, steps: int) -> RunPlan:
-    """Sum up a run of `steps` steps an epoch from where it starts."""
+    """Describe a run of `steps` steps an epoch."""
     config, processes = state.config, state.processes
     held_out = int(cache.held_out.sum())
-    faces = len(cache.held_out) - held_out
     parameters = sum(parameter.numel() for parameter in state.learner.model.parameters())
     points, size = state.contract.landmarks.num_landmarks, config.input_size
     start = state.origin
@@ -121,7 +108,7 @@ def plan_of(state: RunState, cache: FaceCache, steps: int) -> RunPlan:
     precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
     lines = (
         f"network: {config.model}, {size} x {size} pixels, {points} points, {parameters:,} parameters",
-        f"faces: {faces:,} to train on, {held_out:,} held out for validation{views}",
+        f"faces: {cache.training_faces:,} to train on, {held_out:,} held out for validation{views}",
         f"steps: {config.epochs} epochs of {steps:,}, {config.batch_size} faces each",
         f"computes on: {_place(processes.device, processes.count)}, {precision}{compiled}",
         start,

@@ -44,32 +44,25 @@ _PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
     "config": (dict, type(None)),
     "contract": (dict, type(None)),
 }
-"""What a whole file of ours holds, field by field."""
-
-_ADDED_LATER: dict[str, Any] = {
-    "auxiliary": None,
-    "scaler": None,
-    "epoch_step": 0,
-    "epoch_loss": 0.0,
-    "fine_tuned": False,
-}
-"""Fields that older files of this format lack."""
+"""Types of the fields of our format."""
+_REQUIRED = ("weights", "model", "ema_weights", "optimizer", "step", "epoch", "best_nme", "config", "contract")
+"""Fields that every version has written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All that a training run needs to go on, and all that a conversion needs to start.
+    """All that a training run needs to resume, and all that a conversion needs to start.
 
     Attributes:
         weights: The network's state dict.
-        model: What network they belong to.
-        ema_weights: Exponential moving average of the weights, which is what is shipped; None where there is none.
-        optimizer: The optimizer's state dict; None in files that are not for training on.
+        model: Which network they belong to.
+        ema_weights: Exponential moving average of the weights, which is shipped; None where there is none.
+        optimizer: The optimizer's state dict; None in files that can't be resumed.
         step: Optimizer steps done.
         epoch: Last finished epoch, from 0; -1 where unknown.
         best_nme: Lowest validation NME so far; infinite where unknown.
-        auxiliary: State dict of PFLD's auxiliary network, which training alone has; None where there is none.
-        scaler: State of the loss's scaling in float16; None elsewhere.
+        auxiliary: State dict of PFLD's auxiliary network, for training only; None where there is none.
+        scaler: State of float16's loss scaling; None for other precisions.
         epoch_step: Steps done of the epoch after `epoch`; 0 between two epochs.
         epoch_loss: Sum of those steps' losses.
         fine_tuned: Whether the run started from another checkpoint's weights.
@@ -112,9 +105,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of ours, a bare state dict, or a dict that holds one.
 
-    Prefixes such as ``module.`` or ``_orig_mod.`` are dropped where that makes the names fit.
-
-    Nothing in the file is ever executed: it is read with ``weights_only=True``.
+    Prefixes such as ``module.`` or ``_orig_mod.`` are removed where the names then fit. The file is read with
+    ``weights_only=True``: no code in it is executed.
 
     Raises:
         CheckpointError: The file is missing, truncated, not a checkpoint, of an unknown network, or holds more than
@@ -155,9 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except Exception as error:
-        # Whatever bytes a stranger's file has, torch's unpickler walks them until something breaks: an IndexError for
-        # a text that begins like a pickle, a BadZipFile, a UnicodeDecodeError. All mean one thing, and what they say,
-        # say the number of an opcode, helps nobody.
+        # torch's unpickler raises many kinds of errors for damaged files, whose texts don't help a user.
         raise CheckpointError(f"{path}: not a whole PyTorch checkpoint; copy it again if it was one") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{path}: expected a dict of weights, found {type(record).__name__}")
@@ -165,7 +155,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _refusal(path: Path, reason: str) -> str:
-    """Tell a file that holds code from one that is no checkpoint at all."""
+    """Distinguish a file that holds code from one that is no checkpoint."""
     with path.open("rb") as file:
         head = file.read(2)
     stranger = re.search(r"GLOBAL ([\w.]+)", reason)
@@ -178,16 +168,16 @@ def _refusal(path: Path, reason: str) -> str:
 def _own(record: dict[str, Any]) -> Checkpoint:
     if record["format"] != FORMAT:
         raise CheckpointError(f"format {record['format']} is not known to this version, which reads {FORMAT}")
-    record = _ADDED_LATER | record
-    missing = [item.name for item in fields(Checkpoint) if item.name not in record]
+    missing = [name for name in _REQUIRED if name not in record]
     if missing:
         raise CheckpointError(f"a damaged pfld-edge checkpoint: it lacks {missing[0]}")
-    values = {item.name: record[item.name] for item in fields(Checkpoint)}
-    for name, types in _PLAIN_TYPES.items():
-        if not isinstance(values[name], types):
-            found = type(values[name]).__name__
+    # Older files lack the other fields, whose defaults apply.
+    values = {item.name: record[item.name] for item in fields(Checkpoint) if item.name in record}
+    for name, value in values.items():
+        if not isinstance(value, _PLAIN_TYPES[name]):
+            found = type(value).__name__
             raise CheckpointError(f"a damaged pfld-edge checkpoint: {name} is of type {found}")
-    for weights in (values["weights"], values["ema_weights"] or {}):
+    for weights in (values["weights"], values.get("ema_weights") or {}):
         if not all(isinstance(value, Tensor) for value in weights.values()):
             raise CheckpointError("a damaged pfld-edge checkpoint: its weights are not all tensors")
     return Checkpoint(**{**values, "model": _described(values["model"])})
@@ -216,7 +206,7 @@ def _foreign(record: dict[str, Any]) -> Checkpoint:
 
 
 def _unwrapped(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield the weights as they are, then without one prefix after the other; what lacks the prefix is left out."""
+    """Yield the weights as they are, then without one prefix after the other, and without what lacks the prefix."""
     yield weights
     for prefix in _WRAPPERS:
         inner = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
@@ -225,7 +215,7 @@ def _unwrapped(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load the weights, and say which name or shape differs where they don't fit."""
+    """Load the weights; raise with the first name or shape that doesn't fit."""
     expected = model.state_dict()
     # Checkpoints of old PyTorch versions lack the counters, which inference ignores.
     missing = [name for name in expected if name not in weights and not name.endswith("num_batches_tracked")]

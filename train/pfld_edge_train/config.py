@@ -1,7 +1,6 @@
-"""What a training run is made of: the tables of its TOML file, which checkpoints hold as well.
+"""The configuration of a training run: the tables of its TOML file, also saved in checkpoints.
 
-Each table is a pydantic dataclass. Values that don't fit are reported in one line that names the table, the key, what
-the key may be and what was found.
+Each table is a pydantic dataclass. A wrong value is reported in one line: table, key, allowed values, found value.
 """
 
 import sys
@@ -56,7 +55,7 @@ UpTo = partial(Field, ge=0)
 KNOWN_SCHEMES: Mapping[str, LandmarkScheme] = MappingProxyType(
     {scheme.name: scheme for scheme in (WFLW_98, IBUG_68, FIVE_POINTS)}
 )
-"""Schemes that a configuration need only name."""
+"""Schemes that a configuration only names."""
 
 
 @dataclass(frozen=True, config=_TABLE)
@@ -64,17 +63,14 @@ class DataConfig:
     """One source of faces, a ``[[data]]`` table.
 
     Attributes:
-        path: A WFLW folder, a folder that ``pfld-edge prepare`` made, or a CSV of points, relative to the configuration
-            file.
-        scheme: The source's points where they are not the network's: ``ibug-68`` for faces with 68 points that train a
-            network of WFLW's 98.
+        path: A WFLW folder, a folder of ``pfld-edge prepare``, or a CSV of points, relative to the configuration file.
+        scheme: ``ibug-68`` for faces with 68 points that train a network of WFLW's 98; else empty.
         images: For a CSV: folder that its image column is relative to; empty for the CSV's own.
-        split: For a WFLW folder: which official list; ``train``, since the other one is for measuring only.
-        group_by: For a CSV: ``image`` or ``person``, what a validation split must not part.
+        split: For a WFLW folder: ``train``; the test list is never trained on.
+        group_by: For a CSV: ``image`` or ``person``, what a validation split never separates.
         repeat: How often an epoch shows each face.
-        pose_balance: How much more often it shows a face in large pose, see `face_cache.balanced_repeats`; 0: not at
-            all.
-        weighted: Whether a source's weights of faces and of landmarks count; if not, every weight above 0 is 1.
+        pose_balance: How much more often it shows a face in large pose, see `face_cache.balanced_repeats`; 0: not.
+        weighted: Use the source's weights of faces and landmarks; if not, every weight above 0 is 1.
     """
 
     path: Text
@@ -101,12 +97,12 @@ class LandmarksConfig:
     Attributes:
         scheme: One of `KNOWN_SCHEMES`, or a name of your own, which the other settings describe.
         points: How many there are; may be left out where `names` are given.
-        names: One each; ``point_0``, ``point_1``, ... where left out.
+        names: Of the points; ``point_0``, ``point_1``, ... where left out.
         mirror: ``mirror[i]`` is the index of the point that point i becomes in the mirror image. Without it,
             ``[augment] flip`` must be 0.
-        normalizing_points: The two points whose distance divides errors, the outer corners of the eyes as a rule.
-        margin: Side of the crop as a multiple of the longer side of the points' tight box. 1.2 suits points that reach
-            from the brows to the chin; points that span less of a face need more of its surroundings.
+        normalizing_points: The two points whose distance divides errors, usually the outer eye corners.
+        margin: Side of the crop over the longer side of the points' tight box. 1.2 suits points from the brows to the
+            chin; points that span less of a face need more.
     """
 
     scheme: Text = WFLW_98.name
@@ -117,7 +113,7 @@ class LandmarksConfig:
     margin: Number = 1.2
 
     def __post_init__(self) -> None:
-        """Refuse what is no scheme."""
+        """Check the scheme."""
         landmark_scheme(self)
         try:
             CropRule(margin=self.margin)
@@ -129,17 +125,16 @@ class LandmarksConfig:
 class AugmentConfig:
     """Strength of the augmentation; 0 turns a part off. `docs/augmentation.md` shows each part.
 
-    `shift` and `scale` follow measured errors of detectors, see there; the others are judgement.
+    `shift` and `scale` follow measured errors of detectors.
 
     Attributes:
         rotation: Standard deviation of the rotation in degrees.
-        shear: Largest horizontal squeeze, as a share, which resembles a small yaw. Half of it slants.
+        shear: Largest horizontal squeeze, as a share, which resembles a small yaw; half of it as slant.
         shift: Standard deviation of the box's shift along each axis, as a share of the crop's side.
         scale: Standard deviation of the logarithm of the box's side.
         flip: Probability of a mirrored face.
-        antialias: Probability of a face that is smoothed before it is shrunk, as in photographs that were resized
-            before. The device's own crop doesn't smooth. Without effect where cached crops are hardly larger than the
-            input.
+        antialias: Probability of antialiasing before shrinking, as in photographs that were resized before. The
+            device's crop has none. No effect where cached crops are hardly larger than the input.
         light: Strength of brightness, contrast and side light, 0 to 1.
         darkness: Probability of a dark face, with more noise.
         gamma: Largest logarithm of the gamma exponent.
@@ -147,7 +142,7 @@ class AugmentConfig:
         color: Largest logarithm of each channel's gain.
         gray: Probability of a grey face.
         blur: Probability of motion blur.
-        defocus: Probability of a face out of focus.
+        defocus: Probability of defocus.
         low_resolution: Probability of a face that was once smaller than the input.
         noise: Largest standard deviation of the noise in grey levels.
         jpeg: Probability of JPEG's artefacts.
@@ -212,13 +207,12 @@ class LossConfig:
         soft_wing_omega2: Height of its logarithmic part.
         soft_wing_epsilon: Curvature of that part, in pixels.
         smooth_l1_beta: Error up to which smooth L1 is quadratic, in pixels.
-        pose_weight: How the head's pose weighs a face: ``none``; ``paper``, PFLD's factor as printed; ``deviation``,
-            one plus that factor; ``turned``, more for heads turned out of the image plane.
-        eye_normalized: Weigh each face by the inverse of its outer eye corners' distance, as NME does: a face in
-            profile then counts up to four times as much as a frontal one.
-        attribute_weight: How WFLW's six attributes weigh a face: ``none``; ``paper``, the sum of its attributes'
+        pose_weight: Weight of a face by its pose: ``none``; ``paper``, PFLD's factor as printed; ``deviation``, one
+            plus that factor; ``turned``, more for large pose.
+        eye_normalized: Weigh each face by the inverse of its eye corners' distance, as NME does, up to 4 in profile.
+        attribute_weight: Weight of a face by WFLW's six attributes: ``none``; ``paper``, the sum of its attributes'
             inverse frequencies; ``balanced``, one plus that sum, divided by its mean over the training faces.
-        auxiliary_weight: Of the loss on the auxiliary network's angles; 0: that loss is left out.
+        auxiliary_weight: Of the loss on the auxiliary network's angles; 0: none.
     """
 
     kind: Literal["wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1"] = "wing"
@@ -246,12 +240,12 @@ class LossConfig:
 
     @property
     def needs_auxiliary(self) -> bool:
-        """Whether the auxiliary network, which predicts the head's angles, must train too."""
+        """Whether the auxiliary network, which predicts the head's angles, is trained."""
         return self.pose_weight in ("paper", "deviation") or self.auxiliary_weight > 0
 
     @property
     def needs_pose(self) -> bool:
-        """Whether the true angles are needed, which only the WFLW scheme has a face shape for."""
+        """Whether the true angles are needed, which are known for the WFLW scheme only."""
         return self.needs_auxiliary or self.pose_weight != "none"
 
 
@@ -262,11 +256,11 @@ class OptimizerConfig:
     Attributes:
         kind: ``adamw`` (decoupled weight decay) or ``adam`` (decay as a part of the gradient).
         learning_rate: Peak of the schedule.
-        schedule: After the linear warm-up, half a ``cosine`` to zero, or ``constant``.
+        schedule: After a linear warm-up, half a ``cosine`` to zero, or ``constant``.
         warmup_epochs: Length of the warm-up.
         weight_decay: On weights with more than one axis.
         clip_norm: Largest norm of the gradient.
-        ema_decay: Of the weights' exponential moving average, which is what is evaluated and shipped.
+        ema_decay: Of the weights' exponential moving average, which is evaluated and shipped.
     """
 
     kind: Literal["adamw", "adam"] = "adamw"
@@ -284,18 +278,17 @@ def _as_list(value: object) -> object:
 
 @dataclass(frozen=True, config=_TABLE)
 class FinetuneConfig:
-    """How a network that starts from a checkpoint goes on learning.
+    """Training that starts from a checkpoint.
 
     Attributes:
-        freeze: Layers that keep their weights, by the beginning of their names, such as ``blocks.0``; ``backbone`` for
-            all but the last layer. Their BatchNorm keeps its statistics too.
+        freeze: Layers that keep their weights and BatchNorm statistics, by the beginning of their names, such as
+            ``blocks.0``; ``backbone`` for all but the last layer.
         backbone_rate: Learning rate of all layers but the last, as a multiple of the run's.
         layer_decay: Factor to a layer's rate for each layer between it and the network's end (Clark et al., "ELECTRA",
-            ICLR 2020, table 6): below 1, early layers change less than late ones.
-        statistics_faces: With fewer training faces than this, a run that starts from a checkpoint keeps BatchNorm's
-            statistics: few faces would move them away from the weights.
+            ICLR 2020, table 6).
+        statistics_faces: With fewer training faces than this BatchNorm's statistics are frozen.
         fused: Train the inference form, without BatchNorm and branches; `pfld-edge import-onnx` gives no other.
-        pointwise_scale: The start's GhostOne has scale branches in its 1x1 blocks too.
+        pointwise_scale: The checkpoint's GhostOne has scale branches in its 1x1 blocks too.
     """
 
     freeze: Annotated[
@@ -312,33 +305,32 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, config=_TABLE)
 class TrainConfig:
-    """A whole training run.
+    """A training run.
 
     Attributes:
         model: Kind of network, see `pfld_edge_train.models.MODEL_KINDS`.
         width_factor: Multiplies the channels.
         input_size: Side of the network's input in pixels.
         conv_branches: Convolution branches of each MobileOne block; the published PFLD-GhostOne has 6.
-        landmarks: Which points of a face it finds.
-        data: Where the faces come from.
+        landmarks: The points that it finds.
+        data: Sources of faces.
         augment: Strength of the augmentation.
-        loss: What is minimised.
+        loss: The loss.
         optimizer: The optimizer and its schedule.
-        finetune: How a network that starts from a checkpoint goes on learning.
+        finetune: How training starts from a checkpoint.
         epochs: Passes over the training faces.
-        batch_size: Faces a step.
-        validation: Share of the groups (people or photographs) that are held out.
+        batch_size: Faces in a step.
+        validation: Share of the groups (people or photographs) in the validation split.
         seed: Of everything random.
-        hard_views: How many augmented views of a validation face are measured beside the plain one; see
-            `validation_batches`.
+        hard_views: How many augmented views of a validation face are measured beside the plain one.
         bf16: Run the network in bfloat16; weights, loss and statistics stay in float32.
-        fp16: The same in float16, with a scaled loss, for GPUs that are slow in bfloat16.
-        compile: Let `torch.compile` make the step's kernels; the first step then takes minutes.
+        fp16: The same in float16 with a scaled loss, for GPUs that are slow in bfloat16.
+        compile: Use `torch.compile`; the first step then takes minutes.
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-        checkpoint_steps: Steps between two checkpoints within an epoch; 0: by the clock alone.
-        checkpoint_minutes: Minutes between two checkpoints within an epoch; 0: never by the clock.
+        checkpoint_steps: Steps between two checkpoints within an epoch; 0: only by time.
+        checkpoint_minutes: Minutes between two checkpoints within an epoch; 0: never by time.
         tensorboard: Write TensorBoard's events too.
-        trained_on: One line for the contract.
+        trained_on: A line for the contract.
     """
 
     model: Text = "pfld-edge-s"
@@ -422,9 +414,9 @@ def load_config(path: Path) -> TrainConfig:
 
 
 def landmark_scheme(config: LandmarksConfig) -> LandmarkScheme:
-    """Give the scheme that a configuration names or describes.
+    """The scheme that a configuration names or describes.
 
-    Without a mirror permutation every point is its own in the scheme, see `LandmarkScheme.has_mirror`.
+    Without a mirror permutation it has none, see `LandmarkScheme.has_mirror`.
 
     Raises:
         TrainConfigError: The description is incomplete, or contradicts itself.
@@ -466,7 +458,7 @@ _TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type":
 
 
 def _sentence(fault: Mapping[str, Any], where: str) -> str:
-    """Put one of pydantic's errors in a line: the file and table, the key, what it may be, what was found."""
+    """Describe one of pydantic's errors in a line: file and table, key, allowed values, found value."""
     table: Any = TrainConfig
     path = [part for part in fault["loc"] if isinstance(part, str)]
     while len(path) > 0 and _table_of(table, path[0]) is not None:
@@ -500,7 +492,7 @@ def _table_of(table: Any, name: str) -> Any:  # noqa: ANN401 - a class, as pydan
 
 
 def _range_of(limits: list[Any]) -> str:
-    """Put a field's limits in words."""
+    """Describe a field's limits."""
     low = next((limit for limit in limits if isinstance(limit, Ge | Gt)), None)
     high = next((limit for limit in limits if isinstance(limit, Le | Lt)), None)
     if low is None:

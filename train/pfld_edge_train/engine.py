@@ -1,17 +1,18 @@
-"""One training step, and the steps of an epoch."""
+"""One training step, one epoch, and the measurement of the validation faces."""
 
 import math
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from pfld_edge_train.batches import Batch, prefetched, training_batches
+from pfld_edge_runtime import Contract
+from pfld_edge_train.batches import Batch, prefetched, training_batches, validation_batches
 from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.errors import TrainingDivergedError, TrainingInterruptedError
@@ -22,12 +23,20 @@ from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.run_state import REMEDY, RunState, save_run
 
-__all__ = ["FigureReader", "StepFigures", "learning_rate_at", "train_epoch", "train_step"]
+__all__ = [
+    "FigureReader",
+    "ValidationErrors",
+    "learning_rate_at",
+    "mean_error",
+    "train_epoch",
+    "train_step",
+    "validate",
+]
 
 _GPU_WORKERS = 4
-"""Threads that prepare batches for a GPU; beside a training CPU one is enough."""
+"""Threads that prepare batches for a GPU; for training on the CPU one is enough."""
 _LAG = 4
-"""Steps that a GPU may be ahead of what is read of it."""
+"""Steps that a GPU may run ahead of the figures that are read from it."""
 
 
 def train_step(
@@ -40,26 +49,26 @@ def train_step(
     save: bool = False,
     stop: bool = False,
 ) -> Tensor:
-    """Move the weights once.
+    """Update the weights once.
 
     Args:
         learner: In training mode; changed in place.
         batch: This process's part of the whole batch, on its device.
-        loss_of: What is minimised.
+        loss_of: The loss.
         config: The run.
         steps_per_epoch: For the schedule.
         processes: Those of the run.
-        save: Whether this process wants a checkpoint, for all to know.
-        stop: Whether this process was asked to stop, for all to know.
+        save: Whether this process wants a checkpoint; all processes learn of it.
+        stop: Whether this process was asked to stop; all processes learn of it.
 
     Returns:
-        ``(4,)`` on the device, what `FigureReader` reads. A loss that is not finite has spoilt the weights: read the
-        figures before saving them.
+        ``(4,)`` on the device, what `FigureReader` reads. After a loss that is not finite the weights are spoilt: read
+        the figures before saving them.
     """
     rate = learning_rate_at(learner.step, steps_per_epoch, config)
     for group in learner.optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)
-    # Gradients are averaged over processes, so that each one's share of the loss is that much larger.
+    # Gradients are averaged over processes, so each process's normalizer is smaller by their number.
     weight = processes.summed(batch.weights.sum()).clamp_min(1e-6) / processes.count
     precision = torch.float16 if config.fp16 else torch.bfloat16
     with torch.autocast(processes.device.type, precision, enabled=config.bf16 or config.fp16):
@@ -79,12 +88,9 @@ def train_step(
 
 
 def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Linear warm-up to the peak, then half a cosine to zero (Loshchilov & Hutter 2017, without restarts), or the peak.
+    """Learning rate after `step` steps: linear warm-up to the peak, then half a cosine to zero, or the peak.
 
-    Args:
-        step: Steps done.
-        steps_per_epoch: Of the whole run.
-        config: Gives the epochs and the optimizer's table.
+    The cosine is that of Loshchilov & Hutter, "SGDR", ICLR 2017, without restarts.
     """
     optimizer = config.optimizer
     warmup = max(1.0, optimizer.warmup_epochs * steps_per_epoch)
@@ -106,20 +112,20 @@ def train_epoch(
     interruption: Interruption,
     callback: Callback,
 ) -> None:
-    """Train from where the epoch stands to its end.
+    """Train from the current step of an epoch to its end.
 
     Args:
         state: Changed in place.
         cache: The faces.
-        loss_of: What is minimised.
+        loss_of: The loss.
         steps: Of a whole epoch.
-        path: Checkpoint that is written when `clock` says so, and when a signal came.
-        clock: Looked at after every step.
-        interruption: Likewise.
+        path: Checkpoint that is written when `clock` says so, and after a signal.
+        clock: Asked after every step.
+        interruption: Asked after every step.
         callback: Called after every step.
 
     Raises:
-        TrainingDivergedError: A loss or a gradient is not finite; nothing that has seen it is saved.
+        TrainingDivergedError: A loss or a gradient is not finite; nothing computed with it is saved.
         TrainingInterruptedError: A signal came; the run is saved.
     """
     config, processes = state.config, state.processes
@@ -137,7 +143,7 @@ def train_epoch(
     )
     reader = FigureReader(processes.device)
     callback.epoch(state.next_epoch, state.epoch_step)
-    training_mode(state.learner.runner, freeze_statistics=state.freezes_statistics(int((~cache.held_out).sum())))
+    training_mode(state.learner.runner, freeze_statistics=state.freezes_statistics(cache.training_faces))
 
     def take(figures: StepFigures) -> StepFigures:
         _check(figures, state)
@@ -169,11 +175,9 @@ def _check(figures: "StepFigures", state: RunState) -> None:
     names = {"loss": figures.loss} if state.config.fp16 else {"loss": figures.loss, "gradient": figures.gradient_norm}
     for name, value in names.items():
         if not math.isfinite(value):
-            rate, step = (
-                state.config.optimizer.learning_rate,
-                f"epoch {state.next_epoch + 1}, step {state.epoch_step + 1}",
-            )
-            message = f"the {name} is {value} in {step}, at learning_rate {rate:g}: {REMEDY}"
+            place = f"epoch {state.next_epoch + 1}, step {state.epoch_step + 1}"
+            rate = state.config.optimizer.learning_rate
+            message = f"the {name} is {value} in {place}, at learning_rate {rate:g}: {REMEDY}"
             raise state.processes.everywhere(TrainingDivergedError(message))
 
 
@@ -188,14 +192,7 @@ def _interrupted(state: RunState, steps: int, interruption: Interruption) -> Tra
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """Figures of one step, equal in all processes.
-
-    Attributes:
-        loss: Of the whole batch, in pixels.
-        gradient_norm: Before clipping.
-        save: Whether the first process wants a checkpoint.
-        stop: Whether some process was asked to stop.
-    """
+    """Figures of one step, equal in all processes: loss in pixels, gradient norm before clipping, save and stop."""
 
     loss: float
     gradient_norm: float
@@ -204,24 +201,18 @@ class StepFigures:
 
 
 class FigureReader:
-    """Reads tensors of figures in their order, on GPUs some steps later: a copy runs while the next steps do.
+    """Reads the figures of steps in order; on a GPU some steps later, so that it never waits for Python.
 
-    Reading a GPU's number at once would make it wait for Python in every step. All processes read a step at the same
-    moment, so that they agree on when to save and to stop.
+    All processes read a step at the same moment, so that they agree on when to save and to stop.
     """
 
     def __init__(self, device: torch.device, lag: int | None = None) -> None:
-        """Begin with nothing to read.
-
-        Args:
-            device: Where the figures are computed.
-            lag: Steps that may wait; None for what suits the device.
-        """
+        """Start empty; `lag` steps may wait, None for the device's own number."""
         self._lag = lag if lag is not None else _LAG if device.type == "cuda" else 0
         self._waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
     def add(self, figures: Tensor) -> Iterator[StepFigures]:
-        """Take a step's ``(4,)`` figures; give those of the steps whose turn has come."""
+        """Take a step's ``(4,)`` figures; yield those that are due."""
         event = None
         if figures.is_cuda:
             host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
@@ -234,7 +225,7 @@ class FigureReader:
             yield self._next()
 
     def rest(self) -> Iterator[StepFigures]:
-        """Give all that were not read yet."""
+        """Yield all that were not read yet."""
         while self._waiting:
             yield self._next()
 
@@ -244,3 +235,78 @@ class FigureReader:
             event.synchronize()
         loss, norm, save, stop = figures.tolist()
         return StepFigures(loss, norm, save > 0, stop > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationErrors:
+    """Mean errors of the validation faces, normalized by the distance of the outer eye corners.
+
+    Attributes:
+        nme: Of the plain faces.
+        hard_nme: Of their hard views; that of the plain faces where there is none.
+        score: What the best checkpoint is chosen by, the mean of both.
+    """
+
+    nme: float
+    hard_nme: float
+
+    @property
+    def score(self) -> float:
+        """Mean of both errors."""
+        return (self.nme + self.hard_nme) / 2
+
+
+def validate(
+    model: nn.Module, cache: FaceCache, contract: Contract, batch_size: int, hard_views: int, processes: Processes
+) -> ValidationErrors:
+    """Measure a network on the validation faces; several processes share the work.
+
+    Args:
+        model: Put into evaluation mode.
+        cache: The faces.
+        contract: Of the network.
+        batch_size: Most faces in a batch.
+        hard_views: How many augmented views of each face are measured.
+        processes: Those of the run; all get the same errors.
+    """
+
+    def error(views: range) -> float:
+        made = validation_batches(cache, contract, batch_size, views, processes.device, processes.rank, processes.count)
+        return mean_error(model, prefetched(made), contract.landmarks.normalizing_points, processes)
+
+    nme = error(range(1))
+    return ValidationErrors(nme, error(range(1, 1 + hard_views)) if hard_views else nme)
+
+
+@torch.no_grad()
+def mean_error(
+    model: nn.Module, batches: Iterable[Batch], normalizing_points: tuple[int, int], processes: Processes | None = None
+) -> float:
+    """Mean NME over all landmarks of the batches, weighted by the weight of each.
+
+    Faces whose normalizing points are unlabelled or coincide have no NME and are left out; NaN where all are.
+
+    Args:
+        model: Put into evaluation mode.
+        batches: On the network's device; this process's where there are several.
+        normalizing_points: The two points whose distance divides a face's errors.
+        processes: Whose batches count together; None for this one alone.
+    """
+    model.eval()
+    first, second = normalizing_points
+    sums: Tensor | None = None
+    for batch in batches:
+        landmarks, weights = batch.landmarks, batch.weights
+        predicted = model(batch.faces.contiguous(memory_format=torch.channels_last)).view(landmarks.shape)
+        distance = (landmarks[:, first] - landmarks[:, second]).norm(dim=1)
+        measurable = (distance > 0) & (weights[:, first] > 0) & (weights[:, second] > 0)
+        errors = (predicted - landmarks).norm(dim=2) / torch.where(measurable, distance, 1.0)[:, None]
+        counted = weights * measurable[:, None]
+        part = torch.stack([(errors * counted).sum().double(), counted.sum().double()])
+        sums = part if sums is None else sums + part
+    if processes is not None:
+        sums = processes.summed(torch.zeros(2, dtype=torch.float64, device=processes.device) if sums is None else sums)
+    if sums is None:
+        raise ValueError("no batch to measure on")
+    total, weight = sums.tolist()
+    return total / weight if weight else float("nan")

@@ -1,4 +1,4 @@
-"""All faces of a run: their crops and labels, which are held out, how often an epoch shows each."""
+"""All faces of a run: crops and labels, the validation split, and how often an epoch shows each face."""
 
 import zlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime import Contract
 from pfld_edge_train.config import TrainConfig
-from pfld_edge_train.face_sources import Crops, read_source
+from pfld_edge_train.face_sources import Crops, join_faces, read_source
 
 __all__ = ["LARGE_POSE_SHARE", "MOST_REPEATS", "FaceCache", "balanced_repeats", "open_cache", "split_groups"]
 
@@ -21,7 +21,7 @@ Half of all faces lie above 0.58, a twentieth of LFW's press photographs below 0
 """
 
 MOST_REPEATS = 16
-"""No face is shown more than so many times as often as its source says."""
+"""Largest factor by which pose balance repeats a face."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class FaceCache:
         landmarks: ``(N, P, 2)`` float32, photograph pixels.
         weights: ``(N, P)`` float32, weight of each landmark.
         attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`.
-        repeats: ``(N,)`` int64, how often an epoch shows the face.
-        held_out: ``(N,)`` bool, the validation split.
+        repeats: ``(N,)`` int64, how often an epoch shows the face; 0 without a labelled landmark.
+        held_out: ``(N,)`` bool, the validation split; faces without a labelled landmark are not in it.
     """
 
     crops: Crops
@@ -47,14 +47,20 @@ class FaceCache:
     repeats: NDArray[np.int64]
     held_out: NDArray[np.bool_]
 
+    @property
+    def training_faces(self) -> int:
+        """How many faces are trained on."""
+        return int((~self.held_out & (self.repeats > 0)).sum())
+
+    def measurable(self, normalizing_points: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which faces have an NME, ``(N,)``: both normalizing points are labelled and differ."""
+        first, second = normalizing_points
+        apart = (self.landmarks[:, first] != self.landmarks[:, second]).any(axis=1)
+        return np.asarray(apart & (self.weights[:, first] > 0) & (self.weights[:, second] > 0))
+
 
 def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCache:
-    """Open a configuration's faces; those of lists are cut where their crops are missing.
-
-    Args:
-        config: Names the data.
-        folder: Where crops of listed faces are kept.
-        contract: Of the network.
+    """Open a configuration's faces; listed ones are cropped into `folder` where their crops are missing.
 
     Raises:
         FaceSetError: A source can't be read.
@@ -62,17 +68,19 @@ def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCac
     """
     sources = [read_source(data, contract, folder) for data in config.data]
     counts = [len(source.groups) for source in sources]
-    landmarks = np.concatenate([source.landmarks for source in sources])
+    faces = sources[0] if len(sources) == 1 else join_faces(sources)
+    labelled = faces.weights.any(axis=1)
     repeats = np.repeat([data.repeat for data in config.data], counts)
     balance = np.repeat([data.pose_balance for data in config.data], counts)
+    points = contract.landmarks.normalizing_points
     return FaceCache(
-        crops=sources[0].crops if len(sources) == 1 else _JoinedCrops([source.crops for source in sources]),
-        windows=np.concatenate([source.windows for source in sources]),
-        landmarks=landmarks,
-        weights=np.concatenate([source.weights for source in sources]),
-        attributes=np.concatenate([source.attributes for source in sources]),
-        repeats=balanced_repeats(repeats, balance, landmarks, contract.landmarks.normalizing_points),
-        held_out=split_groups([group for source in sources for group in source.groups], config.validation, config.seed),
+        crops=faces.crops,
+        windows=faces.windows,
+        landmarks=faces.landmarks,
+        weights=faces.weights,
+        attributes=faces.attributes,
+        repeats=balanced_repeats(repeats, balance, faces.landmarks, faces.weights, points) * labelled,
+        held_out=split_groups(faces.groups, config.validation, config.seed) & labelled,
     )
 
 
@@ -92,40 +100,29 @@ def balanced_repeats(
     repeats: NDArray[np.int64],
     balance: NDArray[np.float64],
     landmarks: NDArray[np.float32],
+    weights: NDArray[np.float32],
     normalizing_points: tuple[int, int],
 ) -> NDArray[np.int64]:
     """Repeat each face ``(LARGE_POSE_SHARE / share) ** balance`` times as often, at least as often as before.
 
-    The share is the distance of the normalizing points (the outer eye corners) in parts of the longer side of the
-    landmarks' box: some 0.6 for a frontal face, towards 0 in profile. NME divides by the same distance, and few sets
-    have many faces in large pose.
+    The share is the distance of the normalizing points (the outer eye corners) over the longer side of the labelled
+    landmarks' box: some 0.6 for a frontal face, towards 0 in profile. Faces without both points stay as they are.
 
     Args:
-        repeats: ``(N,)``, what the sources say.
+        repeats: ``(N,)``, from the configuration.
         balance: ``(N,)``, 0 for faces that stay as they are.
         landmarks: ``(N, P, 2)`` in any unit.
+        weights: ``(N, P)``, 0 where unlabelled.
         normalizing_points: Two indices of landmarks.
 
     Returns:
         ``(N,)`` int64, from ``repeats`` to ``MOST_REPEATS * repeats``.
     """
-    first, second = normalizing_points
-    distance = np.linalg.norm(landmarks[:, first] - landmarks[:, second], axis=1)
-    share = distance / np.maximum(np.ptp(landmarks, axis=1).max(axis=1), 1e-6)
+    ends, known = list(normalizing_points), weights > 0
+    distance = np.linalg.norm(landmarks[:, ends[0]] - landmarks[:, ends[1]], axis=1)
+    low = np.where(known[:, :, None], landmarks, np.inf).min(axis=1)
+    high = np.where(known[:, :, None], landmarks, -np.inf).max(axis=1)
+    share = distance / np.maximum((high - low).max(axis=1), 1e-6)
+    share = np.where(known[:, ends].all(axis=1), share, LARGE_POSE_SHARE)
     factor = np.clip((LARGE_POSE_SHARE / np.maximum(share, 1e-6)) ** balance, 1, MOST_REPEATS)
     return np.asarray(np.round(repeats * factor), np.int64)
-
-
-class _JoinedCrops:
-    """The crops of several sources, one after the other."""
-
-    def __init__(self, parts: Sequence[Crops]) -> None:
-        self._parts = parts
-        self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
-        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
-
-    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
-        if isinstance(rows, np.ndarray) and rows.ndim:
-            return np.stack([self[row] for row in rows.tolist()])
-        part = int(np.searchsorted(self._starts, rows, side="right")) - 1
-        return self._parts[part][int(rows) - int(self._starts[part])]

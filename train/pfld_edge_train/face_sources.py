@@ -1,4 +1,4 @@
-"""The faces of one ``[[data]]`` table: a list, cut from photographs once, or prepared shards, read in place."""
+"""The faces of one ``[[data]]`` table: a list, cropped from photographs once, or prepared shards, read in place."""
 
 import hashlib
 import json
@@ -29,11 +29,11 @@ from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule
 from pfld_edge_train.config import DataConfig
 from pfld_edge_train.errors import TrainConfigError
 
-__all__ = ["Crops", "PreparedCrops", "SourceFaces", "read_source", "wide_contract"]
+__all__ = ["Crops", "JoinedCrops", "ShardCrops", "SourceFaces", "join_faces", "read_source", "wide_contract"]
 
 
 class Crops(Protocol):
-    """``(N, S, S, 3)`` uint8 BGR faces: an array, or something that reads them when they are asked for."""
+    """``(N, S, S, 3)`` uint8 BGR faces: an array, or an object that reads them when they are asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,8 +66,20 @@ class SourceFaces:
     groups: tuple[str, ...]
 
 
+def join_faces(parts: Sequence[SourceFaces]) -> SourceFaces:
+    """Join the faces of several shards or sources, one after the other."""
+    return SourceFaces(
+        crops=JoinedCrops([part.crops for part in parts]),
+        windows=np.concatenate([part.windows for part in parts]),
+        landmarks=np.concatenate([part.landmarks for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+        attributes=np.concatenate([part.attributes for part in parts]),
+        groups=tuple(group for part in parts for group in part.groups),
+    )
+
+
 def wide_contract(contract: Contract) -> Contract:
-    """The contract of what training keeps of a face: larger than the network's crop, with room around it, in BGR."""
+    """The contract of cached crops: larger than the network's crop by `ROOM`, in BGR."""
     return contract.replace(
         input_size=round(contract.input_size * ROOM),
         color_order="bgr",
@@ -81,7 +93,7 @@ def read_source(data: DataConfig, contract: Contract, folder: Path) -> SourceFac
     Args:
         data: The table.
         contract: Of the network.
-        folder: Where crops of listed faces are kept between runs; prepared shards are read where they lie.
+        folder: Where crops of listed faces are kept between runs.
 
     Raises:
         FaceSetError: The source can't be read.
@@ -138,9 +150,9 @@ def _listed_source(faces: Sequence[Face], data: DataConfig, wide: Contract, fold
 
 
 def _cut_once(faces: Sequence[Face], wide: Contract, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Cut faces with the runtime's crop into a folder that is named by a hash of all that the crops depend on.
+    """Crop faces with the runtime's crop into a folder that is named by a hash of all that the crops depend on.
 
-    ``windows.npy`` is renamed into place last and marks the folder as whole.
+    ``windows.npy`` is renamed into place last and marks the folder as complete.
     """
     digest = hashlib.sha256(json.dumps([wide.input_size, wide.crop.margin, wide.color_order]).encode())
     for face in faces:
@@ -179,66 +191,59 @@ def _prepared_source(data: DataConfig, manifest: Manifest, wide: Contract) -> So
             f"{folder}: prepared with --input-size {settings.input_size} --margin {settings.margin:g}, the network "
             f"needs {round(wide.input_size / ROOM)} and {wide.crop.margin / ROOM:g}; prepare it anew"
         )
-    parts = [_shard_faces(folder / entry.file, wide.input_size, data) for entry in manifest.shards]
-    return SourceFaces(
-        crops=PreparedCrops([folder / entry.file for entry in manifest.shards], wide.input_size),
-        windows=np.concatenate([part.windows for part in parts]),
-        landmarks=np.concatenate([part.landmarks for part in parts]),
-        weights=np.concatenate([part.weights for part in parts]),
-        attributes=np.concatenate([part.attributes for part in parts]),
-        groups=tuple(group for part in parts for group in part.groups),
-    )
+    return join_faces([_shard_faces(folder / entry.file, wide.input_size, data) for entry in manifest.shards])
 
 
 def _shard_faces(path: Path, size: int, data: DataConfig) -> SourceFaces:
-    """What a shard knows of its faces, without their pictures."""
+    """Read the labels of a shard's faces, and map its pictures."""
     shard = read_shard(path, size, pictures=False)
     weights = shard.weights if data.weighted else (shard.weights > 0).astype(np.float32)
     landmarks = shard.photo_landmarks
     if data.scheme:
         landmarks, weights = points_as_wflw_98(landmarks, weights)
-    return SourceFaces(shard.crops, shard.windows, landmarks, weights, shard.attributes, shard.groups)
+    return SourceFaces(ShardCrops(path, size), shard.windows, landmarks, weights, shard.attributes, shard.groups)
 
 
-class PreparedCrops:
-    """The crops of prepared shards, decoded when they are asked for; safe to use from several threads."""
+class ShardCrops:
+    """The crops of a prepared shard, decoded when they are asked for; safe to use from several threads."""
 
-    def __init__(self, shards: Sequence[Path], size: int) -> None:
-        """Map the shards' files into memory.
+    def __init__(self, path: Path, size: int) -> None:
+        """Map a shard's file with crops of `size` pixels into memory."""
+        self._path, self._pictures = path, _mapped_array(path, "pictures")
+        self._ends = np.load(path, allow_pickle=False)["picture_ends"]
+        self.shape = (len(self._ends), size, size, 3)
 
-        Args:
-            shards: Files that `pfld-edge prepare` wrote.
-            size: Side of the crops in pixels.
-        """
-        self._paths, self._size = shards, size
-        self._pictures = [_mapped_array(path, "pictures") for path in shards]
-        self._ends = [np.load(path, allow_pickle=False)["picture_ends"] for path in shards]
-        self._starts = np.cumsum([0, *(len(ends) for ends in self._ends)])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(N, S, S, 3)``."""
-        return int(self._starts[-1]), self._size, self._size, 3
-
-    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
-        """Decode one crop, ``(S, S, 3)``, or some, ``(n, S, S, 3)``.
+    def __getitem__(self, row: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """Decode one crop, ``(S, S, 3)``.
 
         Raises:
-            FaceSetError: A picture is damaged.
+            FaceSetError: The picture is damaged.
         """
+        place = int(row)
+        data = self._pictures[self._ends[place - 1] if place else 0 : self._ends[place]]
+        if data.size == np.prod(self.shape[1:]):
+            return data.reshape(self.shape[1:])
+        crop = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if crop is None or crop.shape != self.shape[1:]:
+            raise FaceSetError(f"{self._path}: picture {place} is damaged; run `pfld-edge prepare` again")
+        return np.asarray(crop, np.uint8)
+
+
+class JoinedCrops:
+    """The crops of several shards or sources, one after the other."""
+
+    def __init__(self, parts: Sequence[Crops]) -> None:
+        """Join them; their crops have one size."""
+        self._parts = parts
+        self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+
+    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """Give one crop, ``(S, S, 3)``, or some, ``(n, S, S, 3)``."""
         if isinstance(rows, np.ndarray) and rows.ndim:
             return np.stack([self[row] for row in rows.tolist()])
-        shard = int(np.searchsorted(self._starts, rows, side="right")) - 1
-        place = int(rows) - int(self._starts[shard])
-        ends = self._ends[shard]
-        data = self._pictures[shard][ends[place - 1] if place else 0 : ends[place]]
-        shape = (self._size, self._size, 3)
-        if data.size == self._size**2 * 3:
-            return data.reshape(shape)
-        crop = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        if crop is None or crop.shape != shape:
-            raise FaceSetError(f"{self._paths[shard]}: picture {place} is damaged; run `pfld-edge prepare` again")
-        return np.asarray(crop, np.uint8)
+        part = int(np.searchsorted(self._starts, rows, side="right")) - 1
+        return self._parts[part][int(rows) - int(self._starts[part])]
 
 
 def _mapped_array(path: Path, name: str) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""A whole training run: start or resume, then faces, epochs, checkpoints."""
+"""A training run: start or resume, faces, epochs, checkpoints."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import epoch_order
 from pfld_edge_train.callbacks import Callback, plan_of
 from pfld_edge_train.config import TrainConfig
-from pfld_edge_train.engine import learning_rate_at, train_epoch
+from pfld_edge_train.engine import ValidationErrors, learning_rate_at, train_epoch, validate
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
 from pfld_edge_train.face_cache import FaceCache, open_cache
 from pfld_edge_train.interruption import CheckpointClock, listening_for_signals
@@ -19,7 +19,6 @@ from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.run_log import EpochResult, RunLog, open_tensorboard
 from pfld_edge_train.run_state import REMEDY, RunState, new_run, resumed_run, save_average, save_run
-from pfld_edge_train.validation import ValidationErrors, validate
 
 __all__ = ["AVERAGE", "BEST", "LAST", "fit", "train", "use_threads"]
 
@@ -42,10 +41,10 @@ def train(
         config: The run.
         out: Its folder.
         processes: Where it runs.
-        callback: Called as it goes on.
-        resume: Go on from the folder's last checkpoint, where there is one.
+        callback: Called as it proceeds.
+        resume: Resume from the folder's last checkpoint, where there is one.
         init: Checkpoint to start from otherwise.
-        cache: Folder of cut faces; one in `out` where None.
+        cache: Folder of cropped faces; one in `out` where None.
 
     Raises:
         CheckpointError: A checkpoint can't be read.
@@ -65,7 +64,7 @@ def train(
 
 
 def use_threads(count: int) -> None:
-    """Let a process compute with so many CPU threads."""
+    """Set the number of CPU threads of this process."""
     torch.set_num_threads(count)
     cv2.setNumThreads(count)
 
@@ -73,23 +72,22 @@ def use_threads(count: int) -> None:
 def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None) -> None:
     """Train to the configuration's last epoch.
 
-    Writes into `out` after every epoch, each file replaced whole: ``last.pth`` to go on from, ``best.pth`` (lowest
-    error of the averaged weights on the validation faces), ``ema.pth`` (the averaged weights alone), ``log.csv`` and
-    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and where a signal stops the run. The
-    weights of a checkpoint that a run starts from are validated first: ``best.pth`` is never worse than those.
-    Everything random depends on seed, epoch and step alone: a run that was killed at any moment and resumed ends with
-    the weights of one that was not, bit by bit on a CPU.
+    Writes into `out` after every epoch, each file by renaming: ``last.pth`` to resume from, ``best.pth`` (lowest error
+    of the averaged weights on the validation faces), ``ema.pth`` (the averaged weights alone), ``log.csv`` and
+    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and after a signal. Weights of a
+    checkpoint that a run starts from are validated first: ``best.pth`` is never worse. Everything random depends on
+    seed, epoch and step alone: a run that was killed and resumed ends with the same weights, bit by bit on a CPU.
 
     Args:
         state: From `new_run` or `resumed_run`; changed in place.
         out: The run's folder.
-        cache_folder: Where cut faces are kept between runs.
-        callback: Called as it goes on, in the first process only.
+        cache_folder: Where cropped faces are kept between runs.
+        callback: Called as it proceeds, in the first process only.
 
     Raises:
         FaceSetError: A source of faces can't be read.
-        TrainConfigError: There are too few faces, or the batch can't be shared out.
-        TrainingDivergedError: A number is no longer finite; the last whole checkpoint stays.
+        TrainConfigError: There are too few faces, or the batch can't be divided among the processes.
+        TrainingDivergedError: A number is not finite; the last complete checkpoint stays.
         TrainingInterruptedError: A signal stopped the run; it is saved.
         OtherProcessError: Another process of the run failed.
     """
@@ -106,6 +104,12 @@ def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | Non
     callback.begin(plan_of(state, cache, steps))
     if wanted and events is None:
         callback.note("tensorboard = true, but its package is missing: no events; pip install tensorboard")
+    unmeasured = int((cache.held_out & ~cache.measurable(state.contract.landmarks.normalizing_points)).sum())
+    if unmeasured:
+        callback.note(
+            f"{unmeasured} of {int(cache.held_out.sum())} validation faces have no NME (a normalizing point is "
+            "unlabelled, or both coincide) and are left out of it"
+        )
     if state.fine_tuned and state.learner.step == 0:
         _validate_start(state, cache, out / BEST, callback)
     clock = CheckpointClock(config.checkpoint_steps, config.checkpoint_minutes)
@@ -117,7 +121,6 @@ def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | Non
             errors = _validated(state, cache)
             result = _close_epoch(state, errors, steps, speed)
             if processes.first:
-                # The last checkpoint last: it says that the epoch is done, and a killed run does the rest again.
                 log.add(result)
                 _save(state, errors, result.best, out)
                 clock.restart()
@@ -126,11 +129,11 @@ def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | Non
 
 
 def _validate_start(state: RunState, cache: FaceCache, best: Path, callback: Callback) -> None:
-    """Measure the weights that a run starts from; they are the best so far."""
+    """Measure the initial weights; they are the best so far."""
     errors = _validated(state, cache)
     state.best_nme = errors.score
     callback.note(f"before training: validation NME {errors.nme:.5f}, hard views {errors.hard_nme:.5f}")
-    if state.freezes_statistics(int((~cache.held_out).sum())):
+    if state.freezes_statistics(cache.training_faces):
         callback.note(
             f"fewer than {state.config.finetune.statistics_faces:,} faces: BatchNorm keeps the statistics that it has"
         )
@@ -148,7 +151,7 @@ def _validated(state: RunState, cache: FaceCache) -> ValidationErrors:
 
 
 def _close_epoch(state: RunState, errors: ValidationErrors, steps: int, speed: float) -> EpochResult:
-    """Move on to the next epoch; gives the figures of this one."""
+    """Give the figures of an epoch, and begin the next one."""
     result = EpochResult(
         epoch=state.next_epoch,
         loss=state.epoch_loss / steps,
@@ -166,8 +169,13 @@ def _close_epoch(state: RunState, errors: ValidationErrors, steps: int, speed: f
 def _steps_per_epoch(state: RunState, cache: FaceCache) -> int:
     config, count = state.config, state.processes.count
     steps = len(epoch_order(cache, config.seed, 0)) // config.batch_size
-    if steps == 0 or not cache.weights[cache.held_out].any():
+    if steps == 0 or not cache.held_out.any():
         raise TrainConfigError("too few faces: not one full batch to train on and one face to validate on")
+    if not cache.measurable(state.contract.landmarks.normalizing_points)[cache.held_out].any():
+        raise TrainConfigError(
+            "no validation face has both normalizing points (the outer eye corners) labelled, so none has an NME; add "
+            "such faces, or change validation or seed"
+        )
     if config.batch_size % count:
         raise TrainConfigError(
             f"batch_size {config.batch_size} can't be shared out evenly among {count} processes: choose a multiple"
@@ -183,7 +191,7 @@ def _frequencies(cache: FaceCache) -> torch.Tensor:
 
 
 def _save(state: RunState, errors: ValidationErrors, best: bool, out: Path) -> None:
-    """Write the checkpoints; the last one last, since it says that the epoch is done."""
+    """Write the checkpoints; ``last.pth`` last, since it marks the epoch as done."""
     contract = _measured(state, errors)
     save_average(state, out / AVERAGE, contract)
     if best:

@@ -1,4 +1,4 @@
-"""Tells a network's kind and size from the names and shapes of its weights."""
+"""Infers a network's kind and size from the names and shapes of its weights."""
 
 import math
 import re
@@ -23,13 +23,10 @@ _HEAT = "fc.heat.weight"
 
 
 def infer_config(weights: _Shapes) -> ModelConfig:
-    """Find the configuration that has these weights.
-
-    Args:
-        weights: A state dict without prefixes.
+    """Find the configuration of a state dict without prefixes.
 
     Raises:
-        CheckpointError: They are not those of a network of this project's family.
+        CheckpointError: It is not that of a network of this project's family.
     """
     kind = _kind(weights)
     names = _first_convolutions(kind)
@@ -61,8 +58,8 @@ def names_a_network(weights: _Shapes) -> bool:
 def width_candidates(kind: str, stem_channels: int) -> Iterator[float]:
     """Yield the width factors that give a network's first layer this many channels, round ones first.
 
-    Channels are rounded down (to even numbers in GhostOne), so that one layer leaves a range of widths open: 51 of 64
-    channels are a width of 0.8, or 0.81. The last candidate is the plain ratio.
+    Channels are rounded down (to even numbers in GhostOne), so several widths are possible: 51 of 64 channels are a
+    width of 0.8, or 0.81. The last candidate is the plain ratio.
     """
     base = _STEMS.get(kind, 64)
     lowest, above = stem_channels / base, (stem_channels + (2 if kind == "pfld-ghostone" else 1)) / base
@@ -89,7 +86,7 @@ def _block_weights(block: str) -> tuple[str, ...]:
 
 
 def _kind(weights: _Shapes) -> str:
-    """Each kind has a name that the others lack; Slim differs from GhostNet by a width alone."""
+    """Each kind has a name that the others lack; Slim differs from GhostNet by a width only."""
     if any(name.startswith("blocks.0.") for name in weights):
         if _HEAT in weights:
             return "pfld-edge-m"

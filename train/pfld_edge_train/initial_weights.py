@@ -1,4 +1,4 @@
-"""Starts a network from a checkpoint, of another landmark scheme too."""
+"""Initial weights from a checkpoint, also of another landmark scheme."""
 
 import re
 from dataclasses import dataclass, fields, replace
@@ -43,10 +43,7 @@ class PointMap:
 def map_points(old: LandmarkScheme | None, old_count: int, new: LandmarkScheme) -> PointMap:
     """Find what the points of one scheme are in another.
 
-    Args:
-        old: None where a checkpoint says nothing of its points: taken as the new scheme if there are as many.
-        old_count: How many points that are.
-        new: The scheme to be learned.
+    Where `old` is None (a checkpoint without a scheme) as many points are taken as the same ones.
     """
     if old is None or old == new or (old.name, len(old.names)) == (new.name, len(new.names)):
         if old_count == new.num_landmarks:
@@ -68,7 +65,7 @@ def map_points(old: LandmarkScheme | None, old_count: int, new: LandmarkScheme) 
 
 
 def _linear_part(new: LandmarkScheme) -> NDArray[np.float64]:
-    """Ask the mapping for what it makes of each single point: it is linear."""
+    """The matrix of the runtime's map, which is linear: its values for each single point."""
     units = np.zeros((WFLW_98.num_landmarks, WFLW_98.num_landmarks, 2))
     units[..., 0] = np.eye(WFLW_98.num_landmarks)
     return np.asarray(_MAPPINGS[new](units)[..., 0].T, np.float64)
@@ -79,24 +76,24 @@ _REMEDIES = {
     "pointwise_scale": "pointwise_scale = {} in [finetune]",
     "kind": "model = {!r}",
 }
-"""Where a configuration says each part of a network; the others by their own name."""
+"""Configuration keys of a network's properties; the others have the property's name."""
 
 
 def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: LandmarkScheme) -> str:
-    """Fill a network with a checkpoint's weights, the averaged ones where there are any.
+    """Fill a new network with a checkpoint's weights, the averaged ones where there are any.
 
     All layers but the last must fit. The last one takes its rows from the matching points of the checkpoint's scheme,
-    by `map_points`; points without a match keep the random start that they have. (A point between two others starts at
-    their mean from a linear layer, only near it from heat maps.)
+    by `map_points`; other points keep their random weights. (A point between two others starts at their mean with a
+    linear layer, only near it with heat maps.)
 
     Args:
         path: A checkpoint of ours, or another project's, see `load_checkpoint`.
-        model: Just built; changed in place.
+        model: Changed in place.
         config: Of the network.
-        scheme: The points that it is to find.
+        scheme: The points that it shall find.
 
     Returns:
-        What was taken from where, in one line.
+        A line that says what was taken.
 
     Raises:
         CheckpointError: The checkpoint can't be read.
@@ -119,7 +116,7 @@ def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: Landma
 
 
 def _mapped(old: torch.Tensor, fresh: torch.Tensor, rows: PointMap) -> torch.Tensor:
-    """Combine rows: a point's outputs follow each other, x and y, or its heat map."""
+    """Combine rows: a point's outputs, x and y or its heat map, are consecutive."""
     matrix = torch.from_numpy(rows.matrix)
     outputs = len(old) // len(matrix.T)
     by_point = old.double().view(len(matrix.T), outputs, -1)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop after its step, and the clock that says when to save within an epoch."""
+"""Signals that stop a run after its step, and the rule for checkpoints within an epoch."""
 
 import signal
 import threading
@@ -15,25 +15,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class CheckpointClock:
-    """Says when a checkpoint is due: after so many steps of an epoch, or so many minutes."""
+    """Says when a checkpoint is due: after a number of steps of an epoch, or of minutes."""
 
     def __init__(self, steps: int, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
-        """Start the clock.
-
-        Args:
-            steps: Between two checkpoints; 0 for no such rule.
-            minutes: Between two checkpoints; 0 for no such rule.
-            now: Gives seconds.
-        """
+        """Start; 0 steps or minutes turn that rule off. `now` gives seconds."""
         self._steps, self._seconds, self._now = steps, 60 * minutes, now
         self._saved_at = now()
 
     def due(self, epoch_step: int) -> bool:
-        """Say whether to save after a step; if so, count from now.
-
-        Args:
-            epoch_step: Steps of the epoch that are done then.
-        """
+        """Whether to save after `epoch_step` steps of the epoch; if so, count from now."""
         by_steps = self._steps > 0 and epoch_step % self._steps == 0
         due = by_steps or (self._seconds > 0 and self._now() - self._saved_at >= self._seconds)
         if due:
@@ -47,20 +37,16 @@ class CheckpointClock:
 
 @dataclass(slots=True)
 class Interruption:
-    """Whether the run was asked to stop.
-
-    Attributes:
-        signal: By which signal; 0 for none.
-    """
+    """The signal that asked the run to stop; 0 for none."""
 
     signal: int = 0
 
 
 @contextmanager
 def listening_for_signals() -> Iterator[Interruption]:
-    """Note the first signal; a second one does what it does to other programs.
+    """Record the first signal; a second one has its usual effect.
 
-    Elsewhere than in the main thread, where Python hears no signals, nothing is noted.
+    Outside of the main thread, where Python receives no signals, nothing is recorded.
     """
     asked = Interruption()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""A network in training: its layers' learning rates and freezing, its optimizer, its averaged weights."""
+"""A network in training: learning rates and freezing of layers, optimizer, averaged weights."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,9 @@ __all__ = [
 ]
 
 LAST_LAYER = "fc"
-"""The layer of every network that gives the landmarks."""
-
+"""The output layer of every network."""
 BACKBONE = "backbone"
-"""Stands for all layers but the last."""
+"""Stands for all other layers."""
 
 
 @dataclass(slots=True)
@@ -39,10 +38,10 @@ class Learner:
     Attributes:
         model: The landmark network.
         average: Exponential moving average of its weights.
-        auxiliary: Predicts the head's pose from its features, where the loss asks for that.
+        auxiliary: Predicts the head's pose from its features, where the loss needs it.
         optimizer: Over both.
-        runner: What a step calls: the network, with its auxiliary one, wrapped for several processes, compiled.
-        scaler: Keeps float16's gradients in its range; does nothing in other precisions.
+        runner: The module that a step calls: network and auxiliary network, wrapped for several processes, compiled.
+        scaler: Scales the loss in float16; does nothing in other precisions.
         step: Steps done.
     """
 
@@ -62,7 +61,7 @@ class Learner:
 
 
 def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) -> Learner:
-    """Put a network, with the weights that it starts from, into training."""
+    """Prepare a network with its initial weights for training."""
     model = model.to(processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     auxiliary = None
     runner: nn.Module = model
@@ -84,11 +83,7 @@ def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) 
 def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Move averaged weights towards the network's.
 
-    Args:
-        average: A copy of the network.
-        model: The network in training.
-        decay: Share of the average that stays, 0 to 1.
-        step: Steps done; early steps use a smaller decay, so that the random start is forgotten.
+    `decay` is the share of the average that stays, 0 to 1; early steps use less, to forget the random start.
     """
     keep = min(decay, (1 + step) / (10 + step))
     state = model.state_dict()
@@ -104,11 +99,11 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) ->
 
 
 def freeze_layers(model: nn.Module, names: Sequence[str]) -> None:
-    """Keep some parameters as they are.
+    """Freeze the parameters of some layers, in place.
 
     Args:
-        model: Changed in place.
-        names: Beginnings of layers' names, whole words between dots; `BACKBONE` for all but the last layer.
+        model: The network.
+        names: Layers' names or their beginnings, up to a dot; `BACKBONE` for all but the last layer.
 
     Raises:
         TrainConfigError: A name fits no layer, or nothing would be left to train.
@@ -132,13 +127,10 @@ def _belongs(parameter: str, name: str) -> bool:
 
 
 def training_mode(model: nn.Module, *, freeze_statistics: bool = False) -> None:
-    """Put a network into training, except BatchNorm of frozen layers, which keeps to its running statistics.
+    """Put a network into training mode, except BatchNorm of frozen layers, which uses its running statistics.
 
-    Batch statistics would change a frozen layer's output, and move the running statistics away from its weights.
-
-    Args:
-        model: Changed in place.
-        freeze_statistics: Keep all running statistics, of layers that train too.
+    Batch statistics would change a frozen layer's output, and its running statistics. With `freeze_statistics` all
+    BatchNorm layers keep them.
     """
     model.train()
     for module in model.modules():
@@ -151,17 +143,13 @@ def training_mode(model: nn.Module, *, freeze_statistics: bool = False) -> None:
 def parameter_groups(
     model: nn.Module, weight_decay: float, config: FinetuneConfig, auxiliary: nn.Module | None = None
 ) -> list[dict[str, Any]]:
-    """Sort the parameters that train by decay and rate, for an optimizer.
+    """Group the parameters that train by weight decay and learning rate, for an optimizer.
 
-    Args:
-        model: The landmark network; frozen parameters are left out.
-        weight_decay: Of weights with more than one axis; biases and BatchNorm's factors are not decayed.
-        config: Rates.
-        auxiliary: Trains at the run's own rate.
+    Weights with more than one axis are decayed; biases and BatchNorm's factors are not.
 
     Returns:
         Groups with their factor to the run's learning rate as ``rate``, the last layer's first; decayed before
-        free.
+        free. The auxiliary network's factor is 1.
     """
     factors = layer_factors(model, config)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -180,7 +168,7 @@ def parameter_groups(
 
 
 def layer_factors(model: nn.Module, config: FinetuneConfig) -> dict[str, float]:
-    """Give each parameter's factor to the run's learning rate: 1 in the last layer."""
+    """Each parameter's factor to the run's learning rate: 1 in the last layer."""
     layers = [layer for layer in dict(_layers(model)) if layer != LAST_LAYER]
     of_layer = {
         layer: config.backbone_rate * config.layer_decay**distance
@@ -191,7 +179,7 @@ def layer_factors(model: nn.Module, config: FinetuneConfig) -> dict[str, float]:
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Name a network's layers from its input on; a sequence of blocks is as many layers."""
+    """Name a network's layers from its input on; a sequence of blocks counts as as many layers."""
     for name, child in model.named_children():
         blocks = list(child.named_children()) if isinstance(child, nn.Sequential) else []
         # A convolution with its BatchNorm is a sequence too, but one layer.

@@ -1,4 +1,4 @@
-"""Losses on landmarks, in pixels of the network's input, and the weights of faces.
+"""Losses on landmarks in pixels of the network's input, and the weights of faces.
 
 Each loss by name maps predicted and true ``(N, P, 2)`` pixels to ``(N, P)``, the mean over a landmark's coordinates.
 `LossConfig` describes their parameters.
@@ -39,9 +39,9 @@ __all__ = [
 ]
 
 _RAREST = 0.01
-"""Attributes rarer than this weigh as if they were not: one mislabelled face must not outweigh a batch."""
+"""Least frequency of an attribute in its weight: one mislabelled face must not outweigh a batch."""
 _FRONTAL = 0.48
-"""Distance of the outer eye corners as a share of the crop: the median of faces that look ahead."""
+"""Distance of the outer eye corners as a share of the crop: the median of frontal faces."""
 
 
 def l1_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -88,11 +88,9 @@ def adaptive_wing_loss(
     """Adaptive wing loss (Wang et al., "Adaptive Wing Loss", ICCV 2019, arXiv 1904.07399) on coordinates.
 
     ``omega * ln(1 + |x / epsilon| ** (alpha - y))`` below `theta`, ``A |x| - C`` above, with A and C such that value
-    and slope meet. The paper's y is the true value of a heatmap's pixel, 0 in the background and 1 on the landmark. A
-    coordinate has no background, so y is 1 throughout: the loss of a foreground pixel, with exponent ``alpha - 1``.
-    (Code that puts coordinates in place of y gives the loss another shape at every place of the picture.) `omega` and
-    `alpha` are the paper's; its theta and epsilon count heatmap values, here they are wing loss's pixels. Unlike wing
-    loss's, the gradient is continuous: it vanishes at zero, steeply.
+    and slope meet. The paper's y is the true value of a heatmap's pixel; coordinates have no background, so y is 1, the
+    loss of a foreground pixel. `omega` and `alpha` are the paper's; its theta and epsilon count heatmap values, here
+    they are wing loss's pixels. Unlike wing loss's, the gradient is continuous.
     """
     exponent = alpha - 1
     ratio = (theta / epsilon) ** exponent
@@ -108,10 +106,8 @@ def soft_wing_loss(
 ) -> Tensor:
     """Soft wing loss (Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", IEEE TIP 2021).
 
-    ``|x|`` below `omega1`, ``omega2 * ln(1 + |x| / epsilon) + B`` above, with B such that the parts meet: small errors,
-    which labels have too, are not amplified, middling ones are, and the largest grow slowly. The slope jumps upwards at
-    `omega1`, from 1 to ``omega2 / (epsilon + omega1)``. The defaults are those of the authors' code, where it is called
-    wider wing loss.
+    ``|x|`` below `omega1`, ``omega2 * ln(1 + |x| / epsilon) + B`` above, with B such that the parts meet. The defaults
+    are those of the authors' code, where it is called wider wing loss.
     """
     error = (predicted - target).abs()
     offset = omega1 - omega2 * math.log1p(omega1 / epsilon)
@@ -134,14 +130,11 @@ def point_loss(config: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def attribute_frequencies(attributes: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Find the share of faces that have each attribute.
+    """Share of faces that have each attribute, ``(6,)`` float32 from 0 to 1.
 
     Args:
         attributes: ``(N, 6)`` bool, of all training faces.
         counts: ``(N,)`` how often an epoch shows each face; None: once.
-
-    Returns:
-        ``(6,)`` float32 from 0 to 1.
     """
     shown = torch.ones(len(attributes)) if counts is None else counts.float()
     return (attributes.float() * shown[:, None]).sum(dim=0) / shown.sum().clamp_min(1)
@@ -153,16 +146,13 @@ def attribute_factors(frequencies: Tensor, *, floor: float = _RAREST) -> Tensor:
 
 
 def attribute_weights(attributes: Tensor, frequencies: Tensor, mode: str) -> Tensor:
-    """Weigh faces by their attributes.
+    """Weigh faces by their attributes, ``(N,)``.
 
     Args:
         attributes: ``(N, 6)`` bool.
         frequencies: ``(6,)`` of the training faces, see `attribute_frequencies`.
         mode: As `LossConfig.attribute_weight`. With ``paper`` a face without any attribute weighs nothing; with
             ``balanced`` the mean over the training faces is 1.
-
-    Returns:
-        ``(N,)``.
     """
     if mode == "none":
         return torch.ones(len(attributes), device=attributes.device)
@@ -172,14 +162,9 @@ def attribute_weights(attributes: Tensor, frequencies: Tensor, mode: str) -> Ten
 
 
 def pose_deviation(predicted: Tensor, true: Tensor) -> Tensor:
-    """Sum ``1 - cos`` of the angles' errors.
+    """Sum ``1 - cos`` of the errors of ``(N, 3)`` angles in radians: ``(N,)`` from 0 to 6.
 
-    Args:
-        predicted: ``(N, 3)`` radians.
-        true: ``(N, 3)`` radians; NaN where unknown.
-
-    Returns:
-        ``(N,)`` from 0 to 6; 0 where the true angles are unknown.
+    Where the true angles are unknown (NaN) the deviation is 0.
     """
     known = true.isfinite().all(dim=1)
     # Masked before the cosine: a NaN that is masked later still has a NaN gradient.
@@ -188,16 +173,13 @@ def pose_deviation(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def pose_weights(true: Tensor, deviation: Tensor | None, config: LossConfig) -> Tensor:
-    """Weigh faces by their pose.
+    """Weigh faces by their pose, ``(N,)``; 1 where it is unknown.
 
     Args:
         true: ``(N, 3)`` yaw, pitch, roll in radians; NaN where unknown.
         deviation: ``(N,)`` from `pose_deviation`; None where no angles are predicted.
         config: `LossConfig.pose_weight` is read. ``paper``: the deviation, with its gradient. ``deviation``: one plus
             it, without gradient. ``turned``: one plus ``1 - cos`` of yaw and pitch; roll hides no feature.
-
-    Returns:
-        ``(N,)``; 1 where the pose is unknown.
     """
     known = true.isfinite().all(dim=1)
     if config.pose_weight == "turned":
@@ -210,7 +192,7 @@ def pose_weights(true: Tensor, deviation: Tensor | None, config: LossConfig) -> 
 
 
 class LandmarkLoss:
-    """What a training step minimises, after PFLD (Guo et al., arXiv 1902.10859, equation 2).
+    """The loss of a training step, after PFLD (Guo et al., arXiv 1902.10859, equation 2).
 
     The mean over landmarks, weighted by the weight of each, of ``face weight * loss + auxiliary_weight * deviation``.
     The loss is `LossConfig.kind`'s in pixels, the face weight the product of `pose_weights` and `attribute_weights`,
@@ -220,14 +202,13 @@ class LandmarkLoss:
     def __init__(
         self, config: LossConfig, input_size: int, contract: Contract, attribute_frequencies: Tensor | None = None
     ) -> None:
-        """Check that the parts fit the data.
+        """Check that the configuration fits the data.
 
         Args:
-            config: Which loss, and which weights.
+            config: Loss and weights.
             input_size: Side of the network's input in pixels.
             contract: Gives the landmark scheme.
-            attribute_frequencies: ``(6,)`` shares of the training faces that have each of WFLW's attributes; needed
-                for an `attribute_weight`.
+            attribute_frequencies: See there; needed for an `attribute_weight`.
 
         Raises:
             TrainConfigError: Pose is asked for and the scheme is not WFLW's, or attributes are and no face has any.
@@ -256,17 +237,14 @@ class LandmarkLoss:
     def __call__(
         self, predicted: Tensor, batch: Batch, predicted_angles: Tensor | None = None, normalizer: Tensor | None = None
     ) -> Tensor:
-        """Compute the loss.
+        """Compute the loss, a scalar.
 
         Args:
             predicted: ``(N, P, 2)`` fractions of the crop.
-            batch: The true landmarks, weights and attributes, on the same device.
+            batch: True landmarks, weights and attributes, on the same device.
             predicted_angles: ``(N, 3)`` yaw, pitch, roll in radians, where `needs_auxiliary`.
             normalizer: What the sum over landmarks is divided by; None for ``batch.weights.sum()``. Where the batch is
                 spread over W processes whose gradients are averaged: the sum over all processes, divided by W.
-
-        Returns:
-            A scalar.
 
         Raises:
             ValueError: `predicted_angles` are needed and missing.
@@ -275,7 +253,7 @@ class LandmarkLoss:
         losses = self._point_loss(predicted.float() * self._input_size, batch.landmarks * self._input_size)
         losses = losses * self._attribute_weights(batch)[:, None]
         if config.eye_normalized:
-            losses = losses * self._closeness(batch.landmarks)[:, None]
+            losses = losses * self._eye_weights(batch)[:, None]
         if config.needs_pose:
             true = head_angles(batch.landmarks, batch.weights)
             deviation = None
@@ -289,11 +267,12 @@ class LandmarkLoss:
         total = batch.weights.sum() if normalizer is None else normalizer
         return (losses * batch.weights).sum() / total
 
-    def _closeness(self, landmarks: Tensor) -> Tensor:
-        """The inverse distance of the normalizing points, ``(N,)``, 1 for a frontal face in its own box."""
+    def _eye_weights(self, batch: Batch) -> Tensor:
+        """The inverse distance of the normalizing points, ``(N,)``; 1 for a frontal face, and where it is unknown."""
         first, second = self._points
-        distance: Tensor = (landmarks[:, first] - landmarks[:, second]).norm(dim=1)
-        return _FRONTAL * distance.clamp_min(_FRONTAL / 4).reciprocal()
+        distance = (batch.landmarks[:, first] - batch.landmarks[:, second]).norm(dim=1)
+        known = (batch.weights[:, first] > 0) & (batch.weights[:, second] > 0)
+        return torch.where(known, _FRONTAL * distance.clamp_min(_FRONTAL / 4).reciprocal(), 1.0)
 
     def _attribute_weights(self, batch: Batch) -> Tensor:
         if self._frequencies.device != batch.attributes.device:

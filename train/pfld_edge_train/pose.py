@@ -1,7 +1,7 @@
 """Yaw, pitch and roll of the heads of a batch: perspective-n-point of many augmented faces at once, in torch.
 
-The answers that PFLD's auxiliary network learns (Guo et al., arXiv 1902.10859, section 3.2). The paper compares 11
-landmarks with those of a mean frontal face; here 17 points that no expression moves lie on the runtime's face shape.
+They are the targets of PFLD's auxiliary network (Guo et al., arXiv 1902.10859, section 3.2). The paper compares 11
+landmarks with a mean frontal face; here 17 rigid points are fitted to the runtime's face shape.
 """
 
 import torch
@@ -12,13 +12,12 @@ from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 __all__ = ["FOCAL_LENGTH", "POSE_SCHEME", "head_angles"]
 
 POSE_SCHEME = "wflw-98"
-"""The one landmark scheme whose points have places on the face shape."""
+"""The only landmark scheme with 3-D points."""
 
 FOCAL_LENGTH = 5.0
-"""Of the camera that is assumed to have taken a crop, in sides of the crop; it looks at the crop's centre.
+"""Assumed focal length in sides of the crop; the optical axis meets the crop's centre.
 
-A photograph's focal length is about its width, and a crop is a fifth of that: less in portraits (half in video faces),
-more in crowds (a ninth in WFLW, in the median).
+A photograph's focal length is about its width, and a crop is about a fifth of that.
 """
 
 _STEPS = 3
@@ -30,39 +29,38 @@ _SMALLEST_SCALE = 1e-6
 
 
 def head_angles(landmarks: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Find yaw, pitch and roll, by the conventions of `pfld_edge_runtime.HeadPose`, as seen from the crop's centre.
+    """Estimate yaw, pitch and roll, by the conventions of `pfld_edge_runtime.HeadPose`, relative to the crop's centre.
 
-    The start is direct: the scaled orthographic projection nearest to a weighted linear fit. Gauss-Newton steps on the
-    reprojection by a camera of focal length `FOCAL_LENGTH` follow, all faces side by side, without a branch that waits
-    for the device.
+    The start is the scaled orthographic projection nearest to a weighted linear fit. Gauss-Newton steps on the
+    reprojection error follow, all faces at once, without a branch that waits for the device.
 
     Args:
         landmarks: ``(N, 98, 2)`` WFLW points, fractions of the crop.
-        weights: ``(N, 98)`` weight of each point, 0 for unknown; None: all known.
+        weights: ``(N, 98)`` weight of each point, 0 for unlabelled; None: all 1.
 
     Returns:
-        ``(N, 3)`` yaw, pitch and roll in radians on the landmarks' device, without gradient; NaN for faces whose known
-        points coincide or lie in one plane of the head.
+        ``(N, 3)`` yaw, pitch and roll in radians on the landmarks' device, without gradient; NaN for faces whose
+        labelled points coincide or lie in a plane of the head.
     """
     with torch.no_grad(), torch.autocast(landmarks.device.type, enabled=False):
         points = list(RIGID_POINTS)
         rays = (landmarks[:, points].float() - 0.5) / FOCAL_LENGTH
-        trust = torch.ones_like(rays[..., 0]) if weights is None else weights[:, points].float()
-        trust = trust / trust.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        known = torch.ones_like(rays[..., 0]) if weights is None else weights[:, points].float()
+        shares = known / known.sum(dim=1, keepdim=True).clamp_min(1e-12)
         shape = torch.tensor(FACE_SHAPE, dtype=torch.float32, device=rays.device)
         shape = (shape - shape.mean(dim=0)) / shape.std()
-        rotations, places, readable = _weak_perspective(rays, shape, trust)
+        rotations, places, readable = _weak_perspective(rays, shape, shares)
         for _ in range(_STEPS):
-            rotations, places = _step(rays, shape, trust, rotations, places)
+            rotations, places = _step(rays, shape, shares, rotations, places)
         angles = _angles(rotations)
         return torch.where(readable[:, None], angles, torch.nan)
 
 
-def _weak_perspective(rays: Tensor, shape: Tensor, trust: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _weak_perspective(rays: Tensor, shape: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Start: rotations ``(N, 3, 3)``, places ``(N, 3)`` of the shape's origin, and ``(N,)`` which faces can be read."""
-    middle, center = trust @ shape, (trust[..., None] * rays).sum(dim=1)
+    middle, center = shares @ shape, (shares[..., None] * rays).sum(dim=1)
     local = shape - middle[:, None]
-    weighted = (trust[..., None] * local).mT
+    weighted = (shares[..., None] * local).mT
     scatter = weighted @ local
     spread = torch.linalg.det(scatter) / (scatter.diagonal(dim1=1, dim2=2).mean(dim=1) ** 3).clamp_min(1e-12)
     readable = spread > _SMALLEST_SPREAD
@@ -82,10 +80,10 @@ def _weak_perspective(rays: Tensor, shape: Tensor, trust: Tensor) -> tuple[Tenso
     return rotations, places, readable
 
 
-def _step(rays: Tensor, shape: Tensor, trust: Tensor, rotations: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def _step(rays: Tensor, shape: Tensor, shares: Tensor, rotations: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """One damped Gauss-Newton step: a rotation vector that goes before the rotation, and the place over its depth."""
-    turned = shape @ rotations.mT
-    x, y, z = turned.unbind(dim=2)
+    rotated = shape @ rotations.mT
+    x, y, z = rotated.unbind(dim=2)
     depth = places[:, 2:]
     # Everything in units of the face's distance: the six unknowns are then of one size, which float32 needs.
     inverse = 1 / (z + depth).clamp_min(1e-3 * depth.abs())
@@ -95,15 +93,15 @@ def _step(rays: Tensor, shape: Tensor, trust: Tensor, rotations: Tensor, places:
     down = torch.stack([-(z + y * v) * inverse, x * v * inverse, x * inverse, zero, far, -v * far], dim=2)
     jacobian = torch.cat([across, down], dim=1)
     errors = torch.cat([u - rays[..., 0], v - rays[..., 1]], dim=1)[..., None]
-    weighted = (jacobian * torch.cat([trust, trust], dim=1)[..., None]).mT
+    weighted = (jacobian * torch.cat([shares, shares], dim=1)[..., None]).mT
     normal = weighted @ jacobian
     diagonal = normal.diagonal(dim1=1, dim2=2)
     diagonal.mul_(1 + _DAMPING).add_(1e-12)
     change = -torch.linalg.solve_ex(normal, weighted @ errors)[0][:, :, 0]
-    return _turns(change[:, :3]) @ rotations, places + change[:, 3:] * depth
+    return _rotation_matrices(change[:, :3]) @ rotations, places + change[:, 3:] * depth
 
 
-def _turns(vectors: Tensor) -> Tensor:
+def _rotation_matrices(vectors: Tensor) -> Tensor:
     """Rodrigues' formula: ``(N, 3)`` rotation vectors to ``(N, 3, 3)`` matrices."""
     angles = torch.linalg.vector_norm(vectors, dim=1)[:, None, None]
     x, y, z = vectors.unbind(dim=1)

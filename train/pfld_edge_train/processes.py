@@ -1,4 +1,4 @@
-"""The processes of a run: one, or several that torchrun started, on one machine or on many."""
+"""The processes of a run: one, or several started by torchrun, on one machine or more."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ __all__ = ["Processes", "joined_processes"]
 Made = TypeVar("Made")
 
 _PATIENCE = timedelta(hours=12)
-"""How long processes wait while one of them cuts the faces of a large set."""
+"""How long processes wait while one of them crops the faces of a large set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Processes:
         rank: Its number, from 0; the first one writes and prints.
         count: How many there are.
         local_rank: Its number on its machine, from 0.
-        group: What joins them for sums; None for a single one.
-        waiting: What joins them for waiting, on CPUs and with patience; None for a single one.
+        group: For sums over all processes; None for a single one.
+        waiting: A group on CPUs with a long time limit, for waiting; None for a single one.
     """
 
     device: torch.device
@@ -57,7 +57,7 @@ class Processes:
         return total
 
     def everywhere(self, error: PfldEdgeError) -> PfldEdgeError:
-        """Choose what to raise for an error that all processes meet: the first one alone says it."""
+        """Choose what to raise for an error that all processes meet: only the first one reports it."""
         return error if self.first else OtherProcessError(str(error))
 
     @contextmanager
@@ -65,7 +65,7 @@ class Processes:
         """Leave the block when all processes do; where one fails in it, all of them fail.
 
         Raises:
-            OtherProcessError: Another process failed, or this one and it is not the first; the message is its own.
+            OtherProcessError: Another process failed, with its message; or this one did and it is not the first.
         """
         failure: Exception | None = None
         try:
@@ -82,7 +82,7 @@ class Processes:
             raise OtherProcessError(messages[0]) from failure
 
     def in_turn(self, make: Callable[[], Made]) -> Made:
-        """Call what fills a disk: in the first process before all others, then in the first one of each machine.
+        """Call what fills a disk: in the first process, then in one process of each machine, then in all others.
 
         Raises:
             OtherProcessError: It failed in another process.
@@ -96,7 +96,7 @@ class Processes:
         return made[0]
 
     def wrapped(self, model: nn.Module) -> nn.Module:
-        """Make the processes' gradients one mean, and their batches one batch for BatchNorm."""
+        """Average the processes' gradients, and synchronize BatchNorm."""
         if self.group is None:
             return model
         synchronize_batch_norm(model, self.group)
@@ -106,10 +106,10 @@ class Processes:
 
 @contextmanager
 def joined_processes(device: str = "auto") -> Iterator[Processes]:
-    """Join the processes that torchrun started; give a single one where it didn't.
+    """Join the processes that torchrun started; a single one otherwise.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``; several processes of a machine take a GPU each.
+        device: ``auto``, ``cpu`` or ``cuda``; the processes of a machine take one GPU each.
 
     Raises:
         TrainConfigError: CUDA is asked for and absent, or there are fewer GPUs than processes.
@@ -153,5 +153,5 @@ def _own_gpu(local_rank: int) -> torch.device:
 
 
 def _broken_connection(error: RuntimeError) -> bool:
-    """Tell a peer's death from a mistake of our own: gloo names its sources, NCCL has a class."""
+    """Distinguish another process's end from an error of our own: gloo names its sources, NCCL has a class."""
     return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)

@@ -1,4 +1,4 @@
-"""What a run writes about itself after every epoch: ``log.csv``, ``curves.png`` and TensorBoard's events."""
+"""What a run records after every epoch: ``log.csv``, ``curves.png`` and TensorBoard's events."""
 
 import csv
 import os
@@ -77,7 +77,7 @@ class RunLog:
             self._events.close()
 
     def _rows(self) -> list[dict[str, str]]:
-        """Read the log; lines of an older version may lack columns, damaged ones are left out."""
+        """Read the log; damaged lines are left out."""
         path = self._folder / "log.csv"
         if not path.exists():
             return []
@@ -87,12 +87,12 @@ class RunLog:
 
 
 def draw_curves(epochs: Sequence[int], panels: Sequence[Sequence[tuple[str, Sequence[float]]]], path: Path) -> None:
-    """Write a PNG of panels below each other, their upward axis logarithmic.
+    """Write a PNG of panels below each other with logarithmic y axes.
 
     Args:
         epochs: Counted from 1.
-        panels: Curves that share an axis: a name and a value an epoch; what is not a positive number leaves a gap.
-        path: Replaced whole.
+        panels: Curves that share axes: a name and a value for each epoch; values that are not positive leave a gap.
+        path: Written by renaming.
     """
     from matplotlib.figure import Figure  # costs half a second, which reading a configuration must not
 
@@ -112,12 +112,7 @@ def draw_curves(epochs: Sequence[int], panels: Sequence[Sequence[tuple[str, Sequ
 
 
 def open_tensorboard(folder: Path, next_epoch: int) -> Any:  # noqa: ANN401 - TensorBoard is optional
-    """Open a TensorBoard writer; None where the package ``tensorboard`` is missing.
-
-    Args:
-        folder: For the events; those of a run that was killed stay there.
-        next_epoch: Older events of this epoch and of later ones are not shown any more.
-    """
+    """Open a TensorBoard writer that hides older events from `next_epoch` on; None without the package."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

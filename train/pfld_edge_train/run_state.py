@@ -1,12 +1,10 @@
-"""A run between two steps: made anew, read from a checkpoint, written to one."""
+"""The state of a run between two steps: new, read from a checkpoint, written to one."""
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,9 +20,9 @@ from pfld_edge_train.processes import Processes
 __all__ = ["REMEDY", "RunState", "difference", "new_run", "resumed_run", "save_average", "save_run"]
 
 REMEDY = "lower learning_rate or clip_norm; --resume goes on from the last checkpoint, which is whole"
-"""What to do about a run that diverged."""
+"""Advice after a run diverged."""
 _HARMLESS = frozenset({"device", "compile", "checkpoint_steps", "checkpoint_minutes", "tensorboard", "trained_on"})
-"""Keys that say where and how a run is done, or what is written beside it; not what it learns."""
+"""Keys that don't change what a run learns."""
 
 
 @dataclass(slots=True)
@@ -32,13 +30,13 @@ class RunState:
     """A run between two steps.
 
     Attributes:
-        config: What it is made of.
-        contract: Of the network that it makes.
+        config: Its configuration.
+        contract: Of the network.
         learner: The network and its optimizer.
         processes: Where it runs.
-        next_epoch: The epoch that goes on, from 0.
+        next_epoch: The current epoch, from 0.
         epoch_step: Steps of it that are done.
-        epoch_loss: The sum of their losses.
+        epoch_loss: Sum of their losses.
         best_nme: Lowest score on the validation faces so far, see `ValidationErrors`.
         origin: What weights it started from, in a line.
         fine_tuned: Whether it started from a checkpoint's weights.
@@ -56,7 +54,7 @@ class RunState:
     fine_tuned: bool = False
 
     def freezes_statistics(self, faces: int) -> bool:
-        """Whether BatchNorm keeps the statistics that it started with, for want of training faces."""
+        """Whether BatchNorm keeps the statistics that it started with, because training faces are few."""
         return self.fine_tuned and faces < self.config.finetune.statistics_faces
 
 
@@ -65,7 +63,7 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
 
     Args:
         config: The run.
-        init: Checkpoint of the same network, of other landmarks even, to start from; random weights where None.
+        init: Checkpoint to start from, of the same network, also for other landmarks; random weights where None.
         processes: Where it runs; one process on the CPU where None.
 
     Raises:
@@ -73,7 +71,8 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
         TrainConfigError: It holds another network.
     """
     processes = processes or Processes(torch.device("cpu"))
-    _seed_everything(config.seed)
+    # For the random weights; all later random numbers come from generators of their own.
+    torch.manual_seed(config.seed)
     contract = Contract(
         model=config.model,
         input_size=config.input_size,
@@ -93,7 +92,7 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
 
 
 def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = None) -> RunState:
-    """Go on from a checkpoint of the same configuration, in the middle of an epoch too.
+    """Resume from a checkpoint of the same configuration, also in the middle of an epoch.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -124,10 +123,10 @@ def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = N
 
 
 def save_run(state: RunState, path: Path, contract: Contract | None = None) -> None:
-    """Write all that is needed to go on; see `save_checkpoint`.
+    """Write all that is needed to resume; see `save_checkpoint`.
 
     Raises:
-        TrainingDivergedError: A weight is no longer a finite number; the file that is there stays.
+        TrainingDivergedError: A weight is not finite; the existing file stays.
     """
     learner = state.learner
     for network in (learner.model, learner.average):
@@ -152,7 +151,7 @@ def save_run(state: RunState, path: Path, contract: Contract | None = None) -> N
 
 
 def save_average(state: RunState, path: Path, contract: Contract) -> None:
-    """Write the averaged weights alone, which is what one converts and ships."""
+    """Write the averaged weights alone, which are converted and shipped."""
     model = _model_config(state.config, state.contract)
     weights = state.learner.average.state_dict()
     checkpoint = Checkpoint(
@@ -165,13 +164,6 @@ def _check_finite(weights: dict[str, Tensor], step: int) -> None:
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             raise TrainingDivergedError(f"{name} is not finite after step {step}, nothing was saved: {REMEDY}")
-
-
-def _seed_everything(seed: int) -> None:
-    """For the random start; what comes later draws from generators of its own, so that a run can go on anywhere."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
@@ -187,14 +179,9 @@ def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
 
 
 def difference(saved: dict[str, Any], config: TrainConfig) -> str | None:
-    """Say in what a saved configuration differs, apart from what doesn't matter to the weights.
+    """The first difference between a saved configuration, also of an older version, and a run's; None where equal.
 
-    Args:
-        saved: From a checkpoint, of an older version even: keys that it lacks have their defaults.
-        config: Of the run that wants to go on.
-
-    Returns:
-        The first difference in words; None where there is none.
+    Keys that don't change the weights are ignored.
     """
     try:
         before = TrainConfig.from_dict(saved).to_dict()

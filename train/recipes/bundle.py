@@ -1,11 +1,10 @@
-"""Makes the bundled files from a training run: the slim checkpoint and the runtime's INT8 model.
+"""Makes the bundled files from a training run: the slim checkpoint, and the runtime's INT8 model.
 
     python train/recipes/bundle.py RUN SHARED
 
-RUN is a folder of `pfld-edge train`, SHARED holds data/WFLW. The checkpoint becomes `checkpoints/MODEL.pth`; of
-pfld-edge-s the runtime gets an INT8 file. Its ranges come from the bundled portraits, as with `pfld-edge convert
---int8`. Both files' contracts get the NME on the faces of WFLW's test list, which neither training nor calibration has
-seen.
+RUN is a folder of `pfld-edge train`, SHARED holds data/WFLW. The checkpoint becomes `checkpoints/MODEL.pth`; for
+pfld-edge-s the runtime gets an INT8 file, calibrated on the bundled portraits as by `pfld-edge convert --int8`. Both
+contracts get the NME on WFLW's test list, which neither training nor calibration has seen.
 """
 
 import sys

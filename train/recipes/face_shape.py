@@ -2,13 +2,12 @@
 
     python train/recipes/face_shape.py LABELS
 
-LABELS is the folder that `pseudo_label.py` fills: landmarks of published networks on LFW, on video faces and on WFLW's
-unlabelled photographs; none is a face of WFLW's test list. Structure from motion under weak perspective (Tomasi and
-Kanade, IJCV 1992), by alternation: given the shape, each face's scale and rotation are a linear fit and the nearest
-scaled rotation; given those, the shape is a linear fit. Every face counts beside its mirror image, so the shape is
-symmetric. Faces that fit badly count less (Cauchy weights), and turned faces as often as they occur: what tells depth.
+LABELS is the output folder of `pseudo_label.py`; none of its faces is in WFLW's test list. Structure from motion under
+weak perspective (Tomasi and Kanade, IJCV 1992) by alternation: given the shape, each face's scale and rotation are a
+linear fit and the nearest scaled rotation; given those, the shape is a linear fit. Every face counts beside its mirror
+image, so the shape is symmetric. Faces that fit badly have lower (Cauchy) weights.
 
-The origin is the mean of the four eye corners, the unit comes from a distance of 63 mm between the pupils (the mean
+The origin is the mean of the four eye corners, the unit follows from a distance of 63 mm between the pupils (the mean
 of adults: Dodgson, "Variation and extrema of human interpupillary distance", SPIE 5291, 2004), and zero pitch is the
 median of LFW's faces that look to neither side, press photographs of people who look at the camera.
 """

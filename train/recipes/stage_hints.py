@@ -1,15 +1,13 @@
-"""Makes PFLD-GhostOne's first weights: each part learns to give what the same part of the published network gives.
+"""Makes PFLD-GhostOne's initial weights: each part learns the output of the same part of the published network.
 
     python train/recipes/stage_hints.py CONFIG TEACHER.onnx OUT.pth [BATCHES]
 
-After FitNets (Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550, section 2.2): hints from
-the middle of the teacher, here the maps that the stem and each bottleneck put out. Each part reads the teacher's map,
-not its own network's, so that all learn at once; what comes after the last bottleneck learns the landmarks of the
-configuration's faces. All starts from random weights, of which the scales alone are set (Mishkin and Matas, "All you
-need is a good init", ICLR 2016, arXiv 1511.06422), and in the merged form: five times as many faces a second as with
-BatchNorm. Stopped, it goes on from its last thousand batches.
-
-What the parts make of each other's errors is for a training run to mend that starts from OUT.
+After FitNets (Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550, section 2.2): hints are
+the output maps of the teacher's stem and bottlenecks. Each part reads the teacher's map, so that all learn at once;
+what follows the last bottleneck learns the landmarks of the configuration's faces. The weights start random, with
+scales set as by Mishkin and Matas ("All you need is a good init", ICLR 2016, arXiv 1511.06422), in the inference form:
+five times as many faces a second as with BatchNorm. A stopped run resumes from its last thousand batches. Train from
+OUT afterwards, so that the parts learn to correct each other's errors.
 """
 
 import math
@@ -37,21 +35,21 @@ from pfld_edge_train.models import ModelConfig, build_model
 from pfld_edge_train.models.multi_scale import MultiScaleNet, all_scales
 
 BATCHES, BATCH_SIZE = 22000, 4
-"""Small batches: a map has many examples. 5,000 faces, 4 at a time, left a half to a seventh of the errors that 16,000
-faces left, 32 at a time."""
+"""Small batches, since a map has many examples: 5,000 faces, 4 at a time, left a half to a seventh of the errors that
+16,000 faces left, 32 at a time."""
 
 LEARNING_RATE, LAST_RATE = 5e-3, 3e-4
-"""Of the stages with hints, and of the last one: of landmarks four faces give few."""
+"""Of the stages with hints, and of the last one, which learns from few landmarks."""
 
 EARLY = 0.5
-"""Share of the batches that the first two stages learn from: they are the simplest, and half of the time."""
+"""Share of the batches that the first two stages learn from: they are the simplest, and take half of the time."""
 
 AVERAGED = (0, 3, 6, 10)
-"""Places of the maps that the head averages."""
+"""Indices of the maps that the head averages."""
 
 
 class Teacher:
-    """A published GhostOne network, and what its stem and its bottlenecks put out."""
+    """A published GhostOne network, and the outputs of its stem and bottlenecks."""
 
     def __init__(self, path: Path) -> None:
         """Open the file, without what comes after the last bottleneck."""
@@ -75,15 +73,7 @@ class Teacher:
 
 @dataclass
 class Stage:
-    """A part of the network that learns by itself.
-
-    Attributes:
-        run: From the stage's input to its output.
-        parts: Its layers.
-        optimizer: Over them.
-        batches: How many it learns from.
-        rate: The highest learning rate.
-    """
+    """A part that learns alone: its function, layers, optimizer, number of batches, peak learning rate."""
 
     run: Callable[[Tensor], Tensor]
     parts: nn.ModuleList
@@ -92,7 +82,7 @@ class Stage:
     rate: float = LEARNING_RATE
 
     def step(self, loss: Tensor, done: int) -> float:
-        """Move the stage's weights once."""
+        """Update the stage's weights once."""
         for group in self.optimizer.param_groups:
             warm = min(1.0, (done + 1) / 100)
             group["lr"] = self.rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done / self.batches)) / 2)
@@ -120,7 +110,7 @@ def stages_of(model: MultiScaleNet, batches: int) -> list[Stage]:
 
 @torch.no_grad()
 def set_scales(stage: Stage, given: Tensor, hint: Tensor | None) -> None:
-    """Give every output a mean of 0 and a variance of 1 on some faces, those of the hint where it is the hint's."""
+    """Give every output a mean of 0 and a variance of 1 on some faces, or the hint's own."""
     layers = [module for module in stage.parts.modules() if isinstance(module, nn.Conv2d)]
     # A bottleneck ends in a Ghost module: half of the channels come from each of its convolutions. The stem has two.
     ends = layers[-2:] if len(layers) > 2 else layers[-1:]
@@ -140,7 +130,7 @@ def set_scales(stage: Stage, given: Tensor, hint: Tensor | None) -> None:
 
 
 def output_of(layer: nn.Conv2d, stage: Stage, given: Tensor) -> Tensor:
-    """Run a stage; give what one of its layers puts out."""
+    """Run a stage; give the output of one of its layers."""
     seen: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _layer, _given, out: seen.append(out))
     stage.run(given)
@@ -149,7 +139,7 @@ def output_of(layer: nn.Conv2d, stage: Stage, given: Tensor) -> Tensor:
 
 
 def spreads(wanted: Tensor) -> Tensor:
-    """Variance of each channel, ``(1, C, 1, 1)``: what an error is measured by."""
+    """Variance of each channel, ``(1, C, 1, 1)``, by which errors are divided."""
     variance = wanted.var(dim=(0, 2, 3), keepdim=True)
     return variance.clamp_min(0.05 * float(variance.mean()))
 
@@ -166,14 +156,7 @@ def batches_from(first: int, cache: FaceCache, contract: Contract, config: Train
 
 @dataclass
 class Run:
-    """All that changes, and what errors are measured by.
-
-    Attributes:
-        model: The network.
-        stages: Its parts.
-        scales: Of each hint, see `spreads`; empty before the first batch.
-        done: Batches.
-    """
+    """A run: the network, its parts, each hint's scale (`spreads`; empty before the first batch), batches done."""
 
     model: MultiScaleNet
     stages: list[Stage]
@@ -181,14 +164,14 @@ class Run:
     done: int = 0
 
     def checkpoint(self, network: ModelConfig, contract: Contract) -> Checkpoint:
-        """Give what a run goes on from, and what training starts from."""
+        """What a run resumes from, and what training starts from."""
         state = {"stages": [stage.optimizer.state_dict() for stage in self.stages], "scales": self.scales}
         return Checkpoint(
             self.model.state_dict(), network, optimizer=state, step=self.done, contract=contract.to_dict()
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from where a run was stopped."""
+        """Resume a stopped run."""
         assert checkpoint.optimizer is not None  # noqa: S101 - `checkpoint` wrote it
         self.model.load_state_dict(checkpoint.weights)
         for stage, state in zip(self.stages, checkpoint.optimizer["stages"], strict=True):
@@ -196,7 +179,7 @@ class Run:
         self.scales, self.done = checkpoint.optimizer["scales"], checkpoint.step
 
     def learn(self, batch: Batch, teacher: Teacher, loss_of: LandmarkLoss) -> list[float]:
-        """Move every part's weights once; give the losses of those that still learn."""
+        """Update every part's weights once; give the losses, NaN for parts that are finished."""
         maps = teacher(batch.faces)
         inputs, hints = [batch.faces, *maps], [*maps, None]
         if not self.scales:

@@ -1,20 +1,19 @@
-"""Turns labelled faces out of the image plane, because far too few faces of the sets at hand look to the side.
+"""Rotates labelled faces out of the image plane, since few faces of the data sets are in large pose.
 
     python train/recipes/turn_faces.py LABELS IMAGES OUT [SEED]
 
-LABELS is the folder that `pseudo_label.py` fills, IMAGES what its image columns are relative to. Writes OUT/images and
-OUT/turned.csv: one line a face, points and trust as in the labels. Faces that the recipe's validation split holds out
-are left alone.
+LABELS is the output folder of `pseudo_label.py`, IMAGES what its image columns are relative to. Writes OUT/images and
+OUT/turned.csv: a line for each face, points and confidences as in the labels. Faces of the validation split of the
+bundled models' training are left out.
 
 After face profiling (Zhu et al., "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016, section 4.2), with
 landmarks alone instead of a 3-D scan: a mean depth of all 98 points comes from the labels (structure from motion), the
-points and a ring of background make a triangle mesh, its vertices turn, triangles that then face away are left out,
-nearer ones cover farther ones. Points of the cheek that would end behind the face move to its outline, where WFLW's
-annotators put them; they get half the trust. That is not good enough beyond some 30 degrees: `relabel.py` lets the
-teachers label what this draws.
+points and a ring of background make a triangle mesh, its vertices rotate, triangles that then face away are dropped,
+nearer ones are drawn over farther ones. Points of the cheek that would end behind the face move to its outline, where
+WFLW's annotators put them, with half the confidence. Beyond some 30 degrees that is too coarse: `pseudo_label.py`
+labels the drawn faces again.
 """
 
-import csv
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pseudo_label import label_row, write_labels
 from rich.progress import track
 
 from pfld_edge_calib import Face, read_points_csv
@@ -45,13 +45,7 @@ FOREHEAD = np.array([(-62, -45, 25), (-40, -62, 8), (-15, -70, -2), (15, -70, -2
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """A face with its pose.
-
-    Attributes:
-        face: From the labels.
-        rotation: ``(3, 3)``, head to camera.
-        scale: Pixels a millimetre.
-    """
+    """A labelled face with its pose: ``(3, 3)`` rotation from head to camera, and pixels a millimetre."""
 
     face: Face
     rotation: Array
@@ -59,7 +53,7 @@ class Solved:
 
 
 def solved(faces: list[Face]) -> list[Solved]:
-    """Find each face's pose as a long lens sees it."""
+    """Find each face's pose with a long focal length."""
     points = np.stack([face.landmarks for face in faces if face.landmarks is not None]).astype(np.float64)
     rigid = points[:, RIGID_POINTS]
     camera = np.diag([LONG_LENS, LONG_LENS, 1.0])
@@ -69,22 +63,22 @@ def solved(faces: list[Face]) -> list[Solved]:
 
 
 def mean_shape(faces: list[Solved]) -> Array:
-    """Place all 98 points in space, ``(98, 3)`` mm: the linear fit over faces of known pose, made symmetric."""
+    """The 98 points in space, ``(98, 3)`` mm: the linear fit over faces of known pose, made symmetric."""
     points = np.stack([item.face.landmarks for item in faces if item.face.landmarks is not None]).astype(np.float64)
-    trust = np.stack([_trust(item.face) for item in faces]).astype(np.float64)
+    confidence = np.stack([_confidence(item.face) for item in faces]).astype(np.float64)
     maps = np.stack([item.scale * item.rotation[:2] for item in faces])
     origin = points[:, RIGID_POINTS].mean(axis=1) - maps @ FACE_SHAPE.mean(axis=0)
     local = points - origin[:, None]
     size = np.array([item.scale for item in faces])
-    weights = trust / size[:, None] ** 2
+    weights = confidence / size[:, None] ** 2
     normal = np.einsum("np,nij,nik->pjk", weights, maps, maps)
     shape = np.linalg.solve(normal, np.einsum("np,nij,npi->pj", weights, maps, local)[:, :, None])[:, :, 0]
     return np.asarray((shape + shape[list(WFLW_98.mirror)] * (-1, 1, 1)) / 2)
 
 
-def _trust(face: Face) -> NDArray[np.float32]:
-    trust = np.ones(98, np.float32) if face.point_weights is None else face.point_weights
-    return np.asarray(trust * face.weight, np.float32)
+def _confidence(face: Face) -> NDArray[np.float32]:
+    confidence = np.ones(98, np.float32) if face.point_weights is None else face.point_weights
+    return np.asarray(confidence * face.weight, np.float32)
 
 
 def turn_matrix(axis: Array, degrees: float) -> Array:
@@ -95,7 +89,7 @@ def turn_matrix(axis: Array, degrees: float) -> Array:
 def turned(
     picture: NDArray[np.uint8], points: Array, pose: Array, scale: float, shape: Array, angles: tuple[float, float]
 ) -> tuple[NDArray[np.uint8], Array, NDArray[np.bool_]] | None:
-    """Turn one face.
+    """Rotate one face.
 
     Args:
         picture: ``(S, S, 3)``, the face in its middle.
@@ -106,7 +100,7 @@ def turned(
         angles: Yaw and pitch to add, in degrees.
 
     Returns:
-        The new picture, the points in it, and which were moved to the outline; None where the mesh folds too much.
+        The new picture, its points, and which were moved to the outline; None where the mesh leaves the picture.
     """
     size = len(picture)
     rotated = shape @ pose.T * scale
@@ -171,7 +165,7 @@ def delaunay(points: Array, size: int) -> NDArray[np.int64]:
 
 
 def to_outline(points: Array, pose: Array, spin: Array) -> NDArray[np.bool_]:
-    """Move contour points that ended behind the face to its outline, in place; say which."""
+    """Move contour points that ended behind the face to its outline, in place; give which, ``(98,)``."""
     rest = points[33:]
     hull = cv2.convexHull(rest.astype(np.float32))
     sideways = (spin @ pose)[:2, 0]
@@ -191,14 +185,14 @@ _shape: Array | None = None
 
 
 def start(shape: Array) -> None:
-    """Keep the shape once a process."""
+    """Keep the shape in each process."""
     global _shape
     cv2.setNumThreads(1)
     _shape = shape
 
 
 def turn_one(task: tuple[Solved, Path, int]) -> list[str] | None:
-    """Turn one face and write its picture; its line of the CSV."""
+    """Rotate one face and write its picture; its line of the CSV."""
     item, target, seed = task
     landmarks = item.face.landmarks
     photo = cv2.imread(str(item.face.image))
@@ -222,12 +216,12 @@ def turn_one(task: tuple[Solved, Path, int]) -> list[str] | None:
         return None
     image, final, hidden = found
     cv2.imwrite(str(target), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    trust = _trust(item.face) * np.where(hidden, 0.5, 1.0)
-    return [target.name, *(f"{value:.2f}" for value in final.ravel()), *(f"{value:.3f}" for value in trust)]
+    confidence = _confidence(item.face) * np.where(hidden, 0.5, 1.0)
+    return label_row(f"images/{target.name}", final.astype(np.float32), confidence.astype(np.float32))
 
 
 def main() -> None:
-    """Turn faces of every source."""
+    """Rotate faces of every source."""
     labels, images, out = (Path(argument) for argument in sys.argv[1:4])
     seed = int(sys.argv[4]) if len(sys.argv) > 4 else 0
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -244,14 +238,9 @@ def main() -> None:
                 stem = f"{item.face.image.stem}-{number}-{copy}"
                 tasks.append((item, out / "images" / f"{stem}.jpg", seed * 1_000_003 + len(tasks)))
     shape = mean_shape(everyone)
-    header = ["image", *(f"{axis}{i}" for i in range(98) for axis in "xy"), *(f"c{i}" for i in range(98))]
-    partial = out / "turned.partial"
-    with partial.open("w", newline="") as file, ProcessPoolExecutor(2, initializer=start, initargs=(shape,)) as pool:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        rows = track(pool.map(turn_one, tasks, chunksize=32), description="turning", total=len(tasks))
-        writer.writerows([[f"images/{row[0]}", *row[1:]] for row in rows if row is not None])
-    partial.replace(out / "turned.csv")
+    with ProcessPoolExecutor(2, initializer=start, initargs=(shape,)) as pool:
+        rows = track(pool.map(turn_one, tasks, chunksize=32), description="rotating", total=len(tasks))
+        write_labels(out / "turned.csv", (row for row in rows if row is not None))
 
 
 if __name__ == "__main__":

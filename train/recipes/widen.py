@@ -1,11 +1,11 @@
-"""Makes pfld-edge-m's first weights from a trained pfld-edge-s: its stages, wider, with the same maps.
+"""Makes pfld-edge-m's initial weights from a trained pfld-edge-s: its stages, widened, with the same maps.
 
     python train/recipes/widen.py checkpoints/pfld-edge-s.pth runs/widened.pth [SEED]
 
 After Net2WiderNet (Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016, section 2.2). Each
-new channel copies an old one, and whatever reads the old one's output takes a share of it from every copy; the shares
-differ, so that the copies learn to differ. What follows the stages is another thing in the two networks, and starts
-fresh. (pfld-edge-s's last block has no counterpart.)
+new channel copies an old one, and the next layer reads each copy with a share of the old weight; the shares differ, so
+that the copies learn to differ. The layers after the stages differ between the two networks and start at random.
+(pfld-edge-s's last block has no counterpart.)
 """
 
 import sys

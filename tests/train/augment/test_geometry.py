@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pfld_edge_runtime import WFLW_98, crop_faces, crop_windows
+from pfld_edge_runtime import WFLW_98, crop_faces, crop_windows, tight_box
 from pfld_edge_train.augment.geometry import (
     plain_frames,
     random_frames,
-    shrink_factors,
+    supersampling,
     warp_landmarks,
     warp_picture,
     warp_pictures,
@@ -88,8 +88,7 @@ def test_pixels_are_those_of_scipys_bilinear_warp(warp: Warp, seed: int) -> None
 def test_the_plain_frame_is_the_runtimes_window(seed: int, margin: float, whole: bool) -> None:
     points = np.random.default_rng(seed).uniform(-30, 900, (1, 98, 2)).astype(np.float32)
     points = np.round(points) if whole else points
-    box = np.concatenate([np.floor(points[0].min(axis=0)), np.floor(points[0].max(axis=0)) + 1])
-    windows = crop_windows(box, margin)
+    windows = crop_windows(tight_box(points), margin)
     frames = plain_frames(points, KNOWN, margin)
     np.testing.assert_array_equal(frames.matrices[0], windows.sizes[0] * np.eye(2))
     np.testing.assert_array_equal(frames.centers[0] - frames.matrices[0].sum(axis=1) / 2, windows.corners[0])
@@ -103,8 +102,7 @@ def test_the_plain_frame_is_the_runtimes_window(seed: int, margin: float, whole:
 def test_plain_pixels_are_the_runtimes_crop(warp: Warp, seed: int, spread: float) -> None:
     photo = random_face(seed)[0]
     points = np.random.default_rng(seed).uniform(80 - spread, 80 + spread, (1, 98, 2)).astype(np.float32)
-    box = np.concatenate([np.floor(points[0].min(axis=0)), np.floor(points[0].max(axis=0)) + 1])
-    device = crop_faces(photo, crop_windows(box, 1.2), 112)[0].astype(int)
+    device = crop_faces(photo, crop_windows(tight_box(points), 1.2), 112)[0].astype(int)
     plain = warp(photo, plain_frames(points, KNOWN, 1.2).affines(112)[0], 112, 1)
     # The runtime repeats its window's edges, where training has the pixels beyond them.
     assert np.abs(plain[1:-1, 1:-1] - device[1:-1, 1:-1]).max() <= 2
@@ -117,8 +115,7 @@ def test_without_distortion_a_random_frame_is_the_runtimes_window(flip: float) -
         points = np.random.default_rng(seed).uniform(30, 630, (1, 98, 2)).astype(np.float32)
         # A photograph of 700 columns in the mirror.
         seen = points * (-1, 1) + (700, 0) if flip else points
-        box = np.concatenate([np.floor(seen[0].min(axis=0)), np.floor(seen[0].max(axis=0)) + 1])
-        windows = crop_windows(box, 1.2)
+        windows = crop_windows(tight_box(seen), 1.2)
         frames = random_frames(points, KNOWN, 1.2, still, np.random.default_rng(seed))
         moved = warp_landmarks(points, frames, np.arange(98))
         np.testing.assert_allclose(moved, windows.to_crop(seen.astype(np.float32)), atol=1e-5)
@@ -177,7 +174,7 @@ def test_shrinking_smoothly_averages_what_a_pixel_covers(warp: Warp) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (168, 168, 3), np.uint8)
     # 3 pixels become 1, and the samples fall on pixel centres.
     affine = np.array([[3.0, 0, 1], [0, 3, 1]])
-    assert shrink_factors(affine[None], np.array([True])).tolist() == [3]
-    assert shrink_factors(affine[None], np.array([False])).tolist() == [1]
+    assert supersampling(affine[None], np.array([True])).tolist() == [3]
+    assert supersampling(affine[None], np.array([False])).tolist() == [1]
     expected = cv2.resize(picture, (56, 56), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(warp(picture, affine, 56, 3) - expected).max() <= 1

@@ -1,6 +1,6 @@
-"""Occlusions: rectangles, ellipses, blobs and hands at any place, masks and scarves, glasses.
+"""Occlusions: rectangles, ellipses, blobs and hands anywhere, masks and scarves on the lower face, glasses.
 
-Shapes are small pictures of opacity, drawn once and laid over faces by affine maps.
+A shape is a small picture of opacity, drawn once and laid over faces by affine maps.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ Points = NDArray[np.float64]
 SHAPE_SIDE = 64
 """Side of a shape's picture in pixels. Its unit square, -1 to 1 along each axis, leaves a rim of one pixel free."""
 _FINE = 8
-"""Drawn so much larger and shrunk: soft edges."""
-
-
+"""Shapes are drawn so much larger, and shrunk for soft edges."""
+_RIM = 1 - 2 / SHAPE_SIDE
+"""Share of a shape's picture that its unit square takes."""
+_SMALLEST_EYES = 0.2
+"""Eye distance, as a share of the crop, below which it doesn't tell the roll: a profile."""
 _BLOBS, _HANDS = 6, 5
-
-
 THINGS = range(2 + _BLOBS + _HANDS)
-"""Shapes for any place: rectangle, ellipse, blobs, hands."""
+"""Shapes that lie anywhere: rectangle, ellipse, blobs, hands."""
 MASKS = range(THINGS.stop, THINGS.stop + 3)
 """Shapes for the lower face: two masks, a scarf."""
 GLASSES = range(MASKS.stop, MASKS.stop + 3)
@@ -37,7 +37,7 @@ GLASSES = range(MASKS.stop, MASKS.stop + 3)
 
 @lru_cache(maxsize=1)
 def shape_bank() -> NDArray[np.uint8]:
-    """All shapes, ``(K, SHAPE_SIDE, SHAPE_SIDE)``: 255 hides, 0 shows; the same in every process."""
+    """All shapes, ``(K, SHAPE_SIDE, SHAPE_SIDE)``: 255 is opaque; the same in every process."""
     random = np.random.default_rng(2019)
     outlines = [[_rounded(0.0, 20.0)], [_rounded(0.0, 2.0)]]
     outlines += [[_blob(random)] for _ in range(_BLOBS)]
@@ -59,29 +59,28 @@ def _drawn(outlines: list[Points]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, (SHAPE_SIDE, SHAPE_SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _turns(count: int = 96) -> Points:
-    return np.arange(count, dtype=np.float64) * (2 * np.pi / count)
+_CIRCLE = np.arange(96) * (2 * np.pi / 96)
 
 
 def _rounded(x: float, power: float, width: float = 1.0, height: float = 1.0) -> Points:
     """A superellipse around ``(x, 0)``: power 2 is an ellipse, 20 nearly a rectangle."""
-    cosine, sine = np.cos(_turns()), np.sin(_turns())
+    cosine, sine = np.cos(_CIRCLE), np.sin(_CIRCLE)
     radius = (np.abs(cosine) ** power + np.abs(sine) ** power) ** (-1 / power)
     return np.stack([x + width * radius * cosine, height * radius * sine], axis=1)
 
 
 def _blob(random: np.random.Generator) -> Points:
-    """A closed smooth line: a circle whose radius waves."""
+    """A closed smooth line: a circle with a varying radius."""
     radius = np.ones(96)
     for wave in range(1, 6):
-        radius += random.normal(0, 0.3 / wave) * np.cos(wave * _turns() + random.uniform(0, 2 * np.pi))
+        radius += random.normal(0, 0.3 / wave) * np.cos(wave * _CIRCLE + random.uniform(0, 2 * np.pi))
     radius = radius.clip(0.25, None)
-    points = np.stack([radius * np.cos(_turns()), radius * np.sin(_turns())], axis=1)
+    points = np.stack([radius * np.cos(_CIRCLE), radius * np.sin(_CIRCLE)], axis=1)
     return np.asarray(points / np.abs(points).max())
 
 
 def _hand(random: np.random.Generator) -> list[Points]:
-    """A palm that comes in from below, four fingers and a thumb."""
+    """A palm, four fingers that point up, and a thumb."""
     palm = _rounded(0.0, 4.0, 0.5, 0.5) + np.array([0.0, 0.45])
     spread, bend = random.uniform(0.04, 0.16), random.uniform(-0.1, 0.1)
     fingers = [palm]
@@ -95,16 +94,15 @@ def _hand(random: np.random.Generator) -> list[Points]:
 
 
 def _limb(root: Points, angle: float, length: float, width: float) -> Points:
-    """A capsule that grows upwards from a root, turned to the right by an angle."""
-    turns = _turns(48)
-    round_end = np.stack([width * np.cos(turns), width * np.sin(turns)], axis=1)
-    round_end[:, 1] -= np.where(np.sin(turns) < 0, length, 0)
+    """A capsule that points up from a root, rotated to the right by an angle."""
+    round_end = np.stack([width * np.cos(_CIRCLE), width * np.sin(_CIRCLE)], axis=1)
+    round_end[:, 1] -= np.where(np.sin(_CIRCLE) < 0, length, 0)
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.asarray(round_end @ np.array([[cosine, sine], [-sine, cosine]]) + root)
 
 
 def _mask(peak: float) -> Points:
-    """A face mask: high at the nose by `peak`, lower at the cheeks, round below."""
+    """A face mask: higher at the nose than at the cheeks by `peak`, round below."""
     x = np.linspace(-1, 1, 33)
     upper = -1 + peak * x**2
     lower = 1 - 0.9 * np.abs(x) ** 3
@@ -112,7 +110,7 @@ def _mask(peak: float) -> Points:
 
 
 def _scarf(random: np.random.Generator) -> Points:
-    """Cloth with a waving upper edge, down to the end of the square."""
+    """Cloth with a wavy upper edge, down to the end of the square."""
     x = np.linspace(-1, 1, 33)
     wave = sum(random.uniform(0.03, 0.1) * np.sin(k * 2 * x + random.uniform(0, 2 * np.pi)) for k in range(1, 4))
     upper = np.stack([x, np.maximum(-0.8 + wave, -1)], axis=1)
@@ -125,49 +123,41 @@ def _lenses(power: float) -> list[Points]:
     return [_rounded(-0.53, power, 0.47), _rounded(0.53, power, 0.47), bridge]
 
 
-Floats = NDArray[np.float64]
-
-_RIM = 1 - 2 / SHAPE_SIDE
-"""What share of a shape's picture its unit square takes."""
-_SMALLEST_EYES = 0.2
-"""Share of the crop under which the eyes' distance says too little about how the face is turned: a profile."""
-
-
 @dataclass(frozen=True, slots=True)
 class Occlusions:
     """At most one occlusion for each of N faces. Occluded landmarks keep their labels.
 
     Attributes:
         shown: ``(N,)`` bool; where false the rest means nothing.
-        shape: ``(N,)`` which picture of the shape bank.
+        shape: ``(N,)`` index in the shape bank.
         affines: ``(N, 2, 3)`` from pixel indices of the face to those of the shape's picture.
         opacity: ``(N,)`` 0 to 1.
         color: ``(N, 3)`` grey levels.
-        texture: ``(N,)`` share of a donor's skin in the occlusion, 0 to 1; the rest is the colour.
-        donor: ``(N,)`` row of another face in the cache.
+        texture: ``(N,)`` share of another face's skin in the occlusion, 0 to 1; the rest is the colour.
+        donor: ``(N,)`` row of that face in the cache.
         skin: ``(N, 2, 3)`` from pixel indices of the face to those of the donor's cached crop.
     """
 
     shown: NDArray[np.bool_]
     shape: NDArray[np.int64]
-    affines: Floats
+    affines: Points
     opacity: NDArray[np.float32]
     color: NDArray[np.float32]
     texture: NDArray[np.float32]
     donor: NDArray[np.int64]
-    skin: Floats
+    skin: Points
 
 
 @dataclass(frozen=True, slots=True)
 class _Axes:
-    """Where a face lies in its crop: the middle between its eyes, its own right and down, its extents along them."""
+    """Axes of N faces in their crops: the middle between the eyes, unit vectors to the right and down, extents."""
 
-    eyes: Floats
-    right: Floats
-    down: Floats
-    eye_distance: Floats
-    width: Floats
-    depth: Floats
+    eyes: Points
+    right: Points
+    down: Points
+    eye_distance: Points
+    width: Points
+    height: Points
 
 
 def draw_occlusions(
@@ -184,31 +174,29 @@ def draw_occlusions(
     Args:
         fractions: ``(N, P, 2)`` landmarks as fractions of the crop.
         eyes: The scheme's two normalizing points, which lie at or in the eyes.
-        rows: ``(N,)`` each face's row in the cache; donors are among them.
-        frames: Of the same faces, where donors' skin is.
+        rows: ``(N,)`` each face's row in the cache; skin comes from these faces.
+        frames: Of the same faces.
         size: Side of the crop in pixels.
         config: Strengths.
-        generator: Source of chance.
+        generator: Random numbers.
     """
     axes = _axes(fractions.astype(np.float64), eyes)
+    glass = _Material(GLASSES, skin=0.2, vivid=0.4, brightest=90.0, thinnest=0.4)
     placed = (
         (_placed_things(fractions, config, generator), _Material(THINGS)),
         (_placed_masks(axes, config, generator), _Material(MASKS, skin=0.3, vivid=0.4)),
-        (
-            _placed_glasses(axes, config, generator),
-            _Material(GLASSES, skin=0.2, vivid=0.4, brightest=90.0, thinnest=0.4),
-        ),
+        (_placed_glasses(axes, config, generator), glass),
     )
     return tuple(_occlusions(*place, material, rows, frames, size, generator) for place, material in placed)
 
 
-Placed = tuple[NDArray[np.bool_], Floats, Floats]
+Placed = tuple[NDArray[np.bool_], Points, Points]
 """Which faces, centre ``(N, 2)``, and half axes as columns ``(N, 2, 2)``, in fractions of the crop."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Material:
-    """What occlusions are made of: shapes, chance of a donor's skin, share of colour, brightest grey, least opacity."""
+    """Shapes of a layer, probability of skin, saturation, brightest grey level, least opacity."""
 
     shapes: Sequence[int]
     skin: float = 0.6
@@ -218,7 +206,7 @@ class _Material:
 
 
 def _placed_things(fractions: NDArray[np.float32], config: AugmentConfig, generator: np.random.Generator) -> Placed:
-    """At a landmark or anywhere, of any size up to two thirds of the crop, turned at will."""
+    """At a landmark or anywhere, up to two thirds of the crop large, with any rotation."""
     count, points = len(fractions), fractions.shape[1]
     shown = generator.random(count) < config.occlusion
     anywhere = generator.uniform(-0.05, 1.05, (count, 2))
@@ -232,11 +220,11 @@ def _placed_things(fractions: NDArray[np.float32], config: AugmentConfig, genera
 
 
 def _placed_masks(axes: _Axes, config: AugmentConfig, generator: np.random.Generator) -> Placed:
-    """From somewhere on the nose to below the chin."""
+    """From the nose to below the chin."""
     count = len(axes.eyes)
     shown = generator.random(count) < config.mask
-    top = generator.uniform(0.2, 0.5, count) * axes.depth
-    bottom = generator.uniform(1.02, 1.25, count) * axes.depth
+    top = generator.uniform(0.2, 0.5, count) * axes.height
+    bottom = generator.uniform(1.02, 1.25, count) * axes.height
     half_width = generator.uniform(0.5, 0.75, count) * axes.width
     center = axes.eyes + axes.down * ((top + bottom) / 2)[:, None]
     half = np.stack([axes.right * half_width[:, None], axes.down * ((bottom - top) / 2)[:, None]], axis=2)
@@ -254,8 +242,8 @@ def _placed_glasses(axes: _Axes, config: AugmentConfig, generator: np.random.Gen
     return shown, center, half
 
 
-def _axes(fractions: Floats, eyes: tuple[int, int]) -> _Axes:
-    """Read how each face lies; a profile, whose eyes nearly coincide, counts as upright."""
+def _axes(fractions: Points, eyes: tuple[int, int]) -> _Axes:
+    """Find the faces' axes; a profile, whose eyes nearly coincide, counts as upright."""
     fractions = np.nan_to_num(fractions, nan=0.5)
     first, second = fractions[:, eyes[0]], fractions[:, eyes[1]]
     across = second - first
@@ -263,38 +251,35 @@ def _axes(fractions: Floats, eyes: tuple[int, int]) -> _Axes:
     right = np.where((distance > _SMALLEST_EYES)[:, None], across / np.maximum(distance, 1e-6)[:, None], (1.0, 0.0))
     down = np.stack([-right[:, 1], right[:, 0]], axis=1)
     middle = (first + second) / 2
-    # Down is where most of the face is; on a face that hangs upside down it is up.
+    # Most of the face is below its eyes, also where it is upside down.
     below = ((fractions.mean(axis=1) - middle) * down).sum(axis=1)
     down *= np.where(below < 0, -1.0, 1.0)[:, None]
     local = fractions - middle[:, None]
     sideways = (local * right[:, None]).sum(axis=2)
-    depth = (local * down[:, None]).sum(axis=2).max(axis=1)
-    # Where the face's middle is not between its eyes, as in a profile, occlusions follow the face.
+    height = (local * down[:, None]).sum(axis=2).max(axis=1)
+    # In a profile the face's middle is not between its eyes.
     shift = (sideways.max(axis=1) + sideways.min(axis=1)) / 2
     width = np.ptp(sideways, axis=1)
-    return _Axes(middle + right * (shift / 2)[:, None], right, down, np.maximum(distance, 0.45 * width), width, depth)
+    return _Axes(middle + right * (shift / 2)[:, None], right, down, np.maximum(distance, 0.45 * width), width, height)
 
 
 def _occlusions(
     shown: NDArray[np.bool_],
-    center: Floats,
-    half: Floats,
+    center: Points,
+    half: Points,
     material: _Material,
     rows: NDArray[np.int64],
     frames: FaceFrames,
     size: int,
     generator: np.random.Generator,
 ) -> Occlusions:
-    """Choose shape and filling, and turn the place into an affine map."""
+    """Draw shape, colour and skin, and convert the place to an affine map."""
     count = len(shown)
     donor = generator.integers(count, size=count)
     kind = generator.random(count)
     texture = np.select([kind < material.skin * 2 / 3, kind < material.skin], [1.0, 0.5], 0.0)
     opacity = np.where(generator.random(count) < 0.8, 1.0, generator.uniform(material.thinnest, 1.0, count))
-    gray, hue = (
-        generator.uniform(0, material.brightest, (count, 1)),
-        generator.uniform(0, material.brightest, (count, 3)),
-    )
+    gray, hue = (generator.uniform(0, material.brightest, (count, channels)) for channels in (1, 3))
     return Occlusions(
         shown=shown,
         shape=generator.choice(np.array(material.shapes), size=count),
@@ -307,9 +292,9 @@ def _occlusions(
     )
 
 
-def _to_shape(center: Floats, half: Floats, size: int) -> Floats:
+def _to_shape(center: Points, half: Points, size: int) -> Points:
     """``(N, 2, 3)`` from the face's pixel indices to those of the shape's picture."""
-    # A place that no face has (degenerate landmarks) must not raise: it becomes a speck.
+    # Degenerate landmarks must not raise: the occlusion gets a tiny size.
     sound = np.abs(np.linalg.det(half)) > 1e-6
     half = np.where(sound[:, None, None], half, np.eye(2) * 0.01)
     linear = np.linalg.inv(half) * (_RIM * SHAPE_SIDE / 2)
@@ -318,8 +303,8 @@ def _to_shape(center: Floats, half: Floats, size: int) -> Floats:
     return np.concatenate([linear / size, origin[:, :, None]], axis=2)
 
 
-def _skin(frames: FaceFrames, donor: NDArray[np.int64], size: int, generator: np.random.Generator) -> Floats:
-    """``(N, 2, 3)`` from the face's pixel indices to a piece of the donor's crop, turned at will."""
+def _skin(frames: FaceFrames, donor: NDArray[np.int64], size: int, generator: np.random.Generator) -> Points:
+    """``(N, 2, 3)`` from the face's pixel indices to a part of the donor's crop, with any rotation."""
     count = len(donor)
     angle = generator.uniform(0, 2 * np.pi, count)
     side = np.sqrt(np.abs(np.linalg.det(frames.matrices[donor])))

@@ -1,19 +1,17 @@
-"""Carries out a plan with OpenCV, face by face, in bytes: the fastest way on a CPU.
+"""Renders a plan with OpenCV, face by face, in bytes: the fastest way on a CPU.
 
-A face of bytes stays in a core's own cache from cut to JPEG, and a change costs only the faces that get it. What each
-step computes is what `on_device` computes for a whole batch; tests compare the two.
+A face of bytes stays in the processor's cache from crop to JPEG, and a change costs time only for the faces that get
+it. `on_device` computes the same for a whole batch; tests compare the two.
 """
-
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_train.augment.geometry import shrink_factors, warp_picture
-from pfld_edge_train.augment.occlusions import SHAPE_SIDE, Occlusions, shape_bank
+from pfld_edge_train.augment.geometry import supersampling, warp_picture
+from pfld_edge_train.augment.occlusions import Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank
-from pfld_edge_train.augment.plan import AugmentPlan, take_rows
+from pfld_edge_train.augment.plan import AugmentPlan
 from pfld_edge_train.face_sources import Crops
 
 __all__ = ["render_on_cpu"]
@@ -22,7 +20,7 @@ Face = NDArray[np.uint8]
 
 
 def render_on_cpu(crops: Crops, plan: AugmentPlan, size: int, color_order: str) -> NDArray[np.uint8]:
-    """Cut and change the faces of a plan.
+    """Crop and augment the faces of a plan.
 
     Args:
         crops: ``(M, H, W, 3)``, the whole cache; only the plan's rows are read.
@@ -31,7 +29,7 @@ def render_on_cpu(crops: Crops, plan: AugmentPlan, size: int, color_order: str) 
         color_order: ``bgr`` or ``rgb``.
 
     Returns:
-        ``(N, size, size, 3)`` grey levels.
+        ``(N, size, size, 3)`` uint8.
     """
     faces = np.empty((len(plan.rows), size, size, 3), np.uint8)
     affines = plan.frames.affines(size)
@@ -40,14 +38,13 @@ def render_on_cpu(crops: Crops, plan: AugmentPlan, size: int, color_order: str) 
         for face, row, affine in zip(faces, plan.rows, affines, strict=True):
             warp_picture(crops[row], affine, (size, size), out=face)
         return faces
-    factors = shrink_factors(affines, change.smooth).tolist()
-    layers = [_patches(occlusions, size) for occlusions in change.occlusions]
+    factors = supersampling(affines, change.smooth).tolist()
     camera = _Camera(change.photometry, size, color_order)
     for index, face in enumerate(faces):
         warp_picture(crops[plan.rows[index]], affines[index], (size, size), factors[index], out=face)
-        for layer in layers:
-            if index in layer:
-                _lay_patch(face, layer[index], crops)
+        for occlusions in change.occlusions:
+            if occlusions.shown[index]:
+                _occlude(face, occlusions, index, crops)
         camera.take(face, index)
     return faces
 
@@ -119,94 +116,14 @@ def _gamma_table(exponent: float) -> NDArray[np.uint8]:
     return np.asarray(np.rint(255 * levels**exponent), np.uint8)
 
 
-Floats = NDArray[np.float64]
-
-_CORNERS = np.array([[0, SHAPE_SIDE, 0, SHAPE_SIDE], [0, 0, SHAPE_SIDE, SHAPE_SIDE]]) - 0.5
-"""Outer corners of a shape's picture in its pixel indices, ``(2, 4)``."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Patch:
-    """One occlusion of one face, and the rectangle that it touches.
-
-    Attributes:
-        left: First column.
-        top: First row.
-        width: Columns.
-        height: Rows.
-        shape: Row of the shape bank.
-        to_shape: ``(2, 3)`` from the rectangle's pixel indices to the shape's.
-        opacity: Of the shape's 255.
-        filling: ``(3, 4)`` from the donor's colours to the occlusion's.
-        donor: Row of the cache; None where the occlusion is one colour.
-        to_donor: ``(2, 3)`` from the rectangle's pixel indices to the donor's.
-    """
-
-    left: int
-    top: int
-    width: int
-    height: int
-    shape: int
-    to_shape: Floats
-    opacity: float
-    filling: Floats
-    donor: int | None
-    to_donor: Floats
-
-
-def _patches(occlusions: Occlusions, size: int) -> dict[int, _Patch]:
-    """The occlusions that are shown and touch their face, by the face's number; arithmetic for all of them at once.
-
-    Args:
-        occlusions: Of N faces.
-        size: Side of the faces in pixels.
-    """
-    faces = np.flatnonzero(occlusions.shown)
-    chosen = take_rows(occlusions, faces)
-    places = np.linalg.inv(chosen.affines[:, :, :2]) @ (_CORNERS - chosen.affines[:, :, 2:])
-    low = np.floor(places.min(axis=2)).clip(0, size).astype(np.int64)
-    high = (np.ceil(places.max(axis=2)) + 1).clip(0, size).astype(np.int64)
-    to_shape, to_donor = _from_corners(chosen.affines, low), _from_corners(chosen.skin, low)
-    plain = (chosen.color * (1 - chosen.texture)[:, None])[:, :, None]
-    filling = np.concatenate([np.eye(3) * chosen.texture[:, None, None], plain], axis=2)
-    return {
-        face: _Patch(
-            *(left, top, width, height),
-            int(chosen.shape[i]),
-            to_shape[i],
-            float(chosen.opacity[i]),
-            filling[i],
-            int(chosen.donor[i]) if chosen.texture[i] > 0 else None,
-            to_donor[i],
-        )
-        for i, (face, (left, top), (width, height)) in enumerate(
-            zip(faces.tolist(), low.tolist(), (high - low).tolist(), strict=True)
-        )
-        if width > 0 and height > 0
-    }
-
-
-def _lay_patch(face: NDArray[np.uint8], patch: _Patch, crops: Crops) -> None:
-    """Lay one occlusion over one face, in place.
-
-    Args:
-        face: ``(S, S, 3)``.
-        patch: The occlusion.
-        crops: ``(M, H, W, 3)``, the cache that donors come from.
-    """
-    within = (patch.width, patch.height)
-    opacity = warp_picture(shape_bank()[patch.shape], patch.to_shape, within) * np.float32(patch.opacity / 255)
-    if patch.donor is None:
-        occlusion = np.empty((patch.height, patch.width, 3), np.uint8)
-        occlusion[:] = np.rint(patch.filling[:, 3])
-    else:
-        occlusion = warp_picture(crops[patch.donor], patch.to_donor, within)
-        cv2.transform(occlusion, patch.filling, dst=occlusion)
-    part = face[patch.top : patch.top + patch.height, patch.left : patch.left + patch.width]
-    part[:] = cv2.blendLinear(occlusion, part, opacity, 1 - opacity)
-
-
-def _from_corners(affines: Floats, corners: NDArray[np.int64]) -> Floats:
-    """The same maps, for parts of the results that begin at a corner, ``(N, 2)``."""
-    origin = affines[:, :, :2] @ corners[:, :, None] + affines[:, :, 2:]
-    return np.concatenate([affines[:, :, :2], origin], axis=2)
+def _occlude(face: Face, occlusions: Occlusions, index: int, crops: Crops) -> None:
+    """Draw one layer of occlusions onto a face ``(S, S, 3)``, in place."""
+    size, texture = (len(face), len(face)), float(occlusions.texture[index])
+    opacity = warp_picture(shape_bank()[occlusions.shape[index]], occlusions.affines[index], size)
+    opacity = opacity * np.float32(occlusions.opacity[index] / 255)
+    occlusion = np.empty_like(face)
+    occlusion[:] = np.rint(occlusions.color[index])
+    if texture > 0:
+        skin = warp_picture(crops[occlusions.donor[index]], occlusions.skin[index], size)
+        cv2.addWeighted(skin, texture, occlusion, 1 - texture, 0, dst=occlusion)
+    face[:] = cv2.blendLinear(occlusion, face, opacity, 1 - opacity)

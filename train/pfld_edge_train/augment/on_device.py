@@ -1,9 +1,9 @@
-"""Carries out a plan with torch, the whole batch at once, on any device: without a loop over faces.
+"""Renders a plan with torch, the whole batch at once, on any device: without a loop over faces.
 
-What each step computes is what `on_cpu` computes face by face; tests compare the two. Which faces a step takes is
-decided on the host, so that nothing waits for the device. JPEG's artefacts are computed without writing a file:
-baseline JPEG (ITU-T T.81), BT.601 full-range colours as in JFIF, chroma halved, 8 x 8 DCT, the tables of Annex K scaled
-by quality as the Independent JPEG Group's library does it. Entropy coding loses nothing and is left out.
+It computes what `on_cpu` computes face by face; tests compare the two. Which faces get a change is decided on the host,
+so that nothing waits for the device. JPEG's artefacts are computed without a file: baseline JPEG (ITU-T T.81), BT.601
+full-range colours as in JFIF, chroma halved, 8 x 8 DCT, the tables of Annex K scaled by quality as the Independent JPEG
+Group's library does it. Entropy coding is lossless and left out.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pfld_edge_train.augment.geometry import shrink_factors, warp_pictures
+from pfld_edge_train.augment.geometry import supersampling, warp_pictures
 from pfld_edge_train.augment.occlusions import Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank, resolution_matrices
 from pfld_edge_train.augment.plan import AugmentPlan
@@ -25,7 +25,7 @@ __all__ = ["jpeg_artefacts", "quantization_tables", "render_on_device"]
 
 
 def render_on_device(crops: Crops, plan: AugmentPlan, size: int, color_order: str, device: torch.device) -> Tensor:
-    """Cut and change the faces of a plan.
+    """Crop and augment the faces of a plan.
 
     Args:
         crops: ``(M, H, W, 3)``, the whole cache; only the plan's rows are read and sent to the device.
@@ -42,7 +42,7 @@ def render_on_device(crops: Crops, plan: AugmentPlan, size: int, color_order: st
     change = plan.change
     if change is None:
         return _levels(warp_pictures(sources, affines, size))
-    factors = shrink_factors(affines, change.smooth)
+    factors = supersampling(affines, change.smooth)
     faces = _levels(warp_pictures(sources, affines, size))
     for factor in sorted(set(factors[factors > 1].tolist())):
         chosen, index = _chosen(factors == factor, device)
@@ -58,7 +58,7 @@ def render_on_device(crops: Crops, plan: AugmentPlan, size: int, color_order: st
 
 
 def _pictures(crops: Crops, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Send bytes, and make them ``(N, 3, H, W)`` floats there: a quarter of the traffic."""
+    """Send crops as bytes, a quarter of the traffic, and convert them to ``(N, 3, H, W)`` floats there."""
     picked = torch.from_numpy(np.ascontiguousarray(crops[rows]))
     if device.type == "cuda":
         # A thread of its own begins on the first GPU, and pinning belongs to the current one.
@@ -84,7 +84,7 @@ def _sent(values: NDArray[np.generic], like: Tensor) -> Tensor:
 
 
 def _occlude(faces: Tensor, crops: Crops, occlusions: Occlusions) -> None:
-    """Lay one layer of shapes over those faces that have one."""
+    """Draw one layer of occlusions onto the faces that have one."""
     chosen, index = _chosen(occlusions.shown, faces.device)
     if not len(chosen):
         return
@@ -105,7 +105,7 @@ def _occlude(faces: Tensor, crops: Crops, occlusions: Occlusions) -> None:
 
 
 def _tone(faces: Tensor, photometry: Photometry) -> None:
-    """Gamma, gain and offset of every channel, light from one side."""
+    """Gamma, gain and offset of every channel, side light."""
     chosen, index = _chosen(photometry.gamma != 1, faces.device)
     if len(chosen):
         exponent = _per_face(photometry.gamma[chosen], faces)
@@ -138,7 +138,7 @@ def _blur(faces: Tensor, photometry: Photometry) -> None:
 
 
 def _narrow(faces: Tensor, photometry: Photometry) -> None:
-    """Shrink and grow: a matrix on either side of each face."""
+    """Low resolution: a matrix on either side of each face."""
     chosen, index = _chosen(photometry.narrow > 0, faces.device)
     if len(chosen):
         sides = torch.from_numpy(photometry.narrow[chosen]).to(faces.device)
@@ -147,7 +147,7 @@ def _narrow(faces: Tensor, photometry: Photometry) -> None:
 
 
 def _add_noise(faces: Tensor, photometry: Photometry) -> None:
-    """Add the bank's noise, which lies there as rows of pixels with their channels."""
+    """Add the noise bank, which is laid out as rows of pixels with their channels."""
     chosen, index = _chosen(photometry.noise > 0, faces.device)
     if not len(chosen):
         return
@@ -205,27 +205,14 @@ _LUMINANCE = (
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
 """T.81, table K.1."""
-_CHROMINANCE = (
-    (17, 18, 24, 47, 99, 99, 99, 99),
-    (18, 21, 26, 66, 99, 99, 99, 99),
-    (24, 26, 56, 99, 99, 99, 99, 99),
-    (47, 66, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-)
-"""T.81, table K.2."""
+_CHROMINANCE = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99))
+"""T.81, table K.2; all other values are 99."""
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 """JFIF 1.02: rows are Y, Cb, Cr, columns red, green, blue."""
 
 
 def quantization_tables(quality: Tensor) -> Tensor:
-    """The two quantization tables at each quality, ``(N, 2, 8, 8)``: luminance, chrominance.
-
-    Args:
-        quality: ``(N,)`` whole numbers 1 to 100, on the Independent JPEG Group's scale.
-    """
+    """The luminance and chrominance tables at each quality ``(N,)`` from 1 to 100, ``(N, 2, 8, 8)``."""
     tables = _annex_k(quality.device)
     quality = quality.float()
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
@@ -233,7 +220,7 @@ def quantization_tables(quality: Tensor) -> Tensor:
 
 
 def jpeg_artefacts(faces: Tensor, quality: Tensor, color_order: str) -> Tensor:
-    """What is left of faces that were saved as JPEG and read again.
+    """Compress faces as JPEG and decompress them, as libjpeg does to within rounding.
 
     Args:
         faces: ``(N, 3, S, S)`` float32, grey levels 0 to 255.
@@ -241,7 +228,7 @@ def jpeg_artefacts(faces: Tensor, quality: Tensor, color_order: str) -> Tensor:
         color_order: ``bgr`` or ``rgb``.
 
     Returns:
-        ``(N, 3, S, S)`` whole grey levels 0 to 255. As libjpeg's to within rounding: see the tests.
+        ``(N, 3, S, S)`` whole grey levels 0 to 255.
     """
     size = faces.shape[-1]
     to_ycc, to_colors, shift = _colors(color_order, faces.device)
@@ -281,12 +268,14 @@ def _dct(device: torch.device) -> Tensor:
 @lru_cache(maxsize=4)
 def _annex_k(device: torch.device) -> Tensor:
     """Both tables, ``(2, 8, 8)``."""
-    return torch.tensor((_LUMINANCE, _CHROMINANCE), dtype=torch.float32).to(device)
+    tables = torch.full((2, 8, 8), 99.0)
+    tables[0], tables[1, :4, :4] = torch.tensor(_LUMINANCE), torch.tensor(_CHROMINANCE)
+    return tables.to(device)
 
 
 @lru_cache(maxsize=4)
 def _colors(color_order: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """To YCbCr, back, and the level by which Y is shifted, ``(3, 1, 1)``."""
+    """To YCbCr, back, and the level shift of Y, ``(3, 1, 1)``."""
     matrix = torch.tensor(_TO_YCC, dtype=torch.float64)
     if color_order == "bgr":
         matrix = matrix.flip(1)

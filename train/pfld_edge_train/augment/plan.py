@@ -1,4 +1,4 @@
-"""All random decisions about a batch, as numbers: the same for every device and every number of processes."""
+"""The plan of a batch: all random choices as numbers, equal on every device and for every number of processes."""
 
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, cast
@@ -20,11 +20,11 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is done to N faces after they were cut.
+    """Changes of N faces after they are cropped.
 
     Attributes:
-        smooth: ``(N,)`` bool: smoothed before it is shrunk.
-        occlusions: Layers of occlusions, the first lies lowest.
+        smooth: ``(N,)`` bool: antialiased.
+        occlusions: Layers of occlusions, the lowest first.
         photometry: Light and camera.
     """
 
@@ -39,9 +39,9 @@ class AugmentPlan:
 
     Attributes:
         rows: ``(N,)`` rows of the cache.
-        frames: Where they are cut, in the cached crops.
-        landmarks: ``(N, P, 2)`` fractions of what is cut.
-        change: What is done to them after that; None for the runtime's plain crop.
+        frames: What is cropped, in pixels of the cached crops.
+        landmarks: ``(N, P, 2)`` fractions of the frames.
+        change: What follows; None for the runtime's plain crop.
     """
 
     rows: NDArray[np.int64]
@@ -57,15 +57,7 @@ def draw_plan(
     config: AugmentConfig | None,
     generator: np.random.Generator,
 ) -> AugmentPlan:
-    """Decide everything about N faces.
-
-    Args:
-        cache: The faces.
-        rows: ``(N,)``, which of them.
-        contract: Gives size, crop rule and landmark scheme.
-        config: Strengths; None for the plain crop.
-        generator: Source of chance.
-    """
+    """Plan the faces of some rows ``(N,)`` of the cache; without a configuration as plain crops."""
     landmarks, known = cache.landmarks[rows], cache.weights[rows] > 0
     margin, size = contract.crop.margin, contract.input_size
     mirror = np.array(contract.landmarks.mirror)
@@ -86,12 +78,7 @@ def draw_plan(
 
 
 def take_rows(record: Record, rows: slice | NDArray[np.integer] | NDArray[np.bool_]) -> Record:
-    """Choose faces from a dataclass of arrays, or of such dataclasses, tuples of them, or None.
-
-    Args:
-        record: Every array in it has the faces on its first axis.
-        rows: What numpy indexes by.
-    """
+    """Choose faces from a dataclass of arrays with the faces on the first axis, nested dataclasses, tuples or None."""
     return cast(Record, _take(record, rows))
 
 

@@ -45,7 +45,7 @@ def conv_block(
 
 
 class DepthwiseSeparableConv(nn.Module):
-    """A 3x3 convolution a channel, then a 1x1 convolution across channels: ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``.
+    """A depthwise 3x3 and a 1x1 convolution: ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``.
 
     After Howard et al., "MobileNets", arXiv 1704.04861, section 3.1. Costs ``1 / out + 1 / 9`` of a full 3x3
     convolution (equation 5).
@@ -72,15 +72,7 @@ class InvertedResidual(nn.Module):
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, expansion: int, *, residual: bool, fused: bool = False
     ) -> None:
-        """Build the block.
-
-        Args:
-            in_channels: Channels of the input.
-            out_channels: Channels of the output.
-            stride: 1 or 2, of the depthwise convolution.
-            expansion: Hidden channels over input channels.
-            residual: Add the input; needs stride 1 and equal channels.
-            fused: Build the inference form.
+        """Build the block; `expansion` is hidden channels over input channels, `fused` the inference form.
 
         Raises:
             ValueError: A residual is asked for where the shapes differ.

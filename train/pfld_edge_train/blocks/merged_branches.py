@@ -1,6 +1,6 @@
 """MobileOne's branches merged in every training step: one convolution, and the exact gradients of all branches.
 
-In training a BatchNorm normalizes by the batch. Mean and variance of a linear branch's output W p follow from the mean
+In training BatchNorm normalizes by the batch. Mean and variance of a linear branch's output W p follow from the mean
 and the covariance of the input's patches p, which all branches share: W E[p], and the diagonal of W Cov[p] W^T. So the
 merged kernel of a step is known before any convolution has run. Gradients flow through the merged kernel into weights
 and factors, and through the moments into the input. Derived in docs/reparameterized-training.md.
@@ -9,7 +9,7 @@ Shapes: G groups, B branches, O outputs of a group, d = (inputs of a group) x k 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,16 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pfld_edge_train.blocks.lag_moments import LagMoments
 from pfld_edge_train.blocks.patch_moments import (
-    DepthwiseMoments,
-    MomentsMethod,
     PatchGeometry,
-    PatchGradient,
-    PointwiseMoments,
-    UnfoldedMoments,
     convolution_gradients,
     images_at_once,
+    patch_gradient,
+    patch_moments,
 )
 from pfld_edge_train.blocks.synchronized import moments_over_processes, move_statistics, summed_over_processes
 
@@ -37,42 +33,23 @@ _LEAST_CERTAIN = 1e-3
 """Least variance of a branch, as a share of the mean square that its kernel sees, that float32 moments resolve."""
 _ROUNDS = 3
 """A convolution runs once forward and twice backward: for its weights and for its input."""
-_SMALL_PATCH = 64
-"""Patches up to this size cost nothing in float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergedBlock:
-    """What a block is, but for its parameters.
+    """A block without its parameters.
 
     Attributes:
         geometry: Of its convolution.
-        norms: One a branch; their running statistics are moved. Those without a kernel come last.
+        norms: One for each branch; their running statistics are updated. A skip branch's comes last.
         linear: No ReLU follows.
-        group: Processes whose batches are one batch; None for this one's alone.
+        group: Processes whose batches are one batch; None for this process alone.
     """
 
     geometry: PatchGeometry
     norms: Sequence[nn.BatchNorm2d]
     linear: bool
     group: dist.ProcessGroup | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _BranchGradients:
-    """What the gradients of the merged kernel and bias give.
-
-    Attributes:
-        kernels: ``(G, B, O, d)``.
-        gamma: ``(G, B, O)``.
-        mean: ``(G, d)``.
-        covariance: ``(G, d, d)``, symmetric.
-    """
-
-    kernels: Tensor
-    gamma: Tensor
-    mean: Tensor
-    covariance: Tensor
 
 
 class _BranchAlgebra:
@@ -88,16 +65,7 @@ class _BranchAlgebra:
     def __init__(
         self, kernels: Tensor, gamma: Tensor, beta: Tensor, epsilon: Tensor, mean: Tensor, covariance: Tensor
     ) -> None:
-        """Merge.
-
-        Args:
-            kernels: ``(G, B, O, d)``.
-            gamma: BatchNorms' factors, ``(G, B, O)``.
-            beta: BatchNorms' offsets, ``(G, B, O)``.
-            epsilon: BatchNorms' least variances, ``(B, 1)``.
-            mean: Of the patches, ``(G, d)``.
-            covariance: Of the patches, ``(G, d, d)``.
-        """
+        """Merge ``(G, B, O, d)`` kernels, ``(G, B, O)`` factors and offsets, by the patches' mean and covariance."""
         self.kernels, self.gamma, self.patch_mean = kernels, gamma, mean
         flat = kernels.flatten(1, 2)
         self.product = (flat @ covariance).view(kernels.shape)
@@ -114,12 +82,12 @@ class _BranchAlgebra:
         seen = (self.kernels.square().flatten(1, 2) @ square[:, :, None]).view(self.variances.shape)
         return not bool((self.variances < _LEAST_CERTAIN * seen).any())
 
-    def backward(self, weight: Tensor, bias: Tensor) -> _BranchGradients:
-        """Go back.
+    def backward(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Map the gradients of the merged kernel ``(G, O, d)`` and bias ``(G, O)`` back.
 
-        Args:
-            weight: Gradient of the merged kernel, ``(G, O, d)``.
-            bias: Gradient of the merged bias, ``(G, O)``; of each beta as well.
+        Returns:
+            Those of the kernels ``(G, B, O, d)``, of gamma ``(G, B, O)``, of the patches' mean ``(G, d)`` and of their
+            covariance ``(G, d, d)``, symmetric. Each beta's is that of the bias.
         """
         bias = bias[:, None]
         factor = (weight[:, None] * self.kernels).sum(dim=3) - bias * self.means
@@ -132,21 +100,15 @@ class _BranchAlgebra:
         kernels.addcmul_(mean[..., None], self.patch_mean[:, None, None])
         flat = self.kernels.flatten(1, 2)
         weighted = variance.flatten(1)[..., None] * flat
-        return _BranchGradients(kernels, gamma, (mean.flatten(1)[:, None] @ flat)[:, 0], torch.bmm(weighted.mT, flat))
+        return kernels, gamma, (mean.flatten(1)[:, None] @ flat)[:, 0], torch.bmm(weighted.mT, flat)
 
 
 def merge_pays(in_channels: int, out_channels: int, geometry: PatchGeometry, branches: int) -> bool:
-    """Say whether one convolution and the moments cost less than all branches.
+    """Whether one convolution and the moments cost less than all branches.
 
-    In multiply-accumulates an output place: a branch costs the output's channels times the patch's size, thrice; the
-    moments cost the patch's size squared, once forward and once backward. What is saved in memory traffic, two tensors
-    a branch and more in BatchNorm, only speaks for merging.
-
-    Args:
-        in_channels: Of the block.
-        out_channels: Of the block.
-        geometry: Of its convolutions.
-        branches: Its BatchNorms.
+    Counted in multiplications for each output place: a branch costs the output's channels times the patch's size,
+    three times; the moments cost the patch's size squared, once forward and once backward. Memory traffic, two tensors
+    for each branch and more in BatchNorm, only speaks for merging.
     """
     patch = in_channels // geometry.groups * geometry.kernel_size**2
     if geometry.groups == in_channels:
@@ -161,19 +123,19 @@ def merged_forward(x: Tensor, block: MergedBlock, kernels: Sequence[Tensor]) -> 
     Args:
         x: ``(N, C, H, W)``.
         block: The block.
-        kernels: One for each BatchNorm, ``(out, in / groups, k, k)`` or 1x1; a BatchNorm more is a skip branch's.
+        kernels: One for each BatchNorm, ``(out, in / groups, k, k)`` or 1x1; a skip branch has none.
 
     Returns:
         ``(N, out, H/s, W/s)``, the sum of the normalized branches, after ReLU.
 
     Raises:
-        ValueError: There is but one value for each channel, which has no variance.
+        ValueError: There is only one value for each channel, which has no variance.
     """
     geometry = block.geometry
     if geometry.kernel_size == 1 and geometry.stride > 1:
         # A 1x1 kernel skips places. (Not by oneDNN's own steps: see `MobileOneBlock`.)
         x = x[:, :, :: geometry.stride, :: geometry.stride]
-        block = MergedBlock(PatchGeometry(1, 1, geometry.groups), block.norms, block.linear, block.group)
+        block = replace(block, geometry=PatchGeometry(1, 1, geometry.groups))
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     gammas, betas = [norm.weight for norm in block.norms], [norm.bias for norm in block.norms]
@@ -210,18 +172,22 @@ class _MergedConvolution(torch.autograd.Function):
             x, weight, block, out_gradient, outputs, ctx.needs_input_grad[0]
         )
         beta = bias_sum.to(algebra.bias.dtype)
-        found = algebra.backward(weight_sum.reshape(algebra.weight.shape).to(beta.dtype), beta.view(algebra.bias.shape))
+        stacked, gamma, mean, covariance = algebra.backward(
+            weight_sum.reshape(algebra.weight.shape).to(beta.dtype), beta.view(algebra.bias.shape)
+        )
         x_gradient = None
         if ctx.needs_input_grad[0]:
-            mean, covariance = found.mean, found.covariance
             if block.group is not None:
                 mean, covariance = summed_over_processes((mean, covariance), block.group)
             # d Cov / d p = (G + G^T) (p - E[p]) / n, and G is symmetric; d E[p] / d p = 1 / n.
             linear = covariance * (2 / ctx.count)
             constant = mean / ctx.count - (linear @ algebra.patch_mean[:, :, None])[:, :, 0]
-            x_gradient = _with_moments(parts, x, block.geometry, constant, linear)
-        kernels = _split_kernels(found.kernels.to(ctx.dtype), ctx.shapes)
-        gammas = found.gamma.transpose(0, 1).flatten(1).to(ctx.dtype).unbind()
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            constant, linear, x_gradient = constant.to(dtype), linear.to(dtype), torch.empty_like(x)
+            for part, ours in zip(_chunks(x, block.geometry), parts, strict=True):
+                torch.add(ours, patch_gradient(x[part], block.geometry, constant, linear), out=x_gradient[part])
+        kernels = _split_kernels(stacked.to(ctx.dtype), ctx.shapes)
+        gammas = gamma.transpose(0, 1).flatten(1).to(ctx.dtype).unbind()
         betas = [beta.to(ctx.dtype)] * len(gammas)
         return (x_gradient, None, None, *kernels, *gammas, *betas)
 
@@ -229,14 +195,14 @@ class _MergedConvolution(torch.autograd.Function):
 def _merge(
     x: Tensor, block: MergedBlock, kernels: Sequence[Tensor], gammas: Sequence[Tensor], betas: Sequence[Tensor]
 ) -> tuple[_BranchAlgebra, int]:
-    """Find the merged kernel; moments that float32 can't tell are summed again in float64."""
+    """Find the merged kernel; moments that float32 can't resolve are summed again in float64."""
     stacked = _stack_kernels(kernels, len(gammas), block.geometry)
     gamma, beta = (
         torch.unflatten(torch.stack(list(values)), 1, (len(stacked), -1)).transpose(0, 1) for values in (gammas, betas)
     )
     epsilon = gamma.new_tensor([[norm.eps] for norm in block.norms])
     while True:
-        (mean, covariance), count = _patch_moments(x, block.geometry), block.geometry.places(x)
+        (mean, covariance), count = patch_moments(x, block.geometry), block.geometry.places(x)
         if block.group is not None:
             mean, covariance, count = moments_over_processes(mean, covariance, count, block.group)
         if count == 1:
@@ -250,19 +216,13 @@ def _merge(
 
 def _convolution_gradients(
     x: Tensor, weight: Tensor, block: MergedBlock, out_gradient: Tensor, outputs: Sequence[Tensor], wanted: bool
-) -> tuple[list[tuple[slice, Tensor]], Tensor, Tensor]:
-    """Give the merged convolution's gradients, some images at a time: what the ReLU lets through stays in the cache.
-
-    Returns:
-        Those of x, images by images, if `wanted`; the kernel's; the bias's.
-    """
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Gradients of the merged convolution's input, chunk by chunk, if `wanted`, of its kernel and of its bias."""
     dtype = torch.float64 if out_gradient.dtype == torch.float64 else torch.float32
     weights = torch.zeros(weight.shape, dtype=dtype, device=x.device)
     biases = torch.zeros(len(weight), dtype=dtype, device=x.device)
-    parts: list[tuple[slice, Tensor]] = []
-    size = images_at_once(x)
-    for start in range(0, len(x), size):
-        part = slice(start, start + size)
+    parts: list[Tensor] = []
+    for part in _chunks(x, block.geometry):
         gradient = out_gradient[part]
         if outputs:
             gradient = torch.ops.aten.threshold_backward(gradient, outputs[0][part], 0)
@@ -270,62 +230,18 @@ def _convolution_gradients(
         weights += kernel
         biases += bias
         if ours is not None:
-            parts.append((part, ours))
+            parts.append(ours)
     return parts, weights, biases
 
 
-def _with_moments(
-    parts: Sequence[tuple[slice, Tensor]], x: Tensor, geometry: PatchGeometry, constant: Tensor, linear: Tensor
-) -> Tensor:
-    """Add the moments' gradient of x to the convolution's."""
-    found = torch.empty_like(x)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    patches: PatchGradient = _moments_method(x, geometry).gradient(constant.to(dtype), linear.to(dtype))
-    for part, ours in parts:
-        torch.add(ours, patches.of(x[part]), out=found[part])
-    if patches.finish is not None:
-        patches.finish(found, x)
-    return found
-
-
-def _moments_method(x: Tensor, geometry: PatchGeometry) -> MomentsMethod:
-    """Choose the cheapest way."""
-    if geometry.groups == 1 and geometry.kernel_size == 1:
-        return PointwiseMoments()
-    if geometry.groups == x.shape[1] and geometry.kernel_size == 3:
-        return LagMoments() if geometry.stride == 1 and min(x.shape[2:]) > 1 else DepthwiseMoments(geometry)
-    return UnfoldedMoments(geometry)
-
-
-def _patch_moments(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
-    """Compute the moments of a convolution's input patches.
-
-    Args:
-        x: ``(N, C, H, W)``, padded with ``kernel_size // 2`` zeros on each side.
-        geometry: Of the convolution.
-
-    Returns:
-        The mean ``(G, d)`` and the covariance ``(G, d, d)``, divided by the count; float64 where that costs nothing.
-    """
-    total, products = _moments_method(x, geometry).sums(x)
-    count = geometry.places(x)
-    exact = x.dtype == torch.float64 or total.shape[1] <= _SMALL_PATCH
-    dtype = torch.float64 if exact else torch.float32
-    mean = total.to(dtype) / count
-    return mean, torch.baddbmm(products.to(dtype), mean[:, :, None], mean[:, None], beta=1 / count, alpha=-1)
+def _chunks(x: Tensor, geometry: PatchGeometry) -> list[slice]:
+    """Parts of a batch that fit into the cache."""
+    size = images_at_once(x, geometry)
+    return [slice(start, start + size) for start in range(0, len(x), size)]
 
 
 def _stack_kernels(kernels: Sequence[Tensor], branches: int, geometry: PatchGeometry) -> Tensor:
-    """Stack kernels of one size: a 1x1 kernel lies in the middle of zeros, a skip branch is the identity's kernel.
-
-    Args:
-        kernels: ``(out, in / groups, k, k)`` or 1x1; the first has the full size.
-        branches: One more than kernels if there is a skip branch.
-        geometry: Of the convolution.
-
-    Returns:
-        ``(G, B, O, d)``.
-    """
+    """Stack the branches' kernels, ``(G, B, O, d)``: 1x1 kernels with zeros around, a skip branch's as the identity."""
     outputs, inputs = kernels[0].shape[:2]
     area, groups = geometry.kernel_size**2, geometry.groups
     stacked = kernels[0].new_zeros(branches, outputs, inputs, area)
@@ -340,12 +256,7 @@ def _stack_kernels(kernels: Sequence[Tensor], branches: int, geometry: PatchGeom
 
 
 def _split_kernels(stacked: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """Take gradients apart.
-
-    Args:
-        stacked: As `_stack_kernels` gave it.
-        shapes: Of the kernels.
-    """
+    """Undo `_stack_kernels` for gradients."""
     found = []
     for gradient, shape in zip(stacked.unbind(dim=1), shapes, strict=False):
         outputs, inputs, side = shape[:3]

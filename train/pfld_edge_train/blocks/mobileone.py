@@ -22,17 +22,16 @@ __all__ = ["GhostOneBottleneck", "GhostOneModule", "MobileOneBlock"]
 class MobileOneBlock(nn.Module):
     """Parallel linear branches in training, one convolution at inference, then ReLU.
 
-    The branches, each ending in BatchNorm, are summed: ``rbr_conv`` (k x k convolutions), ``rbr_scale`` (a 1x1
-    convolution, where k > 1 or asked for) and ``rbr_skip`` (BatchNorm alone, where input and output have one shape).
-    A block whose branches were merged holds ``reparam_conv`` in their place. The attribute names are those of the
-    public checkpoints.
+    The branches, each with BatchNorm, are summed: ``rbr_conv`` (k x k convolutions), ``rbr_scale`` (a 1x1 convolution,
+    where k > 1 or asked for) and ``rbr_skip`` (BatchNorm alone, where input and output have one shape). After
+    re-parameterization ``reparam_conv`` replaces them. The attribute names are those of the public checkpoints.
 
     In training the branches are merged in every step where that is faster, with the same results; see
     `pfld_edge_train.blocks.merged_branches`.
 
     Attributes:
         training_form: ``auto``, ``merged`` or ``branches``.
-        statistics_group: Processes whose batches are one batch for BatchNorm; None for this one's alone.
+        statistics_group: Processes whose batches are one batch for BatchNorm; None for this process alone.
     """
 
     training_form: Literal["auto", "merged", "branches"] = "auto"
@@ -109,13 +108,13 @@ class MobileOneBlock(nn.Module):
         return out
 
     def _branches(self) -> tuple[list[nn.Conv2d], list[nn.BatchNorm2d]]:
-        """The convolutions, the 1x1 last, and the BatchNorms in the same order; one more of a skip branch."""
+        """The convolutions, the 1x1 last, and the BatchNorms in the same order, then a skip branch's."""
         sequences = (*(self.rbr_conv or ()), self.rbr_scale)
         convs, norms = map(list, zip(*(branch for branch in sequences if branch is not None), strict=True))
         return convs, norms if self.rbr_skip is None else [*norms, self.rbr_skip]
 
     def _merges(self, x: Tensor, conv: nn.Conv2d, norms: list[nn.BatchNorm2d]) -> bool:
-        """Say whether this step merges the branches: not where a BatchNorm is frozen, or of another kind."""
+        """Whether this step merges the branches: not where a BatchNorm is frozen, or of another kind."""
         if not all(norm.training and isinstance(norm, nn.BatchNorm2d) for norm in norms):
             return False
         if self.training_form == "merged":
@@ -198,21 +197,10 @@ class GhostOneBottleneck(nn.Module):
         module = partial(GhostOneModule, conv_branches=conv_branches, fused=fused, pointwise_scale=pointwise_scale)
         down: nn.Module = nn.Sequential()
         if stride == 2:
-            down = MobileOneBlock(
-                hidden_channels,
-                hidden_channels,
-                3,
-                stride,
-                groups=hidden_channels,
-                conv_branches=conv_branches,
-                linear=True,
-                fused=fused,
-            )
-        self.ghost_conv = nn.Sequential(
-            module(in_channels, hidden_channels),
-            down,
-            module(hidden_channels, out_channels, linear=True),
-        )
+            depthwise = partial(MobileOneBlock, groups=hidden_channels, conv_branches=conv_branches, fused=fused)
+            down = depthwise(hidden_channels, hidden_channels, 3, stride, linear=True)
+        up = module(in_channels, hidden_channels)
+        self.ghost_conv = nn.Sequential(up, down, module(hidden_channels, out_channels, linear=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``."""

@@ -1,38 +1,40 @@
-"""Sums over the patches that a convolution sees, sums of their products, and the gradients of both.
+"""Mean and covariance of the input patches of a convolution, and the gradient of both.
 
-Mean and covariance of the input's patches tell BatchNorm's statistics of every linear branch (see `merged_branches`).
-Each method here computes the sums in the cheapest way for one kind of convolution: pointwise, depthwise with a stride,
-or any other, by unfolding. `lag_moments` holds the one for depthwise 3x3 convolutions. Shapes: G groups,
-d = (input channels of a group) x k x k values a patch. Derived in docs/reparameterized-training.md.
+They give BatchNorm's statistics of every linear branch (see `merged_branches`). Shapes: G groups, d = (input channels
+of a group) x k x k values in a patch. Derived in docs/reparameterized-training.md.
+
+In general the patches are unfolded. A 1x1 convolution needs only products of channels. In a depthwise 3x3 convolution
+each value of a patch (tap) is the input, shifted and thinned by the stride: its products with all taps are the weight
+gradient of the convolution, with that map in place of the output's gradient. With stride 1 the product of taps a and b,
+summed over all places of the plane, is the map's correlation with itself at lag b - a, one of 25. Subtracted are the
+places just outside of the map, whose patches see its first or last row or column; corners, which see both, are added
+again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from itertools import product
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "DepthwiseMoments",
-    "MomentsMethod",
-    "PatchGeometry",
-    "PatchGradient",
-    "PointwiseMoments",
-    "UnfoldedMoments",
-    "convolution_gradients",
-    "correlation",
-    "images_at_once",
-    "wide",
-]
+__all__ = ["PatchGeometry", "convolution_gradients", "images_at_once", "patch_gradient", "patch_moments"]
 
 _CHUNK_VALUES = 1 << 20
-"""Values of a chunk: 4 MB in float32, so that it stays in a processor's cache."""
-_SPLIT = 96
-"""Channels from which the symmetric product is worth computing in parts."""
-_PARTS = 3
+"""Values of a chunk of images: 4 MB in float32, which stays in a processor's cache."""
+_SMALL_PATCH = 64
+"""Up to this patch size float64 moments cost next to nothing."""
+_TAPS = tuple(product((0, 1, 2), repeat=2))
+_LAGS = torch.tensor([[5 * (2 + b[0] - a[0]) + 2 + b[1] - a[1] for b in _TAPS] for a in _TAPS])
+"""``(9, 9)``: index of each pair of taps among the 5x5 lags."""
+_LINE_LAGS = torch.tensor([[2 + b - a for b in range(3)] for a in range(3)])
+"""``(3, 3)``: index of each pair of taps in a line among the 5 lags."""
+_BORDERS = ((2, 0, [6, 7, 8]), (2, -1, [0, 1, 2]), (3, 0, [2, 5, 8]), (3, -1, [0, 3, 6]))
+"""Axis and index of a border line, and the taps that see it from outside."""
+_CORNERS = ((0, 0, 8), (0, -1, 6), (-1, 0, 2), (-1, -1, 0))
+"""Row, column, and the tap that sees it from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,178 +61,124 @@ class PatchGeometry:
         height, width = (-(-side // self.stride) for side in x.shape[2:])
         return x.shape[0] * height * width
 
-
-@dataclass(frozen=True, slots=True)
-class PatchGradient:
-    """Gradients of patches, folded back to the input.
-
-    Attributes:
-        of: Gives the gradient of some images ``(N, C, H, W)``, in the type of the coefficients.
-        finish: Adds to the whole batch's gradient, in place, what `of` left out; takes that gradient and the input.
-    """
-
-    of: Callable[[Tensor], Tensor]
-    finish: Callable[[Tensor, Tensor], None] | None = None
+    def method(self, x: Tensor) -> Literal["pointwise", "lags", "taps", "unfolded"]:
+        """Choose the cheapest way to the moments of ``(N, C, H, W)``."""
+        if self.groups == 1 and self.kernel_size == 1:
+            return "pointwise"
+        if self.groups != x.shape[1] or self.kernel_size != 3:
+            return "unfolded"
+        return "lags" if self.stride == 1 else "taps"
 
 
-class MomentsMethod(Protocol):
-    """One way to compute sums over patches and their gradient."""
-
-    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum the patches, ``(G, d)``, and their products, ``(G, d, d)``, in float32 or float64."""
-        ...
-
-    def gradient(self, constant: Tensor, linear: Tensor) -> PatchGradient:
-        """Prepare to fold patches p that have the gradient ``constant + linear p``.
-
-        Args:
-            constant: ``(G, d)``.
-            linear: ``(G, d, d)``, symmetric, of the same type.
-        """
-        ...
-
-
-class PointwiseMoments:
-    """Of a 1x1 convolution: products of the channels."""
-
-    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``(N, C, H, W)`` to ``(1, C)`` and ``(1, C, C)``."""
-        channels = x.shape[1]
-        total = torch.zeros(channels, dtype=torch.float64, device=x.device)
-        products = wide(x[:0]).new_zeros(channels, channels)
-        for part in torch.split(x, images_at_once(x)):
-            values = wide(part)
-            total += values.sum(dim=(0, 2, 3))
-            _add_products(products, values)
-        if channels >= _SPLIT:
-            products = products.triu() + products.triu(1).T
-        return total[None], products[None]
-
-    def gradient(self, constant: Tensor, linear: Tensor) -> PatchGradient:
-        """Prepare a 1x1 convolution."""
-        kernel = linear[0, :, :, None, None]
-        return PatchGradient(lambda x: F.conv2d(x.to(kernel.dtype), kernel, constant[0]))
-
-
-@dataclass(frozen=True, slots=True)
-class UnfoldedMoments:
-    """Of any convolution with "same" padding: the patches are made, a few images at a time."""
-
-    geometry: PatchGeometry
-
-    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``(N, C, H, W)`` to ``(G, d)`` and ``(G, d, d)``."""
-        groups, area = self.geometry.groups, self.geometry.kernel_size**2
-        size = x.shape[1] // groups * area
-        total = torch.zeros(groups, size, dtype=torch.float64, device=x.device)
-        products = torch.zeros(groups, size, size, dtype=torch.float64, device=x.device)
-        for part in torch.split(x, images_at_once(x, copies=area / self.geometry.stride**2)):
-            patches = self._patches(wide(part))
-            total += patches.sum(dim=3).sum(dim=0)
-            products += (patches @ patches.mT).sum(dim=0)
-        return total, products
-
-    def gradient(self, constant: Tensor, linear: Tensor) -> PatchGradient:
-        """Prepare patches times a matrix, folded back."""
-        side, stride = self.geometry.kernel_size, self.geometry.stride
-
-        def of(x: Tensor) -> Tensor:
-            columns = linear @ self._patches(x.to(linear.dtype))
-            columns += constant[:, :, None]
-            return F.fold(columns.flatten(1, 2), x.shape[2:], side, padding=side // 2, stride=stride)
-
-        return PatchGradient(of)
-
-    def _patches(self, x: Tensor) -> Tensor:
-        """``(N, G, d, places)``."""
-        geometry = self.geometry
-        columns = F.unfold(x.contiguous(), geometry.kernel_size, padding=geometry.padding, stride=geometry.stride)
-        return columns.view(len(x), geometry.groups, -1, columns.shape[2])
-
-
-@dataclass(frozen=True, slots=True)
-class DepthwiseMoments:
-    """Of a depthwise convolution with "same" padding and any stride, tap by tap.
-
-    Tap a of the patches is the padded input, shifted and thinned: a map of the output's size. Its products with all
-    taps are the weight gradient of the depthwise convolution itself, with that map in the place of the output's
-    gradient. The covariance's gradient is, for each tap, a depthwise convolution that is added at the tap's places.
-    """
-
-    geometry: PatchGeometry
-
-    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``(N, C, H, W)`` to ``(C, d)`` and ``(C, d, d)`` with ``d = k * k``."""
-        channels, taps = x.shape[1], self.geometry.kernel_size**2
-        total = torch.zeros(channels, taps, dtype=torch.float64, device=x.device)
-        products = torch.zeros(channels, taps, taps, dtype=torch.float64, device=x.device)
-        size = [-(-length // self.geometry.stride) for length in x.shape[2:]]
-        at_once = min(len(x), images_at_once(x))
-        # One map a tap; where it looks past the border there are zeros, and they stay.
-        maps = [wide(x[:0]).new_zeros(at_once, *size, channels).permute(0, 3, 1, 2) for _ in range(taps)]
-        for part in torch.split(x, at_once):
-            values = wide(part)
-            for tap in range(taps):
-                here, there = self._reach(tap, x.shape[2:])
-                seen = maps[tap][: len(part)]
-                seen[:, :, here[0], here[1]] = values[:, :, there[0], there[1]]
-                total[:, tap] += seen.sum(dim=(0, 2, 3))
-                products[:, tap] += correlation(values, seen, self.geometry).flatten(1)
-        return total, (products + products.mT) / 2
-
-    def gradient(self, constant: Tensor, linear: Tensor) -> PatchGradient:
-        """Prepare a convolution for each tap, added where the tap saw the map."""
-        side = self.geometry.kernel_size
-        kernels = [kernel.reshape(-1, 1, side, side) for kernel in linear.unbind(dim=1)]
-        return PatchGradient(partial(self._folded, [column.contiguous() for column in constant.unbind(dim=1)], kernels))
-
-    def _folded(self, biases: Sequence[Tensor], kernels: Sequence[Tensor], x: Tensor) -> Tensor:
-        values = x.to(kernels[0].dtype)
-        found = torch.zeros_like(values)
-        stride, padding = self.geometry.stride, self.geometry.padding
-        for tap, (bias, kernel) in enumerate(zip(biases, kernels, strict=True)):
-            here, there = self._reach(tap, x.shape[2:])
-            at = found[:, :, there[0], there[1]]
-            at += F.conv2d(values, kernel, bias, stride, padding, groups=x.shape[1])[:, :, here[0], here[1]]
-        return found
-
-    def _reach(self, tap: int, size: Sequence[int]) -> tuple[list[slice], list[slice]]:
-        """Rows and columns of the output where a tap sees the map, and those of the map that it sees."""
-        stride = self.geometry.stride
-        here, there = [], []
-        for offset, length in zip(divmod(tap, self.geometry.kernel_size), size, strict=True):
-            shift = offset - self.geometry.padding
-            first = max(0, -(shift // stride))
-            end = min(max(first, (length - 1 - shift) // stride + 1), -(-length // stride))
-            start = stride * first + shift
-            here.append(slice(first, end))
-            there.append(slice(start, start + stride * (end - first), stride))
-        return here, there
-
-
-def images_at_once(x: Tensor, copies: float = 1) -> int:
-    """Choose how many images make a chunk that fits into the cache; all of them on a GPU.
-
-    Args:
-        x: ``(N, C, H, W)``.
-        copies: Of the image's values that are alive at once.
-    """
+def images_at_once(x: Tensor, geometry: PatchGeometry) -> int:
+    """Choose how many images of ``(N, C, H, W)`` make a chunk that fits into the cache; all of them on a GPU."""
     if not x.is_cpu:
         return max(1, len(x))
+    copies = geometry.kernel_size**2 / geometry.stride**2 if geometry.method(x) == "unfolded" else 1
     return max(1, int(_CHUNK_VALUES / max(1, copies * x[0].numel())))
 
 
-def wide(x: Tensor) -> Tensor:
-    """Convert less than float32 to float32."""
-    return x if x.dtype == torch.float64 else x.float()
+def patch_moments(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
+    """Compute the moments of a convolution's input patches.
 
+    Args:
+        x: ``(N, C, H, W)``.
+        geometry: Of the convolution.
 
-def correlation(x: Tensor, seen: Tensor, geometry: PatchGeometry) -> Tensor:
-    """Correlate each channel of a map with shifts of another, ``(C, k, k)``.
-
-    Value (i, j) is the sum over batch and places (r, c) of ``seen[r, c] x[stride r + i - padding, stride c + j -
-    padding]``: the weight gradient of a depthwise convolution, which is among the fastest of its operations.
+    Returns:
+        The mean ``(G, d)`` and the covariance ``(G, d, d)``, divided by the count; float64 for small patches.
     """
+    total = products = torch.zeros((), dtype=torch.float64, device=x.device)
+    for part in torch.split(x, images_at_once(x, geometry)):
+        sums = _sums(part if part.dtype == torch.float64 else part.float(), geometry)
+        total, products = total + sums[0], products + sums[1]
+    count = geometry.places(x)
+    exact = x.dtype == torch.float64 or total.shape[1] <= _SMALL_PATCH
+    dtype = torch.float64 if exact else torch.float32
+    mean = total.to(dtype) / count
+    return mean, torch.baddbmm(products.to(dtype), mean[:, :, None], mean[:, None], beta=1 / count, alpha=-1)
+
+
+def _sums(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
+    """Sums of the patches ``(G, d)`` and of their products ``(G, d, d)``."""
+    method = geometry.method(x)
+    if method == "pointwise":
+        rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        return rows.sum(dim=0)[None], (rows.T @ rows)[None]
+    if method == "unfolded":
+        patches = _unfolded(x, geometry)
+        return patches.sum(dim=3).sum(dim=0), (patches @ patches.mT).sum(dim=0)
+    if method == "taps":
+        padded = F.pad(x, (geometry.padding,) * 4)
+        seen = [padded[:, :, rows, columns] for rows, columns in _taps(x, geometry)]
+        products = torch.stack([_correlation(x, values, geometry).flatten(1) for values in seen], dim=1)
+        return torch.stack([values.sum(dim=(0, 2, 3)) for values in seen], dim=1), (products + products.mT) / 2
+    products = _correlation(x, x, PatchGeometry(5, 1, x.shape[1])).flatten(1).double()[:, _LAGS.to(x.device)]
+    total = x.sum(dim=(0, 2, 3)).double()[:, None].repeat(1, 9)
+    for dim, place, taps in _BORDERS:
+        line = x.select(dim, place)
+        total[:, taps] -= line.sum(dim=(0, 2))[:, None]
+        along = [(line[:, :, : line.shape[2] - lag] * line[:, :, lag:]).sum(dim=(0, 2)) for lag in range(3)]
+        products[:, torch.tensor(taps)[:, None], taps] -= torch.stack(along, dim=1)[:, (_LINE_LAGS - 2).abs()]
+    for row, column, tap in _CORNERS:
+        total[:, tap] += x[:, :, row, column].sum(dim=0)
+        products[:, tap, tap] += x[:, :, row, column].square().sum(dim=0)
+    return total, products
+
+
+def patch_gradient(x: Tensor, geometry: PatchGeometry, constant: Tensor, linear: Tensor) -> Tensor:
+    """Fold patches p that have the gradient ``constant + linear p`` back to the gradient of x, ``(N, C, H, W)``.
+
+    Args:
+        x: ``(N, C, H, W)``.
+        geometry: Of the convolution.
+        constant: ``(G, d)``, float32 or float64.
+        linear: ``(G, d, d)``, symmetric, of the same type.
+    """
+    x, side = x.to(linear.dtype), geometry.kernel_size
+    method = geometry.method(x)
+    if method == "pointwise":
+        return F.conv2d(x, linear[0, :, :, None, None], constant[0])
+    if method == "unfolded":
+        patches = linear @ _unfolded(x, geometry) + constant[:, :, None]
+        return F.fold(patches.flatten(1, 2), x.shape[2:], side, padding=geometry.padding, stride=geometry.stride)
+    if method == "taps":
+        padding = geometry.padding
+        padded = torch.zeros_like(F.pad(x, (padding,) * 4))
+        for tap, (rows, columns) in enumerate(_taps(x, geometry)):
+            kernel = linear[:, tap].reshape(-1, 1, side, side)
+            bias = constant[:, tap].contiguous()
+            padded[:, :, rows, columns] += F.conv2d(x, kernel, bias, geometry.stride, padding, groups=len(linear))
+        return padded[:, :, padding:-padding, padding:-padding]
+    kernels = linear.new_zeros(len(linear), 25).index_add_(1, _LAGS.flatten().to(x.device), linear.flatten(1))
+    found = F.conv2d(x, kernels.view(-1, 1, 5, 5), constant.sum(dim=1), padding=2, groups=len(linear))
+    for dim, place, taps in _BORDERS:
+        pairs = linear[:, taps][:, :, taps].flatten(1)
+        kernels = linear.new_zeros(len(linear), 1, 5).index_add_(2, _LINE_LAGS.flatten().to(x.device), pairs[:, None])
+        bias = constant[:, taps].sum(dim=1)
+        line = F.conv1d(x.select(dim, place), kernels, bias, padding=2, groups=len(linear))
+        found.select(dim, place).sub_(line)
+    for row, column, tap in _CORNERS:
+        found[:, :, row, column] += constant[:, tap] + linear[:, tap, tap] * x[:, :, row, column]
+    return found
+
+
+def _unfolded(x: Tensor, geometry: PatchGeometry) -> Tensor:
+    """``(N, G, d, places)``."""
+    columns = F.unfold(x.contiguous(), geometry.kernel_size, padding=geometry.padding, stride=geometry.stride)
+    return columns.view(len(x), geometry.groups, -1, columns.shape[2])
+
+
+def _taps(x: Tensor, geometry: PatchGeometry) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the padded input that each tap sees."""
+    step = geometry.stride
+    height, width = (step * (-(-side // step) - 1) + 1 for side in x.shape[2:])
+    for row, column in product(range(geometry.kernel_size), repeat=2):
+        yield slice(row, row + height, step), slice(column, column + width, step)
+
+
+def _correlation(x: Tensor, seen: Tensor, geometry: PatchGeometry) -> Tensor:
+    """Correlate each channel of two maps, ``(C, k, k)``: the weight gradient of a depthwise convolution."""
     weight = x.new_empty(x.shape[1], 1, geometry.kernel_size, geometry.kernel_size)
     return _convolution_backward(seen, x, weight, geometry, [False, True, False])[1][:, 0]
 
@@ -239,7 +187,7 @@ def convolution_gradients(
     out_gradient: Tensor, x: Tensor, weight: Tensor, geometry: PatchGeometry, *, wanted: bool
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Compute the gradients of a convolution's input, if `wanted`, of its kernel and of its bias."""
-    # The kernel's gradient reads all that the bias's needs. In less than float32 the bias's would be rounded.
+    # In less than float32 the bias's gradient would be rounded.
     whole = out_gradient.dtype in (torch.float32, torch.float64)
     found = _convolution_backward(out_gradient, x, weight, geometry, [wanted, True, whole])
     bias = found[2] if whole else out_gradient.sum(dim=(0, 2, 3), dtype=torch.float32)
@@ -254,17 +202,3 @@ def _convolution_backward(
         out_gradient, x, weight, [len(weight)], stride, padding, [1, 1], False, [0, 0], geometry.groups, wanted
     )
     return found
-
-
-def _add_products(products: Tensor, x: Tensor) -> None:
-    """Add ``X^T X``, a place a row; of many channels little more than the upper triangle."""
-    channels = x.shape[1]
-    if channels < _SPLIT and x.is_cpu and x.dtype == torch.float32:
-        # A convolution's weight gradient is this product, and oneDNN's is faster for few channels.
-        weight = x.new_empty(channels, channels, 1, 1)
-        products += _convolution_backward(x, x, weight, PatchGeometry(1, 1, 1), [False, True, False])[1][:, :, 0, 0]
-        return
-    rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    step = channels if channels < _SPLIT else -(-channels // _PARTS)
-    for start in range(0, channels, step):
-        products[start : start + step, start:].addmm_(rows[:, start : start + step].T, rows[:, start:])

@@ -21,12 +21,7 @@ __all__ = [
 
 
 def summed_over_processes(values: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
-    """Add up tensors over the processes of a group, in one message.
-
-    Args:
-        values: Of one type, with equal shapes in all processes.
-        group: The processes.
-    """
+    """Add up tensors of one type, with equal shapes in all processes, in one message."""
     flat = torch.cat([value.flatten() for value in values])
     dist.all_reduce(flat, group=group)
     parts = torch.split(flat, [value.numel() for value in values])
@@ -36,19 +31,7 @@ def summed_over_processes(values: Sequence[Tensor], group: dist.ProcessGroup) ->
 def moments_over_processes(
     mean: Tensor, covariance: Tensor, count: int, group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, int]:
-    """Join the moments of several processes' batches to those of the whole.
-
-    In float64: what cancels in the sum of products is nothing beside its 16 digits.
-
-    Args:
-        mean: ``(G, d)`` of this process's patches.
-        covariance: ``(G, d, d)``.
-        count: Of them.
-        group: The processes.
-
-    Returns:
-        The same of all patches.
-    """
+    """Join the moments of several processes' batches, in float64: mean ``(G, d)``, covariance ``(G, d, d)``, count."""
     own = mean.double()
     products = torch.baddbmm(covariance.double(), own[:, :, None], own[:, None])
     size = own.new_tensor([float(count)])
@@ -61,28 +44,23 @@ def moments_over_processes(
 
 @torch.no_grad()
 def move_statistics(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: Tensor, count: int) -> None:
-    """Do to the running statistics what BatchNorm does.
+    """Update the running statistics of B layers as BatchNorm does.
 
     Args:
-        norms: Their buffers are changed, if they keep any.
+        norms: Their buffers are changed, if they have any.
         means: ``(G, B, O)``, of B layers with G x O channels.
         variances: Likewise, divided by the count; the running ones are the unbiased estimates.
         count: Values of each channel.
     """
     unbiased = variances * (count / max(1, count - 1))
-    # A few operations for all layers: there are eight in a block, and each does next to nothing.
-    kept = [i for i, norm in enumerate(norms) if norm.track_running_stats]
-    if not kept:
-        return
-    counts = [norms[i].get_buffer("num_batches_tracked") for i in kept]
-    torch._foreach_add_(counts, 1)
-    momenta = [norms[i].momentum for i in kept]
-    shares = [1 / float(n) if momentum is None else momentum for n, momentum in zip(counts, momenta, strict=True)]
-    for name, values in (("running_mean", means), ("running_var", unbiased)):
-        buffers = [norms[i].get_buffer(name) for i in kept]
-        targets = values.transpose(0, 1).flatten(1).to(buffers[0].dtype).unbind()
-        torch._foreach_mul_(buffers, [1 - share for share in shares])
-        torch._foreach_add_(buffers, list(torch._foreach_mul([targets[i] for i in kept], shares)))
+    for i, norm in enumerate(norms):
+        if not norm.track_running_stats:
+            continue
+        batches = norm.get_buffer("num_batches_tracked").add_(1)
+        share = 1 / float(batches) if norm.momentum is None else norm.momentum
+        for name, values in (("running_mean", means), ("running_var", unbiased)):
+            buffer = norm.get_buffer(name)
+            buffer.lerp_(values[:, i].flatten().to(buffer.dtype), share)
 
 
 class _JointMoments(torch.autograd.Function):
@@ -136,8 +114,7 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
 def synchronize_batch_norm(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Let every BatchNorm of a network see the batches of all processes, in place.
 
-    Weights, buffers and their names stay. Blocks that merge their branches are told the group, see
-    `pfld_edge_train.blocks.MobileOneBlock`.
+    Weights, buffers and their names stay. `MobileOneBlock` gets the group for its merged branches.
 
     Args:
         model: Any network of `pfld_edge_train.models`.

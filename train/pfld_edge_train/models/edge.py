@@ -1,4 +1,4 @@
-"""pfld-edge-s and pfld-edge-m: our own networks, designed for the speed of onnxruntime on a CPU.
+"""pfld-edge-s and pfld-edge-m, designed for the speed of onnxruntime on a CPU.
 
 Plain 3x3 convolutions whose widths fill vector registers (multiples of 16), no concatenation, no pooling: networks
 with fewer multiplications are slower, because depthwise convolutions and reorders are bound by memory. The
@@ -21,11 +21,11 @@ from pfld_edge_train.models.landmark_net import LandmarkNet, ModelConfig
 __all__ = ["HeatMaps", "PFLDEdgeM", "PFLDEdgeS", "cell_places", "mean_places"]
 
 STRETCH = 1.2
-"""Landmarks may lie beyond the crop's edge, where no mean of cells inside could: the outermost cells stand for that."""
+"""Factor to the cells' places: landmarks may lie outside of the crop, where no mean of cells inside it could."""
 
 
 def cell_places(side: int) -> Tensor:
-    """Give the places that the cells of a map stand for, ``(side * side, 2)``, x and y as fractions of the crop."""
+    """The places of the cells of a map, ``(side * side, 2)``, x and y as fractions of the crop."""
     line = ((torch.arange(side) + 0.5) / side - 0.5) * STRETCH + 0.5
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).view(-1, 2)
 
@@ -38,8 +38,8 @@ def mean_places(heat: Tensor, places: Tensor) -> Tensor:
 class HeatMaps(nn.Module):
     """A map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
 
-    Each landmark has a heat map, from a 1x1 convolution; its place is the mean of the cells' places. Unlike a linear
-    layer over all places of a map, it has the same weights everywhere.
+    A 1x1 convolution gives a heat map for each landmark; the landmark is the mean of the cells' places. Unlike a linear
+    layer over the map, it has the same weights everywhere.
 
     Attributes:
         heat: The convolution.
@@ -49,13 +49,7 @@ class HeatMaps(nn.Module):
     grid: Tensor
 
     def __init__(self, channels: int, side: int, num_landmarks: int) -> None:
-        """Build the layer.
-
-        Args:
-            channels: C.
-            side: H.
-            num_landmarks: Points a face.
-        """
+        """Build the layer for maps of `channels` channels and `side` cells along each side."""
         super().__init__()
         self.heat = nn.Conv2d(channels, num_landmarks, 1)
         self.register_buffer("grid", cell_places(side))
@@ -99,7 +93,7 @@ class _PFLDEdge(LandmarkNet):
         self.feature_channels = config.scaled(self.STAGES[0][0])
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """Run the stages on ``(N, 3, S, S)``; give each one's map, at a 4th, 8th and 16th of the size."""
+        """Run the stages on ``(N, 3, S, S)``; give the map of each, at a 4th, 8th and 16th of the size."""
         ends = list(accumulate(depth for _, depth in self.STAGES))
         maps = []
         for place, block in enumerate(self.blocks):  # the stem comes before the first stage

@@ -1,4 +1,4 @@
-"""What all networks share: their description, their interface, and PFLD's auxiliary network."""
+"""Configuration and interface of all networks, and PFLD's auxiliary network."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -81,18 +81,12 @@ class AuxiliaryNet(nn.Module):
     """Feature maps ``(N, channels, S / 4, S / 4)`` to angles ``(N, 3)``: yaw, pitch, roll in radians.
 
     After PFLD (Guo et al., arXiv 1902.10859, section 3.3 and table 2): 3x3 convolutions to 128 (stride 2), 128 and 32
-    (stride 2) channels, a convolution over the whole map to 128, fully connected layers of 32 and 3. It is no part of
-    the landmark network: checkpoints and what `convert` makes of them don't know it.
+    (stride 2) channels, a convolution over the whole map to 128, fully connected layers of 32 and 3. It is used in
+    training only, and no part of the landmark network.
     """
 
     def __init__(self, channels: int, input_size: int = 112) -> None:
-        """Build the network.
-
-        Args:
-            channels: `LandmarkNet.feature_channels`.
-            input_size: Side of the landmark network's input in pixels, a multiple of 16; the convolution over the whole
-                map has a kernel of a sixteenth of it, 7 at 112.
-        """
+        """Build the network for feature maps of `channels` channels and an input of `input_size` pixels."""
         super().__init__()
         self.convolutions = nn.Sequential(
             conv_block(channels, 128, 3, 2, 1),
@@ -110,13 +104,10 @@ class AuxiliaryNet(nn.Module):
 
 
 class WithAuxiliary(nn.Module):
-    """A landmark network and its auxiliary network as one module, in one forward pass.
-
-    For what wraps a module and must see all of its parameters used in one call, such as DistributedDataParallel.
-    """
+    """A landmark network and its auxiliary network as one module with one forward pass, for DistributedDataParallel."""
 
     def __init__(self, network: LandmarkNet, auxiliary: AuxiliaryNet) -> None:
-        """Join the two; neither is copied."""
+        """Join the two without copying them."""
         super().__init__()
         self.network = network
         self.auxiliary = auxiliary

@@ -23,14 +23,7 @@ Bottleneck = Callable[[int, int, int, int], nn.Module]
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Hidden and output channels of each stage, at a width factor of 1.
-
-    Attributes:
-        stage3: Hidden channels of conv3_1, then of conv3_2 and 3_3.
-        stage4: Of conv4_1, then of conv4_2 and 4_3.
-        stage5: Of conv5_1, then of conv5_2 to 5_4.
-        conv6: Of conv6.
-    """
+    """Hidden and output channels of each stage at a width factor of 1: of its first block, then of the others."""
 
     stage3: tuple[int, int]
     stage4: tuple[int, int]
@@ -39,15 +32,7 @@ class Widths:
 
 
 def all_scales(averaged: Sequence[Tensor], last: Tensor) -> Tensor:
-    """Join what several scales know of a face.
-
-    Args:
-        averaged: Maps ``(N, C, H, W)``, of which the mean over the area counts.
-        last: ``(N, C, 1, 1)``, what a convolution made of the whole of the smallest map.
-
-    Returns:
-        ``(N, sum of all C)``.
-    """
+    """Concatenate the means over the area of ``(N, C, H, W)`` maps and a ``(N, C, 1, 1)`` output: ``(N, all C)``."""
     return torch.cat([*(F.adaptive_avg_pool2d(x, 1).flatten(1) for x in averaged), last.flatten(1)], dim=1)
 
 
@@ -64,17 +49,7 @@ class MultiScaleNet(LandmarkNet):
         scaled: Callable[[int], int],
         num_landmarks: int,
     ) -> None:
-        """Assemble the network from its blocks.
-
-        Args:
-            stem: conv1 (stride 2) and conv2.
-            bottleneck: Builds the stages' blocks.
-            conv7: 16 to 32 channels.
-            conv8: 32 to 128 channels, over the whole map.
-            widths: Channels of the stages.
-            scaled: Applies the width factor.
-            num_landmarks: Points a face.
-        """
+        """Assemble the network: stem (conv1, conv2), bottlenecks, conv7, conv8 over the whole map, one linear layer."""
         super().__init__()
         self.conv1, self.conv2 = stem
         self.feature_channels = scaled(80)
