@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pfld_edge_convert.errors import ImportOnnxError
+from pfld_edge_convert.errors import ConvertError, ImportOnnxError
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_convert.onnx_import.dataflow import Flow, OnnxWeights, match_flows, onnx_flow, torch_flow
+from pfld_edge_convert.passes import MeanToPool, canonical_form
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train.checkpoint import Checkpoint
@@ -55,8 +56,8 @@ def import_onnx(path: Path) -> Checkpoint:
 
 def _matched(model: onnx.ModelProto, path: Path) -> tuple[ModelConfig, list[tuple[str, OnnxWeights]]]:
     try:
-        theirs = onnx_flow(model)
-    except ImportOnnxError as error:
+        theirs = onnx_flow(MeanToPool()(canonical_form(model)).model)
+    except (ConvertError, ImportOnnxError) as error:
         raise ImportOnnxError(f"{path}: not a published PFLD network: {error}") from error
     first, last = _end_layers(theirs)
     size = model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
