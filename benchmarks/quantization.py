@@ -38,15 +38,15 @@ from pfld_edge_train.checkpoint import load_model, save_checkpoint
 Crops = NDArray[np.uint8]
 
 NAIVE = QuantizationSettings(
-    ranges="minmax", equalize=0, feedback=False, correct_bias=False, pixels=False, target="x86-vnni"
+    ranges="minmax", equalize=0, feedback=False, correct_bias=False, uint8_input=False, target="x86-vnni"
 )
-PIXELS = replace(NAIVE, pixels=True)
-EQUALIZED = replace(PIXELS, equalize=0.75, equalize_by="minmax")
+UINT8_INPUT = replace(NAIVE, uint8_input=True)
+EQUALIZED = replace(UINT8_INPUT, equalize=0.75, equalize_by="minmax")
 CORRECTED = replace(EQUALIZED, correct_bias=True)
 FEEDBACK = replace(CORRECTED, feedback=True)
 STEPS = {
     "naive: minmax, nearest": NAIVE,
-    "+ pixels straight in": PIXELS,
+    "+ uint8 input": UINT8_INPUT,
     "+ equalized channels": EQUALIZED,
     "+ bias correction": CORRECTED,
     "+ feedback rounding": FEEDBACK,
@@ -188,7 +188,7 @@ def report(
     for row in rows:
         found = landmarks(row.model, row.contract)
         now = nme(found)
-        turned = now[judged.turned].mean() / base[judged.turned].mean() - 1
+        turned = now[judged.large_pose].mean() / base[judged.large_pose].mean() - 1
         deviation = deviation_per_face(found.reshape(len(found), -1), expected.reshape(len(found), -1), points).mean()
         say(
             f"| {row.name} | {now.mean() / base.mean() - 1:+.2%} | {turned:+.2%} | {deviation:.4f} "

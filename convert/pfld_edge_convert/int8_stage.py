@@ -46,12 +46,12 @@ class LabelledCrops:
     Attributes:
         crops: ``(N, S, S, 3)`` uint8.
         landmarks: ``(N, P, 2)`` true points, fractions of the crop.
-        turned: ``(N,)`` which faces have a large pose.
+        large_pose: ``(N,)`` which faces have a large pose.
     """
 
     crops: Crops
     landmarks: NDArray[np.float32]
-    turned: NDArray[np.bool_]
+    large_pose: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def _drift_measure(
         return nme_per_face(found.reshape(truth.shape), truth, contract.landmarks.normalizing_points)
 
     before = nmes(model, contract)
-    return lambda quantized: nme_drift(before, nmes(quantized.model, quantized.contract), labelled.turned)
+    return lambda quantized: nme_drift(before, nmes(quantized.model, quantized.contract), labelled.large_pose)
 
 
 def _require_float(coverage: Coverage, float_layers: tuple[str, ...]) -> None:

@@ -105,7 +105,7 @@ def quantization_table(report: QuantizationReport, most: int | None = None) -> T
             "" if makes_float else f"{cost.sqnr:.1f} dB",
             "float" if makes_float else f"{cost.low:.3g} ... {cost.high:.3g}",
             f"{cost.deviation:.5f}",
-            f"{cost.turned:.5f}",
+            f"{cost.large_pose:.5f}",
             "float" if cost.layer in report.float_layers else "INT8",
         )
     return table
@@ -127,14 +127,14 @@ def int8_lines(outcome: "Int8Outcome") -> list[str]:
         last = budget.drifts[-1]
         kept = ", ".join(budget.float_layers) or "none"
         lines.append(
-            f"drift {last.all:+.2%} (large pose {last.turned:+.2%}), within {budget.allowed:.2%}; "
+            f"drift {last.all:+.2%} (large pose {last.large_pose:+.2%}), within {budget.allowed:.2%}; "
             f"layers in float: {kept}"
         )
         if budget.float_layers:
             first = budget.drifts[0]
             without = times["int8, no layer in float"]
             lines.append(
-                f"with no layer in float: drift {first.all:+.2%} (large pose {first.turned:+.2%}), {without:.2f} ms"
+                f"with no layer in float: drift {first.all:+.2%} (large pose {first.large_pose:+.2%}), {without:.2f} ms"
             )
     return lines
 

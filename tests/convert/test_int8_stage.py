@@ -192,7 +192,7 @@ def test_a_hopeless_budget_is_an_error_with_figures(network: onnx.ModelProto, la
     # No network comes closer to these than the float one, from which they were made.
     exact = run_model(network, prepare_input(labelled.crops, CONTRACT)).reshape(labelled.landmarks.shape).copy()
     exact[:, 60] += [0.4, 0]
-    truth = LabelledCrops(labelled.crops, exact, labelled.turned)
+    truth = LabelledCrops(labelled.crops, exact, labelled.large_pose)
     with pytest.raises(FellShortError, match=r"the drift can't be held to 0\.00%: \+.*% with every layer in INT8"):
         make_int8(network, CONTRACT, Int8Request(labelled.crops, "eight", FAST, max_drift=0.0, labelled=truth))
 
@@ -219,4 +219,4 @@ def test_layers_have_costs_where_all_landmarks_are_one_point(network: onnx.Model
     faces = np.zeros((4, 3, 64, 64), np.float32)
     costs = layer_costs(replace(plan, model=flat), faces, (60, 72), CONTRACT.landmarks.mirror)
     assert len(costs) == len(plan.weights)
-    assert np.isfinite([cost.turned for cost in costs]).all()
+    assert np.isfinite([cost.large_pose for cost in costs]).all()

@@ -64,7 +64,7 @@ class LayerCost:
         low: Lower end of its output's grid, in the units of the equalized network.
         high: Upper end.
         deviation: Mean landmark deviation from the float network, a fraction of the eye distance.
-        turned: The same over the quarter of faces with the largest pose.
+        large_pose: The same over the quarter of faces with the largest pose.
     """
 
     layer: str
@@ -72,7 +72,7 @@ class LayerCost:
     low: float
     high: float
     deviation: float
-    turned: float
+    large_pose: float
 
 
 def layer_costs(
@@ -117,11 +117,11 @@ class FaceDrift:
 
     Attributes:
         all: Over all faces.
-        turned: Over the faces of large pose (``largepose``, where the set says so).
+        large_pose: Over the faces of large pose (``largepose``, where the set says so).
     """
 
     all: float
-    turned: float
+    large_pose: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def search_float_layers(
         The network with the fewest layers in float that holds the budget, or the one with the least drift where none
         does; and what came of it.
     """
-    ranked = [cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.turned))]
+    ranked = [cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.large_pose))]
     drifts: list[FaceDrift] = []
     made: list[Network] = []
     for count in range(min(most, len(ranked)) + 1):

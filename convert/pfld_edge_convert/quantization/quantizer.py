@@ -140,7 +140,7 @@ class Quantizer:
         fold = FoldNormalization(contract.mean, contract.scale)
         fed = contract.replace(fingerprint=None)
         is_usual = (contract.layout, contract.input_dtype) == ("NCHW", "float32")
-        if self._settings.pixels and is_usual and fold.applies(model):
+        if self._settings.uint8_input and is_usual and fold.applies(model):
             model = fold(model).model
             fed = fed.replace(input_dtype="uint8", layout="NHWC")
         return AlignChannels(self._target.channel_multiple)(model).model, fed

@@ -26,7 +26,7 @@ __all__ = [
 REPORT_KEY = "pfld_edge.quantization"
 """Key of the report's JSON in an ONNX file's ``metadata_props``."""
 
-_FIELDS = ("layer", "sqnr", "low", "high", "deviation", "turned")
+_FIELDS = ("layer", "sqnr", "low", "high", "deviation", "large_pose")
 
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"})
 _FLOAT = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})

@@ -84,7 +84,7 @@ class QuantizationSettings:
         equalize_by: The range method whose ranges are equalized, or ``auto``.
         feedback: Round weights with error feedback (GPTQ) instead of to nearest.
         correct_bias: Correct biases by the mean errors of the layers' outputs.
-        pixels: Read uint8 images, ``(n, S, S, 3)``, where the network's first layers allow it.
+        uint8_input: Read uint8 images, ``(n, S, S, 3)``, where the network's first layers allow it.
         format: A key of `pfld_edge_convert.formats.WRITERS`.
     """
 
@@ -94,7 +94,7 @@ class QuantizationSettings:
     equalize_by: str = "auto"
     feedback: bool = True
     correct_bias: bool = True
-    pixels: bool = True
+    uint8_input: bool = True
     format: str = "qoperator"
 
     def describe(self, ranges: str, format_label: str, float_layers: int = 0) -> str:
