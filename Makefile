@@ -58,7 +58,7 @@ figures: $(READY)  ## measure the figures of README and docs/ and paste them in 
 	$(BIN)/python tools/figures.py $(FIGURES)
 
 portability: $(READY)  ## landmarks on emulated processors against this one's (MODELS="a.onnx b.onnx"; not part of `make test`)
-	$(BIN)/python benchmarks/portability.py $(MODELS)
+	$(BIN)/python benchmarks/portability.py $(if $(ARM64),--arm64 $(ARM64)) $(MODELS)
 
 release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in fresh environments, with SBOMs
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[release]'

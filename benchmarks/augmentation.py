@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from pfld_edge_calib import cut_faces, read_photo, read_points_csv
-from pfld_edge_calib.datasets.portraits import portraits
+from harness import SAME_FACE, Boxes, overlaps, print_table
+from pfld_edge_calib import cut_faces, portraits, read_photo, read_points_csv, tight_box
 from pfld_edge_runtime import Contract, CropRule, open_detector
 from pfld_edge_train.augment import draw_plan, render_on_cpu, render_on_device
 from pfld_edge_train.batches import training_batches
@@ -88,10 +88,9 @@ def speed(config_path: Path | None, folder: Path, device: str, batch_size: int, 
         for name, config in parts.items():
             batches = training_batches(faces, contract, config, batch_size, 0, number, device=device)
             best[name] = min(best[name], seconds(lambda some=batches: some[0], device))
-    click.echo("| | faces/s | added to a face, microseconds |\n|---|---|---|")
-    plain = best["plain crop"]
-    for name, value in best.items():
-        click.echo(f"| {name} | {batch_size / value:.0f} | {1e6 * (value - plain) / batch_size:.0f} |")
+    per_face = {name: 1e6 * value / batch_size for name, value in best.items()}
+    rows = [[name, f"{1e6 / cost:.0f}", f"{cost - per_face['plain crop']:.0f}"] for name, cost in per_face.items()]
+    print_table(["", "faces/s", "added to a face, microseconds"], rows)
 
 
 @main.command()
@@ -122,12 +121,11 @@ def sheet(out: Path, device: str) -> None:
 @click.option("--every", default=1, show_default=True, help="Look at every so many-th photograph.")
 def boxes(labels: Path, detectors: tuple[str, ...], images: Path | None, every: int) -> None:
     """Print how the mapped boxes of DETECTORS err against the landmarks of the CSV file LABELS."""
-    by_photo: dict[Path, list[NDArray[np.float64]]] = {}
+    by_photo: dict[Path, list[Boxes]] = {}
     for face in read_points_csv(labels, images):
         if face.landmarks is not None:
-            box = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
-            by_photo.setdefault(face.image, []).append(box.astype(np.float64))
-    click.echo("| detector | faces | shift x | shift y | log scale |\n|---|---|---|---|---|")
+            by_photo.setdefault(face.image, []).append(tight_box(face.landmarks))
+    rows = []
     for name in detectors:
         detector = open_detector(name)
         found = []
@@ -138,23 +136,20 @@ def boxes(labels: Path, detectors: tuple[str, ...], images: Path | None, every: 
         # Clipped as the augmentation clips: a few boxes of another face must not make the figure.
         deviation = table.std(axis=0)
         kept = table[(np.abs(table) < 3 * deviation).all(axis=1)].std(axis=0)
-        cells = " | ".join(f"{whole:.3f} ({most:.3f})" for whole, most in zip(deviation, kept, strict=True))
-        click.echo(f"| {Path(name).name} | {len(table)} | {cells} |")
+        cells = [f"{whole:.3f} ({most:.3f})" for whole, most in zip(deviation, kept, strict=True)]
+        rows.append([Path(name).name, str(len(table)), *cells])
+    print_table(["detector", "faces", "shift x", "shift y", "log scale"], rows)
 
 
-def errors(box: NDArray[np.float64], mapped: NDArray[np.float64]) -> NDArray[np.float64]:
+def errors(box: Boxes, mapped: Boxes) -> Boxes:
     """How the best box errs, ``(1, 3)``: shift x and y as shares of the crop's side, log of the sides' ratio.
 
     ``(0, 3)`` where no box overlaps by 0.3, or where the face is too small to tell.
     """
-    low, high = np.maximum(mapped[:, :2], box[:2]), np.minimum(mapped[:, 2:], box[2:])
-    shared = np.maximum(high - low, 0).prod(axis=1)
-    areas = (mapped[:, 2:] - mapped[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    overlap = shared / (areas - shared)
-    chosen = mapped[overlap.argmax()]
-    margin = Contract().crop.margin
+    shares = overlaps(box, mapped)
+    chosen, margin = mapped[shares.argmax()], Contract().crop.margin
     side, other = (margin * (each[2:] - each[:2]).max() for each in (box, chosen))
-    if overlap.max() < 0.3 or side < 40:
+    if shares.max() < SAME_FACE or side < 40:
         return np.zeros((0, 3))
     shift = (chosen[:2] + chosen[2:] - box[:2] - box[2:]) / 2 / side
     return np.array([[*shift, np.log(other / side)]])

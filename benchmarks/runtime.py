@@ -21,7 +21,7 @@ import click
 import cv2
 import numpy as np
 
-from pfld_edge_convert.benchmark.timing import take_turns
+from harness import medians
 from pfld_edge_convert.landmark_models import open_network
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker, PfldEdgeError, crop_faces, crop_windows, fingerprint_image
 
@@ -168,13 +168,6 @@ def memory(calls: int) -> None:
     report("  after 16 faces in one call, MB", found["after 16 faces"], digits=1)
     report(f"growth over {calls:,} calls of one 20 px face, MB", found["growth"], 1, digits=1)
     report("  seconds for them", found["seconds"], digits=1)
-
-
-def medians(
-    calls: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.thread_time
-) -> dict[str, float]:
-    """Time the calls in turn; median milliseconds of each."""
-    return {name: median(values) for name, values in take_turns(calls, rounds, clock=clock).items()}
 
 
 def report(what: str, value: float, bar: float | None = None, *, lower: bool = True, digits: int = 3) -> None:
