@@ -1,6 +1,6 @@
 """Rewrites of ONNX graphs that keep what the graph computes."""
 
-from pfld_edge_convert.passes.base import GraphPass, PassReport, PassResult, check_equivalence, run_passes
+from pfld_edge_convert.passes.base import GraphPass, PassResult, check_equivalence, run_passes
 from pfld_edge_convert.passes.canonical_form import (
     EliminateIdentity,
     FoldConstants,
@@ -20,7 +20,6 @@ __all__ = [
     "GraphPass",
     "MakeBatchDynamic",
     "MeanToPool",
-    "PassReport",
     "PassResult",
     "UpgradeOpset",
     "canonical_form",
