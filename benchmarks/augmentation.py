@@ -1,11 +1,9 @@
-"""What augmentation costs, what it looks like, and how detectors' boxes err, which its defaults follow.
+"""What augmentation costs, and what it looks like.
 
     python benchmarks/augmentation.py speed [--config train/configs/pfld-edge-s.toml] [--device cuda]
     python benchmarks/augmentation.py sheet docs/augmentation.png
-    python benchmarks/augmentation.py boxes LABELS.csv --images FOLDER yunet.onnx...
 
-`speed` and `sheet` use the two bundled portraits unless a configuration names other faces. `boxes` compares detectors'
-mapped boxes with the boxes of labelled landmarks.
+Both use the two bundled portraits unless a configuration names other faces.
 """
 
 import time
@@ -20,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from harness import SAME_FACE, Boxes, overlaps, print_table
-from pfld_edge_calib import cut_faces, portraits, read_photo, read_points_csv, tight_box
-from pfld_edge_runtime import Contract, CropRule, open_detector
+from harness import print_table
+from pfld_edge_calib import cut_faces, portraits
+from pfld_edge_runtime import Contract, CropRule
 from pfld_edge_train.augment import draw_plan, render_on_cpu, render_on_device
 from pfld_edge_train.batches import training_batches
 from pfld_edge_train.config import AugmentConfig, load_config
@@ -112,47 +110,6 @@ def sheet(out: Path, device: str) -> None:
     # Four bits a channel are enough to look at, and a third of the file.
     cv2.imwrite(str(out), np.vstack(rows) & 0xF0 | 8, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     click.echo(f"{out}: {out.stat().st_size // 1000} kB")
-
-
-@main.command()
-@click.argument("labels", type=click.Path(path_type=Path))
-@click.argument("detectors", nargs=-1, required=True)
-@click.option("--images", type=click.Path(path_type=Path), help="Folder that the labels' image column is relative to.")
-@click.option("--every", default=1, show_default=True, help="Look at every so many-th photograph.")
-def boxes(labels: Path, detectors: tuple[str, ...], images: Path | None, every: int) -> None:
-    """Print how the mapped boxes of DETECTORS err against the landmarks of the CSV file LABELS."""
-    by_photo: dict[Path, list[Boxes]] = {}
-    for face in read_points_csv(labels, images):
-        if face.landmarks is not None:
-            by_photo.setdefault(face.image, []).append(tight_box(face.landmarks))
-    rows = []
-    for name in detectors:
-        detector = open_detector(name)
-        found = []
-        for path in track(list(by_photo)[::every], description=Path(name).name):
-            mapped = detector.box_map(detector(read_photo(path), "bgr")[:, :4].astype(np.float64))
-            found += [errors(box, mapped) for box in by_photo[path] if len(mapped)]
-        table = np.concatenate(found)
-        # Clipped as the augmentation clips: a few boxes of another face must not make the figure.
-        deviation = table.std(axis=0)
-        kept = table[(np.abs(table) < 3 * deviation).all(axis=1)].std(axis=0)
-        cells = [f"{whole:.3f} ({most:.3f})" for whole, most in zip(deviation, kept, strict=True)]
-        rows.append([Path(name).name, str(len(table)), *cells])
-    print_table(["detector", "faces", "shift x", "shift y", "log scale"], rows)
-
-
-def errors(box: Boxes, mapped: Boxes) -> Boxes:
-    """How the best box errs, ``(1, 3)``: shift x and y as shares of the crop's side, log of the sides' ratio.
-
-    ``(0, 3)`` where no box overlaps by 0.3, or where the face is too small to tell.
-    """
-    shares = overlaps(box, mapped)
-    chosen, margin = mapped[shares.argmax()], Contract().crop.margin
-    side, other = (margin * (each[2:] - each[:2]).max() for each in (box, chosen))
-    if shares.max() < SAME_FACE or side < 40:
-        return np.zeros((0, 3))
-    shift = (chosen[:2] + chosen[2:] - box[:2] - box[2:]) / 2 / side
-    return np.array([[*shift, np.log(other / side)]])
 
 
 def portrait_cache(contract: Contract, count: int) -> FaceCache:
