@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import GraphPass
-from pfld_edge_convert.passes.channel_map import ChannelMap, channel_constants, is_dense, is_depthwise
+from pfld_edge_convert.passes.channel_map import ChannelMap, channel_constants, channel_weights, is_dense
 from pfld_edge_convert.passes.graph_index import GraphIndex, set_attribute, spatially_unpadded
 
 __all__ = ["NEGLIGIBLE", "EliminateDeadChannels"]
@@ -49,7 +49,6 @@ class EliminateDeadChannels(GraphPass):
         notes = [note for note in cut if note]
         if not notes:
             return ""
-        model.graph.ClearField("value_info")
         after = _weight_count(model)
         return f"{', '.join(notes)}; {before} weights to {after}"
 
@@ -150,8 +149,7 @@ def _needed(channels: ChannelMap) -> set[int]:
 
 def _cut(index: GraphIndex, node: onnx.NodeProto, channels: ChannelMap, needed: set[int]) -> str:
     """Apply rule 3 to one node; return what went."""
-    dense = is_dense(index, node)
-    weights = index.weights(node) if dense or is_depthwise(index, node) else None
+    dense, weights = is_dense(index, node), channel_weights(index, node)
     if weights is None or node.output[0] not in channels.ids or node.input[0] not in channels.ids:
         return ""
     weight, bias = weights

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pfld_edge_convert.passes.channel_map import is_dense, is_depthwise
+from pfld_edge_convert.passes.channel_map import channel_weights, is_depthwise
 from pfld_edge_convert.passes.graph_index import GraphIndex
 from pfld_edge_convert.quantization.weights import IntegerWeights
 
@@ -158,7 +158,7 @@ def weighted_layers(index: GraphIndex) -> list[Layer]:
     """All Conv and Gemm with constant weights, first to last."""
     layers = []
     for node in index.graph.node:
-        if is_depthwise(index, node) or is_dense(index, node):
+        if channel_weights(index, node) is not None:
             reader = index.only_consumer(node.output[0])
             relu = reader if reader is not None and reader.op_type == "Relu" else None
             layers.append(Layer(node, relu, node.name or node.output[0], is_depthwise(index, node)))
