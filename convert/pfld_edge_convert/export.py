@@ -62,7 +62,7 @@ def export_onnx(model: nn.Module, input_size: int) -> onnx.ModelProto:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the exporter's warnings, log lines and prints from the user; its errors still come as exceptions."""
+    """Suppress the exporter's warnings, log lines and prints."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -35,7 +35,7 @@ _LARGEST_DIFFERENCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class ConvertedFile:
-    """A file that was written, and what it costs.
+    """A file that was written, and its cost.
 
     Attributes:
         path: The ONNX file.
@@ -60,7 +60,7 @@ class ConvertedFile:
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What a conversion made.
+    """Result of a conversion.
 
     Attributes:
         files: The float file, then the INT8 file where one was asked for; each before its end-to-end graph where those

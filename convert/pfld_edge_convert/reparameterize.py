@@ -37,7 +37,7 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
 
 def training_form(model: nn.Module, fused: nn.Module) -> str:
-    """Say in one line what `convert` merges.
+    """Describe in one line what `reparameterize` merges.
 
     Args:
         model: The network as the checkpoint has it.

@@ -26,7 +26,7 @@ Dims = tuple[int | str, ...]
 
 
 class GraphIndex:
-    """A snapshot of a graph's connections; make a new one after editing nodes.
+    """Producers, consumers, constants and shapes of a graph's tensors; make a new index after editing nodes.
 
     Attributes:
         graph: The graph.
@@ -115,7 +115,7 @@ class GraphIndex:
         return name
 
     def bypass(self, node: onnx.NodeProto) -> bool:
-        """Remove a node that only passes on its first input; False where the graph's signature forbids that."""
+        """Remove a node whose output is its first input; False where the names of inputs and outputs forbid that."""
         source, result = node.input[0], node.output[0]
         if result not in self.outputs:
             _rename_input(self.graph, result, source)
