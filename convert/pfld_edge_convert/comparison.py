@@ -136,8 +136,8 @@ def _totals(found: Inspection) -> dict[str, Any]:
 
 def _contracts(first: Contract | None, second: Contract | None) -> tuple[Difference, ...]:
     if first is None or second is None:
-        named = [None if contract is None else f"of {contract.model or 'a network'}" for contract in (first, second)]
-        return () if named[0] == named[1] else (Difference("contract", *named),)
+        named = [contract and f"of {contract.model or 'a network'}" for contract in (first, second)]
+        return () if first is second else (Difference("contract", *named),)
     return _differing(_flat(first), _flat(second))
 
 
@@ -188,17 +188,11 @@ def _weights(
 
 
 def _difference(first: LayerWeights, second: LayerWeights) -> WeightDifference:
-    shapes, rescaled = (first.weight.shape, second.weight.shape), first.integer != second.integer
+    shapes = (first.weight.shape, second.weight.shape)
+    pair = (first.name, second.name, first.integer != second.integer, shapes)
     if shapes[0] != shapes[1]:
-        return WeightDifference(first.name, second.name, rescaled, shapes, None, None, None)
+        return WeightDifference(*pair, None, None, None)
     apart = np.abs(first.weight - second.weight)
     largest, most = float(apart.max(initial=0)), float(np.abs(first.weight).max(initial=0))
-    return WeightDifference(
-        first.name,
-        second.name,
-        rescaled,
-        shapes,
-        largest,
-        float(apart.mean()) if apart.size else 0.0,
-        largest / most if most else None,
-    )
+    mean = float(apart.mean()) if apart.size else 0.0
+    return WeightDifference(*pair, largest, mean, largest / most if most else None)

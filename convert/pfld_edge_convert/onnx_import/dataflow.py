@@ -56,18 +56,8 @@ class Flow(Generic[Weights]):
     weights: Weights | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxWeights:
-    """The numbers of a convolution or linear layer.
-
-    Attributes:
-        weight: As torch lays it out: ``(out, in / groups, kh, kw)`` or ``(out, in)``.
-        bias: ``(out,)``; zeros where the file has none.
-    """
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
+OnnxWeights = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Weight as in torch, ``(out, in / groups, kh, kw)`` or ``(out, in)``, and bias ``(out,)``, zeros if absent."""
 
 _MOVES = frozenset({"Reshape", "Flatten", "Squeeze"})
 
@@ -103,10 +93,10 @@ def _read_onnx(index: GraphIndex, node: onnx.NodeProto, flows: dict[str, Flow[On
     if weights is None:
         raise ImportOnnxError(f"a {kind} node, which no network of the PFLD family has")
     if kind == "Conv":
-        return Flow("conv", inputs, _conv_geometry(node, weights[0].shape), OnnxWeights(*weights))
+        return Flow("conv", inputs, _conv_geometry(node, weights[0].shape), weights)
     if (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0)) != (1.0, 1.0, 0):
         raise ImportOnnxError("a Gemm node with alpha, beta or a transposed input")
-    return Flow("linear", inputs, Geometry(weights[0].shape), OnnxWeights(*weights))
+    return Flow("linear", inputs, Geometry(weights[0].shape), weights)
 
 
 def _conv_geometry(node: onnx.NodeProto, shape: tuple[int, ...]) -> Geometry:

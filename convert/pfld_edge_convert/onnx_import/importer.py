@@ -106,12 +106,12 @@ def _all_flows(output: Flow[OnnxWeights]) -> list[Flow[OnnxWeights]]:
 
 @torch.no_grad()
 def _fill(network: nn.Module, pairs: list[tuple[str, OnnxWeights]]) -> None:
-    for name, weights in pairs:
+    for name, (weight, bias) in pairs:
         layer = network.get_submodule(name)
-        layer.get_parameter("weight").copy_(torch.from_numpy(np.array(weights.weight)))
+        layer.get_parameter("weight").copy_(torch.from_numpy(np.array(weight)))
         # A published layer without bias matches one of ours with or without it.
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(np.array(weights.bias)))
+            layer.bias.copy_(torch.from_numpy(np.array(bias)))
 
 
 def _probe(contract: Contract) -> NDArray[np.generic]:

@@ -176,7 +176,8 @@ def _computed(model: onnx.ModelProto, batch: int) -> dict[str, NDArray[Any]]:
     if batch:
         dims = inputs[0].type.tensor_type.shape.dim
         shapes = {inputs[0].name: [batch, *(dim.dim_value for dim in dims[1:])]}
-    fixed, known = with_input_shapes(model, shapes), {}
+    fixed = with_input_shapes(model, shapes)
+    known: dict[str, NDArray[Any]] = {}
     while True:
         # Known targets of Reshape let shape inference see further.
         index, before = GraphIndex(fixed), len(known)
@@ -208,7 +209,8 @@ def _value(index: GraphIndex, node: onnx.NodeProto, opset: int) -> NDArray[Any] 
     graph = onnx.helper.make_graph([node], "node", values[:-1], values[-1:])
     single = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     try:
-        return np.asarray(ReferenceEvaluator(single).run(None, inputs)[0])
+        outputs: Any = ReferenceEvaluator(single).run(None, inputs)
+        return np.asarray(outputs[0])
     except (NotImplementedError, RuntimeError, TypeError, ValueError):
         return None
 
@@ -329,7 +331,7 @@ def _does_nothing(index: GraphIndex, node: onnx.NodeProto) -> bool:
         case "Dropout":
             return not any(index.consumers[name] or name in index.outputs for name in node.output[1:] if name)
         case "Cast":
-            return index.types.get(node.input[0], 0) == attribute(node, "to")
+            return bool(index.types.get(node.input[0], 0) == attribute(node, "to"))
         case "Reshape" | "Flatten":
             return _same_shape(index, node)
         case "Slice":

@@ -217,15 +217,19 @@ class LayerInput:
 
     def real(self, integers: NDArray[np.generic]) -> NDArray[np.float32]:
         """Dequantize integers."""
-        if self.column_scales is None or self.column_zeros is None:
-            return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
-        return np.asarray((integers.astype(np.float32) - self.column_zeros) * self.column_scales, np.float32)
+        scale, zero = self._columns
+        return np.asarray((integers.astype(np.float32) - zero) * scale, np.float32)
 
     def clipped(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Clip real values to the grids."""
-        scale = self.scale if self.column_scales is None else self.column_scales
-        zero = self.zero_point if self.column_zeros is None else self.column_zeros
+        scale, zero = self._columns
         return np.clip(values, np.asarray(-zero * scale, np.float32), np.asarray((LEVELS - zero) * scale, np.float32))
+
+    @property
+    def _columns(self) -> tuple[Array | float, Array | int]:
+        if self.column_scales is None or self.column_zeros is None:
+            return self.scale, self.zero_point
+        return self.column_scales, self.column_zeros
 
     def scaled_weights(self, weight: Array) -> Array:
         """Weights with the columns' scales in them, as the kernel multiplies."""
