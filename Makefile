@@ -49,7 +49,7 @@ typecheck: $(READY)  ## check the types with mypy --strict
 	$(BIN)/mypy
 
 bench: $(READY)  ## speeds against references and bars (REFERENCE=PFLD_GhostOne_112_1_opt_sim.onnx; with PFLD_EDGE_SHARED also INT8 rows)
-	$(BIN)/python benchmarks/runtime.py models $(if $(REFERENCE),--reference $(REFERENCE))
+	$(BIN)/pfld-edge bench $(wildcard runtime/pfld_edge_runtime/models/*.onnx demo-out/pfld-edge-s.onnx) $(if $(REFERENCE),--against $(REFERENCE))
 	$(BIN)/python benchmarks/runtime.py speed
 	$(BIN)/python benchmarks/runtime.py memory
 	$(if $(and $(REFERENCE),$(PFLD_EDGE_SHARED)),$(BIN)/python benchmarks/quantization.py --short $(REFERENCE) $(CHECKPOINT))
@@ -58,7 +58,7 @@ figures: $(READY)  ## measure the figures of README and docs/ and paste them in 
 	$(BIN)/python tools/figures.py $(FIGURES)
 
 portability: $(READY)  ## landmarks on emulated processors against this one's (MODELS="a.onnx b.onnx"; not part of `make test`)
-	$(BIN)/python benchmarks/portability.py $(MODELS)
+	$(BIN)/python benchmarks/portability.py $(if $(ARM64),--arm64 $(ARM64)) $(MODELS)
 
 release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in fresh environments, with SBOMs
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[release]'

@@ -1,11 +1,9 @@
-"""What augmentation costs, what it looks like, and how detectors' boxes err, which its defaults follow.
+"""What augmentation costs, and what it looks like.
 
     python benchmarks/augmentation.py speed [--config train/configs/pfld-edge-s.toml] [--device cuda]
     python benchmarks/augmentation.py sheet docs/augmentation.png
-    python benchmarks/augmentation.py boxes LABELS.csv --images FOLDER yunet.onnx...
 
-`speed` and `sheet` use the two bundled portraits unless a configuration names other faces. `boxes` compares detectors'
-mapped boxes with the boxes of labelled landmarks.
+Both use the two bundled portraits unless a configuration names other faces.
 """
 
 import time
@@ -20,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from pfld_edge_calib import cut_faces, portraits, read_photo, read_points_csv
-from pfld_edge_runtime import Contract, CropRule, open_detector
+from harness import print_table
+from pfld_edge_calib import cut_faces, portraits
+from pfld_edge_runtime import Contract, CropRule
 from pfld_edge_train.augment import draw_plan, render_on_cpu, render_on_device
 from pfld_edge_train.batches import training_batches
 from pfld_edge_train.config import AugmentConfig, load_config
@@ -87,10 +86,9 @@ def speed(config_path: Path | None, folder: Path, device: str, batch_size: int, 
         for name, config in parts.items():
             batches = training_batches(faces, contract, config, batch_size, 0, number, device=device)
             best[name] = min(best[name], seconds(lambda some=batches: some[0], device))
-    click.echo("| | faces/s | added to a face, microseconds |\n|---|---|---|")
-    plain = best["plain crop"]
-    for name, value in best.items():
-        click.echo(f"| {name} | {batch_size / value:.0f} | {1e6 * (value - plain) / batch_size:.0f} |")
+    per_face = {name: 1e6 * value / batch_size for name, value in best.items()}
+    rows = [[name, f"{1e6 / cost:.0f}", f"{cost - per_face['plain crop']:.0f}"] for name, cost in per_face.items()]
+    print_table(["", "faces/s", "added to a face, microseconds"], rows)
 
 
 @main.command()
@@ -112,51 +110,6 @@ def sheet(out: Path, device: str) -> None:
     # Four bits a channel are enough to look at, and a third of the file.
     cv2.imwrite(str(out), np.vstack(rows) & 0xF0 | 8, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     click.echo(f"{out}: {out.stat().st_size // 1000} kB")
-
-
-@main.command()
-@click.argument("labels", type=click.Path(path_type=Path))
-@click.argument("detectors", nargs=-1, required=True)
-@click.option("--images", type=click.Path(path_type=Path), help="Folder that the labels' image column is relative to.")
-@click.option("--every", default=1, show_default=True, help="Look at every so many-th photograph.")
-def boxes(labels: Path, detectors: tuple[str, ...], images: Path | None, every: int) -> None:
-    """Print how the mapped boxes of DETECTORS err against the landmarks of the CSV file LABELS."""
-    by_photo: dict[Path, list[NDArray[np.float64]]] = {}
-    for face in read_points_csv(labels, images):
-        if face.landmarks is not None:
-            box = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
-            by_photo.setdefault(face.image, []).append(box.astype(np.float64))
-    click.echo("| detector | faces | shift x | shift y | log scale |\n|---|---|---|---|---|")
-    for name in detectors:
-        detector = open_detector(name)
-        found = []
-        for path in track(list(by_photo)[::every], description=Path(name).name):
-            mapped = detector.box_map(detector(read_photo(path), "bgr")[:, :4].astype(np.float64))
-            found += [errors(box, mapped) for box in by_photo[path] if len(mapped)]
-        table = np.concatenate(found)
-        # Clipped as the augmentation clips: a few boxes of another face must not make the figure.
-        deviation = table.std(axis=0)
-        kept = table[(np.abs(table) < 3 * deviation).all(axis=1)].std(axis=0)
-        cells = " | ".join(f"{whole:.3f} ({most:.3f})" for whole, most in zip(deviation, kept, strict=True))
-        click.echo(f"| {Path(name).name} | {len(table)} | {cells} |")
-
-
-def errors(box: NDArray[np.float64], mapped: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How the best box errs, ``(1, 3)``: shift x and y as shares of the crop's side, log of the sides' ratio.
-
-    ``(0, 3)`` where no box overlaps by 0.3, or where the face is too small to tell.
-    """
-    low, high = np.maximum(mapped[:, :2], box[:2]), np.minimum(mapped[:, 2:], box[2:])
-    shared = np.maximum(high - low, 0).prod(axis=1)
-    areas = (mapped[:, 2:] - mapped[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    overlap = shared / (areas - shared)
-    chosen = mapped[overlap.argmax()]
-    margin = Contract().crop.margin
-    side, other = (margin * (each[2:] - each[:2]).max() for each in (box, chosen))
-    if overlap.max() < 0.3 or side < 40:
-        return np.zeros((0, 3))
-    shift = (chosen[:2] + chosen[2:] - box[:2] - box[2:]) / 2 / side
-    return np.array([[*shift, np.log(other / side)]])
 
 
 def portrait_cache(contract: Contract, count: int) -> FaceCache:

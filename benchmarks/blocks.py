@@ -13,7 +13,6 @@ only slows a step down. docs/reparameterized-training.md has the table.
 import copy
 import time
 from collections.abc import Callable
-from statistics import median
 
 import click
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pfld_edge_convert.benchmark.timing import take_turns
+from harness import medians, print_table
 from pfld_edge_convert.export import INPUT_NAME, export_onnx
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime.session import open_session
@@ -64,13 +63,12 @@ def inference(rounds: int) -> None:
     calls = {}
     for name, make in BLOCKS.items():
         for count in (1, 1 + MORE):
-            calls[name, count] = _call(make, count, crop)
-    times = {key: median(values) for key, values in take_turns(calls, rounds).items()}
-    each = {name: (times[name, 1 + MORE] - times[name, 1]) / MORE * 1000 for name in BLOCKS}
+            calls[f"{name} x {count}"] = _call(make, count, crop)
+    times = medians(calls, rounds, time.perf_counter)
+    each = {name: (times[f"{name} x {1 + MORE}"] - times[f"{name} x 1"]) / MORE * 1000 for name in BLOCKS}
     whole = each["full 3x3 convolution"]
-    click.echo("| block | microseconds | of the full convolution |\n|---|---|---|")
-    for name, value in each.items():
-        click.echo(f"| {name} | {value:.0f} | {value / whole:.2f} |")
+    rows = [[name, f"{value:.0f}", f"{value / whole:.2f}"] for name, value in each.items()]
+    print_table(["block", "microseconds", "of the full convolution"], rows)
 
 
 def _call(make: Callable[[], nn.Module], count: int, crop: NDArray[np.float32]) -> Callable[[], object]:
@@ -107,10 +105,11 @@ def training(model: str, branches: int, batch: int, rounds: int, threads: int, b
             outputs[name] = _step(network, faces, truth, bf16=bf16)
             seconds[name] = min(seconds[name], time.perf_counter() - start)
     click.echo(f"{model}, {branches} branches, batch {batch}, {threads} thread(s), {'bfloat16' if bf16 else 'float32'}")
-    click.echo("| form | images a second | x branches | largest difference of a landmark |\n|---|---|---|---|")
+    rows = []
     for name, value in seconds.items():
         off = "" if name == "one branch" else f"{float((outputs[name] - outputs['branches']).abs().max()):.1e}"
-        click.echo(f"| {name} | {batch / value:.1f} | {seconds['branches'] / value:.2f} | {off} |")
+        rows.append([name, f"{batch / value:.1f}", f"{seconds['branches'] / value:.2f}", off])
+    print_table(["form", "images a second", "x branches", "largest difference of a landmark"], rows)
 
 
 def _step(network: nn.Module, faces: Tensor, truth: Tensor, *, bf16: bool) -> Tensor:

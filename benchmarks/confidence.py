@@ -10,21 +10,30 @@ quite WFLW's (its contour begins lower, for one), which is no error of a face. H
 judge; then all of them fit the curve that is printed. WFLW's 120 test faces judge it and fit nothing.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import click
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata, spearmanr
+from scipy.optimize import minimize
+from scipy.stats import mannwhitneyu, spearmanr
 
-from pfld_edge_calib import Face, as_detected, nme_per_face, open_faces, read_photo, read_points_csv
+from harness import model_option, print_table, shared_folder
+from pfld_edge_calib import (
+    WFLW_ATTRIBUTES,
+    Face,
+    as_detected,
+    labelled_faces,
+    nme_per_face,
+    read_photo,
+    read_points_csv,
+)
 from pfld_edge_calib.photo import photos_listed
 from pfld_edge_runtime import IBUG_68, FaceLandmarker
+from pfld_edge_runtime.detection import YuNet
 from pfld_edge_runtime.geometry import ConfidenceCurve, landmarks_68, mirror_disagreement, predict_with_mirror
 
 Array = NDArray[np.float64]
@@ -63,13 +72,11 @@ class Seen:
 
 
 @click.command()
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="An ONNX file with its contract; the bundled one without."
-)
+@model_option
 @click.option("--seed", default=0, show_default=True, help="Of boxes and covers.")
 def main(model: Path | None, seed: int) -> None:
     """Print a curve and its reliability."""
-    shared = Path(os.environ.get("PFLD_EDGE_SHARED", ""))
+    shared = shared_folder()
     landmarker, random = FaceLandmarker(model), np.random.default_rng(seed)
     folder = shared / "data/youtube68"
     others = read_points_csv(folder / "train.csv", folder / "images", "person")[::8]
@@ -87,25 +94,24 @@ def main(model: Path | None, seed: int) -> None:
         everything += part
     first = np.isin(everything.people, np.unique(everything.people)[::2])
     trial, curve = fitted(everything[first]), fitted(everything)
-    say = click.echo
-    say(f"curve: middle={curve.middle:.4f}, steepness={curve.steepness:.2f} ({len(everything.nme)} cases)")
-    say(f"fitted on half of the people: middle={trial.middle:.4f}, steepness={trial.steepness:.2f}\n")
-    say("| | cases | NME over 0.1 | confidence, mean | Brier | Spearman | AUC, NME over 0.1 | AUC, no face |")
-    say("|---|---|---|---|---|---|---|---|")
-    report("the other half of the people", everything[~first], trial, nothing)
-    for name, part in faces.items():
-        report(name, part, curve, nothing)
-    report("no face", nothing, curve, nothing)
-    wflw = open_faces(shared / "data/WFLW").load()
+    click.echo(f"curve: middle={curve.middle:.4f}, steepness={curve.steepness:.2f} ({len(everything.nme)} cases)")
+    click.echo(f"fitted on half of the people: middle={trial.middle:.4f}, steepness={trial.steepness:.2f}")
+    wflw = labelled_faces(shared / "data/WFLW")
     tight = seen(landmarker, cases(wflw))
-    report("WFLW, tight boxes", tight, curve, nothing)
     detected = seen(landmarker, cases(as_detected(wflw, seed)))
-    report("WFLW, boxes as detected", detected, curve, nothing)
-    for name in ("largepose", "expression", "occlusion", "blur", "illumination", "makeup"):
-        report(f"WFLW, {name}", tight[np.array([name in face.attributes for face in wflw])], curve, nothing)
-    for name, part in {"the other half of the people": everything[~first], "WFLW": tight + detected}.items():
-        say(f"\n| confidence, {name} | cases | mean | share with NME under 0.1 |\n|---|---|---|---|")
-        calibration_table(part, trial if name != "WFLW" else curve)
+    parts = {**faces, "no face": nothing, "WFLW, tight boxes": tight, "WFLW, boxes as detected": detected}
+    for name in WFLW_ATTRIBUTES:
+        parts[f"WFLW, {name}"] = tight[np.array([name in face.attributes for face in wflw])]
+    rows = [figures("the other half of the people", everything[~first], trial, nothing)]
+    rows += [figures(name, part, curve, nothing) for name, part in parts.items()]
+    head = ["", "cases", "NME over 0.1", "confidence, mean", "Brier", "Spearman", "AUC, NME over 0.1", "AUC, no face"]
+    print_table(head, rows)
+    for name, part, used in (
+        ("the other half of the people", everything[~first], trial),
+        ("WFLW", tight + detected, curve),
+    ):
+        head = [f"confidence, {name}", "cases", "mean", "share with NME under 0.1"]
+        print_table(head, calibration_rows(part, used))
 
 
 def cases(faces: Sequence[Face]) -> Iterator[Case]:
@@ -160,17 +166,12 @@ def covered(case: Case, random: np.random.Generator) -> Case:
 def backgrounds(shared: Path, random: np.random.Generator) -> Iterator[Case]:
     """Boxes in which a detector with a low threshold sees no part of a face."""
     wflw = shared / "data/WFLW"
-    detector = shared / "models/detectors/yunet_n_dynamic.onnx"
-    yunet = cv2.FaceDetectorYN.create(str(detector), "", (320, 320), 0.3)
+    detector = YuNet(shared / "models/detectors/yunet_n_dynamic.onnx", score_threshold=0.3)
     for path in photos_listed(wflw / "unlabelled_images.txt", wflw / "WFLW_images"):
         image = read_photo(path)
-        height, width = image.shape[:2]
-        yunet.setInputSize((width, height))
-        found = yunet.detect(image)[1]
-        faces = np.zeros((0, 4)) if found is None else found[:, :4]
-        side = random.uniform(40, 250)
-        low = random.uniform(0, 1, 2) * (width - side, height - side)
-        apart = (faces[:, :2] > low + side) | (faces[:, :2] + faces[:, 2:] < low)
+        faces, side = detector(image, "bgr"), random.uniform(40, 250)
+        low = random.uniform(0, 1, 2) * (np.array(image.shape[1::-1]) - side)
+        apart = (faces[:, :2] > low + side) | (faces[:, 2:4] < low)
         if low.min() >= 0 and apart.any(axis=1).all():
             yield Case(image, np.concatenate([low, low + side]), None, path.name)
 
@@ -188,53 +189,46 @@ def seen(landmarker: FaceLandmarker, given: Iterator[Case]) -> Seen:
                 found, ends = landmarks_68(found), (36, 45)
             error = nme_per_face(found, case.truth[None], ends)[0]
         rows.append((apart, error, case.person))
-    return Seen(np.array([r[0] for r in rows]), np.array([r[1] for r in rows]), np.array([r[2] for r in rows]))
+    return Seen(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def fitted(data: Seen) -> ConfidenceCurve:
-    """Logistic regression on the logarithm of the disagreement, by Newton's method."""
-    design = np.column_stack([np.log(data.disagreement), np.ones(len(data.nme))])
-    weights = np.zeros(2)
-    for _ in range(50):
-        chance = 1 / (1 + np.exp(-(design @ weights)))
-        curvature = (design * (chance * (1 - chance))[:, None]).T @ design
-        weights = weights + np.linalg.solve(curvature, design.T @ (data.good - chance))
-    return ConfidenceCurve(middle=float(np.exp(-weights[1] / weights[0])), steepness=float(-weights[0]))
+    """Logistic regression on the logarithm of the disagreement: least negative log likelihood."""
+    apart, signs = np.log(data.disagreement), np.where(data.good, -1.0, 1.0)
+    loss = lambda line: np.logaddexp(0, signs * (line[0] * apart + line[1])).sum()  # noqa: E731
+    slope, offset = minimize(loss, [-1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10}).x
+    return ConfidenceCurve(middle=float(np.exp(-offset / slope)), steepness=float(-slope))
 
 
-def report(name: str, data: Seen, curve: ConfidenceCurve, nothing: Seen) -> None:
-    """One line of the table."""
+def figures(name: str, data: Seen, curve: ConfidenceCurve, nothing: Seen) -> list[str]:
+    """One row of the table."""
     confidence = curve(data.disagreement)
     bad, face = ~data.good, np.isfinite(data.nme)
-    order = f"{spearmanr(data.disagreement[face], data.nme[face])[0]:.2f}" if face.any() else ""
-    failing = f"{auc(data.disagreement, bad):.3f}" if 0 < bad.sum() < len(bad) else ""
-    absent = ""
+    row = [name, str(len(bad)), f"{bad.mean():.1%}", f"{confidence.mean():.2f}"]
+    row += [f"{((confidence - data.good) ** 2).mean():.3f}", "", "", ""]
+    if 0 < bad.sum() < len(bad):
+        row[6] = f"{auc(data.disagreement, bad):.3f}"
     if face.any():
         apart = np.concatenate([data.disagreement[face], nothing.disagreement])
-        absent = f"{auc(apart, np.arange(len(apart)) >= face.sum()):.3f}"
-    brier = ((confidence - data.good) ** 2).mean()
-    click.echo(
-        f"| {name} | {len(bad)} | {bad.mean():.1%} | {confidence.mean():.2f} | {brier:.3f} "
-        f"| {order} | {failing} | {absent} |"
-    )
+        row[5] = f"{spearmanr(data.disagreement[face], data.nme[face])[0]:.2f}"
+        row[7] = f"{auc(apart, np.arange(len(apart)) >= face.sum()):.3f}"
+    return row
 
 
 def auc(score: Array, positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative (Mann and Whitney)."""
-    ranks, count = rankdata(score), int(positive.sum())
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(ranks) - count)))
+    """Area under the ROC curve."""
+    found = mannwhitneyu(score[positive], score[~positive]).statistic
+    return float(found / (positive.sum() * (~positive).sum()))
 
 
-def calibration_table(data: Seen, curve: ConfidenceCurve) -> None:
-    """What was promised beside what came, by confidence."""
+def calibration_rows(data: Seen, curve: ConfidenceCurve) -> Iterator[list[str]]:
+    """Mean confidence and share of good landmarks, by confidence."""
     confidence = curve(data.disagreement)
     for low, high in pairwise(BINS):
         chosen = (confidence >= low) & (confidence < high)
         if chosen.any():
-            click.echo(
-                f"| {low:.1f} to {min(high, 1):.1f} | {chosen.sum()} "
-                f"| {confidence[chosen].mean():.2f} | {data.good[chosen].mean():.2f} |"
-            )
+            means = (f"{confidence[chosen].mean():.2f}", f"{data.good[chosen].mean():.2f}")
+            yield [f"{low:.1f} to {min(high, 1):.1f}", str(chosen.sum()), *means]
 
 
 if __name__ == "__main__":

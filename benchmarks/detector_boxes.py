@@ -7,7 +7,6 @@ the teacher's, looked for again in their own tight box. Then NME on the faces of
 seen: cut by the true box, by the detector's box as it is, by the mapped box, and by the landmarks found in that.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,11 +16,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import SAME_FACE, Boxes, overlaps, print_table, shared_folder
 from pfld_edge_calib import Face, nme_per_face, predict_landmarks, read_photo, read_wflw, refined, true_landmarks
 from pfld_edge_runtime import BoxMap, FaceDetector, FaceLandmarker, open_detector
 from pfld_edge_runtime.geometry.landmarks import tight_box
 
-Boxes = NDArray[np.float64]
 Found = Mapping[str, list[NDArray[np.float32]]]
 """Detections of every photograph, by detector."""
 
@@ -34,8 +33,6 @@ FILES = {
 }
 SMALLEST = 40
 """Side in pixels under which a face's landmarks are too uncertain to fit on."""
-SAME_FACE = 0.3
-"""Least intersection over union at which a detection counts as the labelled face."""
 SHIFTS = (-0.3, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.3)
 SCALES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6)
 
@@ -44,10 +41,9 @@ SCALES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6)
 @click.option("--teacher", type=click.Path(path_type=Path), help="Network whose landmarks the maps are fitted on.")
 @click.option("--model", "models", multiple=True, type=click.Path(path_type=Path), help="Measured besides the bundled.")
 @click.option("--every", default=1, show_default=True, help="Fit on every so many-th photograph.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the curves into this PNG, if matplotlib is there.")
-def main(teacher: Path | None, models: tuple[Path, ...], every: int, plot: Path | None) -> None:
+def main(teacher: Path | None, models: tuple[Path, ...], every: int) -> None:
     """Print the maps and the tables in Markdown."""
-    shared = Path(os.environ.get("PFLD_EDGE_SHARED", ""))
+    shared = shared_folder()
     wflw = shared / "data/WFLW"
     detectors = {name: open_detector(shared / "models/detectors" / file) for name, file in FILES.items()}
     if every > 0:
@@ -57,21 +53,17 @@ def main(teacher: Path | None, models: tuple[Path, ...], every: int, plot: Path 
     faces = read_wflw(wflw)
     images = [read_photo(face.image) for face in faces]
     found = {name: [detector(image, "bgr") for image in images] for name, detector in detectors.items()}
-    curves: dict[str, dict[str, list[float]]] = {}
     for model in (None, *models):
         name = "bundled" if model is None else model.name
         landmarker = FaceLandmarker(model)
         print_accuracy(name, landmarker, faces, images, detectors, found)
-        curves[name] = print_curves(name, landmarker, faces, images)
-    if plot is not None:
-        draw(curves, plot)
+        print_curves(name, landmarker, faces, images)
 
 
 def print_maps(detectors: Mapping[str, FaceDetector], photos: Sequence[Path], teacher: FaceLandmarker) -> None:
     """Fit and print the map of every detector."""
-    click.echo(f"### Maps, fitted on {len(photos)} unlabelled photographs\n")
-    click.echo("| | faces | shift x, y | scale w, h | middle half of shift x | y | scale w | h |")
-    click.echo("|---|---|---|---|---|---|---|---|")
+    click.echo(f"### Maps, fitted on {len(photos)} unlabelled photographs")
+    rows = []
     for name, detector in detectors.items():
         faces: list[Face] = []
         for path in photos:
@@ -81,11 +73,13 @@ def print_maps(detectors: Mapping[str, FaceDetector], photos: Sequence[Path], te
             faces += [Face(path, box, group=str(len(faces) + index)) for index, box in enumerate(large)]
         offsets = fitted_offsets(faces, BoxMap(), teacher)
         # Once more from boxes that are nearly right, which the teacher was trained on.
-        offsets = fitted_offsets(faces, as_map(np.median(offsets, axis=0)), teacher)
+        x, y, width, height = np.median(offsets, axis=0).tolist()
+        offsets = fitted_offsets(faces, BoxMap((x, y), (width, height)), teacher)
         low, middle, high = np.percentile(offsets, (25, 50, 75), axis=0)
-        spreads = " | ".join(f"{a:+.3f}..{b:+.3f}" for a, b in zip(low, high, strict=True))
-        fit = "{:.3f}, {:.3f} | {:.3f}, {:.3f}".format(*middle)
-        click.echo(f"| {name} | {len(offsets)} | {fit} | {spreads} |")
+        spreads = [f"{a:+.3f}..{b:+.3f}" for a, b in zip(low, high, strict=True)]
+        rows.append([name, str(len(offsets)), *(f"{value:.3f}" for value in middle), *spreads])
+    kinds = ("shift x", "shift y", "scale w", "scale h")
+    print_table(["", "faces", *kinds, *(f"middle half of {kind}" for kind in kinds)], rows)
 
 
 def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: FaceLandmarker) -> Boxes:
@@ -101,21 +95,6 @@ def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: FaceLandmarker
     sizes = raw[:, 2:] - raw[:, :2]
     shifts = (boxes[:, :2] + boxes[:, 2:] - raw[:, :2] - raw[:, 2:]) / 2 / sizes
     return np.concatenate([shifts, (boxes[:, 2:] - boxes[:, :2]) / sizes], axis=1)
-
-
-def as_map(offsets: NDArray[np.floating]) -> BoxMap:
-    """Put four numbers in order."""
-    x, y, width, height = map(float, offsets)
-    return BoxMap((x, y), (width, height))
-
-
-def overlaps(boxes: Boxes, others: NDArray[np.floating]) -> Boxes:
-    """Intersection over union, row by row."""
-    low, high = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:4], others[:, 2:4])
-    shared = np.maximum(high - low, 0).prod(axis=1)
-    areas = [(some[:, 2:4] - some[:, :2]).prod(axis=1) for some in (boxes, others)]
-    result: Boxes = shared / (areas[0] + areas[1] - shared)
-    return result
 
 
 def print_accuracy(
@@ -138,13 +117,13 @@ def print_accuracy(
     )
     margin = landmarker.contract.crop.margin
     bare, plain = BoxMap(scale=(1 / margin, 1 / margin)), BoxMap()
-    click.echo(f"| | misses | its box x 1.0 | its box x {margin} | mapped | mapped, refine=1 |")
-    click.echo("|---|---|---|---|---|---|")
+    rows = []
     for key, own in boxes.items():
         mapped = detectors[key].box_map
         ways = [nme(bare(own)), nme(plain(own)), nme(mapped(own)), nme(mapped(own), refine=1)]
-        cells = " | ".join(f"{way[everywhere].mean():.4f} ({np.nanmean(way):.4f})" for way in ways)
-        click.echo(f"| {key} | {np.isnan(own[:, 0]).sum()} | {cells} |")
+        cells = [f"{way[everywhere].mean():.4f} ({np.nanmean(way):.4f})" for way in ways]
+        rows.append([key, str(np.isnan(own[:, 0]).sum()), *cells])
+    print_table(["", "misses", "its box x 1.0", f"its box x {margin}", "mapped", "mapped, refine=1"], rows)
 
 
 def matching(faces: Sequence[Face], found: Sequence[NDArray[np.float32]], box_map: BoxMap) -> Boxes:
@@ -179,48 +158,24 @@ def nmes(
 
 def print_curves(
     name: str, landmarker: FaceLandmarker, faces: Sequence[Face], images: Sequence[NDArray[np.uint8]]
-) -> dict[str, list[float]]:
+) -> None:
     """Print how NME grows as the true box is moved and scaled, before and after one refining pass."""
     truth = np.stack([face.bbox_xyxy for face in faces])
     maps = {
-        "shift x": [BoxMap(shift=(by, 0.0)) for by in SHIFTS],
-        "shift y": [BoxMap(shift=(0.0, by)) for by in SHIFTS],
-        "scale": [BoxMap(scale=(by, by)) for by in SCALES],
+        "shift x": {by: BoxMap(shift=(by, 0.0)) for by in SHIFTS},
+        "shift y": {by: BoxMap(shift=(0.0, by)) for by in SHIFTS},
+        "scale": {by: BoxMap(scale=(by, by)) for by in SCALES},
     }
-    curves: dict[str, list[float]] = {}
-    click.echo(f"\n### {name}: NME by how the true box is moved and scaled\n")
+    click.echo(f"\n### {name}: NME by how the true box is moved and scaled")
     for kind, moves in maps.items():
-        click.echo(f"| {kind} | " + " | ".join(f"{by:g}" for by in (SCALES if kind == "scale" else SHIFTS)) + " |")
-        click.echo("|---" * (len(moves) + 1) + "|")
-        for refine in (0, 1):
-            values = [float(nmes(landmarker, faces, images, move(truth), refine).mean()) for move in moves]
-            curves[f"{kind}, refine={refine}"] = values
-            click.echo(f"| refine={refine} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
-        click.echo("")
-    return curves
-
-
-def draw(curves: Mapping[str, Mapping[str, list[float]]], path: Path) -> None:
-    """Draw the curves of all networks."""
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError:
-        click.echo("no matplotlib here: the curves are not drawn", err=True)
-        return
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True)
-    for axis, kind in zip(axes, ("shift x", "shift y", "scale"), strict=True):
-        for name, values in curves.items():
-            for refine, style in ((0, "-"), (1, "--")):
-                places = SCALES if kind == "scale" else SHIFTS
-                axis.plot(places, values[f"{kind}, refine={refine}"], style, label=f"{name}, refine={refine}")
-        axis.set_xlabel(f"{kind} of the true box")
-    axes[0].set_ylabel("NME")
-    axes[0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path)
+        rows = [
+            [
+                f"refine={refine}",
+                *(f"{nmes(landmarker, faces, images, move(truth), refine).mean():.4f}" for move in moves.values()),
+            ]
+            for refine in (0, 1)
+        ]
+        print_table([kind, *(f"{by:g}" for by in moves)], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether the trust that `pfld-edge label` writes ranks landmarks and faces by their true error.
+"""Whether the weights that `pfld-edge label` writes rank landmarks and faces by their true error.
 
     PFLD_EDGE_SHARED=<folder> python benchmarks/label_trust.py [TEACHER...]
 
@@ -7,18 +7,16 @@ where none is given), from their true boxes and from YuNet's, and compares with 
 are Spearman's. Nothing is chosen here: the constants come from unlabelled faces and from `train/recipes`.
 """
 
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
+import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import spearmanr
 
+from harness import SAME_FACE, overlaps, print_table, shared_folder
 from pfld_edge_calib import Face, nme_per_face, read_photo, read_wflw
 from pfld_edge_calib.labelling import Consensus, augmented_predictions, consensus
 from pfld_edge_calib.labelling.consensus import face_sizes
@@ -29,6 +27,8 @@ from pfld_edge_runtime.geometry.landmarks import tight_box
 
 Array = NDArray[np.floating]
 DOUBTFUL = 0.7
+SETTINGS = ((False, 1, 2), (True, 1, 1), (True, 1, 2), (True, 2, 2), (True, 4, 2))
+"""Flip, crops, passes."""
 
 
 def labelled(
@@ -50,39 +50,30 @@ def labelled(
 
 
 def detected(faces: Sequence[Face], detector: Path) -> tuple[list[Face], list[Array]]:
-    """Pair faces with the detector's boxes, those that it finds."""
+    """Pair the faces that a detector finds with its boxes."""
     yunet = YuNet(detector, score_threshold=0.3)
-    found: list[Face] = []
-    places: list[Array] = []
+    found: list[tuple[Face, Array]] = []
     for face in faces:
         boxes, _ = find_boxes(yunet, read_photo(face.image), "bgr")
-        overlaps = [overlap(face.bbox_xyxy, box) for box in boxes]
-        if overlaps and max(overlaps) > 0.3:
-            found.append(face)
-            places.append(boxes[int(np.argmax(overlaps))])
-    return found, places
-
-
-def overlap(box: Array, other: Array) -> float:
-    """Intersection over union."""
-    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
-    shared = float(np.prod(np.maximum(sides, 0)))
-    return shared / (float(np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2])) - shared)
+        shares = overlaps(face.bbox_xyxy, boxes)
+        if len(boxes) and shares.max() > SAME_FACE:
+            found.append((face, boxes[int(shares.argmax())]))
+    return [face for face, _ in found], [box for _, box in found]
 
 
 def figures(found: Consensus, faces: Sequence[Face]) -> list[str]:
-    """One row of the table."""
+    """The last columns of a row."""
     truth = np.stack([face.landmarks for face in faces if face.landmarks is not None])
     nme = nme_per_face(found.landmarks, truth, WFLW_98.normalizing_points)
     errors = np.linalg.norm(found.landmarks - truth, axis=2) / face_sizes(truth, WFLW_98)[:, None]
-    trust = found.weights[:, None] * found.point_weights
+    weights = found.weights[:, None] * found.point_weights
     inside = [spearmanr(spread, error).statistic for spread, error in zip(found.disagreement, errors, strict=True)]
     doubtful = found.weights < DOUBTFUL
     return [
         f"{nme.mean():.4f}",
-        f"{(errors * trust).sum() / trust.sum():.4f} / {errors.mean():.4f}",
+        f"{(errors * weights).sum() / weights.sum():.4f} / {errors.mean():.4f}",
         f"{spearmanr(found.disagreement.ravel(), errors.ravel()).statistic:.3f}",
-        f"{-spearmanr(trust.ravel(), errors.ravel()).statistic:.3f}",
+        f"{-spearmanr(weights.ravel(), errors.ravel()).statistic:.3f}",
         f"{np.mean(inside):.3f}",
         f"{spearmanr(found.face_disagreement, nme).statistic:.3f}",
         f"{-spearmanr(found.weights, nme).statistic:.3f}",
@@ -90,31 +81,42 @@ def figures(found: Consensus, faces: Sequence[Face]) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Print the table."""
-    shared = Path(os.environ["PFLD_EDGE_SHARED"])
-    paths = [Path(name) for name in sys.argv[1:]] or sorted((shared / "models/reference").glob("*.onnx"))
-    teachers = [open_landmark_model(path) for path in paths]
-    faces = read_wflw(shared / "data/WFLW")
+def rows(teachers: Sequence[Teacher], sources: dict[str, tuple[list[Face], list[Array]]]) -> Iterator[list[str]]:
+    """All rows, the last teacher alone among them."""
+    for (boxes, (faces, places)), (flip, crops, passes) in product(sources.items(), SETTINGS):
+        for chosen in (teachers, teachers[-1:]) if (flip, crops, passes) == (True, 2, 2) else (teachers,):
+            if len(chosen) * crops * (1 + flip) > 1:
+                found = labelled(faces, places, chosen, flip, crops, passes)
+                setting = [f"{boxes} ({len(faces)})", str(len(chosen)), "yes" if flip else "no", str(crops)]
+                yield [*setting, str(passes), *figures(found, faces)]
+
+
+@click.command()
+@click.argument("teachers", nargs=-1, type=click.Path(path_type=Path))
+def main(teachers: tuple[Path, ...]) -> None:
+    """Print the table of docs/labelling.md."""
+    shared = shared_folder()
+    paths = teachers or sorted((shared / "models/reference").glob("*.onnx"))
+    networks = [open_network(path) for path in paths]
+    opened = [Teacher(network.name, network.predict, network.contract) for network in networks]
+    faces = list(read_wflw(shared / "data/WFLW"))
     sources = {
         "true": (faces, [face.bbox_xyxy for face in faces]),
         "YuNet": detected(faces, shared / "models/detectors/yunet_n_dynamic.onnx"),
     }
-    table = Table(title=", ".join(teacher.name for teacher in teachers))
-    for name in ("boxes", "teachers", "flip", "crops", "passes"):
-        table.add_column(name)
-    for name in ("NME", "error, by trust / plain", "landmarks: d", "trust", "in a face", "faces: D", "weight"):
-        table.add_column(name, justify="right")
-    table.add_column(f"weight < {DOUBTFUL}: share, NME / NME of the rest")
-    for (boxes, (some, places)), (flip, crops, passes) in product(
-        sources.items(), ((False, 1, 2), (True, 1, 1), (True, 1, 2), (True, 2, 2), (True, 4, 2))
-    ):
-        for chosen in (teachers, teachers[-1:]) if (flip, crops, passes) == (True, 2, 2) else (teachers,):
-            if len(chosen) * crops * (1 + flip) > 1:
-                found = labelled(some, places, chosen, flip, crops, passes)
-                setting = (f"{boxes} ({len(some)})", str(len(chosen)), "yes" if flip else "no", str(crops), str(passes))
-                table.add_row(*setting, *figures(found, some))
-    Console(width=180).print(table)
+    head = [
+        "boxes",
+        "teachers",
+        "flip",
+        "crops",
+        "passes",
+        "NME",
+        "error, weighted / plain",
+        "landmarks: d",
+        "weight x c",
+    ]
+    head += ["within a face", "faces: D", "weight", f"weight < {DOUBTFUL}: share, NME / NME of the rest"]
+    print_table(head, rows(opened, sources))
 
 
 if __name__ == "__main__":

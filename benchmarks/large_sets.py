@@ -14,7 +14,6 @@ import sys
 import tarfile
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -30,28 +29,6 @@ BAR = 400.0
 """Megabytes that 100,000 faces may take, all processes together."""
 
 
-@dataclass
-class Memory:
-    """Largest resident memory seen, in MB.
-
-    Attributes:
-        parent: Of the process that was started.
-        worker: Of the largest of its workers.
-        total: Of all together.
-    """
-
-    parent: float = 0.0
-    worker: float = 0.0
-    total: float = 0.0
-
-    def look(self, parent: int) -> None:
-        """Measure once."""
-        sizes = {process: resident(process) for process in (parent, *children(parent))}
-        self.parent = max(self.parent, sizes[parent])
-        self.worker = max(self.worker, *(size for process, size in sizes.items() if process != parent), 0.0)
-        self.total = max(self.total, sum(sizes.values()))
-
-
 @click.command()
 @click.option("--faces", default=100_000, show_default=True, help="How many.")
 @click.option("--workers", default=2, show_default=True, help="Processes.")
@@ -64,15 +41,16 @@ def main(faces: int, workers: int, models: tuple[str, ...], folder: Path | None)
         write_shards(place, faces)
         arguments = [*(models or [str(BUNDLED_MODEL)]), "--data", str(place), "--workers", str(workers)]
         command = [sys.executable, "-m", "pfld_edge", "evaluate", *arguments]
-        memory, start = Memory(), time.perf_counter()
+        largest, start = np.zeros(3), time.perf_counter()  # of the process, of a worker, of all together
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - our own program
             while process.poll() is None:
-                memory.look(process.pid)
+                sizes = [resident(number) for number in (process.pid, *children(process.pid))]
+                largest = np.maximum(largest, [sizes[0], max(sizes[1:], default=0.0), sum(sizes)])
                 time.sleep(0.1)
         seconds = time.perf_counter() - start
     click.echo(f"{faces} faces in {seconds:.0f} s, {faces / seconds:.0f} a second, {workers} workers")
-    click.echo(f"resident, MB: parent {memory.parent:.0f}, worker {memory.worker:.0f}, all {memory.total:.0f}")
-    sys.exit(process.returncode or int(memory.total > BAR))
+    click.echo("resident, MB: parent {:.0f}, worker {:.0f}, all {:.0f}".format(*largest))
+    sys.exit(process.returncode or int(largest[2] > BAR))
 
 
 def write_shards(folder: Path, faces: int) -> None:
@@ -109,16 +87,12 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def children(parent: int) -> list[int]:
     """Processes that a process started, and those that they started."""
-    found = []
-    for path in Path(f"/proc/{parent}/task").glob("*/children"):
-        try:
-            started = [int(number) for number in path.read_text().split()]
-        except OSError:
-            continue
-        found += started
-        for child in started:
-            found += children(child)
-    return found
+    try:
+        lists = [path.read_text() for path in Path(f"/proc/{parent}/task").glob("*/children")]
+    except OSError:
+        return []
+    started = [int(number) for number in " ".join(lists).split()]
+    return started + [other for child in started for other in children(child)]
 
 
 def resident(process: int) -> float:

@@ -8,8 +8,13 @@ saturates as AVX2 does; QEMU can't emulate it. What remains is rounding: where a
 two 8-bit steps, kernels may fall on different sides of it (seen in QLinearAdd), and that step travels on.
 Seconds are those of the emulator: they say nothing about a processor.
 
-QEMU, Debian's arm64 Python and the arm64 wheels land in the cache folder without root's rights: 250 MB, 600 while
-they are unpacked.
+It needs an x86-64 Linux with QEMU's user-mode emulators, and for the arm64 processors a root file system with Python
+and this machine's versions of numpy and onnxruntime:
+
+    apt-get install qemu-user-static
+    docker run --platform linux/arm64 --name arm python:3.11-slim pip install numpy==... onnxruntime==...
+    mkdir arm64 && docker export arm | tar -x -C arm64
+    python benchmarks/portability.py --arm64 arm64 MODEL.onnx
 """
 
 import json
@@ -20,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -30,8 +34,6 @@ from numpy.typing import NDArray
 from pfld_edge_calib import cut_faces, jittered, portraits
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import BUNDLED_MODEL, Contract, PfldEdgeError, prepare_input
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pfld-edge" / "portability"
 
 # Runs inside the emulator, where only numpy and onnxruntime are. Features are asked of the processor (CPUID) or of the
 # kernel (AT_HWCAP), as onnxruntime asks: numpy's list lacks AVX-VNNI and i8mm.
@@ -118,7 +120,7 @@ PROCESSORS = (
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python that can be started: its command, and for a foreign one its file tree, with our wheels in ``site``."""
+    """A Python that can be started: its command, and for a foreign one its file tree."""
 
     command: list[str]
     root: Path | None = None
@@ -136,14 +138,14 @@ class Answer:
 @click.command()
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--faces", type=click.IntRange(2), default=8, show_default=True, help="Portraits under jittered boxes.")
-@click.option("--cache", type=click.Path(path_type=Path), default=CACHE, help="Folder of the emulators' parts.")
-def main(models: tuple[Path, ...], faces: int, cache: Path) -> None:
+@click.option("--arm64", type=click.Path(path_type=Path, exists=True), help="Root file system with an arm64 Python.")
+def main(models: tuple[Path, ...], faces: int, arm64: Path | None) -> None:
     """Print how far the landmarks of MODELS (the bundled INT8 file by default) differ from processor to processor.
 
     Exit status 2 where no emulation could run.
     """
-    folder = cache.expanduser().resolve()
-    found = {machine: interpreter(machine, folder) for machine in ("x86_64", "aarch64")}
+    root = arm64.resolve() if arm64 else None
+    found = {machine: interpreter(machine, root) for machine in ("x86_64", "aarch64")}
     usable = {emulated: python for emulated in PROCESSORS if (python := found[emulated.machine])}
     try:
         done = sum(compare(model, faces, usable) for model in models or (BUNDLED_MODEL,)) if usable else 0
@@ -206,8 +208,6 @@ def run(python: Interpreter, model: Path, folder: Path, cpu: str = "") -> Answer
     """Run the model on ``input.npy``."""
     # Nothing of the host's environment: its library paths and Python settings mean nothing to another processor.
     environment = {"PATH": os.defpath, "HOME": str(folder), "QEMU_CPU": cpu}
-    if python.root:
-        environment["PYTHONPATH"] = str(python.root / "site")
     files = [str(path) for path in (model.resolve(), folder / "input.npy", folder / "output.npy")]
     # The folder is the working directory too: a crashing emulator drops its core there.
     printed = call([*python.command, "-s", "-c", PROGRAM, *files], "the run failed", environment, folder)
@@ -215,84 +215,23 @@ def run(python: Interpreter, model: Path, folder: Path, cpu: str = "") -> Answer
     return Answer(np.load(folder / "output.npy"), " ".join(told["features"]), told["seconds"])
 
 
-def interpreter(machine: str, cache: Path) -> Interpreter | None:
-    """Find or fetch a Python for an emulated architecture; what is missing is told in one line and gives None."""
-    try:
-        if platform.system() != "Linux" or platform.machine() != "x86_64":
-            raise MissingPartError("the emulations need an x86-64 Linux: run this on one")
-        qemu = str(emulator(machine, cache))
-        if machine == "x86_64":
-            return Interpreter([qemu, sys.executable])
-        root, python = arm_python(cache / "arm64")
-        return Interpreter([qemu, "-L", str(root), str(python)], root)
-    except MissingPartError as error:
-        click.echo(f"{machine} processors left out: {error}", err=True)
+def interpreter(machine: str, arm64: Path | None) -> Interpreter | None:
+    """Find a Python for an emulated architecture; what is missing is told in one line and gives None."""
+    qemu = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
+    reason = ""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        reason = "the emulations need an x86-64 Linux: run this on one"
+    elif not qemu:
+        reason = f"qemu-{machine} is not on the PATH: install qemu-user-static"
+    elif machine == "aarch64" and arm64 is None:
+        reason = "give a root file system with Python by --arm64"
+    if reason or qemu is None:
+        click.echo(f"{machine} processors left out: {reason}", err=True)
         return None
-
-
-def emulator(machine: str, cache: Path) -> Path:
-    """QEMU's user-mode emulator from the search path, else Debian's static one, which needs nothing beside it."""
-    names = (f"qemu-{machine}-static", f"qemu-{machine}")
-    installed = next((path for path in map(shutil.which, names) if path), None)
-    if installed:
-        return Path(installed)
-    root = unpack(["qemu-user-static"], "amd64", cache / "qemu")
-    for binary in (root / "usr" / "bin").glob("qemu-*"):
-        if not binary.name.startswith(("qemu-x86_64", "qemu-aarch64")):
-            binary.unlink()  # dozens of other architectures, 300 MB
-    found = [root / "usr" / "bin" / name for name in names if (root / "usr" / "bin" / name).is_file()]
-    if not found:
-        raise MissingPartError(f"Debian's qemu-user-static has no qemu-{machine}: put one (7.2 or newer) on the PATH")
-    return found[0]
-
-
-def arm_python(folder: Path) -> tuple[Path, Path]:
-    """Debian's arm64 file tree, and the Python in it, with numpy and onnxruntime of our versions in ``site``."""
-    root = unpack(["python3-minimal", "libpython3-stdlib", "libstdc++6"], "arm64", folder)
-    python = next(iter(sorted((root / "usr" / "bin").glob("python3.*"))))
-    wanted = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime")]
-    site, stamp = root / "site", root / "site.txt"
-    if not stamp.is_file() or stamp.read_text() != " ".join(wanted):
-        shutil.rmtree(site, ignore_errors=True)
-        platforms = [f"--platform={tag}_aarch64" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux2014")]
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", *platforms]
-        target = ["--implementation=cp", f"--python-version={python.name[6:]}", f"--target={site}"]
-        what = f"arm64 wheels of {' and '.join(wanted)} for {python.name} can't be had (pip says why)"
-        call([*pip, *target, *wanted], what)
-        stamp.write_text(" ".join(wanted))
-    return root, python
-
-
-def unpack(packages: list[str], architecture: str, folder: Path) -> Path:
-    """Download Debian packages and all that they depend on, as apt resolves it, and unpack them into a folder."""
-    root = folder / "root"
-    if root.is_dir():
-        return root
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise MissingPartError("apt-get and dpkg-deb are missing: run this on Debian or a relative of it")
-    for name in ("lists", "archives"):
-        (folder / name / "partial").mkdir(parents=True, exist_ok=True)
-    # An empty record of installed packages, so that the host's own count for nothing, and no lock, so no root's rights.
-    options = {
-        "APT::Architecture": architecture,
-        "APT::Architectures": architecture,
-        "Dir::State::Lists": folder / "lists",
-        "Dir::State::Status": os.devnull,
-        "Dir::Cache": folder,
-        "Debug::NoLocking": 1,
-    }
-    apt = ["apt-get", "-qq", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
-    mend = f"Debian's {' '.join(packages)} ({architecture}) can't be had: see that apt-get works here (apt says why)"
-    call([*apt, "update"], mend)
-    call([*apt, "install", "--download-only", "--no-install-recommends", "--yes", *packages], mend)
-    part = folder / "root.part"
-    for archive in sorted((folder / "archives").glob("*.deb")):
-        call(["dpkg-deb", "-x", str(archive), str(part)], f"{archive.name} is damaged: remove it and try again")
-    if not (part / "lib").exists():  # newer Debians leave this link to their installer
-        (part / "lib").symlink_to("usr/lib")
-    for name in ("lists", "archives"):
-        shutil.rmtree(folder / name)
-    return part.rename(root)  # last, so that what was cut short isn't taken for whole
+    if machine == "x86_64" or arm64 is None:
+        return Interpreter([qemu, sys.executable])
+    python = next(iter(sorted(arm64.glob("usr/local/bin/python3.*[0-9]"))), arm64 / "usr/bin/python3")
+    return Interpreter([qemu, "-L", str(arm64), str(python)], arm64)
 
 
 def call(

@@ -8,9 +8,8 @@ runs, as multiples of the first file's, untouched.
 """
 
 import logging
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +19,12 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from harness import print_table, shared_folder
 from pfld_edge.commands.convert import judged_faces
 from pfld_edge_calib import nme_per_face
 from pfld_edge_convert.calibration import CalibrationSet, CalibrationSource, calibration_crops, sample_crops
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.int8_stage import LabelledCrops
+from pfld_edge_convert.int8_stage import LabelledCrops, nme_drift
 from pfld_edge_convert.model_file import checkpoint_contract
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
@@ -38,15 +38,15 @@ from pfld_edge_train.checkpoint import load_model, save_checkpoint
 Crops = NDArray[np.uint8]
 
 NAIVE = QuantizationSettings(
-    ranges="minmax", equalize=0, feedback=False, correct_bias=False, pixels=False, target="x86-vnni"
+    ranges="minmax", equalize=0, feedback=False, correct_bias=False, uint8_input=False, target="x86-vnni"
 )
-PIXELS = replace(NAIVE, pixels=True)
-EQUALIZED = replace(PIXELS, equalize=0.75, equalize_by="minmax")
+UINT8_INPUT = replace(NAIVE, uint8_input=True)
+EQUALIZED = replace(UINT8_INPUT, equalize=0.75, equalize_by="minmax")
 CORRECTED = replace(EQUALIZED, correct_bias=True)
 FEEDBACK = replace(CORRECTED, feedback=True)
 STEPS = {
     "naive: minmax, nearest": NAIVE,
-    "+ pixels straight in": PIXELS,
+    "+ uint8 input": UINT8_INPUT,
     "+ equalized channels": EQUALIZED,
     "+ bias correction": CORRECTED,
     "+ feedback rounding": FEEDBACK,
@@ -72,15 +72,13 @@ class Row:
 @click.option("--seed", default=0, show_default=True, help="Of their choice.")
 def main(files: tuple[Path, ...], short: bool, faces: int, seed: int) -> None:
     """Print a table for each of FILES: published ONNX files, the first of them the reference, and checkpoints."""
-    shared = os.environ.get("PFLD_EDGE_SHARED")
-    if not shared:
-        raise click.UsageError("set PFLD_EDGE_SHARED to the folder that holds data/WFLW and models/detectors")
+    shared = shared_folder()
     logging.disable(logging.WARNING)
     reference = onnx.load(str(files[0]))
     for path in files:
         model, contract = float_network(path)
-        chosen = found_faces(Path(shared), contract, model, faces, seed)
-        judged = judged_faces(Path(shared, "data/WFLW"), None, contract)
+        chosen = found_faces(shared, contract, model, faces, seed)
+        judged = judged_faces(shared / "data/WFLW", None, contract)
         rows = list(quantized(model, contract, chosen.crops, short))
         report(path.name, chosen.source, model, contract, judged, rows, reference)
 
@@ -177,20 +175,17 @@ def report(
 
     expected = landmarks(model, contract)
     base = nme(expected)
-    say: Callable[[str], None] = click.echo
-    say(f"\n### {name}\n\nCalibrated on {source}; {len(base)} test faces, NME {base.mean():.5f} in float.\n")
-    say("| | NME drift | large pose | mean deviation | kB | times as fast as the reference |")
-    say("|---|---|---|---|---|---|")
-    say(f"| fp32, converted | | | | {kilobytes(model)} | {times['reference'] / times['fp32']:.2f} |")
+    click.echo(f"\n### {name}\n\nCalibrated on {source}; {len(base)} test faces, NME {base.mean():.5f} in float.")
+    table = [["fp32, converted", "", "", "", kilobytes(model), f"{times['reference'] / times['fp32']:.2f}"]]
     for row in rows:
         found = landmarks(row.model, row.contract)
-        now = nme(found)
-        turned = now[judged.large_pose].mean() / base[judged.large_pose].mean() - 1
-        deviation = deviation_per_face(found.reshape(len(found), -1), expected.reshape(len(found), -1), points).mean()
-        say(
-            f"| {row.name} | {now.mean() / base.mean() - 1:+.2%} | {turned:+.2%} | {deviation:.4f} "
-            f"| {kilobytes(row.model)} | {times['reference'] / times[row.name]:.2f} |"
-        )
+        drift = nme_drift(base, nme(found), judged.large_pose)
+        deviation = deviation_per_face(found, expected, points).mean()
+        speed = f"{times['reference'] / times[row.name]:.2f}"
+        drifts = [f"{drift.all:+.2%}", f"{drift.large_pose:+.2%}"]
+        table.append([row.name, *drifts, f"{deviation:.4f}", kilobytes(row.model), speed])
+    head = ["", "NME drift", "large pose", "mean deviation", "kB", "times as fast as the reference"]
+    print_table(head, table)
 
 
 def kilobytes(model: onnx.ModelProto) -> str:

@@ -6,7 +6,6 @@ On WFLW's 120 test faces. OpenCV solves the same shape and camera from a start o
 landmarks are against the pose that is read from the true ones, since no set at hand has true poses.
 """
 
-import os
 from pathlib import Path
 
 import click
@@ -14,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib import open_faces, predict_landmarks, read_photo, true_landmarks
+from harness import model_option, shared_folder
+from pfld_edge_calib import labelled_faces, predict_landmarks, read_photo, true_landmarks
 from pfld_edge_runtime import FaceLandmarker, default_camera, eye_openness, head_pose, mouth_openness
 from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 
@@ -25,12 +25,10 @@ STARTS = {"EPnP": cv2.SOLVEPNP_EPNP, "SQPnP": cv2.SOLVEPNP_SQPNP}
 
 
 @click.command()
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="An ONNX file with its contract; the bundled one without."
-)
+@model_option
 def main(model: Path | None) -> None:
     """Print the figures of docs/reading-landmarks.md."""
-    faces = open_faces(Path(os.environ.get("PFLD_EDGE_SHARED", "")) / "data/WFLW").load()
+    faces = labelled_faces(shared_folder() / "data/WFLW")
     landmarker = FaceLandmarker(model)
     truth = true_landmarks(faces, landmarker.contract).astype(np.float64)
     found = predict_landmarks(landmarker.model, faces).astype(np.float64)

@@ -1,31 +1,24 @@
-"""Times models against a reference, and measures the runtime against its bars: crop, batch, import, memory.
+"""Measures the runtime against its bars: crop, batch, import, memory.
 
-    python benchmarks/runtime.py models [FILE...] [--reference FILE]
     python benchmarks/runtime.py speed
     python benchmarks/runtime.py memory
 
-What is compared takes turns in one process, so that what slows the machine slows all of it. Quote the ratios:
-milliseconds differ from run to run and from machine to machine, ratios far less. `speed` counts processor time of the
-one thread that works: neighbours that take the processor don't count, those that take its caches do.
+`speed` times the calls that it compares in turns and counts the processor time of the one thread that works. Models are
+timed against each other by `pfld-edge bench`.
 """
 
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import click
 import cv2
 import numpy as np
 
-from pfld_edge_convert.benchmark.timing import take_turns
-from pfld_edge_convert.landmark_models import open_landmark_model
-from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker, PfldEdgeError, crop_faces, crop_windows, fingerprint_image
+from harness import medians
+from pfld_edge_runtime import FaceLandmarker, crop_faces, crop_windows
 
-DEMO_FP32 = Path("demo-out/pfld-edge-s.onnx")
 FACE = 300
 FRAME = (1080, 1920, 3)
 LINE = "  {:52} {:>12} {:>12}  {}"
@@ -63,36 +56,7 @@ print(json.dumps(found))
 
 @click.group()
 def main() -> None:
-    """Measure speed and memory of models and of the runtime."""
-
-
-@main.command()
-@click.argument("models", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), help="ONNX file that the others are divided by.")
-@click.option("--rounds", type=click.IntRange(1), default=300, show_default=True, help="Timed calls of each.")
-@click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="onnxruntime threads.")
-def models(models: tuple[Path, ...], reference: Path | None, rounds: int, threads: int) -> None:
-    """Print medians of one face through each of MODELS (the bundled INT8 file and `make demo`'s fp32 file by default).
-
-    Normalization is timed too. Without --reference the first model is the reference.
-    """
-    chosen = list(models) or [path for path in (BUNDLED_MODEL, DEMO_FP32) if path.is_file()]
-    files = ([] if reference is None else [reference]) + chosen
-    try:
-        found = medians({path.name: one_face(path, threads) for path in files}, rounds, clock=time.perf_counter)
-    except PfldEdgeError as error:
-        raise click.ClickException(str(error)) from error
-    first = next(iter(found.values()))
-    click.echo(f"{'model, one face':40} {'median ms':>10} {'ratio':>7}")
-    for name, value in found.items():
-        click.echo(f"  {name:38} {value:10.3f} {value / first:7.2f}")
-
-
-def one_face(path: Path, threads: int) -> Callable[[], object]:
-    """Make a call that runs a model on one crop, normalization included."""
-    network = open_landmark_model(path, threads)
-    crop = fingerprint_image(1, network.contract.input_size)[None]
-    return lambda: network.predict(crop)
+    """Measure speed and memory of the runtime."""
 
 
 @main.command()
@@ -168,13 +132,6 @@ def memory(calls: int) -> None:
     report("  after 16 faces in one call, MB", found["after 16 faces"], digits=1)
     report(f"growth over {calls:,} calls of one 20 px face, MB", found["growth"], 1, digits=1)
     report("  seconds for them", found["seconds"], digits=1)
-
-
-def medians(
-    calls: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.thread_time
-) -> dict[str, float]:
-    """Time the calls in turn; median milliseconds of each."""
-    return {name: median(values) for name, values in take_turns(calls, rounds, clock=clock).items()}
 
 
 def report(what: str, value: float, bar: float | None = None, *, lower: bool = True, digits: int = 3) -> None:

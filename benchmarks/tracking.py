@@ -12,8 +12,6 @@ from $PFLD_EDGE_SHARED/data/youtube68. (Its clips have three frames each, second
 could be measured by itself.)
 """
 
-import csv
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +21,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib import portraits
-from pfld_edge_calib.face import Face
-from pfld_edge_calib.photo import read_photo
-from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing, tight_box
+from harness import model_option, print_table, shared_folder
+from pfld_edge_calib import Face, portraits, read_photo, read_points_csv, tight_box
+from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing
+from pfld_edge_runtime.tracking.smoothing import FaceSmoother
 
 Array = NDArray[np.float64]
 Frames = Iterator[tuple[NDArray[np.uint8], Array]]
@@ -134,16 +132,21 @@ def chained(landmarker: FaceLandmarker) -> Method:
     return method
 
 
-def reference(raw: Method) -> Method:
-    """The exponential filter of the reference project."""
+def exponential() -> Callable[[Array, float], Array]:
+    """The filter of the reference project."""
     last: list[Array] = []
 
-    def method(frame: NDArray[np.uint8], box: Array) -> Array:
-        found = raw(frame, box)
+    def smooth(found: Array, _: float) -> Array:
         last.append(0.7 * found + 0.3 * (last[-1] if last else found))
         return last[-1]
 
-    return method
+    return smooth
+
+
+def reference(raw: Method) -> Method:
+    """Raw landmarks through the filter of the reference project."""
+    smooth = exponential()
+    return lambda frame, box: smooth(raw(frame, box), 1 / FPS)
 
 
 def tracked(landmarker: FaceLandmarker, smoothing: Smoothing | OneEuro | None) -> Method:
@@ -226,23 +229,22 @@ def still_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker) -> None:
         "detector's boxes": lambda: boxed(landmarker, BOX_JITTER),
         "boxes from the last landmarks": lambda: chained(landmarker),
     }
-    click.echo("\n| a still face; raw output from | noise | raw | reference | FaceTracker | and its worst landmark |")
-    click.echo("|---|---|---|---|---|---|")
+    table = []
     for name, one in scenes.items():
         for kind, raw in kinds.items():
             noise = noise_for(raw, one, 2.0)
             compared = [raw(), reference(raw()), tracked(landmarker, TUNED)]
             found, _ = answers(compared, frames(one, np.zeros((6 * FPS, 4)), noise, 1))
             rows = [jitter(track) for track in found]
-            means = " | ".join(f"{row.mean():.2f}" for row in rows)
-            click.echo(f"| {name}, {kind} | {noise:.0f} | {means} | {rows[-1].max():.2f} (raw {rows[0].max():.2f}) |")
+            means = [f"{row.mean():.2f}" for row in rows]
+            table.append([f"{name}, {kind}", f"{noise:.0f}", *means, f"{rows[-1].max():.2f} (raw {rows[0].max():.2f})"])
+    print_table(
+        ["a still face; raw output from", "noise", "raw", "reference", "FaceTracker", "its worst landmark"], table
+    )
 
 
 def moving_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker, noise: float, seeds: list[int]) -> None:
     """Print acceleration, lag and error of a moving face."""
-    title = f"a moving face ({len(scenes)} x {len(seeds)} sequences of 8 s, noise {noise:.0f})"
-    click.echo(f"\n| {title} | acceleration | error, px | error over 3 px / frame | lag, frames | lag, ms |")
-    click.echo("|---|---|---|---|---|---|")
     results: dict[str, list[list[float]]] = {}
     for one in scenes.values():
         for seed in seeds:
@@ -254,68 +256,43 @@ def moving_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker, noise: flo
                 off = np.linalg.norm(found - truth, axis=-1)
                 row = [acceleration(found), off.mean(), off[1:][speed > 3].mean(), lag(found, truth)]
                 results.setdefault(name, []).append(row)
-    for name, rows in results.items():
-        move, error, fast, late = np.mean(rows, axis=0)
-        click.echo(f"| {name} | {move:.2f} | {error:.2f} | {fast:.2f} | {late:.2f} | {late * 1000 / FPS:.0f} |")
+    means = {name: np.mean(rows, axis=0) for name, rows in results.items()}
+    table = [[name, *(f"{value:.2f}" for value in row), f"{row[3] * 1000 / FPS:.0f}"] for name, row in means.items()]
+    title = f"a moving face ({len(scenes)} x {len(seeds)} sequences of 8 s, noise {noise:.0f})"
+    print_table([title, "acceleration", "error, px", "error over 3 px / frame", "lag, frames", "lag, ms"], table)
 
 
 def blink_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker) -> None:
     """Print how much is left of a blink: eyelids that drop 14 pixels and rise again within 0.26 s."""
     seconds = np.arange(6 * FPS) / FPS
     blink = sum(np.clip(1 - np.abs(seconds - at) / 0.13, 0, 1) for at in (2.03, 3.5, 5.01))
+    filters = {"FaceTracker, OneEuro(1, 10) of the paper": Smoothing(PAPER, PAPER), "FaceTracker": TUNED}
     kept: dict[str, list[float]] = {}
     for one in scenes.values():
         noise = noise_for(lambda: boxed(landmarker, 0.0), one, 2.0)
         raw = answers([boxed(landmarker, 0.0)], frames(one, np.zeros((6 * FPS, 4)), noise, 2))[0][0]
         moved = raw.copy()
         moved[:, EYELIDS, 1] += 14 * np.asarray(blink)[:, None]
-        for name in ("reference", "FaceTracker, OneEuro(1, 10) of the paper", "FaceTracker"):
-            drop = [replayed(name, signal)[:, EYELIDS, 1].mean(axis=1) for signal in (moved, raw)]
-            kept.setdefault(name, []).append(float((drop[0] - drop[1]).max() / (14 * np.max(blink))))
-    click.echo("\n| a blink of 0.26 s, raw jitter 2 px | depth kept |\n|---|---|")
-    for name, shares in kept.items():
-        click.echo(f"| {name} | {np.mean(shares):.0%} |")
-
-
-def replayed(name: str, signal: Array) -> Array:
-    """A filter's answer to landmarks at hand."""
-    step = [0]
-
-    def replay(*_: object) -> NDArray[np.float32]:
-        return signal[step[0]][None].astype(np.float32)
-
-    if name == "reference":
-        smooth = reference(lambda *_: signal[step[0]])
-    else:
-        tracker = FaceTracker(
-            lambda _: tight_box(signal[0])[None],
-            lambda image, boxes, color="rgb": np.repeat(replay(image, color), len(np.asarray(boxes)), axis=0),
-            smoothing=TUNED if name == "FaceTracker" else PAPER,
-        )
-        smooth = lambda frame, _: tracker(frame).landmarks[0].astype(np.float64)  # noqa: E731
-    shown, found = np.zeros((1080, 1920, 3), np.uint8), []
-    for index in range(len(signal)):
-        step[0] = index
-        found.append(smooth(shown, np.zeros(4)))
-    return np.array(found)
+        for name in ("reference", *filters):
+            smoothed = []
+            for signal in (moved, raw):
+                smooth = exponential() if name == "reference" else FaceSmoother(filters[name])
+                smoothed.append(np.array([smooth(points, 1 / FPS) for points in signal])[:, EYELIDS, 1].mean(axis=1))
+            kept.setdefault(name, []).append(float((smoothed[0] - smoothed[1]).max() / (14 * np.max(blink))))
+    table = [[name, f"{np.mean(shares):.0%}"] for name, shares in kept.items()]
+    print_table(["a blink of 0.26 s, raw jitter 2 px", "depth kept"], table)
 
 
 def people(count: int) -> list[Face]:
     """One still each of some persons, in the order of their names."""
-    folder = Path(os.environ["PFLD_EDGE_SHARED"]) / "data/youtube68"
-    with (folder / "train.csv").open(encoding="utf-8") as lines:
-        rows = sorted(list(csv.reader(lines))[1:])
-    persons = {row[0].rpartition("_")[0]: row for row in reversed(rows)}
-    chosen = [persons[name] for name in sorted(persons)][:: len(persons) // count][:count]
-    points = [np.array(row[1:], np.float64).reshape(-1, 2) for row in chosen]
-    return [
-        Face(folder / "images" / row[0], tight_box(shape), group=row[0])
-        for row, shape in zip(chosen, points, strict=True)
-    ]
+    folder = shared_folder() / "data/youtube68"
+    faces = sorted(read_points_csv(folder / "train.csv", folder / "images", "person"), key=lambda face: face.image)
+    first = {face.group: face for face in reversed(faces)}
+    return [first[name] for name in sorted(first)][:: len(first) // count][:count]
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), help="An ONNX file of ours; the bundled one by default.")
+@model_option
 @click.option("--people", "count", default=0, show_default=True, help="Video stills in place of portraits.")
 def main(model: Path | None, count: int) -> None:
     """Print tables in Markdown."""

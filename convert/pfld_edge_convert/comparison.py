@@ -1,15 +1,14 @@
 """Differences between two model files: totals, contracts, operators, weights."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
-import onnx
 
-from pfld_edge_convert.inspection import Inspection
+from pfld_edge_convert.inspection import Inspection, signature
+from pfld_edge_convert.passes.graph_index import graph_inputs
 from pfld_edge_convert.quantized_models import LayerWeights, float_equivalent, layer_weights
 from pfld_edge_runtime import Contract
 
@@ -18,12 +17,12 @@ __all__ = ["Comparison", "Difference", "GraphEdit", "WeightDifference", "compare
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that both files have, in different ways.
+    """A property of which the two files have different values.
 
     Attributes:
-        name: What.
-        first: In the first file.
-        second: In the second.
+        name: Of the property.
+        first: Value in the first file.
+        second: Value in the second file.
     """
 
     name: str
@@ -33,17 +32,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class WeightDifference:
-    """A layer of both files.
+    """Differences of a layer's weights, as real numbers.
 
     Attributes:
-        first: Its name in the first file.
+        first: The layer's name in the first file.
         second: Its name in the second.
-        rescaled: Whether 8-bit weights of one file are compared with float weights of the other: a quantizer may have
-            moved factors from layer to layer, so that they differ where the networks don't.
-        shapes: Of its weights in both, output channels first.
-        largest: Largest absolute difference of the weights as real numbers; None where the shapes differ.
+        rescaled: Whether 8-bit weights are compared with float ones: equalization may have scaled them, so that
+            weights differ where the networks don't.
+        shapes: Of the weights in both files, output channels first.
+        largest: Largest absolute difference; None where the shapes differ, as are the next two.
         mean: Mean absolute difference.
-        relative: The largest one as a share of the first file's largest absolute weight.
+        relative: The largest difference over the first file's largest absolute weight.
     """
 
     first: str
@@ -62,12 +61,12 @@ class WeightDifference:
 
 @dataclass(frozen=True, slots=True)
 class GraphEdit:
-    """Where the order of operators differs: what the first file has in a place, and what the second has there.
+    """Operators of the first file that the second replaces by others.
 
     Attributes:
-        after: Name of the last layer before that place that both have, in the first file; empty at the beginning.
+        after: Name of the layer before them in the first file; empty at the beginning.
         first: Operators in the first file.
-        second: Operators in the second.
+        second: Operators in the second file.
     """
 
     after: str
@@ -77,14 +76,14 @@ class GraphEdit:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All that differs.
+    """All differences of two files.
 
     Attributes:
-        totals: Size, opset, cost, inputs and outputs; only those that differ.
+        totals: Size, opset, cost, inputs and outputs that differ.
         contract: Fields of the contracts that differ, by dotted name.
-        operators: How many of each operator, where the numbers differ.
+        operators: Numbers of operators that differ.
         edits: Where the order of operators differs.
-        weights: Layers that both have, first to last, the identical ones too.
+        weights: Layers that both have, first to last, identical ones too.
         only_first: Layers with weights that the second file lacks.
         only_second: Layers with weights that the first file lacks.
     """
@@ -127,29 +126,18 @@ def _totals(found: Inspection) -> dict[str, Any]:
         "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
         "IR version": model.ir_version,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "inputs": _signature(model.graph.input, {tensor.name for tensor in model.graph.initializer}),
-        "outputs": _signature(model.graph.output, set()),
+        "inputs": signature(graph_inputs(model)),
+        "outputs": signature(model.graph.output),
         "nodes": found.stats.nodes,
         "MACs": found.stats.macs,
         "parameters": found.stats.parameters,
     }
 
 
-def _signature(values: Sequence[onnx.ValueInfoProto], constants: set[str]) -> list[str]:
-    described = []
-    for value in values:
-        tensor = value.type.tensor_type
-        shape = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
-        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "?"
-        if value.name not in constants:
-            described.append(f"{value.name} ({shape}) {kind}")
-    return described
-
-
 def _contracts(first: Contract | None, second: Contract | None) -> tuple[Difference, ...]:
     if first is None or second is None:
-        named = [None if contract is None else f"of {contract.model or 'a network'}" for contract in (first, second)]
-        return () if named[0] == named[1] else (Difference("contract", *named),)
+        named = [contract and f"of {contract.model or 'a network'}" for contract in (first, second)]
+        return () if first is second else (Difference("contract", *named),)
     return _differing(_flat(first), _flat(second))
 
 
@@ -200,17 +188,11 @@ def _weights(
 
 
 def _difference(first: LayerWeights, second: LayerWeights) -> WeightDifference:
-    shapes, rescaled = (first.weight.shape, second.weight.shape), first.integer != second.integer
+    shapes = (first.weight.shape, second.weight.shape)
+    pair = (first.name, second.name, first.integer != second.integer, shapes)
     if shapes[0] != shapes[1]:
-        return WeightDifference(first.name, second.name, rescaled, shapes, None, None, None)
+        return WeightDifference(*pair, None, None, None)
     apart = np.abs(first.weight - second.weight)
     largest, most = float(apart.max(initial=0)), float(np.abs(first.weight).max(initial=0))
-    return WeightDifference(
-        first.name,
-        second.name,
-        rescaled,
-        shapes,
-        largest,
-        float(apart.mean()) if apart.size else 0.0,
-        largest / most if most else None,
-    )
+    mean = float(apart.mean()) if apart.size else 0.0
+    return WeightDifference(*pair, largest, mean, largest / most if most else None)

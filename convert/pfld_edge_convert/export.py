@@ -1,4 +1,4 @@
-"""Exports a torch module to ONNX, and simplifies the graph with onnxsim."""
+"""Exports a torch module to ONNX."""
 
 import io
 import logging
@@ -6,22 +6,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.passes.base import check_equivalence
 from pfld_edge_convert.passes.canonical_form import BATCH, IR_VERSION, OPSET
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "export_onnx", "simplify"]
+__all__ = ["INPUT_NAME", "OUTPUT_NAME", "export_onnx"]
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "landmarks"
-
-_SIMPLIFY_TOLERANCE = 1e-5
 
 
 def export_onnx(model: nn.Module, input_size: int) -> onnx.ModelProto:
@@ -65,36 +60,9 @@ def export_onnx(model: nn.Module, input_size: int) -> onnx.ModelProto:
     return exported
 
 
-def simplify(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> onnx.ModelProto:
-    """Fold constants and known patterns.
-
-    Args:
-        model: Left as it is.
-        inputs: ``(N, 3, S, S)`` samples on which onnxruntime must see no difference above 1e-5.
-
-    Raises:
-        ConvertError: onnxsim failed, or changed what the network computes.
-    """
-    import onnxsim
-
-    try:
-        with _silence():
-            simplified, valid = onnxsim.simplify(model, check_n=0)
-    except Exception as error:
-        raise ConvertError(f"onnxsim can't simplify the model: {' '.join(str(error).split())[:300]}") from error
-    if not valid:
-        raise ConvertError("onnxsim says that its own result is not valid")
-    check_equivalence(model, simplified, inputs, _SIMPLIFY_TOLERANCE, "onnxsim")
-    simplified.graph.ClearField("value_info")
-    simplified.ClearField("metadata_props")  # onnxsim records its steps there
-    simplified.metadata_props.extend(model.metadata_props)
-    result: onnx.ModelProto = simplified
-    return result
-
-
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the exporter's warnings, log lines and prints from the user; its errors still come as exceptions."""
+    """Suppress the exporter's warnings, log lines and prints."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

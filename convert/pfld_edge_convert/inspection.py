@@ -1,4 +1,4 @@
-"""What `pfld-edge inspect` reports of a model file: contract, cost, quantization, and what onnxruntime fuses."""
+"""Inspection of a model file: contract, cost, quantization, and the operators that onnxruntime fuses."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,10 @@ from pfld_edge_convert.passes.canonical_form import with_image_size
 from pfld_edge_convert.quantization.report import QuantizationReport, fusion_coverage, read_report
 from pfld_edge_runtime import Contract, ModelFileError
 
-__all__ = ["FusedPattern", "Fusion", "Inspection", "fusion_of", "inspect_file"]
+__all__ = ["FusedPattern", "Fusion", "Inspection", "fusion_of", "inspect_file", "signature"]
 
 _SIDE = 320
-"""For pictures of any size: what small face detectors are commonly fed."""
+"""Height and width that costs are counted at where the file leaves them free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Fusion:
     """What onnxruntime makes of a file's nodes.
 
     Attributes:
-        runs_as: For each node of the file, ``Constant`` aside: the operator that makes its output, the name of the
-            output that it is part of (``in NAME``), or ``gone``.
+        runs_as: For each node of the file, ``Constant`` aside: the operator that computes its output, ``in NAME``
+            where it is fused into the node of that name, or ``gone``.
         patterns: The most frequent first.
         running: Operators of the graph as it runs on this processor, layout changes included, and how many.
     """
@@ -53,7 +53,7 @@ class Fusion:
     running: dict[str, int]
 
     def facts(self) -> tuple[str, ...]:
-        """Say what fuses (``26 x Conv + Relu -> FusedConv``) and what runs, a line each."""
+        """Describe what fuses (``26 x Conv + Relu -> FusedConv``) and what runs, a line each."""
         fused = "; ".join(f"{p.count} x {' + '.join(p.operators)} -> {p.runs_as}" for p in self.patterns) or "nothing"
         runs = ", ".join(f"{count} {operator}" for operator, count in self.running.items())
         return f"onnxruntime fuses: {fused}", f"onnxruntime runs here: {runs}"
@@ -61,17 +61,17 @@ class Fusion:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is in a file.
+    """Contents of a model file.
 
     Attributes:
         path: The file.
-        size: Its bytes.
+        size: Bytes.
         contract: None where the file carries none.
         facts: Sentences about the file.
-        model: Its network; of a checkpoint, the one that `pfld-edge convert` begins with.
+        model: Its network; of a checkpoint, the exported and reparameterized one.
         stats: The network's cost.
-        fusion: What onnxruntime makes of the network; None where it refuses it.
-        quantization: What an INT8 file knows of its layers; None where it says nothing.
+        fusion: What onnxruntime fuses; None where it refuses the network.
+        quantization: The quantization report of an INT8 file, if it carries one.
     """
 
     path: Path
@@ -104,7 +104,8 @@ def inspect_file(path: Path) -> Inspection:
         facts.append(fusion_coverage(model).describe())
     contract = read_contract(model)
     if contract is not None and contract.end_to_end:
-        facts.append(f"end-to-end graph: {_signature(model.graph.input)} in, {_signature(model.graph.output)} out")
+        inputs, outputs = (" and ".join(signature(values)) for values in (model.graph.input, model.graph.output))
+        facts.append(f"end-to-end graph: {inputs} in, {outputs} out")
     return _inspect(path, contract, facts, model, report)
 
 
@@ -132,7 +133,7 @@ def _inspect(
 ) -> Inspection:
     filled = with_image_size(model, _SIDE)
     if filled is not None:
-        facts.append(f"the picture's size is free; counted at {_SIDE} px a side")
+        facts.append(f"the image size is free; counted at {_SIDE} px a side")
     stats, fusion = model_stats(model if filled is None else filled), None
     try:
         fusion = fusion_of(model)
@@ -142,13 +143,15 @@ def _inspect(
     return Inspection(path, path.stat().st_size, contract, tuple(facts), model, stats, fusion, report)
 
 
-def _signature(values: Iterable[onnx.ValueInfoProto]) -> str:
+def signature(values: Iterable[onnx.ValueInfoProto]) -> list[str]:
+    """Name, shape and element type of inputs or outputs, e.g. ``image (batch, 3, 112, 112) float32``."""
     described = []
     for value in values:
         tensor = value.type.tensor_type
-        shape = ", ".join(str(dim.dim_value or dim.dim_param) for dim in tensor.shape.dim)
-        described.append(f"{value.name} ({shape}) {np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))}")
-    return " and ".join(described)
+        shape = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "?"
+        described.append(f"{value.name} ({shape}) {kind}")
+    return described
 
 
 def fusion_of(model: onnx.ModelProto) -> Fusion:

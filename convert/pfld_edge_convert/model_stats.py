@@ -1,4 +1,4 @@
-"""Counts what a network costs: multiply-accumulates, parameters, nodes, layer by layer."""
+"""Counts multiply-accumulates, parameters and nodes of a network, layer by layer."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class LayerStats:
 
 @dataclass(frozen=True, slots=True)
 class ModelStats:
-    """What a network costs for one face.
+    """Cost of a network for one face.
 
     Attributes:
         layers: Every node in order, ``Constant`` aside.
@@ -81,7 +81,7 @@ def model_stats(model: onnx.ModelProto) -> ModelStats:
 
 
 def _weight_origins(twin: onnx.ModelProto) -> dict[str, tuple[str, int]]:
-    """For each constant, and for what Identity (a dequantization) makes of one: its initializer and element count."""
+    """Initializer and element count of each constant, dequantized ones included."""
     origins = {tensor.name: (tensor.name, int(np.prod(tensor.dims))) for tensor in twin.graph.initializer}
     for node in twin.graph.node:
         if node.op_type == "Identity" and node.input[0] in origins:

@@ -18,16 +18,16 @@ from pfld_edge_convert.end_to_end import (
     pixel_fingerprint,
 )
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.export import export_onnx, simplify
+from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
 from pfld_edge_convert.model_file import FLOAT_TOLERANCE, INT8_TOLERANCE, model_files, take_fingerprint, write_files
 from pfld_edge_convert.model_stats import model_stats
-from pfld_edge_convert.passes import PassReport, default_passes, run_passes
+from pfld_edge_convert.passes import PassResult, default_passes, run_passes
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import Contract, prepare_input
 
-__all__ = ["ConversionReport", "ConvertedFile", "convert", "int8_path", "optimize"]
+__all__ = ["ConversionReport", "ConvertedFile", "convert", "int8_path"]
 
 _LARGEST_DIFFERENCE = 1e-4
 """Of the float file to torch, in fractions of the crop: a hundredth of a pixel at 112."""
@@ -35,7 +35,7 @@ _LARGEST_DIFFERENCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class ConvertedFile:
-    """A file that was written, and what it costs.
+    """A file that was written, and its cost.
 
     Attributes:
         path: The ONNX file.
@@ -60,37 +60,23 @@ class ConvertedFile:
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What a conversion made.
+    """Result of a conversion.
 
     Attributes:
         files: The float file, then the INT8 file where one was asked for; each before its end-to-end graph where those
             were asked for.
-        passes: What each graph pass did.
+        passes: Result of each graph pass.
         int8: How the INT8 network was made, where one was asked for.
     """
 
     files: tuple[ConvertedFile, ...]
-    passes: tuple[PassReport, ...]
+    passes: tuple[PassResult, ...]
     int8: Int8Outcome | None = None
 
 
 def int8_path(output: Path) -> Path:
     """Name of the INT8 file beside a float file: ``face.onnx`` has ``face.int8.onnx``."""
     return output.with_suffix(f".int8{output.suffix}")
-
-
-def optimize(model: onnx.ModelProto, samples: NDArray[np.float32]) -> tuple[onnx.ModelProto, tuple[PassReport, ...]]:
-    """Simplify a float network and run every pass, each checked on the samples.
-
-    Args:
-        model: Any float network with one input; left as it is.
-        samples: ``(N, 3, S, S)`` float32.
-
-    Raises:
-        ConvertError: A step changed what the network computes.
-    """
-    optimized, reports = run_passes(simplify(model, samples), default_passes(), samples)
-    return optimized, tuple(reports)
 
 
 def convert(
@@ -102,7 +88,7 @@ def convert(
     *,
     end_to_end: bool = False,
 ) -> ConversionReport:
-    """Convert a network: reparameterize, export, simplify, optimize, quantize, wrap, write.
+    """Convert a network: reparameterize, export, optimize, quantize, wrap, write.
 
     Nothing is written before everything is made and checked, and then whole files at once, so that a run that fails or
     is killed leaves what was there before.
@@ -123,7 +109,8 @@ def convert(
     _check_crops(crops, contract)
     samples = np.asarray(prepare_input(crops, contract), np.float32)
     expected = _torch_output(model, contract, samples)
-    optimized, passes = optimize(export_onnx(reparameterize(model), contract.input_size), samples)
+    exported = export_onnx(reparameterize(model), contract.input_size)
+    optimized, passes = run_passes(exported, default_passes(), samples)
     made = [_Made(output, optimized, contract.replace(quantization="none", calibration=""), FLOAT_TOLERANCE)]
     outcome = None
     if int8 is not None:
@@ -139,7 +126,7 @@ def convert(
         raise ConvertError(f"the converted network differs from torch by {files[0].max_difference:.3g}")
     _make_folder(output.parent)
     write_files(contents)
-    return ConversionReport(tuple(files), passes, outcome)
+    return ConversionReport(tuple(files), tuple(passes), outcome)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,7 @@
 weights of every layer as real numbers, whatever the file stores them in.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -84,67 +82,40 @@ def layer_weights(model: onnx.ModelProto) -> list[LayerWeights]:
     index = GraphIndex(model)
     found = []
     for node in model.graph.node:
-        reader = _READERS.get(node.op_type)
-        weight = reader(index, node) if reader else None
+        kind, places = _FLOAT_OPERATORS.get(node.op_type, (node.op_type, (0, 1)))
+        if kind not in ("Conv", "Gemm", "MatMul", "ConvTranspose") or places is None or "Integer" in node.op_type:
+            continue
+        weight = _constant_weight(index, node, places[1], transposed=kind == "Gemm")
         if weight is not None:
-            kind = _KINDS.get(node.op_type, node.op_type)
             found.append(LayerWeights(node.name or node.output[0], kind, weight[1], weight[0]))
     return found
 
 
-def _float(index: GraphIndex, node: onnx.NodeProto) -> tuple[Float, bool] | None:
-    weight = _constant(index, node, 1)
-    if weight is None:
-        return _dequantized(index, node)
-    return _outputs_first(node, weight.astype(np.float64)), False
-
-
-def _dequantized(index: GraphIndex, node: onnx.NodeProto) -> tuple[Float, bool] | None:
-    """Of a QDQ file: the weight comes from a DequantizeLinear of a constant."""
-    producer = index.producers.get(node.input[1])
-    if producer is None or producer.op_type != "DequantizeLinear":
+def _constant_weight(
+    index: GraphIndex, node: onnx.NodeProto, place: int, *, transposed: bool
+) -> tuple[Float, bool] | None:
+    """A layer's real weight, output channels first, and whether it is stored in 8 bits; None where not constant."""
+    by_columns = not attribute(node, "transB", 0)
+    stored, integer = index.constants.get(node.input[place]), place > 1
+    producer = index.producers.get(node.input[place])
+    if integer:
+        real = _dequantized(index, node, place, int(node.op_type != "QLinearConv" and by_columns))
+    elif stored is not None:
+        real = stored.astype(np.float64)
+    elif producer is not None and producer.op_type == "DequantizeLinear":
+        real, integer = _dequantized(index, producer, 0, int(attribute(producer, "axis", 1))), True
+    else:
         return None
-    weight = _real(index, producer, 0, int(attribute(producer, "axis", 1)))
-    return None if weight is None else (_outputs_first(node, weight), True)
+    return None if real is None else (real.T if transposed and by_columns else real, integer)
 
 
-def _quantized(index: GraphIndex, node: onnx.NodeProto) -> tuple[Float, bool] | None:
-    axis = 0 if node.op_type == "QLinearConv" or attribute(node, "transB", 0) else 1
-    weight = _real(index, node, 3, axis)
-    return None if weight is None else (_outputs_first(node, weight), True)
-
-
-def _real(index: GraphIndex, node: onnx.NodeProto, place: int, axis: int) -> Float | None:
-    """Scale integers, of which ``place`` is the input, then their scale and zero point, by channel or all alike."""
-    stored, scale, zero = (_constant(index, node, place + step) for step in range(3))
+def _dequantized(index: GraphIndex, node: onnx.NodeProto, place: int, axis: int) -> Float | None:
+    """Real values of integers that are input `place`, followed by their scale and zero point, per channel or not."""
+    names = [*node.input[place : place + 3], "", ""][:3]
+    stored, scale, zero = (index.constants.get(name) for name in names)
     if stored is None or scale is None:
         return None
-    shape = [1] * stored.ndim
-    if scale.size > 1:
-        shape[axis] = scale.size
-    offset = np.zeros(1) if zero is None else zero.astype(np.float64)
-    offset = offset.reshape(shape) if offset.size > 1 else offset.reshape(-1)
-    real: Float = (stored.astype(np.float64) - offset) * scale.astype(np.float64).reshape(shape)
+    shape = [-1 if place == axis else 1 for place in range(stored.ndim)] if scale.size > 1 else [1] * stored.ndim
+    offset = np.zeros(scale.shape) if zero is None else zero.astype(np.float64)
+    real: Float = (stored - offset.reshape(shape)) * scale.astype(np.float64).reshape(shape)
     return real
-
-
-def _outputs_first(node: onnx.NodeProto, weight: Float) -> Float:
-    is_gemm = node.op_type in ("Gemm", "FusedGemm", "QGemm")
-    return weight.T if is_gemm and not attribute(node, "transB", 0) else weight
-
-
-def _constant(index: GraphIndex, node: onnx.NodeProto, place: int) -> NDArray[Any] | None:
-    return index.constants.get(node.input[place]) if place < len(node.input) else None
-
-
-_KINDS = {
-    "QLinearConv": "Conv",
-    "FusedConv": "Conv",
-    "QGemm": "Gemm",
-    "FusedGemm": "Gemm",
-    "QLinearMatMul": "MatMul",
-}
-_READERS: Mapping[str, Callable[[GraphIndex, onnx.NodeProto], tuple[Float, bool] | None]] = {
-    **dict.fromkeys(("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "ConvTranspose"), _float),
-    **dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul"), _quantized),
-}

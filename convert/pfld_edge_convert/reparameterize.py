@@ -7,6 +7,7 @@ is the convolution with the sum of the kernels (Ding et al., "RepVGG", arXiv 210
 """
 
 import copy
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from pfld_edge_train.blocks import MobileOneBlock
 
 __all__ = ["reparameterize", "training_form"]
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @torch.no_grad()
@@ -37,7 +40,7 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
 
 def training_form(model: nn.Module, fused: nn.Module) -> str:
-    """Say in one line what `convert` merges.
+    """Describe in one line what `reparameterize` merges.
 
     Args:
         model: The network as the checkpoint has it.
@@ -63,11 +66,12 @@ def _fuse_block(block: MobileOneBlock) -> None:
     """Replace a block's branches by one convolution."""
     if block.rbr_conv is None:
         return
-    main = _conv_of(block.rbr_conv[0])
+    main = _part(block.rbr_conv[0], "conv", nn.Conv2d)
     size = main.kernel_size[0]
-    kernels = [_conv_bn_kernel(_conv_of(branch), _norm_of(branch)) for branch in block.rbr_conv]
-    if block.rbr_scale is not None:
-        kernels.append(_conv_bn_kernel(_conv_of(block.rbr_scale), _norm_of(block.rbr_scale)))
+    branches = [*block.rbr_conv, *([] if block.rbr_scale is None else [block.rbr_scale])]
+    kernels = [
+        _conv_bn_kernel(_part(branch, "conv", nn.Conv2d), _part(branch, "bn", nn.BatchNorm2d)) for branch in branches
+    ]
     if block.rbr_skip is not None:
         kernels.append(_normalized(_identity_kernel(main), block.rbr_skip))
     weight = torch.stack([_padded(weight, size) for weight, _ in kernels]).sum(dim=0)
@@ -126,18 +130,11 @@ def _convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2
     return merged
 
 
-def _conv_of(branch: nn.Module) -> nn.Conv2d:
-    conv = branch.get_submodule("conv")
-    if not isinstance(conv, nn.Conv2d):
-        raise TypeError(f"expected a convolution in the branch, found {type(conv).__name__}")
-    return conv
-
-
-def _norm_of(branch: nn.Module) -> nn.BatchNorm2d:
-    norm = branch.get_submodule("bn")
-    if not isinstance(norm, nn.BatchNorm2d):
-        raise TypeError(f"expected BatchNorm in the branch, found {type(norm).__name__}")
-    return norm
+def _part(branch: nn.Module, name: str, kind: type[Part]) -> Part:
+    part = branch.get_submodule(name)
+    if not isinstance(part, kind):
+        raise TypeError(f"expected {kind.__name__} in the branch, found {type(part).__name__}")
+    return part
 
 
 def _count(model: nn.Module, kind: type[nn.Module]) -> int:

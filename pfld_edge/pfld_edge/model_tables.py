@@ -106,7 +106,7 @@ def quantization_table(report: QuantizationReport, most: int | None = None) -> T
             "" if makes_float else f"{cost.sqnr:.1f} dB",
             "float" if makes_float else f"{cost.low:.3g} ... {cost.high:.3g}",
             f"{cost.deviation:.5f}",
-            f"{cost.turned:.5f}",
+            f"{cost.large_pose:.5f}",
             "float" if cost.layer in report.float_layers else "INT8",
         )
     return table

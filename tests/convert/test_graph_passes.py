@@ -1,10 +1,14 @@
 """Canonical form and operator rewrites, and the check on sample inputs that every pass goes through."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -15,10 +19,12 @@ from pfld_edge_convert.passes import (
     ConvToGemm,
     EliminateIdentity,
     FoldBatchNorm,
+    FoldConstants,
     GraphPass,
     MakeBatchDynamic,
     MeanToPool,
     UpgradeOpset,
+    canonical_form,
     default_passes,
     run_passes,
 )
@@ -153,6 +159,7 @@ def test_all_passes_keep_a_published_file_s_landmarks_and_run_twice_to_no_effect
         (node("Dropout", ["a"], ["b"]), {}),
         (node("Relu", ["a"], ["b"]), {}),
         (node("Concat", ["a"], ["b"], axis=1), {}),
+        (node("Cast", ["a"], ["b"], to=onnx.TensorProto.FLOAT), {}),
         (node("Transpose", ["a"], ["b"], perm=[0, 1, 2, 3]), {}),
         (node("Reshape", ["a", "s"], ["b"]), {"s": np.array([0, 4, 2, 2], INT)}),
         (node("Pad", ["a", "p"], ["b"]), {"p": np.zeros(8, INT)}),
@@ -185,15 +192,139 @@ def test_a_node_that_does_nothing_goes(build: Build, nothing: onnx.NodeProto, co
             },
         ),
         (node("Transpose", ["a"], ["b"], perm=[0, 1, 3, 2]), {}),
+        (node("Cast", ["a"], ["b"], to=onnx.TensorProto.FLOAT16), {}),
         (node("MaxPool", ["a"], ["b"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]), {}),
     ],
-    ids=["a slice that runs backwards", "a transpose of equal sides", "a pool that keeps the size"],
+    ids=["a slice that runs backwards", "a transpose of equal sides", "a cast", "a pool that keeps the size"],
 )
 def test_a_node_that_keeps_the_shape_but_moves_values_stays(
     build: Build, something: onnx.NodeProto, constants: dict[str, np.ndarray]
 ) -> None:
     model = build([node("Relu", ["x"], ["a"]), something, node("Sigmoid", ["b"], ["y"])], constants, SHAPE)
     assert not EliminateIdentity()(model).modified
+
+
+@pytest.mark.parametrize(
+    "constant",
+    [{"value": onnx.numpy_helper.from_array(np.float32(2))}, {"value_float": 2.0}, {"value_floats": [2.0] * 2}],
+    ids=lambda constant: next(iter(constant)),
+)
+def test_constant_nodes_and_what_follows_from_them_become_initializers(
+    build: Build, constant: dict[str, object]
+) -> None:
+    nodes = [
+        node("Constant", [], ["two"], **constant),
+        node("Neg", ["two"], ["less"]),
+        node("Add", ["x", "less"], ["y"]),
+    ]
+    result = FoldConstants()(build(nodes, {}, SHAPE)).model
+    assert [item.op_type for item in result.graph.node] == ["Add"]
+    inputs = np.random.default_rng(0).normal(size=(3, 4, 2, 2)).astype(np.float32)
+    assert (run_model(result, inputs) == inputs - 2).all()
+
+
+def shape_chain(target: list[str]) -> list[onnx.NodeProto]:
+    """Reshape to a target that is joined from the batch of ``x`` and constants, as torch's exporter writes views."""
+    return [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["n"]),
+        node("Unsqueeze", ["n", "axis"], ["batch"]),
+        node("Concat", target, ["target"], axis=0),
+        node("Reshape", ["x", "target"], ["y"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "constant", "shape"),
+    [
+        (["batch", "rest"], [-1], (5, 16)),
+        (["batch", "rest"], [8, 2], (5, 8, 2)),
+        (["rest", "batch"], [16], (16, 5)),
+    ],
+    ids=["flattened", "batch first", "batch last"],
+)
+def test_shapes_computed_from_the_batch_become_constants(
+    build: Build, target: list[str], constant: list[int], shape: tuple[int, ...]
+) -> None:
+    constants = {"zero": np.array(0, INT), "axis": np.array([0], INT), "rest": np.array(constant, INT)}
+    model = build(shape_chain(target), constants, SHAPE)
+    result = FoldConstants()(model).model
+    assert [item.op_type for item in result.graph.node] == ["Reshape"]
+    inputs = np.random.default_rng(0).normal(size=(5, 4, 2, 2)).astype(np.float32)
+    assert (run_model(result, inputs) == inputs.reshape(shape)).all()
+
+
+def test_shapes_that_use_the_batch_twice_stay_computed(build: Build) -> None:
+    constants = {"zero": np.array(0, INT), "axis": np.array([0], INT), "rest": np.array([-1], INT)}
+    nodes = shape_chain(["batch", "rest", "batch"])
+    assert not FoldConstants()(build(nodes, constants, ["batch", "batch", 2, 2])).modified
+
+
+SHARED = os.environ.get("PFLD_EDGE_SHARED")
+EXPECTED = {
+    "ghostone_raw_export": {"Conv", "Relu", "Concat", "Flatten", "AveragePool", "Gemm"},
+    "lite106_two_outputs": {"Conv", "Relu", "Concat", "Flatten", "GlobalAveragePool", "Gemm"},
+    "pfld17_relu6": {"Conv", "Clip", "Add", "Concat", "Flatten", "AveragePool", "Gemm"},
+    "pfld68_dynamic_batch": {"Conv", "Relu", "Add", "Concat", "Flatten", "AveragePool", "Gemm"},
+}
+
+
+@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no public files to look at")
+@pytest.mark.parametrize("name", EXPECTED)
+def test_public_files_keep_their_outputs_in_canonical_form(name: str, faces: np.ndarray) -> None:
+    path = Path(str(SHARED)) / f"models/public/{name}.onnx"
+    original = onnx.load(str(path))
+    result = canonical_form(original)
+    assert {item.op_type for item in result.graph.node} == EXPECTED[name]
+    assert [item.version for item in result.opset_import] == [OPSET]
+    assert result.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # files of IR version 3 make it warn of each weight
+    sessions = [onnxruntime.InferenceSession(data, options) for data in (str(path), result.SerializeToString())]
+    source = sessions[0].get_inputs()[0].name
+    expected = [sessions[0].run(None, {source: face[None]}) for face in faces[:4]]
+    found = sessions[1].run(None, {source: faces[:4]})
+    for parts, values in zip(zip(*expected, strict=True), found, strict=True):
+        largest = max(1.0, float(np.abs(values).max()))
+        assert np.abs(np.concatenate(parts) - values).max() < 1e-5 * largest
+    assert canonical_form(result) == result
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, 18])
+def test_a_torch_network_keeps_its_outputs_in_canonical_form(opset: int, tmp_path: Path) -> None:
+    """Legacy exports, batch norm and dropout not folded, views computed from the batch."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU6(),
+        torch.nn.ZeroPad2d(0),
+        torch.nn.AvgPool2d(4),
+        torch.nn.Dropout(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8 * 4 * 4, 10),
+    ).eval()
+    network[1].running_mean.uniform_(-1, 1)
+    network[1].running_var.uniform_(0.5, 2)
+    path, sample = tmp_path / "network.onnx", torch.rand(2, 3, 32, 32)
+    torch.onnx.export(
+        network, (sample,), str(path), dynamo=False, opset_version=opset, do_constant_folding=False,
+        training=torch.onnx.TrainingMode.PRESERVE, input_names=["x"], dynamic_axes={"x": {0: "n"}},
+    )  # fmt: skip
+    result = canonical_form(onnx.load(str(path)))
+    assert {item.op_type for item in result.graph.node} == {"Conv", "Clip", "AveragePool", "Flatten", "Gemm"}
+    inputs = torch.rand(5, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(inputs).numpy()
+    np.testing.assert_allclose(run_model(result, inputs.numpy()), expected, atol=1e-5)
+
+
+def test_a_network_of_two_inputs_is_refused(build: Build) -> None:
+    model = build([node("Relu", ["x"], ["y"])], {}, SHAPE)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, SHAPE))
+    with pytest.raises(ConvertError, match="expected one input, found 2: x, mask"):
+        canonical_form(model)
 
 
 def test_names_of_input_and_output_survive(build: Build) -> None:

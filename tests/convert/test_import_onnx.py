@@ -69,6 +69,15 @@ def test_names_in_the_file_do_not_matter(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@needs_shared
+def test_a_raw_export_gives_the_weights_of_the_simplified_file() -> None:
+    """Pad nodes that pad nothing and Constant nodes are no obstacle."""
+    raw = Path(str(SHARED)) / "models/public/ghostone_raw_export.onnx"
+    found, expected = import_onnx(raw).weights, import_onnx(published("pfld-ghostone")).weights
+    assert found.keys() == expected.keys()
+    assert all((found[name] - expected[name]).abs().max() < 1e-6 for name in expected)
+
+
 def small_network(path: Path, op: str) -> Path:
     shape = ["N", 3, 112, 112]
     weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")

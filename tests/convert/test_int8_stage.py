@@ -16,8 +16,8 @@ from pfld_edge_convert.errors import CalibrationError, FellShortError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import Int8Request, LabelledCrops, make_int8
+from pfld_edge_convert.passes import default_passes, run_passes
 from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.pipeline import optimize
 from pfld_edge_convert.quantization.mixed_precision import (
     FaceDrift,
     LayerCost,
@@ -42,7 +42,7 @@ def network() -> onnx.ModelProto:
     torch.manual_seed(0)
     model = build_model(ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64))
     samples = np.asarray(prepare_input(sample_crops(CONTRACT), CONTRACT), np.float32)
-    return optimize(export_onnx(reparameterize(model), 64), samples)[0]
+    return run_passes(export_onnx(reparameterize(model), 64), default_passes(), samples)[0]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def multi_scale() -> Quantizer:
     contract = Contract(input_size=64)
     model = build_model(ModelConfig("pfld-ghostone", width_factor=0.25, input_size=64))
     samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
-    network = optimize(export_onnx(reparameterize(model), 64), samples)[0]
+    network = run_passes(export_onnx(reparameterize(model), 64), default_passes(), samples)[0]
     return Quantizer(network, sample_crops(contract), contract, FAST)
 
 
@@ -243,4 +243,4 @@ def test_layers_have_costs_where_all_landmarks_are_one_point(network: onnx.Model
     faces = np.zeros((4, 3, 64, 64), np.float32)
     costs = layer_costs(replace(plan, model=flat), faces, (60, 72), CONTRACT.landmarks.mirror)
     assert len(costs) == len(plan.weights)
-    assert np.isfinite([cost.turned for cost in costs]).all()
+    assert np.isfinite([cost.large_pose for cost in costs]).all()

@@ -77,7 +77,7 @@ def test_a_qoperator_file_costs_what_its_float_file_does(build: Build, kept: fro
     names = ["x", *integer_tensors(index, weighted_layers(index))]
     histograms = collect_histograms(model, names[1:], [batch])
     grids = {"x": Grid.covering(-4, 4), **grids_from(index, histograms, "minmax")}
-    quantized = write_qoperator(model, initial_plan(model, grids, FULL_RANGE, kept))
+    quantized = write_qoperator(initial_plan(model, grids, FULL_RANGE, kept))
     assert "QLinearConv" in {node.op_type for node in quantized.graph.node}
     stats = model_stats(quantized)
     assert stats.macs == sum(MACS.values())

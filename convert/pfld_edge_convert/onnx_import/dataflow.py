@@ -9,10 +9,10 @@ import onnx
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 from torch import fx, nn
 
 from pfld_edge_convert.errors import ImportOnnxError
+from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, graph_inputs
 
 __all__ = ["Flow", "Geometry", "OnnxWeights", "match_flows", "onnx_flow", "torch_flow"]
 
@@ -56,125 +56,54 @@ class Flow(Generic[Weights]):
     weights: Weights | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxWeights:
-    """The numbers of a convolution or linear layer.
+OnnxWeights = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Weight as in torch, ``(out, in / groups, kh, kw)`` or ``(out, in)``, and bias ``(out,)``, zeros if absent."""
 
-    Attributes:
-        weight: As torch lays it out: ``(out, in / groups, kh, kw)`` or ``(out, in)``.
-        bias: ``(out,)``; zeros where the file has none.
-    """
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
+_MOVES = frozenset({"Reshape", "Flatten", "Squeeze"})
 
 
 def onnx_flow(model: onnx.ModelProto) -> Flow[OnnxWeights]:
-    """Follow the graph from its only output back to its only input.
+    """Follow a graph in canonical form (`canonical_form`, `MeanToPool`) from its only input to its only output.
 
     Raises:
         ImportOnnxError: The graph computes something that no network of the PFLD family does.
     """
-    return _Reader(model).output()
+    index, inputs, outputs = GraphIndex(model), graph_inputs(model), model.graph.output
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ImportOnnxError(f"expected one input and one output, found {len(inputs)} and {len(outputs)}")
+    flows: dict[str, Flow[OnnxWeights]] = {inputs[0].name: Flow("input")}
+    for node in model.graph.node:  # ONNX keeps nodes in an order that computes every input first
+        flows[node.output[0]] = _read_onnx(index, node, flows)
+    return flows[outputs[0].name]
 
 
-_NO_OPS = frozenset({"Reshape", "Flatten", "Slice", "Identity", "Dropout", "Squeeze"})
-_PLAIN_OPS = frozenset({"Relu", "Add", "Concat"})
+def _read_onnx(index: GraphIndex, node: onnx.NodeProto, flows: dict[str, Flow[OnnxWeights]]) -> Flow[OnnxWeights]:
+    kind = node.op_type
+    names = node.input[:1] if kind in _MOVES or kind in ("Conv", "Gemm") else node.input
+    if any(name not in flows for name in names):
+        raise ImportOnnxError(f"a {kind} node of a constant, which no network of the PFLD family has")
+    inputs = tuple(flows[name] for name in names)
+    if kind in _MOVES:
+        return inputs[0]
+    if kind in ("Relu", "Add", "Concat"):
+        return Flow(kind.lower(), inputs)
+    if kind == "GlobalAveragePool":
+        return Flow("pool", inputs)
+    weights = index.weights(node) if kind in ("Conv", "Gemm") else None
+    if weights is None:
+        raise ImportOnnxError(f"a {kind} node, which no network of the PFLD family has")
+    if kind == "Conv":
+        return Flow("conv", inputs, _conv_geometry(node, weights[0].shape), weights)
+    if (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0)) != (1.0, 1.0, 0):
+        raise ImportOnnxError("a Gemm node with alpha, beta or a transposed input")
+    return Flow("linear", inputs, Geometry(weights[0].shape), weights)
 
 
-class _Reader:
-    """One pass over a graph; every value is read once."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = onnx.shape_inference.infer_shapes(model).graph
-        self._graph = graph
-        self._arrays = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
-        self._arrays |= {
-            node.output[0]: numpy_helper.to_array(helper.get_node_attr_value(node, "value"))
-            for node in graph.node
-            if node.op_type == "Constant"
-        }
-        values = [*graph.value_info, *graph.input, *graph.output]
-        self._shapes = {
-            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values
-        }
-        self._flows: dict[str, Flow[OnnxWeights]] = {}
-
-    def output(self) -> Flow[OnnxWeights]:
-        inputs = [value.name for value in self._graph.input if value.name not in self._arrays]
-        if len(inputs) != 1 or len(self._graph.output) != 1:
-            raise ImportOnnxError(
-                f"expected one input and one output, found {len(inputs)} and {len(self._graph.output)}"
-            )
-        self._flows[inputs[0]] = Flow("input")
-        for node in self._graph.node:  # ONNX keeps nodes in an order that computes every input first
-            if node.op_type != "Constant":
-                self._flows[node.output[0]] = self._read(node)
-        return self._flows[self._graph.output[0].name]
-
-    def _read(self, node: onnx.NodeProto) -> Flow[OnnxWeights]:
-        layers = {
-            "Conv": self._conv,
-            "Gemm": self._gemm,
-            "AveragePool": self._pool,
-            "ReduceMean": self._pool,
-            "GlobalAveragePool": self._pool,
-        }
-        if node.op_type in _NO_OPS:
-            return self._no_op(node)
-        if node.op_type in layers:
-            return layers[node.op_type](node)
-        if node.op_type in _PLAIN_OPS:
-            return Flow(node.op_type.lower(), self._inputs(node))
-        raise ImportOnnxError(f"a {node.op_type} node, which no network of the PFLD family has")
-
-    def _inputs(self, node: onnx.NodeProto) -> tuple[Flow[OnnxWeights], ...]:
-        unknown = [name for name in node.input if name not in self._flows]
-        if unknown:
-            raise ImportOnnxError(f"a {node.op_type} node of a constant, which no network of the PFLD family has")
-        return tuple(self._flows[name] for name in node.input)
-
-    def _conv(self, node: onnx.NodeProto) -> Flow[OnnxWeights]:
-        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        weight = self._arrays[node.input[1]]
-        strides = set(attributes.get("strides", (1, 1)))
-        pads = set(attributes.get("pads", (0, 0, 0, 0)))
-        if len(strides) != 1 or len(pads) != 1 or set(attributes.get("dilations", (1,))) != {1}:
-            raise ImportOnnxError("a convolution with uneven strides or padding, or with dilation")
-        geometry = Geometry(weight.shape, strides.pop(), pads.pop(), attributes.get("group", 1))
-        return Flow("conv", (self._flow_of(node.input[0]),), geometry, self._weights(weight, node))
-
-    def _gemm(self, node: onnx.NodeProto) -> Flow[OnnxWeights]:
-        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        scaling = (attributes.get("alpha", 1.0), attributes.get("beta", 1.0), attributes.get("transA", 0))
-        if scaling != (1.0, 1.0, 0):
-            raise ImportOnnxError("a Gemm node with alpha, beta or a transposed input")
-        weight = self._arrays[node.input[1]]
-        weight = weight if attributes.get("transB", 0) else weight.T
-        return Flow("linear", (self._flow_of(node.input[0]),), Geometry(weight.shape), self._weights(weight, node))
-
-    def _weights(self, weight: NDArray[np.float32], node: onnx.NodeProto) -> OnnxWeights:
-        bias = self._arrays[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
-        return OnnxWeights(weight, bias)
-
-    def _pool(self, node: onnx.NodeProto) -> Flow[OnnxWeights]:
-        """A mean is ours where it leaves one number a channel."""
-        shape = self._shapes.get(node.output[0], ())
-        if shape[2:] not in ((1, 1), ()):
-            raise ImportOnnxError(f"an average over part of the map (output {shape}), expected the whole map")
-        return Flow("pool", (self._flow_of(node.input[0]),))
-
-    def _no_op(self, node: onnx.NodeProto) -> Flow[OnnxWeights]:
-        """Reshapes never change numbers; a slice is passed over where it cuts nothing away."""
-        before, after = self._shapes.get(node.input[0]), self._shapes.get(node.output[0])
-        if node.op_type == "Slice" and before != after:
-            raise ImportOnnxError(f"a slice from {before} to {after}, expected one that cuts nothing away")
-        return self._flow_of(node.input[0])
-
-    def _flow_of(self, name: str) -> Flow[OnnxWeights]:
-        if name not in self._flows:
-            raise ImportOnnxError("a layer whose input is a constant, which no network of the PFLD family has")
-        return self._flows[name]
+def _conv_geometry(node: onnx.NodeProto, shape: tuple[int, ...]) -> Geometry:
+    strides, pads = set(attribute(node, "strides", [1])), set(attribute(node, "pads", [0]))
+    if len(strides) != 1 or len(pads) != 1 or set(attribute(node, "dilations", [1])) != {1}:
+        raise ImportOnnxError("a convolution with uneven strides or padding, or with dilation")
+    return Geometry(shape, strides.pop(), pads.pop(), attribute(node, "group", 1))
 
 
 _FUNCTIONS: dict[object, str] = {

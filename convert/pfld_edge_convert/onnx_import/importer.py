@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pfld_edge_convert.errors import ImportOnnxError
+from pfld_edge_convert.errors import ConvertError, ImportOnnxError
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_convert.onnx_import.dataflow import Flow, OnnxWeights, match_flows, onnx_flow, torch_flow
+from pfld_edge_convert.passes import MeanToPool, canonical_form
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train.checkpoint import Checkpoint
@@ -55,8 +56,8 @@ def import_onnx(path: Path) -> Checkpoint:
 
 def _matched(model: onnx.ModelProto, path: Path) -> tuple[ModelConfig, list[tuple[str, OnnxWeights]]]:
     try:
-        theirs = onnx_flow(model)
-    except ImportOnnxError as error:
+        theirs = onnx_flow(MeanToPool()(canonical_form(model)).model)
+    except (ConvertError, ImportOnnxError) as error:
         raise ImportOnnxError(f"{path}: not a published PFLD network: {error}") from error
     first, last = _end_layers(theirs)
     size = model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
@@ -105,12 +106,12 @@ def _all_flows(output: Flow[OnnxWeights]) -> list[Flow[OnnxWeights]]:
 
 @torch.no_grad()
 def _fill(network: nn.Module, pairs: list[tuple[str, OnnxWeights]]) -> None:
-    for name, weights in pairs:
+    for name, (weight, bias) in pairs:
         layer = network.get_submodule(name)
-        layer.get_parameter("weight").copy_(torch.from_numpy(np.array(weights.weight)))
+        layer.get_parameter("weight").copy_(torch.from_numpy(np.array(weight)))
         # A published layer without bias matches one of ours with or without it.
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(np.array(weights.bias)))
+            layer.bias.copy_(torch.from_numpy(np.array(bias)))
 
 
 def _probe(contract: Contract) -> NDArray[np.generic]:

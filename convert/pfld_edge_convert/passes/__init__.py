@@ -1,7 +1,13 @@
 """Rewrites of ONNX graphs that keep what the graph computes."""
 
-from pfld_edge_convert.passes.base import GraphPass, PassReport, PassResult, check_equivalence, run_passes
-from pfld_edge_convert.passes.canonical_form import EliminateIdentity, MakeBatchDynamic, UpgradeOpset
+from pfld_edge_convert.passes.base import GraphPass, PassResult, check_equivalence, run_passes
+from pfld_edge_convert.passes.canonical_form import (
+    EliminateIdentity,
+    FoldConstants,
+    MakeBatchDynamic,
+    UpgradeOpset,
+    canonical_form,
+)
 from pfld_edge_convert.passes.eliminate_dead_channels import EliminateDeadChannels
 from pfld_edge_convert.passes.operator_rewrites import ConvToGemm, FoldBatchNorm, MeanToPool
 
@@ -10,12 +16,13 @@ __all__ = [
     "EliminateDeadChannels",
     "EliminateIdentity",
     "FoldBatchNorm",
+    "FoldConstants",
     "GraphPass",
     "MakeBatchDynamic",
     "MeanToPool",
-    "PassReport",
     "PassResult",
     "UpgradeOpset",
+    "canonical_form",
     "check_equivalence",
     "default_passes",
     "run_passes",
@@ -26,6 +33,7 @@ def default_passes() -> tuple[GraphPass, ...]:
     """All passes, each behind those whose results it needs."""
     return (
         UpgradeOpset(),
+        FoldConstants(),
         MakeBatchDynamic(),
         EliminateIdentity(),
         FoldBatchNorm(),

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import GraphPass
-from pfld_edge_convert.passes.channel_map import ChannelMap, is_dense, is_depthwise
+from pfld_edge_convert.passes.channel_map import ChannelMap, channel_weights, is_depthwise
 from pfld_edge_convert.passes.graph_index import GraphIndex, set_attribute
 
 __all__ = ["AlignChannels"]
@@ -16,21 +16,19 @@ __all__ = ["AlignChannels"]
 Ids = NDArray[np.int64]
 
 _VALUES_PER_BYTE = 4.0
-"""Padding pays where the convolution makes so many values for each weight byte that is added."""
+"""Least number of output values per byte of added weights at which padding pays."""
 
 
 class AlignChannels(GraphPass):
-    """Adds channels of zeros where a depthwise convolution has a number of channels that 8-bit kernels can't take.
+    """Adds channels of zeros to depthwise convolutions, up to a multiple that 8-bit kernels take.
 
-    onnxruntime's fast 8-bit depthwise kernel takes multiples of 16 channels on x86 and of 8 on arm64; for 60 channels
-    it falls back to one that takes 2 ns a value instead of 0.4. Nothing is computed with the added channels that is
-    not multiplied by zero, so the output is the same.
+    onnxruntime's fast 8-bit depthwise kernel takes multiples of 16 channels on x86 and of 8 on arm64; other numbers
+    fall back to a kernel that is five times slower. Added channels are multiplied by zero.
 
-    Rewrite rule: a depthwise Conv of C channels gets ``-C % multiple`` more behind its last one, or behind the last one
-    that is of no other depthwise convolution, if that would no longer have a multiple. Layers that make that
-    channel get rows of zeros, layers that read it columns of zeros, and Concat, Add, Relu and pooling carry it.
-    Only where the convolution makes enough values for the bytes of weights that this adds, and where the channel is
-    not one of the graph's signature, of a Flatten over several pixels, or of an operator not understood.
+    Rewrite rule: a depthwise Conv of C channels gets ``-C % multiple`` more behind its last channel, or behind an
+    earlier one where that would misalign another depthwise Conv. Layers that compute that channel get rows of zeros,
+    layers that read it columns of zeros; Concat, Add, Relu and pooling carry it. Not where the channel belongs to the
+    graph's inputs or outputs, a Flatten over several pixels or an unknown operator, or where padding doesn't pay.
     """
 
     name: ClassVar[str] = "align-channels"
@@ -52,15 +50,11 @@ class AlignChannels(GraphPass):
             pads = self._widened(index, node, numbers, fixed, pads, [ids for ids in aligned if self._fits(ids, pads)])
         if not pads:
             return ""
-        widened = [
-            node for node in depthwise if len(_layout(numbers[node.input[0]], pads)) > len(numbers[node.input[0]])
-        ]
-        before = _weight_count(index, numbers, {})
-        after = _weight_count(index, numbers, pads)
+        widened = sum(len(_layout(ids, pads)) > len(ids) for ids in (numbers[node.input[0]] for node in depthwise))
+        before, after = (_weight_count(index, numbers, chosen) for chosen in ({}, pads))
         for node in index.graph.node:
             _pad(index, node, numbers, pads)
-        model.graph.ClearField("value_info")
-        return f"{len(widened)} depthwise convolutions; {before} weights to {after}"
+        return f"{widened} depthwise convolutions; {before} weights to {after}"
 
     def _fits(self, ids: Ids, pads: Mapping[int, int]) -> bool:
         return len(_layout(ids, pads)) % self._multiple == 0
@@ -109,7 +103,7 @@ def _layout(ids: Ids, pads: Mapping[int, int]) -> Ids:
 def _weight_count(index: GraphIndex, numbers: Mapping[str, Ids], pads: Mapping[int, int]) -> int:
     count = 0
     for node in index.graph.node:
-        weights = index.weights(node) if is_dense(index, node) or is_depthwise(index, node) else None
+        weights = channel_weights(index, node)
         if weights is not None:
             rows, columns = _layouts(index, node, weights[0], numbers, pads)
             count += len(rows) * len(columns) * int(np.prod(weights[0].shape[2:]))
@@ -131,11 +125,11 @@ def _layouts(
 
 
 def _pad(index: GraphIndex, node: onnx.NodeProto, numbers: Mapping[str, Ids], pads: Mapping[int, int]) -> None:
-    depthwise = is_depthwise(index, node)
-    weights = index.weights(node) if depthwise or is_dense(index, node) else None
+    weights = channel_weights(index, node)
     if weights is None:
         return
     weight, bias = weights
+    depthwise = is_depthwise(index, node)
     rows, columns = _layouts(index, node, weight, numbers, pads)
     if len(rows) == weight.shape[0] and len(columns) == weight.shape[1]:
         return

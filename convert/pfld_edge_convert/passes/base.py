@@ -6,7 +6,7 @@ passes in order, checks each result with onnx's checker, and compares its output
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes.graph_index import drop_unused
 
-__all__ = ["GraphPass", "PassReport", "PassResult", "check_equivalence", "run_passes"]
+__all__ = ["GraphPass", "PassResult", "check_equivalence", "run_passes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +25,21 @@ class PassResult:
     """Result of a pass.
 
     Attributes:
-        model: The rewritten model, or the very model that was given where nothing changed.
-        modified: Whether anything changed.
-        detail: What changed, in one line; empty where nothing did.
-    """
-
-    model: onnx.ModelProto
-    modified: bool
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PassReport:
-    """One checked pass of a sequence.
-
-    Attributes:
         name: The pass's name.
-        modified: Whether it changed the model.
-        detail: What it changed.
-        max_difference: Largest absolute difference that it made to the output on the sample inputs.
+        model: The rewritten model, or the model that was given where nothing changed.
+        detail: What changed, in one line; empty where nothing did.
+        max_difference: Largest absolute difference that it made to an output on the samples of `run_passes`.
     """
 
     name: str
-    modified: bool
-    detail: str
-    max_difference: float
+    model: onnx.ModelProto
+    detail: str = ""
+    max_difference: float = 0.0
+
+    @property
+    def modified(self) -> bool:
+        """Whether anything changed."""
+        return bool(self.detail)
 
 
 class GraphPass(ABC):
@@ -74,9 +64,9 @@ class GraphPass(ABC):
         copy.CopyFrom(model)
         detail = self.rewrite(copy)
         if not detail:
-            return PassResult(model, modified=False)
+            return PassResult(self.name, model)
         drop_unused(copy)
-        return PassResult(copy, modified=True, detail=detail)
+        return PassResult(self.name, copy, detail)
 
     @abstractmethod
     def rewrite(self, model: onnx.ModelProto) -> str:
@@ -92,7 +82,8 @@ def check_equivalence(
         before: The reference model.
         after: The rewritten model; run on the whole batch at once where its batch is dynamic.
         inputs: ``(N, 3, S, S)`` float32 samples.
-        tolerance: Largest absolute difference of any output value; where outputs exceed 1, as a share of the largest.
+        tolerance: Largest absolute difference of any value of any output; where an output exceeds 1, as a share of
+            its largest value.
         name: Of the step that rewrote it, for the message.
 
     Returns:
@@ -101,42 +92,55 @@ def check_equivalence(
     Raises:
         ConvertError: The difference exceeds the tolerance, the outputs' shapes differ, or a model does not run.
     """
-    expected, found = run_model(before, inputs, optimize=False), run_model(after, inputs, optimize=False)
-    if expected.shape != found.shape:
-        raise ConvertError(f"{name} changed the output's shape from {expected.shape} to {found.shape}")
-    difference = float(np.abs(expected.astype(np.float64) - found).max(initial=0))
-    allowed = tolerance * max(1.0, float(np.abs(expected).max(initial=0)))
-    if not difference <= allowed:
-        raise ConvertError(f"{name} changed the output by {difference:.3g}; at most {allowed:.3g} is allowed")
-    return difference
+    differences = [0.0]
+    for output in before.graph.output:
+        one, other = (run_model(_with_output(model, output.name), inputs, optimize=False) for model in (before, after))
+        if one.shape != other.shape:
+            raise ConvertError(f"{name} changed the output's shape from {one.shape} to {other.shape}")
+        differences.append(float(np.abs(one.astype(np.float64) - other).max(initial=0)))
+        allowed = tolerance * max(1.0, float(np.abs(one).max(initial=0)))
+        if not differences[-1] <= allowed:
+            raise ConvertError(f"{name} changed the output by {differences[-1]:.3g}; at most {allowed:.3g} is allowed")
+    return max(differences)
+
+
+def _with_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    if len(model.graph.output) == 1:
+        return model
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    kept = next(value for value in model.graph.output if value.name == name)
+    single.graph.ClearField("output")
+    single.graph.output.append(kept)
+    return single
 
 
 def run_passes(
     model: onnx.ModelProto, passes: Sequence[GraphPass], inputs: NDArray[np.float32]
-) -> tuple[onnx.ModelProto, list[PassReport]]:
-    """Apply passes in order and check each.
+) -> tuple[onnx.ModelProto, list[PassResult]]:
+    """Apply passes in order, first to last, and check each.
 
     Args:
         model: Left as it is.
-        passes: Applied first to last.
+        passes: The passes.
         inputs: ``(N, 3, S, S)`` float32 samples to compare outputs on.
 
     Returns:
-        The rewritten model, and a report for each pass.
+        The rewritten model, and the result of each pass.
 
     Raises:
-        ConvertError: A pass made an invalid model, or one that computes something else; the message names it.
+        ConvertError: A pass made an invalid model, or changed the output; the message names it.
     """
-    reports = []
+    results = []
     for graph_pass in passes:
         result = graph_pass(model)
-        difference = 0.0
         if result.modified:
             _check_valid(result.model, graph_pass.name)
             difference = check_equivalence(model, result.model, inputs, graph_pass.tolerance, graph_pass.name)
-        reports.append(PassReport(graph_pass.name, result.modified, result.detail, difference))
+            result = replace(result, max_difference=difference)
+        results.append(result)
         model = result.model
-    return model, reports
+    return model, results
 
 
 def _check_valid(model: onnx.ModelProto, name: str) -> None:

@@ -1,6 +1,7 @@
-"""Canonical form: any model is brought to one opset, a dynamic batch and no redundant nodes before other passes run.
+"""Canonical form: one opset, a dynamic batch, constants as initializers, no redundant nodes, no BatchNormalization.
 
-`with_input_shapes` and `with_image_size` go the other way: they fix free axes of the input, to count costs.
+`canonical_form` brings any model there; the passes are also the first of `default_passes`. `with_input_shapes` and
+`with_image_size` go the other way: they fix free axes of the input, to count costs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,16 +12,27 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.passes.base import GraphPass
-from pfld_edge_convert.passes.graph_index import Dims, GraphIndex, attribute, drop_unused, onnx_opset
+from pfld_edge_convert.passes.base import GraphPass, run_passes
+from pfld_edge_convert.passes.graph_index import (
+    Dims,
+    GraphIndex,
+    attribute,
+    constant_value,
+    drop_unused,
+    graph_inputs,
+    onnx_opset,
+)
+from pfld_edge_convert.passes.operator_rewrites import FoldBatchNorm
 
 __all__ = [
     "BATCH",
     "IR_VERSION",
     "OPSET",
     "EliminateIdentity",
+    "FoldConstants",
     "MakeBatchDynamic",
     "UpgradeOpset",
+    "canonical_form",
     "with_image_size",
     "with_input_shapes",
 ]
@@ -33,6 +45,53 @@ OPSET = 18
 
 IR_VERSION = 8
 """Of February 2021, the oldest that fits opset 18: read by every onnxruntime since 1.11."""
+
+
+_PROBES = (61, 53)
+"""Batch sizes at which shapes are computed. What is equal for both doesn't depend on the batch."""
+
+_CHECKED_SIDE = 112
+"""Height and width at which a network of free image size is checked."""
+
+_KEPT = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+"""Operators on constants that stay: they hold 8-bit weights."""
+
+
+def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Bring a network to opset 18 with a dynamic batch, and remove what does nothing.
+
+    Every output is compared with the original's in onnxruntime after each pass, on random inputs.
+
+    Args:
+        model: Any network with one input ``(N, ...)``, of any opset; left as it is.
+
+    Returns:
+        A network with the same outputs: without Constant, Identity, Dropout and other nodes without effect, without
+        computed shapes where they depend on nothing but the batch, and with BatchNormalization folded into
+        convolutions. Newer opsets than 18 are kept.
+
+    Raises:
+        ConvertError: The network has several inputs, or a pass can't rewrite it.
+    """
+    inputs = graph_inputs(model)
+    if len(inputs) != 1:
+        raise ConvertError(f"expected one input, found {len(inputs)}: {', '.join(value.name for value in inputs)}")
+    passes = (UpgradeOpset(), FoldConstants(), MakeBatchDynamic(), EliminateIdentity(), FoldBatchNorm())
+    # Weights among the inputs, as in files of IR version 3, are not packed by onnxruntime: sums are rounded otherwise.
+    cleaned = with_input_shapes(model, {})
+    drop_unused(cleaned)
+    return run_passes(cleaned, passes, _random_inputs(inputs[0]))[0]
+
+
+def _random_inputs(value: onnx.ValueInfoProto) -> NDArray[Any]:
+    tensor = value.type.tensor_type
+    batch, *sizes = [dim.dim_value or 0 for dim in tensor.shape.dim] or [1]
+    # Two of a dynamic batch; those of a batch of one are fed one by one.
+    shape = [batch if batch > 1 else 2, *(size or _CHECKED_SIDE for size in sizes)]
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    random = np.random.default_rng(0)
+    inputs: NDArray[Any] = random.integers(0, 256, shape) if dtype.kind in "iu" else random.uniform(-1, 1, shape)
+    return inputs.astype(dtype)
 
 
 class UpgradeOpset(GraphPass):
@@ -67,6 +126,112 @@ def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(model, OPSET)
     except RuntimeError as error:
         raise ConvertError(f"the model can't be brought to opset {OPSET}: {error}") from error
+
+
+class FoldConstants(GraphPass):
+    """Computes what depends on no input, with ONNX's reference implementation.
+
+    Rewrite rules:
+        - ``Constant`` becomes an initializer.
+        - A node whose inputs are all constants becomes the constant that it computes.
+        - ``Shape(x)`` becomes a constant where the shape is known. Shapes with a dynamic batch are computed for two
+          batch sizes, and what follows from them (``Gather``, ``Unsqueeze``, ``Concat``, ...) becomes a constant
+          where both agree.
+        - ``Reshape(x, shape)`` with one size that depends on the batch gets a constant with -1, or with 0 ("as in
+          the input") where another size is -1.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+    tolerance: ClassVar[float] = 1e-6
+
+    def rewrite(self, model: onnx.ModelProto) -> str:
+        """Edit the model in place; return what was done."""
+        index = GraphIndex(model)
+        inputs = graph_inputs(model)
+        first = inputs[0].type.tensor_type.shape.dim[:1] if inputs else []
+        is_dynamic = bool(first) and not first[0].dim_value
+        runs = [_computed(model, batch) for batch in (_PROBES if is_dynamic else (0,))]
+        targets = _freed_targets(index, *runs) if is_dynamic else {}
+        same = {name: value for name, value in runs[0].items() if all(_equal(value, run.get(name)) for run in runs[1:])}
+        for node in list(model.graph.node):
+            if node.output[0] in same and not index.outputs.intersection(node.output):
+                index.add_constant(node.output[0], same[node.output[0]], replace=True)
+                model.graph.node.remove(node)
+            elif node.op_type == "Reshape" and node.output[0] in targets:
+                node.input[1] = index.add_constant(f"{node.output[0]}_shape", targets[node.output[0]])
+        before = len(model.graph.node)
+        drop_unused(model)
+        count = len(same) + before - len(model.graph.node)
+        return f"{count} constant nodes and {len(targets)} computed shapes folded" if count or targets else ""
+
+
+def _equal(one: NDArray[Any], other: NDArray[Any] | None) -> bool:
+    return other is not None and one.shape == other.shape and bool((one == other).all())
+
+
+def _computed(model: onnx.ModelProto, batch: int) -> dict[str, NDArray[Any]]:
+    """Values of all tensors that depend on no input, for a batch size; 0 where the model's batch is fixed."""
+    inputs = graph_inputs(model)
+    shapes = {}
+    if batch:
+        dims = inputs[0].type.tensor_type.shape.dim
+        shapes = {inputs[0].name: [batch, *(dim.dim_value for dim in dims[1:])]}
+    fixed = with_input_shapes(model, shapes)
+    known: dict[str, NDArray[Any]] = {}
+    while True:
+        # Known targets of Reshape let shape inference see further.
+        index, before = GraphIndex(fixed), len(known)
+        for node in list(fixed.graph.node):
+            value = _value(index, node, onnx_opset(model))
+            if value is not None:
+                known[node.output[0]] = value
+                index.add_constant(node.output[0], value, replace=True)
+                fixed.graph.node.remove(node)
+        if len(known) == before:
+            return known
+
+
+def _value(index: GraphIndex, node: onnx.NodeProto, opset: int) -> NDArray[Any] | None:
+    """Value of a node's only output; None where it isn't known."""
+    if node.op_type == "Constant":
+        return constant_value(node)
+    if node.op_type == "Shape":
+        shape = index.shapes.get(node.input[0], ("?",))
+        start, end = attribute(node, "start", 0), attribute(node, "end", len(shape))
+        return None if any(isinstance(size, str) for size in shape) else np.array(shape, np.int64)[start:end]
+    inputs = {name: index.constants.get(name) for name in node.input if name}
+    unknown = not inputs or any(value is None for value in inputs.values())
+    if unknown or node.domain not in ("", "ai.onnx") or node.op_type in _KEPT or len(node.output) != 1:
+        return None
+    from onnx.reference import ReferenceEvaluator  # imports several hundred operators
+
+    values = [onnx.helper.make_tensor_value_info(name, 0, None) for name in (*inputs, node.output[0])]
+    graph = onnx.helper.make_graph([node], "node", values[:-1], values[-1:])
+    single = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    try:
+        outputs: Any = ReferenceEvaluator(single).run(None, inputs)
+        return np.asarray(outputs[0])
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def _freed_targets(
+    index: GraphIndex, one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[np.int64]]:
+    """Targets without batch size of the Reshape nodes whose computed target differs in one place, by their output."""
+    found = {}
+    for node in index.graph.node:
+        if node.op_type == "Reshape" and node.input[1] in one and node.input[1] in other:
+            target = one[node.input[1]].astype(np.int64)
+            differs = target != other[node.input[1]]
+            source = index.shapes.get(node.input[0], ())
+            if differs.sum() != 1 or attribute(node, "allowzero", 0):
+                continue
+            if (target != -1).all():
+                found[node.output[0]] = np.where(differs, -1, target)
+            elif differs[0] and target[0] == _PROBES[0] and source and isinstance(source[0], str):
+                found[node.output[0]] = np.where(differs, 0, target)
+    return found
 
 
 class MakeBatchDynamic(GraphPass):
@@ -136,7 +301,7 @@ class EliminateIdentity(GraphPass):
     """Removes nodes that do nothing, where shape inference shows it.
 
     Rewrite rules (each node's output is replaced by its first input):
-        - ``Identity``; ``Dropout`` whose mask is unused (inference).
+        - ``Identity``; ``Dropout`` whose mask is unused (inference); ``Cast`` to the type that its input has.
         - ``Reshape`` or ``Flatten`` whose output has the input's shape, the batch axis included.
         - ``Slice`` with steps of 1 whose output has the input's shape (the published GhostNet files hold 22).
         - ``Concat`` of one tensor; ``Transpose`` with the axes in order; ``Pad`` by zeros all round.
@@ -165,6 +330,8 @@ def _does_nothing(index: GraphIndex, node: onnx.NodeProto) -> bool:
             return True
         case "Dropout":
             return not any(index.consumers[name] or name in index.outputs for name in node.output[1:] if name)
+        case "Cast":
+            return bool(index.types.get(node.input[0], 0) == attribute(node, "to"))
         case "Reshape" | "Flatten":
             return _same_shape(index, node)
         case "Slice":
@@ -175,8 +342,8 @@ def _does_nothing(index: GraphIndex, node: onnx.NodeProto) -> bool:
             order = list(attribute(node, "perm", []))
             return bool(order) and order == sorted(order)
         case "Pad":
-            pads = index.constants.get(node.input[1]) if len(node.input) > 1 else None
-            return pads is not None and not pads.any()
+            pads = index.constants.get(node.input[1]) if len(node.input) > 1 else attribute(node, "pads")
+            return pads is not None and not np.any(pads)
         case "Relu":
             producer = index.producers.get(node.input[0])
             return producer is not None and producer.op_type == "Relu"
@@ -229,8 +396,7 @@ def with_image_size(model: onnx.ModelProto, side: int) -> onnx.ModelProto | None
     Returns:
         None where nothing but the batch is free, or where the input isn't one image.
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
+    inputs = graph_inputs(model)
     dims = inputs[0].type.tensor_type.shape.dim if len(inputs) == 1 else []
     if len(dims) != 4 or all(dim.dim_value for dim in dims[1:]):
         return None

@@ -1,8 +1,8 @@
 """Follows channels through a graph: which tensors share them, which must stay, which are constant.
 
-Axis 1 of every activation holds the channels. A channel gets a number where it is made; operators that treat
-channels apart (Relu, pooling, depthwise convolution) pass the number on, Concat lines numbers up, Flatten repeats
-each over the pixels, and Add declares two numbers one. Channels of one number are removed, padded and scaled together.
+Axis 1 of every activation holds the channels. A channel gets a number where it is computed; operators that treat
+channels separately (Relu, pooling, depthwise convolution) keep it, Concat concatenates numbers, Flatten repeats each
+over the pixels, and Add makes two numbers equal. Channels of one number are removed, padded and scaled together.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, is_spatial_mean, spatially_unpadded
 
-__all__ = ["ChannelMap", "channel_constants", "is_dense", "is_depthwise"]
+__all__ = ["ChannelMap", "channel_constants", "channel_weights", "is_dense", "is_depthwise"]
 
 Ids = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -38,6 +38,11 @@ def is_dense(index: GraphIndex, node: onnx.NodeProto) -> bool:
         return bool(attribute(node, "group", 1) == 1)
     plain = (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0))
     return plain == (1.0, 1.0, 0) and index.rank(node.input[0]) == 2
+
+
+def channel_weights(index: GraphIndex, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Weight, output channels first, and bias of a dense or depthwise layer; None of any other node."""
+    return index.weights(node) if is_dense(index, node) or is_depthwise(index, node) else None
 
 
 class ChannelMap:
@@ -205,8 +210,8 @@ def _flattened(index: GraphIndex, node: onnx.NodeProto, values: NDArray[Number])
 
 def _convolved(index: GraphIndex, node: onnx.NodeProto, values: Values | None) -> Values | None:
     """Constants of a Conv or Gemm's outputs: all that an output looks at must be constant, and zero under padding."""
-    weights = index.weights(node)
-    if weights is None or not (is_dense(index, node) or is_depthwise(index, node)):
+    weights = channel_weights(index, node)
+    if weights is None:
         return None
     gains = weights[0].astype(np.float64).reshape(*weights[0].shape[:2], -1)
     if values is None:

@@ -7,14 +7,14 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import GraphPass
-from pfld_edge_convert.passes.channel_map import ChannelMap, channel_constants, is_dense, is_depthwise
+from pfld_edge_convert.passes.channel_map import ChannelMap, channel_constants, channel_weights, is_dense
 from pfld_edge_convert.passes.graph_index import GraphIndex, set_attribute, spatially_unpadded
 
 __all__ = ["NEGLIGIBLE", "EliminateDeadChannels"]
 
 NEGLIGIBLE = 2.0**-24
-"""Half a unit in the last place of a float32 next to 1: a term this small beside its neighbours is lost in their
-rounding. Training with weight decay drives a dead channel's weights to 1e-6 ... 1e-42 but not to exact zero."""
+"""Half a unit in the last place of a float32 next to 1: smaller terms are lost in rounding. Weight decay drives the
+weights of dead channels to 1e-6 ... 1e-42, not to exact zero."""
 
 Array = NDArray[Any]
 
@@ -49,7 +49,6 @@ class EliminateDeadChannels(GraphPass):
         notes = [note for note in cut if note]
         if not notes:
             return ""
-        model.graph.ClearField("value_info")
         after = _weight_count(model)
         return f"{', '.join(notes)}; {before} weights to {after}"
 
@@ -71,7 +70,7 @@ def _zero_negligible_rows(index: GraphIndex) -> None:
 
 
 def _opaque(index: GraphIndex, channels: ChannelMap) -> set[int]:
-    """Channels of which the weights at both ends don't tell how much they matter."""
+    """Channels whose influence can't be read off the weights that compute and read them."""
     opaque = set(channels.pinned)
     for node in index.graph.node:
         known = node.input and node.input[0] in channels.ids
@@ -149,9 +148,8 @@ def _needed(channels: ChannelMap) -> set[int]:
 
 
 def _cut(index: GraphIndex, node: onnx.NodeProto, channels: ChannelMap, needed: set[int]) -> str:
-    """Apply rule 3 to one node; return what went."""
-    dense = is_dense(index, node)
-    weights = index.weights(node) if dense or is_depthwise(index, node) else None
+    """Apply rule 3 to one node; describe what was removed."""
+    dense, weights = is_dense(index, node), channel_weights(index, node)
     if weights is None or node.output[0] not in channels.ids or node.input[0] not in channels.ids:
         return ""
     weight, bias = weights

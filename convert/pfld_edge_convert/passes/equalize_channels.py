@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import GraphPass
-from pfld_edge_convert.passes.channel_map import ChannelMap, is_dense, is_depthwise
+from pfld_edge_convert.passes.channel_map import ChannelMap, channel_weights, is_depthwise
 from pfld_edge_convert.passes.graph_index import GraphIndex, is_spatial_mean
 
 __all__ = ["EqualizeChannels"]
@@ -26,13 +26,11 @@ _LARGEST_RATIO = 2.0**6
 
 
 class EqualizeChannels(GraphPass):
-    """Divides each channel where it is made and multiplies it where it is read.
+    """Divides each channel where it is computed and multiplies it where it is read.
 
-    Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.1, with two differences. The ranges are those of
-    activations on real faces, not of weights: weights have a scale for each output channel anyway, and a channel read
-    by a depthwise convolution costs its reader nothing. And all that a channel passes through is followed, so that
-    ``Concat[x, DW(x)]`` is understood: x, which both the depthwise convolution and the concatenation read, has one
-    factor a channel and DW(x) another.
+    Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.1, with two differences: ranges are those of
+    activations on faces, not of weights, which have a scale per output channel anyway; and channels are followed
+    through all operators, so that in ``Concat[x, DW(x)]`` x and DW(x) have factors of their own.
 
     Rewrite rules, s a positive number for each channel:
         - Conv or Gemm that makes a channel: its row and bias divided by s.
@@ -105,13 +103,7 @@ def _nonlinear(index: GraphIndex, channels: ChannelMap) -> set[int]:
     """Channels that meet an operator which scaling would change."""
     found: set[int] = set()
     for node in index.graph.node:
-        known = (
-            node.op_type in _LINEAR
-            or is_spatial_mean(index, node)
-            or is_dense(index, node)
-            or is_depthwise(index, node)
-        )
-        if not known:
+        if not (node.op_type in _LINEAR or is_spatial_mean(index, node) or channel_weights(index, node)):
             for name in (*node.input, *node.output):
                 if name in channels.ids:
                     found.update(map(int, channels.channels(name)))
@@ -120,8 +112,7 @@ def _nonlinear(index: GraphIndex, channels: ChannelMap) -> set[int]:
 
 def _scale(index: GraphIndex, node: onnx.NodeProto, divisors: Mapping[str, Array]) -> bool:
     """Scale one node's weights; False where it has none."""
-    depthwise = is_depthwise(index, node)
-    weights = index.weights(node) if depthwise or is_dense(index, node) else None
+    depthwise, weights = is_depthwise(index, node), channel_weights(index, node)
     if weights is None:
         return False
     weight, bias = (values.astype(np.float64) for values in weights)

@@ -12,7 +12,9 @@ __all__ = [
     "Dims",
     "GraphIndex",
     "attribute",
+    "constant_value",
     "drop_unused",
+    "graph_inputs",
     "is_spatial_mean",
     "onnx_opset",
     "set_attribute",
@@ -24,7 +26,7 @@ Dims = tuple[int | str, ...]
 
 
 class GraphIndex:
-    """A snapshot of a graph's connections; make a new one after editing nodes.
+    """Producers, consumers, constants and shapes of a graph's tensors; make a new index after editing nodes.
 
     Attributes:
         graph: The graph.
@@ -32,6 +34,7 @@ class GraphIndex:
         consumers: Nodes that read each tensor, one entry a use.
         constants: Values of initializers and of ``Constant`` nodes.
         shapes: What onnx's shape inference knows of every tensor.
+        types: Element types (``onnx.TensorProto.FLOAT``, ...) of the tensors with a shape.
         outputs: Names of the graph's outputs.
     """
 
@@ -45,10 +48,10 @@ class GraphIndex:
             self.producers.update(dict.fromkeys(node.output, node))
             for name in node.input:
                 self.consumers[name].append(node)
-            value = attribute(node, "value")
-            if node.op_type == "Constant" and value is not None:
-                self.constants[node.output[0]] = numpy_helper.to_array(value)
-        self.shapes = _shapes(model)
+            value = constant_value(node)
+            if value is not None:
+                self.constants[node.output[0]] = value
+        self.shapes, self.types = _shapes_and_types(model)
 
     def rank(self, name: str) -> int:
         """Number of axes of a tensor; -1 where unknown."""
@@ -112,7 +115,7 @@ class GraphIndex:
         return name
 
     def bypass(self, node: onnx.NodeProto) -> bool:
-        """Remove a node that only passes on its first input; False where the graph's signature forbids that."""
+        """Remove a node whose output is its first input; False where the names of inputs and outputs forbid that."""
         source, result = node.input[0], node.output[0]
         if result not in self.outputs:
             _rename_input(self.graph, result, source)
@@ -132,6 +135,23 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:  # n
         if item.name == name:
             return onnx.helper.get_attribute_value(item)
     return default
+
+
+def constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
+    """Value of a ``Constant`` node; None of other nodes, and of sparse tensors and strings."""
+    if node.op_type != "Constant" or not node.attribute:
+        return None
+    value, name = onnx.helper.get_attribute_value(node.attribute[0]), node.attribute[0].name
+    if name == "value":
+        return numpy_helper.to_array(value)
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    return np.array(value, kinds[name]) if name in kinds else None
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a caller feeds: files of IR version 3 list their initializers among them."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
 
 
 def set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
@@ -170,10 +190,7 @@ def drop_unused(model: onnx.ModelProto) -> None:
             kept.append(node)
             wanted.update(node.input)
     initializers = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    constant_inputs = {tensor.name for tensor in graph.initializer}
-    # Files of IR version 3 list their initializers among the inputs.
-    inputs = [value for value in graph.input if value.name not in constant_inputs]
-    for name, items in (("node", kept[::-1]), ("initializer", initializers), ("input", inputs)):
+    for name, items in (("node", kept[::-1]), ("initializer", initializers), ("input", graph_inputs(model))):
         saved = [type(item).FromString(item.SerializeToString()) for item in items]
         graph.ClearField(name)
         getattr(graph, name).extend(saved)
@@ -187,14 +204,16 @@ def _rename_input(graph: onnx.GraphProto, old: str, new: str) -> None:
                 node.input[position] = new
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, Dims]:
+def _shapes_and_types(model: onnx.ModelProto) -> tuple[dict[str, Dims], dict[str, int]]:
     # Data propagation lets inference see through the Shape -> Gather -> Reshape chains that exporters leave.
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes: dict[str, Dims] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for value in [*inferred.input, *inferred.value_info, *inferred.output]:
         tensor = value.type.tensor_type
         if tensor.HasField("shape"):
+            types[value.name] = tensor.elem_type
             shapes[value.name] = tuple(
                 dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim
             )
-    return shapes
+    return shapes, types

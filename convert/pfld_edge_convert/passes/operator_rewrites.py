@@ -54,10 +54,9 @@ def _fold_norm(index: GraphIndex, norm: onnx.NodeProto) -> bool:
 class MeanToPool(GraphPass):
     """Replaces every average over the whole map by GlobalAveragePool.
 
-    By itself a ReduceMean is a third faster than a pool. Inside a network it is not: onnxruntime keeps convolutions
-    and pools in its blocked layout (NCHWc), and a ReduceMean makes it unpack the map first. With pools the published
-    GhostOne takes 2.72 ms a face, with ReduceMean 2.84 ms (one thread, medians of 400, interleaved). A
-    GlobalAveragePool also has an INT8 form, and holds no kernel size that ties the file to one input size.
+    onnxruntime keeps convolutions and pools in its blocked layout (NCHWc), which a ReduceMean makes it unpack: with
+    pools the published GhostOne takes 2.72 ms a face, with ReduceMean 2.84 ms. GlobalAveragePool also has an INT8
+    form, and no kernel size that fixes the input size.
 
     Rewrite rules:
         - ``AveragePool(x)`` with a kernel as large as ``x`` and no padding becomes ``GlobalAveragePool(x)``.
@@ -100,9 +99,8 @@ def _flatten_after(index: GraphIndex, node: onnx.NodeProto) -> None:
 class ConvToGemm(GraphPass):
     """Replaces a convolution whose kernel covers its input by Flatten and Gemm.
 
-    onnxruntime unrolls patches for a convolution and not for a Gemm: by itself the 7x7 convolution at the end of a
-    PFLD takes a tenth less time for one face and a third less for eight (17.1 to 15.0 us, 41 to 25 us);
-    within a whole network that is at the edge of what can be measured.
+    onnxruntime unrolls patches for a convolution and not for a Gemm: alone, the 7x7 convolution at the end of a PFLD
+    takes a tenth less time for one face and a third less for eight.
 
     Rewrite rule:
         - ``Flatten(Conv(x))`` or ``Flatten(Relu(Conv(x)))`` with constant weights, one group, no padding, dilation 1,

@@ -69,10 +69,9 @@ class FoldNormalization(GraphPass):
 class SpaceToDepthStem(GraphPass):
     """Moves four neighbouring pixels of a row into twelve channels, for the first convolution (space to depth).
 
-    onnxruntime's 8-bit convolutions want input channels in multiples of four and gather their inputs tap by tap:
-    three channels a tap are the worst case, and the first convolution of a small network costs more than the next
-    three. Memory in channels-last order already holds four pixels as twelve channels; two neighbouring outputs then
-    come from one position. Every output has the same bits, at 2.7 times the multiplications.
+    onnxruntime's 8-bit convolutions are slow for input channels that are no multiple of four. Four pixels in
+    channels-last order are twelve channels in the same memory, of which one position gives two neighbouring outputs.
+    Every output has the same bits, at 2.7 times the multiplications.
 
     Rewrite rule, for an input ``(n, H, W, 3)`` uint8 with H even and W a multiple of four:
         - ``QLinearConv(Transpose(x), w)`` with a 3x3 kernel, strides of 2 and one pixel of padding all around, M

@@ -1,7 +1,4 @@
-"""Activation statistics: histograms of every channel, and second moments of what a layer reads.
-
-Networks are run with intermediate tensors as outputs, a few faces at a time; statistics are summed up over them.
-"""
+"""Activation statistics: histograms of every channel, and second moments of layers' inputs, summed up over faces."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,20 +21,20 @@ BINS = 1024
 """Bins of a channel; half of them below zero."""
 
 _PIXELS = 784
-"""Most pixels of a map that enter the histogram from one face; the extremes see all."""
+"""Largest number of pixels per face that are counted; extremes are those of all pixels."""
 
 _MOMENTUM = 0.1
 """Weight of the newest batch in the moving average of extremes."""
 
 _ZERO = 1e-30
-"""What is smaller has no reciprocal in float32, and no meaning."""
+"""Smaller values count as 0: they have no reciprocal in float32."""
 
 _CHUNK = 16
-"""Most faces in one run: bounds memory to the activations of so many (some 8 MB a face for the PFLD family)."""
+"""Largest number of faces in one run, which bounds memory (some 8 MB per face for the PFLD family)."""
 
 
 def with_outputs(model: onnx.ModelProto, *tensors: str) -> onnx.ModelProto:
-    """The part of a network that makes some tensors, with those as its outputs."""
+    """The part of a network that computes some tensors, which are its outputs."""
     part = onnx.ModelProto()
     part.CopyFrom(model)
     part.graph.ClearField("output")
@@ -93,20 +90,19 @@ def collect_histograms(
 
 
 class ChannelHistogram:
-    """Exact extremes and a histogram of each channel of a tensor, in bounded memory.
+    """Exact extremes and a histogram of each channel of a tensor.
 
-    Bins are centred on zero and of equal width in a channel. A value outside doubles the channel's width until it
-    fits, which merges neighbouring bins exactly, so that the order of the batches does not matter.
+    Bins are centred on zero and of equal width in a channel. A value outside doubles the width until it fits, which
+    merges pairs of bins, so that the order of the batches does not matter.
 
     Attributes:
         counts: ``(C, BINS)`` how many values fell in each bin.
-        width: ``(C,)`` width of the channel's bins; 0 for a channel that has been zero so far.
+        width: ``(C,)`` width of the bins; 0 for a channel of zeros.
         low: ``(C,)`` smallest values.
         high: ``(C,)`` largest values.
         average_low: ``(C,)`` moving average of the batches' smallest values.
         average_high: ``(C,)`` moving average of the batches' largest values.
-        peaks: Histograms of each face's largest values, and of its negated smallest ones: they tell a channel that is
-            wide for all faces from one that is wide for a few.
+        peaks: Histograms of each face's largest values, and of its negated smallest ones.
     """
 
     def __init__(self, channels: int, *, with_peaks: bool = True) -> None:
@@ -141,7 +137,7 @@ class ChannelHistogram:
             peaks.add((sign * flat).max(axis=2))
 
     def divided(self, scales: Array) -> "ChannelHistogram":
-        """The histogram of the same values divided by a positive number a channel; exact."""
+        """The histogram of the values divided by a positive number per channel."""
         result = ChannelHistogram(len(self.width), with_peaks=False)
         result.peaks = tuple(peaks.divided(scales) for peaks in self.peaks)
         result.counts, result.width = self.counts, self.width / scales
@@ -151,13 +147,13 @@ class ChannelHistogram:
         return result
 
     def stretched(self, factor: float) -> "ChannelHistogram":
-        """The same with wider extremes, for values of which too few were seen to trust the extremes."""
+        """The histogram with extremes multiplied by a factor."""
         result = self.divided(np.ones(len(self.width)))
         result.low, result.high = np.minimum(self.low, self.low * factor), np.maximum(self.high, self.high * factor)
         return result
 
     def merged(self) -> "ChannelHistogram":
-        """All channels as one, for a range of the whole tensor; without peaks, which channels don't share."""
+        """The histogram of all channels together, without peaks."""
         result = ChannelHistogram(1, with_peaks=False)
         result.low, result.high = self.low.min(keepdims=True), self.high.max(keepdims=True)
         result.average_low = self.average_low.min(keepdims=True)
@@ -183,7 +179,7 @@ class ChannelHistogram:
         # A little room, so that the largest value itself is inside.
         self.width[fresh] = reach[fresh] * 1.001 / (BINS // 2)
         if fresh.any():
-            # What was counted so far were zeros, in the bin right of the middle: true for any width.
+            # Only zeros were counted so far, which are in the bin right of the middle whatever the width.
             self.counts[fresh] = np.where(np.arange(BINS) == BINS // 2, self.counts[fresh].sum(axis=1)[:, None], 0)
         while (small := reach >= self.width * (BINS // 2)).any() and (small := small & (self.width > 0)).any():
             pairs = self.counts[small].reshape(-1, BINS // 2, 2).sum(axis=2)
@@ -227,8 +223,7 @@ class Moments:
     def centered(self) -> tuple[Array, Array, Array]:
         """Means of x and of f, and the covariance of x.
 
-        The covariance is shrunk towards its diagonal by ``K / (K + count)``: with fewer samples than columns it would
-        be singular, and errors in its null space, which new faces don't share, would count nothing.
+        The covariance is shrunk towards its diagonal by ``K / (K + count)``, since with few samples it is singular.
         """
         mean, wanted = np.asarray(self.mean) / self.count, np.asarray(self.float_mean) / self.count
         second = np.asarray(self.second) / self.count - mean[..., :, None] * mean[..., None, :]

@@ -1,8 +1,4 @@
-"""Mixed precision by sensitivity: the layers whose quantization moves landmarks most stay in float.
-
-`layer_costs` quantizes each layer alone, with all others in float, and measures how far the landmarks move.
-`search_float_layers` gives layers back to float in that order until the NME drift is within a budget.
-"""
+"""Mixed precision by sensitivity analysis: the layers whose quantization moves landmarks most stay in float."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,21 +28,18 @@ __all__ = [
 Network = TypeVar("Network")
 
 MOST_FLOAT_LAYERS = 12
-"""With more layers in float the file is hardly smaller or faster than the float one."""
+"""With more layers in float the file is hardly smaller or faster than the float file."""
 
 
 def deviation_per_face(
     found: NDArray[np.float32], expected: NDArray[np.float32], normalizing_points: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Mean landmark distance of each face, as a fraction of the distance of two landmarks of `expected`.
+    """Mean landmark distance of each face, ``(N,)``, as a fraction of the distance of two landmarks of `expected`.
 
     Args:
         found: ``(N, 2 * P)`` or ``(N, P, 2)`` landmarks.
-        expected: As many, of the float network.
-        normalizing_points: E.g. the outer eye corners.
-
-    Returns:
-        ``(N,)``.
+        expected: The same of the float network.
+        normalizing_points: Indices of the two landmarks, e.g. the outer eye corners.
     """
     one, other = (np.asarray(values, np.float64).reshape(len(values), -1, 2) for values in (found, expected))
     first, second = normalizing_points
@@ -57,7 +50,7 @@ def deviation_per_face(
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """One layer alone in 8 bits: its weights and its output.
+    """Error of a network in which one layer alone (weights and output) is in 8 bits.
 
     Attributes:
         layer: `Layer.output`.
@@ -65,7 +58,7 @@ class LayerCost:
         low: Lower end of its output's grid, in the units of the equalized network.
         high: Upper end.
         deviation: Mean landmark deviation from the float network, a fraction of the eye distance.
-        turned: The same over the quarter of faces with the largest pose.
+        large_pose: The same over the quarter of faces with the largest pose.
     """
 
     layer: str
@@ -73,7 +66,7 @@ class LayerCost:
     low: float
     high: float
     deviation: float
-    turned: float
+    large_pose: float
 
 
 def layer_costs(
@@ -83,17 +76,14 @@ def layer_costs(
     mirror: Sequence[int],
     advance: Callable[[int], object] | None = None,
 ) -> list[LayerCost]:
-    """Quantize each layer alone and measure how far the landmarks move.
+    """Quantize each layer alone and measure how far the landmarks move; the most expensive layer comes first.
 
     Args:
         plan: Of the network with all layers in 8 bits.
-        faces: Some 30 to 100 faces, as the float network takes them.
+        faces: ``(N, 3, S, S)`` float32, some 30 to 100 faces.
         normalizing_points: Two landmarks whose distance is the unit.
-        mirror: For each landmark its mirror image, to find large poses.
+        mirror: Index of each landmark's mirror image, to find large poses.
         advance: Called with 1 after each layer.
-
-    Returns:
-        The most expensive layer first.
     """
     expected = run_model(plan.model, faces)
     large_pose = _large_pose(expected, mirror)
@@ -135,12 +125,12 @@ class FaceDrift:
 
 @dataclass(frozen=True, slots=True)
 class DriftBudget:
-    """What came of a drift budget.
+    """Result of the search for layers that stay in float.
 
     Attributes:
-        allowed: The largest drift that was asked for.
-        drifts: Drift with no layer in float, with the most expensive one, with two, and so on; the last was kept.
-        float_layers: Those that stayed in float.
+        allowed: Largest allowed drift.
+        drifts: Drift with 0, 1, 2, ... layers in float; the last one is of the network that was kept.
+        float_layers: Layers that stayed in float.
     """
 
     allowed: float
@@ -164,16 +154,16 @@ def search_float_layers(
 
     Args:
         make: Makes the network with the named layers in float (`Quantizer.make`).
-        costs: Of its layers; ranked by what they cost all faces and those of large pose together.
+        costs: Of its layers; ranked by the deviation over all faces plus that over large poses.
         drift: Measures a network on labelled faces that were not calibrated on.
         allowed: Largest drift.
         most: Give up after so many layers.
 
     Returns:
         The network with the fewest layers in float that holds the budget, or the one with the least drift where none
-        does; and what came of it.
+        does.
     """
-    ranked = [cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.turned))]
+    ranked = [cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.large_pose))]
     drifts: list[FaceDrift] = []
     made: list[Network] = []
     for count in range(min(most, len(ranked)) + 1):
@@ -186,10 +176,9 @@ def search_float_layers(
 
 
 def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
-    """The float network with one layer's weights, and its output, on their grids.
+    """The float network with one layer's weights and output on their grids, its bias corrected for the mean input.
 
-    The bias takes up what rounding does to the layer's mean input, ``(C,)``. The plan's own bias can't be used: it also
-    makes up for the layers before.
+    The plan's own bias can't be used: it also corrects the errors of the layers before.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(plan.model)

@@ -1,7 +1,7 @@
 """The quantization plan: a grid for each activation and integer weights for each layer of a float network.
 
-A `Plan` is all that a writer in `pfld_edge_convert.formats` needs. Activations are uint8, affine with one scale a
-tensor: real value = scale * (integer - zero point).
+A `Plan` is all that a writer in `pfld_edge_convert.formats` needs. Activations are uint8, with one scale and zero
+point per tensor: real value = scale * (integer - zero point).
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pfld_edge_convert.passes.channel_map import is_dense, is_depthwise
+from pfld_edge_convert.passes.channel_map import channel_weights, is_depthwise
 from pfld_edge_convert.passes.graph_index import GraphIndex
 from pfld_edge_convert.quantization.weights import IntegerWeights
 
@@ -36,7 +36,7 @@ LEVELS = 255
 """Steps of an 8-bit grid."""
 
 MOVES = frozenset({"Flatten", "Identity", "MaxPool"})
-"""Operators that move or choose numbers: as true of integers as of what they stand for."""
+"""Operators that only move or select values, so that they work on integers as on real values."""
 
 _SMALLEST_SCALE = 1e-12
 
@@ -55,14 +55,13 @@ class Grid:
 
     @classmethod
     def covering(cls, low: float, high: float) -> "Grid":
-        """Spread the grid over a range, widened to hold 0.
+        """Make the grid that covers a range and 0 (Jacob et al., arXiv 1712.05877, section 3).
 
-        Scale and zero point follow Jacob et al., arXiv 1712.05877, section 3: the zero point is rounded, the scale
-        then widened until both ends are on the grid again.
+        The zero point is rounded; the scale is then widened until both ends are on the grid again.
         """
         low, high = min(float(low), 0.0), max(float(high), 0.0)
         scale = max((high - low) / LEVELS, _SMALLEST_SCALE)
-        # Whatever has a part of the range, however small, gets a step.
+        # Each side of 0 that the range reaches gets at least one step.
         zero_point = min(max(round(-low / scale), 1 if low < 0 else 0), LEVELS - 1 if high > 0 else LEVELS)
         below = -low / zero_point if zero_point else 0.0
         above = high / (LEVELS - zero_point) if zero_point < LEVELS else 0.0
@@ -112,7 +111,7 @@ class Layer:
 
     @property
     def output(self) -> str:
-        """The tensor that the layer makes: after the Relu, whose negative half an 8-bit grid need not hold."""
+        """The tensor that the layer computes, after the Relu where there is one."""
         return str((self.relu or self.node).output[0])
 
     def weights(self, index: GraphIndex) -> tuple[Array, Array]:
@@ -150,7 +149,7 @@ class Plan:
         return weighted_layers(self.index)
 
     def layer_input(self, layer: Layer) -> "LayerInput | None":
-        """The integers that a layer reads; None where its input has no grid."""
+        """See the function `layer_input`."""
         return layer_input(self.index, layer.source, self.grids)
 
 
@@ -158,7 +157,7 @@ def weighted_layers(index: GraphIndex) -> list[Layer]:
     """All Conv and Gemm with constant weights, first to last."""
     layers = []
     for node in index.graph.node:
-        if is_depthwise(index, node) or is_dense(index, node):
+        if channel_weights(index, node) is not None:
             reader = index.only_consumer(node.output[0])
             relu = reader if reader is not None and reader.op_type == "Relu" else None
             layers.append(Layer(node, relu, node.name or node.output[0], is_depthwise(index, node)))
@@ -172,10 +171,9 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
 
 
 def shared_grids(index: GraphIndex) -> list[list[str]]:
-    """Tensors that must share a grid so that concatenating their maps copies bytes: each Concat's inputs and output.
+    """Tensors that must share a grid: the inputs and the output of each Concat of maps, which then copies bytes.
 
-    Concatenations of pooled features (rank 2) are not among them: the Gemm that reads them can have the scales of
-    their columns in its weights.
+    Pooled features (rank 2) may have different grids: the Gemm that reads them holds their scales in its weights.
     """
     groups: list[set[str]] = []
     for node in index.graph.node:
@@ -200,14 +198,14 @@ def propagate_grids(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[str, G
 
 @dataclass(frozen=True, slots=True)
 class LayerInput:
-    """The grid of a layer's input, or the grids of its columns where features of several grids are concatenated.
+    """The grid of a layer's input, or of each column where features of several grids are concatenated.
 
-    Integer kernels know one scale and zero point. Where columns differ, their scales go into the weights and their
+    Integer kernels take one scale and zero point. Where columns differ, their scales go into the weights and their
     zero points into the bias.
 
     Attributes:
-        scale: Unit of the integers as the integer kernel is told; 1 where columns differ.
-        zero_point: What the kernel subtracts; 0 where columns differ.
+        scale: Scale that the integer kernel takes; 1 where columns differ.
+        zero_point: Zero point that it takes; 0 where columns differ.
         column_scales: ``(K,)`` scale of each column, else None.
         column_zeros: ``(K,)`` their zero points, else None.
     """
@@ -219,15 +217,19 @@ class LayerInput:
 
     def real(self, integers: NDArray[np.generic]) -> NDArray[np.float32]:
         """Dequantize integers."""
-        if self.column_scales is None or self.column_zeros is None:
-            return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
-        return np.asarray((integers.astype(np.float32) - self.column_zeros) * self.column_scales, np.float32)
+        scale, zero = self._columns
+        return np.asarray((integers.astype(np.float32) - zero) * scale, np.float32)
 
     def clipped(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Clip real values to the grids."""
-        scale = self.scale if self.column_scales is None else self.column_scales
-        zero = self.zero_point if self.column_zeros is None else self.column_zeros
+        scale, zero = self._columns
         return np.clip(values, np.asarray(-zero * scale, np.float32), np.asarray((LEVELS - zero) * scale, np.float32))
+
+    @property
+    def _columns(self) -> tuple[Array | float, Array | int]:
+        if self.column_scales is None or self.column_zeros is None:
+            return self.scale, self.zero_point
+        return self.column_scales, self.column_zeros
 
     def scaled_weights(self, weight: Array) -> Array:
         """Weights with the columns' scales in them, as the kernel multiplies."""
@@ -242,7 +244,7 @@ class LayerInput:
         return second if self.column_scales is None else second / np.outer(self.column_scales, self.column_scales)
 
     def with_bias(self, weights: IntegerWeights, bias: Array) -> IntegerWeights:
-        """The weights with another real bias, less what the columns' zero points add, which no kernel subtracts."""
+        """The weights with another real bias, corrected for the columns' zero points."""
         if self.column_zeros is not None:
             bias = bias - weights.real() @ self.column_zeros
         return IntegerWeights(weights.integers, weights.scales, bias)

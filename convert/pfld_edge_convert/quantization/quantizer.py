@@ -57,15 +57,14 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """An INT8 network, and what it was made from.
+    """An INT8 network.
 
     Attributes:
         model: In the format of the settings.
-        contract: How to feed it, without fingerprint.
+        contract: Of the INT8 network, without fingerprint.
         plan: Its grids and integer weights; `Plan.model` is the equalized and aligned float network.
-        method: The range method that was chosen.
-        tried: Mean deviation of held-back faces, a fraction of the eye distance, with each range method; see
-            `select_method`.
+        method: The chosen range method.
+        tried: Landmark deviation on held-back faces, a fraction of the eye distance, with each range method.
         float_layers: Names of the layers (`Layer.output`) that stayed in float.
     """
 
@@ -77,12 +76,12 @@ class Quantized:
     float_layers: tuple[str, ...] = ()
 
     def float_input(self, crops: Crops) -> NDArray[np.float32]:
-        """Feed `Plan.model`: ``(N, S, S, 3)`` uint8 crops to ``(N, 3, S, S)``."""
+        """Input of `Plan.model`, ``(N, 3, S, S)`` float32, from ``(N, S, S, 3)`` uint8 crops."""
         return _float_input(crops, self.contract)
 
 
 class Quantizer:
-    """A float network with the statistics of its activations, ready to be written in 8 bits.
+    """Quantizes a float network, for any choice of layers that stay in float.
 
     Attributes:
         layers: Names of the layers that can be quantized, first to last.
@@ -136,11 +135,11 @@ class Quantizer:
         return Quantized(written, contract, plan, self._method, self._tried, float_layers)
 
     def _prepared(self, model: onnx.ModelProto, contract: Contract) -> tuple[onnx.ModelProto, Contract]:
-        """Let the network read uint8 images, where its first layers allow it; align it to the target's kernels."""
+        """Fold the normalization in, where the first layers allow it, and align channels to the target's kernels."""
         fold = FoldNormalization(contract.mean, contract.scale)
         fed = contract.replace(fingerprint=None)
         is_usual = (contract.layout, contract.input_dtype) == ("NCHW", "float32")
-        if self._settings.pixels and is_usual and fold.applies(model):
+        if self._settings.uint8_input and is_usual and fold.applies(model):
             model = fold(model).model
             fed = fed.replace(input_dtype="uint8", layout="NHWC")
         return AlignChannels(self._target.channel_multiple)(model).model, fed
@@ -193,7 +192,7 @@ class Quantizer:
         feedback: bool,
         advance: Callable[[int], object] | None = None,
     ) -> Plan:
-        """Do what the settings ask for, on so many faces at most."""
+        """Reconstruct layers as the settings say, on at most `faces` faces."""
         correct_bias = self._settings.correct_bias
         if not (feedback or correct_bias):
             return plan
@@ -254,7 +253,7 @@ class _FloatNetwork:
 
 
 def _collect(model: onnx.ModelProto, contract: Contract, crops: Crops, varied: Crops) -> _FloatNetwork:
-    """Collect the histograms of every tensor; of features that are one number a face also on varied faces.
+    """Collect the histograms of every tensor; of pooled features also on the varied faces.
 
     Raises:
         ConvertError: The network gives values that aren't finite.
@@ -275,7 +274,7 @@ def _collect(model: onnx.ModelProto, contract: Contract, crops: Crops, varied: C
 
 
 def _float_input(crops: Crops, contract: Contract) -> NDArray[np.float32]:
-    """What the float network is fed where the INT8 network is fed by a contract, ``(N, 3, S, S)``."""
+    """Input of the float network, ``(N, 3, S, S)``, where `contract` is the INT8 network's."""
     if contract.input_dtype == "uint8":
         return np.ascontiguousarray(crops.astype(np.float32).transpose(0, 3, 1, 2) - CENTER)
     return np.asarray(prepare_input(crops, contract), np.float32)
@@ -305,7 +304,7 @@ def _check(crops: Crops, contract: Contract) -> None:
 
 
 def _split(crops: Crops) -> tuple[Crops, Crops]:
-    """Faces to learn from and faces to choose by; the same where there are too few to split."""
+    """Faces for statistics, and held-back faces to select range methods by; all for both where there are few."""
     if len(crops) < 2 * _HELD_BACK:
         return crops, crops
     held = np.arange(len(crops)) % _HELD_BACK == _HELD_BACK - 1

@@ -1,7 +1,6 @@
-"""Range estimation: which grid each activation gets, given its histogram.
+"""Range estimation: the grid of each activation, given its histogram.
 
-`estimate_range` implements the range methods; each reads a `ChannelHistogram` and answers for each of its rows. No
-method is best for all networks: `select_method` keeps the one whose landmarks stay closest to the float network's.
+`estimate_range` implements the range methods, `select_method` finds the one with the least landmark deviation.
 """
 
 import math
@@ -33,18 +32,18 @@ Ranges = tuple[Array, Array]
 """Lower and upper ends, ``(C,)`` each; the lower never above 0, the upper never below."""
 
 _FINALISTS = 2
-"""Range methods that are compared with all corrections, beside the first candidate, which clips nothing."""
+"""Range methods that are compared with bias correction, beside the first candidate, which clips nothing."""
 
 _CLEARLY_BETTER = 0.95
 
 _HEADROOM = 1.1
-"""Of pooled features one number a face was seen, so that new faces exceed the largest; of maps, thousands of pixels."""
+"""Factor on the extremes of pooled features: with one value per face, new faces often exceed the largest."""
 
 ADDITION_PARTS = 255
 """A step of a summand is a multiple of one such part of a step of the sum. Odd, so that no sum lies halfway."""
 
 _MARGIN = 2.0
-"""A face may reach this much further than the given percentage of faces before it is clipped."""
+"""Factor on the extremes of the given percentage of faces."""
 
 _SHARES = np.geomspace(0.05, 1, 61)
 """Parts of the whole range that are tried as clipping points."""
@@ -55,9 +54,8 @@ def estimate_range(histogram: ChannelHistogram, method: str) -> Ranges:
 
     Args:
         histogram: At least one batch counted.
-        method: ``minmax``: all that was seen. ``moving-average``: of the batches' extremes, momentum 0.1.
-            ``percentile:P``: P percent of the values lie inside, e.g. ``percentile:99.99``. ``faces:P``:
-            twice what P percent of the faces hold, so that a few outliers don't coarsen the grid of all others; only
+        method: ``minmax``: all values. ``moving-average``: of the batches' extremes, momentum 0.1. ``percentile:P``:
+            P percent of the values. ``faces:P``: twice the extremes of P percent of the faces, without outliers; only
             for histograms with peaks. ``mse``: least mean squared error of clipping and rounding. ``entropy``: least
             Kullback-Leibler divergence of the quantized distribution (Migacz, 8-bit inference with TensorRT, GTC 2017).
 
@@ -207,15 +205,15 @@ def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[s
 def select_method(
     candidates: Sequence[str], roughly: Callable[[str], float], finely: Callable[[str], float]
 ) -> tuple[str, dict[str, float]]:
-    """Select the range method with the least landmark deviation: all tried roughly, the best few finely.
+    """Select the range method with the least landmark deviation on held-back faces.
 
     Args:
         candidates: Names of the methods, the safest first.
-        roughly: Quantizes with one of them in a fraction of a second; the landmark deviation on held-back faces.
-        finely: The same with the corrections that follow, in some seconds.
+        roughly: Deviation with one of them, rounded to nearest.
+        finely: The same with bias correction; asked of the best few.
 
     Returns:
-        The best, and the finest figure that each was given.
+        The best, and the deviation of each, the finer one where there are two.
     """
     if len(candidates) == 1:
         return candidates[0], {}
@@ -223,28 +221,24 @@ def select_method(
     finalists = {*sorted(found, key=lambda method: found[method])[:_FINALISTS], candidates[0]}
     fine = {method: finely(method) for method in candidates if method in finalists}
     best = min(fine, key=lambda method: fine[method])
-    # Held-back faces are few: what they gain by clipping must be clear.
+    # Held-back faces are few: clipping must gain clearly.
     return (best if fine[best] < _CLEARLY_BETTER * fine[candidates[0]] else candidates[0]), {**found, **fine}
 
 
 def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[str, Grid]:
-    """Widen grids a little so that no sum of two of them lies near the border between two steps.
+    """Widen the grids of summands so that every processor rounds their sums alike.
 
-    onnxruntime's QLinearAdd computes ``a * (scale_a / scale_y) + b * (scale_b / scale_y) + c`` in float32, with fused
-    multiply-adds on some processors and without on others, and rounds halves to even or away from zero. Where a result
-    lies on the border they differ, and one such step moves landmarks by up to a pixel. With ratios of ``p / 255`` every
-    result is a multiple of 1/255, at least 1/510 away from the border: far more than float32 errs.
-
-    Scales are set from the last sum backwards, each summand's by its sum's. Tensors that share a grid for a
-    concatenation go together.
+    onnxruntime's QLinearAdd computes ``a * (scale_a / scale_y) + b * (scale_b / scale_y) + c`` in float32, with or
+    without fused multiply-adds, and rounds halves to even or away from zero, depending on the processor. With ratios
+    of ``p / 255`` every result is a multiple of 1/255, at least 1/510 away from a half, so that all agree.
 
     Args:
         index: The float graph.
         grids: A grid for each tensor that has one of its own; tensors that are concatenated have equal ones.
 
     Returns:
-        The same, with summands' scales larger by less than 1/255 of their sum's. A tensor that two sums read in
-        different ways keeps what the later one asked for.
+        The same, with summands' scales larger by less than 1/255 of their sum's. Where two sums read a tensor, the
+        later one counts.
     """
     result = dict(grids)
     groups = shared_grids(index)

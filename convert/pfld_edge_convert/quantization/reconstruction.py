@@ -1,8 +1,8 @@
-"""Layer-wise reconstruction: integer weights of each layer, fitted to the outputs that the layers before it give.
+"""Layer-wise reconstruction: rounds the weights of each layer given the quantized outputs of the layers before it.
 
-Both networks, quantized and float, run node by node over all faces. When a layer is reached its weights are rounded
-with error feedback and its bias corrected, before anything behind it runs. The quantized network is executed as
-QOperator nodes, whatever format is written in the end.
+The quantized and the float network run node by node over all faces. At each layer weights are rounded with error
+feedback and the bias is corrected, before the next node runs. The quantized network runs as QOperator nodes, whatever
+format is written in the end.
 """
 
 from collections import Counter
@@ -79,17 +79,15 @@ def reconstruct(
 ) -> Plan:
     """Improve a plan's weights and biases, layer after layer.
 
-    Weights are rounded with error feedback (see `round_with_feedback`), and the bias takes up the difference of means
-    to the float network, whatever its cause (bias correction; Nagel et al., arXiv 1906.04721, section 4.2, measured
-    instead of derived).
+    Weights are rounded with error feedback (`round_with_feedback`); the bias takes up the measured difference of the
+    output's mean to the float network's (bias correction, Nagel et al., arXiv 1906.04721, section 4.2).
 
     Args:
         plan: With first weights.
         faces: As the float network takes them.
         inputs: The same faces as the INT8 network takes them.
         limits: Of the processor.
-        more: Further faces, in both forms, for the layers behind the last map: those see one sample a face, and have
-            hundreds of columns.
+        more: Further faces, in both forms, for Gemm layers, which get one sample per face.
         feedback: Round with feedback; otherwise integers stay as they are.
         correct_bias: Correct biases; otherwise they stay the float network's.
         advance: Called with 1 after each layer.
@@ -101,7 +99,7 @@ def reconstruct(
         source = plan.layer_input(layer)
         if layer.output in weights and source is not None:
             found = source.real(integer.run_until(integer_name(written, layer.source)))
-            # Clipped to the grids: a face far outside would pull the biases of all others.
+            # Clipped to the grids, so that outliers don't shift the biases of all faces.
             wanted = source.clipped(np.asarray(real.run_until(layer.source), np.float32))
             moments = _measured(layer, found, wanted)
             if more is not None and layer.node.op_type == "Gemm":
@@ -150,7 +148,7 @@ def _improved(
     limits: WeightLimits | None,
     correct_bias: bool,
 ) -> IntegerWeights:
-    """Round again within limits, or keep the old integers where those are None; then correct the bias."""
+    """Round again within limits, unless those are None; then correct the bias."""
     weight, bias = layer.weights(plan.index)
     mean, wanted, second = moments.centered()
     rounded = old

@@ -1,4 +1,4 @@
-"""What is known of a quantized file: the layers' costs that it carries, what runs in 8 bits, how fast it is."""
+"""Facts about a quantized file: the layer costs in its metadata, the operators that run in 8 bits, its latency."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ __all__ = [
 REPORT_KEY = "pfld_edge.quantization"
 """Key of the report's JSON in an ONNX file's ``metadata_props``."""
 
-_FIELDS = ("layer", "sqnr", "low", "high", "deviation", "turned")
+_FIELDS = ("layer", "sqnr", "low", "high", "deviation", "large_pose")
 
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"})
 _FLOAT = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
@@ -37,14 +37,14 @@ _WARM_UP = 10
 
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
-    """How a network was quantized; carried by the ONNX file.
+    """How a network was quantized, as its file's metadata say.
 
     Attributes:
         method: Range method.
-        tried: Mean landmark deviation on held-back faces with each method that was tried; see `select_method`.
-        costs: What each layer costs alone, the most expensive first.
+        tried: Mean landmark deviation on held-back faces with each range method; see `select_method`.
+        costs: Of each layer alone, the most expensive first.
         float_layers: Layers that stayed in float.
-        faces: Faces that the costs were measured on.
+        faces: Number of faces that the costs were measured on.
     """
 
     method: str
@@ -80,7 +80,7 @@ class QuantizationReport:
 
 
 def attach_report(model: onnx.ModelProto, report: QuantizationReport) -> None:
-    """Write a report into a model's metadata, in the place of any other."""
+    """Write a report into a model's metadata; it replaces an existing one."""
     kept = [entry for entry in model.metadata_props if entry.key != REPORT_KEY]
     model.ClearField("metadata_props")
     model.metadata_props.extend(kept)
@@ -105,12 +105,12 @@ def _short(value: float | str) -> float | str:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How much of a file onnxruntime runs in 8 bits.
+    """Convolutions and matrix products that onnxruntime runs in 8 bits.
 
     Attributes:
-        integer: Names of the convolutions and matrix products in 8 bits.
+        integer: Names of those in 8 bits.
         floating: Names of those in float.
-        conversions: QuantizeLinear and DequantizeLinear nodes, each a pass over its tensor.
+        conversions: Number of QuantizeLinear and DequantizeLinear nodes.
     """
 
     integer: tuple[str, ...]
@@ -119,7 +119,7 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Part of the convolutions and matrix products that run in 8 bits."""
+        """Fraction of the convolutions and matrix products that run in 8 bits."""
         total = len(self.integer) + len(self.floating)
         return len(self.integer) / total if total else 0.0
 
@@ -131,10 +131,7 @@ class Coverage:
 
 
 def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
-    """Read what runs in 8 bits from the graph that onnxruntime makes of a model.
-
-    Args:
-        model: In memory, or a file.
+    """Read from onnxruntime's optimized graph which operators run in 8 bits.
 
     Raises:
         ConvertError: onnxruntime refuses the model.
@@ -150,7 +147,7 @@ def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
 def face_milliseconds(models: dict[str, onnx.ModelProto], rounds: int = 60) -> dict[str, float]:
     """Median milliseconds of one face through each network, one thread, on this machine.
 
-    The networks take turns, so that whatever slows the machine slows all of them: the ratio means more than either.
+    The networks run in turns, so that other load slows all of them alike: ratios are steadier than times.
 
     Args:
         models: Networks by name, each with one input of known shape but for the batch.

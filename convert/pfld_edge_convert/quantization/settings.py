@@ -13,16 +13,15 @@ RANGE_CANDIDATES = ("minmax", "faces:98", "percentile:99.99", "percentile:99.9",
 """Range methods that ``auto`` tries."""
 
 EQUALIZE_BY = ("minmax", "faces:98")
-"""Range methods that cross-layer equalization tries: the first levels channels that a few faces blow up, the second
-leaves those out and levels what nearly all faces hold. Which is better depends on the network."""
+"""Range methods that cross-layer equalization tries: with extremes over all faces, and without a few outliers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A family of processors.
 
-    All families take uint8 activations and int8 weights of one scale a channel, zero points of weights 0: those are
-    what onnxruntime's kernels compute, on x86 as on arm64 (signed activations have no fast kernel on x86).
+    All take uint8 activations and int8 weights with a scale per channel and zero points of 0, for which onnxruntime
+    has fast kernels on x86 and arm64.
 
     Attributes:
         name: As on the command line.
@@ -30,8 +29,8 @@ class Target:
         channel_multiple: Channels that its depthwise kernel takes at a time.
         space_to_depth: Apply `SpaceToDepthStem` to the first convolution. Not where pairs are limited: it makes other
             weights neighbours.
-        machines: Values of `platform.machine`, lower case, of its processors; all where empty.
-        features: A processor has one of these `cpu_features`; any processor where empty.
+        machines: Values of `platform.machine`, lower case; any where empty.
+        features: A processor has one of these `cpu_features`; any where empty.
     """
 
     name: str
@@ -62,11 +61,7 @@ TARGETS: dict[str, Target] = {
 
 
 def target_named(name: str) -> Target:
-    """Look a target up.
-
-    Raises:
-        ConvertError: There is none of that name.
-    """
+    """Look a target up; `ConvertError` where there is none of that name."""
     if name not in TARGETS:
         raise ConvertError(f"target {name!r} is unknown; known are {', '.join(TARGETS)}")
     return TARGETS[name]
@@ -74,17 +69,17 @@ def target_named(name: str) -> Target:
 
 @dataclass(frozen=True, slots=True)
 class QuantizationSettings:
-    """How a network is quantized. The defaults are for users; the switches are there to measure what each step gains.
+    """How a network is quantized. The steps can be switched off to measure what each gains.
 
     Attributes:
         target: Name of a `Target`.
-        ranges: A method of `estimate_range`, or ``auto``: the one whose landmarks, on calibration faces that were held
-            back, stay closest to those of the float network.
+        ranges: A method of `estimate_range`, or ``auto``: the one with the least landmark deviation from the float
+            network on held-back calibration faces.
         equalize: 0 to 1, strength of cross-layer equalization.
         equalize_by: The range method whose ranges are equalized, or ``auto``.
         feedback: Round weights with error feedback (GPTQ) instead of to nearest.
         correct_bias: Correct biases by the mean errors of the layers' outputs.
-        pixels: Read uint8 images, ``(n, S, S, 3)``, where the network's first layers allow it.
+        uint8_input: Read uint8 images, ``(n, S, S, 3)``, where only convolutions read the input.
         format: A key of `pfld_edge_convert.formats.WRITERS`.
     """
 
@@ -94,17 +89,11 @@ class QuantizationSettings:
     equalize_by: str = "auto"
     feedback: bool = True
     correct_bias: bool = True
-    pixels: bool = True
+    uint8_input: bool = True
     format: str = "qoperator"
 
     def describe(self, ranges: str, format_label: str, float_layers: int = 0) -> str:
-        """Name the settings in one line, for the contract.
-
-        Args:
-            ranges: The method that was chosen.
-            format_label: The format's name for people.
-            float_layers: Number of layers that stayed in float.
-        """
+        """Describe the settings in one line, for the contract."""
         words = [f"int8 static, {format_label}, uint8 activations, int8 weights per channel", f"{ranges} ranges"]
         words += [name for name, on in (("equalized", self.equalize > 0), ("bias corrected", self.correct_bias)) if on]
         words.append("feedback rounding" if self.feedback else "nearest rounding")

@@ -25,7 +25,7 @@ _LARGEST_BIAS = 2.0**30
 """Half of int32's range; the other half is for the sums."""
 
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-"""Weight decay leaves weights below 1e-42; a 127th of those is zero in float32."""
+"""Scales of weights that weight decay left below 1e-42 would be 0 in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class IntegerWeights:
 
 
 def in_memory_order(weight: Array) -> Array:
-    """``(O, K)`` as kernels multiply: channels last, so that neighbouring columns are neighbours in a register."""
+    """``(O, K)`` in the order in which kernels multiply, channels last."""
     return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
 
 
@@ -95,10 +95,9 @@ def round_nearest(weight: Array, bias: Array, input_scale: float, limits: Weight
 def round_with_feedback(
     weight: Array, bias: Array, input_scale: float, limits: WeightLimits, moments: Array, damping: float = 0.01
 ) -> IntegerWeights:
-    """Round one column after the other, and let those still to come make up for the error.
+    """Round one column after the other, and correct the remaining columns for the error.
 
-    Optimal Brain Quantization in fixed order, as in GPTQ (Frantar et al., arXiv 2210.17323, section 3): after
-    rounding a column, the error times the rest of the inverse second-moment matrix is spread over the columns left.
+    Optimal Brain Quantization in fixed order, as in GPTQ (Frantar et al., arXiv 2210.17323, section 3).
 
     Args:
         weight: ``(O, I, ...)`` real; for a depthwise convolution ``(C, 1, kh, kw)``.

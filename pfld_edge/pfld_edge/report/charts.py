@@ -179,7 +179,7 @@ def cost_chart(report: QuantizationReport) -> Figure:
     """Draw the landmark deviation that each layer causes alone in 8 bits: over all faces and in large pose."""
     figure, axes = _axes(9, 1.2 + 0.2 * len(report.costs))
     places = range(len(report.costs))
-    axes.barh(places, [cost.turned for cost in report.costs], 0.8, color=_SERIES[1], label="large pose")
+    axes.barh(places, [cost.large_pose for cost in report.costs], 0.8, color=_SERIES[1], label="large pose")
     axes.barh(places, [cost.deviation for cost in report.costs], 0.5, color=_SERIES[0], label="all faces")
     for place, cost in zip(places, report.costs, strict=True):
         note = "float" if cost.layer in report.float_layers else f"{cost.sqnr:.0f} dB" if cost.sqnr else ""
