@@ -85,7 +85,6 @@ class QuantizationSettings:
         feedback: Round weights with error feedback (GPTQ) instead of to nearest.
         correct_bias: Correct biases by the mean errors of the layers' outputs.
         pixels: Read uint8 images, ``(n, S, S, 3)``, where the network's first layers allow it.
-        format: A key of `pfld_edge_convert.formats.WRITERS`.
     """
 
     target: str = "portable"
@@ -95,17 +94,16 @@ class QuantizationSettings:
     feedback: bool = True
     correct_bias: bool = True
     pixels: bool = True
-    format: str = "qoperator"
 
     def describe(self, ranges: str, format_label: str, float_layers: int = 0) -> str:
         """Name the settings in one line, for the contract.
 
         Args:
             ranges: The method that was chosen.
-            format_label: The format's name for people.
+            format_label: The format and its activations, e.g. ``QOperator, uint8 activations``.
             float_layers: Number of layers that stayed in float.
         """
-        words = [f"int8 static, {format_label}, uint8 activations, int8 weights per channel", f"{ranges} ranges"]
+        words = [f"int8 static, {format_label}, int8 weights per channel", f"{ranges} ranges"]
         words += [name for name, on in (("equalized", self.equalize > 0), ("bias corrected", self.correct_bias)) if on]
         words.append("feedback rounding" if self.feedback else "nearest rounding")
         if float_layers:
