@@ -11,55 +11,21 @@ import torch
 
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.formats import FORMATS, format_named
 from pfld_edge_convert.formats.qdq import write_qdq
 from pfld_edge_convert.inference import optimized_graph, run_model
 from pfld_edge_convert.int8_stage import Int8Request
-from pfld_edge_convert.model_file import checkpoint_contract
 from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.pipeline import convert, optimize
+from pfld_edge_convert.pipeline import convert
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.report import fusion_coverage
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_convert.quantized_models import layer_weights
-from pfld_edge_convert.reparameterize import reparameterize
-from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
-from pfld_edge_train.checkpoint import load_model
+from pfld_edge_runtime import Contract, LandmarkModel
 from pfld_edge_train.models import ModelConfig, build_model
 
-CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 FAST = QuantizationSettings(ranges="minmax", feedback=False)
-Quantize = Callable[..., Quantized]
-
-
-def quantizer(model: torch.nn.Module, contract: Contract) -> Quantizer:
-    samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
-    network = optimize(export_onnx(reparameterize(model), contract.input_size), samples)[0]
-    return Quantizer(network, sample_crops(contract), contract, FAST)
-
-
-@pytest.fixture(scope="module")
-def bundled() -> Callable[[str], Quantized]:
-    """The bundled checkpoints, quantized."""
-    made: dict[str, Quantized] = {}
-
-    def quantized(name: str) -> Quantized:
-        if name not in made:
-            model, checkpoint = load_model(CHECKPOINTS / f"{name}.pth")
-            made[name] = quantizer(model, checkpoint_contract(checkpoint)).make()
-        return made[name]
-
-    return quantized
-
-
-@pytest.fixture(scope="module")
-def multi_scale() -> Quantizer:
-    """Of a network with concatenations and depthwise layers, whose last product reads features of several grids."""
-    torch.manual_seed(0)
-    model = build_model(ModelConfig("pfld-ghostone", width_factor=0.25, input_size=64))
-    return quantizer(model, Contract(input_size=64))
 
 
 def deviation(quantized: Quantized, found: np.ndarray, crops: np.ndarray) -> np.ndarray:
@@ -81,9 +47,9 @@ def test_qdq_gives_the_landmarks_of_qoperator(
 
 
 def test_onnxruntime_turns_a_qdq_file_into_the_operators_of_a_qoperator_file(
-    bundled: Callable[[str], Quantized], multi_scale: Quantizer
+    bundled: Callable[[str], Quantized], multi_scale_64: Quantizer
 ) -> None:
-    for quantized in (bundled("pfld-edge-s"), multi_scale.make()):
+    for quantized in (bundled("pfld-edge-s"), multi_scale_64.make()):
         crops = sample_crops(quantized.contract, 4)
         model = write_qdq(quantized.plan)
         kinds = Counter(node.op_type for node in optimized_graph(model).graph.node)
@@ -92,8 +58,8 @@ def test_onnxruntime_turns_a_qdq_file_into_the_operators_of_a_qoperator_file(
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_qdq_holds_standard_operators_and_integer_weights(multi_scale: Quantizer, signed: bool) -> None:
-    quantized = multi_scale.make()
+def test_qdq_holds_standard_operators_and_integer_weights(multi_scale_64: Quantizer, signed: bool) -> None:
+    quantized = multi_scale_64.make()
     model = write_qdq(quantized.plan, signed=signed)
     onnx.checker.check_model(model, full_check=True)
     assert {item.domain for item in model.opset_import} == {""}
@@ -117,13 +83,13 @@ def test_qdq_holds_standard_operators_and_integer_weights(multi_scale: Quantizer
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_layers_that_stay_in_float_are_float_in_qdq(multi_scale: Quantizer, seed: int) -> None:
+def test_layers_that_stay_in_float_are_float_in_qdq(multi_scale_64: Quantizer, seed: int) -> None:
     random = np.random.default_rng(seed)
-    layers = tuple(name for name in multi_scale.layers if random.random() < (0.1, 0.5, 0.9)[seed])
-    quantized = multi_scale.make(layers)
+    layers = tuple(name for name in multi_scale_64.layers if random.random() < (0.1, 0.5, 0.9)[seed])
+    quantized = multi_scale_64.make(layers)
     model = write_qdq(quantized.plan)
     assert len(fusion_coverage(model).floating) == len(layers)
-    crops = multi_scale.held_back
+    crops = multi_scale_64.held_back
     assert np.abs(run_model(model, crops) - run_model(quantized.model, crops)).max() < 1e-3
 
 

@@ -8,14 +8,16 @@ layer, and, by their absence, which layers stay in float.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import onnx
 
 from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.formats.litert import write_litert
 from pfld_edge_convert.formats.qdq import write_qdq
 from pfld_edge_convert.model_file import onnx_bytes
-from pfld_edge_runtime import Contract
+from pfld_edge_runtime import Contract, MissingPackageError
 
 if TYPE_CHECKING:
     from pfld_edge_convert.quantization.quantizer import Quantized
@@ -31,11 +33,13 @@ class FileFormat:
         label: The format and its activations, for the contract.
         suffix: Of the file, in place of ``.onnx``.
         write: Gives the bytes of the file that carries a contract.
+        module: What must be installed to write it, besides what pfld-edge depends on.
     """
 
     label: str
     suffix: str
     write: Callable[["Quantized", Contract], bytes]
+    module: str = ""
 
 
 def _qdq(quantized: "Quantized", contract: Contract, *, signed: bool = False) -> bytes:
@@ -46,12 +50,17 @@ def _qdq(quantized: "Quantized", contract: Contract, *, signed: bool = False) ->
     return onnx_bytes(model, contract)
 
 
+def _litert(quantized: "Quantized", contract: Contract) -> bytes:
+    return write_litert(quantized.plan, contract.replace(layout="NHWC"))
+
+
 FORMATS: Mapping[str, FileFormat] = {
     "qoperator": FileFormat(
         "QOperator, uint8 activations", ".int8.onnx", lambda quantized, contract: onnx_bytes(quantized.model, contract)
     ),
     "qdq": FileFormat("QDQ, uint8 activations", ".qdq.onnx", _qdq),
     "qdq-int8": FileFormat("QDQ, int8 activations", ".qdq-int8.onnx", partial(_qdq, signed=True)),
+    "litert": FileFormat("LiteRT, int8 activations", ".tflite", _litert, "ai_edge_litert"),
 }
 
 
@@ -60,7 +69,14 @@ def format_named(name: str) -> FileFormat:
 
     Raises:
         ConvertError: There is none of that name.
+        MissingPackageError: What it needs isn't installed.
     """
     if name not in FORMATS:
         raise ConvertError(f"format {name!r} is unknown; known are {', '.join(FORMATS)}")
-    return FORMATS[name]
+    found = FORMATS[name]
+    if found.module and find_spec(found.module) is None:
+        package = found.module.replace("_", "-")
+        raise MissingPackageError(
+            f"the format {name} needs {package}: install it with `pip install 'pfld-edge[{name}]'`"
+        )
+    return found

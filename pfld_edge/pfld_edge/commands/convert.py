@@ -16,7 +16,7 @@ __all__ = ["convert_command"]
 
 _TARGETS = ("portable", "x86-vnni", "x86-avx2", "arm64")
 _RANGES = ("auto", "minmax", "faces", "moving-average", "percentile", "mse", "entropy")
-_FORMATS = ("qoperator", "qdq", "qdq-int8")
+_FORMATS = ("qoperator", "qdq", "qdq-int8", "litert")
 _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
 
 
@@ -30,7 +30,8 @@ _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
     type=click.Choice(_FORMATS),
     multiple=True,
     help="File to write with --int8, may be given several times: qoperator (OUTPUT.int8.onnx, the default, for "
-    "onnxruntime on a CPU), qdq or qdq-int8 (OUTPUT.qdq.onnx, uint8 or int8 activations, for OpenVINO and others).",
+    "onnxruntime on a CPU), qdq or qdq-int8 (OUTPUT.qdq.onnx, uint8 or int8 activations, for OpenVINO and others), "
+    "litert (OUTPUT.tflite, for LiteRT on phones and TensorFlow Lite Micro).",
 )
 @click.option(
     "--end-to-end",
