@@ -160,7 +160,7 @@ def onnx_bytes(model: onnx.ModelProto, contract: Contract) -> bytes:
 
     The same network gives the same bytes, so that a file's hash identifies it.
     """
-    return attach_contract(model, contract).SerializeToString(deterministic=True)
+    return bytes(attach_contract(model, contract).SerializeToString(deterministic=True))
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

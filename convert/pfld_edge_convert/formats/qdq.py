@@ -7,6 +7,8 @@ int32 in units of input scale times weight scale, so that the integers are those
 Specification: ONNX operators QuantizeLinear and DequantizeLinear, operator set 13 and later.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -103,7 +105,7 @@ class _Writer(OnnxWriter):
         else:
             self._quantize(name, raw)
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: int) -> str:
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:  # noqa: ANN401
         self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 

@@ -3,7 +3,7 @@
 It is what onnxruntime runs as it stands on a processor: no rewriting by the runtime is needed for any layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -50,7 +50,7 @@ def integer_name(written: onnx.ModelProto, tensor: str) -> str:
 class _Writer(OnnxWriter):
     """Knows which tensors exist as integers, as floats, or as both so far."""
 
-    def __init__(self, plan: Plan, grids: dict[str, Grid]) -> None:
+    def __init__(self, plan: Plan, grids: Mapping[str, Grid]) -> None:
         super().__init__(plan, grids)
         image = {self._image} if self._image else set()
         self._float = {value.name for value in plan.model.graph.input} - image
