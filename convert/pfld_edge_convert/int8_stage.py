@@ -70,6 +70,7 @@ class Int8Request:
         labelled: Needed for `max_drift`.
         allow_slower: Accept a network that is slower than the float one on this machine.
         progress: Shows progress.
+        formats: Keys of `pfld_edge_convert.formats.FORMATS`: the files that are written, all of one quantization.
     """
 
     crops: Crops
@@ -79,6 +80,7 @@ class Int8Request:
     labelled: LabelledCrops | None = None
     allow_slower: bool = False
     progress: Progress = _no_progress
+    formats: tuple[str, ...] = ("qoperator",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,10 @@ __all__ = [
     "contract_path",
     "load_onnx",
     "model_files",
+    "onnx_bytes",
     "read_contract",
     "take_fingerprint",
+    "with_contract_file",
     "write_files",
     "write_model",
 ]
@@ -126,11 +128,12 @@ def take_fingerprint(model: onnx.ModelProto, contract: Contract, tolerance: floa
 
 
 def contract_path(model_path: Path) -> Path:
-    """Name of the JSON file beside a model: ``face.int8.onnx`` has ``face.int8.json``.
+    """Name of the JSON file beside a model: ``face.int8.onnx`` has ``face.int8.json``, others keep their suffix.
 
     onnxruntime-web can't read an ONNX file's metadata; it reads this.
     """
-    return model_path.with_suffix(".json")
+    kept = "" if model_path.suffix == ".onnx" else model_path.suffix
+    return model_path.with_suffix(f"{kept}.json")
 
 
 def write_model(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
@@ -144,9 +147,20 @@ def write_model(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
 
 def model_files(model: onnx.ModelProto, contract: Contract, path: Path) -> dict[Path, bytes]:
     """Contents of a model's two files."""
-    # Deterministic: the same network gives the same bytes, so that a file's hash identifies it.
-    onnx_bytes = attach_contract(model, contract).SerializeToString(deterministic=True)
-    return {path: onnx_bytes, contract_path(path): (contract.to_json(indent=2) + "\n").encode()}
+    return with_contract_file(onnx_bytes(model, contract), contract, path)
+
+
+def with_contract_file(content: bytes, contract: Contract, path: Path) -> dict[Path, bytes]:
+    """Contents of a model file, in whatever format, and of the contract's JSON beside it."""
+    return {path: content, contract_path(path): (contract.to_json(indent=2) + "\n").encode()}
+
+
+def onnx_bytes(model: onnx.ModelProto, contract: Contract) -> bytes:
+    """Contents of an ONNX file that carries its contract.
+
+    The same network gives the same bytes, so that a file's hash identifies it.
+    """
+    return bytes(attach_contract(model, contract).SerializeToString(deterministic=True))
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Conversion of a trained network to ONNX files: export, optimize, quantize, check, write."""
+"""Conversion of a trained network to files for devices: export, optimize, quantize, check, write."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -19,13 +19,21 @@ from pfld_edge_convert.end_to_end import (
 )
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.export import export_onnx
+from pfld_edge_convert.formats import format_named
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
-from pfld_edge_convert.model_file import FLOAT_TOLERANCE, INT8_TOLERANCE, model_files, take_fingerprint, write_files
+from pfld_edge_convert.model_file import (
+    FLOAT_TOLERANCE,
+    INT8_TOLERANCE,
+    model_files,
+    take_fingerprint,
+    with_contract_file,
+    write_files,
+)
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.passes import PassResult, default_passes, run_passes
 from pfld_edge_convert.reparameterize import reparameterize
-from pfld_edge_runtime import Contract, prepare_input
+from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
 
 __all__ = ["ConversionReport", "ConvertedFile", "convert", "int8_path"]
 
@@ -38,11 +46,11 @@ class ConvertedFile:
     """A file that was written, and its cost.
 
     Attributes:
-        path: The ONNX file.
+        path: The file.
         size: Bytes.
         macs: Multiply-accumulates a face.
         parameters: Weights and biases.
-        nodes: Nodes of the graph.
+        nodes: Nodes of the graph; of other formats than QOperator, those of the same network in that format.
         max_difference: Largest absolute difference to the torch network on the samples, fractions of the crop; of an
             end-to-end graph, see `pixel_difference`, that of the plain file that it was made from.
         pixel_difference: Of an end-to-end graph: the largest difference to the runtime with that plain file, on the
@@ -63,8 +71,8 @@ class ConversionReport:
     """Result of a conversion.
 
     Attributes:
-        files: The float file, then the INT8 file where one was asked for; each before its end-to-end graph where those
-            were asked for.
+        files: The float file, then an INT8 file for each format that was asked for; the float file and the QOperator
+            file each before its end-to-end graph where those were asked for.
         passes: Result of each graph pass.
         int8: How the INT8 network was made, where one was asked for.
     """
@@ -75,8 +83,8 @@ class ConversionReport:
 
 
 def int8_path(output: Path) -> Path:
-    """Name of the INT8 file beside a float file: ``face.onnx`` has ``face.int8.onnx``."""
-    return output.with_suffix(f".int8{output.suffix}")
+    """Name of the QOperator file beside a float file: ``face.onnx`` has ``face.int8.onnx``."""
+    return output.with_suffix(format_named("qoperator").suffix)
 
 
 def convert(
@@ -98,8 +106,9 @@ def convert(
         contract: How the network was trained; the files carry it with a fingerprint of their own.
         output: The float file; see `int8_path` and `end_to_end_path` for the others. Its folder is made if need be.
         crops: ``(N, S, S, 3)`` uint8 faces, on which every step is checked and differences are measured.
-        int8: What the INT8 file is to be; none is made without.
-        end_to_end: Also make of each file a graph from photograph and boxes to pixels, checked against the runtime.
+        int8: What the INT8 files are to be; none is made without.
+        end_to_end: Also make of the float and the QOperator file a graph from photograph and boxes to pixels, checked
+            against the runtime.
 
     Raises:
         ConvertError: A step failed or changed what the network computes, or a file can't be written.
@@ -114,14 +123,20 @@ def convert(
     made = [_Made(output, optimized, contract.replace(quantization="none", calibration=""), FLOAT_TOLERANCE)]
     outcome = None
     if int8 is not None:
+        for name in int8.formats:
+            format_named(name)
         outcome = make_int8(optimized, contract, int8)
-        made.append(_Made(int8_path(output), outcome.quantized.model, outcome.contract, INT8_TOLERANCE))
+        if "qoperator" in int8.formats:
+            made.append(_Made(int8_path(output), outcome.quantized.model, outcome.contract, INT8_TOLERANCE))
     contents: dict[Path, bytes] = {}
     files: list[ConvertedFile] = []
     for item in made:
         files.append(_finish(item, crops, expected, contents))
         if end_to_end:
             files.append(_wrap(item, files[-1], contents))
+    if int8 is not None and outcome is not None:
+        others = [name for name in dict.fromkeys(int8.formats) if name != "qoperator"]
+        files += [_other_format(name, outcome, int8, output, crops, expected, contents) for name in others]
     if not files[0].max_difference <= _LARGEST_DIFFERENCE:
         raise ConvertError(f"the converted network differs from torch by {files[0].max_difference:.3g}")
     _make_folder(output.parent)
@@ -165,6 +180,34 @@ def _wrap(made: _Made, plain: ConvertedFile, contents: dict[Path, bytes]) -> Con
         nodes=len(graph.graph.node),
         pixel_difference=difference,
     )
+
+
+def _other_format(
+    name: str,
+    outcome: Int8Outcome,
+    int8: Int8Request,
+    output: Path,
+    crops: NDArray[np.uint8],
+    expected: NDArray[np.float32],
+    contents: dict[Path, bytes],
+) -> ConvertedFile:
+    """Write a network in a format other than QOperator, check it in its own runtime, and add its files' contents."""
+    kind, quantized = format_named(name), outcome.quantized
+    path = output.with_suffix(kind.suffix)
+    contract = outcome.contract.replace(
+        quantization=int8.settings.describe(quantized.method, kind.label, len(quantized.float_layers)),
+        fingerprint=take_fingerprint(quantized.model, outcome.contract, INT8_TOLERANCE),
+    )
+    content = kind.write(quantized, contract)
+    contents.update(with_contract_file(content, contract, path))
+    found = LandmarkModel.open(content).predict(crops).reshape(expected.shape)
+    # Runtimes round differently by a step here and there, which moves single points of deep networks further.
+    moved = float(np.abs(found - run_model(quantized.model, prepare_input(crops, outcome.contract))).mean())
+    if not moved <= INT8_TOLERANCE:
+        raise ConvertError(f"the {name} file differs from the QOperator file by {moved:.3g} of the crop on average")
+    stats = model_stats(quantized.model)
+    difference = float(np.abs(found - expected).max())
+    return ConvertedFile(path, len(content), stats.macs, stats.parameters, stats.nodes, difference)
 
 
 def _check_crops(crops: NDArray[np.uint8], contract: Contract) -> None:

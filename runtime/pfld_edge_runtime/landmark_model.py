@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
 from pfld_edge_runtime.crop import crop_faces, crop_windows
-from pfld_edge_runtime.errors import ImageError, ModelContractError
+from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError
+from pfld_edge_runtime.litert import is_litert, litert_contract, litert_function
 from pfld_edge_runtime.session import open_session, running_device
 
 __all__ = ["BUNDLED_MODEL", "LandmarkModel", "check_signature", "prepare_input", "session_contract"]
@@ -45,6 +46,8 @@ class LandmarkModel:
         ...     contract, lambda crops: network(torch.from_numpy(prepare_input(crops, contract))).numpy()
         ... )
     """
+
+    _device = "callable"
 
     def __init__(
         self,
@@ -87,10 +90,10 @@ class LandmarkModel:
         strict: bool = False,
         spinning: bool = False,
     ) -> "LandmarkModel":
-        """Open an ONNX file.
+        """Open an ONNX file, or a LiteRT file where the package ai-edge-litert or tflite-runtime is installed.
 
         Args:
-            model: An ONNX file that carries its contract, or its bytes; None for the bundled model.
+            model: A file (``.tflite`` or ONNX) that carries its contract, or its bytes; None for the bundled model.
             device: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ``coreml``, ``xnnpack``, or ``auto`` for the first of
                 them that really runs the model (never TensorRT).
             threads: Threads of one call; 0 for onnxruntime's own choice.
@@ -100,11 +103,14 @@ class LandmarkModel:
             spinning: Let idle threads wait in a loop, for speed with several threads and at the battery's cost.
 
         Raises:
-            ModelFileError: The file is missing or not an ONNX model.
+            ModelFileError: The file is missing or not an ONNX model or LiteRT file.
             ModelContractError: The file carries no contract, a damaged one, or one that its network contradicts.
+            MissingPackageError: Neither package for LiteRT files is installed.
             DeviceError: The device is unknown; or it can't run the model, and `strict` is set.
         """
         source = BUNDLED_MODEL if model is None else model
+        if is_litert(source):
+            return cls._open_litert(source, device, threads, contract)
         opened = cls.from_session(open_session(source, device, threads, strict=strict, spinning=spinning), contract)
         if isinstance(source, str | Path):
             opened.path = Path(source)
@@ -123,15 +129,7 @@ class LandmarkModel:
         Raises:
             ModelContractError: There is no contract, a damaged one, or one that the network contradicts.
         """
-        carried = session_contract(session)
-        if carried is not None and contract is not None and carried != contract:
-            raise ModelContractError("the model carries its own contract: leave `contract` out")
-        agreed = carried or contract
-        if agreed is None:
-            raise ModelContractError(
-                "the model carries no contract, so its colour order and crop are unknown: convert it with pfld-edge, "
-                "or pass `contract`"
-            )
+        agreed = _agreed(session_contract(session), contract)
         check_signature(session, agreed)
         name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
         # A network with a fixed batch of one (the published files) takes one face a call.
@@ -143,6 +141,20 @@ class LandmarkModel:
             assumed=carried is None,
         )
         model._session = session
+        return model
+
+    @classmethod
+    def _open_litert(
+        cls, source: str | Path | bytes, device: str, threads: int, contract: Contract | None
+    ) -> "LandmarkModel":
+        if not isinstance(source, bytes) and not Path(source).is_file():
+            raise ModelFileError(f"{source}: no such model file")
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        agreed = _agreed(litert_contract(content), contract)
+        run = litert_function(content, agreed, device, threads)
+        model = cls(agreed, lambda crops: run(prepare_input(crops, agreed)), batch_size=1)
+        model._device = "cpu"
+        model._reopen = partial(cls.open, source, device, threads, contract=contract)
         return model
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -166,7 +178,7 @@ class LandmarkModel:
     @property
     def device(self) -> str:
         """The device that really runs most of the network, never ``auto``; ``callable`` for a callable."""
-        return "callable" if self._session is None else running_device(self._session)
+        return self._device if self._session is None else running_device(self._session)
 
     @property
     def providers(self) -> list[str]:
@@ -240,6 +252,19 @@ def prepare_input(crops: NDArray[np.uint8], contract: Contract) -> NDArray[np.ge
     if contract.layout == "NCHW":
         batch = batch.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(batch)
+
+
+def _agreed(carried: Contract | None, given: Contract | None) -> Contract:
+    """The contract that a file carries, or else the one that was given."""
+    if carried is not None and given is not None and carried != given:
+        raise ModelContractError("the model carries its own contract: leave `contract` out")
+    agreed = carried or given
+    if agreed is None:
+        raise ModelContractError(
+            "the model carries no contract, so its colour order and crop are unknown: convert it with pfld-edge, "
+            "or pass `contract`"
+        )
+    return agreed
 
 
 def session_contract(session: onnxruntime.InferenceSession) -> Contract | None:

@@ -80,6 +80,18 @@ def test_end_to_end_wraps_both_files_and_other_commands_say_what_they_are(
     assert "tiny.int8.e2e.onnx" in capsys.readouterr().out
 
 
+def test_formats_are_files_of_one_quantization(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ["--int8", "--format", "qdq", "--format", "qdq-int8", "--faces", "8", "--ranges", "minmax"]
+    assert run(["convert", str(checkpoint), *arguments, "--allow-slower", "-o", str(tmp_path / "tiny.onnx")]) == 0
+    names = ("tiny", "tiny.qdq", "tiny.qdq-int8")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("json", "onnx")
+    }
+    assert FaceLandmarker(tmp_path / "tiny.qdq-int8.onnx").contract.quantization.startswith(
+        "int8 static, QDQ, int8 act"
+    )
+
+
 def test_what_falls_short_is_status_1_and_writes_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +118,7 @@ def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixt
         (["convert", "nowhere.pth"], "nowhere.pth"),
         (["convert", "a.onnx"], "import-onnx"),
         (["convert", "{checkpoint}", "--calibration", "faces"], "--calibration needs --int8"),
+        (["convert", "{checkpoint}", "--format", "qdq"], "--format needs --int8"),
         (["convert", "{checkpoint}", "-o", "a.tflite"], "must end in .onnx"),
         (["convert", "{checkpoint}", "--int8", "--calibration", "nowhere"], "nowhere: no such file or folder"),
         (["convert", "{checkpoint}", "--int8", "--detector", "yunet.onnx"], "--detector needs --calibration"),

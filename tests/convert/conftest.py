@@ -1,8 +1,10 @@
 """Small graphs to rewrite, and the published files."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -57,3 +59,50 @@ def faces() -> NDArray[np.float32]:
     from pfld_edge_runtime import Contract
 
     return sample_inputs(Contract())
+
+
+@pytest.fixture(scope="session")
+def quantizer_of() -> Callable[..., Any]:
+    """A `Quantizer` of a torch network, with the fastest settings."""
+    from pfld_edge_convert.calibration import sample_crops
+    from pfld_edge_convert.export import export_onnx
+    from pfld_edge_convert.pipeline import optimize
+    from pfld_edge_convert.quantization.quantizer import Quantizer
+    from pfld_edge_convert.quantization.settings import QuantizationSettings
+    from pfld_edge_convert.reparameterize import reparameterize
+    from pfld_edge_runtime import prepare_input
+
+    def prepared(model: Any, contract: Any) -> Quantizer:
+        samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
+        network = optimize(export_onnx(reparameterize(model), contract.input_size), samples)[0]
+        settings = QuantizationSettings(ranges="minmax", feedback=False)
+        return Quantizer(network, sample_crops(contract), contract, settings)
+
+    return prepared
+
+
+@pytest.fixture(scope="session")
+def bundled(quantizer_of: Callable[..., Any]) -> Callable[[str], Any]:
+    """The bundled checkpoints, quantized."""
+    from pfld_edge_convert.model_file import checkpoint_contract
+    from pfld_edge_train.checkpoint import load_model
+
+    @functools.cache
+    def quantized(name: str) -> Any:
+        model, checkpoint = load_model(Path(__file__).parents[2] / "checkpoints" / f"{name}.pth")
+        return quantizer_of(model, checkpoint_contract(checkpoint)).make()
+
+    return quantized
+
+
+@pytest.fixture(scope="session")
+def multi_scale_64(quantizer_of: Callable[..., Any]) -> Any:
+    """Of a network with concatenations and depthwise layers, whose last product reads features of several grids."""
+    import torch
+
+    from pfld_edge_runtime import Contract
+    from pfld_edge_train.models import ModelConfig, build_model
+
+    torch.manual_seed(0)
+    model = build_model(ModelConfig("pfld-ghostone", width_factor=0.25, input_size=64))
+    return quantizer_of(model, Contract(input_size=64))

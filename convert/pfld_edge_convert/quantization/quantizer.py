@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.calibration import vary_crops
 from pfld_edge_convert.errors import CalibrationError, ConvertError
-from pfld_edge_convert.formats import writer_named
+from pfld_edge_convert.formats import FORMATS
 from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes.align_channels import AlignChannels
@@ -60,7 +60,7 @@ class Quantized:
     """An INT8 network.
 
     Attributes:
-        model: In the format of the settings.
+        model: In QOperator format; the plan gives it in others, see `pfld_edge_convert.formats`.
         contract: Of the INT8 network, without fingerprint.
         plan: Its grids and integer weights; `Plan.model` is the equalized and aligned float network.
         method: The chosen range method.
@@ -104,7 +104,7 @@ class Quantizer:
             ConvertError: The network can't be quantized.
         """
         self._settings = settings or QuantizationSettings()
-        self._target, self._writer = target_named(self._settings.target), writer_named(self._settings.format)
+        self._target = target_named(self._settings.target)
         _check(crops, contract)
         self._metadata = list(model.metadata_props)
         self._used, self.held_back = _split(crops)
@@ -124,13 +124,13 @@ class Quantizer:
         settings, network = self._settings, self._network
         plan = self._initial_plan(network, self._method, float_layers)
         plan = self._reconstructed(network, plan, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance)
-        written = self._writer.write(plan)
+        written = write_qoperator(plan)
         if self._target.space_to_depth:
             written = SpaceToDepthStem()(written).model
         written.ClearField("metadata_props")
         written.metadata_props.extend(self._metadata)
         onnx.checker.check_model(written)
-        described = settings.describe(self._method, self._writer.label, len(float_layers))
+        described = settings.describe(self._method, FORMATS["qoperator"].label, len(float_layers))
         contract = network.contract.replace(quantization=described, target=settings.target)
         return Quantized(written, contract, plan, self._method, self._tried, float_layers)
 

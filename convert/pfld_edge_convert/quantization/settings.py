@@ -80,7 +80,6 @@ class QuantizationSettings:
         feedback: Round weights with error feedback (GPTQ) instead of to nearest.
         correct_bias: Correct biases by the mean errors of the layers' outputs.
         uint8_input: Read uint8 images, ``(n, S, S, 3)``, where only convolutions read the input.
-        format: A key of `pfld_edge_convert.formats.WRITERS`.
     """
 
     target: str = "portable"
@@ -90,11 +89,10 @@ class QuantizationSettings:
     feedback: bool = True
     correct_bias: bool = True
     uint8_input: bool = True
-    format: str = "qoperator"
 
     def describe(self, ranges: str, format_label: str, float_layers: int = 0) -> str:
-        """Describe the settings in one line, for the contract."""
-        words = [f"int8 static, {format_label}, uint8 activations, int8 weights per channel", f"{ranges} ranges"]
+        """Describe the settings in one line, for the contract; `format_label` names the format and its activations."""
+        words = [f"int8 static, {format_label}, int8 weights per channel", f"{ranges} ranges"]
         words += [name for name, on in (("equalized", self.equalize > 0), ("bias corrected", self.correct_bias)) if on]
         words.append("feedback rounding" if self.feedback else "nearest rounding")
         if float_layers:

@@ -15,6 +15,7 @@ __all__ = ["convert_command"]
 
 _TARGETS = ("portable", "x86-vnni", "x86-avx2", "arm64")
 _RANGES = ("auto", "minmax", "faces", "moving-average", "percentile", "mse", "entropy")
+_FORMATS = ("qoperator", "qdq", "qdq-int8", "litert")
 _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
 
 
@@ -22,6 +23,15 @@ _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
 @click.argument("checkpoint", type=PATH)
 @output_option("The ONNX file; CHECKPOINT's name where left out.", required=False)
 @click.option("--int8", is_flag=True, help="Also write OUTPUT.int8.onnx, statically quantized; it takes raw pixels.")
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(_FORMATS),
+    multiple=True,
+    help="File to write with --int8, may be given several times: qoperator (OUTPUT.int8.onnx, the default, for "
+    "onnxruntime on a CPU), qdq or qdq-int8 (OUTPUT.qdq.onnx, uint8 or int8 activations, for OpenVINO and others), "
+    "litert (OUTPUT.tflite, for LiteRT on phones and TensorFlow Lite Micro).",
+)
 @click.option(
     "--end-to-end",
     is_flag=True,
@@ -66,6 +76,7 @@ def convert_command(
     checkpoint: Path,
     output: Path | None,
     int8: bool,
+    formats: tuple[str, ...],
     end_to_end: bool,
     target: str,
     calibration: Path | None,
@@ -87,9 +98,15 @@ def convert_command(
     Every step is checked on faces; the tables say what it changed. Exits with status 1, and writes nothing, where
     --max-drift can't be held or the INT8 file is slower than fp32.
     """
-    given = {"calibration": calibration, "detector": detector, "max-drift": max_drift, "data": data}
+    given = {
+        "format": formats,
+        "calibration": calibration,
+        "detector": detector,
+        "max-drift": max_drift,
+        "data": data,
+    }
     for name, value in given.items():
-        if value is not None and not int8:
+        if value not in (None, ()) and not int8:
             raise click.UsageError(f"--{name} needs --int8")
     if max_drift is not None and data is None:
         raise click.UsageError("--max-drift needs --data: labelled faces, none of them calibrated on")
@@ -135,6 +152,7 @@ def convert_command(
             None if data is None else judged_faces(data, data_images, contract),
             allow_slower,
             progress_bar,
+            formats or ("qoperator",),
         )
     try:
         report = convert(model, contract, file, sample_crops(contract), request, end_to_end=end_to_end)

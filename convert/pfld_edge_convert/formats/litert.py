@@ -1,0 +1,400 @@
+"""LiteRT format (``.tflite``, formerly TensorFlow Lite): the integers of a plan for phones, browsers, microcontrollers.
+
+Maps are laid out ``(1, H, W, C)``. Activations are int8: the plan's uint8 integers less 128, with the same scales;
+weights are int8 with one scale for each output channel, biases int32 in units of input scale times weight scale, as
+the LiteRT 8-bit quantization specification demands. Three things differ from the operators of ONNX:
+
+- Padding ``SAME`` adds its odd row and column at the end; where a convolution pads otherwise, a PAD comes before it.
+- A product whose output has no grid, such as that of the landmarks, needs one here. It is computed from 16-bit
+  integers that hold the same numbers as the 8-bit ones, to 16-bit integers, so that no precision is lost.
+- A product of concatenated features of several grids becomes one product for each grid, and their sum.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.formats.litert_file import LiteRTFile, Quantization
+from pfld_edge_convert.formats.steps import Arithmetic, Step, integer_steps, nearest_resize, with_resized
+from pfld_edge_convert.passes.graph_index import attribute, is_spatial_mean
+from pfld_edge_convert.quantization.plan import LEVELS, Grid, Layer, Plan
+from pfld_edge_convert.quantization.weights import IntegerWeights
+from pfld_edge_runtime import CONTRACT_KEY, Contract
+
+__all__ = ["write_litert"]
+
+Array = NDArray[np.generic]
+Real = NDArray[np.float64]
+
+_TO_SIGNED = 128
+_LARGEST_OUTPUT = 4.0
+"""Of landmarks, sides of the crop: what lies further outside is clipped to it."""
+
+_SIXTEEN_BITS = 32767
+_AXES = (0, 3, 1, 2)
+"""Where the axes of ``(N, C, H, W)`` are in a file."""
+
+
+def write_litert(plan: Plan, contract: Contract) -> bytes:
+    """Write the INT8 network of a plan, for one face a call.
+
+    The input is ``(1, S, S, 3)`` uint8 pixels, or float32 where the plan's input is float; the output is float32.
+
+    Args:
+        plan: Of the network.
+        contract: Of the file; it goes into the metadata.
+
+    Raises:
+        ConvertError: The network has an operator that has no counterpart in LiteRT.
+        MissingPackageError: The package ``ai-edge-litert`` isn't installed.
+    """
+    return _Writer(plan).written(contract)
+
+
+class _Writer:
+    """Knows which tensors exist as int8, as float32, or as both so far, by their numbers in the file."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._index = plan, plan.index
+        self._grids = with_resized(plan)
+        self._file = LiteRTFile()
+        self._integer: dict[str, int] = {}
+        self._float: dict[str, int] = {}
+
+    def written(self, contract: Contract) -> bytes:
+        source = self._open()
+        for step in integer_steps(self._plan, self._grids):
+            if step.arithmetic is Arithmetic.FLOAT:
+                self._write_float(step.node)
+            else:
+                self._write_integer(step)
+        outputs = [self._as_float(value.name) for value in self._plan.model.graph.output]
+        return self._file.written([source], outputs, {CONTRACT_KEY: contract.to_json()})
+
+    def _open(self) -> int:
+        """Add the input; pixels become the int8 of the grid that the first layers read."""
+        name = self._plan.model.graph.input[0].name
+        shape = self._shape(name)
+        if not self._plan.uint8_input:
+            self._float[name] = self._file.tensor(name, shape, "float32")
+            return self._float[name]
+        self._grids[name] = Grid(1.0, _TO_SIGNED)
+        pixels = self._file.tensor(name, shape, "uint8", Quantization.of(1.0, _TO_SIGNED))
+        self._integer[name] = self._new_integer(name)
+        self._file.operator("QUANTIZE", [pixels], self._integer[name], "QuantizeOptions")
+        return pixels
+
+    def _write_integer(self, step: Step) -> None:
+        node, output = step.node, step.output
+        if step.layer is not None:
+            self._write_layer(step.layer, self._plan.weights[output])
+        elif step.arithmetic is Arithmetic.COLUMNS:
+            # The product that reads them takes each by itself.
+            for name in node.input:
+                self._as_integer(name)
+        elif node.op_type == "Identity":
+            self._integer[output] = self._integer[node.input[0]]
+        else:
+            inputs = [self._as_integer(name) for name in node.input if name in self._grids]
+            self._integer[output] = self._new_integer(output)
+            self._write_operator(node, inputs, self._integer[output])
+
+    def _write_float(self, node: onnx.NodeProto) -> None:
+        output, source = node.output[0], node.input[0]
+        if node.op_type in ("Reshape", "Flatten") and source in self._integer:
+            # Moves integers as well as what they stand for, and four times fewer bytes.
+            self._grids[output] = self._grids[source]
+            self._integer[output] = self._new_integer(output)
+            self._write_operator(node, [self._integer[source]], self._integer[output])
+        elif node.op_type == "Identity":
+            self._float[output] = self._as_float(source)
+        elif node.op_type in ("Conv", "Gemm", "MatMul"):
+            self._write_float_layer(node)
+        else:
+            has_settings = node.op_type in ("Reshape", "Resize", "ReduceMean", "Clip")
+            inputs = [self._as_float(name) for name in (node.input[:1] if has_settings else node.input)]
+            self._float[output] = self._file.tensor(output, self._shape(output), "float32")
+            self._write_operator(node, inputs, self._float[output])
+
+    def _write_float_layer(self, node: onnx.NodeProto) -> None:
+        source, output = node.input[0], node.output[0]
+        constant = self._index.constants.get(node.input[1])
+        keep = node.op_type == "MatMul"
+        values = self._index.weights(node)
+        if keep and constant is not None and constant.ndim == 2:
+            values = constant.T, np.zeros(constant.shape[1], np.float32)
+        if values is None or values[0].ndim not in (2, 4):
+            raise ConvertError(f"the LiteRT format has no {node.op_type} of two computed tensors ({output})")
+        weight, bias = values
+        read = self._as_float(source)
+        self._float[output] = self._file.tensor(output, self._shape(output), "float32")
+        if node.op_type == "Conv":
+            self._convolve(node, read, self._convolution_constants(node, output, weight, bias), self._float[output])
+            return
+        stored = self._file.constant(f"{output}.w", self._in_file_order(source, weight))
+        self._multiply([read, stored, self._file.constant(f"{output}.b", bias)], self._float[output], keep=keep)
+
+    def _write_layer(self, layer: Layer, weights: IntegerWeights) -> None:
+        name, source = layer.output, self._plan.layer_input(layer)
+        if source is None:
+            raise ValueError(f"{name} has integer weights, but its input has no grid")
+        if source.column_scales is not None or name not in self._grids:
+            self._float[name] = self._wide_layer(layer, weights)
+            return
+        read, bias, relu = self._as_integer(layer.source), weights.integer_bias(source.scale), layer.relu is not None
+        unit = np.asarray(np.float32(source.scale) * weights.scales, np.float32)
+        self._integer[name] = self._new_integer(name)
+        if layer.node.op_type == "Conv":
+            constants = self._convolution_constants(layer.node, name, weights.integers, bias, (weights.scales, unit))
+            self._convolve(layer.node, read, constants, self._integer[name], relu=relu)
+            return
+        stored = self._in_file_order(layer.source, weights.integers)
+        constants = [
+            self._file.constant(f"{name}.w", stored, Quantization(weights.scales)),
+            self._file.constant(f"{name}.b", bias, Quantization(unit)),
+        ]
+        self._multiply([read, *constants], self._integer[name], relu=relu)
+
+    def _wide_layer(self, layer: Layer, weights: IntegerWeights) -> int:
+        """A product of 16-bit integers, or of features of several grids one for each, dequantized."""
+        name, file = layer.output, self._file
+        if layer.source in self._grids:
+            unit = weights.scales.astype(np.float64) * self._grids[layer.source].scale
+            total = self._wide_product(name, layer.source, weights.integers, unit, weights.bias)
+        else:
+            parts = list(self._index.producers[layer.source].input)
+            ends = np.cumsum([self._shape(part)[-1] for part in parts])
+            columns = np.split(weights.integers, ends[:-1], axis=1)
+            unit, bias, total = weights.scales.astype(np.float64), weights.bias, -1
+            for part, integers in zip(parts, columns, strict=True):
+                # The plan's bias makes up for zero points that no kernel subtracts; here products subtract their own.
+                bias = bias + self._grids[part].zero_point * integers.sum(axis=1, dtype=np.int64) * unit
+            for place, (part, integers) in enumerate(zip(parts, columns, strict=True)):
+                added = bias if place == 0 else np.zeros_like(bias)
+                made = self._wide_product(f"{name}.{place}", part, integers, unit, added)
+                if place:
+                    summed = file.tensor(f"{name}.sum{place}", self._shape(name), "float32")
+                    file.operator("ADD", [total, made], summed, "AddOptions")
+                    made = summed
+                total = made
+        if layer.relu is not None:
+            rectified = file.tensor(name, self._shape(name), "float32")
+            file.operator("RELU", [total], rectified)
+            total = rectified
+        return total
+
+    def _wide_product(self, name: str, source: str, integers: NDArray[np.int8], unit: Real, bias: Real) -> int:
+        """Multiply ``(O, K)`` weights in 16 bits and dequantize.
+
+        Args:
+            name: Of what is made.
+            source: The tensor.
+            integers: The weights.
+            unit: ``(O,)`` what a product of two integers stands for.
+            bias: ``(O,)`` real.
+        """
+        grid, file, shape = self._grids[source], self._file, (1, len(integers))
+        wide = file.tensor(f"{name}.int16", self._shape(source), "int16", Quantization.of(grid.scale, 0))
+        file.operator("QUANTIZE", [self._as_integer(source)], wide, "QuantizeOptions")
+        scales = np.asarray(unit / grid.scale, np.float32)
+        weight = file.constant(f"{name}.w", self._in_file_order(source, integers), Quantization(scales))
+        added = file.constant(
+            f"{name}.b", np.rint(bias / unit).astype(np.int64), Quantization(np.asarray(unit, np.float32))
+        )
+        # The largest that any input can give, but landmarks never lie that far outside.
+        ends = integers * np.float64(-grid.zero_point), integers * np.float64(LEVELS - grid.zero_point)
+        sums = np.maximum(*ends).sum(axis=1), np.minimum(*ends).sum(axis=1)
+        largest = max(float(np.abs(end * unit + bias).max()) for end in sums)
+        largest = min(largest, _LARGEST_OUTPUT) if name in self._index.outputs else largest
+        grid16 = Quantization.of(max(largest, 1e-6) / _SIXTEEN_BITS, 0)
+        made = file.tensor(f"{name}.product", shape, "int16", grid16)
+        self._multiply([wide, weight, added], made)
+        real = file.tensor(f"{name}.real", shape, "float32")
+        file.operator("DEQUANTIZE", [made], real, "DequantizeOptions")
+        return real
+
+    def _convolution_constants(
+        self,
+        node: onnx.NodeProto,
+        name: str,
+        weight: Array,
+        bias: Array,
+        scales: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    ) -> list[int]:
+        """Add weights ``(O, I, kh, kw)`` and bias, in the order that LiteRT wants, with their scales."""
+        axis = 3 if self._is_depthwise(node) else 0
+        stored = weight.transpose(1, 2, 3, 0) if axis else weight.transpose(0, 2, 3, 1)
+        of_weight, of_bias = (
+            (None, None) if scales is None else (Quantization(scales[0], 0, axis), Quantization(scales[1]))
+        )
+        return [
+            self._file.constant(f"{name}.w", np.ascontiguousarray(stored), of_weight),
+            self._file.constant(f"{name}.b", bias, of_bias),
+        ]
+
+    def _is_depthwise(self, node: onnx.NodeProto) -> bool:
+        groups = int(attribute(node, "group", 1))
+        return groups > 1 and groups == self._shape(node.input[0])[3]
+
+    def _convolve(
+        self, node: onnx.NodeProto, source: int, constants: Sequence[int], output: int, *, relu: bool = False
+    ) -> None:
+        kernel = attribute(node, "kernel_shape") or self._index.constants[node.input[1]].shape[2:]
+        source, padding = self._padded(node, source, kernel)
+        strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
+        options = {
+            "padding": self._file.number("Padding", padding),
+            "strideH": strides[0],
+            "strideW": strides[1],
+            "dilationHFactor": dilations[0],
+            "dilationWFactor": dilations[1],
+            "fusedActivationFunction": int(relu),
+        }
+        kind, table = "CONV_2D", "Conv2DOptions"
+        if self._is_depthwise(node):
+            kind, table = "DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions"
+            options["depthMultiplier"] = self._shape(node.output[0])[3] // self._shape(node.input[0])[3]
+        self._file.operator(kind, [source, *constants], output, table, **options)
+
+    def _padded(self, node: onnx.NodeProto, source: int, kernel: Sequence[int]) -> tuple[int, str]:
+        """Pad a map as a convolution or pool of ONNX would; what it then reads, and LiteRT's name of the padding."""
+        sizes = self._shape(node.input[0])[1:3]
+        pads = list(attribute(node, "pads", [0, 0, 0, 0]))
+        automatic = attribute(node, "auto_pad", b"NOTSET")
+        if automatic not in (b"NOTSET", b"VALID"):
+            raise ConvertError(f"the LiteRT format has no automatic padding {automatic.decode()} ({node.output[0]})")
+        if automatic == b"VALID" or not any(pads):
+            return source, "VALID"
+        strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
+        before, after, same = pads[:2], [0, 0], True
+        for axis, size in enumerate(sizes):
+            reach = (kernel[axis] - 1) * dilations[axis] + 1
+            count = (size + before[axis] + pads[axis + 2] - reach) // strides[axis] + 1
+            needed = (count - 1) * strides[axis] + reach - size
+            same &= count == ceil(size / strides[axis]) and before[axis] == max(needed, 0) // 2
+            after[axis] = max(needed - before[axis], 0)
+        if same:
+            return source, "SAME"
+        name = f"{node.output[0]}.padded"
+        shape = (1, *(size + first + last for size, first, last in zip(sizes, before, after, strict=True)))
+        made = self._file.like(source, name, (*shape, self._shape(node.input[0])[3]))
+        rows = np.array([[0, 0], [before[0], after[0]], [before[1], after[1]], [0, 0]], np.int32)
+        self._file.operator("PAD", [source, self._file.constant(f"{name}.rows", rows)], made, "PadOptions")
+        return made, "VALID"
+
+    def _multiply(self, inputs: Sequence[int], output: int, *, relu: bool = False, keep: bool = False) -> None:
+        self._file.operator(
+            "FULLY_CONNECTED",
+            inputs,
+            output,
+            "FullyConnectedOptions",
+            fusedActivationFunction=int(relu),
+            keepNumDims=keep,
+        )
+
+    def _write_operator(self, node: onnx.NodeProto, inputs: list[int], output: int) -> None:
+        """Add the operator that computes a node without weights, of int8 as of float tensors."""
+        file, kind, source = self._file, node.op_type, node.input[0]
+        rank = self._index.rank(source)
+        if kind in ("Flatten", "Reshape"):
+            self._reshape(node, inputs[0], output)
+        elif kind == "Concat":
+            axis = int(attribute(node, "axis")) % rank
+            axis = _AXES[axis] if rank == 4 else axis
+            file.operator("CONCATENATION", inputs, output, "ConcatenationOptions", axis=axis)
+        elif kind == "Add":
+            file.operator("ADD", inputs, output, "AddOptions", potScaleInt16=False)
+        elif kind == "Mul":
+            file.operator("MUL", inputs, output, "MulOptions")
+        elif kind == "GlobalAveragePool" or is_spatial_mean(self._index, node):
+            axes = file.constant(f"{node.output[0]}.axes", np.array([1, 2], np.int32))
+            keep = kind == "GlobalAveragePool" or bool(attribute(node, "keepdims", 1))
+            file.operator("MEAN", [inputs[0], axes], output, "ReducerOptions", keepDims=keep)
+        elif kind == "MaxPool" and not any(attribute(node, "pads", [])):
+            kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
+            options = {
+                "filterHeight": kernel[0],
+                "filterWidth": kernel[1],
+                "strideH": strides[0],
+                "strideW": strides[1],
+            }
+            file.operator(
+                "MAX_POOL_2D", inputs, output, "Pool2DOptions", padding=file.number("Padding", "VALID"), **options
+            )
+        elif nearest_resize(node):
+            sizes = file.constant(f"{node.output[0]}.sizes", np.array(self._shape(node.output[0])[1:3], np.int32))
+            file.operator("RESIZE_NEAREST_NEIGHBOR", [inputs[0], sizes], output, "ResizeNearestNeighborOptions")
+        elif kind == "Softmax" and rank < 4 and int(attribute(node, "axis", -1)) % rank == rank - 1:
+            file.operator("SOFTMAX", inputs, output, "SoftmaxOptions", beta=1.0)
+        elif kind == "Relu":
+            file.operator("RELU", inputs, output)
+        else:
+            raise ConvertError(
+                f"the LiteRT format has no counterpart of {kind} ({node.output[0]}): choose other formats"
+            )
+
+    def _reshape(self, node: onnx.NodeProto, source: int, output: int) -> None:
+        """Reshape in the order of ``(N, C, H, W)``, unless the product that reads it has its columns reordered."""
+        shape, target = self._shape(node.input[0]), self._shape(node.output[0])
+        if len(target) == 4:
+            raise ConvertError(f"the LiteRT format has no {node.op_type} to a map ({node.output[0]})")
+        if len(shape) == 4 and shape[1] * shape[2] > 1 and not self._is_reordered(node):
+            name = f"{node.output[0]}.nchw"
+            moved = self._file.like(source, name, (1, shape[3], shape[1], shape[2]))
+            order = self._file.constant(f"{name}.order", np.array(_AXES, np.int32))
+            self._file.operator("TRANSPOSE", [source, order], moved, "TransposeOptions")
+            source = moved
+        sizes = self._file.constant(f"{node.output[0]}.shape", np.array(target, np.int32))
+        self._file.operator("RESHAPE", [source, sizes], output, "ReshapeOptions", newShape=np.array(target, np.int32))
+
+    def _is_reordered(self, node: onnx.NodeProto) -> bool:
+        """Whether a map is flattened for one product alone, whose columns then take the file's order."""
+        reader = self._index.only_consumer(node.output[0])
+        is_product = reader is not None and reader.op_type == "Gemm" and self._index.weights(reader) is not None
+        return is_product and self._index.rank(node.output[0]) == 2
+
+    def _in_file_order(self, source: str, weight: Array) -> Array:
+        """Columns ``(O, C * H * W)`` as a flattened map of the file has them, ``(O, H * W * C)``."""
+        node = self._index.producers.get(source)
+        if node is None or node.op_type not in ("Flatten", "Reshape") or not self._is_reordered(node):
+            return np.ascontiguousarray(weight)
+        shape = self._shape(node.input[0])
+        if len(shape) != 4:
+            return np.ascontiguousarray(weight)
+        maps = weight.reshape(len(weight), shape[3], *shape[1:3])
+        return np.ascontiguousarray(maps.transpose(0, 2, 3, 1).reshape(weight.shape))
+
+    def _new_integer(self, name: str) -> int:
+        grid = self._grids[name]
+        quantization = Quantization.of(grid.scale, grid.zero_point - _TO_SIGNED)
+        return self._file.tensor(f"{name}_int8", self._shape(name), "int8", quantization)
+
+    def _as_integer(self, name: str) -> int:
+        if name not in self._integer:
+            real = self._as_float(name)
+            self._integer[name] = self._new_integer(name)
+            self._file.operator("QUANTIZE", [real], self._integer[name], "QuantizeOptions")
+        return self._integer[name]
+
+    def _as_float(self, name: str) -> int:
+        if name not in self._float and name in self._index.constants:
+            value = self._index.constants[name]
+            # Maps' constants, (C, 1, 1) or (1, C, 1, 1), have their channels last.
+            self._float[name] = self._file.constant(name, np.moveaxis(value, -3, -1) if value.ndim > 2 else value)
+        elif name not in self._float:
+            self._float[name] = self._file.tensor(name, self._shape(name), "float32")
+            self._file.operator("DEQUANTIZE", [self._integer[name]], self._float[name], "DequantizeOptions")
+        return self._float[name]
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Sizes in the file, for one face."""
+        dims = self._index.shapes.get(name, ("?",))
+        sizes = [1, *dims[1:]]
+        if not all(isinstance(size, int) for size in sizes) or dims == ("?",):
+            raise ConvertError(f"the LiteRT format needs fixed sizes; those of {name} are {dims}")
+        known = [int(size) for size in sizes]
+        return (1, known[2], known[3], known[1]) if len(known) == 4 else tuple(known)

@@ -1,0 +1,145 @@
+"""QDQ format: float operators between QuantizeLinear and DequantizeLinear, standard ONNX operators only.
+
+Runtimes that have integer kernels take each operator together with the conversions around it; those that have none
+compute in float on the same grids. Weights are int8 initializers with one scale for each output channel, biases are
+int32 in units of input scale times weight scale, so that the integers are those of the QOperator format.
+
+Specification: ONNX operators QuantizeLinear and DequantizeLinear, operator set 13 and later.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from pfld_edge_convert.formats.onnx_writer import OnnxWriter
+from pfld_edge_convert.formats.steps import Arithmetic, Step, with_resized
+from pfld_edge_convert.quantization.plan import Grid, Plan, layer_input
+
+__all__ = ["write_qdq"]
+
+_TO_SIGNED = 128
+"""An int8 activation is the uint8 one less this."""
+
+
+def write_qdq(plan: Plan, *, signed: bool = False) -> onnx.ModelProto:
+    """Write the INT8 network of a plan.
+
+    Args:
+        plan: Of the network.
+        signed: Activations are int8 instead of uint8; the grids have the same steps. The image stays uint8.
+    """
+    return _Writer(plan, signed=signed).written()
+
+
+class _Writer(OnnxWriter):
+    """Every integer tensor has a twin behind DequantizeLinear, which float operators read."""
+
+    def __init__(self, plan: Plan, *, signed: bool) -> None:
+        super().__init__(plan, with_resized(plan))
+        self._kind: type[np.integer] = np.int8 if signed else np.uint8
+        self._shift = _TO_SIGNED if signed else 0
+        self._real: dict[str, str] = {}
+        """Names of the dequantized twins."""
+        self._made: set[str] = {plan.model.graph.input[0].name}
+        """Tensors that exist in float without having been quantized."""
+
+    def _open_image(self) -> None:
+        super()._open_image()
+        name = self._image
+        self._made.discard(name)
+        # To OpenVINO a layer is quantized only behind a QuantizeLinear; onnxruntime drops the pair again.
+        unsigned = [self._shared(np.float32(1)), self._shared(np.uint8(_TO_SIGNED))]
+        self._quantize(name, self._node("DequantizeLinear", [self._integer[name], *unsigned], f"{name}_real"))
+
+    def _write_float(self, node: onnx.NodeProto) -> None:
+        super()._write_float(node)
+        self._made.update(node.output)
+
+    def _write_integer(self, step: Step) -> None:
+        node, output = step.node, step.output
+        if step.arithmetic is Arithmetic.LAYER:
+            self._write_layer(step)
+        elif step.arithmetic is Arithmetic.COLUMNS:
+            # The Gemm has the scales in its columns: to it these are plain numbers.
+            inputs = [self._as_integer(name) for name in node.input]
+            self._integer[output] = self._node("Concat", inputs, f"{output}_q", axis=1)
+            self._grids[output] = Grid(1.0, self._shift)
+        else:
+            inputs = [self._read(name) for name in node.input]
+            self._node(node.op_type, inputs, f"{output}_raw")
+            self._nodes[-1].attribute.extend(node.attribute)
+            self._quantize(output, f"{output}_raw")
+
+    def _write_layer(self, step: Step) -> None:
+        node, name, weights = step.node, step.output, self._plan.weights[step.output]
+        source = layer_input(self._index, node.input[0], self._plan.grids)
+        if source is None:
+            raise ValueError(f"{name} has integer weights, but its input has no grid")
+        scales = self._constant(f"{name}.s", weights.scales)
+        zeros = self._shared(np.zeros(len(weights.scales), np.int8))
+        weight = self._constant(f"{name}.w", weights.integers)
+        integer_bias = weights.integer_bias(source.scale)
+        if source.column_scales is not None:
+            # What is read is plain numbers, which are smaller by the shift.
+            integer_bias += self._shift * weights.integers.sum(axis=1, dtype=np.int32)
+        bias = self._constant(f"{name}.b", integer_bias)
+        bias_scales = self._constant(f"{name}.bs", np.float32(source.scale) * weights.scales)
+        bias_zeros = self._shared(np.zeros(len(weights.scales), np.int32))
+        inputs = [
+            self._read(node.input[0]),
+            self._node("DequantizeLinear", [weight, scales, zeros], f"{name}.weight", axis=0),
+            self._node("DequantizeLinear", [bias, bias_scales, bias_zeros], f"{name}.bias", axis=0),
+        ]
+        target = self._grids.get(name)
+        raw = name if target is None else f"{name}_raw"
+        made = helper.make_node(node.op_type, inputs, [raw], name=node.name)
+        if node.op_type == "Gemm":
+            made.attribute.append(helper.make_attribute("transB", 1))
+        else:
+            made.attribute.extend(item for item in node.attribute if item.name != "auto_pad")
+        self._nodes.append(made)
+        if target is None:
+            self._made.add(name)
+        else:
+            self._quantize(name, raw)
+
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:  # noqa: ANN401
+        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def _quantize(self, name: str, real: str) -> None:
+        self._integer[name] = self._node("QuantizeLinear", [real, *self._grid(name)], f"{name}_q")
+
+    def _as_integer(self, name: str) -> str:
+        if name not in self._integer:
+            self._quantize(name, name)
+        return self._integer[name]
+
+    def _read(self, name: str) -> str:
+        """Name of a tensor's dequantized twin, for a step in integers; what isn't quantized passes unchanged."""
+        if name in self._index.constants or not name:
+            self._kept.add(name)
+            return name
+        if name not in self._real:
+            inputs = [self._as_integer(name), *self._grid(name)]
+            self._real[name] = self._node("DequantizeLinear", inputs, f"{name}_dq")
+        return self._real[name]
+
+    def _as_float(self, name: str) -> str:
+        if name in self._index.constants:
+            self._kept.add(name)
+            return name
+        if name in self._made:
+            return name
+        real = f"{name}_float" if name == self._image else name
+        shifted = Grid(self._grids[name].scale, self._grids[name].zero_point - self._shift)
+        inputs = [self._integer[name], *self._channel_grid(name, shifted, self._kind)]
+        self._node("DequantizeLinear", inputs, real, axis=1)
+        self._made.add(name)
+        return real
+
+    def _grid(self, name: str) -> list[str]:
+        grid = self._grids[name]
+        return [self._shared(np.float32(grid.scale)), self._shared(self._kind(grid.zero_point - self._shift))]

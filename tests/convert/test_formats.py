@@ -1,0 +1,130 @@
+"""Formats of one quantization: standard operators, the integers that were proven, the same landmarks."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from pfld_edge_convert.calibration import sample_crops
+from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.formats import FORMATS, format_named
+from pfld_edge_convert.formats.qdq import write_qdq
+from pfld_edge_convert.inference import optimized_graph, run_model
+from pfld_edge_convert.int8_stage import Int8Request
+from pfld_edge_convert.passes.graph_index import GraphIndex
+from pfld_edge_convert.pipeline import convert
+from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
+from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
+from pfld_edge_convert.quantization.report import fusion_coverage
+from pfld_edge_convert.quantization.settings import QuantizationSettings
+from pfld_edge_convert.quantized_models import layer_weights
+from pfld_edge_runtime import Contract, LandmarkModel
+from pfld_edge_train.models import ModelConfig, build_model
+
+FAST = QuantizationSettings(ranges="minmax", feedback=False)
+
+
+def deviation(quantized: Quantized, found: np.ndarray, crops: np.ndarray) -> np.ndarray:
+    expected = run_model(quantized.model, crops)
+    points = quantized.contract.landmarks.normalizing_points
+    return deviation_per_face(found.reshape(expected.shape), expected, points)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("name", ["pfld-edge-s", "pfld-edge-m"])
+def test_qdq_gives_the_landmarks_of_qoperator(
+    bundled: Callable[[str], Quantized], name: str, signed: bool, fused: bool
+) -> None:
+    quantized = bundled(name)
+    crops = sample_crops(quantized.contract, 16)
+    found = run_model(write_qdq(quantized.plan, signed=signed), crops, fuse_qdq=fused)
+    assert deviation(quantized, found, crops).mean() < 1e-3
+
+
+def test_onnxruntime_turns_a_qdq_file_into_the_operators_of_a_qoperator_file(
+    bundled: Callable[[str], Quantized], multi_scale_64: Quantizer
+) -> None:
+    for quantized in (bundled("pfld-edge-s"), multi_scale_64.make()):
+        crops = sample_crops(quantized.contract, 4)
+        model = write_qdq(quantized.plan)
+        kinds = Counter(node.op_type for node in optimized_graph(model).graph.node)
+        assert not set(kinds) & {"Conv", "Gemm", "QuantizeLinear", "DequantizeLinear"}
+        np.testing.assert_array_equal(run_model(model, crops), run_model(quantized.model, crops))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_qdq_holds_standard_operators_and_integer_weights(multi_scale_64: Quantizer, signed: bool) -> None:
+    quantized = multi_scale_64.make()
+    model = write_qdq(quantized.plan, signed=signed)
+    onnx.checker.check_model(model, full_check=True)
+    assert {item.domain for item in model.opset_import} == {""}
+    index = GraphIndex(model)
+    weighted = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(weighted) == len(quantized.plan.layers)
+    for node in weighted:
+        sources = [index.producers[name] for name in node.input]
+        assert {source.op_type for source in sources} == {"DequantizeLinear"}
+        _, weight, bias = sources
+        assert index.constants[weight.input[0]].dtype == np.int8
+        assert index.constants[bias.input[0]].dtype == np.int32
+        assert next(item.i for item in weight.attribute if item.name == "axis") == 0
+        assert index.constants[weight.input[1]].shape == index.constants[bias.input[0]].shape
+    kinds = {index.constants[node.input[2]].dtype for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert kinds == {np.dtype(np.int8 if signed else np.uint8)}
+    stored = layer_weights(model)
+    assert all(layer.integer for layer in stored)
+    for layer, plain in zip(stored, layer_weights(quantized.model), strict=True):
+        np.testing.assert_array_equal(layer.weight, plain.weight)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_layers_that_stay_in_float_are_float_in_qdq(multi_scale_64: Quantizer, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    layers = tuple(name for name in multi_scale_64.layers if random.random() < (0.1, 0.5, 0.9)[seed])
+    quantized = multi_scale_64.make(layers)
+    model = write_qdq(quantized.plan)
+    assert len(fusion_coverage(model).floating) == len(layers)
+    crops = multi_scale_64.held_back
+    assert np.abs(run_model(model, crops) - run_model(quantized.model, crops)).max() < 1e-3
+
+
+@pytest.mark.parametrize(("name", "convolutions"), [("pfld-edge-s", 9), ("pfld-edge-m", 10)])
+def test_openvino_runs_every_convolution_of_a_qdq_file_in_8_bits(
+    bundled: Callable[[str], Quantized], name: str, convolutions: int, tmp_path: Path
+) -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    quantized = bundled(name)
+    onnx.save(write_qdq(quantized.plan), tmp_path / "face.qdq.onnx")
+    compiled = openvino.compile_model(tmp_path / "face.qdq.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    crops = sample_crops(quantized.contract, 16)
+    assert deviation(quantized, compiled(crops)[0], crops).mean() < 2e-3
+    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    runs = Counter(
+        node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"
+    )
+    assert runs == {"u8": convolutions}
+
+
+def test_all_files_of_a_conversion_come_from_one_quantization(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig("pfld-edge-s", width_factor=0.25, input_size=32)
+    contract = Contract(model=config.kind, input_size=32)
+    crops = sample_crops(contract, 8)
+    request = Int8Request(crops, "eight", FAST, allow_slower=True, formats=("qdq", "qoperator", "qdq"))
+    report = convert(build_model(config), contract, tmp_path / "face.onnx", crops, request)
+    assert [file.path.name for file in report.files] == ["face.onnx", "face.int8.onnx", "face.qdq.onnx"]
+    models = [LandmarkModel.open(file.path) for file in report.files[1:]]
+    np.testing.assert_allclose(models[0].predict(crops), models[1].predict(crops), atol=1e-4)
+    assert "QDQ, uint8 activations" in models[1].contract.quantization
+    assert models[0].contract.fingerprint == models[1].contract.fingerprint
+    assert (tmp_path / "face.qdq.json").is_file()
+
+
+def test_unknown_formats_are_refused() -> None:
+    with pytest.raises(ConvertError, match=f"known are {', '.join(FORMATS)}"):
+        format_named("mnn")
