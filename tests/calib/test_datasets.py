@@ -76,7 +76,7 @@ def test_crops_are_those_of_opencv(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("1 2 3", "line 1: expected 207 columns, found 3"),
-        (wflw_line(LANDMARKS).replace("1 0 0 0 1 0", "x 0 0 0 1 0"), "line 1: invalid literal"),
+        (wflw_line(LANDMARKS).replace("1 0 0 0 1 0", "x 0 0 0 1 0"), "line 1: could not convert"),
         (wflw_line(LANDMARKS * np.nan), "not a finite number"),
         ("", "the list is empty"),
     ],
