@@ -1,18 +1,16 @@
 """Boxes from face detectors: for photographs without annotation, and in place of the boxes of annotated faces."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, tight_box
 from pfld_edge_calib.landmark_model import CropPredictor, predict_landmarks
-from pfld_edge_calib.photo import read_photo
+from pfld_edge_calib.photo import read_photo, readable_photo
 from pfld_edge_runtime import Contract, Detector
 from pfld_edge_runtime.detection import find_boxes
 
@@ -29,55 +27,41 @@ _MIN_SIZE = 32
 
 
 def detected_faces(
-    photos: Sequence[Path], detector: Path, advance: Callable[[int], object] | None = None
+    photos: Sequence[Path],
+    detector: Detector,
+    contract: Contract,
+    advance: Callable[[int], object] | None = None,
+    skip: Callable[[FaceSetError], object] | None = None,
 ) -> list[Face]:
     """Find the faces of photographs.
 
     Args:
         photos: Paths of the photographs.
-        detector: A YuNet ONNX file, as `cv2.FaceDetectorYN` takes it.
+        detector: A detector of the runtime, or any callable that takes a BGR photograph.
+        contract: The network's; gives the kind of box.
         advance: Called with 1 after each photograph.
+        skip: Called for each photograph that can't be read; where None the first of them is an error.
 
     Returns:
-        Faces with the detector's boxes, which differ from those that a landmark network was trained on; see `refined`.
+        Faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
 
     Raises:
-        FaceSetError: The detector can't be opened, a photograph can't be read, or no face is found.
+        FaceSetError: A photograph can't be read, or no face is found.
     """
-    if not detector.is_file():
-        raise FaceSetError(f"{detector}: no such detector; give a YuNet ONNX file")
-    try:
-        with _quiet_opencv():
-            yunet = cv2.FaceDetectorYN.create(str(detector), "", (320, 320), _MIN_SCORE)
-    except cv2.error as error:
-        raise FaceSetError(f"{detector}: not a detector that OpenCV can open; give a YuNet ONNX file") from error
     faces = []
     for path in photos:
-        photo = read_photo(path)
-        yunet.setInputSize((photo.shape[1], photo.shape[0]))
-        try:
-            _, found = yunet.detect(photo)
-        except cv2.error as error:
-            raise FaceSetError(f"{detector}: not a YuNet detector, or not for pictures of any size") from error
-        for x, y, width, height in [] if found is None else found[:, :4].astype(np.float64):
-            if max(width, height) >= _MIN_SIZE:
-                faces.append(Face(path, np.array([x, y, x + width, y + height]), group=str(path)))
+        photo = readable_photo(path, skip)
+        if photo is not None:
+            boxes, scores = find_boxes(detector, photo, "bgr", contract)
+            large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) >= _MIN_SIZE
+            # A detector that gives no scores gives NaN.
+            chosen = boxes[large & ~(scores < _MIN_SCORE)].astype(np.float64)
+            faces += [Face(path, box, group=str(path)) for box in chosen]
         if advance is not None:
             advance(1)
     if not faces:
         raise FaceSetError(f"the detector found no face of {_MIN_SIZE} pixels or more in {len(photos)} photographs")
     return faces
-
-
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Suppress OpenCV's log messages about its DNN engines."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def refined(faces: Sequence[Face], predict: CropPredictor, contract: Contract, passes: int = 2) -> list[Face]:

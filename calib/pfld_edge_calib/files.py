@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -90,18 +90,23 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path: The file; missing folders are created.
 
     Raises:
-        OSError: The file can't be written.
+        OSError: The file can't be written; names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.filename not in (None, str(partial), str(path.parent)):
+            raise  # of another file, which the block reads
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -4,6 +4,7 @@ import io
 import re
 import tarfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ __all__ = [
     "photos_in",
     "photos_listed",
     "read_photo",
+    "readable_photo",
 ]
 
 _USUAL = frozenset({".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -51,6 +53,17 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     if encoded is None:
         raise FaceSetError(f"{path}: {'a folder, not a photograph' if path.is_dir() else 'no such photograph'}")
     return decode_photo(encoded, path)
+
+
+def readable_photo(path: Path, skip: Callable[[FaceSetError], object] | None) -> NDArray[np.uint8] | None:
+    """Read a photograph, as `read_photo` does; where `skip` is given it gets the error, and the result is None."""
+    try:
+        return read_photo(path)
+    except FaceSetError as error:
+        if skip is None:
+            raise
+        skip(error)
+        return None
 
 
 def face_photo(face: Face) -> NDArray[np.uint8]:

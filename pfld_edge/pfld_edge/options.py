@@ -24,6 +24,7 @@ __all__ = [
     "ray_option",
     "resume_option",
     "runner",
+    "strict_option",
     "threads_option",
     "workers_option",
 ]
@@ -146,6 +147,9 @@ def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # n
 
 threads_option = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files."
+)
+strict_option = click.option(
+    "--strict", is_flag=True, help="Stop at a file that can't be read, instead of skipping it."
 )
 workers_option = click.option(
     "--workers", type=click.IntRange(1), help="Processes; one for each core if left out, none for a small set."

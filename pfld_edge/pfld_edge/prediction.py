@@ -9,7 +9,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge.console import note, progress_bar
+from pfld_edge.console import SkippedFiles, note, note_left_out, progress_bar
 from pfld_edge.drawing import draw_faces
 from pfld_edge.options import Box
 from pfld_edge.output import InputError, OutputError, write_picture
@@ -33,6 +33,8 @@ __all__ = ["BoxedNetwork", "FaceSearch", "Photograph", "Prediction", "sorted_inp
 Image = NDArray[np.uint8]
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
+_FAR = 1e4
+"""Crops beyond which a landmark is no answer."""
 _DRAWN = "-landmarks"
 """Ends the names of drawings, before the suffix."""
 
@@ -53,10 +55,17 @@ class BoxedNetwork:
         return windows.to_image(self.predict_crops(crops))
 
     def predict_crops(self, crops: Image) -> NDArray[np.float32]:
-        """Run the network on ``(N, S, S, 3)`` uint8 crops; ``(N, P, 2)`` fractions of the crop."""
+        """Run the network on ``(N, S, S, 3)`` uint8 crops; ``(N, P, 2)`` fractions of the crop.
+
+        Raises:
+            InputError: They are NaN, infinite, or far from any crop.
+        """
         if len(crops) == 0:
             return np.zeros((0, self.contract.landmarks.num_landmarks, 2), np.float32)
-        return self._network.predict(crops)
+        found = self._network.predict(crops)
+        if not (np.abs(found) < _FAR).all():
+            raise InputError(f"{self._network.name} finds landmarks that are NaN, infinite or far away: is it damaged?")
+        return found
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ class Photograph:
 def sorted_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Photograph], list[Path]]:
     """Part photographs, those in folders among them, from videos.
 
-    Hidden files (``._a.jpg`` of macOS) and drawings that an earlier run left in `out` are no photographs.
+    Drawings that an earlier run left in `out` are no photographs; what else a folder holds is named.
 
     Raises:
         FaceSetError: A folder holds no photograph.
@@ -115,16 +124,20 @@ def sorted_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Photograph], 
     videos: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            for photo in photos_in(path):
-                inside = photo.relative_to(path)
-                own = photo.stem.endswith(_DRAWN) and out.resolve() in photo.resolve().parents
-                if not own and not any(part.startswith(".") for part in inside.parts):
-                    photos.append(Photograph(photo, inside.parent))
+            found = [photo for photo in photos_in(path) if not _drawn_before(photo, out)]
+            photos += [Photograph(photo, photo.relative_to(path).parent) for photo in found]
+            if not found:
+                raise FaceSetError(f"{path}: holds only drawings of an earlier run, no photographs")
+            note_left_out(path)
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             videos.append(path)
         else:
             photos.append(Photograph(path))
     return photos, videos
+
+
+def _drawn_before(photo: Path, out: Path) -> bool:
+    return photo.stem.endswith(_DRAWN) and out.resolve() in photo.resolve().parents
 
 
 def _targets(photos: Sequence[Photograph], out: Path) -> list[Path]:
@@ -187,10 +200,10 @@ class Prediction:
             OSError: A record file can't be written.
         """
         given = [target for target in targets if target is not None]
-        self._out, self._draw, self._search, self._strict = out, draw, search, strict
+        self._out, self._draw, self._search = out, draw, search
         self._quiet = "-" in given
         self._records = [RecordFile(target, search.network.contract.landmarks) for target in given]
-        self._files, self._skipped = 0, 0
+        self._files, self._skipped = 0, SkippedFiles(strict=strict)
 
     def __enter__(self) -> "Prediction":
         """Begin."""
@@ -214,13 +227,19 @@ class Prediction:
             self._files += 1
             try:
                 picture = read_photo(photo.path)
-            except (FaceSetError, OSError) as error:
+                self._check_boxes(photo.path, picture)
+                faces = self._search(picture)
+            except FaceSetError as error:
                 self._skip(error, alone=len(photos) == 1)
                 continue
-            faces = self._search(picture)
+            except InputError as error:
+                self._skip(InputError(f"{photo.path}: {error}"), alone=len(photos) == 1)
+                continue
             write_picture(target, draw_faces(picture, faces, self._draw))
             self._record(FrameFaces(str(photo.path), faces))
             self._say(f"{photo.path} -> {target}" + (f" ({len(faces)} faces)" if self._search.analyze else ""))
+        if self._search.analyze is None and not self._search.boxes:
+            note("no --detector and no --box: each photograph was taken as one face, from border to border")
 
     def video(self, source: Path | int, tracker: Callable[[], FaceTracker], most: int | None, *, alone: bool) -> None:
         """Draw a video, or what a camera sees.
@@ -253,10 +272,15 @@ class Prediction:
         """Fail if files were skipped.
 
         Raises:
-            InputError: Says how many.
+            ClickException: Says how many.
         """
-        if self._skipped:
-            raise InputError(f"{self._skipped} of {self._files} files could not be read (named above)")
+        self._skipped.check(self._files)
+
+    def _check_boxes(self, path: Path, picture: Image) -> None:
+        height, width = picture.shape[:2]
+        for x0, y0, x1, y1 in self._search.boxes:
+            if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+                note(f"{path}: the box {x0:g},{y0:g},{x1:g},{y1:g} lies outside of the picture ({width} x {height})")
 
     def _follow(self, source: VideoSource, target: Path, tracker: FaceTracker, most: int | None) -> int:
         """Draw the frames of one video; gives their number."""
@@ -294,10 +318,9 @@ class Prediction:
             record.add(found)
 
     def _skip(self, error: Exception, *, alone: bool) -> None:
-        if self._strict or alone:
+        if alone:
             raise error
-        self._skipped += 1
-        note(f"skipped {error}")
+        self._skipped(error)
 
     def _say(self, line: str) -> None:
         click.echo(line, err=self._quiet)

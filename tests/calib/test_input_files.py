@@ -168,7 +168,7 @@ def test_what_is_wrong_with_a_csv_names_its_line(tmp_path: Path, content: bytes,
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b'{"images": [],\n "annotations": [}\n', "line 2: not JSON"),
+        (b'{"images": [],\n "annotations": [}\n', "line 2: not a COCO file, nor JSON"),
         (b'{"images": [], "annotations": "caf\xe9"}', "not a text file, or not UTF-8"),
         (
             b'{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "keypoints": [1e39, 1, 1]}]}',

@@ -177,7 +177,18 @@ def test_json_on_standard_output_is_alone_there(
 
 def test_names_may_have_letters_that_the_console_lacks(tmp_path: Path, photo: Path, known_model: Path) -> None:
     photo.rename(tmp_path / "\u9854.png")
-    arguments = ["predict", "\u9854.png", "-o", "out", "--model", str(known_model), "--csv", "\u8868.csv"]
+    arguments = [
+        "predict",
+        "\u9854.png",
+        "-o",
+        "out",
+        "--model",
+        str(known_model),
+        "--csv",
+        "\u8868.csv",
+        "--box",
+        "1,1,9,9",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pfld_edge", *arguments],
         cwd=tmp_path,
@@ -193,10 +204,10 @@ def test_names_may_have_letters_that_the_console_lacks(tmp_path: Path, photo: Pa
 def test_a_write_error_names_the_file(
     tmp_path: Path, photo: Path, known_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def disk_full(_self: Path, _data: bytes) -> int:
-        raise OSError(28, "No space left on device", "a.partial")
+    def disk_full(_file: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    monkeypatch.setattr(os, "fsync", disk_full)
     out = tmp_path / "drawn.png"
     assert run(["predict", str(photo), "-o", str(out), "--model", str(known_model)]) == 2
     assert capsys.readouterr().err == f"Error: {out}: No space left on device\n"

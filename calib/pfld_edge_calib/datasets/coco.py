@@ -43,7 +43,7 @@ def read_coco(path: Path, images: Path | None = None) -> list[Face]:
         names = {image["id"]: str(image["file_name"]) for image in record["images"]}
         annotations = list(record["annotations"])
     except json.JSONDecodeError as error:
-        raise FaceSetError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+        raise FaceSetError(f"{path}, line {error.lineno}: not a COCO file, nor JSON ({error.msg})") from error
     except UnicodeDecodeError as error:
         raise FaceSetError(f"{path}: not a text file, or not UTF-8 ({error.reason}); save it as UTF-8") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

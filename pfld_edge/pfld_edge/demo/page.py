@@ -14,7 +14,8 @@ from dataclasses import asdict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from pfld_edge.output import InputError, write_atomically
+from pfld_edge.output import InputError
+from pfld_edge_calib.files import write_atomically
 from pfld_edge_runtime.detection.catalogue import cache_folder
 
 __all__ = ["VERSION", "WEB_FILES", "PageHandler", "open_server", "web_runtime_files", "write_page_folder"]
