@@ -223,6 +223,7 @@ class Prediction:
         """
         if not photos:
             return
+        assumed = False
         for photo, target in zip(photos, _targets(photos, self._out), strict=True):
             self._files += 1
             try:
@@ -238,7 +239,8 @@ class Prediction:
             write_picture(target, draw_faces(picture, faces, self._draw))
             self._record(FrameFaces(str(photo.path), faces))
             self._say(f"{photo.path} -> {target}" + (f" ({len(faces)} faces)" if self._search.analyze else ""))
-        if self._search.analyze is None and not self._search.boxes:
+            assumed = self._search.analyze is None and not self._search.boxes
+        if assumed:
             note("no --detector and no --box: each photograph was taken as one face, from border to border")
 
     def video(self, source: Path | int, tracker: Callable[[], FaceTracker], most: int | None, *, alone: bool) -> None:
