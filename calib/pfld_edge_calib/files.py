@@ -1,6 +1,7 @@
 """Text files of other programs, atomic writes, and hashes of files."""
 
 import codecs
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -60,6 +61,8 @@ class TextLines:
             ) from error
         if "\0" in text:
             raise FaceSetError(f"{self._path}, line {self.number}: not a text file (it holds NUL); save it as UTF-8")
+        if "\r" in text.rstrip("\r\n"):
+            raise FaceSetError(f"{self._path}, line {self.number}: lines end with CR alone; save it with LF or CRLF")
         text = text if self.offset else text.removeprefix("\ufeff")
         self.offset += len(line)
         return text
@@ -103,7 +106,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.filename not in (None, str(partial), str(path.parent)):
             raise  # of another file, which the block reads
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        # mkdir says that a file exists, where a folder is wanted.
+        code = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno
+        raise OSError(code, os.strerror(code) if code else error.strerror, str(path)) from error
     finally:
         with suppress(OSError):
             partial.unlink()

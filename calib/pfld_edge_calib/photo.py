@@ -92,11 +92,15 @@ def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.u
     kind = data[4:12].tobytes()
     if kind[:4] == b"ftyp" and kind[4:] in _HEIF | {b"avif", b"avis"}:
         return _decode_with_pillow(data, name, heif=kind[4:] in _HEIF)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     except cv2.error as error:
         # OpenCV refuses images of more than 2^30 pixels.
         raise FaceSetError(f"{name}: an image that can't be unpacked ({error.err or error})") from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     return _decode_with_pillow(data, name) if image is None else np.asarray(image, np.uint8)
 
 

@@ -1,6 +1,7 @@
 """What `pfld-edge predict` found, for other programs: JSON, JSON lines and CSV."""
 
 import csv
+import errno
 import json
 import math
 from dataclasses import dataclass
@@ -76,14 +77,26 @@ class RecordFile:
         self._photos: list[dict[str, Any]] = []
         self._frames: list[dict[str, Any]] = []
         self._file: TextIO | None = None
-        if self._kind != ".json":
-            path = Path(target)
+        if target == "-":
+            return
+        path = Path(target)
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "Is a directory")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._partial = path.with_name(f"{path.name}.partial")
-            self._file = self._partial.open("w", encoding="utf-8", newline="")
-            if self._kind != ".jsonl":
-                points = [f"{axis}_{name}" for name in scheme.names for axis in "xy"]
-                csv.writer(self._file, lineterminator="\n").writerow([*_ABOUT, *points])
+            file = self._partial.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, target) from error
+        if self._kind == ".json":
+            # Opened to see, before the work, that it can be written.
+            file.close()
+            self._partial.unlink()
+            return
+        self._file = file
+        if self._kind != ".jsonl":
+            points = [f"{axis}_{name}" for name in scheme.names for axis in "xy"]
+            csv.writer(file, lineterminator="\n").writerow([*_ABOUT, *points])
 
     def add(self, found: FrameFaces) -> None:
         """Append a photograph or a frame."""

@@ -155,6 +155,8 @@ def test_blanks_and_backslashes_cost_nothing(tmp_path: Path) -> None:
         (POINTS.encode("utf-16-le"), "line 1: not a text file"),
         (POINTS.encode() + b"\n\na.jpg,1,2,30,40\n", "line 6: expected 7 columns, found 5"),
         (POINTS.encode() + b" ,1,2,30,40,5,6\n", "line 4: names no image"),
+        (POINTS.encode() + b"a.jpg,1,2,30,40,5,1e30\n", "line 4: landmarks must be finite and below 1e9 pixels"),
+        (POINTS.replace("\n", "\r").encode(), "line 1: lines end with CR alone"),
         (POINTS.encode() + b"a.jpg,1,2,30,40,5,six\n", "line 4: could not convert"),
         (POINTS.encode() + b'"a.jpg' + b"x" * 200_000, "line 4: not a CSV file"),
     ],
@@ -178,7 +180,7 @@ def test_what_is_wrong_with_a_csv_names_its_line(tmp_path: Path, content: bytes,
             b'{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "keypoints": [1'
             + b"0" * 400
             + b", 1, 1]}]}",
-            "damaged",
+            "an annotation has image_id and keypoints",
         ),
     ],
 )

@@ -92,6 +92,9 @@ def test_huge_boxes_are_drawn_without_overflow(tmp_path: Path, photo: Path, know
         ("photo.png -o out --model missing.onnx", "missing.onnx: no such model file"),
         ("photo.png -o out --model text.onnx", "text.onnx is not an ONNX model"),
         ("photo.png -o text.jpg/x.png", "text.jpg"),
+        ("photo.png -o out --csv .", ".: Is a directory"),
+        ("photo.png -o out --json text.jpg/x.json", "text.jpg/x.json: File exists"),
+        ("photo.png -o out --csv /proc/x.csv", "/proc/x.csv: No such file"),
         ("photo.png -o text.onnx", "text.onnx is neither a folder nor a .png or .jpg file"),
         ("photo.png -o photo.png", "photo.png is the photograph itself"),
         ("photo.png text.jpg -o one.png", "one.png is one file, and there are 2 photographs"),
@@ -120,6 +123,7 @@ def test_what_cannot_be_used_is_one_line(
     assert printed.startswith("Error: ")
     assert says in printed
     assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
     assert photo.read_bytes() == before
 
 

@@ -24,6 +24,8 @@ from pfld_edge_runtime.crop import check_boxes
 __all__ = ["csv_header", "csv_units", "points_row", "read_boxes_csv", "read_points_csv", "write_points_csv"]
 
 _CORNERS = ("x0", "y0", "x1", "y1")
+_LIMIT = 1e9
+"""Pixels beyond which a coordinate is damage; boxes have the same limit."""
 
 
 def read_points_csv(path: Path, images: Path | None = None, group_by: str = "image") -> list[Face]:
@@ -129,8 +131,12 @@ def _face(
         of_points = np.array(row[confidences], np.float32)
     except ValueError as error:
         raise FaceSetError(f"{where}: {error}") from error
-    if not np.isfinite(landmarks).all() or not 0 <= of_face <= 1 or not ((of_points >= 0) & (of_points <= 1)).all():
-        raise FaceSetError(f"{where}: landmarks must be finite and trust from 0 to 1")
+    if (
+        not (np.abs(landmarks) < _LIMIT).all()
+        or not 0 <= of_face <= 1
+        or not ((of_points >= 0) & (of_points <= 1)).all()
+    ):
+        raise FaceSetError(f"{where}: landmarks must be finite and below 1e9 pixels, and trust from 0 to 1")
     each = of_points if len(of_points) else None
     landmarks, box = labelled_landmarks(landmarks, each, where)
     return Face(named_file(root, row[0]), box, landmarks, weight=of_face, point_weights=each, group=group)
