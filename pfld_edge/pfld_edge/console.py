@@ -86,11 +86,7 @@ class SkippedFiles:
         self._seen: set[str] = set()
 
     def __call__(self, error: Exception) -> None:
-        """Pass over a file that can't be read; `error` says why, once for each file.
-
-        Raises:
-            Exception: The error itself, where that is asked for.
-        """
+        """Pass over the file that `error` is about, once for each file; raises it where that is asked for."""
         if self._strict:
             raise error
         if str(error) not in self._seen and len(self._seen) < _NAMED:
@@ -98,14 +94,7 @@ class SkippedFiles:
         self._seen.add(str(error))
 
     def check(self, total: int | None = None) -> None:
-        """Fail if files were skipped.
-
-        Args:
-            total: Number of all files, where it is known.
-
-        Raises:
-            ClickException: Says how many.
-        """
+        """Raise a ClickException if files were skipped, of `total` where that is known."""
         if self._seen:
             named = "" if len(self._seen) <= _NAMED else f"the first {_NAMED} are "
             many = f"{len(self._seen)}{'' if total is None else f' of {total}'} files"

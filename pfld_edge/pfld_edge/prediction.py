@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -99,14 +100,8 @@ class FaceSearch:
         return replace(faces, confidences=landmark_confidence(*pair, self.network.contract))
 
 
-@dataclass(frozen=True, slots=True)
-class Photograph:
-    """A photograph among the inputs.
-
-    Attributes:
-        path: The file.
-        folder: Where its drawing goes, relative to the output folder.
-    """
+class Photograph(NamedTuple):
+    """A photograph among the inputs, and where its drawing goes, relative to the output folder."""
 
     path: Path
     folder: Path = Path()
@@ -230,11 +225,10 @@ class Prediction:
                 picture = read_photo(photo.path)
                 self._check_boxes(photo.path, picture)
                 faces = self._search(picture)
-            except FaceSetError as error:
-                self._skip(error, alone=len(photos) == 1)
-                continue
-            except InputError as error:
-                self._skip(InputError(f"{photo.path}: {error}"), alone=len(photos) == 1)
+            except (FaceSetError, InputError) as error:
+                # An InputError is the network's.
+                named = error if isinstance(error, FaceSetError) else InputError(f"{photo.path}: {error}")
+                self._skip(named, alone=len(photos) == 1)
                 continue
             write_picture(target, draw_faces(picture, faces, self._draw))
             self._record(FrameFaces(str(photo.path), faces))
@@ -271,11 +265,7 @@ class Prediction:
         self._say(f"{opened.name} -> {target} ({done} frames)")
 
     def check_skipped(self) -> None:
-        """Fail if files were skipped.
-
-        Raises:
-            ClickException: Says how many.
-        """
+        """Raise a ClickException if files were skipped."""
         self._skipped.check(self._files)
 
     def _check_boxes(self, path: Path, picture: Image) -> None:

@@ -46,14 +46,7 @@ def prepare_command() -> None:
 @click.argument("source", metavar="ARCHIVE_OR_FOLDER", type=PATH)
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 @_shared_options
-def prepare_wflw(
-    source: Path,
-    split: str,
-    output: Path,
-    workers: int | None,
-    strict: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def prepare_wflw(source: Path, split: str, output: Path, **options: Any) -> None:  # noqa: ANN401
     """WFLW: its folder, one of its two official archives, or the folder that holds both archives.
 
     Faces of the test list are for measuring; `train` refuses them.
@@ -63,11 +56,11 @@ def prepare_wflw(
     from pfld_edge_calib.datasets.prepared import whole_set
     from pfld_edge_calib.datasets.wflw import ARCHIVES, unpack_wflw, wflw_archives
 
-    settings = _settings(options)
+    settings = _settings(**options)
     if not source.exists():
         raise FaceSetError(f"{source}: no such file or folder")
     if (source / "WFLW_annotations").is_dir() or (source / "WFLW_images").is_dir():
-        _prepare(read_wflw(source, split), f"wflw {split}", source, output, settings, workers, strict)
+        _prepare(read_wflw(source, split), f"wflw {split}", source, output, **options)
         return
     archives = wflw_archives(source)
     if archives is None:
@@ -83,7 +76,7 @@ def prepare_wflw(
     unpacked = output / "unpacked"
     with progress_bar(f"unpacking {archives[0].name}") as advance:
         unpack_wflw(archives, unpacked, split, advance)
-    _prepare(read_wflw(unpacked, split), f"wflw {split}", unpacked, output, settings, workers, strict, unpacked)
+    _prepare(read_wflw(unpacked, split), f"wflw {split}", unpacked, output, unpacked, **options)
 
 
 @prepare_command.command("csv")
@@ -91,44 +84,28 @@ def prepare_wflw(
 @click.option("--images", type=PATH, help="Folder of the CSV's images; its own where left out.")
 @click.option("--group-by", type=click.Choice(["image", "person"]), default="image", show_default=True)
 @_shared_options
-def prepare_csv(
-    source: Path,
-    images: Path | None,
-    group_by: str,
-    output: Path,
-    workers: int | None,
-    strict: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def prepare_csv(source: Path, images: Path | None, group_by: str, output: Path, **options: Any) -> None:  # noqa: ANN401
     """A CSV of points, `image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]`, any number of points."""
     from pfld_edge_calib import read_points_csv
 
-    faces = read_points_csv(source, images, group_by)
-    _prepare(faces, "csv", images or source.parent, output, _settings(options), workers, strict)
+    _prepare(read_points_csv(source, images, group_by), "csv", images or source.parent, output, **options)
 
 
 @prepare_command.command("coco")
 @click.argument("source", metavar="KEYPOINTS.json", type=PATH)
 @click.option("--images", type=PATH, help="Folder of the file's images; its own where left out.")
 @_shared_options
-def prepare_coco(
-    source: Path,
-    images: Path | None,
-    output: Path,
-    workers: int | None,
-    strict: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def prepare_coco(source: Path, images: Path | None, output: Path, **options: Any) -> None:  # noqa: ANN401
     """A COCO keypoint file, any number of points; those of visibility 0 weigh nothing."""
     from pfld_edge_calib import read_coco
 
-    _prepare(read_coco(source, images), "coco", images or source.parent, output, _settings(options), workers, strict)
+    _prepare(read_coco(source, images), "coco", images or source.parent, output, **options)
 
 
-def _settings(options: dict[str, Any]) -> "PrepareSettings":
+def _settings(workers: int | None, strict: bool, **settings: Any) -> "PrepareSettings":  # noqa: ANN401, ARG001
     from pfld_edge_calib.datasets.prepared import PrepareSettings
 
-    return PrepareSettings(**options)
+    return PrepareSettings(**settings)
 
 
 def _prepare(
@@ -136,10 +113,8 @@ def _prepare(
     source: str,
     root: Path,
     output: Path,
-    settings: "PrepareSettings",
-    workers: int | None,
-    strict: bool,
     unpacked: Path | None = None,
+    **options: Any,  # noqa: ANN401
 ) -> None:
     """Prepare faces, and say so; then delete what was unpacked for it."""
     from pfld_edge.console import SkippedFiles, note, progress_bar
@@ -148,10 +123,10 @@ def _prepare(
 
     if output.exists() and not output.is_dir():
         raise click.UsageError(f"{output} is a file; -o names a folder")
-    skip = SkippedFiles(strict=strict)
+    skip, workers = SkippedFiles(strict=options["strict"]), options["workers"] or usable_cores()
     try:
         with progress_bar("cutting faces", len(faces)) as advance:
-            report = prepare_faces(faces, source, root, output, settings, workers or usable_cores(), advance, skip)
+            report = prepare_faces(faces, source, root, output, _settings(**options), workers, advance, skip)
     except KeyboardInterrupt:
         note(f"shards that are done stay in {output}; the same command goes on")
         raise
