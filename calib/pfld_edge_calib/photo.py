@@ -133,7 +133,9 @@ def photos_in(folder: Path) -> list[Path]:
         FaceSetError: The folder is missing, or holds none.
     """
     if not folder.is_dir():
-        raise FaceSetError(f"{folder}: no such folder")
+        raise FaceSetError(
+            f"{folder}: {'a file, not a folder of photographs' if folder.exists() else 'no such folder'}"
+        )
     photos = [path for path in _files_in(folder) if path.suffix.lower() in PHOTO_SUFFIXES]
     if not photos:
         raise FaceSetError(f"{folder}: no photographs found ({', '.join(sorted(PHOTO_SUFFIXES))})")

@@ -96,8 +96,8 @@ class SkippedFiles:
     def check(self, total: int | None = None) -> None:
         """Raise a ClickException if files were skipped, of `total` where that is known."""
         if self._seen:
-            named = "" if len(self._seen) <= _NAMED else f"the first {_NAMED} are "
-            many = f"{len(self._seen)}{'' if total is None else f' of {total}'} files"
+            count, named = len(self._seen), "" if len(self._seen) <= _NAMED else f"the first {_NAMED} are "
+            many = f"{count} of {total} files" if total is not None else f"{count} file{'s' * (count > 1)}"
             raise click.ClickException(f"{many} could not be read ({named}named above)")
 
 

@@ -243,7 +243,11 @@ def test_a_range_in_braces_names_shards_as_a_shell_does(tmp_path: Path) -> None:
 
 def test_a_folder_of_photographs_that_holds_a_tar_too_is_one_of_photographs(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", [1])
+    # What macOS leaves beside files counts for nothing.
+    for hidden in ("._x.tar", "._a.jpg"):
+        (tmp_path / hidden).write_bytes(b"resource fork")
     assert is_sharded(tmp_path)
+    assert open_faces([tmp_path]).count == 1
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     assert not is_sharded(tmp_path)
 

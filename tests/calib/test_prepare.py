@@ -244,7 +244,7 @@ def test_points_of_weight_0_do_not_stretch_a_prepared_crop(tmp_path: Path) -> No
     [
         ("[", "not a COCO file"),
         ("{}", "not a COCO file"),
-        ('{"images": [], "annotations": [{"image_id": 1, "keypoints": [1, 2, 2]}]}', "annotation 1: its image_id 1 is no image"),
+        ('{"images": [], "annotations": [{"image_id": 1, "keypoints": [1, 2, 2]}]}', "its image_id 1 is no image"),
         (
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "keypoints": [1, 2]}]}',
             "repeated",
