@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,8 @@ from pfld_edge_calib.datasets.wflw import wflw_list
 from pfld_edge_calib.detection import detected_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.photo import photos_in, photos_listed, read_photo
-from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, tight_box
-
-if TYPE_CHECKING:
-    from pfld_edge_runtime import Detector
+from pfld_edge_calib.photo import listed_paths, photos_in, photos_listed, readable_photo
+from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, Detector, tight_box
 
 __all__ = [
     "PORTRAITS",
@@ -26,6 +22,7 @@ __all__ = [
     "brightness_features",
     "calibration_candidates",
     "calibration_warnings",
+    "is_photo_folder",
     "jittered",
     "portraits",
     "pose_features",
@@ -77,9 +74,10 @@ def portraits(contract: Contract | None = None) -> list[Face]:
 def calibration_candidates(
     path: Path,
     images: Path | None = None,
-    detector: "Detector | None" = None,
+    detector: Detector | None = None,
     contract: Contract | None = None,
     advance: Callable[[int], object] | None = None,
+    skip: Callable[[FaceSetError], object] | None = None,
 ) -> list[Face]:
     """List all faces of a dataset that may be used for calibration.
 
@@ -91,6 +89,7 @@ def calibration_candidates(
         detector: A detector of the runtime, or any callable that takes a BGR photograph.
         contract: Of the network that the detector's boxes are for; the published PFLD protocol where None.
         advance: Called with 1 after each photograph that was searched by the detector.
+        skip: Called for each photograph that is read here and can't be; where None the first of them is an error.
 
     Returns:
         Faces in the order of their photographs. Those of WFLW's test list are never among them.
@@ -100,8 +99,10 @@ def calibration_candidates(
     """
     listed = path.suffix.lower() == ".txt"
     if detector is not None:
-        photos = photos_listed(path, images) if listed else photos_in(path)
-        return detected_faces(photos, detector, contract or Contract(), advance)
+        # Of a list, photographs that are missing are skipped too.
+        find = photos_listed if skip is None else listed_paths
+        photos = find(path, images) if listed else photos_in(path)
+        return detected_faces(photos, detector, contract or Contract(), advance, skip)
     if listed:
         raise FaceSetError(f"{path}: a list of photographs says nothing of their faces; give a detector too")
     if path.is_file():
@@ -115,11 +116,20 @@ def calibration_candidates(
         return open_faces(path, "train").load()
     if (path / BOXES_FILE).is_file():
         return read_boxes_csv(path / BOXES_FILE)
-    return [_whole_photo(photo) for photo in photos_in(path)]
+    found = ((photo, readable_photo(photo, skip)) for photo in photos_in(path))
+    faces = [_whole_photo(photo, picture) for photo, picture in found if picture is not None]
+    if not faces:
+        raise FaceSetError(f"{path}: none of its photographs can be read")
+    return faces
 
 
-def _whole_photo(path: Path) -> Face:
-    height, width = read_photo(path).shape[:2]
+def is_photo_folder(path: Path) -> bool:
+    """Whether `calibration_candidates` takes every photograph of a folder: no list in it says where faces are."""
+    return path.is_dir() and not (path / "WFLW_annotations").is_dir() and not (path / BOXES_FILE).is_file()
+
+
+def _whole_photo(path: Path, picture: NDArray[np.uint8]) -> Face:
+    height, width = picture.shape[:2]
     return Face(path, np.array([0.0, 0.0, width, height]), group=path.name)
 
 

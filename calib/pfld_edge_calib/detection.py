@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +10,9 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import predict_landmarks
-from pfld_edge_calib.photo import read_photo
-from pfld_edge_runtime import Contract, LandmarkModel, tight_box
-
-if TYPE_CHECKING:
-    from pfld_edge_runtime import Detector
+from pfld_edge_calib.photo import read_photo, readable_photo
+from pfld_edge_runtime import Contract, Detector, LandmarkModel, tight_box
+from pfld_edge_runtime.detection import find_boxes
 
 __all__ = ["SAME_FACE", "as_detected_by", "detected_faces", "matched", "refined"]
 
@@ -30,7 +27,11 @@ _MIN_SIZE = 32
 
 
 def detected_faces(
-    photos: Sequence[Path], detector: "Detector", contract: Contract, advance: Callable[[int], object] | None = None
+    photos: Sequence[Path],
+    detector: Detector,
+    contract: Contract,
+    advance: Callable[[int], object] | None = None,
+    skip: Callable[[FaceSetError], object] | None = None,
 ) -> list[Face]:
     """Find the faces of photographs.
 
@@ -39,6 +40,7 @@ def detected_faces(
         detector: A detector of the runtime, or any callable that takes a BGR photograph.
         contract: The network's; gives the kind of box.
         advance: Called with 1 after each photograph.
+        skip: Called for each photograph that can't be read; where None the first of them is an error.
 
     Returns:
         Faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
@@ -46,15 +48,15 @@ def detected_faces(
     Raises:
         FaceSetError: A photograph can't be read, or no face is found.
     """
-    from pfld_edge_runtime import find_boxes
-
     faces = []
     for path in photos:
-        boxes, scores = find_boxes(detector, read_photo(path), "bgr", contract)
-        large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) >= _MIN_SIZE
-        # A detector that gives no scores gives NaN.
-        chosen = boxes[large & ~(scores < _MIN_SCORE)].astype(np.float64)
-        faces += [Face(path, box, group=str(path)) for box in chosen]
+        photo = readable_photo(path, skip)
+        if photo is not None:
+            boxes, scores = find_boxes(detector, photo, "bgr", contract)
+            large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) >= _MIN_SIZE
+            # A detector that gives no scores gives NaN.
+            chosen = boxes[large & ~(scores < _MIN_SCORE)].astype(np.float64)
+            faces += [Face(path, box, group=str(path)) for box in chosen]
         if advance is not None:
             advance(1)
     if not faces:

@@ -1,13 +1,88 @@
-"""Atomic writes and hashes of files."""
+"""Text files of other programs, atomic writes, and hashes of files."""
 
+import codecs
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replacing", "sha256_of", "write_atomically"]
+from pfld_edge_calib.errors import FaceSetError
+
+__all__ = ["TextLines", "named_file", "read_lines", "replacing", "sha256_of", "write_atomically"]
+
+_UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+
+class TextLines:
+    """Lines of a text file, from the file's position on: UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Attributes:
+        offset: Byte offset of the next line.
+        number: Number of lines read.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        """Take an open file, and its path for error messages."""
+        self.offset, self.number = file.tell(), 0
+        self._path, self._file = path, file
+        file.seek(0)
+        self._encoding = _UTF_16.get(file.read(2), "utf-8")
+        file.seek(self.offset)
+
+    def __iter__(self) -> "TextLines":
+        """Return itself."""
+        return self
+
+    def __next__(self) -> str:
+        """Read a line, with its line feed.
+
+        Raises:
+            FaceSetError: It is not text.
+        """
+        line = self._file.readline()
+        # A line feed's byte may be half of another character of UTF-16.
+        end = "\n".encode(self._encoding)
+        while line and len(end) > 1 and (len(line) % 2 or not line.endswith(end)):
+            more = self._file.read(1) if len(line) % 2 else self._file.readline()
+            if not more:
+                break
+            line += more
+        if not line:
+            raise StopIteration
+        self.number += 1
+        try:
+            text = line.decode(self._encoding)
+        except UnicodeDecodeError as error:
+            raise FaceSetError(
+                f"{self._path}, line {self.number}: not a text file, or not UTF-8 ({error.reason}); save it as UTF-8"
+            ) from error
+        if "\0" in text:
+            raise FaceSetError(f"{self._path}, line {self.number}: not a text file (it holds NUL); save it as UTF-8")
+        if "\r" in text.rstrip("\r\n"):
+            raise FaceSetError(f"{self._path}, line {self.number}: lines end with CR alone; save it with LF or CRLF")
+        text = text if self.offset else text.removeprefix("\ufeff")
+        self.offset += len(line)
+        return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read all lines of a text file; see `TextLines`.
+
+    Raises:
+        FaceSetError: It is not text.
+        OSError: It can't be opened.
+    """
+    with path.open("rb") as file:
+        return list(TextLines(path, file))
+
+
+def named_file(folder: Path, name: str) -> Path:
+    """Path of a file that a text file names: as it is written, else without outer blanks, backslashes as slashes."""
+    path, plain = folder / name, name.strip().replace("\\", "/")
+    return path if plain == name or path.exists() else folder / plain
 
 
 @contextmanager
@@ -18,18 +93,25 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path: The file; missing folders are created.
 
     Raises:
-        OSError: The file can't be written.
+        OSError: The file can't be written; names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.filename not in (None, str(partial), str(path.parent)):
+            raise  # of another file, which the block reads
+        # mkdir says that a file exists, where a folder is wanted.
+        code = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno
+        raise OSError(code, os.strerror(code) if code else error.strerror, str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

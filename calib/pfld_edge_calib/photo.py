@@ -1,7 +1,10 @@
 """Reads photographs: single files, folders, text lists, and members of tar and Parquet shards."""
 
+import io
 import re
 import tarfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,10 +13,27 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
+from pfld_edge_calib.files import named_file, read_lines
 
-__all__ = ["PHOTO_SUFFIXES", "decode_photo", "face_photo", "listed_paths", "photos_in", "photos_listed", "read_photo"]
+__all__ = [
+    "PHOTO_SUFFIXES",
+    "decode_photo",
+    "face_photo",
+    "listed_paths",
+    "other_files",
+    "photos_in",
+    "photos_listed",
+    "read_photo",
+    "readable_photo",
+]
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+_USUAL = frozenset({".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PHOTO_SUFFIXES = _USUAL | {".dib", ".hif", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm"}
+"""Of the formats that `decode_photo` reads."""
+
+_FOR_PEOPLE = "JPEG, PNG, TIFF, AVIF, WebP, GIF, BMP"
+_HEIF = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
+"""Brands of files of the HEIF family, other than AVIF (ISO/IEC 23008-12)."""
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:
@@ -24,12 +44,26 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
             shard.
 
     Raises:
-        FaceSetError: The file is missing or not an image.
+        FaceSetError: The file is missing, may not be read, or is not an image.
     """
-    encoded = np.fromfile(path, np.uint8) if path.is_file() else _shard_member(path)
+    try:
+        encoded = np.fromfile(path, np.uint8) if path.is_file() else _shard_member(path)
+    except OSError as error:
+        raise FaceSetError(f"{path}: {error.strerror or error}") from error
     if encoded is None:
-        raise FaceSetError(f"{path}: no such photograph")
+        raise FaceSetError(f"{path}: {'a folder, not a photograph' if path.is_dir() else 'no such photograph'}")
     return decode_photo(encoded, path)
+
+
+def readable_photo(path: Path, skip: Callable[[FaceSetError], object] | None) -> NDArray[np.uint8] | None:
+    """Read a photograph, as `read_photo` does; where `skip` is given it gets the error, and the result is None."""
+    try:
+        return read_photo(path)
+    except FaceSetError as error:
+        if skip is None:
+            raise
+        skip(error)
+        return None
 
 
 def face_photo(face: Face) -> NDArray[np.uint8]:
@@ -44,6 +78,9 @@ def face_photo(face: Face) -> NDArray[np.uint8]:
 def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
     """Decode an image file to ``(H, W, 3)`` uint8 BGR, rotated by its EXIF orientation.
 
+    OpenCV decodes it; Pillow where OpenCV leaves an image lying on its side (AVIF), or was built without the format.
+    Of several images in a file (GIF, TIFF) it is the first. HEIC needs the package pillow-heif.
+
     Args:
         encoded: Contents of the file.
         name: Named in error messages.
@@ -52,28 +89,67 @@ def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.u
         FaceSetError: The contents are not an image.
     """
     data = np.frombuffer(encoded, np.uint8)
+    kind = data[4:12].tobytes()
+    if kind[:4] == b"ftyp" and kind[4:] in _HEIF | {b"avif", b"avis"}:
+        return _decode_with_pillow(data, name, heif=kind[4:] in _HEIF)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     except cv2.error as error:
         # OpenCV refuses images of more than 2^30 pixels.
         raise FaceSetError(f"{name}: an image that can't be unpacked ({error.err or error})") from error
-    if image is None:
-        raise FaceSetError(f"{name}: not an image that can be read (JPEG, PNG, BMP or WebP expected)")
-    return np.asarray(image, np.uint8)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    return _decode_with_pillow(data, name) if image is None else np.asarray(image, np.uint8)
+
+
+def _decode_with_pillow(data: NDArray[np.uint8], name: Path, *, heif: bool = False) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    if heif:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError as error:
+            raise FaceSetError(f"{name}: HEIC is read by a further package: pip install pillow-heif") from error
+        register_heif_opener()
+    formats = ("HEIF",) if heif else ("AVIF", "GIF", "TIFF")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data.tobytes()), formats=formats) as opened:
+                upright = ImageOps.exif_transpose(opened).convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise FaceSetError(f"{name}: an image that can't be unpacked ({error})") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise FaceSetError(f"{name}: not an image that can be read ({_FOR_PEOPLE} expected)") from error
+    return np.ascontiguousarray(np.asarray(upright, np.uint8)[:, :, ::-1])
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """List the photographs under a folder recursively, sorted by path.
+    """List the photographs under a folder recursively, sorted by path; hidden files (``._a.jpg``) are passed over.
 
     Raises:
         FaceSetError: The folder is missing, or holds none.
     """
     if not folder.is_dir():
-        raise FaceSetError(f"{folder}: no such folder")
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+        raise FaceSetError(
+            f"{folder}: {'a file, not a folder of photographs' if folder.exists() else 'no such folder'}"
+        )
+    photos = [path for path in _files_in(folder) if path.suffix.lower() in PHOTO_SUFFIXES]
     if not photos:
         raise FaceSetError(f"{folder}: no photographs found ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return photos
+
+
+def other_files(folder: Path) -> list[Path]:
+    """List the files under a folder that `photos_in` leaves out as no photographs; hidden ones aren't listed."""
+    return [path for path in _files_in(folder) if path.suffix.lower() not in PHOTO_SUFFIXES]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def photos_listed(path: Path, folder: Path | None = None) -> list[Path]:
@@ -100,12 +176,11 @@ def listed_paths(path: Path, folder: Path | None = None) -> list[Path]:
         FaceSetError: The file is missing, is not text, or lists nothing.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_lines(path)
     except FileNotFoundError as error:
         raise FaceSetError(f"{path}: no such list of photographs") from error
-    except UnicodeDecodeError as error:
-        raise FaceSetError(f"{path}: not a text file of paths ({error})") from error
-    photos = [(folder or path.parent) / line.strip() for line in lines if line.strip()]
+    root = folder or path.parent
+    photos = [named_file(root, line.rstrip("\r\n")) for line in lines if line.strip()]
     if not photos:
         raise FaceSetError(f"{path}: no photographs in it; write a path a line")
     return photos

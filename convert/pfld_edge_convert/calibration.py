@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import cv2
@@ -57,7 +58,7 @@ class CalibrationSource:
     Attributes:
         path: See `pfld_edge_calib.calibration_candidates`; None for the two bundled portraits.
         images: For a CSV, the folder of its images.
-        detector: Finds the faces of photographs; what `open_detector` opens.
+        detector: For folders and lists of photographs: what `open_detector` takes.
         model: The float network, by whose landmarks detected boxes become the boxes that it was trained on; needed
             with a detector.
         limit: Most faces.
@@ -92,7 +93,10 @@ class CalibrationSet:
 
 
 def calibration_crops(
-    source: CalibrationSource, contract: Contract, advance: Callable[[int], object] | None = None
+    source: CalibrationSource,
+    contract: Contract,
+    advance: Callable[[int], object] | None = None,
+    skip: Callable[[FaceSetError], object] | None = None,
 ) -> CalibrationSet:
     """Choose faces evenly over pose and light, and cut them.
 
@@ -100,22 +104,35 @@ def calibration_crops(
         source: The faces.
         contract: Of the network: crop rule, input size, colour order.
         advance: Called with 1 after each photograph that a detector searched.
+        skip: Called for each photograph that can't be read; where None the first of them is an error.
 
     Raises:
         FaceSetError: The source holds no faces that may be used.
     """
     if source.path is None:
         count = max(2, source.limit)
-        crops = vary_crops(_cut(jittered(portraits(contract), count // 2, source.seed), contract), source.seed)
+        faces = jittered(portraits(contract), count // 2, source.seed)
+        crops = vary_crops(np.concatenate([batch.crops for batch in cut_faces(faces, contract)]), source.seed)
         return CalibrationSet(crops, f"{len(crops)} faces of the two bundled portraits, varied, seed {source.seed}")
     if not source.path.exists():
         raise FaceSetError(f"{source.path}: no such file or folder")
     key = _cache_key(source, contract) if source.cache else ""
     cached = _load_crops(key) if source.cache else None
-    crops = _chosen(source, source.path, contract, advance) if cached is None else cached
-    if source.cache and cached is None:
+    skipped: list[FaceSetError] = []
+
+    def note_skipped(error: FaceSetError) -> None:
+        skipped.append(error)
+        if skip is not None:
+            skip(error)
+
+    if cached is None:
+        crops = _chosen(source, source.path, contract, advance, None if skip is None else note_skipped)
+    else:
+        crops = cached
+    # What a run skipped, the next one is to name again.
+    if source.cache and cached is None and not skipped:
         _save_crops(key, crops)
-    name = source.path.name + ("" if source.detector is None else f" found by {Path(source.detector).name}")
+    name = source.path.name + (f" found by {Path(source.detector).name}" if source.detector else "")
     sentence = f"{len(crops)} faces of {name}, seed {source.seed}" + (", boxes jittered" if source.jitter else "")
     return CalibrationSet(crops, sentence, calibration_warnings(crops, contract.color_order))
 
@@ -162,10 +179,14 @@ def vary_crops(crops: Crops, seed: int = 0) -> Crops:
 
 
 def _chosen(
-    source: CalibrationSource, path: Path, contract: Contract, advance: Callable[[int], object] | None
+    source: CalibrationSource,
+    path: Path,
+    contract: Contract,
+    advance: Callable[[int], object] | None,
+    skip: Callable[[FaceSetError], object] | None,
 ) -> Crops:
     detector = None if source.detector is None else open_detector(source.detector)
-    faces = calibration_candidates(path, source.images, detector, contract, advance)
+    faces = calibration_candidates(path, source.images, detector, contract, advance, skip)
     if detector is not None:
         if source.model is None:
             raise ValueError("detected boxes need a network to refine them")
@@ -175,13 +196,30 @@ def _chosen(
     posed = pose_features(faces)
     rows = stratified_sample(posed, _POSE_BINS, _OVERSAMPLE * source.limit, source.seed)
     kept = [faces[row] for row in rows]
-    crops = _cut(as_detected(kept, source.seed) if source.jitter else kept, contract)
-    features = np.concatenate([posed[rows], brightness_features(crops)], axis=1)
+    readable, crops = _cut(as_detected(kept, source.seed) if source.jitter else kept, contract, skip)
+    if not readable:
+        raise FaceSetError(f"{path}: none of its {len(rows)} photographs can be read")
+    features = np.concatenate([posed[rows[readable]], brightness_features(crops)], axis=1)
     return crops[stratified_sample(features, (*_POSE_BINS, *_LIGHT_BINS), source.limit, source.seed)]
 
 
-def _cut(faces: Sequence[Face], contract: Contract) -> Crops:
-    return np.concatenate([batch.crops for batch in cut_faces(faces, contract)])
+def _cut(
+    faces: Sequence[Face], contract: Contract, skip: Callable[[FaceSetError], object] | None
+) -> tuple[list[int], Crops]:
+    """Cut faces; gives the rows of those whose photographs can be read, and their crops."""
+    rows: list[int] = []
+    parts = [np.zeros((0, contract.input_size, contract.input_size, 3), np.uint8)]
+    for _, group in groupby(range(len(faces)), key=lambda row: faces[row].image):
+        photo = list(group)
+        try:
+            parts += [batch.crops for batch in cut_faces([faces[row] for row in photo], contract)]
+        except FaceSetError as error:
+            if skip is None:
+                raise
+            skip(error)
+            continue
+        rows += photo
+    return rows, np.concatenate(parts)
 
 
 def crop_cache_folder() -> Path:
@@ -191,8 +229,8 @@ def crop_cache_folder() -> Path:
 
 def _cache_key(source: CalibrationSource, contract: Contract) -> str:
     """Of all that the crops depend on; with a detector also the network, by its output on two faces."""
-    detector = None if source.detector is None else Path(source.detector)
-    paths = [path for path in (source.path, source.images, detector) if path is not None]
+    places = (source.path, source.images, source.detector)
+    paths = [Path(path) for path in places if path is not None]
     stamps = [stamp for path in paths for stamp in (str(path.resolve()), *_file_stamps(path))]
     network = None if source.model is None else source.model.predict(sample_crops(contract, 2)).tobytes()
     shape = (contract.crop, contract.input_size, contract.color_order)

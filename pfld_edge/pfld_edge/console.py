@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,10 +17,19 @@ from rich.progress import (
 )
 from rich.table import Table
 
-__all__ = ["console", "new_table", "note", "note_assumed", "note_skipped", "progress_bar"]
+__all__ = [
+    "SkippedFiles",
+    "console",
+    "new_table",
+    "note",
+    "note_assumed",
+    "note_left_out",
+    "note_skipped",
+    "progress_bar",
+]
 
-_NAMED = 5
-"""Files that can't be read that are named; the others are counted."""
+_NAMED = 20
+"""Files that can't be read, or are left out, that are named; the others are counted."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -54,6 +65,40 @@ def note_skipped(complaints: Sequence[str], count: int) -> None:
         note(f"skipped {complaint}")
     if count > len(complaints[:_NAMED]):
         note(f"skipped {count - len(complaints[:_NAMED])} more photographs that can't be read")
+
+
+def note_left_out(folder: Path) -> None:
+    """Name the files of a folder that are no photographs."""
+    from pfld_edge_calib.photo import other_files
+
+    others = [str(path.relative_to(folder)) for path in other_files(folder)]
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        note(f"{folder}: left out, as no photographs: {', '.join(others[:_NAMED])}{more}")
+
+
+class SkippedFiles:
+    """What every command does with files that can't be read: it names them, counts them, and fails at the end."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        """Begin; `strict` makes the first such file an error."""
+        self._strict = strict
+        self._seen: set[str] = set()
+
+    def __call__(self, error: Exception) -> None:
+        """Pass over the file that `error` is about, once for each file; raises it where that is asked for."""
+        if self._strict:
+            raise error
+        if str(error) not in self._seen and len(self._seen) < _NAMED:
+            note(f"skipped {error}")
+        self._seen.add(str(error))
+
+    def check(self, total: int | None = None) -> None:
+        """Raise a ClickException if files were skipped, of `total` where that is known."""
+        if self._seen:
+            count, named = len(self._seen), "" if len(self._seen) <= _NAMED else f"the first {_NAMED} are "
+            many = f"{count} of {total} files" if total is not None else f"{count} file{'s' * (count > 1)}"
+            raise click.ClickException(f"{many} could not be read ({named}named above)")
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.types import FuncParamType
 
 if TYPE_CHECKING:
     from pfld_edge_calib.parallel import Runner
@@ -25,6 +26,7 @@ __all__ = [
     "ray_option",
     "resume_option",
     "runner",
+    "strict_option",
     "threads_option",
     "workers_option",
 ]
@@ -39,22 +41,11 @@ DRAWABLE = ("points", "contours", "boxes", "pose", "ids", "confidence")
 PATH = click.Path(path_type=Path)
 
 
-class Parsed(click.ParamType[T], Generic[T]):
-    """A value read by a function that raises ValueError with a sentence for the user."""
-
-    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
-        """Take the value's name in the help, and the function."""
-        self.name, self._parse = name, parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:  # noqa: ANN401
-        """Parse text; leave a value that was parsed before."""
-        if not isinstance(value, str):
-            parsed: T = value
-            return parsed
-        try:
-            return self._parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _parsed(name: str, parse: Callable[[str], T]) -> FuncParamType[str, T]:
+    """Make the type of a value that a function reads, which raises ValueError with a sentence for the user."""
+    kind = FuncParamType(parse)
+    kind.name = name
+    return kind
 
 
 def _share(text: str) -> float:
@@ -113,15 +104,15 @@ def _json_target(suffixes: tuple[str, ...]) -> Callable[[str], str]:
     return parse
 
 
-SHARE = Parsed("percent", _share)
+SHARE = _parsed("percent", _share)
 """A fraction, 0 to 1, written as a percentage: ``0.5%``."""
-NUMBER_LIST = Parsed("n,n", _numbers)
+NUMBER_LIST = _parsed("n,n", _numbers)
 """Whole numbers of at least 1, as ``1,2,8``, without duplicates."""
-AXIS_SIZE = Parsed("name=size", _axis_size)
+AXIS_SIZE = _parsed("name=size", _axis_size)
 """The size of a free axis, as ``height=480``."""
-DRAW_LIST = Parsed("PARTS", _draw_list)
+DRAW_LIST = _parsed("PARTS", _draw_list)
 """A set of `DRAWABLE`, as ``points,contours``; ``none`` for the empty set."""
-BOX = Parsed("x0,y0,x1,y1", _box)
+BOX = _parsed("x0,y0,x1,y1", _box)
 """A box in pixels."""
 
 
@@ -140,7 +131,7 @@ def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # n
     return click.option(
         "--json",
         "json_target",
-        type=Parsed("file", _json_target((".json", *suffixes))),
+        type=_parsed("file", _json_target((".json", *suffixes))),
         is_flag=False,
         flag_value="-",
         help=f"{help}: into {' or '.join(('a .json', *suffixes))} file, or to standard output (- or no value).",
@@ -156,6 +147,9 @@ data_option = click.option(
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files."
+)
+strict_option = click.option(
+    "--strict", is_flag=True, help="Stop at a file that can't be read, instead of skipping it."
 )
 workers_option = click.option(
     "--workers", type=click.IntRange(1), help="Processes; one for each core if left out, none for a small set."

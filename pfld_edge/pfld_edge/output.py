@@ -1,6 +1,5 @@
 """Where results go: files that are written whole or not at all."""
 
-import os
 from pathlib import Path
 
 import click
@@ -8,9 +7,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_calib.files import write_atomically
 from pfld_edge_runtime import PfldEdgeError
 
-__all__ = ["InputError", "OutputError", "write_atomically", "write_json", "write_picture"]
+__all__ = ["InputError", "OutputError", "write_json", "write_picture"]
 
 
 class InputError(PfldEdgeError, ValueError):
@@ -19,28 +19,6 @@ class InputError(PfldEdgeError, ValueError):
 
 class OutputError(PfldEdgeError, ValueError):
     """The place that results should go to can't be used."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that a killed run never leaves half of one.
-
-    Args:
-        path: The file; missing folders are made, an existing file is replaced.
-        data: Its contents.
-
-    Raises:
-        OSError: The folder can't be made or written to; names `path`.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge.console import note, progress_bar
+from pfld_edge.console import SkippedFiles, note, note_left_out, progress_bar
 from pfld_edge.drawing import draw_faces
 from pfld_edge.options import Box
 from pfld_edge.output import InputError, OutputError, write_picture
@@ -30,6 +31,8 @@ __all__ = ["FaceSearch", "Photograph", "Prediction", "sorted_inputs"]
 Image = NDArray[np.uint8]
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
+_FAR = 1e4
+"""Crops beyond which a landmark is no answer."""
 _DRAWN = "-landmarks"
 """Ends the names of drawings, before the suffix."""
 
@@ -65,14 +68,8 @@ class FaceSearch:
         return replace(faces, confidences=landmark_confidence(*pair, self.network.contract))
 
 
-@dataclass(frozen=True, slots=True)
-class Photograph:
-    """A photograph among the inputs.
-
-    Attributes:
-        path: The file.
-        folder: Where its drawing goes, relative to the output folder.
-    """
+class Photograph(NamedTuple):
+    """A photograph among the inputs, and where its drawing goes, relative to the output folder."""
 
     path: Path
     folder: Path = Path()
@@ -81,7 +78,7 @@ class Photograph:
 def sorted_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Photograph], list[Path]]:
     """Part photographs, those in folders among them, from videos.
 
-    Hidden files (``._a.jpg`` of macOS) and drawings that an earlier run left in `out` are no photographs.
+    Drawings that an earlier run left in `out` are no photographs; what else a folder holds is named.
 
     Raises:
         FaceSetError: A folder holds no photograph.
@@ -90,16 +87,20 @@ def sorted_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Photograph], 
     videos: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            for photo in photos_in(path):
-                inside = photo.relative_to(path)
-                own = photo.stem.endswith(_DRAWN) and out.resolve() in photo.resolve().parents
-                if not own and not any(part.startswith(".") for part in inside.parts):
-                    photos.append(Photograph(photo, inside.parent))
+            found = [photo for photo in photos_in(path) if not _drawn_before(photo, out)]
+            photos += [Photograph(photo, photo.relative_to(path).parent) for photo in found]
+            if not found:
+                raise FaceSetError(f"{path}: holds only drawings of an earlier run, no photographs")
+            note_left_out(path)
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             videos.append(path)
         else:
             photos.append(Photograph(path))
     return photos, videos
+
+
+def _drawn_before(photo: Path, out: Path) -> bool:
+    return photo.stem.endswith(_DRAWN) and out.resolve() in photo.resolve().parents
 
 
 def _targets(photos: Sequence[Photograph], out: Path) -> list[Path]:
@@ -162,10 +163,10 @@ class Prediction:
             OSError: A record file can't be written.
         """
         given = [target for target in targets if target is not None]
-        self._out, self._draw, self._search, self._strict = out, draw, search, strict
+        self._out, self._draw, self._search = out, draw, search
         self._quiet = "-" in given
         self._records = [RecordFile(target, search.network.contract.landmarks) for target in given]
-        self._files, self._skipped = 0, 0
+        self._files, self._skipped = 0, SkippedFiles(strict=strict)
 
     def __enter__(self) -> "Prediction":
         """Begin."""
@@ -185,17 +186,24 @@ class Prediction:
         """
         if not photos:
             return
+        assumed = False
         for photo, target in zip(photos, _targets(photos, self._out), strict=True):
             self._files += 1
             try:
                 picture = read_photo(photo.path)
-            except (FaceSetError, OSError) as error:
-                self._skip(error, alone=len(photos) == 1)
+                self._check_boxes(photo.path, picture)
+                faces = self._search(picture)
+            except (FaceSetError, InputError) as error:
+                # An InputError is the network's.
+                named = error if isinstance(error, FaceSetError) else InputError(f"{photo.path}: {error}")
+                self._skip(named, alone=len(photos) == 1)
                 continue
-            faces = self._search(picture)
             write_picture(target, draw_faces(picture, faces, self._draw))
             self._record(FrameFaces(str(photo.path), faces))
             self._say(f"{photo.path} -> {target}" + (f" ({len(faces)} faces)" if self._search.analyze else ""))
+            assumed = self._search.analyze is None and not self._search.boxes
+        if assumed:
+            note("no --detector and no --box: each photograph was taken as one face, from border to border")
 
     def video(self, source: Path | int, tracker: Callable[[], FaceTracker], most: int | None, *, alone: bool) -> None:
         """Draw a video, or what a camera sees.
@@ -225,13 +233,14 @@ class Prediction:
         self._say(f"{opened.name} -> {target} ({done} frames)")
 
     def check_skipped(self) -> None:
-        """Fail if files were skipped.
+        """Raise a ClickException if files were skipped."""
+        self._skipped.check(self._files)
 
-        Raises:
-            InputError: Says how many.
-        """
-        if self._skipped:
-            raise InputError(f"{self._skipped} of {self._files} files could not be read (named above)")
+    def _check_boxes(self, path: Path, picture: Image) -> None:
+        height, width = picture.shape[:2]
+        for x0, y0, x1, y1 in self._search.boxes:
+            if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+                note(f"{path}: the box {x0:g},{y0:g},{x1:g},{y1:g} lies outside of the picture ({width} x {height})")
 
     def _follow(self, source: VideoSource, target: Path, tracker: FaceTracker, most: int | None) -> int:
         """Draw the frames of one video; gives their number."""
@@ -269,10 +278,9 @@ class Prediction:
             record.add(found)
 
     def _skip(self, error: Exception, *, alone: bool) -> None:
-        if self._strict or alone:
+        if alone:
             raise error
-        self._skipped += 1
-        note(f"skipped {error}")
+        self._skipped(error)
 
     def _say(self, line: str) -> None:
         click.echo(line, err=self._quiet)

@@ -1,6 +1,7 @@
 """What `pfld-edge predict` found, for other programs: JSON, JSON lines and CSV."""
 
 import csv
+import errno
 import json
 import math
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any, TextIO
 
 import click
 
-from pfld_edge.output import write_json
 from pfld_edge_runtime import Faces, LandmarkScheme
 
 __all__ = ["FrameFaces", "RecordFile"]
@@ -73,25 +73,30 @@ class RecordFile:
         """
         self._target, self._scheme = target, scheme
         self._kind = ".json" if target == "-" else Path(target).suffix.lower()
-        self._photos: list[dict[str, Any]] = []
-        self._frames: list[dict[str, Any]] = []
+        self._found: dict[str, list[dict[str, Any]]] = {"photos": []}
         self._file: TextIO | None = None
-        if self._kind != ".json":
-            path = Path(target)
+        if target == "-":
+            return
+        path = Path(target)
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "Is a directory")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._partial = path.with_name(f"{path.name}.partial")
             self._file = self._partial.open("w", encoding="utf-8", newline="")
-            if self._kind != ".jsonl":
-                points = [f"{axis}_{name}" for name in scheme.names for axis in "xy"]
-                csv.writer(self._file, lineterminator="\n").writerow([*_ABOUT, *points])
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, target) from error
+        if self._kind not in (".json", ".jsonl"):
+            points = [f"{axis}_{name}" for name in scheme.names for axis in "xy"]
+            csv.writer(self._file, lineterminator="\n").writerow([*_ABOUT, *points])
 
     def add(self, found: FrameFaces) -> None:
         """Append a photograph or a frame."""
-        if self._file is None:
-            (self._photos if found.frame is None else self._frames).append(found.to_dict())
-        elif self._kind == ".jsonl":
+        if self._kind == ".json":
+            self._found.setdefault("photos" if found.frame is None else "frames", []).append(found.to_dict())
+        elif self._file is not None and self._kind == ".jsonl":
             self._file.write(json.dumps({"scheme": self._scheme.name, **found.to_dict()}) + "\n")
-        else:
+        elif self._file is not None:
             csv.writer(self._file, lineterminator="\n").writerows(found.rows())
 
     def close(self) -> None:
@@ -100,11 +105,9 @@ class RecordFile:
         Raises:
             OSError: The file can't be written.
         """
+        if self._kind == ".json":
+            click.echo(json.dumps({"scheme": self._scheme.name, **self._found}, indent=1), self._file)
         if self._file is not None:
             self._file.close()
             self._partial.replace(self._target)
-        else:
-            record = {"scheme": self._scheme.name, "photos": self._photos}
-            write_json(self._target, json.dumps(record | ({"frames": self._frames} if self._frames else {}), indent=1))
-        if self._target != "-":
             click.echo(f"landmarks -> {self._target}")

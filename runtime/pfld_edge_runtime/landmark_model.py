@@ -129,7 +129,8 @@ class LandmarkModel:
         Raises:
             ModelContractError: There is no contract, a damaged one, or one that the network contradicts.
         """
-        agreed = _agreed(session_contract(session), contract)
+        carried = session_contract(session)
+        agreed = _agreed(carried, contract)
         check_signature(session, agreed)
         name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
         # A network with a fixed batch of one (the published files) takes one face a call.
@@ -150,9 +151,19 @@ class LandmarkModel:
         if not isinstance(source, bytes) and not Path(source).is_file():
             raise ModelFileError(f"{source}: no such model file")
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        agreed = _agreed(litert_contract(content), contract)
+        carried = litert_contract(content)
+        agreed = _agreed(carried, contract)
         run = litert_function(content, agreed, device, threads)
-        model = cls(agreed, lambda crops: run(prepare_input(crops, agreed)), batch_size=1)
+        path = None if isinstance(source, bytes) else Path(source)
+        model = cls(
+            agreed,
+            lambda crops: run(prepare_input(crops, agreed)),
+            batch_size=1,
+            name="" if path is None else path.name,
+            path=path,
+            kind="litert int8",
+            assumed=carried is None,
+        )
         model._device = "cpu"
         model._reopen = partial(cls.open, source, device, threads, contract=contract)
         return model

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pfld_edge_calib import (
     PORTRAITS,
@@ -88,19 +88,57 @@ def test_crops_are_cached_and_a_damaged_cache_is_made_anew(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("content", "detector", "message"),
+    ("content", "detected", "message"),
     [
-        ("", "yunet.onnx", "no photographs in it"),
-        ("a.jpg\n", "yunet.onnx", "a.jpg is missing"),
-        ("a.jpg\n", None, "give a detector too"),
+        ("", True, "no photographs in it"),
+        ("a.jpg\n", True, "a.jpg is missing"),
+        ("a.jpg\n", False, "give a detector too"),
     ],
 )
-def test_lists_that_cannot_be_used_are_refused(
-    tmp_path: Path, content: str, detector: str | None, message: str
-) -> None:
+def test_lists_that_cannot_be_used_are_refused(tmp_path: Path, content: str, detected: bool, message: str) -> None:
     (tmp_path / "list.txt").write_text(content, encoding="utf-8")
     with pytest.raises(FaceSetError, match=message):
-        calibration_candidates(tmp_path / "list.txt", detector=None if detector is None else lambda _: [])
+        calibration_candidates(tmp_path / "list.txt", detector=whole_picture if detected else None)
+
+
+def whole_picture(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A detector that finds one face in every photograph."""
+    return np.array([[0, 0, photo.shape[1], photo.shape[0]]], np.float32)
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "csv", "boxes"])
+def test_a_photograph_that_cannot_be_read_does_not_cost_the_others(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = [face.image.name for face in portraits()]
+    for face in portraits():
+        (folder / face.image.name).write_bytes(face.image.read_bytes())
+    (folder / "broken.jpg").write_bytes(b"damaged")
+    (folder / "._broken.jpg").write_bytes(b"resource fork")
+    rows = "".join(f"{name},10,10,200,200\n" for name in [names[0], "broken.jpg", names[1], "broken.jpg"])
+    (folder / "list.txt").write_text("\n".join([*names, "broken.jpg"]))
+    (folder / "faces.csv").write_text("image,x0,y0,x1,y1\n" + rows)
+    if kind == "boxes":
+        (folder / "faces.csv").rename(folder / "boxes.csv")
+    path = {"list": folder / "list.txt", "csv": folder / "faces.csv"}.get(kind, folder)
+    if kind == "list":
+        complaints: list[FaceSetError] = []
+        found = calibration_candidates(path, None, whole_picture, CONTRACT, skip=complaints.append)
+        assert [face.image.name for face in found] == names
+        assert len(complaints) == 1
+        return
+    # Again and again: a run's complaints are not lost in the cache.
+    for _ in range(2):
+        complaints = []
+        assert len(calibration_crops(CalibrationSource(path), CONTRACT, skip=complaints.append).crops) == 2
+        assert {str(error) for error in complaints} == {
+            f"{folder}/broken.jpg: not an image that can be read (JPEG, PNG, TIFF, AVIF, WebP, GIF, BMP expected)"
+        }
+    with pytest.raises(FaceSetError, match=r"broken\.jpg"):
+        calibration_crops(CalibrationSource(path), CONTRACT)
 
 
 def test_sure_faces_of_any_detector_that_are_large_enough_are_taken(tmp_path: Path) -> None:

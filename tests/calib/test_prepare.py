@@ -183,11 +183,21 @@ def test_unreadable_photographs_are_counted(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     for name in (row.partition(",")[0] for row in rows[1:]):
         (tmp_path / name).write_bytes((PORTRAITS / name).read_bytes())
-    assert run(["prepare", "csv", str(tmp_path / "faces.csv"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
+    command = ["prepare", "csv", str(tmp_path / "faces.csv"), "-o", str(tmp_path / "out"), "--workers", "1"]
+    assert run([*command, "--strict"]) == 2
+    assert "broken.jpg: not an image" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "prepared.json").exists()
+    last = "Error: 1 of 3 faces are left out: their photographs could not be read"
+    assert run(command) == 2
     said = capsys.readouterr()
+    assert "skipped" in said.err
     assert "broken.jpg: not an image" in said.err
+    assert said.err.splitlines()[-1] == last
     assert "left out: 1 unreadable" in said.out
     assert open_prepared(tmp_path / "out").skipped == {"unreadable": 1}
+    # The same command says the same, though it has nothing left to do.
+    assert run(command) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == last
 
 
 def coco(tmp_path: Path, keypoints: list[list[float]]) -> Path:
@@ -234,7 +244,7 @@ def test_points_of_weight_0_do_not_stretch_a_prepared_crop(tmp_path: Path) -> No
     [
         ("[", "not a COCO file"),
         ("{}", "not a COCO file"),
-        ('{"images": [], "annotations": [{"image_id": 1, "keypoints": [1, 2, 2]}]}', "annotation 1: damaged"),
+        ('{"images": [], "annotations": [{"image_id": 1, "keypoints": [1, 2, 2]}]}', "its image_id 1 is no image"),
         (
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "keypoints": [1, 2]}]}',
             "repeated",

@@ -122,6 +122,18 @@ def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixt
         (["convert", "{checkpoint}", "-o", "a.tflite"], "must end in .onnx"),
         (["convert", "{checkpoint}", "--int8", "--calibration", "nowhere"], "nowhere: no such file or folder"),
         (["convert", "{checkpoint}", "--int8", "--detector", "yunet.onnx"], "--detector needs --calibration"),
+        (
+            [
+                "convert",
+                "{checkpoint}",
+                "--int8",
+                "--calibration",
+                f"{PORTRAITS}/landmarks.csv",
+                "--detector",
+                "yunnet",
+            ],
+            "unknown detector 'yunnet'; known: yunet, scrfd",
+        ),
         (["convert", "{checkpoint}", "--int8", "--max-drift", "0.3%"], "--max-drift needs --data"),
         (["convert", "{checkpoint}", "--int8", "--target", "mips"], "mips"),
         (["inspect", "{checkpoint}", "--plot", "a.gif"], "must end in .png or .jpg"),
@@ -145,3 +157,27 @@ def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path, capsys: pytest.Captu
     path.write_bytes(b"not a model at all")
     assert run(["inspect", str(path)]) == 2
     assert "is not an ONNX file" in capsys.readouterr().err
+
+
+def test_calibration_skips_what_cannot_be_read_and_says_so_at_the_end(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for photo in PORTRAITS.glob("*.jpg"):
+        (folder / photo.name).write_bytes(photo.read_bytes())
+    for name in ("broken.jpg", "._hidden.jpg", "notes.txt"):
+        (folder / name).write_bytes(b"no picture")
+    out = tmp_path / "out.onnx"
+    command = ["convert", str(checkpoint), "-o", str(out), "--int8", "--calibration", str(folder), "--ranges", "minmax"]
+    assert run([*command, "--strict"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"Error: {folder}/broken.jpg: not an image")
+    assert not out.exists()
+    assert run([*command, "--allow-slower"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"Note: {folder}: left out, as no photographs: notes.txt"
+    assert said[1].startswith(f"Note: skipped {folder}/broken.jpg: not an image")
+    assert said[-1] == "Error: 1 file could not be read (named above)"
+    assert out.with_suffix(".int8.onnx").is_file()

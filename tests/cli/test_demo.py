@@ -1,6 +1,7 @@
 """The demo's page finds in Chromium what the Python runtime finds."""
 
 import json
+import os
 import queue
 import shutil
 import subprocess
@@ -23,13 +24,27 @@ const timer = setInterval(() => {
 }, 100)</script>"""
 
 
-def test_what_the_page_cannot_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def other_detectors() -> list[Path]:
+    folder = Path(os.environ.get("PFLD_EDGE_SHARED", "")) / "models/detectors"
+    return [path for name in ("yunet_n_320_320", "version-RFB-320") if (path := folder / f"{name}.onnx").is_file()]
+
+
+def test_what_the_page_cannot_use_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     site = ["--export", str(tmp_path / "site")]
     model = str(BUNDLED_MODEL)
     cases: list[tuple[list[str], str]] = [
         ([str(tmp_path / "junk.onnx"), *site], "is not an ONNX file"),
-        ([model, "--detector", model, *site], "needs a YuNet file of free input size"),
+        ([model, "--detector", model, *site], "is not a detector"),
+        ([model, "--detector", "yunnet", *site], "unknown detector 'yunnet'; known: yunet"),
+        ([model, "--detector", "yunet", *site], "run `pfld-edge detector download yunet`"),
+        *(
+            ([model, "--detector", str(file), *site], "needs a YuNet file of free input size")
+            for file in other_detectors()
+        ),
         ([model, "--onnxruntime-web", str(tmp_path), *site], "give the folder of onnxruntime-web"),
         ([model, "--onnxruntime-web", str(tmp_path / "junk.onnx"), *site], "SHA-512 differs"),
     ]

@@ -57,3 +57,18 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     for page in PAGES:
         assert str(page.relative_to(ROOT / "docs")) in navigation
+
+
+def test_no_help_is_taken_for_a_formula() -> None:
+    """The page of commands shows what stands between two dollar signs, outside of code, as mathematics."""
+
+    def helps(command: click.Command) -> list[str]:
+        texts = [command.help or ""]
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            children = [command.get_command(context, name) for name in command.list_commands(context)]
+            texts += [text for child in children if child is not None for text in helps(child)]
+        return texts
+
+    for text in helps(cli):
+        assert re.sub(r"`[^`]*`", "", text).count("$") < 2, text

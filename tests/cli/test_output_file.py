@@ -1,11 +1,13 @@
 """Files are written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pfld_edge.output import OutputError, write_atomically, write_picture
+from pfld_edge.output import OutputError, write_picture
+from pfld_edge_calib.files import write_atomically
 
 
 def test_missing_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -20,12 +22,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
 
-    def disk_full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:1])
+    def disk_full(_file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import numpy_helper
+from PIL import Image
 
 from pfld_edge.cli import run
 
@@ -89,6 +92,9 @@ def test_huge_boxes_are_drawn_without_overflow(tmp_path: Path, photo: Path, know
         ("photo.png -o out --model missing.onnx", "missing.onnx: no such model file"),
         ("photo.png -o out --model text.onnx", "text.onnx is not an ONNX model"),
         ("photo.png -o text.jpg/x.png", "text.jpg"),
+        ("photo.png -o out --csv .", ".: Is a directory"),
+        ("photo.png -o out --json text.jpg/x.json", "text.jpg/x.json: File exists"),
+        ("photo.png -o out --csv /proc/x.csv", "/proc/x.csv: No such file"),
         ("photo.png -o text.onnx", "text.onnx is neither a folder nor a .png or .jpg file"),
         ("photo.png -o photo.png", "photo.png is the photograph itself"),
         ("photo.png text.jpg -o one.png", "one.png is one file, and there are 2 photographs"),
@@ -117,6 +123,7 @@ def test_what_cannot_be_used_is_one_line(
     assert printed.startswith("Error: ")
     assert says in printed
     assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
     assert photo.read_bytes() == before
 
 
@@ -177,7 +184,18 @@ def test_json_on_standard_output_is_alone_there(
 
 def test_names_may_have_letters_that_the_console_lacks(tmp_path: Path, photo: Path, known_model: Path) -> None:
     photo.rename(tmp_path / "\u9854.png")
-    arguments = ["predict", "\u9854.png", "-o", "out", "--model", str(known_model), "--csv", "\u8868.csv"]
+    arguments = [
+        "predict",
+        "\u9854.png",
+        "-o",
+        "out",
+        "--model",
+        str(known_model),
+        "--csv",
+        "\u8868.csv",
+        "--box",
+        "1,1,9,9",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pfld_edge", *arguments],
         cwd=tmp_path,
@@ -193,10 +211,78 @@ def test_names_may_have_letters_that_the_console_lacks(tmp_path: Path, photo: Pa
 def test_a_write_error_names_the_file(
     tmp_path: Path, photo: Path, known_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def disk_full(_self: Path, _data: bytes) -> int:
-        raise OSError(28, "No space left on device", "a.partial")
+    def disk_full(_file: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    monkeypatch.setattr(os, "fsync", disk_full)
     out = tmp_path / "drawn.png"
     assert run(["predict", str(photo), "-o", str(out), "--model", str(known_model)]) == 2
     assert capsys.readouterr().err == f"Error: {out}: No space left on device\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("where", [[], ["--box", "10,10,90,90"]])
+def test_a_network_that_answers_nan_is_named(
+    tmp_path: Path, photo: Path, known_model: Path, value: float, where: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(known_model)
+    points = next(item for item in model.graph.initializer if item.name == "points")
+    points.CopyFrom(numpy_helper.from_array(np.full(196, value, np.float32), "points"))
+    onnx.save(model, known_model)
+    arguments = [*where, "--draw", "points,contours,boxes,pose,ids,confidence", "--json", str(tmp_path / "a.json")]
+    assert run(["predict", str(photo), "-o", str(tmp_path / "out"), "--model", str(known_model), *arguments]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"Error: {photo}: known.onnx finds landmarks that are NaN, infinite or far away: is it damaged?"]
+
+
+def test_it_says_what_it_took_for_the_face(
+    tmp_path: Path, photo: Path, known_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(photo), "-o", str(tmp_path / "out"), "--model", str(known_model)]
+    assert run(command) == 0
+    assert "each photograph was taken as one face, from border to border" in capsys.readouterr().err
+    assert run([*command, "--box", "10,10,90,90", "--box", "300,20,350,80", "--box", "-50,-50,0,9"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"Note: {photo}: the box 300,20,350,80 lies outside of the picture (300 x 200)",
+        f"Note: {photo}: the box -50,-50,0,9 lies outside of the picture (300 x 200)",
+    ]
+
+
+def test_a_folder_is_read_in_all_formats_and_what_is_left_out_is_named(
+    tmp_path: Path, photo: Path, known_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    picture = Image.open(photo)
+    for name in ("a.TIFF", "b.avif", "c.webp", "d.gif"):
+        picture.save(folder / name)
+    for name in ("clip.mov", "notes.txt", ".hidden.txt"):
+        (folder / name).touch()
+    command = [
+        "predict",
+        str(folder),
+        "-o",
+        str(folder),
+        "--model",
+        str(known_model),
+        "--csv",
+        str(folder / "found.csv"),
+    ]
+    assert run(command) == 0
+    assert f"Note: {folder}: left out, as no photographs: clip.mov, notes.txt\n" in capsys.readouterr().err
+    assert len(list(folder.glob("*-landmarks.png"))) == 4
+    for path in folder.glob("[abcd].*"):
+        path.unlink()
+    assert run(command) == 2
+    assert capsys.readouterr().err == f"Error: {folder}: holds only drawings of an earlier run, no photographs\n"
+
+
+def test_many_files_that_cannot_be_read_are_counted(
+    tmp_path: Path, known_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02d}.jpg").write_bytes(b"damaged")
+    assert run(["predict", str(tmp_path), "-o", str(tmp_path / "out"), "--model", str(known_model)]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert sum("skipped" in line for line in printed) == 20
+    assert printed[-1] == "Error: 30 of 30 files could not be read (the first 20 are named above)"

@@ -9,8 +9,12 @@ import numpy as np
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, labelled_landmarks
+from pfld_edge_calib.files import named_file
 
 __all__ = ["read_coco"]
+
+_LIMIT = 1e9
+"""Pixels beyond which a coordinate is damage."""
 
 
 def read_coco(path: Path, images: Path | None = None) -> list[Face]:
@@ -34,11 +38,18 @@ def read_coco(path: Path, images: Path | None = None) -> list[Face]:
     if not path.is_file():
         raise FaceSetError(f"{path}: no such COCO file")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        names = {image["id"]: str(image["file_name"]) for image in record["images"]}
+        # From bytes json finds out itself whether they are UTF-8, with or without a mark, or UTF-16.
+        record = json.loads(path.read_bytes())
+        names = {image["id"]: image["file_name"] for image in record["images"]}
         annotations = list(record["annotations"])
+    except json.JSONDecodeError as error:
+        raise FaceSetError(f"{path}, line {error.lineno}: not a COCO file, nor JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise FaceSetError(f"{path}: not a text file, or not UTF-8 ({error.reason}); save it as UTF-8") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FaceSetError(f"{path}: not a COCO file with images and annotations ({error!r})") from error
+        raise FaceSetError(
+            f"{path}: not a COCO file, which has lists `images`, each with id and file_name, and `annotations`"
+        ) from error
     root = path.parent if images is None else images
     found = (
         _face(item, names, root, f"{path}, annotation {number}") for number, item in enumerate(annotations, start=1)
@@ -57,14 +68,16 @@ def _face(item: Mapping[str, Any], names: Mapping[Any, str], root: Path, where: 
         if item.get("iscrowd"):
             return None
         values = np.array(item.get("keypoints", ()), np.float64)
-        name = names[item["image_id"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FaceSetError(f"{where}: damaged ({error!r})") from error
-    if values.ndim != 1 or len(values) % 3 or not np.isfinite(values).all():
-        raise FaceSetError(f"{where}: keypoints must be x, y, visibility, repeated")
+        name = names.get(item["image_id"])
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise FaceSetError(f"{where}: an annotation has image_id and keypoints, a list of numbers") from error
+    if not isinstance(name, str):
+        raise FaceSetError(f"{where}: its image_id {item['image_id']} is no image with a file_name in this file")
+    if values.ndim != 1 or len(values) % 3 or not (np.abs(values) < _LIMIT).all():
+        raise FaceSetError(f"{where}: keypoints must be x, y, visibility, repeated, in pixels")
     points, visible = values.reshape(-1, 3)[:, :2], values.reshape(-1, 3)[:, 2] > 0
     if visible.sum() < 2:
         return None
     weights = visible.astype(np.float32)
     landmarks, box = labelled_landmarks(points.astype(np.float32), weights, where)
-    return Face(root / name, box, landmarks, point_weights=weights, group=name)
+    return Face(named_file(root, name), box, landmarks, point_weights=weights, group=name)

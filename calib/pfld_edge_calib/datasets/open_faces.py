@@ -148,7 +148,7 @@ def is_sharded(path: Path) -> bool:
     """
     if not path.is_dir():
         return path.suffix.lower() in _SHARDS
-    suffixes = {file.suffix.lower() for file in path.iterdir()}
+    suffixes = {file.suffix.lower() for file in path.iterdir() if not file.name.startswith(".")}
     return not suffixes & PHOTO_SUFFIXES and bool(suffixes & _SHARDS.keys())
 
 
@@ -159,7 +159,8 @@ def _shard_paths(path: Path) -> list[Path]:
         FaceSetError: One is missing.
     """
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix.lower() in _SHARDS and file.is_file())
+        files = (file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        return sorted(file for file in files if file.suffix.lower() in _SHARDS)
     names = _expanded(str(path))
     missing = next((name for name in names if not Path(name).is_file()), None)
     if missing is not None:

@@ -14,16 +14,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.units import UNIT_FACES, CountedLines, TextUnit, unit_faces
+from pfld_edge_calib.datasets.units import UNIT_FACES, TextUnit, unit_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, labelled_landmarks
-from pfld_edge_calib.files import replacing
+from pfld_edge_calib.files import TextLines, named_file, replacing
 from pfld_edge_runtime import BoxError
 from pfld_edge_runtime.crop import check_boxes
 
 __all__ = ["csv_header", "csv_units", "points_row", "read_boxes_csv", "read_points_csv", "write_points_csv"]
 
 _CORNERS = ("x0", "y0", "x1", "y1")
+_LIMIT = 1e9
+"""Pixels beyond which a coordinate is damage; boxes have the same limit."""
 
 
 def read_points_csv(path: Path, images: Path | None = None, group_by: str = "image") -> list[Face]:
@@ -64,10 +66,10 @@ def csv_units(
     if not path.is_file():
         raise FaceSetError(f"{path}: no such CSV file")
     with path.open("rb") as file:
-        lines = CountedLines(path, file)
+        lines = TextLines(path, file)
         rows = csv.reader(lines)
         try:
-            header = tuple(next(rows, []))
+            header = tuple(_header(rows))
             read = partial(_read_rows, path=path, root=images or path.parent, header=header, group_by=group_by)
             while True:
                 start, line = lines.offset, lines.number + 1
@@ -76,7 +78,19 @@ def csv_units(
                     return
                 yield TextUnit(path, start, line, count, read)
         except csv.Error as error:
-            raise FaceSetError(f"{path}: not a CSV file ({error})") from error
+            raise FaceSetError(f"{path}, line {lines.number}: not a CSV file ({error})") from error
+
+
+def _header(rows: Iterator[list[str]]) -> list[str]:
+    """Read the column names, without blank lines above them and empty columns after them."""
+    header = [name.strip() for name in next((row for row in rows if not _blank(row)), [])]
+    while header and not header[-1]:
+        header.pop()
+    return header
+
+
+def _blank(row: Iterable[str]) -> bool:
+    return not any(cell.strip() for cell in row)
 
 
 def _read_rows(
@@ -84,10 +98,15 @@ def _read_rows(
 ) -> Iterator[Face]:
     points, confidences = _point_columns(list(header), path)
     weight = header.index("weight") if "weight" in header else None
-    for number, row in enumerate(islice(csv.reader(lines), count), first):
-        where = f"{path}, line {number}"
-        if len(row) != len(header):
+    rows = csv.reader(lines)
+    for row in islice(rows, count):
+        if _blank(row):
+            continue
+        where = f"{path}, line {first + rows.line_num - 1}"
+        if len(row) < len(header) or not _blank(row[len(header) :]):
             raise FaceSetError(f"{where}: expected {len(header)} columns, found {len(row)}")
+        if not row[0].strip():
+            raise FaceSetError(f"{where}: names no image")
         group = Path(row[0]).stem.rpartition("_")[0] if group_by == "person" else ""
         yield _face(row, root, points, confidences, weight, group or row[0], where)
 
@@ -112,11 +131,15 @@ def _face(
         of_points = np.array(row[confidences], np.float32)
     except ValueError as error:
         raise FaceSetError(f"{where}: {error}") from error
-    if not np.isfinite(landmarks).all() or not 0 <= of_face <= 1 or not ((of_points >= 0) & (of_points <= 1)).all():
-        raise FaceSetError(f"{where}: landmarks must be finite and trust from 0 to 1")
+    if (
+        not (np.abs(landmarks) < _LIMIT).all()
+        or not 0 <= of_face <= 1
+        or not ((of_points >= 0) & (of_points <= 1)).all()
+    ):
+        raise FaceSetError(f"{where}: landmarks must be finite and below 1e9 pixels, and trust from 0 to 1")
     each = of_points if len(of_points) else None
     landmarks, box = labelled_landmarks(landmarks, each, where)
-    return Face(root / row[0], box, landmarks, weight=of_face, point_weights=each, group=group)
+    return Face(named_file(root, row[0]), box, landmarks, weight=of_face, point_weights=each, group=group)
 
 
 def csv_header(path: Path) -> list[str]:
@@ -125,13 +148,7 @@ def csv_header(path: Path) -> list[str]:
     Raises:
         FaceSetError: The file is missing or not a CSV.
     """
-    if not path.is_file():
-        raise FaceSetError(f"{path}: no such CSV file")
-    with path.open("rb") as file:
-        try:
-            return next(csv.reader(CountedLines(path, file)), [])
-        except csv.Error as error:
-            raise FaceSetError(f"{path}: not a CSV file ({error})") from error
+    return next((names for _, names in _numbered_rows(path)), [])
 
 
 def read_boxes_csv(path: Path, images: Path | None = None) -> list[Face]:
@@ -147,30 +164,44 @@ def read_boxes_csv(path: Path, images: Path | None = None) -> list[Face]:
     Raises:
         FaceSetError: The file is missing, a line is damaged, or there is none.
     """
-    if not {"image", *_CORNERS} <= set(csv_header(path)):
+    rows = _numbered_rows(path)
+    _, header = next(rows, (0, []))
+    if not {"image", *_CORNERS} <= set(header):
         raise FaceSetError(f"{path}: the header must read image,x0,y0,x1,y1")
-    with path.open("rb") as file:
-        try:
-            rows = list(csv.DictReader(CountedLines(path, file)))
-        except csv.Error as error:
-            raise FaceSetError(f"{path}: not a CSV file ({error})") from error
-    if not rows:
-        raise FaceSetError(f"{path}: no faces in it")
     root = path.parent if images is None else images
-    return [
-        Face(root / row["image"], _box(row, f"{path}, line {number}"), group=row["image"])
-        for number, row in enumerate(rows, 2)
-    ]
+    faces = [_boxed_face(dict(zip(header, row, strict=False)), root, f"{path}, line {line}") for line, row in rows]
+    if not faces:
+        raise FaceSetError(f"{path}: no faces in it")
+    return faces
 
 
-def _box(row: dict[str, str], where: str) -> NDArray[np.float64]:
+def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Read a CSV: the number of each line that isn't blank, and its cells; the column names come first."""
+    if not path.is_file():
+        raise FaceSetError(f"{path}: no such CSV file")
+    with path.open("rb") as file:
+        lines = TextLines(path, file)
+        rows = csv.reader(lines)
+        try:
+            yield lines.number, _header(rows)
+            yield from ((lines.number, row) for row in rows if not _blank(row))
+        except csv.Error as error:
+            raise FaceSetError(f"{path}, line {lines.number}: not a CSV file ({error})") from error
+
+
+def _boxed_face(row: dict[str, str], root: Path, where: str) -> Face:
+    name = row.get("image", "")
+    if not name.strip():
+        raise FaceSetError(f"{where}: names no image")
     try:
         (box,) = check_boxes([float(row[name]) for name in _CORNERS])
-        return np.asarray(box, np.float64)
-    except (TypeError, ValueError) as error:
+    except KeyError as error:
+        raise FaceSetError(f"{where}: {error.args[0]} is missing") from error
+    except ValueError as error:
         # A BoxError names the box by its index, which says nothing where there is one a line.
         reason = str(error).removeprefix("box 0 is ") if isinstance(error, BoxError) else str(error)
         raise FaceSetError(f"{where}: {reason}") from error
+    return Face(named_file(root, name), np.asarray(box, np.float64), group=name.strip())
 
 
 def points_row(

@@ -31,7 +31,10 @@ from pfld_edge_calib.parallel import ordered_results
 from pfld_edge_calib.photo import read_photo
 from pfld_edge_runtime import BoxError, crop_faces, crop_windows
 
-__all__ = ["PrepareReport", "prepare_faces"]
+__all__ = ["UNREADABLE", "PrepareReport", "prepare_faces"]
+
+UNREADABLE = "unreadable"
+"""Why faces were left out, in `Manifest.skipped`: their photographs could not be read."""
 
 PROGRESS = "prepared.partial.json"
 """Finished shards of an unfinished run: a line with the run's identity, then a line a shard."""
@@ -46,12 +49,10 @@ class PrepareReport:
 
     Attributes:
         manifest: The manifest that was written.
-        complaints: Photographs that could not be read in this run.
         kept: Faces that an earlier run had prepared.
     """
 
     manifest: Manifest
-    complaints: tuple[str, ...]
     kept: int
 
 
@@ -63,6 +64,7 @@ def prepare_faces(
     settings: PrepareSettings,
     workers: int,
     advance: Callable[[int], None] = lambda _count: None,
+    skip: Callable[[FaceSetError], object] = lambda _error: None,
 ) -> PrepareReport:
     """Crop faces into the shards of a folder; resumes an earlier run of the same faces and settings.
 
@@ -76,6 +78,7 @@ def prepare_faces(
         settings: See `PrepareSettings`.
         workers: Processes.
         advance: Called with the number of faces done.
+        skip: Called for each photograph that can't be read, whose faces are left out.
 
     Raises:
         FaceSetError: No face could be cropped, or the folder holds another dataset.
@@ -89,18 +92,19 @@ def prepare_faces(
     complete = _finished(out, identity)
     if complete is not None:
         advance(len(faces))
-        return PrepareReport(complete, (), complete.faces)
+        return PrepareReport(complete, complete.faces)
     done = _finished_shards(out, identity)
     plans = dict(enumerate(_plan(faces, settings.shard_faces)))
     kept = sum(entry.faces for entry, _ in done.values())
     advance(sum(len(photo) for number in done for photo in plans[number]))
     left = {number: photos for number, photos in plans.items() if number not in done}
-    complaints: list[str] = []
     tasks = (photo for photos in left.values() for photo in photos)
     with closing(ordered_results(partial(_cropper, settings), tasks, workers)) as results:
         for number, photos in left.items():
             cropped = [next(results) for _ in photos]
-            complaints += [photo.complaint for photo in cropped if photo.complaint]
+            for photo in cropped:
+                if photo.complaint:
+                    skip(FaceSetError(photo.complaint))
             skipped = Counter(reason for photo in cropped for reason in photo.skipped)
             done[number] = _write_shard(out / f"shard-{number:05d}.npz", cropped), dict(skipped)
             _write_progress(out, identity, done)
@@ -108,7 +112,7 @@ def prepare_faces(
     manifest = _manifest(source, identity, points.pop(), settings, done)
     write_atomically(out / MANIFEST, manifest.to_json().encode())
     (out / PROGRESS).unlink(missing_ok=True)
-    return PrepareReport(manifest, tuple(complaints), kept)
+    return PrepareReport(manifest, kept)
 
 
 def _identity(faces: Sequence[Face], root: Path, settings: PrepareSettings) -> str:
@@ -171,7 +175,7 @@ def _crop_photo(faces: Sequence[Face], settings: PrepareSettings) -> _CroppedPho
     try:
         photo = read_photo(faces[0].image)
     except FaceSetError as error:
-        return _CroppedPhoto((), ("unreadable",) * len(faces), str(error))
+        return _CroppedPhoto((), (UNREADABLE,) * len(faces), str(error))
     found = [_crop_face(face, photo, settings) for face in faces]
     return _CroppedPhoto(
         tuple(face for face in found if not isinstance(face, str)),

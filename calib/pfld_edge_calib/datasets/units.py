@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
+from pfld_edge_calib.files import TextLines
 
-__all__ = ["UNIT_FACES", "CountedLines", "DatasetPhoto", "FaceUnit", "TextUnit", "Unit", "face_units", "unit_faces"]
+__all__ = ["UNIT_FACES", "DatasetPhoto", "FaceUnit", "TextUnit", "Unit", "face_units", "unit_faces"]
 
 UNIT_FACES = 256
 """Lines or photographs in a unit: tenths of a second of work, and a multiple of the models' batch size."""
@@ -105,43 +106,8 @@ class TextUnit:
         """Read the faces in order."""
         with self.path.open("rb") as file:
             file.seek(self.start)
-            for face in self.read(CountedLines(self.path, file), self.line, self.count):
+            for face in self.read(TextLines(self.path, file), self.line, self.count):
                 yield DatasetPhoto(face.image, face.group, (face,))
-
-
-class CountedLines:
-    """Lines of a UTF-8 file as text, from the file's position on.
-
-    Attributes:
-        offset: Byte offset of the next line.
-        number: Number of lines read.
-    """
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.offset, self.number = file.tell(), 0
-        self._path, self._file = path, file
-
-    def __iter__(self) -> "CountedLines":
-        """Return itself."""
-        return self
-
-    def __next__(self) -> str:
-        """Read a line.
-
-        Raises:
-            FaceSetError: It is not UTF-8.
-        """
-        line = self._file.readline()
-        if not line:
-            raise StopIteration
-        try:
-            # Spreadsheet programs begin a file with a byte order mark.
-            text = line.decode("utf-8" if self.offset else "utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise FaceSetError(f"{self._path}: not a text file ({error})") from error
-        self.offset += len(line)
-        self.number += 1
-        return text
 
 
 def face_units(faces: Iterable[Face], size: int = UNIT_FACES) -> Iterator[FaceUnit]:

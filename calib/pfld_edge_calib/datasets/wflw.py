@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pfld_edge_calib.datasets.units import UNIT_FACES, CountedLines, TextUnit, unit_faces
+from pfld_edge_calib.datasets.units import UNIT_FACES, TextUnit, unit_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, labelled_landmarks
-from pfld_edge_calib.files import replacing
+from pfld_edge_calib.files import TextLines, named_file, read_lines, replacing
 
 __all__ = [
     "ARCHIVES",
@@ -80,7 +80,7 @@ def wflw_units(path: Path, images: Path, size: int = UNIT_FACES) -> Iterator[Tex
         raise FaceSetError(f"{path}: no such WFLW list")
     read = partial(_read_lines, path=path, images=images)
     with path.open("rb") as file:
-        lines = CountedLines(path, file)
+        lines = TextLines(path, file)
         while True:
             start, line = lines.offset, lines.number + 1
             count = sum(1 for _ in islice(lines, size))
@@ -102,8 +102,8 @@ def _face(line: str, images: Path, where: str) -> Face:
     try:
         landmarks = np.array(columns[:196], np.float32).reshape(98, 2)
         rectangle = np.array(columns[196:200], np.float64)
-        flags = [int(value) for value in columns[200:206]]
-    except ValueError as error:
+        flags = [int(float(value)) for value in columns[200:206]]
+    except (ValueError, OverflowError) as error:
         raise FaceSetError(f"{where}: {error}") from error
     if not np.isfinite(landmarks).all():
         raise FaceSetError(f"{where}: a landmark is not a finite number")
@@ -111,7 +111,7 @@ def _face(line: str, images: Path, where: str) -> Face:
     landmarks, box = labelled_landmarks(landmarks, None, where)
     if (np.maximum(box[:2], rectangle[:2]) > np.minimum(box[2:], rectangle[2:])).any():
         raise FaceSetError(f"{where}: the rectangle and the landmarks don't overlap; do they belong to one photograph?")
-    return Face(images / columns[206], box, landmarks, attributes, group=columns[206])
+    return Face(named_file(images, columns[206]), box, landmarks, attributes, group=columns[206])
 
 
 def wflw_archives(path: Path) -> tuple[Path, Path] | None:
@@ -168,11 +168,11 @@ def unpack_wflw(
 
 def _photographs_listed(path: Path) -> list[str]:
     """Names of the photographs in a list, each once, in order; refuses a name that leads out of the folder."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    names = list(dict.fromkeys(line.split()[-1] for line in lines if line.strip()))
+    lines = (line.split() for line in read_lines(path))
+    names = list(dict.fromkeys(columns[-1].replace("\\", "/") for columns in lines if columns))
     for name in names:
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
+        if name.startswith("/") or ".." in parts or ":" in name:
             raise FaceSetError(f"{path}: {name!r} is no name of a photograph inside of WFLW_images")
     return names
 

@@ -15,9 +15,9 @@ def completion_command(ctx: click.Context, shell: str) -> None:
     r"""Print a script that lets SHELL complete what you type.
 
     \b
-    bash: echo 'eval "$(pfld-edge completion bash)"' >> ~/.bashrc
-    zsh:  echo 'eval "$(pfld-edge completion zsh)"' >> ~/.zshrc
-    fish: pfld-edge completion fish > ~/.config/fish/completions/pfld-edge.fish
+    bash: put `eval "$(pfld-edge completion bash)"` into ~/.bashrc
+    zsh:  put `eval "$(pfld-edge completion zsh)"` into ~/.zshrc
+    fish: `pfld-edge completion fish > ~/.config/fish/completions/pfld-edge.fish`
     """
     from click.shell_completion import get_completion_class
 

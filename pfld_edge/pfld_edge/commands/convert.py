@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.options import PATH, SHARE, check_suffix, output_option
+from pfld_edge.options import PATH, SHARE, check_suffix, output_option, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge_convert.int8_stage import LabelledCrops
@@ -47,8 +47,9 @@ _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
 @click.option("--images", type=PATH, help="Folder of the images of a calibration CSV or list.")
 @click.option(
     "--detector",
-    help="Finds the faces in photographs: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file.",
+    help="Finds faces in photographs: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file.",
 )
+@strict_option
 @click.option("--faces", type=click.IntRange(min=1), default=256, show_default=True, help="Most calibration faces.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of those faces.")
 @click.option("--jitter/--no-jitter", default=True, show_default=True, help="Move their boxes as detectors err.")
@@ -82,6 +83,7 @@ def convert_command(
     calibration: Path | None,
     images: Path | None,
     detector: str | None,
+    strict: bool,
     faces: int,
     seed: int,
     jitter: bool,
@@ -96,7 +98,8 @@ def convert_command(
 
     With --end-to-end each gets a twin that apps in any language run without cropping or normalizing anything.
     Every step is checked on faces; the tables say what it changed. Exits with status 1, and writes nothing, where
-    --max-drift can't be held or the INT8 file is slower than fp32.
+    --max-drift can't be held or the INT8 file is slower than fp32; with 2 where photographs of --calibration could not
+    be read, which are skipped and named.
     """
     given = {
         "format": formats,
@@ -119,8 +122,9 @@ def convert_command(
     file = checkpoint.with_suffix(".onnx") if output is None else output
     check_suffix(file, "output", ".onnx")
 
-    from pfld_edge.console import console, note, note_assumed, progress_bar
+    from pfld_edge.console import SkippedFiles, console, note, note_assumed, note_left_out, progress_bar
     from pfld_edge.model_tables import conversion_table, int8_lines, quantization_table
+    from pfld_edge_calib.calibration import is_photo_folder
     from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
     from pfld_edge_convert.errors import FellShortError
     from pfld_edge_convert.int8_stage import Int8Request
@@ -134,11 +138,14 @@ def convert_command(
     contract = checkpoint_contract(loaded)
     note_assumed(checkpoint.name, not loaded.contract)
     request: Int8Request | None = None
+    skip = SkippedFiles(strict=strict)
     if int8:
         float_model = None if detector is None else open_landmark_model(checkpoint)
         source = CalibrationSource(calibration, images, detector, float_model, faces, seed, jitter, cache)
+        if calibration is not None and is_photo_folder(calibration):
+            note_left_out(calibration)
         with progress_bar("photographs searched") as advance:
-            chosen = calibration_crops(source, contract, advance)
+            chosen = calibration_crops(source, contract, advance, skip)
         for warning in chosen.warnings:
             note(warning)
         if calibration is None:
@@ -167,6 +174,7 @@ def convert_command(
         console().print(quantization_table(report.int8.report, most=5))
         for line in int8_lines(report.int8):
             console().print(line, markup=False, soft_wrap=True)
+    skip.check()
 
 
 def judged_faces(data: Path, images: Path | None, contract: "Contract") -> "LabelledCrops":

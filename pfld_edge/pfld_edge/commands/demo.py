@@ -11,8 +11,7 @@ __all__ = ["demo_command"]
 @click.argument("models", nargs=-1, metavar="[MODEL]...", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--detector",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A YuNet file that finds the faces; without it the box is drawn by hand.",
+    help="Finds the faces: yunet (`pfld-edge detector`) or a YuNet ONNX file; without it the box is drawn by hand.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
@@ -28,7 +27,7 @@ __all__ = ["demo_command"]
 @click.option("--no-open", is_flag=True, help="Don't open a browser.")
 def demo_command(
     models: tuple[Path, ...],
-    detector: Path | None,
+    detector: str | None,
     host: str,
     port: int,
     export: Path | None,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import BOX, DRAW_LIST, PATH, Box, json_option, output_option
+from pfld_edge.options import BOX, DRAW_LIST, PATH, Box, json_option, output_option, strict_option
 
 __all__ = ["predict_command"]
 
@@ -31,7 +31,7 @@ __all__ = ["predict_command"]
     "--every", type=click.IntRange(1), default=15, show_default=True, help="Of a video: frames to the next search."
 )
 @click.option("--frames", type=click.IntRange(1), help="Of a video or camera: stop after so many.")
-@click.option("--strict", is_flag=True, help="Stop at a file that can't be read, instead of skipping it.")
+@strict_option
 @json_option("Also write the landmarks, one document or (.jsonl) a line a photograph or frame", ".jsonl")
 @click.option("--csv", "csv_path", type=PATH, help="Also write a table, a row a face.")
 @click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="0: onnxruntime's choice.")

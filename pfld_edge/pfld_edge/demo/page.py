@@ -14,7 +14,8 @@ from dataclasses import asdict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from pfld_edge.output import InputError, write_atomically
+from pfld_edge.output import InputError
+from pfld_edge_calib.files import write_atomically
 from pfld_edge_runtime.detection.catalogue import cache_folder
 
 __all__ = ["VERSION", "WEB_FILES", "PageHandler", "open_server", "web_runtime_files", "write_page_folder"]
@@ -27,7 +28,7 @@ WEB_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 
 def write_page_folder(
-    folder: Path, models: Sequence[Path], web_runtime: Path | None = None, detector: Path | None = None
+    folder: Path, models: Sequence[Path], web_runtime: Path | None = None, detector: str | Path | None = None
 ) -> None:
     """Write everything that the page loads, so that any web server can host it.
 
@@ -35,7 +36,7 @@ def write_page_folder(
         folder: Where to; files of these names are replaced.
         models: Plain ONNX files with a contract; each becomes an end-to-end graph.
         web_runtime: As for `web_runtime_files`.
-        detector: A YuNet file of free input size, which finds the faces; None to let people draw the box.
+        detector: ``yunet``, or a YuNet file of free input size, which finds the faces; None to let people draw the box.
 
     Raises:
         InputError: A model has no contract, the detector is another network, or onnxruntime-web can't be had.
@@ -72,14 +73,15 @@ def write_page_folder(
         write_atomically(folder / name, data)
 
 
-def _checked_detector(path: Path) -> bytes:
+def _checked_detector(name: str | Path) -> bytes:
     """Read a detector's file if the page can use it."""
-    from pfld_edge_runtime.detection import YuNet
+    from pfld_edge_runtime.detection import DETECTOR_FILES, YuNet, open_detector
     from pfld_edge_runtime.session import open_session
 
-    session = open_session(path)
-    if not YuNet.reads(session) or any(isinstance(side, int) for side in session.get_inputs()[0].shape[2:]):
-        raise InputError(f"{path}: the page needs a YuNet file of free input size (pfld-edge detector download yunet)")
+    usable = isinstance(open_detector(name), YuNet)
+    path = DETECTOR_FILES[str(name)].path() if name in DETECTOR_FILES else Path(name)
+    if not usable or any(isinstance(side, int) for side in open_session(path).get_inputs()[0].shape[2:]):
+        raise InputError(f"{name}: the page needs a YuNet file of free input size (pfld-edge detector download yunet)")
     return path.read_bytes()
 
 

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pfld_edge.output import write_atomically
 from pfld_edge_calib.evaluation import ModelResult, Robustness, Verification
+from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.benchmark.record import BenchReport, Timing
 from pfld_edge_convert.benchmark.timing import Verdict
 from pfld_edge_convert.quantization.report import QuantizationReport
