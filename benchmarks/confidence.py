@@ -26,8 +26,8 @@ from pfld_edge_calib import (
     WFLW_ATTRIBUTES,
     Face,
     as_detected,
-    labelled_faces,
     nme_per_face,
+    open_faces,
     read_photo,
     read_points_csv,
 )
@@ -96,7 +96,7 @@ def main(model: Path | None, seed: int) -> None:
     trial, curve = fitted(everything[first]), fitted(everything)
     click.echo(f"curve: middle={curve.middle:.4f}, steepness={curve.steepness:.2f} ({len(everything.nme)} cases)")
     click.echo(f"fitted on half of the people: middle={trial.middle:.4f}, steepness={trial.steepness:.2f}")
-    wflw = labelled_faces(shared / "data/WFLW")
+    wflw = open_faces(shared / "data/WFLW").load()
     tight = seen(landmarker, cases(wflw))
     detected = seen(landmarker, cases(as_detected(wflw, seed)))
     parts = {**faces, "no face": nothing, "WFLW, tight boxes": tight, "WFLW, boxes as detected": detected}

@@ -19,7 +19,7 @@ import openvino
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
-from pfld_edge_calib import cut_faces, labelled_faces
+from pfld_edge_calib import cut_faces, open_faces
 from pfld_edge_convert.formats import FORMATS
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
@@ -40,7 +40,7 @@ def main(output: Path, data: Path, faces: int) -> None:
     """Compare the formats of OUTPUT, the float file beside which they were written."""
     files = {name: output.with_suffix(kind.suffix) for name, kind in FORMATS.items()}
     reference = LandmarkModel.open(files["qoperator"])
-    batches = cut_faces(labelled_faces(data)[:faces], reference.contract)
+    batches = cut_faces(open_faces(data).load()[:faces], reference.contract)
     crops = np.concatenate([batch.crops for batch in batches])
     expected = reference.predict(crops).reshape(len(crops), -1)
     click.echo(f"{output.stem}, {len(crops)} faces of {data.name}; deviations in eye distances")

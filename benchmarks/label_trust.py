@@ -80,7 +80,7 @@ def figures(found: Consensus, faces: Sequence[Face]) -> list[str]:
     ]
 
 
-def rows(teachers: Sequence[Teacher], sources: dict[str, tuple[list[Face], list[Array]]]) -> Iterator[list[str]]:
+def rows(teachers: Sequence[LandmarkModel], sources: dict[str, tuple[list[Face], list[Array]]]) -> Iterator[list[str]]:
     """All rows, the last teacher alone among them."""
     for (boxes, (faces, places)), (flip, crops, passes) in product(sources.items(), SETTINGS):
         for chosen in (teachers, teachers[-1:]) if (flip, crops, passes) == (True, 2, 2) else (teachers,):
@@ -96,8 +96,7 @@ def main(teachers: tuple[Path, ...]) -> None:
     """Print the table of docs/labelling.md."""
     shared = shared_folder()
     paths = teachers or sorted((shared / "models/reference").glob("*.onnx"))
-    networks = [open_network(path) for path in paths]
-    opened = [Teacher(network.name, network.predict, network.contract) for network in networks]
+    opened = [open_landmark_model(path) for path in paths]
     faces = list(read_wflw(shared / "data/WFLW"))
     sources = {
         "true": (faces, [face.bbox_xyxy for face in faces]),

@@ -22,9 +22,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from harness import print_table, shared_folder
 from pfld_edge.commands.convert import judged_faces
 from pfld_edge_calib import nme_per_face
+from pfld_edge_calib.evaluation import paired_drift
 from pfld_edge_convert.calibration import CalibrationSet, CalibrationSource, calibration_crops, sample_crops
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.int8_stage import LabelledCrops, nme_drift
+from pfld_edge_convert.int8_stage import LabelledCrops
 from pfld_edge_convert.model_file import checkpoint_contract
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
@@ -179,12 +180,14 @@ def report(
     table = [["fp32, converted", "", "", "", kilobytes(model), f"{times['reference'] / times['fp32']:.2f}"]]
     for row in rows:
         found = landmarks(row.model, row.contract)
-        drift = nme_drift(base, nme(found), judged.large_pose)
+        now = nme(found)
+        every = paired_drift(now, base, judged.photographs)
+        large_pose = now[judged.large_pose].mean() / base[judged.large_pose].mean() - 1
         deviation = deviation_per_face(found, expected, points).mean()
         speed = f"{times['reference'] / times[row.name]:.2f}"
-        drifts = [f"{drift.all:+.2%}", f"{drift.large_pose:+.2%}"]
+        drifts = [f"{every.value:+.2%} ({every.low:+.2%} to {every.high:+.2%})", f"{large_pose:+.2%}"]
         table.append([row.name, *drifts, f"{deviation:.4f}", kilobytes(row.model), speed])
-    head = ["", "NME drift", "large pose", "mean deviation", "kB", "times as fast as the reference"]
+    head = ["", "NME drift (95 % interval)", "large pose", "mean deviation", "kB", "times as fast as the reference"]
     print_table(head, table)
 
 

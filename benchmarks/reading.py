@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import model_option, shared_folder
-from pfld_edge_calib import labelled_faces, predict_landmarks, read_photo, true_landmarks
+from pfld_edge_calib import open_faces, predict_landmarks, read_photo, true_landmarks
 from pfld_edge_runtime import FaceLandmarker, default_camera, eye_openness, head_pose, mouth_openness
 from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 
@@ -28,7 +28,7 @@ STARTS = {"EPnP": cv2.SOLVEPNP_EPNP, "SQPnP": cv2.SOLVEPNP_SQPNP}
 @model_option
 def main(model: Path | None) -> None:
     """Print the figures of docs/reading-landmarks.md."""
-    faces = labelled_faces(shared_folder() / "data/WFLW")
+    faces = open_faces(shared_folder() / "data/WFLW").load()
     landmarker = FaceLandmarker(model)
     truth = true_landmarks(faces, landmarker.contract).astype(np.float64)
     found = predict_landmarks(landmarker.model, faces).astype(np.float64)

@@ -180,7 +180,7 @@ def _stressed(crop: NDArray[np.generic], rng: np.random.Generator, level: float)
         levels = cv2.GaussianBlur(levels, (0, 0), 0.1 + level).astype(np.float32)
     if rng.random() < 0.5:
         levels = levels + rng.normal(0, 8 * level, levels.shape).astype(np.float32)
-    return np.clip(levels, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(levels, 0, 255), np.uint8)
 
 
 class Network:
@@ -210,7 +210,7 @@ class Network:
         batch: NDArray[Any] = images[..., ::-1] if color_order == "rgb" else images
         if normalization != "uint8":
             mean, scale = mean_and_scale(normalization, color_order)
-            batch = (batch - np.float32(mean)) / np.float32(scale)
+            batch = (batch - np.array(mean, np.float32)) / np.array(scale, np.float32)
         batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if layout == "NCHW" else batch)
         parts = np.split(batch, len(batch)) if self._single else [batch]
         try:
@@ -251,7 +251,7 @@ def _fractions(output: Float, order: str, space: str, size: int) -> Float:
         points = output.reshape(len(output), 2, -1).transpose(0, 2, 1)
     else:
         points = output.reshape(len(output), -1, 3 if order == "x0 y0 z0" else 2)[..., :2]
-    return {"0..1": points, "-1..1": (points + 1) / 2, "pixels": points / size}[space]
+    return np.asarray({"0..1": points, "-1..1": (points + 1) / 2, "pixels": points / size}[space])
 
 
 def readings(network: Network, outputs: Sequence[Float], known: set[int]) -> Iterator[Hypothesis]:
@@ -326,4 +326,4 @@ def _anchor_error(subjects: Sequence[Subject], points: Float, units: Float) -> F
     """Distance ``(F, K)`` from each anchor to the point that is nearest to it over all faces, the same in each face."""
     distances = np.linalg.norm(points[:, :, :, None] - anchor_points(subjects)[:, None, None], axis=4)
     nearest = (distances / units[:, :, None, None]).mean(axis=(0, 1)).argmin(axis=0)
-    return distances[:, :, nearest, np.arange(len(nearest))].mean(axis=2) / units
+    return np.asarray(distances[:, :, nearest, np.arange(len(nearest))].mean(axis=2) / units)

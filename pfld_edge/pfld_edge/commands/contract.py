@@ -57,7 +57,7 @@ def contract_command(
     --find tries colour order, normalization, layout, crop, output and the order of the points, and says of each whether
     it is sure. Two bundled portraits decide less than some dozens of faces of your own (--data).
     """
-    from pfld_edge_calib import labelled_faces
+    from pfld_edge_calib import open_faces
     from pfld_edge_runtime import ModelFileError
 
     if find and (settings or source is not None):
@@ -73,7 +73,7 @@ def contract_command(
     if find:
         from pfld_edge_convert.contract_search import search_contract
 
-        faces = None if data is None else labelled_faces(data, split, images)
+        faces = None if data is None else open_faces(data, split, images).load()
         found = search_contract(model, faces, input_size)
         _print_search(model, found, json_target)
         contract = found.contract
@@ -81,7 +81,7 @@ def contract_command(
         contract = _written(model, settings, source) if settings or source else _carried(model)
         _print_contract(contract, json_target)
     if output is not None:
-        from pfld_edge.output import write_atomically
+        from pfld_edge_calib.files import write_atomically
 
         if contract is None:
             raise click.UsageError(f"there is no contract to write to {output}")
