@@ -16,19 +16,6 @@ from pfld_edge_calib.face import Face
 from pfld_edge_calib.photo import listed_paths, photos_in, photos_listed, readable_photo
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, Detector, tight_box
 
-__all__ = [
-    "PORTRAITS",
-    "as_detected",
-    "brightness_features",
-    "calibration_candidates",
-    "calibration_warnings",
-    "is_photo_folder",
-    "jittered",
-    "portraits",
-    "pose_features",
-    "stratified_sample",
-]
-
 Array = NDArray[np.float64]
 
 PORTRAITS = Path(__file__).parent / "portraits"

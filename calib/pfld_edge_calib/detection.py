@@ -14,8 +14,6 @@ from pfld_edge_calib.photo import read_photo, readable_photo
 from pfld_edge_runtime import Contract, Detector, LandmarkModel, tight_box
 from pfld_edge_runtime.detection import find_boxes
 
-__all__ = ["SAME_FACE", "as_detected_by", "detected_faces", "matched", "refined"]
-
 Boxes = NDArray[np.float64]
 
 SAME_FACE = 0.3

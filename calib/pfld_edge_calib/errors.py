@@ -2,8 +2,6 @@
 
 from pfld_edge_runtime import PfldEdgeError
 
-__all__ = ["FaceSetError", "LabellingError"]
-
 
 class FaceSetError(PfldEdgeError, ValueError):
     """A dataset can't be read: a file or folder is missing, or a line doesn't follow the format."""

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_runtime import tight_box
 
-__all__ = ["Face", "labelled_landmarks"]
-
 
 @dataclass(frozen=True, slots=True)
 class Face:

@@ -11,8 +11,6 @@ from typing import BinaryIO
 
 from pfld_edge_calib.errors import FaceSetError
 
-__all__ = ["TextLines", "named_file", "read_lines", "replacing", "sha256_of", "write_atomically"]
-
 _UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 

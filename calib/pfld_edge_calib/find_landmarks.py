@@ -27,17 +27,6 @@ from pfld_edge_runtime import (
     crop_windows,
 )
 
-__all__ = [
-    "BoxedPhoto",
-    "FaceCrops",
-    "cut_faces",
-    "find_landmarks",
-    "predict_landmarks",
-    "run_models",
-    "shared_scheme",
-    "true_landmarks",
-]
-
 _BATCH = 64
 
 

@@ -18,17 +18,6 @@ from typing import Any, Protocol, TypeVar
 from pfld_edge_calib.errors import FaceSetError, LabellingError
 from pfld_edge_calib.files import write_atomically
 
-__all__ = [
-    "ResultsFolder",
-    "Runner",
-    "UnitWork",
-    "check_same_run",
-    "ordered_results",
-    "run_locally",
-    "unit_results",
-    "usable_cores",
-]
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

@@ -15,18 +15,6 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.files import named_file, read_lines
 
-__all__ = [
-    "PHOTO_SUFFIXES",
-    "decode_photo",
-    "face_photo",
-    "listed_paths",
-    "other_files",
-    "photos_in",
-    "photos_listed",
-    "read_photo",
-    "readable_photo",
-]
-
 _USUAL = frozenset({".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 PHOTO_SUFFIXES = _USUAL | {".dib", ".hif", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm"}
 """Of the formats that `decode_photo` reads."""

@@ -11,8 +11,6 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.parallel import Runner, UnitWork
 from pfld_edge_runtime import MissingPackageError, PfldEdgeError
 
-__all__ = ["run_on_ray"]
-
 _MOST_BLOCKS = 1000
 """Ray has a cost for each block: a task is a block, or many tasks share one."""
 

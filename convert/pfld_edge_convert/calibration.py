@@ -29,16 +29,6 @@ from pfld_edge_calib import (
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector, prepare_input
 from pfld_edge_runtime.detection.catalogue import cache_folder
 
-__all__ = [
-    "CalibrationSet",
-    "CalibrationSource",
-    "calibration_crops",
-    "crop_cache_folder",
-    "sample_crops",
-    "sample_inputs",
-    "vary_crops",
-]
-
 Crops = NDArray[np.uint8]
 
 _OVERSAMPLE = 3

@@ -12,8 +12,6 @@ from pfld_edge_convert.passes.graph_index import graph_inputs
 from pfld_edge_convert.quantized_models import LayerWeights, float_equivalent, layer_weights
 from pfld_edge_runtime import Contract
 
-__all__ = ["Comparison", "Difference", "GraphEdit", "WeightDifference", "compare"]
-
 
 @dataclass(frozen=True, slots=True)
 class Difference:

@@ -19,8 +19,6 @@ from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, ModelCont
 from pfld_edge_runtime.landmark_model import check_signature
 from pfld_edge_runtime.session import open_session
 
-__all__ = ["FIELDS", "carried_contract", "changed_contract", "new_contract", "write_contract"]
-
 _SCHEMES = {scheme.name: scheme for scheme in (WFLW_98, IBUG_68, FIVE_POINTS)}
 _NUMBERS = ("mean", "scale")
 _KEPT = ("fingerprint", "confidence_curve", "format_version", "crop", "output_space")

@@ -32,8 +32,6 @@ from pfld_edge_convert.contract_trial import (
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import Contract, CropRule, LandmarkScheme
 
-__all__ = ["ContractSearch", "Finding", "RankedHypothesis", "search_contract"]
-
 _TWIN = "127.5/128"
 """A normalization that differs from ``-1..1`` by 0.4 %, which no measurement resolves: ranked, but never the answer."""
 _MARGINS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)

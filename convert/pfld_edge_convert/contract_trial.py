@@ -22,21 +22,6 @@ from pfld_edge_runtime import IBUG_68, WFLW_98, landmarks_68
 from pfld_edge_runtime.detection import YuNet
 from pfld_edge_runtime.session import open_session
 
-__all__ = [
-    "NORMALIZATIONS",
-    "SCHEMES",
-    "Crops",
-    "Hypothesis",
-    "Network",
-    "Score",
-    "Subject",
-    "anchor_points",
-    "cut_crops",
-    "mean_and_scale",
-    "readings",
-    "score",
-]
-
 Float = NDArray[np.float64]
 Triple = tuple[float, float, float]
 

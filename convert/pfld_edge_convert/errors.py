@@ -2,8 +2,6 @@
 
 from pfld_edge_runtime.errors import PfldEdgeError
 
-__all__ = ["BenchmarkError", "CalibrationError", "ConvertError", "FellShortError", "ImportOnnxError"]
-
 
 class BenchmarkError(PfldEdgeError, ValueError):
     """A model can't be timed as asked."""

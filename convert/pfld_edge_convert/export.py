@@ -13,8 +13,6 @@ from torch import nn
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.passes.canonical_form import BATCH, IR_VERSION, OPSET
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "export_onnx"]
-
 INPUT_NAME = "image"
 OUTPUT_NAME = "landmarks"
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import ConvertError
 
-__all__ = ["open_model", "optimized_graph", "run_model"]
-
 _ONLY_FATAL = 4
 
 

@@ -16,8 +16,6 @@ from pfld_edge_convert.passes.canonical_form import with_image_size
 from pfld_edge_convert.quantization.report import QuantizationReport, fusion_coverage, read_report
 from pfld_edge_runtime import Contract, ModelFileError
 
-__all__ = ["FusedPattern", "Fusion", "Inspection", "fusion_of", "inspect_file", "signature"]
-
 _SIDE = 320
 """Height and width that costs are counted at where the file leaves them free."""
 

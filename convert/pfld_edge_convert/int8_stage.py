@@ -24,8 +24,6 @@ from pfld_edge_convert.quantization.report import (
 from pfld_edge_convert.quantization.settings import QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
 
-__all__ = ["Int8Outcome", "Int8Request", "LabelledCrops", "Progress", "make_int8"]
-
 Crops = NDArray[np.uint8]
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import onnxruntime
     from torch import nn
 
-__all__ = ["EndToEndModel", "largest_answer_difference", "open_landmark_model"]
-
 _TORCH_BATCH = 64
 
 

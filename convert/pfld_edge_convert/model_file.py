@@ -25,23 +25,6 @@ from pfld_edge_runtime import (
 if TYPE_CHECKING:
     from pfld_edge_train.checkpoint import Checkpoint
 
-__all__ = [
-    "FINGERPRINT_SEED",
-    "FLOAT_TOLERANCE",
-    "INT8_TOLERANCE",
-    "attach_contract",
-    "checkpoint_contract",
-    "contract_path",
-    "load_onnx",
-    "model_files",
-    "onnx_bytes",
-    "read_contract",
-    "take_fingerprint",
-    "with_contract_file",
-    "write_files",
-    "write_model",
-]
-
 FINGERPRINT_SEED = 1
 """Of the image of every fingerprint."""
 

@@ -8,8 +8,6 @@ import onnx
 from pfld_edge_convert.passes.graph_index import Dims, GraphIndex, attribute
 from pfld_edge_convert.quantized_models import float_equivalent
 
-__all__ = ["LayerStats", "ModelStats", "model_stats"]
-
 _COUNTED = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})
 
 

@@ -35,8 +35,6 @@ from pfld_edge_convert.passes import PassResult, default_passes, run_passes
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
 
-__all__ = ["ConversionReport", "ConvertedFile", "convert", "int8_path"]
-
 _LARGEST_DIFFERENCE = 1e-4
 """Of the float file to torch, in fractions of the crop: a hundredth of a pixel at 112."""
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.graph_index import GraphIndex, attribute
 
-__all__ = ["LayerWeights", "float_equivalent", "layer_weights"]
-
 Float = NDArray[np.float64]
 
 # How each quantized operator of onnxruntime and of QOperator files reads as a float one: its name, and which of its

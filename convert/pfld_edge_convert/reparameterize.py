@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from pfld_edge_train.blocks import MobileOneBlock
 
-__all__ = ["reparameterize", "training_form"]
-
 Part = TypeVar("Part", bound=nn.Module)
 
 

@@ -8,8 +8,6 @@ from pfld_edge.console import new_table
 from pfld_edge_convert.benchmark.record import BenchReport, ModelRecord, Timing
 from pfld_edge_convert.benchmark.timing import Estimate, Verdict
 
-__all__ = ["bench_tables", "figure", "noise_lines"]
-
 _OPERATORS = 5
 
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 import click
 
-__all__ = ["COMMANDS", "LazyGroup", "cli", "main", "run"]
-
 COMMANDS: dict[str, str] = {
     "prepare": "Cut a data set's faces into shards to train on.",
     "label": "Label faces with several landmark networks, to train on.",

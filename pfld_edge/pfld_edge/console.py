@@ -17,17 +17,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-__all__ = [
-    "SkippedFiles",
-    "console",
-    "new_table",
-    "note",
-    "note_assumed",
-    "note_left_out",
-    "note_skipped",
-    "progress_bar",
-]
-
 _NAMED = 20
 """Files that can't be read, or are left out, that are named; the others are counted."""
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime import Faces, LandmarkScheme, default_camera
 
-__all__ = ["OPEN_REGIONS", "SHIFT", "draw_faces", "draw_landmarks", "regions", "subpixels"]
-
 OPEN_REGIONS = frozenset({"contour", "nose_bridge", "nose_base"})
 """Regions that are one line; all others of the scheme (eyes, brows, lips) are closed."""
 

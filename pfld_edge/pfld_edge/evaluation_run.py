@@ -35,8 +35,6 @@ from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import LandmarkModel
 
-__all__ = ["FacesOfRecord", "LargeRun", "verify_large", "write_results"]
-
 _LARGE_LIST = 4_000_000
 """Bytes of a list from which on its faces, some 2,000, are worth the seconds that further processes take to start."""
 

@@ -19,8 +19,6 @@ from pfld_edge_calib.evaluation import (
 )
 from pfld_edge_calib.evaluation.metrics import Accuracy
 
-__all__ = ["print_evaluation", "print_verification", "robustness_table"]
-
 _ACCURACY = "Accuracy (NME by outer eye corners, by pupils, by the diagonal of the landmarks' box)"
 
 _WORDS = {

@@ -28,8 +28,6 @@ from pfld_edge_runtime import Contract, Detector, open_detector
 from pfld_edge_runtime.detection import find_boxes
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
-__all__ = ["LabellingPlan", "label_plan", "open_labeller"]
-
 _SAME_FACE = 0.35
 """Intersection over union above which boxes of two detectors show one face."""
 

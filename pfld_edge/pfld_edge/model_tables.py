@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     from pfld_edge_convert.pipeline import ConversionReport, ConvertedFile
     from pfld_edge_convert.quantization.mixed_precision import FaceDrift
 
-__all__ = [
-    "comparison_lines",
-    "comparison_record",
-    "comparison_tables",
-    "contract_table",
-    "conversion_table",
-    "cost_line",
-    "inspection_record",
-    "int8_lines",
-    "layer_table",
-    "quantization_table",
-]
-
 _FORMAT = "pfld-edge-inspect-1"
 _WIDE = 110
 """Columns of a terminal that shows how each layer runs, and figures in full."""

@@ -10,27 +10,6 @@ from click.types import FuncParamType
 if TYPE_CHECKING:
     from pfld_edge_calib.parallel import Runner
 
-__all__ = [
-    "AXIS_SIZE",
-    "BOX",
-    "DRAWABLE",
-    "DRAW_LIST",
-    "NUMBER_LIST",
-    "PATH",
-    "SHARE",
-    "Box",
-    "check_suffix",
-    "data_option",
-    "json_option",
-    "output_option",
-    "ray_option",
-    "resume_option",
-    "runner",
-    "strict_option",
-    "threads_option",
-    "workers_option",
-]
-
 T = TypeVar("T")
 Command = Callable[..., Any]
 Box = tuple[float, float, float, float]

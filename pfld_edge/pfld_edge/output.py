@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_runtime import PfldEdgeError
 
-__all__ = ["InputError", "OutputError", "write_json", "write_picture"]
-
 
 class InputError(PfldEdgeError, ValueError):
     """What should be read can't be."""

@@ -26,8 +26,6 @@ from pfld_edge_runtime import (
     read_faces,
 )
 
-__all__ = ["FaceSearch", "Photograph", "Prediction", "sorted_inputs"]
-
 Image = NDArray[np.uint8]
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})

@@ -12,8 +12,6 @@ import click
 
 from pfld_edge_runtime import Faces, LandmarkScheme
 
-__all__ = ["FrameFaces", "RecordFile"]
-
 _WFLW_POINTS = 98
 _POSE = ("yaw", "pitch", "roll")
 _ABOUT = ("source", "frame", "seconds", "id", "x0", "y0", "x1", "y1", "score", "confidence", *_POSE)

@@ -10,8 +10,6 @@ from pfld_edge.console import console
 from pfld_edge_train.callbacks import Callback, RunPlan, TextProgress, result_line
 from pfld_edge_train.run_log import EpochResult
 
-__all__ = ["training_progress"]
-
 _ESTIMATE_SECONDS = 600.0
 """The time left is judged by the speed of the last ten minutes, pauses for validation included."""
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from pfld_edge.output import InputError, OutputError
 
-__all__ = ["VIDEO_SUFFIXES", "VideoSink", "VideoSource"]
-
 Image = NDArray[np.uint8]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"})

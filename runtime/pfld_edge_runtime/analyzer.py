@@ -5,16 +5,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.contract import ConfidenceCurve
 from pfld_edge_runtime.crop import check_boxes, check_image
 from pfld_edge_runtime.detection import Detector, find_boxes, open_detector
 from pfld_edge_runtime.errors import DetectorError
 from pfld_edge_runtime.faces import Faces
-from pfld_edge_runtime.geometry.confidence import ConfidenceCurve, landmark_confidence, predict_with_mirror
+from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_with_mirror
 from pfld_edge_runtime.geometry.landmarks import tight_box
 from pfld_edge_runtime.landmark_model import LandmarkModel
 from pfld_edge_runtime.landmarker import FaceLandmarker
-
-__all__ = ["FaceAnalyzer", "read_faces"]
 
 
 class FaceAnalyzer:

@@ -11,16 +11,6 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.errors import ModelContractError
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 
-__all__ = [
-    "CONTRACT_KEY",
-    "FORMAT_VERSION",
-    "ConfidenceCurve",
-    "Contract",
-    "CropRule",
-    "Fingerprint",
-    "fingerprint_image",
-]
-
 CONTRACT_KEY = "pfld_edge.contract"
 """Key of the contract's JSON in an ONNX file's ``metadata_props``."""
 

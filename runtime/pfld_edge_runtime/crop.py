@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import BoxError, ImageError
 
-__all__ = ["CropWindows", "check_boxes", "check_image", "crop_faces", "crop_windows", "resize", "warp_affine"]
-
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 

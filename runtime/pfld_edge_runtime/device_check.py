@@ -17,17 +17,6 @@ from pfld_edge_runtime.contract import fingerprint_image
 from pfld_edge_runtime.errors import ModelContractError
 from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, LandmarkModel
 
-__all__ = [
-    "INT8_DOT_PRODUCTS",
-    "SelfTest",
-    "cpu_features",
-    "environment",
-    "installed_wheels",
-    "missing_provider_advice",
-    "self_test",
-    "wheel_clash",
-]
-
 INT8_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm"})
 """Features that multiply and add 8-bit integers in one instruction; without one, INT8 gains less over fp32."""
 

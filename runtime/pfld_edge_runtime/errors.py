@@ -1,21 +1,5 @@
 """The errors of this package: each one is a `PfldEdgeError` and the builtin exception that fits it."""
 
-__all__ = [
-    "BoxError",
-    "DetectorError",
-    "DeviceError",
-    "DownloadError",
-    "ImageError",
-    "LandmarkError",
-    "MissingPackageError",
-    "ModelContractError",
-    "ModelFileError",
-    "PfldEdgeError",
-    "SmoothingError",
-    "TimestampError",
-    "TrackerError",
-]
-
 
 class PfldEdgeError(Exception):
     """Base of every error that pfld-edge raises on purpose; its message is one line that a user can act on."""

@@ -16,8 +16,6 @@ from pfld_edge_runtime.geometry.openness import eye_openness, mouth_openness
 from pfld_edge_runtime.geometry.pose import HeadPose, head_pose
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 
-__all__ = ["Faces"]
-
 Float = NDArray[np.float32]
 
 

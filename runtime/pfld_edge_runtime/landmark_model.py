@@ -17,8 +17,6 @@ from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileEr
 from pfld_edge_runtime.litert import is_litert, litert_contract, litert_function
 from pfld_edge_runtime.session import open_session, running_device
 
-__all__ = ["BUNDLED_MODEL", "LandmarkModel", "check_signature", "prepare_input", "session_contract"]
-
 BUNDLED_MODEL = Path(__file__).parent / "models" / "pfld-edge-s.int8.onnx"
 """The INT8 network that comes with the package."""
 

@@ -9,8 +9,6 @@ from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.errors import ModelFileError
 from pfld_edge_runtime.landmark_model import LandmarkModel
 
-__all__ = ["FaceLandmarker"]
-
 
 class FaceLandmarker:
     """Finds the landmarks of faces whose boxes are known: crops them, runs a `LandmarkModel`, maps its output back.

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
 from pfld_edge_runtime.errors import DeviceError, MissingPackageError, ModelContractError, ModelFileError
 
-__all__ = ["is_litert", "litert_contract", "litert_function"]
-
 _INTERPRETERS = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 _IDENTIFIER = b"TFL3"
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["FIVE_POINTS", "IBUG_68", "WFLW_98", "LandmarkScheme"]
-
 
 @dataclass(frozen=True, slots=True)
 class LandmarkScheme:

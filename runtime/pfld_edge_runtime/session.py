@@ -10,8 +10,6 @@ import onnxruntime
 
 from pfld_edge_runtime.errors import DeviceError, ModelFileError
 
-__all__ = ["DEVICES", "DeviceWarning", "device_chain", "open_session", "provider_options", "running_device"]
-
 DEVICES: dict[str, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",

@@ -17,8 +17,6 @@ from pfld_edge_train.config import HARD_VIEW, AugmentConfig
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache
 
-__all__ = ["Batch", "LazySequence", "epoch_order", "prefetched", "training_batches", "validation_batches"]
-
 Item = TypeVar("Item")
 
 _TRAINING, _VALIDATION = 1, 2

@@ -11,8 +11,6 @@ from pfld_edge_train.face_cache import FaceCache
 from pfld_edge_train.run_log import EpochResult
 from pfld_edge_train.run_state import RunState
 
-__all__ = ["Callback", "RunPlan", "TextProgress", "plan_of", "result_line"]
-
 _SECONDS = 30.0
 """Between two lines within an epoch."""
 

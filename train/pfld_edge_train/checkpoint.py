@@ -16,8 +16,6 @@ from pfld_edge_train.errors import CheckpointError, ModelConfigError
 from pfld_edge_train.infer_config import infer_config, names_a_network
 from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_model", "save_checkpoint"]
-
 _FAMILY = "pfld-edge-checkpoint-"
 FORMAT = f"{_FAMILY}1"
 

@@ -24,20 +24,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = [
-    "HARD_VIEW",
-    "AugmentConfig",
-    "DataConfig",
-    "FinetuneConfig",
-    "LandmarksConfig",
-    "LossConfig",
-    "OptimizerConfig",
-    "TrainConfig",
-    "landmark_scheme",
-    "load_config",
-    "tomllib",
-]
-
 _TABLE = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Text = Annotated[str, Strict()]

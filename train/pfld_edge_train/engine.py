@@ -23,16 +23,6 @@ from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.processes import Processes
 from pfld_edge_train.run_state import REMEDY, RunState, save_run
 
-__all__ = [
-    "FigureReader",
-    "ValidationErrors",
-    "learning_rate_at",
-    "mean_error",
-    "train_epoch",
-    "train_step",
-    "validate",
-]
-
 _GPU_WORKERS = 4
 """Threads that prepare batches for a GPU; for training on the CPU one is enough."""
 _LAG = 4

@@ -2,15 +2,6 @@
 
 from pfld_edge_runtime import PfldEdgeError
 
-__all__ = [
-    "CheckpointError",
-    "ModelConfigError",
-    "OtherProcessError",
-    "TrainConfigError",
-    "TrainingDivergedError",
-    "TrainingInterruptedError",
-]
-
 
 class TrainConfigError(PfldEdgeError, ValueError):
     """The training configuration is damaged, or asks for something impossible."""

@@ -12,8 +12,6 @@ from pfld_edge_runtime import Contract
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.face_sources import Crops, join_faces, read_source
 
-__all__ = ["LARGE_POSE_SHARE", "MOST_REPEATS", "FaceCache", "balanced_repeats", "open_cache", "split_groups"]
-
 LARGE_POSE_SHARE = 0.48
 """Distance of the outer eye corners as a share of the landmarks' box, below which a face counts as in large pose.
 

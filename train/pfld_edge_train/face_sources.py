@@ -29,8 +29,6 @@ from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule
 from pfld_edge_train.config import DataConfig
 from pfld_edge_train.errors import TrainConfigError
 
-__all__ = ["Crops", "JoinedCrops", "ShardCrops", "SourceFaces", "join_faces", "read_source", "wide_contract"]
-
 
 class Crops(Protocol):
     """``(N, S, S, 3)`` uint8 BGR faces: an array, or an object that reads them when they are asked for."""

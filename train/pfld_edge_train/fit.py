@@ -20,8 +20,6 @@ from pfld_edge_train.processes import Processes
 from pfld_edge_train.run_log import EpochResult, RunLog, open_tensorboard
 from pfld_edge_train.run_state import REMEDY, RunState, new_run, resumed_run, save_average, save_run
 
-__all__ = ["AVERAGE", "BEST", "LAST", "fit", "train", "use_threads"]
-
 LAST, BEST, AVERAGE = "last.pth", "best.pth", "ema.pth"
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 from pfld_edge_train.errors import CheckpointError
 from pfld_edge_train.models import ModelConfig, build_model
 
-__all__ = ["infer_config", "names_a_network", "width_candidates"]
-
 _Shapes = Mapping[str, Tensor]
 
 _STEMS = {"pfld-edge-s": 16, "pfld-edge-m": 32}

@@ -15,8 +15,6 @@ from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.learner import LAST_LAYER
 from pfld_edge_train.models import ModelConfig
 
-__all__ = ["PointMap", "map_points", "start_from"]
-
 _MAPPINGS = {IBUG_68: landmarks_68, FIVE_POINTS: five_points}
 """The runtime's maps from WFLW's 98 points; each new point is a weighted mean of old ones."""
 _UNNAMED = re.compile(r"point_\d+")

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-__all__ = ["CheckpointClock", "Interruption", "listening_for_signals"]
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what schedulers of clusters and ``docker stop`` send before they kill."""
 

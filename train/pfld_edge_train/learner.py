@@ -13,18 +13,6 @@ from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.models import AuxiliaryNet, LandmarkNet, WithAuxiliary
 from pfld_edge_train.processes import Processes
 
-__all__ = [
-    "BACKBONE",
-    "LAST_LAYER",
-    "Learner",
-    "freeze_layers",
-    "layer_factors",
-    "make_learner",
-    "parameter_groups",
-    "training_mode",
-    "update_ema",
-]
-
 LAST_LAYER = "fc"
 """The output layer of every network."""
 BACKBONE = "backbone"

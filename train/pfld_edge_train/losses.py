@@ -22,22 +22,6 @@ from pfld_edge_train.config import LossConfig
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.pose import POSE_SCHEME, head_angles
 
-__all__ = [
-    "LandmarkLoss",
-    "adaptive_wing_loss",
-    "attribute_factors",
-    "attribute_frequencies",
-    "attribute_weights",
-    "l1_loss",
-    "l2_loss",
-    "point_loss",
-    "pose_deviation",
-    "pose_weights",
-    "smooth_l1_loss",
-    "soft_wing_loss",
-    "wing_loss",
-]
-
 _RAREST = 0.01
 """Least frequency of an attribute in its weight: one mislabelled face must not outweigh a batch."""
 _FRONTAL = 0.48

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
 
-__all__ = ["FOCAL_LENGTH", "POSE_SCHEME", "head_angles"]
-
 POSE_SCHEME = "wflw-98"
 """The only landmark scheme with 3-D points."""
 

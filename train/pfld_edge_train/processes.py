@@ -15,8 +15,6 @@ from pfld_edge_runtime import PfldEdgeError
 from pfld_edge_train.blocks.synchronized import synchronize_batch_norm
 from pfld_edge_train.errors import OtherProcessError, TrainConfigError
 
-__all__ = ["Processes", "joined_processes"]
-
 Made = TypeVar("Made")
 
 _PATIENCE = timedelta(hours=12)

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EpochResult", "RunLog", "draw_curves", "open_tensorboard"]
-
 _COLUMNS = {
     "epoch": "{:d}",
     "loss": "{:.5f}",

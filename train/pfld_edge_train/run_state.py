@@ -17,8 +17,6 @@ from pfld_edge_train.learner import Learner, freeze_layers, make_learner
 from pfld_edge_train.models import ModelConfig, build_model
 from pfld_edge_train.processes import Processes
 
-__all__ = ["REMEDY", "RunState", "difference", "new_run", "resumed_run", "save_average", "save_run"]
-
 REMEDY = "lower learning_rate or clip_norm; --resume goes on from the last checkpoint, which is whole"
 """Advice after a run diverged."""
 _HARMLESS = frozenset({"device", "compile", "checkpoint_steps", "checkpoint_minutes", "tensorboard", "trained_on"})

@@ -11,8 +11,6 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, labelled_landmarks
 from pfld_edge_calib.files import named_file
 
-__all__ = ["read_coco"]
-
 _LIMIT = 1e9
 """Pixels beyond which a coordinate is damage."""
 

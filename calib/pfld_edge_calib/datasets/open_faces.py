@@ -17,8 +17,6 @@ from pfld_edge_calib.face import Face
 from pfld_edge_calib.files import sha256_of
 from pfld_edge_calib.photo import PHOTO_SUFFIXES
 
-__all__ = ["FaceSet", "is_sharded", "open_faces"]
-
 _SHARDS: dict[str, Callable[[Path, int], Iterator[Unit]]] = {".tar": tar_units, ".parquet": parquet_units}
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 

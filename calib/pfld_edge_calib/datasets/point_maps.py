@@ -10,8 +10,6 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_runtime import IBUG_68, WFLW_98
 
-__all__ = ["as_wflw_98", "points_as_wflw_98", "wflw_98_from_68"]
-
 _SAME = (
     *zip(range(0, 33, 2), range(17), strict=True),  # contour
     *zip(range(33, 38), range(17, 22), strict=True),  # brows

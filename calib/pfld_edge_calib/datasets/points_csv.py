@@ -21,8 +21,6 @@ from pfld_edge_calib.files import TextLines, named_file, replacing
 from pfld_edge_runtime import BoxError
 from pfld_edge_runtime.crop import check_boxes
 
-__all__ = ["csv_header", "csv_units", "points_row", "read_boxes_csv", "read_points_csv", "write_points_csv"]
-
 _CORNERS = ("x0", "y0", "x1", "y1")
 _LIMIT = 1e9
 """Pixels beyond which a coordinate is damage; boxes have the same limit."""

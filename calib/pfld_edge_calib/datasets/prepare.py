@@ -31,8 +31,6 @@ from pfld_edge_calib.parallel import ordered_results
 from pfld_edge_calib.photo import read_photo
 from pfld_edge_runtime import BoxError, crop_faces, crop_windows
 
-__all__ = ["UNREADABLE", "PrepareReport", "prepare_faces"]
-
 UNREADABLE = "unreadable"
 """Why faces were left out, in `Manifest.skipped`: their photographs could not be read."""
 

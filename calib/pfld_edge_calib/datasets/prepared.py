@@ -19,21 +19,6 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.files import sha256_of
 from pfld_edge_runtime import Contract, CropRule, PfldEdgeError
 
-__all__ = [
-    "ENCODINGS",
-    "MANIFEST",
-    "ROOM",
-    "Manifest",
-    "PrepareSettings",
-    "Shard",
-    "ShardEntry",
-    "is_complete",
-    "open_prepared",
-    "pack_shard",
-    "read_shard",
-    "whole_set",
-]
-
 MANIFEST = "prepared.json"
 FORMAT = 1
 

@@ -25,8 +25,6 @@ from pfld_edge_calib.photo import PHOTO_SUFFIXES
 from pfld_edge_runtime import MissingPackageError
 from pfld_edge_runtime.crop import check_boxes
 
-__all__ = ["FACE_FIELDS", "ParquetUnit", "TarUnit", "annotated_faces", "parquet_units", "tar_units"]
-
 FACE_FIELDS = ("landmarks", "box", "attributes", "weight", "point_weights")
 """Fields of a face; all are optional, but ``landmarks`` or ``box`` must be there."""
 

@@ -14,8 +14,6 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.files import TextLines
 
-__all__ = ["UNIT_FACES", "DatasetPhoto", "FaceUnit", "TextUnit", "Unit", "face_units", "unit_faces"]
-
 UNIT_FACES = 256
 """Lines or photographs in a unit: tenths of a second of work, and a multiple of the models' batch size."""
 

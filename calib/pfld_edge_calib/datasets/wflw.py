@@ -14,17 +14,6 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, labelled_landmarks
 from pfld_edge_calib.files import TextLines, named_file, read_lines, replacing
 
-__all__ = [
-    "ARCHIVES",
-    "WFLW_ATTRIBUTES",
-    "read_wflw",
-    "read_wflw_list",
-    "unpack_wflw",
-    "wflw_archives",
-    "wflw_list",
-    "wflw_units",
-]
-
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 """Names of the six attribute columns in file order; the official file calls the first "pose"."""
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from pfld_edge_calib.face import Face
 from pfld_edge_runtime import tight_box
 
-__all__ = ["CORRUPTIONS", "FACE_SIDE", "Corruption", "FacePatch", "face_patch"]
-
 FACE_SIDE = 160
 """Longer side of the landmarks' box in a patch, pixels; a network of 112 pixels sees it at 93."""
 

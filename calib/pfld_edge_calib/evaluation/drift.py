@@ -9,19 +9,6 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "CONFIDENCE",
-    "FEWEST_FACES",
-    "MIN_PHOTOGRAPHS",
-    "RESAMPLES",
-    "DriftEstimate",
-    "Verdict",
-    "faces_needed",
-    "judge",
-    "mean_interval",
-    "paired_drift",
-]
-
 Float = NDArray[np.float64]
 
 CONFIDENCE = 0.95

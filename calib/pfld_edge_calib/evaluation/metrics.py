@@ -8,23 +8,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime import LandmarkScheme
 
-__all__ = [
-    "Accuracy",
-    "Deviation",
-    "FaceErrors",
-    "RegionDeviation",
-    "accuracy",
-    "accuracy_by_subset",
-    "eye_centres",
-    "face_errors",
-    "landmark_regions",
-    "mean_error",
-    "measure_deviation",
-    "nme_per_face",
-    "normalizing_distance",
-    "point_errors",
-]
-
 Float = NDArray[np.float64]
 
 # In the order of tables. "eye" after "brow" and "pupil", for a name may hold both words.

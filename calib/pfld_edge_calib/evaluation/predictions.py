@@ -16,8 +16,6 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.find_landmarks import find_landmarks, true_landmarks
 from pfld_edge_runtime import LandmarkModel
 
-__all__ = ["FacePredictions", "join_units", "predict_unit"]
-
 _BATCH = 64
 """Faces in memory at a time; the models' batch size, so that every way to run them gives the same bytes."""
 

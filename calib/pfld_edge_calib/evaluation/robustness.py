@@ -16,8 +16,6 @@ from pfld_edge_calib.find_landmarks import BoxedPhoto, run_models
 from pfld_edge_calib.photo import read_photo
 from pfld_edge_runtime import LandmarkModel
 
-__all__ = ["Curve", "Robustness", "measure_robustness", "robustness_record"]
-
 Float = NDArray[np.float64]
 
 

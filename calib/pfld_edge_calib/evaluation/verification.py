@@ -34,20 +34,6 @@ from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import find_landmarks, shared_scheme, true_landmarks
 from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme, tight_box
 
-__all__ = [
-    "RECORD_FORMAT",
-    "LikelyCause",
-    "ModelResult",
-    "Verification",
-    "VerificationSettings",
-    "evaluate_found",
-    "json_types",
-    "shipping_verdict",
-    "subset_order",
-    "verification_record",
-    "verify_models",
-]
-
 _FARTHEST = 0.25
 """Eye distances from the reference's landmark; a landmark that far off is on another part of the face."""
 

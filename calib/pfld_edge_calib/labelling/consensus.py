@@ -18,8 +18,6 @@ from pfld_edge_calib.errors import LabellingError
 from pfld_edge_calib.face import Face
 from pfld_edge_runtime import LandmarkModel, LandmarkScheme, crop_faces, crop_windows
 
-__all__ = ["TYPICAL_ERROR", "Consensus", "augmented_predictions", "consensus", "face_sizes"]
-
 TYPICAL_ERROR = 0.03
 """Typical error of labels on which all predictions agree, as a share of the face's size."""
 

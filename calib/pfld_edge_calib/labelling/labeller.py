@@ -16,8 +16,6 @@ from pfld_edge_calib.photo import decode_photo, read_photo
 from pfld_edge_runtime import LandmarkModel, tight_box
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
-__all__ = ["DROP_REASONS", "BoxFinder", "FaceLabel", "LabelSettings", "Labeller", "PhotoLabels"]
-
 BoxFinder = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 """A ``(H, W, 3)`` BGR photograph to ``(N, 4)`` boxes of the kind that the network was trained on."""
 

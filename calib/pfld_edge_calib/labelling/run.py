@@ -19,15 +19,6 @@ from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings
 from pfld_edge_calib.labelling.tasks import LabelTask, LabelUnit
 from pfld_edge_calib.parallel import Runner, check_same_run
 
-__all__ = [
-    "DonePhoto",
-    "LabellingReport",
-    "ProgressFile",
-    "label_photos",
-    "run_identity",
-    "write_labels",
-]
-
 
 def run_identity(
     photographs: str, teachers: Sequence[Path], detectors: Sequence[str], settings: LabelSettings

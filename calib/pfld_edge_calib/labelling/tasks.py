@@ -14,18 +14,6 @@ from pfld_edge_calib.datasets.units import Unit
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.photo import listed_paths, photos_in
 
-__all__ = [
-    "LABEL_UNIT",
-    "LabelTask",
-    "LabelUnit",
-    "ShardUnit",
-    "boxes_by_photo",
-    "label_tasks",
-    "photos_of",
-    "task_units",
-    "tasks_identity",
-]
-
 LABEL_UNIT = 32
 """Photographs in a unit, which a kill costs at most."""
 

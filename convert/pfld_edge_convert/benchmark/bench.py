@@ -31,8 +31,6 @@ from pfld_edge_runtime import Contract, ModelContractError, ModelFileError, fing
 from pfld_edge_runtime.landmark_model import session_contract
 from pfld_edge_runtime.session import open_session
 
-__all__ = ["FRAME", "BenchRequest", "Subject", "open_subject", "open_subjects", "run_bench", "steps"]
-
 Float = NDArray[np.float64]
 Case = tuple[int, int, int]
 """Index of a subject, threads, batch."""

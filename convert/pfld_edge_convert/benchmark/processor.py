@@ -27,19 +27,6 @@ from pfld_edge_convert.passes.canonical_form import with_input_shapes
 from pfld_edge_runtime.device_check import cpu_features
 from pfld_edge_runtime.session import open_session
 
-__all__ = [
-    "Environment",
-    "Feed",
-    "Peak",
-    "Roofline",
-    "Work",
-    "environment",
-    "load_average",
-    "measure_peak",
-    "roofline",
-    "work_of",
-]
-
 Feed = dict[str, NDArray[Any]]
 
 _SIDE = 384

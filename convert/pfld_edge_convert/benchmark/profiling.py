@@ -20,16 +20,6 @@ from pfld_edge_convert.errors import BenchmarkError
 if TYPE_CHECKING:
     from pfld_edge_convert.benchmark.bench import Subject
 
-__all__ = [
-    "ColdStart",
-    "NodeTime",
-    "OperatorTime",
-    "Profile",
-    "cold_starts",
-    "read_profile",
-    "take_profile",
-]
-
 _RUNS, _WARM_UP = 20, 5
 _SUFFIX = "_kernel_time"
 _LIMIT_SECONDS = 120

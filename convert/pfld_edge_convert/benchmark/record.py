@@ -8,8 +8,6 @@ from pfld_edge_convert.benchmark.profiling import ColdStart, Profile
 from pfld_edge_convert.benchmark.timing import Estimate, Verdict
 from pfld_edge_convert.errors import BenchmarkError
 
-__all__ = ["FORMAT", "BenchReport", "ModelRecord", "Settings", "Timing"]
-
 FORMAT = "pfld-edge-bench-1"
 
 

@@ -11,17 +11,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Estimate",
-    "Judgement",
-    "Verdict",
-    "block_spread",
-    "judge",
-    "median_of",
-    "ratio_of_medians",
-    "take_turns",
-]
-
 Key = TypeVar("Key", bound=Hashable)
 Float = NDArray[np.float64]
 

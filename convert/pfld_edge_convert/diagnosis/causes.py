@@ -13,8 +13,6 @@ from pfld_edge_convert.diagnosis.file_checks import FingerprintCheck, check_fing
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme
 
-__all__ = ["diagnosed"]
-
 Points = NDArray[np.floating]
 
 _FLOAT_DEVIATION = 1e-4

@@ -16,8 +16,6 @@ from pfld_edge_convert.inference import open_model
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_runtime import Contract, LandmarkModel, crop_windows, fingerprint_image, prepare_input
 
-__all__ = ["FingerprintCheck", "check_fingerprint", "scale_names", "wrong_scale"]
-
 _CHANGED = 1e-3
 """Fractions of the crop, of INT8 files. The same file on the same kind of processor gives the recorded digits, 1e-6;
 processors that round INT8 otherwise differ by some steps, which the contract's wider tolerance allows."""

@@ -8,8 +8,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["NodeWriter", "WindowTensors", "crop_nodes", "window_nodes"]
-
 _LARGEST_COORDINATE = 1e9
 """The runtime's own limit: beyond it, integer arithmetic on sizes could overflow."""
 

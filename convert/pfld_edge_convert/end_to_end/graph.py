@@ -17,19 +17,6 @@ from pfld_edge_convert.passes.canonical_form import OPSET
 from pfld_edge_convert.passes.graph_index import onnx_opset
 from pfld_edge_runtime import Contract, FaceLandmarker, Fingerprint, crop_windows, fingerprint_image
 
-__all__ = [
-    "ALLOWED_PIXELS",
-    "BOXES_NAME",
-    "IMAGE_NAME",
-    "LANDMARKS_NAME",
-    "PROOF_FACES",
-    "end_to_end_contract",
-    "end_to_end_model",
-    "end_to_end_path",
-    "largest_difference",
-    "pixel_fingerprint",
-]
-
 IMAGE_NAME = "image"
 BOXES_NAME = "boxes"
 LANDMARKS_NAME = "landmarks"

@@ -25,8 +25,6 @@ from pfld_edge_convert.quantization.plan import LEVELS, Grid, Layer, Plan
 from pfld_edge_convert.quantization.weights import IntegerWeights
 from pfld_edge_runtime import CONTRACT_KEY, Contract
 
-__all__ = ["write_litert"]
-
 Array = NDArray[np.generic]
 Real = NDArray[np.float64]
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime import MissingPackageError
 
-__all__ = ["LiteRTFile", "Quantization", "litert_schema"]
-
 _SCHEMA_VERSION = 3
 _ALIGNMENT = 16
 """Of constants, bytes: the schema asks for it, and processors that read 32 bits at once need it."""

@@ -11,8 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 from pfld_edge_convert.formats.steps import Arithmetic, Step, integer_steps
 from pfld_edge_convert.quantization.plan import Grid, Plan
 
-__all__ = ["CONTRIB", "OnnxWriter"]
-
 CONTRIB = "com.microsoft"
 """The domain of onnxruntime's own operators."""
 

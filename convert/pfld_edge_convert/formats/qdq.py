@@ -17,8 +17,6 @@ from pfld_edge_convert.formats.onnx_writer import OnnxWriter
 from pfld_edge_convert.formats.steps import Arithmetic, Step, with_resized
 from pfld_edge_convert.quantization.plan import Grid, Plan, layer_input
 
-__all__ = ["write_qdq"]
-
 _TO_SIGNED = 128
 """An int8 activation is the uint8 one less this."""
 

@@ -15,8 +15,6 @@ from pfld_edge_convert.formats.steps import Arithmetic, Step
 from pfld_edge_convert.quantization.plan import Grid, Layer, Plan, layer_input
 from pfld_edge_convert.quantization.weights import IntegerWeights
 
-__all__ = ["integer_name", "weight_constants", "write_qoperator"]
-
 
 def write_qoperator(plan: Plan) -> onnx.ModelProto:
     """Write the INT8 network of a plan.

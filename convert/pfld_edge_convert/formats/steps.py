@@ -9,8 +9,6 @@ import onnx
 from pfld_edge_convert.passes.graph_index import attribute
 from pfld_edge_convert.quantization.plan import MOVES, Grid, Layer, Plan
 
-__all__ = ["Arithmetic", "Step", "integer_steps", "nearest_resize", "with_resized"]
-
 
 class Arithmetic(Enum):
     """How a step computes."""

@@ -14,8 +14,6 @@ from torch import fx, nn
 from pfld_edge_convert.errors import ImportOnnxError
 from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, graph_inputs
 
-__all__ = ["Flow", "Geometry", "OnnxWeights", "match_flows", "onnx_flow", "torch_flow"]
-
 Weights = TypeVar("Weights")
 Ours = TypeVar("Ours")
 Theirs = TypeVar("Theirs")

@@ -19,8 +19,6 @@ from pfld_edge_train.checkpoint import Checkpoint
 from pfld_edge_train.infer_config import width_candidates
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
-__all__ = ["import_onnx"]
-
 # pfld-edge-m's heat maps (Resize, Softmax) are operations that `onnx_flow` refuses: its files can't be matched.
 _KINDS = tuple(kind for kind in MODEL_KINDS if kind != "pfld-edge-m")
 

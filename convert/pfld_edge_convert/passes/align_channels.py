@@ -11,8 +11,6 @@ from pfld_edge_convert.passes.base import GraphPass
 from pfld_edge_convert.passes.channel_map import ChannelMap, channel_weights, is_depthwise
 from pfld_edge_convert.passes.graph_index import GraphIndex, set_attribute
 
-__all__ = ["AlignChannels"]
-
 Ids = NDArray[np.int64]
 
 _VALUES_PER_BYTE = 4.0

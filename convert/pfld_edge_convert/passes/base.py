@@ -17,8 +17,6 @@ from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes.graph_index import drop_unused
 
-__all__ = ["GraphPass", "PassResult", "check_equivalence", "run_passes"]
-
 
 @dataclass(frozen=True, slots=True)
 class PassResult:

@@ -24,19 +24,6 @@ from pfld_edge_convert.passes.graph_index import (
 )
 from pfld_edge_convert.passes.operator_rewrites import FoldBatchNorm
 
-__all__ = [
-    "BATCH",
-    "IR_VERSION",
-    "OPSET",
-    "EliminateIdentity",
-    "FoldConstants",
-    "MakeBatchDynamic",
-    "UpgradeOpset",
-    "canonical_form",
-    "with_image_size",
-    "with_input_shapes",
-]
-
 BATCH = "batch"
 """Name of the dynamic axis."""
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, is_spatial_mean, spatially_unpadded
 
-__all__ = ["ChannelMap", "channel_constants", "channel_weights", "is_dense", "is_depthwise"]
-
 Ids = NDArray[np.int64]
 Values = NDArray[np.float64]
 Number = TypeVar("Number", np.int64, np.float64)

@@ -10,8 +10,6 @@ from pfld_edge_convert.passes.base import GraphPass
 from pfld_edge_convert.passes.channel_map import ChannelMap, channel_constants, channel_weights, is_dense
 from pfld_edge_convert.passes.graph_index import GraphIndex, set_attribute, spatially_unpadded
 
-__all__ = ["NEGLIGIBLE", "EliminateDeadChannels"]
-
 NEGLIGIBLE = 2.0**-24
 """Half a unit in the last place of a float32 next to 1: smaller terms are lost in rounding. Weight decay drives the
 weights of dead channels to 1e-6 ... 1e-42, not to exact zero."""

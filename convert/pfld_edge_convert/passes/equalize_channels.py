@@ -11,8 +11,6 @@ from pfld_edge_convert.passes.base import GraphPass
 from pfld_edge_convert.passes.channel_map import ChannelMap, channel_weights, is_depthwise
 from pfld_edge_convert.passes.graph_index import GraphIndex, is_spatial_mean
 
-__all__ = ["EqualizeChannels"]
-
 Array = NDArray[np.float64]
 
 _LINEAR = frozenset(

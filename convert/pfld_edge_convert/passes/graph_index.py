@@ -8,19 +8,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-__all__ = [
-    "Dims",
-    "GraphIndex",
-    "attribute",
-    "constant_value",
-    "drop_unused",
-    "graph_inputs",
-    "is_spatial_mean",
-    "onnx_opset",
-    "set_attribute",
-    "spatially_unpadded",
-]
-
 Dims = tuple[int | str, ...]
 """A shape: numbers where known, names where symbolic, ``"?"`` where unknown."""
 

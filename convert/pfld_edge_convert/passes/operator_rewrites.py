@@ -8,8 +8,6 @@ import onnx
 from pfld_edge_convert.passes.base import GraphPass
 from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, is_spatial_mean, spatially_unpadded
 
-__all__ = ["ConvToGemm", "FoldBatchNorm", "MeanToPool"]
-
 
 class FoldBatchNorm(GraphPass):
     """Multiplies a BatchNormalization's scale into the weights before it (Jacob et al. 2018, section 3.2).

@@ -12,8 +12,6 @@ from pfld_edge_convert.passes.base import GraphPass
 from pfld_edge_convert.passes.channel_map import is_dense
 from pfld_edge_convert.passes.graph_index import GraphIndex, attribute
 
-__all__ = ["CENTER", "FoldNormalization", "SpaceToDepthStem"]
-
 Int8 = NDArray[np.int8]
 
 CENTER = 128

@@ -12,8 +12,6 @@ from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.inference import open_model
 from pfld_edge_convert.passes.graph_index import attribute, drop_unused
 
-__all__ = ["BINS", "ChannelHistogram", "Moments", "activations", "collect_histograms", "input_patches", "with_outputs"]
-
 Array = NDArray[np.float64]
 Batch = NDArray[np.float32]
 

@@ -15,16 +15,6 @@ from pfld_edge_convert.passes.graph_index import GraphIndex
 from pfld_edge_convert.quantization.activation_statistics import activations
 from pfld_edge_convert.quantization.plan import Grid, Layer, Plan
 
-__all__ = [
-    "MOST_FLOAT_LAYERS",
-    "DriftBudget",
-    "FaceDrift",
-    "LayerCost",
-    "deviation_per_face",
-    "layer_costs",
-    "search_float_layers",
-]
-
 Network = TypeVar("Network")
 
 MOST_FLOAT_LAYERS = 12

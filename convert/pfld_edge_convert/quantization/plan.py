@@ -16,20 +16,6 @@ from pfld_edge_convert.passes.channel_map import channel_weights, is_depthwise
 from pfld_edge_convert.passes.graph_index import GraphIndex
 from pfld_edge_convert.quantization.weights import IntegerWeights
 
-__all__ = [
-    "LEVELS",
-    "MOVES",
-    "Grid",
-    "Layer",
-    "LayerInput",
-    "Plan",
-    "integer_tensors",
-    "layer_input",
-    "propagate_grids",
-    "shared_grids",
-    "weighted_layers",
-]
-
 Array = NDArray[np.float64]
 
 LEVELS = 255

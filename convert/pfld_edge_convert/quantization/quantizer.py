@@ -34,8 +34,6 @@ from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstr
 from pfld_edge_convert.quantization.settings import EQUALIZE_BY, RANGE_CANDIDATES, QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
 
-__all__ = ["Quantized", "Quantizer"]
-
 Crops = NDArray[np.uint8]
 
 _HELD_BACK = 4

@@ -13,19 +13,6 @@ from pfld_edge_convert.passes.graph_index import GraphIndex
 from pfld_edge_convert.quantization.activation_statistics import BINS, ChannelHistogram
 from pfld_edge_convert.quantization.plan import LEVELS, Grid, shared_grids
 
-__all__ = [
-    "ADDITION_PARTS",
-    "RANGE_METHODS",
-    "Histograms",
-    "align_addition_scales",
-    "channel_magnitudes",
-    "estimate_range",
-    "grids_from",
-    "is_feature",
-    "select_method",
-    "with_headroom",
-]
-
 Array = NDArray[np.float64]
 Histograms = Mapping[str, ChannelHistogram]
 Ranges = tuple[Array, Array]

@@ -26,8 +26,6 @@ from pfld_edge_convert.quantization.weights import (
     round_with_feedback,
 )
 
-__all__ = ["NodewiseRunner", "initial_plan", "reconstruct"]
-
 _POSITIONS = 48
 """Output positions of a map that are sampled in each face."""
 

@@ -13,16 +13,6 @@ from pfld_edge_convert.inference import open_model, optimized_graph
 from pfld_edge_convert.quantization.mixed_precision import LayerCost
 from pfld_edge_runtime import ModelContractError
 
-__all__ = [
-    "REPORT_KEY",
-    "Coverage",
-    "QuantizationReport",
-    "attach_report",
-    "face_milliseconds",
-    "fusion_coverage",
-    "read_report",
-]
-
 REPORT_KEY = "pfld_edge.quantization"
 """Key of the report's JSON in an ONNX file's ``metadata_props``."""
 

@@ -7,8 +7,6 @@ from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.quantization.weights import FULL_RANGE, SATURATION_FREE, WeightLimits
 from pfld_edge_runtime.device_check import cpu_features
 
-__all__ = ["EQUALIZE_BY", "RANGE_CANDIDATES", "TARGETS", "QuantizationSettings", "Target", "target_named"]
-
 RANGE_CANDIDATES = ("minmax", "faces:98", "percentile:99.99", "percentile:99.9", "moving-average", "mse", "entropy")
 """Range methods that ``auto`` tries."""
 

@@ -9,16 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "FULL_RANGE",
-    "SATURATION_FREE",
-    "IntegerWeights",
-    "WeightLimits",
-    "in_memory_order",
-    "round_nearest",
-    "round_with_feedback",
-]
-
 Array = NDArray[np.float64]
 
 _LARGEST_BIAS = 2.0**30

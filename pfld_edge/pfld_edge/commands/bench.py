@@ -6,8 +6,6 @@ import click
 
 from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, SHARE, check_suffix, json_option
 
-__all__ = ["bench_command"]
-
 
 @click.command("bench")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)

@@ -2,8 +2,6 @@
 
 import click
 
-__all__ = ["completion_command"]
-
 _VARIABLE = "_PFLD_EDGE_COMPLETE"
 """Where click looks for what the shell asks."""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from pfld_edge_convert.contract_search import ContractSearch
     from pfld_edge_runtime import Contract
 
-__all__ = ["contract_command"]
-
 _FORMAT = "pfld-edge-contract-1"
 _EXPLAINED = {"-1..1": "-1..1 (127.5/127.5 or 127.5/128)"}
 

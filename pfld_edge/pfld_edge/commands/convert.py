@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from pfld_edge_convert.int8_stage import LabelledCrops
     from pfld_edge_runtime import Contract
 
-__all__ = ["convert_command"]
-
 _TARGETS = ("portable", "x86-vnni", "x86-avx2", "arm64")
 _RANGES = ("auto", "minmax", "faces", "moving-average", "percentile", "mse", "entropy")
 _FORMATS = ("qoperator", "qdq", "qdq-int8", "litert")

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-__all__ = ["demo_command"]
-
 
 @click.command("demo")
 @click.argument("models", nargs=-1, metavar="[MODEL]...", type=click.Path(path_type=Path, exists=True, dir_okay=False))

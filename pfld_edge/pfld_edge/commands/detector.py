@@ -6,8 +6,6 @@ import click
 
 from pfld_edge.options import PATH, json_option
 
-__all__ = ["detector_command"]
-
 
 @click.group("detector", invoke_without_command=True)
 @click.pass_context

@@ -14,8 +14,6 @@ from pfld_edge.options import (
     workers_option,
 )
 
-__all__ = ["evaluate_command"]
-
 
 @click.command("evaluate")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)

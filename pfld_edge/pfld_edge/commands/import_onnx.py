@@ -6,8 +6,6 @@ import click
 
 from pfld_edge.options import PATH, output_option
 
-__all__ = ["import_onnx_command"]
-
 
 @click.command("import-onnx")
 @click.argument("file", metavar="FILE.onnx", type=PATH)

@@ -11,8 +11,6 @@ from pfld_edge.options import PATH, check_suffix, json_option
 if TYPE_CHECKING:
     from pfld_edge_convert.inspection import Inspection
 
-__all__ = ["inspect_command"]
-
 
 @click.command("inspect")
 @click.argument("model", type=PATH)

@@ -11,8 +11,6 @@ from pfld_edge.options import PATH, check_suffix, output_option, ray_option, run
 if TYPE_CHECKING:
     from pfld_edge_calib.labelling import LabellingReport
 
-__all__ = ["label_command"]
-
 
 @click.command("label")
 @click.argument("photos", nargs=-1, type=PATH)

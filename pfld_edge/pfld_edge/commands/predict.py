@@ -6,8 +6,6 @@ import click
 
 from pfld_edge.options import BOX, DRAW_LIST, PATH, Box, json_option, output_option, strict_option
 
-__all__ = ["predict_command"]
-
 
 @click.command("predict")
 @click.argument("inputs", nargs=-1, type=PATH, metavar="PHOTO|VIDEO|FOLDER...")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from pfld_edge_calib import Face
     from pfld_edge_calib.datasets.prepared import Manifest, PrepareSettings
 
-__all__ = ["prepare_command"]
-
 _OPTIONS = (
     output_option("Folder of the shards."),
     click.option("--input-size", default=112, show_default=True, help="Of the networks that will be trained, pixels."),

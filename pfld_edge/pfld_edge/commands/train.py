@@ -6,8 +6,6 @@ import click
 
 from pfld_edge.options import PATH, output_option
 
-__all__ = ["train_command"]
-
 
 @click.command("train")
 @click.option("--config", "config_path", required=True, type=PATH, help="A TOML file.")

@@ -21,8 +21,6 @@ from pfld_edge.options import (
 if TYPE_CHECKING:
     from pfld_edge_calib import Face
 
-__all__ = ["verify_command"]
-
 
 @click.command("verify")
 @click.argument("checkpoint", type=PATH)

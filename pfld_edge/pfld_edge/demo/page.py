@@ -18,8 +18,6 @@ from pfld_edge.output import InputError
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_runtime.detection.catalogue import cache_folder
 
-__all__ = ["VERSION", "WEB_FILES", "PageHandler", "open_server", "web_runtime_files", "write_page_folder"]
-
 _SITE = Path(__file__).parent / "site"
 VERSION = "1.27.0"
 _SHA512 = "ogDLsqIozHZwifPuN37OproAo0byX6t43/bP8GzeZWBWD6MOGExswFAx3up4NS/vvWBOg2u2PXomDt3rMmdQSg=="

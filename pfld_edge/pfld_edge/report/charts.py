@@ -20,8 +20,6 @@ from pfld_edge_convert.benchmark.record import BenchReport, Timing
 from pfld_edge_convert.benchmark.timing import Verdict
 from pfld_edge_convert.quantization.report import QuantizationReport
 
-__all__ = ["bench_chart", "cost_chart", "drift_chart", "error_chart", "robustness_chart", "to_svg", "write_chart"]
-
 # Names of models are taken as they are, "$" and all, and stay text in an SVG.
 _STYLE: Any = {
     "text.parse_math": False,

@@ -14,8 +14,6 @@ from pfld_edge_calib import FaceSetError, read_photo
 from pfld_edge_calib.evaluation import ModelResult, Verification
 from pfld_edge_runtime import CropWindows, crop_faces, crop_windows
 
-__all__ = ["FaceOverlays", "face_overlays", "write_worst_faces"]
-
 _SIDE, _MARGIN = 480, 1.5
 _SMALL_SIDE, _SMALL_MARGIN, _QUALITY = 220, 1.3, 78
 """Of pictures in the HTML report."""

@@ -25,8 +25,6 @@ from pfld_edge_convert.benchmark.processor import environment
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_convert.quantization.report import QuantizationReport, read_report
 
-__all__ = ["write_report"]
-
 _FOLDER = Path(__file__).parent
 _SAME = 1e-4
 """Mean deviation, in eye distances, below which landmarks are the reference's own."""

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.detection.detector import BoxMap
 from pfld_edge_runtime.detection.onnx_detector import Candidates, Letterbox, OnnxDetector
 
-__all__ = ["SCRFD", "UltraFace", "YuNet", "grid_points"]
-
 _STRIDES = (8, 16, 32)
 
 # Each `box_map` is the median over the faces of WFLW's unlabelled photographs, by benchmarks/detector_boxes.py. Faces

@@ -11,17 +11,6 @@ from pfld_edge_runtime.detection.onnx_detector import OnnxDetector
 from pfld_edge_runtime.errors import DetectorError, DownloadError, ModelFileError
 from pfld_edge_runtime.session import open_session
 
-__all__ = [
-    "DETECTOR_FILES",
-    "DetectorFile",
-    "cache_folder",
-    "detector_folder",
-    "download_detector",
-    "is_intact",
-    "named_file",
-    "open_detector",
-]
-
 _CHUNK = 1 << 16
 _ARCHITECTURES: tuple[type[OnnxDetector], ...] = (YuNet, SCRFD, UltraFace)
 

@@ -11,8 +11,6 @@ from pfld_edge_runtime.contract import Contract, CropRule
 from pfld_edge_runtime.crop import check_boxes
 from pfld_edge_runtime.errors import BoxError, ImageError
 
-__all__ = ["BoxMap", "Detector", "FaceDetector", "find_boxes", "scheme_box_map"]
-
 Detector = Callable[[NDArray[np.generic]], object]
 """Any callable from an image to ``(N, 4)`` boxes, x0 y0 x1 y1 in pixels, or ``(N, 5)`` with a score."""
 

@@ -15,8 +15,6 @@ from pfld_edge_runtime.detection.detector import FaceDetector
 from pfld_edge_runtime.errors import DetectorError, ModelFileError
 from pfld_edge_runtime.session import open_session
 
-__all__ = ["Candidates", "Letterbox", "OnnxDetector", "non_maximum_suppression", "sample_letterbox"]
-
 _MAX_CANDIDATES = 5000  # the best boxes that enter non-maximum suppression, as in OpenCV's FaceDetectorYN
 
 Candidates = tuple[NDArray[np.float32], NDArray[np.float32]]

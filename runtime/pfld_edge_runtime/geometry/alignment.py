@@ -8,8 +8,6 @@ from pfld_edge_runtime.errors import LandmarkError
 from pfld_edge_runtime.geometry.landmarks import fit_similarity
 from pfld_edge_runtime.geometry.subsets import five_points
 
-__all__ = ["ARCFACE_POINTS", "aligned_face", "aligned_faces"]
-
 Array = NDArray[np.float64]
 
 ARCFACE_POINTS: Array = np.array(

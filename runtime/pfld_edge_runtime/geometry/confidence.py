@@ -19,8 +19,6 @@ from pfld_edge_runtime.schemes import LandmarkScheme
 if TYPE_CHECKING:
     from pfld_edge_runtime.landmarker import FaceLandmarker
 
-__all__ = ["ConfidenceCurve", "landmark_confidence", "mirror_disagreement", "predict_with_mirror"]
-
 Landmarks = NDArray[np.float32]
 
 

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import LandmarkError
 
-__all__ = ["Similarity", "check_landmarks", "face_size", "fit_similarity", "tight_box"]
-
 Array = NDArray[np.float64]
 
 

@@ -5,8 +5,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.geometry.landmarks import check_landmarks
 
-__all__ = ["eye_openness", "mouth_openness"]
-
 Array = NDArray[np.float64]
 
 # The corners, then the points of the upper line and, below each, those of the lower line.

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.errors import LandmarkError
 from pfld_edge_runtime.geometry.landmarks import check_landmarks
 
-__all__ = ["FACE_SHAPE", "RIGID_POINTS", "HeadPose", "default_camera", "head_pose", "project", "solve_poses"]
-
 Array = NDArray[np.float64]
 
 # Found by `train/recipes/face_shape.py` from landmarks alone: structure from motion (Tomasi and Kanade, IJCV 1992; weak

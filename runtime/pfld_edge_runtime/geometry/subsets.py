@@ -5,8 +5,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.geometry.landmarks import check_landmarks
 
-__all__ = ["NEAREST_68", "five_points", "landmarks_68"]
-
 _BROWS_AND_NOSE = (*range(33, 38), *range(42, 47), *range(51, 60))
 _LIDS = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.errors import SmoothingError
 from pfld_edge_runtime.geometry.landmarks import Similarity, face_size, fit_similarity
 
-__all__ = ["FaceSmoother", "OneEuro", "OneEuroFilter", "Smoothing", "SpeedGain", "low_pass_gain"]
-
 Array = NDArray[np.float64]
 
 _NOISE_TIME = 1.0

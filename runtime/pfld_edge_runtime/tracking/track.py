@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity, tight_box
 from pfld_edge_runtime.tracking.smoothing import FaceSmoother, Smoothing
 
-__all__ = ["Track", "is_discontinuous", "is_implausible", "is_off_center", "moves_with_crop", "shifted_boxes"]
-
 Array = NDArray[np.float64]
 
 _CROP_SHIFT = 0.06

@@ -17,8 +17,6 @@ from pfld_edge_runtime.tracking.track import (
     shifted_boxes,
 )
 
-__all__ = ["Predict", "TrackManager", "are_duplicates", "match_boxes"]
-
 Array = NDArray[np.float64]
 
 Predict = Callable[[Array], Array]

@@ -17,8 +17,6 @@ from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
 from pfld_edge_runtime.tracking.track_manager import Predict, TrackManager
 
-__all__ = ["FaceTracker", "Landmarker"]
-
 Array = NDArray[np.float64]
 Image = NDArray[np.generic]
 

@@ -17,16 +17,6 @@ from torch import Tensor
 from pfld_edge_runtime import crop_windows, tight_box
 from pfld_edge_train.config import AugmentConfig
 
-__all__ = [
-    "FaceFrames",
-    "plain_frames",
-    "random_frames",
-    "supersampling",
-    "warp_landmarks",
-    "warp_picture",
-    "warp_pictures",
-]
-
 Floats = NDArray[np.float64]
 
 _CLIP = 3.0

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from pfld_edge_train.augment.geometry import FaceFrames
 from pfld_edge_train.config import AugmentConfig
 
-__all__ = ["GLASSES", "MASKS", "SHAPE_SIDE", "THINGS", "Occlusions", "draw_occlusions", "shape_bank"]
-
 Points = NDArray[np.float64]
 
 SHAPE_SIDE = 64

@@ -14,8 +14,6 @@ from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernel
 from pfld_edge_train.augment.plan import AugmentPlan
 from pfld_edge_train.face_sources import Crops
 
-__all__ = ["render_on_cpu"]
-
 Face = NDArray[np.uint8]
 
 

@@ -21,8 +21,6 @@ from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernel
 from pfld_edge_train.augment.plan import AugmentPlan
 from pfld_edge_train.face_sources import Crops
 
-__all__ = ["jpeg_artefacts", "quantization_tables", "render_on_device"]
-
 
 def render_on_device(crops: Crops, plan: AugmentPlan, size: int, color_order: str, device: torch.device) -> Tensor:
     """Crop and augment the faces of a plan.

@@ -13,16 +13,6 @@ from numpy.typing import NDArray
 
 from pfld_edge_train.config import AugmentConfig
 
-__all__ = [
-    "BANK_STARTS",
-    "BANK_STD",
-    "Photometry",
-    "blur_kernels",
-    "draw_photometry",
-    "noise_bank",
-    "resolution_matrices",
-]
-
 Floats = NDArray[np.float32]
 
 _FARTHEST = {1: 1.0, 2: 2.5, 3: 1.0}

@@ -13,8 +13,6 @@ from pfld_edge_train.augment.photometry import Photometry, draw_photometry
 from pfld_edge_train.config import AugmentConfig
 from pfld_edge_train.face_cache import FaceCache
 
-__all__ = ["AugmentPlan", "Change", "draw_plan", "take_rows"]
-
 Record = TypeVar("Record")
 
 

@@ -5,8 +5,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DepthwiseSeparableConv", "GhostBottleneck", "GhostModule", "InvertedResidual", "conv_block"]
-
 
 def conv_block(
     in_channels: int,

@@ -27,8 +27,6 @@ from pfld_edge_train.blocks.patch_moments import (
 )
 from pfld_edge_train.blocks.synchronized import moments_over_processes, move_statistics, summed_over_processes
 
-__all__ = ["MergedBlock", "merge_pays", "merged_forward"]
-
 _LEAST_CERTAIN = 1e-3
 """Least variance of a branch, as a share of the mean square that its kernel sees, that float32 moments resolve."""
 _ROUNDS = 3

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from pfld_edge_train.blocks.merged_branches import MergedBlock, merge_pays, merged_forward
 from pfld_edge_train.blocks.patch_moments import PatchGeometry
 
-__all__ = ["GhostOneBottleneck", "GhostOneModule", "MobileOneBlock"]
-
 
 class MobileOneBlock(nn.Module):
     """Parallel linear branches in training, one convolution at inference, then ReLU.

@@ -20,8 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["PatchGeometry", "convolution_gradients", "images_at_once", "patch_gradient", "patch_moments"]
-
 _CHUNK_VALUES = 1 << 20
 """Values of a chunk of images: 4 MB in float32, which stays in a processor's cache."""
 _SMALL_PATCH = 64

@@ -11,14 +11,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = [
-    "SynchronizedBatchNorm2d",
-    "moments_over_processes",
-    "move_statistics",
-    "summed_over_processes",
-    "synchronize_batch_norm",
-]
-
 
 def summed_over_processes(values: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
     """Add up tensors of one type, with equal shapes in all processes, in one message."""

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from pfld_edge_train.blocks import MobileOneBlock
 from pfld_edge_train.models.landmark_net import LandmarkNet, ModelConfig
 
-__all__ = ["HeatMaps", "PFLDEdgeM", "PFLDEdgeS", "cell_places", "mean_places"]
-
 STRETCH = 1.2
 """Factor to the cells' places: landmarks may lie outside of the crop, where no mean of cells inside it could."""
 

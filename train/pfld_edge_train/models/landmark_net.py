@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from pfld_edge_train.blocks import conv_block
 from pfld_edge_train.errors import ModelConfigError
 
-__all__ = ["FEATURE_STRIDE", "AuxiliaryNet", "LandmarkNet", "ModelConfig", "WithAuxiliary"]
-
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from pfld_edge_train.blocks import GhostBottleneck, GhostOneBottleneck, MobileOneBlock, conv_block
 from pfld_edge_train.models.landmark_net import LandmarkNet, ModelConfig
 
-__all__ = ["Bottleneck", "MultiScaleNet", "PFLDGhostNet", "PFLDGhostNetSlim", "PFLDGhostOne", "Widths", "all_scales"]
-
 Bottleneck = Callable[[int, int, int, int], nn.Module]
 """Builds a bottleneck from input, hidden and output channels and stride."""
 

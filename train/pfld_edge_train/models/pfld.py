@@ -8,8 +8,6 @@ from pfld_edge_train.blocks import InvertedResidual, conv_block
 from pfld_edge_train.models.landmark_net import LandmarkNet, ModelConfig
 from pfld_edge_train.models.multi_scale import all_scales
 
-__all__ = ["PFLD"]
-
 
 class PFLD(LandmarkNet):
     """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
