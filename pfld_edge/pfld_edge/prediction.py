@@ -21,6 +21,7 @@ from pfld_edge_runtime import (
     FaceLandmarker,
     Faces,
     FaceTracker,
+    ModelFileError,
     landmark_confidence,
     predict_with_mirror,
     read_faces,
@@ -29,8 +30,6 @@ from pfld_edge_runtime import (
 Image = NDArray[np.uint8]
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
-_FAR = 1e4
-"""Crops beyond which a landmark is no answer."""
 _DRAWN = "-landmarks"
 """Ends the names of drawings, before the suffix."""
 
@@ -191,10 +190,11 @@ class Prediction:
                 picture = read_photo(photo.path)
                 self._check_boxes(photo.path, picture)
                 faces = self._search(picture)
-            except (FaceSetError, InputError) as error:
-                # An InputError is the network's.
-                named = error if isinstance(error, FaceSetError) else InputError(f"{photo.path}: {error}")
-                self._skip(named, alone=len(photos) == 1)
+            except FaceSetError as error:
+                self._skip(error, alone=len(photos) == 1)
+                continue
+            except ModelFileError as error:  # the network gave NaN
+                self._skip(InputError(f"{photo.path}: {error}"), alone=len(photos) == 1)
                 continue
             write_picture(target, draw_faces(picture, faces, self._draw))
             self._record(FrameFaces(str(photo.path), faces))
@@ -223,6 +223,9 @@ class Prediction:
             done = self._follow(opened, target, tracker(), most)
             if not done:
                 raise InputError(f"{opened.name}: no frame in it")
+        except ModelFileError as error:  # the network gave NaN
+            self._skip(InputError(f"{opened.name}: {error}"), alone=alone)
+            return
         except InputError as error:
             self._skip(error, alone=alone)
             return

@@ -220,7 +220,7 @@ def test_a_write_error_names_the_file(
     assert capsys.readouterr().err == f"Error: {out}: No space left on device\n"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", [[], ["--box", "10,10,90,90"]])
 def test_a_network_that_answers_nan_is_named(
     tmp_path: Path, photo: Path, known_model: Path, value: float, where: list[str], capsys: pytest.CaptureFixture[str]
@@ -232,7 +232,7 @@ def test_a_network_that_answers_nan_is_named(
     arguments = [*where, "--draw", "points,contours,boxes,pose,ids,confidence", "--json", str(tmp_path / "a.json")]
     assert run(["predict", str(photo), "-o", str(tmp_path / "out"), "--model", str(known_model), *arguments]) == 2
     printed = capsys.readouterr().err.splitlines()
-    assert printed == [f"Error: {photo}: known.onnx finds landmarks that are NaN, infinite or far away: is it damaged?"]
+    assert printed == [f"Error: {photo}: known.onnx gave landmarks that are not finite numbers: the file is damaged"]
 
 
 def test_it_says_what_it_took_for_the_face(
