@@ -6,14 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.crop import check_boxes, check_image
-from pfld_edge_runtime.detection import Detector, find_boxes, open_detector
+from pfld_edge_runtime.detection import Detector, open_detector
+from pfld_edge_runtime.detection.detector import detect_boxes, landmark_boxes
 from pfld_edge_runtime.errors import DetectorError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.confidence import ConfidenceCurve, landmark_confidence, predict_with_mirror
-from pfld_edge_runtime.geometry.landmarks import tight_box
-from pfld_edge_runtime.landmarker import FaceLandmarker, LandmarkNetwork
+from pfld_edge_runtime.geometry.roll import follow_roll, refine_detected, turned_box
+from pfld_edge_runtime.landmarker import FaceLandmarker, LandmarkNetwork, takes_roll
 
 __all__ = ["FaceAnalyzer", "read_faces"]
+
+Array = NDArray[np.floating]
 
 
 class FaceAnalyzer:
@@ -41,7 +44,8 @@ class FaceAnalyzer:
                 around landmarks; or what `open_detector` takes.
             landmarker: None for the bundled model.
             refine: How many times landmarks are predicted again, in the tight box of those found before: landmark
-                networks are trained on tight boxes, which detectors' boxes are not. 0 uses the detector's box alone.
+                networks are trained on tight boxes, which detectors' boxes are not. Faces that lie or stand on their
+                head are cropped upright, see `refine_detected`. 0 uses the detector's box alone, not turned.
             max_faces: Most faces to find the landmarks of, those of the best scores; None for all.
 
         Raises:
@@ -73,14 +77,29 @@ class FaceAnalyzer:
             BoxError: The detector returned something other than boxes.
         """
         height, width = check_image(image).shape[:2]
-        boxes, scores = find_boxes(self.detector, image, color, self.landmarker.contract)
+        contract = self.landmarker.contract
+        detected, scores = detect_boxes(self.detector, image, color)
         # NaN, where a detector gives no scores, sorts last and keeps the detector's order.
         order = np.argsort(-scores, kind="stable")[: self._max_faces]
-        boxes, scores = boxes[order], scores[order]
-        landmarks = self.landmarker(image, boxes, color)
-        for _ in range(self._refine if len(boxes) else 0):
-            boxes = tight_box(landmarks)
-            landmarks = self.landmarker(image, boxes, color)
+        detected, scores = detected[order], scores[order]
+
+        def boxes_at(roll: float) -> Array:
+            return landmark_boxes(self.detector, detected, contract, roll)
+
+        def predict(boxes: Array, rolls: Array) -> Array:
+            turned = {"roll": rolls} if rolls.any() else {}
+            return self.landmarker(image, boxes, color, **turned)
+
+        boxes, rolls = boxes_at(0.0), np.zeros(len(detected))
+        landmarks = predict(boxes, rolls)
+        scheme = contract.landmarks if takes_roll(self.landmarker) else None
+        for step in range(self._refine if len(boxes) else 0):
+            if step == 0:
+                landmarks, boxes, rolls = refine_detected(predict, landmarks, boxes_at, scheme)
+                continue
+            rolls = follow_roll(landmarks, scheme, rolls)
+            boxes = turned_box(landmarks, rolls)
+            landmarks = predict(boxes, rolls)
         count = len(boxes)
         return Faces(
             landmarks=landmarks,
@@ -89,7 +108,8 @@ class FaceAnalyzer:
             confidences=np.full(count, np.nan, np.float32),
             ids=np.full(count, -1, np.int64),
             image_size=(width, height),
-            scheme=self.landmarker.contract.landmarks,
+            scheme=contract.landmarks,
+            rolls=rolls.astype(np.float32),
         )
 
 

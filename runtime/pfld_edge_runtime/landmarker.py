@@ -1,5 +1,6 @@
 """`FaceLandmarker`: photograph and face boxes in, landmarks in photograph pixels out."""
 
+import inspect
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from pfld_edge_runtime.crop import crop_faces, crop_windows
 from pfld_edge_runtime.errors import ImageError
 from pfld_edge_runtime.landmark_model import LandmarkModel
 
-__all__ = ["FaceLandmarker", "LandmarkNetwork"]
+__all__ = ["FaceLandmarker", "LandmarkNetwork", "takes_roll"]
 
 
 class LandmarkNetwork(Protocol):
@@ -84,13 +85,16 @@ class FaceLandmarker:
         """The onnxruntime execution providers that loaded, first choice first."""
         return self.model.providers
 
-    def __call__(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
+    def __call__(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> NDArray[np.float32]:
         """Find the landmarks of every boxed face, all in one batch.
 
         Args:
             image: ``(H, W, 3)``, ``(H, W, 4)``, ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in 0..1.
             boxes: ``(N, 4)`` x0, y0, x1, y1 in pixels, tight around the face's landmarks; may leave the photograph.
             color: Channel order of `image`: ``rgb`` or ``bgr``.
+            roll: Degrees by which each face leans, for faces that lie or stand on their head; see `crop_windows`.
 
         Returns:
             ``(N, P, 2)`` float32, x and y in photograph pixels, P points in the contract's order. No boxes give
@@ -103,10 +107,18 @@ class FaceLandmarker:
         if color not in ("rgb", "bgr"):
             raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
         contract = self.model.contract
-        windows = crop_windows(boxes, contract.crop.margin)
+        windows = crop_windows(boxes, contract.crop.margin, roll)
         crops = crop_faces(image, windows, contract.input_size, swap_channels=color != contract.color_order)
         return windows.to_image(self.model.predict(crops))
 
     def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Predict the landmarks of cropped faces, as fractions of the crop; see `LandmarkModel.predict`."""
         return self.model.predict(crops)
+
+
+def takes_roll(landmarker: object) -> bool:
+    """Whether a landmarker can turn its crops: it has the argument `roll` of `FaceLandmarker`'s call."""
+    try:
+        return "roll" in inspect.signature(landmarker).parameters  # type: ignore[arg-type] - or TypeError
+    except (TypeError, ValueError):
+        return False

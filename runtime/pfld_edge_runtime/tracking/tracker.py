@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.crop import check_image
-from pfld_edge_runtime.detection import Detector, find_boxes
+from pfld_edge_runtime.detection import Detector
+from pfld_edge_runtime.detection.detector import detect_boxes, landmark_boxes
 from pfld_edge_runtime.errors import ImageError, TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
-from pfld_edge_runtime.landmarker import FaceLandmarker
+from pfld_edge_runtime.geometry.roll import Predict
+from pfld_edge_runtime.landmarker import FaceLandmarker, takes_roll
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
-from pfld_edge_runtime.tracking.track_manager import Predict, TrackManager
+from pfld_edge_runtime.tracking.track_manager import TrackManager
 
 __all__ = ["FaceTracker", "Landmarker"]
 
@@ -39,7 +41,10 @@ correlate by less than 0.35 and 99 % by less than 0.6. Of pans by 5 % of the wid
 
 
 class Landmarker(Protocol):
-    """What `FaceTracker` gets landmarks from: a `FaceLandmarker`, or any callable with its signature."""
+    """What `FaceTracker` gets landmarks from: a `FaceLandmarker`, or any callable with its signature.
+
+    Crops are turned where the callable has the argument `roll`, see `FaceLandmarker`.
+    """
 
     def __call__(self, image: Image, boxes: object, color: str = "rgb") -> NDArray[np.float32]:
         """Give ``(N, P, 2)`` pixels for ``(N, 4)`` boxes that are tight around landmarks."""
@@ -49,7 +54,7 @@ class Landmarker(Protocol):
 class FaceTracker:
     """Follows the faces of one video.
 
-    The landmarks of a frame give the box of the next one; the detector only runs to find new faces and to confirm those
+    The landmarks of a frame give the box and the roll of the next one's crop, so faces may lie or stand on their head; the detector only runs to find new faces and to confirm those
     whose landmarks changed implausibly. Not thread-safe, since it has state: use one tracker for each video, and one
     call at a time. Trackers of several threads may share a landmarker.
 
@@ -105,7 +110,8 @@ class FaceTracker:
         # Boxes always come from smoothed landmarks, whatever the caller gets (see `Track`).
         self._smooth = smoothing is not None
         settings = Smoothing(smoothing, smoothing) if isinstance(smoothing, OneEuro) else smoothing or Smoothing()
-        self._tracks = TrackManager(settings, memory, max_faces)
+        turned = self._scheme if takes_roll(self._landmarker) else None
+        self._tracks = TrackManager(settings, memory, max_faces, turned)
         self._clock = FrameClock(fps)
         self._cuts = SceneCutDetector()
         self.reset()
@@ -152,8 +158,13 @@ class FaceTracker:
             predict, now, (width, height), lambda track: possible_cut or (index + track.id) % self._check_every == 0
         )
         if unconfirmed or self._search_is_due():
-            found = find_boxes(self._detector, frame, color, self._contract)
-            self._tracks.associate(found, predict, now, (width, height), unconfirmed)
+            detected, scores = detect_boxes(self._detector, frame, color)
+
+            def boxes_at(roll: float) -> Array:
+                return landmark_boxes(self._detector, detected, self._contract, roll)
+
+            found = boxes_at(0.0), scores
+            self._tracks.associate(found, predict, now, (width, height), unconfirmed, boxes_at)
             self._searched = index
         self._tracks.drop_expired(now)
         self._frames += 1
@@ -169,10 +180,11 @@ class FaceTracker:
         """The landmarker for one frame, with a check of its output."""
         points = self._scheme.num_landmarks
 
-        def predict(boxes: Array) -> Array:
+        def predict(boxes: Array, rolls: Array) -> Array:
             if len(boxes) == 0:
                 return np.zeros((0, points, 2))
-            found = np.asarray(self._landmarker(frame, boxes, color), np.float64)
+            turned = {"roll": rolls} if rolls.any() else {}
+            found = np.asarray(self._landmarker(frame, boxes, color, **turned), np.float64)
             if found.shape != (len(boxes), points, 2):
                 raise TrackerError(
                     f"the landmarker gave {found.shape} for {len(boxes)} boxes; its scheme {self._scheme.name} "
@@ -193,6 +205,7 @@ class FaceTracker:
             ids=np.array([track.id for track in tracks], np.int64),
             image_size=image_size,
             scheme=self._scheme,
+            rolls=np.array([track.roll for track in tracks], np.float32),
         )
 
 
