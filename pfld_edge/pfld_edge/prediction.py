@@ -45,9 +45,11 @@ class BoxedNetwork:
         self._network = network
         self.contract: Contract = network.contract
 
-    def __call__(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
+    def __call__(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> NDArray[np.float32]:
         """Find landmarks, ``(N, P, 2)`` pixels; arguments and errors as for `FaceLandmarker`."""
-        windows = crop_windows(boxes, self.contract.crop.margin)
+        windows = crop_windows(boxes, self.contract.crop.margin, roll)
         swap = color != self.contract.color_order
         crops = crop_faces(image, windows, self.contract.input_size, swap_channels=swap)
         return windows.to_image(self.predict_crops(crops))
@@ -86,7 +88,7 @@ class FaceSearch:
         """Add confidences where they are asked for, from a prediction of the mirror image."""
         if not self.confidence or len(faces) == 0:
             return faces
-        pair = predict_with_mirror(self.network, photo, faces.boxes, "bgr")
+        pair = predict_with_mirror(self.network, photo, faces.boxes, "bgr", faces.rolls)
         return replace(faces, confidences=landmark_confidence(*pair, self.network.contract))
 
 

@@ -109,7 +109,7 @@ class FaceAnalyzer:
             ids=np.full(count, -1, np.int64),
             image_size=(width, height),
             scheme=contract.landmarks,
-            rolls=rolls.astype(np.float32),
+            rolls=rolls,
         )
 
 

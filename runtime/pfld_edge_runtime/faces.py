@@ -35,7 +35,7 @@ class Faces:
         ids: ``(N,)`` int64, the same for the same face in every frame of a video; -1 where nothing was tracked.
         image_size: Width and height of the photograph.
         scheme: Of the points.
-        rolls: ``(N,)`` float32 degrees by which each crop was turned about its box's centre, positive clockwise; 0 for
+        rolls: ``(N,)`` float64 degrees by which each crop was turned about its box's centre, positive clockwise; 0 for
             upright faces, and where not given.
     """
 
@@ -46,13 +46,13 @@ class Faces:
     ids: NDArray[np.int64]
     image_size: tuple[int, int]
     scheme: LandmarkScheme = WFLW_98
-    rolls: Float = field(default_factory=lambda: np.zeros(0, np.float32))
+    rolls: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         """Refuse arrays of different lengths."""
         count = len(self.landmarks)
         if len(self.rolls) == 0:
-            object.__setattr__(self, "rolls", np.zeros(count, np.float32))
+            object.__setattr__(self, "rolls", np.zeros(count))
         shapes = {"landmarks": (count, self.scheme.num_landmarks, 2), "boxes": (count, 4)}
         for name in ("landmarks", "boxes", "scores", "confidences", "ids", "rolls"):
             expected, found = shapes.get(name, (count,)), np.shape(getattr(self, name))

@@ -111,13 +111,13 @@ def detect_boxes(
 def landmark_boxes(
     detector: Detector, boxes: NDArray[np.float64], contract: Contract | None = None, roll: float = 0.0
 ) -> NDArray[np.float64]:
-    """Map a detector's ``(N, 4)`` boxes to landmark boxes, those of faces turned upright if they lean by `roll` degrees.
+    """Map a detector's ``(N, 4)`` boxes to landmark boxes: those of the faces turned upright, if they lean by `roll`.
 
     Args:
         detector: Only a `FaceDetector` has a map.
         boxes: Of `detect_boxes`.
         contract: As for `find_boxes`.
-        roll: As for `crop_windows`.
+        roll: Degrees, as for `crop_windows`.
     """
     if roll:
         # The box of a leaning face is not that of the face turned upright: a square of the mean side stands for it.

@@ -5,7 +5,7 @@ the landmarks of an upright face, at a plausible place. The crop is therefore tu
 of 300-W (Helen, AFW), turned by a known angle and cropped as they were, the bundled network's NME rose by 1 % at 20
 degrees, 5 % at 30, 17 % at 45 and 50 % at 60; the roll that it found was still right to 5 degrees at 60 (90 % of the
 faces), and meaningless from 90 on. So one prediction is enough to turn the next crop of a face that leans by up to 60
-degrees, and `search_roll` tries the other three sides where two predictions of one face disagree. The key points of
+degrees, and `search_roll` tries all four sides where the landmarks of a face move with its crop. The key points of
 YuNet and SCRFD are no help: beyond 60 and 110 degrees they too are those of an upright face.
 """
 
@@ -19,7 +19,7 @@ from pfld_edge_runtime.crop import turn_points
 from pfld_edge_runtime.geometry.landmarks import tight_box
 from pfld_edge_runtime.schemes import LandmarkScheme
 
-__all__ = ["Predict", "face_roll", "follow_roll", "refine_detected", "search_roll", "turned_box"]
+__all__ = ["Predict", "face_roll", "follow_roll", "refine_detected", "search_roll", "shifted_boxes", "turned_box"]
 
 Array = NDArray[np.float64]
 
@@ -31,12 +31,15 @@ _QUADRANTS = (0.0, 90.0, 180.0, 270.0)
 _UPRIGHT = 20.0
 """Degrees by which a face may lean in its crop; a face that leans more is cropped again, upright."""
 
-_DOUBTFUL = 0.03
-"""Mean distance, in faces, of two predictions of one face beyond which its roll is searched: exceeded by none of 56
-upright faces in YuNet's boxes, 4 of 99 faces in large pose (AFLW2000), and all of the 53 on their heads."""
+_DOUBTFUL = 0.04
+"""Movement of landmarks with their crop, in faces (see `search_roll`), beyond which other rolls are tried: that of 2 of
+61 faces in large pose (AFLW2000), of 12 of them turned by 30 degrees, and of all from 135 degrees on. Of these faces,
+turned by nine angles, least movement chose the right roll for all 549."""
 
-_LEAST_SHAPE = 0.25
-"""Least length of the sum that gives the roll, in faces: about 0.8 for a frontal face, 0.4 for a profile."""
+_CROP_SHIFT = 0.06
+
+_LEAST_SHAPE = 0.4
+"""Least length of the sum that gives the roll, in faces: 0.69 to 1.2 for the 1,537 faces of Helen and AFW."""
 
 
 def face_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None) -> Array:
@@ -98,7 +101,7 @@ def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
 
     Returns:
         ``(N, 4)``: the `tight_box` of the landmarks turned back by the roll, with the centre where it lies in the
-        photograph. The same as `tight_box` where the roll is 0.
+        photograph, to a pixel. The same as `tight_box` where the roll is 0.
 
     Raises:
         LandmarkError: The landmarks can't be used.
@@ -108,8 +111,9 @@ def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
     pivots = landmarks.mean(axis=1, dtype=np.float64)
     boxes = tight_box(np.where(rolls[:, None, None] == 0, landmarks, turn_points(landmarks, pivots, -rolls)))
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    moved = turn_points(centers[:, None], pivots, rolls)[:, 0] - centers
-    return boxes + np.where(rolls == 0, 0, np.tile(moved.T, (2, 1))).T
+    # Whole pixels, like `tight_box`: float32 holds them exactly.
+    moved = np.round(turn_points(centers[:, None], pivots, rolls)[:, 0] - centers)
+    return boxes + np.where(rolls[:, None] == 0, 0, np.tile(moved, 2))
 
 
 def refine_detected(
@@ -118,7 +122,7 @@ def refine_detected(
     """Predict newly detected faces again, upright and in the tight box of the landmarks found first.
 
     The first landmarks give the tight box and the roll that landmark networks are trained on; a detector's box only
-    approximates the one and doesn't tell the other. Where the two predictions disagree, `search_roll` follows.
+    approximates the one and doesn't tell the other. Where landmarks move with the crop, `search_roll` follows.
 
     Args:
         predict: Gives landmarks.
@@ -131,10 +135,13 @@ def refine_detected(
     """
     rolls = follow_roll(first, scheme, np.zeros(len(first)))
     places = turned_box(first, rolls)
-    landmarks = predict(places, rolls)
-    doubtful = (_disagreement(first, landmarks) > _DOUBTFUL) & np.isfinite(face_roll(landmarks, scheme))
-    if scheme is not None and doubtful.any():
-        landmarks = landmarks.copy()
+    if scheme is None:
+        return predict(places, rolls), places, rolls
+    both = predict(np.concatenate([places, shifted_boxes(places)]), np.concatenate([rolls, rolls]))
+    landmarks, shifted = np.split(both, 2)
+    doubtful = _movement(first, landmarks, shifted) > _DOUBTFUL
+    doubtful &= np.isfinite(face_roll(landmarks, scheme))
+    if doubtful.any():
         found = search_roll(predict, lambda roll: boxes(roll)[doubtful], scheme)
         landmarks[doubtful], places[doubtful], rolls[doubtful] = found
     return landmarks, places, rolls
@@ -143,10 +150,12 @@ def refine_detected(
 def search_roll(
     predict: Predict, boxes: Callable[[float], Array], scheme: LandmarkScheme
 ) -> tuple[Array, Array, Array]:
-    """Find faces of any roll: of four crops a quarter turn apart, that whose landmarks agree best with the next one's.
+    """Find faces of any roll: of four crops a quarter turn apart, that whose landmarks move least with the crop.
+
+    Landmarks of a face stay when their crop is refined, and when it is shifted; guesses move with it.
 
     Args:
-        predict: Gives landmarks; is called three times, for four crops a face.
+        predict: Gives landmarks; is called four times, for four crops a face.
         boxes: Gives the ``(N, 4)`` boxes of the faces if they lean by so many degrees.
         scheme: Of the points.
 
@@ -160,15 +169,25 @@ def search_roll(
         before, rolls = landmarks, follow_roll(landmarks, scheme, rolls)
         places = turned_box(before, rolls)
         landmarks = predict(places, rolls)
-    apart = _disagreement(before, landmarks).reshape(len(_QUADRANTS), -1)
-    faces = np.arange(apart.shape[1])
-    best = np.nan_to_num(apart, nan=np.inf).argmin(axis=0) * len(faces) + faces
+    moved = _movement(before, landmarks, predict(shifted_boxes(places), rolls)).reshape(len(_QUADRANTS), -1)
+    faces = np.arange(moved.shape[1])
+    best = np.nan_to_num(moved, nan=np.inf).argmin(axis=0) * len(faces) + faces
     return landmarks[best], places[best], rolls[best]
 
 
-def _disagreement(one: NDArray[np.floating], other: NDArray[np.floating]) -> Array:
-    """Mean distance of two predictions ``(..., P, 2)`` of the same faces, in sides of the second one's box."""
-    sizes = np.ptp(other, axis=-2).max(axis=-1)
-    apart = np.linalg.norm(one - other, axis=-1).mean(axis=-1)
-    distance: Array = apart / np.where(sizes > 0, sizes, np.nan)
+def shifted_boxes(boxes: Array) -> Array:
+    """Shift boxes ``(N, 4)`` by 6 % of their longer side each way, to see whether the landmarks move with the crop."""
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True, initial=0)
+    shifted: Array = boxes + _CROP_SHIFT * sides
+    return shifted
+
+
+def _movement(before: Array, landmarks: Array, shifted: Array) -> Array:
+    """Mean distance of ``(N, P, 2)`` landmarks from those of the crop before, plus that from those of a shifted crop.
+
+    In faces; NaN where the landmarks lie on one point.
+    """
+    sizes = np.ptp(landmarks, axis=1).max(axis=1)
+    apart = [np.linalg.norm(other - landmarks, axis=2).mean(axis=1) for other in (before, shifted)]
+    distance: Array = (apart[0] + apart[1]) / np.where(sizes > 0, sizes, np.nan)
     return distance

@@ -19,11 +19,10 @@ from pfld_edge_runtime.geometry.roll import follow_roll, turned_box
 from pfld_edge_runtime.schemes import LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import FaceSmoother, Smoothing
 
-__all__ = ["Track", "is_discontinuous", "is_implausible", "is_off_center", "moves_with_crop", "shifted_boxes"]
+__all__ = ["Track", "is_discontinuous", "is_implausible", "is_off_center", "moves_with_crop"]
 
 Array = NDArray[np.float64]
 
-_CROP_SHIFT = 0.06
 _MOVES_WITH_CROP = 0.05
 
 _LEAST_INSIDE = 0.2
@@ -139,13 +138,6 @@ class Track:
             moved = self.smoothed.mean(axis=0) - last.mean(axis=0)
             self.speed = self.speed + share * (moved / interval - self.speed)
         self.last_seen = now
-
-
-def shifted_boxes(boxes: Array) -> Array:
-    """Shift boxes ``(N, 4)`` for the presence check by `moves_with_crop`."""
-    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True, initial=0)
-    shifted: Array = boxes + _CROP_SHIFT * sides
-    return shifted
 
 
 def moves_with_crop(landmarks: Array, shifted: Array) -> bool:

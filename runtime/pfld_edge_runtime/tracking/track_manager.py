@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.geometry.landmarks import face_size, tight_box
-from pfld_edge_runtime.geometry.roll import Predict, refine_detected, turned_box
+from pfld_edge_runtime.geometry.roll import Predict, refine_detected, shifted_boxes, turned_box
 from pfld_edge_runtime.schemes import LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import Smoothing
 from pfld_edge_runtime.tracking.track import (
@@ -16,7 +16,6 @@ from pfld_edge_runtime.tracking.track import (
     is_implausible,
     is_off_center,
     moves_with_crop,
-    shifted_boxes,
 )
 
 __all__ = ["TrackManager", "are_duplicates", "match_boxes"]
@@ -154,7 +153,9 @@ class TrackManager:
     def _matches(self, boxes: Array, now: float, unconfirmed: Sequence[Track]) -> dict[int, Track]:
         """Tracks by index of the box: visible ones first, then lost ones. Unmatched ones may become lost."""
         tracks = self.visible
-        known = [track.predicted_crop(now)[0] if track in unconfirmed else tight_box(track.landmarks) for track in tracks]
+        known = [
+            track.predicted_crop(now)[0] if track in unconfirmed else tight_box(track.landmarks) for track in tracks
+        ]
         matches = {column: tracks[row] for row, column in match_boxes(_table(known), boxes, _GATE)}
         for track in tracks:
             if track not in matches.values():

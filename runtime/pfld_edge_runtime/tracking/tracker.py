@@ -54,9 +54,10 @@ class Landmarker(Protocol):
 class FaceTracker:
     """Follows the faces of one video.
 
-    The landmarks of a frame give the box and the roll of the next one's crop, so faces may lie or stand on their head; the detector only runs to find new faces and to confirm those
-    whose landmarks changed implausibly. Not thread-safe, since it has state: use one tracker for each video, and one
-    call at a time. Trackers of several threads may share a landmarker.
+    The landmarks of a frame give the box and the roll of the next one's crop, so that faces may turn to any side; the
+    detector only runs to find new faces and to confirm those whose landmarks changed implausibly. Not thread-safe,
+    since it has state: use one tracker for each video, and one call at a time. Trackers of several threads may share a
+    landmarker.
 
     Example:
         >>> tracker = FaceTracker(detector)
@@ -205,7 +206,7 @@ class FaceTracker:
             ids=np.array([track.id for track in tracks], np.int64),
             image_size=image_size,
             scheme=self._scheme,
-            rolls=np.array([track.roll for track in tracks], np.float32),
+            rolls=np.array([track.roll for track in tracks], np.float64),
         )
 
 
