@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.crop import check_boxes, check_image
-from pfld_edge_runtime.detection import Detector, open_detector
+from pfld_edge_runtime.detection import Detector
+from pfld_edge_runtime.detection.catalogue import as_detector
 from pfld_edge_runtime.detection.detector import detect_boxes, landmark_boxes
-from pfld_edge_runtime.errors import DetectorError
+from pfld_edge_runtime.errors import DetectorError, ModelContractError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.confidence import ConfidenceCurve, landmark_confidence, predict_with_mirror
 from pfld_edge_runtime.geometry.roll import follow_roll, refine_detected, turned_box
-from pfld_edge_runtime.landmarker import FaceLandmarker, LandmarkNetwork, takes_roll
+from pfld_edge_runtime.landmark_model import LandmarkModel
+from pfld_edge_runtime.landmarker import LandmarkNetwork, as_landmarker, takes_roll
 
 __all__ = ["FaceAnalyzer", "read_faces"]
 
@@ -33,7 +36,7 @@ class FaceAnalyzer:
     def __init__(
         self,
         detector: Detector | str | Path,
-        landmarker: LandmarkNetwork | None = None,
+        landmarker: LandmarkNetwork | LandmarkModel | str | Path | bytes | None = None,
         refine: int = 1,
         max_faces: int | None = None,
     ) -> None:
@@ -42,7 +45,8 @@ class FaceAnalyzer:
         Args:
             detector: A `FaceDetector`; any callable that takes an image and gives ``(N, 4)`` or ``(N, 5)`` boxes tight
                 around landmarks; or what `open_detector` takes.
-            landmarker: None for the bundled model.
+            landmarker: A `FaceLandmarker`, or what it takes: a model's file or a `LandmarkModel`; None for the bundled
+                model.
             refine: How many times landmarks are predicted again, in the tight box of those found before: landmark
                 networks are trained on tight boxes, which detectors' boxes are not. Faces that lie or stand on their
                 head are cropped upright, see `refine_detected`. 0 uses the detector's box alone, not turned.
@@ -51,13 +55,19 @@ class FaceAnalyzer:
         Raises:
             DetectorError: A setting is out of range, or the named detector isn't there.
             ModelFileError: A file can't be opened.
+            ModelContractError: The landmarker has no contract, or none that fits.
         """
         if refine < 0:
             raise DetectorError(f"refine must be 0 or more, not {refine!r}")
         if max_faces is not None and max_faces < 1:
             raise DetectorError(f"max_faces must be 1 or more, not {max_faces!r}")
-        self.detector: Detector = open_detector(detector) if isinstance(detector, str | Path) else detector
-        self.landmarker: LandmarkNetwork = FaceLandmarker() if landmarker is None else landmarker
+        self.detector: Detector = as_detector(detector)
+        self.landmarker: LandmarkNetwork = as_landmarker(landmarker)
+        if not isinstance(getattr(self.landmarker, "contract", None), Contract):
+            raise ModelContractError(
+                f"{landmarker!r} has no contract: pass a FaceLandmarker, its file, or an object with a `contract`"
+            )
+        self._scheme = self.landmarker.contract.landmarks if takes_roll(self.landmarker) else None
         self._refine = refine
         self._max_faces = max_faces
 
@@ -92,12 +102,11 @@ class FaceAnalyzer:
 
         boxes, rolls = boxes_at(0.0), np.zeros(len(detected))
         landmarks = predict(boxes, rolls)
-        scheme = contract.landmarks if takes_roll(self.landmarker) else None
         for step in range(self._refine if len(boxes) else 0):
             if step == 0:
-                landmarks, boxes, rolls = refine_detected(predict, landmarks, boxes_at, scheme)
+                landmarks, boxes, rolls = refine_detected(predict, landmarks, boxes_at, self._scheme)
                 continue
-            rolls = follow_roll(landmarks, scheme, rolls)
+            rolls = follow_roll(landmarks, self._scheme, rolls)
             boxes = turned_box(landmarks, rolls)
             landmarks = predict(boxes, rolls)
         count = len(boxes)

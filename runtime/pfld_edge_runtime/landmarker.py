@@ -2,17 +2,19 @@
 
 import inspect
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.crop import crop_faces, crop_windows
-from pfld_edge_runtime.errors import ImageError
+from pfld_edge_runtime.errors import ImageError, ModelContractError
 from pfld_edge_runtime.landmark_model import LandmarkModel
 
-__all__ = ["FaceLandmarker", "LandmarkNetwork", "takes_roll"]
+__all__ = ["FaceLandmarker", "LandmarkNetwork", "as_landmarker", "takes_roll"]
+
+Called = TypeVar("Called")
 
 
 class LandmarkNetwork(Protocol):
@@ -114,6 +116,19 @@ class FaceLandmarker:
     def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Predict the landmarks of cropped faces, as fractions of the crop; see `LandmarkModel.predict`."""
         return self.model.predict(crops)
+
+
+def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None) -> "Called | FaceLandmarker":
+    """Open what `FaceLandmarker` takes, and leave a callable as it is.
+
+    Raises:
+        ModelContractError: It is neither; otherwise as for `LandmarkModel.open`.
+    """
+    if landmarker is None or isinstance(landmarker, str | Path | bytes | LandmarkModel):
+        return FaceLandmarker(landmarker)
+    if not callable(landmarker):
+        raise ModelContractError(f"a landmarker is an ONNX file, a LandmarkModel or a callable; found {landmarker!r}")
+    return landmarker
 
 
 def takes_roll(landmarker: object) -> bool:

@@ -1,10 +1,11 @@
 """What the published ONNX detectors share: letterbox input, score threshold, non-maximum suppression."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -74,6 +75,8 @@ class Letterbox:
 class OnnxDetector(FaceDetector):
     """A published face detector. Thread-safe: a call keeps nothing in the object.
 
+    Can be pickled, for other processes, unless it was made of an open session: the copy opens its file again.
+
     Attributes:
         score_threshold: The default of the argument; likewise the next two.
         nms_threshold: Largest intersection over union of two faces.
@@ -122,8 +125,12 @@ class OnnxDetector(FaceDetector):
         self._nms_threshold = _share("nms_threshold", kind.nms_threshold, nms_threshold)
         self._max_faces = None if max_faces is None else _count("max_faces", max_faces)
         self._session: onnxruntime.InferenceSession
+        self._reopen: Callable[[], OnnxDetector] | None = None
         if isinstance(model, str | Path | bytes):
             self._session = open_session(model, device, threads)
+            self._reopen = partial(
+                kind, model, score_threshold, nms_threshold, largest_side, max_faces, device, threads
+            )
         else:
             self._session = model
         if not self.reads(self._session):
@@ -138,6 +145,12 @@ class OnnxDetector(FaceDetector):
                 f"this {kind.__name__} file sees every photograph at {width} x {height}: leave largest_side out"
             )
         self._side = kind.largest_side if largest_side is None else _count("largest_side", largest_side)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments, not the session."""
+        if self._reopen is None:
+            raise TypeError("a detector of an open session can't be pickled: make it of its file")
+        return self._reopen, ()
 
     @classmethod
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from enum import Enum
 from math import isfinite
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.crop import check_image
 from pfld_edge_runtime.detection import Detector
+from pfld_edge_runtime.detection.catalogue import as_detector
 from pfld_edge_runtime.detection.detector import detect_boxes, landmark_boxes
 from pfld_edge_runtime.errors import ImageError, TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
-from pfld_edge_runtime.landmarker import FaceLandmarker, takes_roll
+from pfld_edge_runtime.landmark_model import LandmarkModel
+from pfld_edge_runtime.landmarker import as_landmarker, takes_roll
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
 from pfld_edge_runtime.tracking.track_manager import TrackManager
@@ -68,8 +71,8 @@ class FaceTracker:
 
     def __init__(
         self,
-        detector: Detector,
-        landmarker: Landmarker | None = None,
+        detector: Detector | str | Path,
+        landmarker: Landmarker | LandmarkModel | str | Path | bytes | None = None,
         *,
         every: int = 15,
         search_every: int = 3,
@@ -82,8 +85,9 @@ class FaceTracker:
         """Make a tracker.
 
         Args:
-            detector: Finds faces; called by `find_boxes`.
-            landmarker: Finds their landmarks; None for the bundled model.
+            detector: Finds faces; as for `FaceAnalyzer`.
+            landmarker: Finds their landmarks; a `FaceLandmarker` or what it takes, or a callable with its signature;
+                None for the bundled model.
             every: Frames from one run of the detector to the next while no face is lost, at least 1.
             search_every: The same while no face is visible or one is lost, at least 1.
             check_every: Frames from one presence check of a face to the next (see `track`), at least 1; each check
@@ -95,6 +99,9 @@ class FaceTracker:
 
         Raises:
             TrackerError: A setting is out of range.
+            DetectorError: The named detector isn't there.
+            ModelFileError: A file can't be opened.
+            ModelContractError: The landmarker is neither a model nor a callable.
         """
         for name, value in {"every": every, "search_every": search_every, "check_every": check_every}.items():
             if value < 1:
@@ -103,8 +110,8 @@ class FaceTracker:
             raise TrackerError(f"max_faces is {max_faces!r}; it must be at least 1, or None for all")
         if not memory >= 0:
             raise TrackerError(f"memory is {memory!r}; it must be 0 seconds or more")
-        self._detector = detector
-        self._landmarker = FaceLandmarker() if landmarker is None else landmarker
+        self._detector = as_detector(detector)
+        self._landmarker: Landmarker = as_landmarker(landmarker)
         self._contract = _contract(self._landmarker)
         self._scheme: LandmarkScheme = WFLW_98 if self._contract is None else self._contract.landmarks
         self._every, self._search_every, self._check_every = every, search_every, check_every
