@@ -19,7 +19,7 @@ from pfld_edge_runtime.landmarker import LandmarkNetwork, as_landmarker, takes_r
 
 __all__ = ["FaceAnalyzer", "read_faces"]
 
-Array = NDArray[np.floating]
+Array = NDArray[np.float64]
 
 
 class FaceAnalyzer:
@@ -96,7 +96,7 @@ class FaceAnalyzer:
         def boxes_at(roll: float) -> Array:
             return landmark_boxes(self.detector, detected, contract, roll)
 
-        def predict(boxes: Array, rolls: Array) -> Array:
+        def predict(boxes: Array, rolls: Array) -> NDArray[np.float32]:
             turned = {"roll": rolls} if rolls.any() else {}
             return self.landmarker(image, boxes, color, **turned)
 

@@ -1,6 +1,7 @@
 """`FaceLandmarker`: photograph and face boxes in, landmarks in photograph pixels out."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -131,9 +132,9 @@ def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None
     return landmarker
 
 
-def takes_roll(landmarker: object) -> bool:
+def takes_roll(landmarker: Callable[..., object]) -> bool:
     """Whether a landmarker can turn its crops: it has the argument `roll` of `FaceLandmarker`'s call."""
     try:
-        return "roll" in inspect.signature(landmarker).parameters  # type: ignore[arg-type] - or TypeError
+        return "roll" in inspect.signature(landmarker).parameters
     except (TypeError, ValueError):
         return False

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,6 +92,7 @@ class OnnxDetector(FaceDetector):
     _scale: ClassVar[float]
     _enlarge: ClassVar[bool]
     _multiple: ClassVar[int] = 32
+    _look_smaller: ClassVar[bool] = False  # look again at half the size where no face was found
 
     def __init__(
         self,
@@ -169,6 +170,12 @@ class OnnxDetector(FaceDetector):
     def _detect(self, image: NDArray[np.generic], color: str) -> NDArray[np.float32]:
         height, width = check_image(image).shape[:2]
         letterbox = self._letterbox((width, height))
+        found = self._detect_in(image, letterbox, color)
+        if len(found) == 0 and self._look_smaller:
+            found = self._detect_in(image, replace(letterbox, inner=_scaled(letterbox.inner, 0.5)), color)
+        return found
+
+    def _detect_in(self, image: NDArray[np.generic], letterbox: Letterbox, color: str) -> NDArray[np.float32]:
         pixels = sample_letterbox(image, letterbox, swap_channels=color != self._color)
         planes = (pixels.transpose(2, 0, 1)[None] - np.float32(self._mean)) / np.float32(self._scale)
         outputs = self._session.run(None, {self._input: np.ascontiguousarray(planes)})

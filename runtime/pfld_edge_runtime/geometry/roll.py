@@ -11,6 +11,7 @@ YuNet and SCRFD are no help: beyond 60 and 110 degrees they too are those of an 
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,10 @@ __all__ = ["Predict", "face_roll", "follow_roll", "refine_detected", "search_rol
 
 Array = NDArray[np.float64]
 
-Predict = Callable[[Array, Array], Array]
+Landmarks = NDArray[Any]
+"""float32 or float64, as the landmarker gives them."""
+
+Predict = Callable[[Array, Array], Landmarks]
 """From ``(N, 4)`` boxes and ``(N,)`` rolls in degrees to ``(N, P, 2)`` landmarks in one photograph."""
 
 _QUADRANTS = (0.0, 90.0, 180.0, 270.0)
@@ -117,8 +121,8 @@ def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
 
 
 def refine_detected(
-    predict: Predict, first: Array, boxes: Callable[[float], Array], scheme: LandmarkScheme | None
-) -> tuple[Array, Array, Array]:
+    predict: Predict, first: Landmarks, boxes: Callable[[float], Array], scheme: LandmarkScheme | None
+) -> tuple[Landmarks, Array, Array]:
     """Predict newly detected faces again, upright and in the tight box of the landmarks found first.
 
     The first landmarks give the tight box and the roll that landmark networks are trained on; a detector's box only
@@ -149,7 +153,7 @@ def refine_detected(
 
 def search_roll(
     predict: Predict, boxes: Callable[[float], Array], scheme: LandmarkScheme
-) -> tuple[Array, Array, Array]:
+) -> tuple[Landmarks, Array, Array]:
     """Find faces of any roll: of four crops a quarter turn apart, that whose landmarks move least with the crop.
 
     Landmarks of a face stay when their crop is refined, and when it is shifted; guesses move with it.
@@ -182,7 +186,7 @@ def shifted_boxes(boxes: Array) -> Array:
     return shifted
 
 
-def _movement(before: Array, landmarks: Array, shifted: Array) -> Array:
+def _movement(before: Landmarks, landmarks: Landmarks, shifted: Landmarks) -> Array:
     """Mean distance of ``(N, P, 2)`` landmarks from those of the crop before, plus that from those of a shifted crop.
 
     In faces; NaN where the landmarks lie on one point.
