@@ -47,8 +47,18 @@ class EndToEndModel(LandmarkModel):
         super().__init__(contract, self._refuse_crops, **told)
         self.function = function
 
-    def locate(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
-        """Find the landmarks of every boxed face of a ``(H, W, 3)`` uint8 photograph; see `LandmarkModel.locate`."""
+    takes_roll = False
+
+    def locate(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> NDArray[np.float32]:
+        """Find the landmarks of every boxed face of a ``(H, W, 3)`` uint8 photograph; see `LandmarkModel.locate`.
+
+        Raises:
+            ModelContractError: A roll other than 0 is given: the graph's crops are never turned.
+        """
+        if roll is not None and np.asarray(roll, np.float64).any():
+            raise ModelContractError(f"{self.name} is an end-to-end graph, whose crops can't be turned: leave out roll")
         if color not in ("rgb", "bgr"):
             raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
         # The graph takes RGB, whatever the network inside was trained on.

@@ -61,7 +61,7 @@ class FaceSearch:
         """Add confidences where they are asked for, from a prediction of the mirror image."""
         if not self.confidence or len(faces) == 0:
             return faces
-        pair = predict_with_mirror(self.network, photo, faces.boxes, "bgr")
+        pair = predict_with_mirror(self.network, photo, faces.boxes, "bgr", faces.rolls)
         return replace(faces, confidences=landmark_confidence(*pair, self.network.contract))
 
 

@@ -5,15 +5,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime.contract import ConfidenceCurve
+from pfld_edge_runtime.contract import ConfidenceCurve, Contract
 from pfld_edge_runtime.crop import check_boxes, check_image
-from pfld_edge_runtime.detection import Detector, find_boxes, open_detector
-from pfld_edge_runtime.errors import DetectorError
+from pfld_edge_runtime.detection import Detector
+from pfld_edge_runtime.detection.catalogue import as_detector
+from pfld_edge_runtime.detection.detector import detect_boxes, landmark_boxes
+from pfld_edge_runtime.errors import DetectorError, ModelContractError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_with_mirror
-from pfld_edge_runtime.geometry.landmarks import tight_box
+from pfld_edge_runtime.geometry.roll import follow_roll, refine_detected, turned_box
 from pfld_edge_runtime.landmark_model import LandmarkModel
-from pfld_edge_runtime.landmarker import FaceLandmarker
+from pfld_edge_runtime.landmarker import FaceLandmarker, as_landmarker, takes_roll
+
+Array = NDArray[np.float64]
 
 
 class FaceAnalyzer:
@@ -30,7 +34,7 @@ class FaceAnalyzer:
     def __init__(
         self,
         detector: Detector | str | Path,
-        landmarker: FaceLandmarker | LandmarkModel | str | Path | None = None,
+        landmarker: FaceLandmarker | LandmarkModel | str | Path | bytes | None = None,
         refine: int = 1,
         max_faces: int | None = None,
     ) -> None:
@@ -39,21 +43,29 @@ class FaceAnalyzer:
         Args:
             detector: A `FaceDetector`; any callable that takes an image and gives ``(N, 4)`` or ``(N, 5)`` boxes tight
                 around landmarks; or what `open_detector` takes.
-            landmarker: Or what it is made of: a model or its file; None for the bundled model.
+            landmarker: A `FaceLandmarker`, or what it takes: a model's file or a `LandmarkModel`; None for the bundled
+                model.
             refine: How many times landmarks are predicted again, in the tight box of those found before: landmark
-                networks are trained on tight boxes, which detectors' boxes are not. 0 uses the detector's box alone.
+                networks are trained on tight boxes, which detectors' boxes are not. Faces that lie or stand on their
+                head are cropped upright, see `refine_detected`. 0 uses the detector's box alone, not turned.
             max_faces: Most faces to find the landmarks of, those of the best scores; None for all.
 
         Raises:
             DetectorError: A setting is out of range, or the named detector isn't there.
             ModelFileError: A file can't be opened.
+            ModelContractError: The landmarker has no contract, or none that fits.
         """
         if refine < 0:
             raise DetectorError(f"refine must be 0 or more, not {refine!r}")
         if max_faces is not None and max_faces < 1:
             raise DetectorError(f"max_faces must be 1 or more, not {max_faces!r}")
-        self.detector: Detector = open_detector(detector) if isinstance(detector, str | Path) else detector
-        self.landmarker = landmarker if isinstance(landmarker, FaceLandmarker) else FaceLandmarker(landmarker)
+        self.detector: Detector = as_detector(detector)
+        self.landmarker: FaceLandmarker = as_landmarker(landmarker)
+        if not isinstance(getattr(self.landmarker, "contract", None), Contract):
+            raise ModelContractError(
+                f"{landmarker!r} has no contract: pass a FaceLandmarker, its file, or an object with a `contract`"
+            )
+        self._scheme = self.landmarker.contract.landmarks if takes_roll(self.landmarker) else None
         self._refine = refine
         self._max_faces = max_faces
 
@@ -73,14 +85,28 @@ class FaceAnalyzer:
             BoxError: The detector returned something other than boxes.
         """
         height, width = check_image(image).shape[:2]
-        boxes, scores = find_boxes(self.detector, image, color, self.landmarker.contract)
+        contract = self.landmarker.contract
+        detected, scores = detect_boxes(self.detector, image, color)
         # NaN, where a detector gives no scores, sorts last and keeps the detector's order.
         order = np.argsort(-scores, kind="stable")[: self._max_faces]
-        boxes, scores = boxes[order], scores[order]
-        landmarks = self.landmarker(image, boxes, color)
-        for _ in range(self._refine if len(boxes) else 0):
-            boxes = tight_box(landmarks)
-            landmarks = self.landmarker(image, boxes, color)
+        detected, scores = detected[order], scores[order]
+
+        def boxes_at(roll: float) -> Array:
+            return landmark_boxes(self.detector, detected, contract, roll)
+
+        def predict(boxes: Array, rolls: Array) -> NDArray[np.float32]:
+            turned = {"roll": rolls} if rolls.any() else {}
+            return self.landmarker(image, boxes, color, **turned)
+
+        boxes, rolls = boxes_at(0.0), np.zeros(len(detected))
+        landmarks = predict(boxes, rolls)
+        for step in range(self._refine if len(boxes) else 0):
+            if step == 0:
+                landmarks, boxes, rolls = refine_detected(predict, landmarks, boxes_at, self._scheme)
+                continue
+            rolls = follow_roll(landmarks, self._scheme, rolls)
+            boxes = turned_box(landmarks, rolls)
+            landmarks = predict(boxes, rolls)
         count = len(boxes)
         return Faces(
             landmarks=landmarks,
@@ -89,7 +115,8 @@ class FaceAnalyzer:
             confidences=np.full(count, np.nan, np.float32),
             ids=np.full(count, -1, np.int64),
             image_size=(width, height),
-            scheme=self.landmarker.contract.landmarks,
+            scheme=contract.landmarks,
+            rolls=rolls,
         )
 
 

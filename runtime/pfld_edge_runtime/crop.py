@@ -3,6 +3,9 @@
 The crop follows the published PFLD evaluation: a square of ``int(max(w, h) * margin)`` pixels around the box's integer
 centre, zero padding outside the photograph, bilinear resize. Sampling positions are those of ``cv2.resize`` with
 ``INTER_LINEAR`` (``(i + 0.5) * scale - 0.5``, edges repeated). No padded copy of the photograph is made.
+
+The window of a face that lies or stands on its head is turned by the face's roll about its own centre, so that the crop
+shows the face upright; a roll of 0 is the published crop, bit by bit.
 """
 
 import threading
@@ -27,25 +30,45 @@ class CropWindows:
     """Where each face's square crop lies in the photograph.
 
     Attributes:
-        corners: ``(N, 2)`` int64, x and y of the top left corner in photograph pixels; may be negative.
+        corners: ``(N, 2)`` int64, x and y of the top left corner in photograph pixels, before the window is turned; may
+            be negative.
         sizes: ``(N,)`` int64, the side in pixels, at least 1.
+        rolls: ``(N,)`` float64 degrees by which the window is turned about its centre, positive clockwise in the
+            photograph; None where no window is turned.
     """
 
     corners: Int64
     sizes: Int64
+    rolls: NDArray[np.float64] | None = None
 
     def to_image(self, fractions: Float32) -> Float32:
         """Map ``(N, P, 2)`` fractions of the crop to photograph pixels, float32."""
         scaled = fractions * self.sizes[:, None, None] + self.corners[:, None, :]
+        if self.rolls is not None:
+            scaled = turn_points(scaled, self._centers(), self.rolls)
         return scaled.astype(np.float32)
 
     def to_crop(self, landmarks: Float32) -> Float32:
         """Map ``(N, P, 2)`` photograph pixels to fractions of the crop, float32; the inverse of `to_image`."""
-        fractions = (landmarks - self.corners[:, None, :]) / self.sizes[:, None, None]
+        points = landmarks if self.rolls is None else turn_points(landmarks, self._centers(), -self.rolls)
+        fractions = (points - self.corners[:, None, :]) / self.sizes[:, None, None]
         return fractions.astype(np.float32)
 
+    def sampling_matrix(self, index: int, size: int) -> NDArray[np.float64]:
+        """Give the ``(2, 3)`` map of `warp_affine` for one window: from the crop's pixels to the photograph's."""
+        radians = 0.0 if self.rolls is None else float(np.deg2rad(self.rolls[index]))
+        turn = np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
+        turn *= self.sizes[index] / size
+        # Integers are centres of pixels, so the window's centre lies half a pixel to the left and above.
+        return np.column_stack([turn, self._centers()[index] - 0.5 - turn.sum(axis=1) * (size - 1) / 2])
+
+    def _centers(self) -> NDArray[np.float64]:
+        return self.corners + self.sizes[:, None] / 2
+
     def sampling_positions(self, size: int) -> NDArray[np.float64]:
-        """Give the photograph coordinates that `crop_faces` samples; integers are centres of pixels, as in OpenCV.
+        """Give the photograph coordinates that `crop_faces` samples for windows that are not turned.
+
+        Integers are centres of pixels, as in OpenCV.
 
         Args:
             size: Side of the crop in pixels.
@@ -123,24 +146,51 @@ def check_image(image: object) -> NDArray[np.generic]:
     return view[:, :, :3] if view.shape[2] == 4 else view
 
 
-def crop_windows(boxes: object, margin: float) -> CropWindows:
+def turn_points(
+    points: NDArray[np.floating], centers: NDArray[np.float64], rolls: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Turn ``(N, P, 2)`` points about ``(N, 2)`` centres by ``(N,)`` degrees, positive clockwise in the photograph."""
+    radians = np.deg2rad(rolls)
+    cosine, sine = np.cos(radians)[:, None], np.sin(radians)[:, None]
+    x, y = np.moveaxis(points - centers[:, None, :], -1, 0)
+    turned: NDArray[np.float64] = np.stack([cosine * x - sine * y, sine * x + cosine * y], axis=-1)
+    return turned + centers[:, None, :]
+
+
+def crop_windows(boxes: object, margin: float, roll: object = None) -> CropWindows:
     """Find the square crop window of each box.
 
     Args:
         boxes: As for `check_boxes`; the published protocol's boxes are those of `tight_box`.
         margin: Side of the square as a multiple of the box's longer side.
+        roll: Degrees by which each face leans, ``(N,)`` or one number for all, positive clockwise in the photograph, as
+            `HeadPose.roll`. The window is turned by it about its centre; the box is that of the face before it is
+            turned, see `turned_box`. None for upright faces.
 
     Returns:
         N windows.
 
     Raises:
-        BoxError: A box can't be used.
+        BoxError: A box or a roll can't be used.
     """
     valid = check_boxes(boxes)
     extent = valid[:, 2:] - valid[:, :2]
     sizes = np.maximum((extent.max(axis=1, initial=0) * margin).astype(np.int64), 1)
     centers = np.floor(valid[:, :2] + extent / 2).astype(np.int64)
-    return CropWindows(centers - sizes[:, None] // 2, sizes)
+    return CropWindows(centers - sizes[:, None] // 2, sizes, _check_rolls(roll, len(valid)))
+
+
+def _check_rolls(roll: object, count: int) -> NDArray[np.float64] | None:
+    """Give ``(count,)`` finite degrees; None where all are 0."""
+    if roll is None:
+        return None
+    try:
+        rolls = np.broadcast_to(np.asarray(roll, np.float64), (count,))
+    except (TypeError, ValueError) as error:
+        raise BoxError(f"roll must be one number of degrees for each of the {count} boxes: {error}") from error
+    if not np.isfinite(rolls).all():
+        raise BoxError(f"roll must be finite degrees, found {rolls.tolist()}")
+    return rolls if rolls.any() else None
 
 
 def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> NDArray[np.uint8]:
@@ -169,6 +219,9 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
     lines, weights = _taps(offsets, windows.sizes[:, None], starts, limits)
     crops = np.empty((len(windows.sizes), size, size, 3), np.uint8)
     for index, crop in enumerate(crops):
+        if windows.rolls is not None and windows.rolls[index]:
+            crop[:] = warp_affine(photo, windows.sampling_matrix(index, size), size)[:, :, channels]
+            continue
         face = _resample(photo, lines[index], weights[index], channels)
         face += np.float32(0.5)
         crop[:] = face.astype(np.uint8).reshape(size, -1, size).transpose(2, 0, 1)

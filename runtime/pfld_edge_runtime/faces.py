@@ -4,7 +4,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Faces:
         ids: ``(N,)`` int64, the same for the same face in every frame of a video; -1 where nothing was tracked.
         image_size: Width and height of the photograph.
         scheme: Of the points.
+        rolls: ``(N,)`` float64 degrees by which each crop was turned about its box's centre, positive clockwise; 0 for
+            upright faces, and where not given.
     """
 
     landmarks: Float
@@ -42,12 +44,15 @@ class Faces:
     ids: NDArray[np.int64]
     image_size: tuple[int, int]
     scheme: LandmarkScheme = WFLW_98
+    rolls: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         """Refuse arrays of different lengths."""
         count = len(self.landmarks)
+        if len(self.rolls) == 0:
+            object.__setattr__(self, "rolls", np.zeros(count))
         shapes = {"landmarks": (count, self.scheme.num_landmarks, 2), "boxes": (count, 4)}
-        for name in ("landmarks", "boxes", "scores", "confidences", "ids"):
+        for name in ("landmarks", "boxes", "scores", "confidences", "ids", "rolls"):
             expected, found = shapes.get(name, (count,)), np.shape(getattr(self, name))
             if found != expected:
                 raise LandmarkError(f"faces need {name} of shape {expected}, found {found}: give one row a face")
@@ -66,6 +71,7 @@ class Faces:
             scores=self.scores[rows],
             confidences=self.confidences[rows],
             ids=self.ids[rows],
+            rolls=self.rolls[rows],
         )
 
     def __iter__(self) -> Iterator["Faces"]:

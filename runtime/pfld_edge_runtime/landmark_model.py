@@ -45,6 +45,8 @@ class LandmarkModel:
         ... )
     """
 
+    takes_roll = True
+    """Whether `locate` can turn its crops."""
     _device = "callable"
 
     def __init__(
@@ -194,13 +196,16 @@ class LandmarkModel:
         """The onnxruntime execution providers that loaded, first choice first; none for a callable."""
         return [] if self._session is None else list(self._session.get_providers())
 
-    def locate(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
+    def locate(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> NDArray[np.float32]:
         """Find the landmarks of every boxed face: crop, predict, map back to the photograph.
 
         Args:
             image: ``(H, W, 3)``, ``(H, W, 4)``, ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in 0..1.
             boxes: ``(N, 4)`` x0, y0, x1, y1 in pixels, tight around the face's landmarks; may leave the photograph.
             color: Channel order of `image`: ``rgb`` or ``bgr``.
+            roll: Degrees by which each face leans; see `crop_windows`.
 
         Returns:
             ``(N, P, 2)`` float32, x and y in photograph pixels, P points in the contract's order. No boxes give
@@ -212,7 +217,7 @@ class LandmarkModel:
         """
         if color not in ("rgb", "bgr"):
             raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
-        windows = crop_windows(boxes, self._contract.crop.margin)
+        windows = crop_windows(boxes, self._contract.crop.margin, roll)
         swap = color != self._contract.color_order
         return windows.to_image(self.predict(crop_faces(image, windows, self._contract.input_size, swap_channels=swap)))
 

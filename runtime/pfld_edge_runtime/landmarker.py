@@ -1,13 +1,18 @@
 """`FaceLandmarker`: photograph and face boxes in, landmarks in photograph pixels out."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract
-from pfld_edge_runtime.errors import ModelFileError
+from pfld_edge_runtime.errors import ModelContractError, ModelFileError
 from pfld_edge_runtime.landmark_model import LandmarkModel
+
+Called = TypeVar("Called")
 
 
 class FaceLandmarker:
@@ -63,13 +68,16 @@ class FaceLandmarker:
         """The onnxruntime execution providers that loaded, first choice first."""
         return self.model.providers
 
-    def __call__(self, image: NDArray[np.generic], boxes: object, color: str = "rgb") -> NDArray[np.float32]:
+    def __call__(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> NDArray[np.float32]:
         """Find the landmarks of every boxed face, all in one batch.
 
         Args:
             image: ``(H, W, 3)``, ``(H, W, 4)``, ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in 0..1.
             boxes: ``(N, 4)`` x0, y0, x1, y1 in pixels, tight around the face's landmarks; may leave the photograph.
             color: Channel order of `image`: ``rgb`` or ``bgr``.
+            roll: Degrees by which each face leans, for faces that lie or stand on their head; see `crop_windows`.
 
         Returns:
             ``(N, P, 2)`` float32, x and y in photograph pixels, P points in the contract's order. No boxes give
@@ -80,7 +88,7 @@ class FaceLandmarker:
             BoxError: A box can't be used.
             ModelFileError: The network gave NaN or infinity.
         """
-        landmarks = self.model.locate(image, boxes, color)
+        landmarks = self.model.locate(image, boxes, color, roll)
         if not np.isfinite(landmarks).all():
             name = self.model.name or "the model"
             raise ModelFileError(f"{name} gave landmarks that are not finite numbers: the file is damaged")
@@ -89,3 +97,26 @@ class FaceLandmarker:
     def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Predict the landmarks of cropped faces, as fractions of the crop; see `LandmarkModel.predict`."""
         return self.model.predict(crops)
+
+
+def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None) -> "Called | FaceLandmarker":
+    """Open what `FaceLandmarker` takes, and leave a callable as it is.
+
+    Raises:
+        ModelContractError: It is neither; otherwise as for `LandmarkModel.open`.
+    """
+    if landmarker is None or isinstance(landmarker, str | Path | bytes | LandmarkModel):
+        return FaceLandmarker(landmarker)
+    if not callable(landmarker):
+        raise ModelContractError(f"a landmarker is an ONNX file, a LandmarkModel or a callable; found {landmarker!r}")
+    return landmarker
+
+
+def takes_roll(landmarker: Callable[..., object]) -> bool:
+    """Whether a landmarker can turn its crops: it has the argument `roll` of `FaceLandmarker`'s call."""
+    if isinstance(landmarker, FaceLandmarker):
+        return landmarker.model.takes_roll
+    try:
+        return "roll" in inspect.signature(landmarker).parameters
+    except (TypeError, ValueError):
+        return False

@@ -177,6 +177,13 @@ def test_others_find_what_their_projects_protocol_finds(
     assert faces > 15
 
 
+@pytest.mark.parametrize("file", ["scrfd_500m_kps.onnx", "scrfd_2.5g_kps.onnx"])
+def test_scrfd_finds_faces_that_fill_the_photograph(file: str) -> None:
+    paths = sorted((SHARED / "data/lfw/images").glob("*.jpg"))[::220]
+    assert len(paths) == 21
+    assert all(len(OPEN[file]()(np.asarray(cv2.imread(str(path)), np.uint8), "bgr")) for path in paths)
+
+
 @pytest.mark.parametrize(("file", "misses"), [*zip(FILES, (2, 6, 3, 1, 10), strict=True)])
 def test_the_labelled_faces_of_wflw_are_found(file: str, misses: int) -> None:
     """The counts are those of benchmarks/detector_boxes.py, and one more: they must not grow."""

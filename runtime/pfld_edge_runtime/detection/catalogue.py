@@ -4,9 +4,11 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pfld_edge_runtime.detection.architectures import SCRFD, UltraFace, YuNet
+from pfld_edge_runtime.detection.detector import Detector
 from pfld_edge_runtime.detection.onnx_detector import OnnxDetector
 from pfld_edge_runtime.errors import DetectorError, DownloadError, ModelFileError
 from pfld_edge_runtime.session import open_session
@@ -125,11 +127,29 @@ def open_detector(
     session = open_session(path, device, threads)
     for architecture in _ARCHITECTURES:
         if architecture.reads(session):
-            return architecture(session, score_threshold, nms_threshold, largest_side, max_faces)
+            settings = score_threshold, nms_threshold, largest_side, max_faces
+            detector = architecture(session, *settings)
+            detector._reopen = partial(open_detector, path.absolute(), *settings, device, threads)
+            return detector
     kinds = ", ".join(architecture.__name__ for architecture in _ARCHITECTURES)
     raise ModelFileError(
         f"{path} is not a detector of a kind known here ({kinds}): pass a callable of your own instead"
     )
+
+
+def as_detector(detector: Detector | str | Path) -> Detector:
+    """Open what `open_detector` takes, and leave a callable as it is.
+
+    Raises:
+        DetectorError: It is neither; otherwise as for `open_detector`.
+        ModelFileError: As for `open_detector`.
+    """
+    if isinstance(detector, str | Path):
+        return open_detector(detector)
+    if not callable(detector):
+        known = ", ".join(DETECTOR_FILES)
+        raise DetectorError(f"a detector is {known}, the path of an ONNX file, or a callable; found {detector!r}")
+    return detector
 
 
 def _path(name: str | Path) -> Path:

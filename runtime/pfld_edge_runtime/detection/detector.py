@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract, CropRule
-from pfld_edge_runtime.crop import check_boxes
+from pfld_edge_runtime.crop import check_boxes, turn_points
 from pfld_edge_runtime.errors import BoxError, ImageError
 
 Detector = Callable[[NDArray[np.generic]], object]
@@ -27,10 +27,13 @@ class BoxMap:
     shift: tuple[float, float] = (0.0, 0.0)
     scale: tuple[float, float] = (1.0, 1.0)
 
-    def __call__(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map ``(N, 4)`` boxes."""
+    def __call__(self, boxes: NDArray[np.float64], roll: float = 0.0) -> NDArray[np.float64]:
+        """Map ``(N, 4)`` boxes of faces that lean by `roll` degrees, which turns the shift."""
         sizes = boxes[:, 2:] - boxes[:, :2]
-        centers = (boxes[:, :2] + boxes[:, 2:]) / 2 + sizes * self.shift
+        shifts = sizes * self.shift
+        if roll:
+            shifts = turn_points(shifts[:, None], np.zeros((1, 2)), np.array([roll]))[:, 0]
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2 + shifts
         half = sizes * self.scale / 2
         return np.concatenate([centers - half, centers + half], axis=1)
 
@@ -84,6 +87,14 @@ def find_boxes(
         BoxError: The detector returned something other than boxes.
         ImageError: The image can't be used.
     """
+    boxes, scores = detect_boxes(detector, image, color)
+    return landmark_boxes(detector, boxes, contract), scores
+
+
+def detect_boxes(
+    detector: Detector, image: NDArray[np.generic], color: str = "rgb"
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Run any detector as `find_boxes` does, and give ``(N, 4)`` boxes of its own and ``(N,)`` scores."""
     found = detector(image, color) if isinstance(detector, FaceDetector) else detector(image)
     boxes = check_boxes(found)
     values = np.asarray(found, np.float32)
@@ -92,11 +103,28 @@ def find_boxes(
     values = values.reshape(len(boxes), -1)
     if values.shape[1] not in (4, 5):
         raise BoxError(f"a detector must give (N, 4) or (N, 5) numbers, x0 y0 x1 y1 and a score; found {values.shape}")
-    scores = values[:, 4] if values.shape[1] == 5 else np.full(len(boxes), np.nan, np.float32)
+    return boxes, values[:, 4] if values.shape[1] == 5 else np.full(len(boxes), np.nan, np.float32)
+
+
+def landmark_boxes(
+    detector: Detector, boxes: NDArray[np.float64], contract: Contract | None = None, roll: float = 0.0
+) -> NDArray[np.float64]:
+    """Map a detector's ``(N, 4)`` boxes to landmark boxes: those of the faces turned upright, if they lean by `roll`.
+
+    Args:
+        detector: Only a `FaceDetector` has a map.
+        boxes: Of `detect_boxes`.
+        contract: As for `find_boxes`.
+        roll: Degrees, as for `crop_windows`.
+    """
+    if roll:
+        # The box of a leaning face is not that of the face turned upright: a square of the mean side stands for it.
+        centers, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).mean(axis=1, keepdims=True) / 2
+        boxes = np.concatenate([centers - half, centers + half], axis=1)
     if isinstance(detector, FaceDetector):
-        boxes = detector.box_map(boxes)
-        boxes = boxes if contract is None else scheme_box_map(contract)(boxes)
-    return boxes, scores
+        boxes = detector.box_map(boxes, roll)
+        boxes = boxes if contract is None else scheme_box_map(contract)(boxes, roll)
+    return boxes
 
 
 _SCHEME_MAPS = {

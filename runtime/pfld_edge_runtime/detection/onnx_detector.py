@@ -1,10 +1,11 @@
 """What the published ONNX detectors share: letterbox input, score threshold, non-maximum suppression."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -72,6 +73,8 @@ class Letterbox:
 class OnnxDetector(FaceDetector):
     """A published face detector. Thread-safe: a call keeps nothing in the object.
 
+    Can be pickled, for other processes, unless it was made of an open session: the copy opens its file again.
+
     Attributes:
         score_threshold: The default of the argument; likewise the next two.
         nms_threshold: Largest intersection over union of two faces.
@@ -87,6 +90,7 @@ class OnnxDetector(FaceDetector):
     _scale: ClassVar[float]
     _enlarge: ClassVar[bool]
     _multiple: ClassVar[int] = 32
+    _look_smaller: ClassVar[bool] = False  # look again at half the size where no face was found
 
     def __init__(
         self,
@@ -120,8 +124,12 @@ class OnnxDetector(FaceDetector):
         self._nms_threshold = _share("nms_threshold", kind.nms_threshold, nms_threshold)
         self._max_faces = None if max_faces is None else _count("max_faces", max_faces)
         self._session: onnxruntime.InferenceSession
+        self._reopen: Callable[[], OnnxDetector] | None = None
         if isinstance(model, str | Path | bytes):
             self._session = open_session(model, device, threads)
+            self._reopen = partial(
+                kind, model, score_threshold, nms_threshold, largest_side, max_faces, device, threads
+            )
         else:
             self._session = model
         if not self.reads(self._session):
@@ -136,6 +144,12 @@ class OnnxDetector(FaceDetector):
                 f"this {kind.__name__} file sees every photograph at {width} x {height}: leave largest_side out"
             )
         self._side = kind.largest_side if largest_side is None else _count("largest_side", largest_side)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments, not the session."""
+        if self._reopen is None:
+            raise TypeError("a detector of an open session can't be pickled: make it of its file")
+        return self._reopen, ()
 
     @classmethod
     @abstractmethod
@@ -154,6 +168,12 @@ class OnnxDetector(FaceDetector):
     def _detect(self, image: NDArray[np.generic], color: str) -> NDArray[np.float32]:
         height, width = check_image(image).shape[:2]
         letterbox = self._letterbox((width, height))
+        found = self._detect_in(image, letterbox, color)
+        if len(found) == 0 and self._look_smaller:
+            found = self._detect_in(image, replace(letterbox, inner=_scaled(letterbox.inner, 0.5)), color)
+        return found
+
+    def _detect_in(self, image: NDArray[np.generic], letterbox: Letterbox, color: str) -> NDArray[np.float32]:
         pixels = sample_letterbox(image, letterbox, swap_channels=color != self._color)
         planes = (pixels.transpose(2, 0, 1)[None] - np.float32(self._mean)) / np.float32(self._scale)
         outputs = self._session.run(None, {self._input: np.ascontiguousarray(planes)})

@@ -23,7 +23,7 @@ Landmarks = NDArray[np.float32]
 
 
 def predict_with_mirror(
-    landmarker: "FaceLandmarker", image: NDArray[np.generic], boxes: object, color: str = "rgb"
+    landmarker: "FaceLandmarker", image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
 ) -> tuple[Landmarks, Landmarks]:
     """Find landmarks twice: on each face's crop and on the crop's mirror image, in one batch of 2 N.
 
@@ -32,9 +32,10 @@ def predict_with_mirror(
         image: As for `FaceLandmarker`.
         boxes: As for `FaceLandmarker`.
         color: As for `FaceLandmarker`.
+        roll: As for `FaceLandmarker`.
 
     Returns:
-        Two ``(N, P, 2)`` float32 in photograph pixels: the landmarks that ``landmarker(image, boxes, color)`` gives,
+        Two ``(N, P, 2)`` float32 in photograph pixels: the landmarks that `landmarker` gives,
         and those of the mirror images, mapped back point by point.
 
     Raises:
@@ -48,7 +49,7 @@ def predict_with_mirror(
     if not contract.landmarks.has_mirror:
         name = contract.landmarks.name
         raise LandmarkError(f"the landmark scheme {name!r} doesn't say which points the mirror image has")
-    windows = crop_windows(boxes, contract.crop.margin)
+    windows = crop_windows(boxes, contract.crop.margin, roll)
     crops = crop_faces(image, windows, contract.input_size, swap_channels=color != contract.color_order)
     found = landmarker.predict_crops(np.concatenate([crops, crops[:, :, ::-1]]))
     plain, mirrored = found[: len(crops)], found[len(crops) :][:, contract.landmarks.mirror]

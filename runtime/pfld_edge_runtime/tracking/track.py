@@ -14,12 +14,13 @@ from math import exp, nan
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity, tight_box
+from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity
+from pfld_edge_runtime.geometry.roll import follow_roll, turned_box
+from pfld_edge_runtime.schemes import LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import FaceSmoother, Smoothing
 
 Array = NDArray[np.float64]
 
-_CROP_SHIFT = 0.06
 _MOVES_WITH_CROP = 0.05
 
 _LEAST_INSIDE = 0.2
@@ -64,9 +65,11 @@ class Track:
         smoothing: Settings of the smoothing. The next box always comes from smoothed landmarks, so that the jitter of
             one frame's landmarks doesn't become the jitter of the next frame's crop.
         landmarks: ``(P, 2)`` the network's last output.
-        box: ``(4,)`` the box of that crop.
+        box: ``(4,)`` the box of that crop, before it was turned.
         last_seen: Seconds, the time of `landmarks`.
         score: The detector's; NaN where it gave none.
+        roll: Degrees by which that crop was turned.
+        scheme: Of the points; None where crops can't be turned.
         smoothed: ``(P, 2)`` the smoothed landmarks.
         speed: ``(2,)`` pixels a second.
         prediction_error: Mean distance of late between the face and its predicted place, in faces.
@@ -81,6 +84,8 @@ class Track:
     box: Array
     last_seen: float
     score: float = nan
+    roll: float = 0.0
+    scheme: LandmarkScheme | None = None
     smoothed: Array = field(init=False)
     speed: Array = field(default_factory=lambda: np.zeros(2))
     prediction_error: float = 0.0
@@ -100,21 +105,23 @@ class Track:
         shift: Array = self.speed * (_COAST_TIME * (1 - exp((self.last_seen - now) / _COAST_TIME)))
         return shift
 
-    def predicted_box(self, now: float) -> Array:
-        """The box of its next crop, ``(4,)``.
+    def predicted_crop(self, now: float) -> tuple[Array, float]:
+        """The box of its next crop, ``(4,)``, and the degrees by which that is turned.
 
-        It is the last box as long as that still fits: each pixel by which a box moves changes the network's output, so
-        the boxes and landmarks of a still face would drift otherwise.
+        They are the last ones as long as those still fit: each pixel by which a box moves changes the network's output,
+        so the boxes and landmarks of a still face would drift otherwise.
         """
-        box = tight_box(self.smoothed + self.predicted_shift(now))
+        moved = (self.smoothed + self.predicted_shift(now))[None]
+        rolls = follow_roll(moved, self.scheme, np.array([self.roll]))
+        box, roll = turned_box(moved, rolls)[0], float(rolls[0])
         size = float((box[2:] - box[:2]).max())
         at_rest = float(np.linalg.norm(self.speed)) < _REST * size
         slack = max(1.0, (_SLACK_AT_REST if at_rest else _SLACK) * size)
-        return self.box if np.abs(box - self.box).max() <= slack else box
+        return (self.box if roll == self.roll and np.abs(box - self.box).max() <= slack else box), roll
 
-    def update(self, landmarks: Array, box: Array, now: float) -> None:
-        """Add a frame's landmarks and the box of their crop; after a loss the filters start again."""
-        self.landmarks, self.box = landmarks, box
+    def update(self, landmarks: Array, box: Array, roll: float, now: float) -> None:
+        """Add a frame's landmarks and the box and roll of their crop; after a loss the filters start again."""
+        self.landmarks, self.box, self.roll = landmarks, box, roll
         if self.lost:
             self._smoother = FaceSmoother(self.smoothing)
             self.smoothed = self._smoother(landmarks, 0.0)
@@ -129,13 +136,6 @@ class Track:
             moved = self.smoothed.mean(axis=0) - last.mean(axis=0)
             self.speed = self.speed + share * (moved / interval - self.speed)
         self.last_seen = now
-
-
-def shifted_boxes(boxes: Array) -> Array:
-    """Shift boxes ``(N, 4)`` for the presence check by `moves_with_crop`."""
-    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True, initial=0)
-    shifted: Array = boxes + _CROP_SHIFT * sides
-    return shifted
 
 
 def moves_with_crop(landmarks: Array, shifted: Array) -> bool:

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.geometry.landmarks import face_size, tight_box
+from pfld_edge_runtime.geometry.roll import Predict, refine_detected, shifted_boxes, turned_box
+from pfld_edge_runtime.schemes import LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import Smoothing
 from pfld_edge_runtime.tracking.track import (
     Track,
@@ -14,13 +16,9 @@ from pfld_edge_runtime.tracking.track import (
     is_implausible,
     is_off_center,
     moves_with_crop,
-    shifted_boxes,
 )
 
 Array = NDArray[np.float64]
-
-Predict = Callable[[Array], Array]
-"""From ``(N, 4)`` boxes to ``(N, P, 2)`` landmarks in the current frame."""
 
 _GATE = 0.7
 """Largest distance of a detected box from a visible face (see `match_boxes`)."""
@@ -39,8 +37,11 @@ landmarks of two heads are farther apart: cheek to cheek about 0.8, one half beh
 class TrackManager:
     """Keeps the tracks. For each frame: `update`, then `associate` if a detector ran, then `drop_expired`."""
 
-    def __init__(self, smoothing: Smoothing, memory: float, max_faces: int | None) -> None:
-        self._smoothing, self._memory, self._max_faces = smoothing, memory, max_faces
+    def __init__(
+        self, smoothing: Smoothing, memory: float, max_faces: int | None, scheme: LandmarkScheme | None
+    ) -> None:
+        """Keep the settings of `FaceTracker`; a `scheme` of None means that crops can't be turned."""
+        self._smoothing, self._memory, self._max_faces, self._scheme = smoothing, memory, max_faces, scheme
         self._tracks: list[Track] = []
         self._next_id = 0
 
@@ -79,13 +80,16 @@ class TrackManager:
         tracks = self.visible
         if not tracks:
             return []
-        boxes = np.stack([track.predicted_box(now) for track in tracks])
+        crops = [track.predicted_crop(now) for track in tracks]
+        boxes, rolls = np.stack([box for box, _ in crops]), np.array([roll for _, roll in crops])
         to_check = [index for index, track in enumerate(tracks) if checked(track)]
-        landmarks = predict(np.concatenate([boxes, shifted_boxes(boxes[to_check])]))
+        landmarks = predict(
+            np.concatenate([boxes, shifted_boxes(boxes[to_check])]), np.concatenate([rolls, rolls[to_check]])
+        )
         shifted = dict(zip(to_check, landmarks[len(tracks) :], strict=True))
-        landmarks = _recentered(predict, boxes, landmarks[: len(tracks)])
+        landmarks = _recentered(predict, boxes, rolls, landmarks[: len(tracks)])
         unconfirmed = []
-        for index, (track, box, points) in enumerate(zip(tracks, boxes, landmarks, strict=True)):
+        for index, (track, box, roll, points) in enumerate(zip(tracks, boxes, rolls, landmarks, strict=True)):
             if is_implausible(points, image_size):
                 track.lost = True
             elif is_discontinuous(track.landmarks, points, track.predicted_shift(now)) or (
@@ -93,7 +97,7 @@ class TrackManager:
             ):
                 unconfirmed.append(track)
             else:
-                track.update(points, box, now)
+                track.update(points, box, float(roll), now)
         self._drop_duplicates([track for track in tracks if track not in unconfirmed and not track.lost])
         return unconfirmed
 
@@ -104,6 +108,7 @@ class TrackManager:
         now: float,
         image_size: tuple[int, int],
         unconfirmed: Sequence[Track],
+        boxes_at: Callable[[float], Array],
     ) -> None:
         """Match tracks with detected faces: confirm, lose, recover and add tracks.
 
@@ -113,6 +118,7 @@ class TrackManager:
             now: Seconds.
             image_size: Width and height.
             unconfirmed: From `update`; those that are not detected become lost.
+            boxes_at: Gives the ``(N, 4)`` boxes if the faces lean by so many degrees.
         """
         boxes, scores = found
         matches = self._matches(boxes, now, unconfirmed)
@@ -122,22 +128,22 @@ class TrackManager:
         new = [index for index in range(len(boxes)) if index not in matches]
         new.sort(key=lambda index: _priority(boxes[index], float(scores[index])))
         order = [*stale, *new]
-        # The first landmarks give the tight box that the network was trained on; a detector's box only approximates it.
-        first = predict(boxes[order])
+        first = predict(boxes[order], np.zeros(len(order)))
         usable = [row for row, points in enumerate(first) if not is_implausible(points, image_size)]
-        closer = np.array([tight_box(first[row]) for row in usable]).reshape(-1, 4)
+        rows = [order[row] for row in usable]
+        refined = refine_detected(predict, first[usable], lambda roll: boxes_at(roll)[rows], self._scheme)
         updated = []
-        for row, box, points in zip(usable, closer, predict(closer), strict=True):
-            known = stale.get(order[row])
+        for row, points, box, roll in zip(rows, *refined, strict=True):
+            known = stale.get(row)
             if not is_implausible(points, image_size) and self._has_room_for(points, known, now):
-                track = known or self._add(points, box, now, float(scores[order[row]]))
-                track.update(points, box, now)
+                track = known or self._add(points, box, now, float(scores[row]))
+                track.update(points, box, float(roll), now)
                 updated.append(track)
         for track in stale.values():
             track.lost = track not in updated
 
     def _add(self, points: Array, box: Array, now: float, score: float) -> Track:
-        track = Track(self._next_id, self._smoothing, points, box, now, score)
+        track = Track(self._next_id, self._smoothing, points, box, now, score, scheme=self._scheme)
         self._next_id += 1
         self._tracks.append(track)
         return track
@@ -145,7 +151,9 @@ class TrackManager:
     def _matches(self, boxes: Array, now: float, unconfirmed: Sequence[Track]) -> dict[int, Track]:
         """Tracks by index of the box: visible ones first, then lost ones. Unmatched ones may become lost."""
         tracks = self.visible
-        known = [track.predicted_box(now) if track in unconfirmed else tight_box(track.landmarks) for track in tracks]
+        known = [
+            track.predicted_crop(now)[0] if track in unconfirmed else tight_box(track.landmarks) for track in tracks
+        ]
         matches = {column: tracks[row] for row, column in match_boxes(_table(known), boxes, _GATE)}
         for track in tracks:
             if track not in matches.values():
@@ -154,7 +162,7 @@ class TrackManager:
                 track.lost = track in unconfirmed or given_up
         lost = [track for track in self.lost if now - track.last_seen <= self._memory]
         left = [index for index in range(len(boxes)) if index not in matches]
-        pairs = match_boxes(_table([track.predicted_box(now) for track in lost]), boxes[left], _LOST_GATE)
+        pairs = match_boxes(_table([track.predicted_crop(now)[0] for track in lost]), boxes[left], _LOST_GATE)
         return matches | {left[column]: lost[row] for row, column in pairs}
 
     def _has_room_for(self, points: Array, track: Track | None, now: float) -> bool:
@@ -207,16 +215,15 @@ def are_duplicates(one: Array, other: Array) -> bool:
     return bool(distance < _DUPLICATE_DISTANCE * min(face_size(one), face_size(other)))
 
 
-def _recentered(predict: Predict, boxes: Array, landmarks: Array) -> Array:
+def _recentered(predict: Predict, boxes: Array, rolls: Array, landmarks: Array) -> Array:
     """Predict again the faces that are off the centre of their crop, changing `boxes` to their tight boxes.
 
     Landmarks from a crop that is off by a third of a face still show where the face is, but are imprecise.
     """
-    closer = {row: tight_box(points) for row, points in enumerate(landmarks) if is_off_center(boxes[row], points)}
-    if closer:
-        rows = list(closer)
-        boxes[rows] = list(closer.values())
-        landmarks[rows] = predict(boxes[rows])
+    rows = [row for row, points in enumerate(landmarks) if is_off_center(boxes[row], points)]
+    if rows:
+        boxes[rows] = turned_box(landmarks[rows], rolls[rows])
+        landmarks[rows] = predict(boxes[rows], rolls[rows])
     return landmarks
 
 

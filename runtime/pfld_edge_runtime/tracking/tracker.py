@@ -2,6 +2,7 @@
 
 from enum import Enum
 from math import isfinite
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,13 +10,17 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.crop import check_image
-from pfld_edge_runtime.detection import Detector, find_boxes
+from pfld_edge_runtime.detection import Detector
+from pfld_edge_runtime.detection.catalogue import as_detector
+from pfld_edge_runtime.detection.detector import detect_boxes, landmark_boxes
 from pfld_edge_runtime.errors import ImageError, TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
-from pfld_edge_runtime.landmarker import FaceLandmarker
+from pfld_edge_runtime.geometry.roll import Predict
+from pfld_edge_runtime.landmark_model import LandmarkModel
+from pfld_edge_runtime.landmarker import as_landmarker, takes_roll
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
-from pfld_edge_runtime.tracking.track_manager import Predict, TrackManager
+from pfld_edge_runtime.tracking.track_manager import TrackManager
 
 Array = NDArray[np.float64]
 Image = NDArray[np.generic]
@@ -37,7 +42,10 @@ correlate by less than 0.35 and 99 % by less than 0.6. Of pans by 5 % of the wid
 
 
 class Landmarker(Protocol):
-    """What `FaceTracker` gets landmarks from: a `FaceLandmarker`, or any callable with its signature."""
+    """What `FaceTracker` gets landmarks from: a `FaceLandmarker`, or any callable with its signature.
+
+    Crops are turned where the callable has the argument `roll`, see `FaceLandmarker`.
+    """
 
     def __call__(self, image: Image, boxes: object, color: str = "rgb") -> NDArray[np.float32]:
         """Give ``(N, P, 2)`` pixels for ``(N, 4)`` boxes that are tight around landmarks."""
@@ -47,9 +55,10 @@ class Landmarker(Protocol):
 class FaceTracker:
     """Follows the faces of one video.
 
-    The landmarks of a frame give the box of the next one; the detector only runs to find new faces and to confirm those
-    whose landmarks changed implausibly. Not thread-safe, since it has state: use one tracker for each video, and one
-    call at a time. Trackers of several threads may share a landmarker.
+    The landmarks of a frame give the box and the roll of the next one's crop, so that faces may turn to any side; the
+    detector only runs to find new faces and to confirm those whose landmarks changed implausibly. Not thread-safe,
+    since it has state: use one tracker for each video, and one call at a time. Trackers of several threads may share a
+    landmarker.
 
     Example:
         >>> tracker = FaceTracker(detector)
@@ -60,8 +69,8 @@ class FaceTracker:
 
     def __init__(
         self,
-        detector: Detector,
-        landmarker: Landmarker | None = None,
+        detector: Detector | str | Path,
+        landmarker: Landmarker | LandmarkModel | str | Path | bytes | None = None,
         *,
         every: int = 15,
         search_every: int = 3,
@@ -74,8 +83,9 @@ class FaceTracker:
         """Make a tracker.
 
         Args:
-            detector: Finds faces; called by `find_boxes`.
-            landmarker: Finds their landmarks; None for the bundled model.
+            detector: Finds faces; as for `FaceAnalyzer`.
+            landmarker: Finds their landmarks; a `FaceLandmarker` or what it takes, or a callable with its signature;
+                None for the bundled model.
             every: Frames from one run of the detector to the next while no face is lost, at least 1.
             search_every: The same while no face is visible or one is lost, at least 1.
             check_every: Frames from one presence check of a face to the next (see `track`), at least 1; each check
@@ -87,6 +97,9 @@ class FaceTracker:
 
         Raises:
             TrackerError: A setting is out of range.
+            DetectorError: The named detector isn't there.
+            ModelFileError: A file can't be opened.
+            ModelContractError: The landmarker is neither a model nor a callable.
         """
         for name, value in {"every": every, "search_every": search_every, "check_every": check_every}.items():
             if value < 1:
@@ -95,15 +108,16 @@ class FaceTracker:
             raise TrackerError(f"max_faces is {max_faces!r}; it must be at least 1, or None for all")
         if not memory >= 0:
             raise TrackerError(f"memory is {memory!r}; it must be 0 seconds or more")
-        self._detector = detector
-        self._landmarker = FaceLandmarker() if landmarker is None else landmarker
+        self._detector = as_detector(detector)
+        self._landmarker: Landmarker = as_landmarker(landmarker)
         self._contract = _contract(self._landmarker)
         self._scheme: LandmarkScheme = WFLW_98 if self._contract is None else self._contract.landmarks
         self._every, self._search_every, self._check_every = every, search_every, check_every
         # Boxes always come from smoothed landmarks, whatever the caller gets (see `Track`).
         self._smooth = smoothing is not None
         settings = Smoothing(smoothing, smoothing) if isinstance(smoothing, OneEuro) else smoothing or Smoothing()
-        self._tracks = TrackManager(settings, memory, max_faces)
+        turned = self._scheme if takes_roll(self._landmarker) else None
+        self._tracks = TrackManager(settings, memory, max_faces, turned)
         self._clock = FrameClock(fps)
         self._cuts = SceneCutDetector()
         self.reset()
@@ -150,8 +164,13 @@ class FaceTracker:
             predict, now, (width, height), lambda track: possible_cut or (index + track.id) % self._check_every == 0
         )
         if unconfirmed or self._search_is_due():
-            found = find_boxes(self._detector, frame, color, self._contract)
-            self._tracks.associate(found, predict, now, (width, height), unconfirmed)
+            detected, scores = detect_boxes(self._detector, frame, color)
+
+            def boxes_at(roll: float) -> Array:
+                return landmark_boxes(self._detector, detected, self._contract, roll)
+
+            found = boxes_at(0.0), scores
+            self._tracks.associate(found, predict, now, (width, height), unconfirmed, boxes_at)
             self._searched = index
         self._tracks.drop_expired(now)
         self._frames += 1
@@ -167,10 +186,11 @@ class FaceTracker:
         """The landmarker for one frame, with a check of its output."""
         points = self._scheme.num_landmarks
 
-        def predict(boxes: Array) -> Array:
+        def predict(boxes: Array, rolls: Array) -> Array:
             if len(boxes) == 0:
                 return np.zeros((0, points, 2))
-            found = np.asarray(self._landmarker(frame, boxes, color), np.float64)
+            turned = {"roll": rolls} if rolls.any() else {}
+            found = np.asarray(self._landmarker(frame, boxes, color, **turned), np.float64)
             if found.shape != (len(boxes), points, 2):
                 raise TrackerError(
                     f"the landmarker gave {found.shape} for {len(boxes)} boxes; its scheme {self._scheme.name} "
@@ -191,6 +211,7 @@ class FaceTracker:
             ids=np.array([track.id for track in tracks], np.int64),
             image_size=image_size,
             scheme=self._scheme,
+            rolls=np.array([track.roll for track in tracks], np.float64),
         )
 
 
