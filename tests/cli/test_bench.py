@@ -102,7 +102,7 @@ def test_bench_measures(known_model: Path, capsys: pytest.CaptureFixture[str]) -
         (["{known}", "--batch", "-1"], "at least 1"),
         (["{known}", "--rounds", "0"], "--rounds"),
         (["{known}", "--starts", "-1"], "--starts"),
-        (["{known}", "--precision", "much"], "not a share"),
+        (["{known}", "--precision", "much"], "not a percentage"),
         (["{known}", "--axis", "height"], "write height=480"),
         (["{known}", "--plot", "a.svg"], "must end in .png or .jpg"),
     ],

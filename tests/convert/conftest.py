@@ -66,7 +66,7 @@ def quantizer_of() -> Callable[..., Any]:
     """A `Quantizer` of a torch network, with the fastest settings."""
     from pfld_edge_convert.calibration import sample_crops
     from pfld_edge_convert.export import export_onnx
-    from pfld_edge_convert.pipeline import optimize
+    from pfld_edge_convert.passes import default_passes, run_passes
     from pfld_edge_convert.quantization.quantizer import Quantizer
     from pfld_edge_convert.quantization.settings import QuantizationSettings
     from pfld_edge_convert.reparameterize import reparameterize
@@ -74,7 +74,8 @@ def quantizer_of() -> Callable[..., Any]:
 
     def prepared(model: Any, contract: Any) -> Quantizer:
         samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
-        network = optimize(export_onnx(reparameterize(model), contract.input_size), samples)[0]
+        exported = export_onnx(reparameterize(model), contract.input_size)
+        network = run_passes(exported, default_passes(), samples)[0]
         settings = QuantizationSettings(ranges="minmax", feedback=False)
         return Quantizer(network, sample_crops(contract), contract, settings)
 

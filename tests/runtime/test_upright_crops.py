@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pfld_edge_calib import portraits, read_photo
-from pfld_edge_calib.datasets import labelled_faces
+from pfld_edge_calib.datasets import open_faces
 from pfld_edge_runtime import (
     FIVE_POINTS,
     IBUG_68,
@@ -181,7 +181,7 @@ def test_a_face_that_turns_over_is_followed_without_the_detector() -> None:
 
 @pytest.mark.skipif("PFLD_EDGE_SHARED" not in os.environ, reason="PFLD_EDGE_SHARED is not set: no WFLW")
 def test_wflw_faces_turned_by_any_angle_keep_their_nme() -> None:
-    faces = labelled_faces(Path(os.environ["PFLD_EDGE_SHARED"]) / "data/WFLW_more")[::16]
+    faces = open_faces(Path(os.environ["PFLD_EDGE_SHARED"]) / "data/WFLW_more").load()[::16]
     landmarker, errors = FaceLandmarker(), []
     for face in faces:
         assert face.landmarks is not None
