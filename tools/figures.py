@@ -171,16 +171,6 @@ def bundled_size() -> str:
     return f"{BUNDLED_MODEL.stat().st_size / 1000:.0f} kB"
 
 
-@figure("source-files")
-def source_files() -> str:
-    """Number of Python source files and of their lines, tests aside."""
-    command = ["git", "ls-files", *SOURCES]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - git of the PATH
-    files = [ROOT / name for name in listed.stdout.split("\n") if name.endswith(".py")]
-    lines = sum(path.read_bytes().count(b"\n") for path in files if path.is_file())
-    return f"{len(files)} files, {lines:,} lines"
-
-
 def pages() -> list[Path]:
     """README and all pages of the documentation."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
