@@ -35,8 +35,8 @@ _UPRIGHT = 20.0
 
 _DOUBTFUL = 0.05
 """Movement of landmarks with their crop, in faces (see `search_roll`), beyond which other rolls are tried. Of 61 faces
-in large pose (AFLW2000) 2 move by more than 0.04 upright, 12 turned by 30 degrees, and all from 135 degrees on. Of these
-faces, turned by nine angles, least movement chose the right roll for all 549."""
+in large pose (AFLW2000) 2 move by more than 0.04 upright, 12 turned by 30 degrees, and all from 135 degrees on. Of
+these faces, turned by nine angles, least movement chose the right roll for all 549."""
 
 _CROP_SHIFT = 0.06
 
