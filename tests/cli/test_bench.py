@@ -17,7 +17,7 @@ from pfld_edge_runtime import BUNDLED_MODEL
 
 @pytest.fixture
 def noise(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace measured times: the second file takes half as long, with this noise, this share of it on the processor."""
+    """Made-up times: the second file takes half as long, with this noise, this share of it as processor time."""
     amount = [0.01, 1.0]
 
     def made_up(calls: Mapping[Hashable, object], rounds: int, **_: object) -> dict[Hashable, Times]:
@@ -114,7 +114,7 @@ def test_bench_measures(known_model: Path, capsys: pytest.CaptureFixture[str]) -
         (["{known}", "--batch", "-1"], "at least 1"),
         (["{known}", "--rounds", "0"], "--rounds"),
         (["{known}", "--starts", "-1"], "--starts"),
-        (["{known}", "--precision", "much"], "not a share"),
+        (["{known}", "--precision", "much"], "not a percentage"),
         (["{known}", "--axis", "height"], "write height=480"),
         (["{known}", "--plot", "a.svg"], "must end in .png or .jpg"),
     ],

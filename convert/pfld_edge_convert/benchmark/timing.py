@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -28,7 +27,7 @@ _PROCESSOR_CLOCK = None if os.name == "nt" else time.process_time
 """Seconds of all threads of this process; the one of Windows advances by 15.6 ms, too coarse for a call."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Times:
     """What calls took.
 
@@ -40,21 +39,20 @@ class Times:
     wall: Float
     processor: Float | None
 
-    @cached_property
+    @property
     def milliseconds(self) -> float:
         """Median wall time."""
         return float(np.median(self.wall))
 
-    @cached_property
+    @property
     def processor_ms(self) -> float | None:
         """Median processor time."""
         return None if self.processor is None else float(np.median(self.processor))
 
     def processor_ratio(self, reference: "Times") -> float | None:
         """How many times as much processor time it takes as a reference."""
-        if self.processor_ms is None or reference.processor_ms is None:
-            return None
-        return self.processor_ms / reference.processor_ms
+        mine, other = self.processor_ms, reference.processor_ms
+        return None if mine is None or other is None else mine / other
 
 
 def take_turns(
@@ -84,7 +82,7 @@ def take_turns(
     Returns:
         What each call took; entry i of all of them is of round i.
     """
-    times = {name: Times(np.zeros(rounds), processor_clock and np.zeros(rounds)) for name in calls}
+    times = {name: Times(np.zeros(rounds), np.zeros(rounds) if processor_clock else None) for name in calls}
     order, random = list(calls), np.random.default_rng(seed)
     with _no_collection():
         for round_ in range(-warm_up, rounds):
@@ -236,7 +234,8 @@ def _slowdown(times: Times) -> float:
 
     Threads that run at the same time have more processor time than wall time; how much more depends on the network.
     """
-    return 1.0 if times.processor_ms is None else max(1.0, times.milliseconds / times.processor_ms)
+    processor = times.processor_ms
+    return 1.0 if processor is None else max(1.0, times.milliseconds / processor)
 
 
 def block_spread(times: Float, reference: Float | None = None) -> float:
