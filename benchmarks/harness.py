@@ -53,4 +53,4 @@ def medians(
     calls: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.thread_time
 ) -> dict[str, float]:
     """Time calls in turn; median milliseconds of each."""
-    return {name: median(values) for name, values in take_turns(calls, rounds, clock=clock).items()}
+    return {name: median(found.wall) for name, found in take_turns(calls, rounds, clock=clock).items()}

@@ -31,7 +31,7 @@ from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_convert.quantization.quantizer import Quantizer
-from pfld_edge_convert.quantization.report import face_milliseconds
+from pfld_edge_convert.quantization.report import face_times
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
 from pfld_edge_train.checkpoint import load_model, save_checkpoint
@@ -163,9 +163,8 @@ def report(
     reference: onnx.ModelProto,
 ) -> None:
     """Print a table in Markdown."""
-    times = face_milliseconds(
-        {"reference": reference, "fp32": model, **{row.name: row.model for row in rows}}, rounds=200
-    )
+    timed = {"reference": reference, "fp32": model, **{row.name: row.model for row in rows}}
+    times = {name: found.milliseconds for name, found in face_times(timed, rounds=200).items()}
     shape, points = judged.landmarks.shape, contract.landmarks.normalizing_points
 
     def landmarks(model: onnx.ModelProto, contract: Contract) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import nme_per_face
 from pfld_edge_calib.evaluation.drift import Verdict, paired_drift
+from pfld_edge_convert.benchmark import timing
 from pfld_edge_convert.errors import CalibrationError, ConvertError, FellShortError
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.quantization.mixed_precision import DriftBudget, FaceDrift, layer_costs, search_float_layers
@@ -18,7 +19,7 @@ from pfld_edge_convert.quantization.report import (
     Coverage,
     QuantizationReport,
     attach_report,
-    face_milliseconds,
+    face_times,
     fusion_coverage,
 )
 from pfld_edge_convert.quantization.settings import QuantizationSettings, target_named
@@ -31,6 +32,9 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 _COST_FACES = 48
 """Held-back faces on which the cost of each layer is measured."""
+
+_SPEED_PRECISION = 0.1
+"""Of the ratio of INT8 to fp32 times; wider than that of `bench`, as it only has to tell which is faster."""
 
 
 @contextmanager
@@ -90,8 +94,9 @@ class Int8Outcome:
         contract: Its contract, without fingerprint.
         report: Of its layers; the file carries it.
         coverage: What onnxruntime runs in 8 bits.
-        milliseconds: Median of one face, one thread: ``fp32``, ``int8``, and, where some layers stayed in float,
+        times: Of one face, one thread: ``fp32``, ``int8``, and, where some layers stayed in float,
             ``int8, no layer in float``.
+        speed: How ``int8`` compares with ``fp32``.
         budget: What came of `max_drift`.
     """
 
@@ -99,7 +104,8 @@ class Int8Outcome:
     contract: Contract
     report: QuantizationReport
     coverage: Coverage
-    milliseconds: dict[str, float]
+    times: dict[str, timing.Times]
+    speed: timing.Judgement
     budget: DriftBudget | None
 
 
@@ -143,14 +149,16 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     timed = {"fp32": model, "int8": quantized.model}
     if quantized is not everything:
         timed["int8, no layer in float"] = everything.model
-    milliseconds = face_milliseconds(timed)
-    if not request.allow_slower:
-        _require_speed(milliseconds, request.settings.target)
+    times = face_times(timed)
+    ratio = timing.ratio_of_medians(times["int8"].wall, times["fp32"].wall)
+    speed = timing.judge(times["int8"], times["fp32"], ratio, _SPEED_PRECISION)
+    if speed.verdict is timing.Verdict.SLOWER and not request.allow_slower:
+        _require_foreign(request.settings.target, times)
     report = QuantizationReport(quantized.method, quantized.tried, tuple(costs), quantized.float_layers, len(faces))
     attach_report(quantized.model, report)
     # The NME was measured on the float network.
     int8_contract = quantized.contract.replace(calibration=request.source, nme=None, nme_data="")
-    return Int8Outcome(quantized, int8_contract, report, coverage, milliseconds, budget)
+    return Int8Outcome(quantized, int8_contract, report, coverage, times, speed, budget)
 
 
 def _drift_measure(
@@ -196,10 +204,10 @@ def _require_budget(budget: DriftBudget) -> None:
         )
 
 
-def _require_speed(milliseconds: dict[str, float], target: str) -> None:
-    """Timings of this machine say nothing about files for other processors."""
-    if target_named(target).is_host() and milliseconds["int8"] > milliseconds["fp32"]:
+def _require_foreign(target: str, times: dict[str, timing.Times]) -> None:
+    """A slower network is kept for other processors: timings of this machine say nothing about them."""
+    if target_named(target).is_host():
         raise FellShortError(
-            f"the INT8 network takes {milliseconds['int8']:.2f} ms a face on this machine, the float one "
-            f"{milliseconds['fp32']:.2f} ms; keep it with --allow-slower, or ship the float file"
+            f"the INT8 network takes {times['int8'].milliseconds:.2f} ms a face on this machine, the float one "
+            f"{times['fp32'].milliseconds:.2f} ms; keep it with --allow-slower, or ship the float file"
         )

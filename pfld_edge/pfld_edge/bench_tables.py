@@ -40,9 +40,9 @@ def _time_table(report: BenchReport, place: int) -> Table:
     first = report.models[0].timings[place]
     start = "from uint8 crops" if report.settings.from_crops else "the network alone"
     compared = len(report.models) > 1
-    names = ["median", *(["a face"] if first.batch > 1 else []), "p95", "p99", *(["ratio"] if compared else [])]
+    names = ["median", "CPU", *(["a face"] if first.batch > 1 else []), "p95", "p99", *(["ratio"] if compared else [])]
     title = f"{_case(first)}, {start}: milliseconds, {report.settings.rounds} rounds"
-    caption = "in brackets: 95 % intervals; ratio: to the first file's median"
+    caption = "in brackets: 95 % intervals; CPU: processor time of all threads; ratio: to the first file's median"
     table = new_table(title, "model", figures=names, caption=caption)
     table.add_column("verdict")
     for model in report.models:
@@ -53,6 +53,7 @@ def _time_table(report: BenchReport, place: int) -> Table:
         table.add_row(
             model.name + calls,
             _estimate(timing.median_ms),
+            _or_dash(timing.processor_ms),
             *per_face,
             *(_or_dash(value) for value in (timing.p95_ms, timing.p99_ms)),
             *ratio,
@@ -66,7 +67,10 @@ def _ratio(timing: Timing) -> str:
     if timing.ratio is None:
         return "1"
     if timing.verdict is Verdict.TOO_NOISY:
-        return f"{figure(timing.ratio.low)} to {figure(timing.ratio.high)}"
+        ends = [timing.ratio.low, timing.ratio.high]
+        if timing.processor_ratio is not None:
+            ends.append(timing.processor_ratio)
+        return f"{figure(min(ends))} to {figure(max(ends))}"
     return _estimate(timing.ratio)
 
 

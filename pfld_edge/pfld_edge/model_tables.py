@@ -101,22 +101,23 @@ def quantization_table(report: QuantizationReport, most: int | None = None) -> T
 
 def int8_lines(outcome: "Int8Outcome") -> list[str]:
     """Sum up what an INT8 conversion gave, a line a fact."""
-    times = outcome.milliseconds
+    times, noise = outcome.times, outcome.speed.reason
+    fp32, int8 = times["fp32"].milliseconds, times["int8"].milliseconds
+    speed = f"fp32 {fp32:.2f} ms, INT8 {int8:.2f} ms ({fp32 / int8:.2f} times as fast)"
+    if noise:
+        speed = f"too noisy to tell whether INT8 is faster: {noise} (run `pfld-edge bench` when it is idle)"
     lines = [
         f"ranges: {outcome.report.method}, by the landmarks of held-back calibration faces",
         outcome.coverage.describe(),
-        (
-            f"one face, one thread, this machine: fp32 {times['fp32']:.2f} ms, INT8 {times['int8']:.2f} ms "
-            f"({times['fp32'] / times['int8']:.2f} times as fast)"
-        ),
+        f"one face, one thread, this machine: {speed}",
     ]
     budget = outcome.budget
     if budget is not None:
         kept = ", ".join(budget.float_layers) or "none"
         lines.append(f"{_drift(budget.drifts[-1])}, within {budget.allowed:.2%}; layers in float: {kept}")
         if budget.float_layers:
-            without = times["int8, no layer in float"]
-            lines.append(f"with no layer in float: {_drift(budget.drifts[0])}, {without:.2f} ms")
+            without = "" if noise else f", {times['int8, no layer in float'].milliseconds:.2f} ms"
+            lines.append(f"with no layer in float: {_drift(budget.drifts[0])}{without}")
     return lines
 
 

@@ -1,30 +1,30 @@
 """`bench`, as a user calls it; what the machine's noise decides is made up, and no time is asserted."""
 
 import json
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pfld_edge.cli import run
 from pfld_edge_convert.benchmark.record import BenchReport
+from pfld_edge_convert.benchmark.timing import Times
 from pfld_edge_runtime import BUNDLED_MODEL
-
-Times = dict[Hashable, NDArray[np.float64]]
 
 
 @pytest.fixture
 def noise(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Put made-up times in the place of measured ones: the second file takes half as long, with this much noise."""
-    amount = [0.01]
+    """Made-up times: the second file takes half as long, with this noise, this share of it as processor time."""
+    amount = [0.01, 1.0]
 
-    def made_up(calls: Mapping[Hashable, object], rounds: int, **_: object) -> Times:
+    def made_up(calls: Mapping[Hashable, object], rounds: int, **_: object) -> dict[Hashable, Times]:
         random = np.random.default_rng(0)
+        walls = [(2.0 / (1 + place % 2)) * np.exp(random.normal(0, amount[0], rounds)) for place in range(len(calls))]
         return {
-            case: (2.0 / (1 + place % 2)) * np.exp(random.normal(0, amount[0], rounds))
+            case: Times(walls[place], walls[place] * (amount[1] if place % 2 else 1))
             for place, case in enumerate(calls)
         }
 
@@ -54,6 +54,18 @@ def test_a_noisy_machine_is_status_1_and_no_ratio(
     assert "Too noisy to tell: known.onnx, 1 thread, 1 face: the ratio's interval" in printed
     assert "raise --rounds" in printed
     assert "A fresh process" not in printed
+
+
+def test_a_processor_time_that_disagrees_is_status_1_and_both_ratios(
+    known_model: Path, noise: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise[1] = 0.5
+    assert run(["bench", str(BUNDLED_MODEL), str(known_model), "--rounds", "120", "--starts", "0"]) == 1
+    printed = capsys.readouterr().out
+    assert "the ratio is 0.50 by wall time, 0.25 by processor time" in printed
+    ends = re.search(r"known\.onnx.* ([\d.]+) to ([\d.]+) +│ too noisy to tell", printed)
+    assert ends is not None
+    assert [float(end) for end in ends.groups()] == pytest.approx([0.25, 0.5], rel=0.02)
 
 
 def test_bench_prints_json_alone_and_draws(

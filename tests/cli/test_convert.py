@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from pfld_edge.cli import run
 from pfld_edge_calib import PORTRAITS
+from pfld_edge_convert.benchmark.timing import Times
 from pfld_edge_runtime import Contract, FaceLandmarker
 from pfld_edge_train.checkpoint import Checkpoint, save_checkpoint
 from pfld_edge_train.models import ModelConfig, build_model
@@ -95,7 +97,8 @@ def test_formats_are_files_of_one_quantization(checkpoint: Path, tmp_path: Path)
 def test_what_falls_short_is_status_1_and_writes_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pfld_edge_convert.int8_stage.face_milliseconds", lambda _: {"fp32": 1.0, "int8": 2.0})
+    times = {name: Times(np.full(20, value), np.full(20, value)) for name, value in (("fp32", 1.0), ("int8", 2.0))}
+    monkeypatch.setattr("pfld_edge_convert.int8_stage.face_times", lambda _: times)
     arguments = ["--int8", "--faces", "8", "--ranges", "minmax", "-o", str(tmp_path / "a.onnx")]
     labelled = ["--max-drift", "90%", "--data", str(PORTRAITS / "landmarks.csv")]
     assert run(["convert", str(checkpoint), *arguments, *labelled]) == 1

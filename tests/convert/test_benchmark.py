@@ -227,6 +227,10 @@ def test_a_report_says_all_of_it(report: BenchReport) -> None:
     assert all(timing.ratio is None for timing in first.timings)
     assert all(timing.ratio is not None and timing.ratio.low > 0 for timing in second.timings)
     assert all(timing.p95_ms is None and timing.p99_ms is None for timing in first.timings)
+    for mine, reference in zip(second.timings, first.timings, strict=True):
+        assert reference.processor_ratio is None
+        if mine.processor_ms is not None and reference.processor_ms is not None:  # Windows measures none
+            assert mine.processor_ratio == mine.processor_ms / reference.processor_ms
     assert first.start is not None
     assert first.start.cold_ms > first.start.import_ms + first.start.load_ms + first.start.first_ms
     assert [peak.threads for peak in report.environment.peaks] == [1, 2]
@@ -239,6 +243,9 @@ def test_a_report_goes_to_json_and_back(report: BenchReport) -> None:
     record = json.loads(text)
     assert record["format"] == "pfld-edge-bench-1"
     assert record["too_noisy"] == report.too_noisy
+    for timing in (timing for model in record["models"] for timing in model["timings"]):
+        del timing["processor_ms"], timing["processor_ratio"]  # added later
+    assert BenchReport.from_json(json.dumps(record)).models[0].timings[0].processor_ms is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "pfld-edge-bench-2"}', '{"format": "pfld-edge-bench-1"}'])

@@ -1,6 +1,8 @@
 """Intervals, verdicts and turns on timings whose truth is known."""
 
 import gc
+import os
+import time
 from itertools import count
 
 import numpy as np
@@ -10,6 +12,8 @@ from scipy import stats
 
 from pfld_edge_convert.benchmark.timing import (
     Estimate,
+    Judgement,
+    Times,
     Verdict,
     block_spread,
     judge,
@@ -29,6 +33,11 @@ def timings(seed: int, ratio: float, noise: float = 0.05, rounds: int = 100) -> 
         drift[i] = 0.8 * drift[i - 1] + random.normal(0, 0.05)
     first, second = np.exp(random.normal(0, noise, (2, rounds)))
     return 3 * ratio * np.exp(drift) * first, 3 * np.exp(drift) * second
+
+
+def alone(wall: Float) -> Times:
+    """Times on a machine that does nothing else."""
+    return Times(wall, wall)
 
 
 def test_the_interval_of_a_ratio_holds_the_true_one_as_often_as_it_says() -> None:
@@ -74,13 +83,13 @@ def test_few_rounds_still_give_an_interval(rounds: int) -> None:
 )
 def test_a_quiet_machine_can_tell(ratio: float, verdict: Verdict) -> None:
     times, reference = timings(0, ratio, noise=0.02)
-    judged = judge(times, reference, ratio_of_medians(times, reference), 0.05)
+    judged = judge(alone(times), alone(reference), ratio_of_medians(times, reference), 0.05)
     assert (judged.verdict, judged.reason) == (verdict, "")
 
 
 def test_a_noisy_machine_cannot() -> None:
     times, reference = timings(0, 0.8, noise=0.6)
-    judged = judge(times, reference, ratio_of_medians(times, reference), 0.05)
+    judged = judge(alone(times), alone(reference), ratio_of_medians(times, reference), 0.05)
     assert judged.verdict is Verdict.TOO_NOISY
     assert "interval" in judged.reason
 
@@ -89,7 +98,7 @@ def test_a_neighbour_that_comes_for_a_while_is_noticed() -> None:
     times, reference = timings(0, 0.8, noise=0.01)
     times[60:] *= 1.5  # it disturbs one of the two alone
     quiet = Estimate(0.8, 0.79, 0.81)  # as if the interval had missed it
-    judged = judge(times, reference, quiet, 0.05)
+    judged = judge(alone(times), alone(reference), quiet, 0.05)
     assert judged.verdict is Verdict.TOO_NOISY
     assert "some rounds" in judged.reason
     assert judged.spread == pytest.approx(0.5, abs=0.1)
@@ -98,8 +107,53 @@ def test_a_neighbour_that_comes_for_a_while_is_noticed() -> None:
 def test_a_model_alone_is_steady_or_too_noisy() -> None:
     random = np.random.default_rng(0)
     steady, wild = np.exp(random.normal(0, 0.02, 100)), np.exp(random.normal(0, 0.8, 100))
-    assert judge(steady, None, median_of(steady), 0.05).verdict is Verdict.STEADY
-    assert judge(wild, None, median_of(wild), 0.05).verdict is Verdict.TOO_NOISY
+    assert judge(alone(steady), None, median_of(steady), 0.05).verdict is Verdict.STEADY
+    assert judge(alone(wild), None, median_of(wild), 0.05).verdict is Verdict.TOO_NOISY
+
+
+def compared(times: Times, reference: Times) -> Judgement:
+    return judge(times, reference, ratio_of_medians(times.wall, reference.wall), 0.05)
+
+
+def test_a_ratio_that_processor_time_contradicts_is_no_verdict() -> None:
+    times, reference = timings(0, 0.29, noise=0.01)
+    # Other processes interrupt the longer call only: the ratio of wall times is 0.09, steadily.
+    judged = compared(alone(times), Times(reference * 0.29 / 0.09, reference))
+    assert judged.verdict is Verdict.TOO_NOISY
+    assert "0.09 by wall time, 0.29 by processor time" in judged.reason
+    assert compared(Times(1.2 * times, times), alone(reference)).verdict is Verdict.TOO_NOISY
+    assert compared(Times(1.03 * times, times), alone(reference)).verdict is Verdict.FASTER
+    # What slows both alike leaves their ratio.
+    assert compared(Times(3 * times, times), Times(3 * reference, reference)).verdict is Verdict.FASTER
+
+
+def test_several_threads_may_share_the_work_unequally() -> None:
+    times, reference = timings(0, 0.8, noise=0.01)
+    # The reference keeps two threads busy all the time, the other file one and a half.
+    assert compared(Times(times, 1.5 * times), Times(reference, 2 * reference)).verdict is Verdict.FASTER
+    assert compared(Times(times, 0.7 * times), Times(reference, 2 * reference)).verdict is Verdict.TOO_NOISY
+
+
+def test_a_model_alone_needs_the_processor_time_that_its_wall_time_says() -> None:
+    wall, _ = timings(0, 1, noise=0.01)
+    judged = judge(Times(wall, wall / 2), None, median_of(wall), 0.2)
+    assert judged.verdict is Verdict.TOO_NOISY
+    assert "2.00 times the processor time" in judged.reason
+    assert judge(Times(wall, 2 * wall), None, median_of(wall), 0.2).verdict is Verdict.STEADY
+
+
+def test_wall_time_decides_where_there_is_no_processor_time() -> None:
+    times, reference = timings(0, 0.8, noise=0.02)
+    assert compared(Times(times, None), Times(reference, None)).verdict is Verdict.FASTER
+    found = take_turns({"a": list}, 3, processor_clock=None)["a"]
+    assert (found.processor, found.processor_ms, found.processor_ratio(alone(times))) == (None, None, None)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows' clock of processor time is too coarse for a call")
+def test_sleep_takes_no_processor_time() -> None:
+    found = take_turns({"sleep": lambda: time.sleep(0.02)}, 3, warm_up=0)["sleep"]
+    assert found.processor_ms is not None
+    assert found.processor_ms < 0.5 * found.milliseconds
 
 
 def test_too_few_rounds_have_no_blocks() -> None:
@@ -108,21 +162,22 @@ def test_too_few_rounds_have_no_blocks() -> None:
 
 def test_every_round_runs_every_call_once_in_changing_order() -> None:
     ran: list[str] = []
-    ticks = count()
+    ticks, busy = count(), count()
     times = take_turns(
         {name: lambda name=name: ran.append(name) for name in "abc"},  # type: ignore[misc]
         40,
         warm_up=5,
         clock=lambda: next(ticks) / 1000,
+        processor_clock=lambda: next(busy) / 500,
     )
     rounds = ["".join(ran[i : i + 3]) for i in range(0, len(ran), 3)]
     assert len(rounds) == 45
     assert {"".join(sorted(order)) for order in rounds} == {"abc"}
     assert len(set(rounds)) == 6
-    # The clock advances a millisecond a look: start and end of each call.
-    assert {name: values.tolist() for name, values in times.items()} == {
-        name: pytest.approx([1.0] * 40) for name in "abc"
-    }
+    # The clocks advance one and two milliseconds a look: start and end of each call.
+    for name in "abc":
+        np.testing.assert_allclose(times[name].wall, np.ones(40))
+        np.testing.assert_allclose(times[name].processor, np.full(40, 2.0))  # type: ignore[arg-type]
 
 
 def test_the_garbage_collector_rests_and_comes_back() -> None:

@@ -9,8 +9,11 @@ import onnx
 import pytest
 import torch
 
+from pfld_edge.model_tables import int8_lines
 from pfld_edge_calib.evaluation import DriftEstimate, Verdict
 from pfld_edge_convert import int8_stage
+from pfld_edge_convert.benchmark import timing
+from pfld_edge_convert.benchmark.timing import Times
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import CalibrationError, FellShortError
 from pfld_edge_convert.export import export_onnx
@@ -35,6 +38,9 @@ from pfld_edge_train.models import ModelConfig, build_model
 
 CONTRACT = Contract(model="pfld-edge-s", input_size=64)
 FAST = QuantizationSettings(ranges="minmax", feedback=False)
+
+
+SLOWER = {name: Times(np.full(20, value), np.full(20, value)) for name, value in (("fp32", 1.0), ("int8", 1.25))}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ def test_the_outcome_tells_coverage_costs_and_times(network: onnx.ModelProto, la
     assert outcome.budget is not None
     assert outcome.budget.holds
     assert outcome.budget.float_layers == ()
-    assert set(outcome.milliseconds) == {"fp32", "int8"}
+    assert set(outcome.times) == {"fp32", "int8"}
     report = read_report(outcome.quantized.model)
     assert report is not None
     assert len(report.costs) == outcome.coverage.integer.__len__()
@@ -122,7 +128,7 @@ def test_a_budget_needs_labelled_faces(network: onnx.ModelProto, labelled: Label
 def test_a_network_slower_than_fp32_is_an_error(
     network: onnx.ModelProto, labelled: LabelledCrops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8_stage, "face_milliseconds", lambda _: {"fp32": 1.0, "int8": 1.25})
+    monkeypatch.setattr(int8_stage, "face_times", lambda _: SLOWER)
     request = Int8Request(labelled.crops, "eight", FAST)
     with pytest.raises(
         FellShortError, match=r"1\.25 ms a face on this machine, the float one 1\.00 ms; .*--allow-slower"
@@ -133,10 +139,26 @@ def test_a_network_slower_than_fp32_is_an_error(
 def test_timings_of_this_machine_do_not_gate_files_for_other_processors(
     network: onnx.ModelProto, labelled: LabelledCrops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8_stage, "face_milliseconds", lambda _: {"fp32": 1.0, "int8": 1.25})
+    monkeypatch.setattr(int8_stage, "face_times", lambda _: SLOWER)
     foreign = "x86-avx2" if platform.machine().lower() in ("arm64", "aarch64") else "arm64"
     request = Int8Request(labelled.crops, "eight", replace(FAST, target=foreign))
-    assert make_int8(network, CONTRACT, request).milliseconds["int8"] == 1.25
+    assert make_int8(network, CONTRACT, request).times["int8"].milliseconds == 1.25
+
+
+def test_a_busy_machine_refuses_nothing_and_says_so(
+    network: onnx.ModelProto, labelled: LabelledCrops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower, faster = np.full(20, 1.25), np.full(20, 0.5)
+    disturbed = {"fp32": SLOWER["fp32"], "int8": Times(slower, faster)}
+    monkeypatch.setattr(int8_stage, "face_times", lambda _: disturbed)
+    outcome = make_int8(network, CONTRACT, Int8Request(labelled.crops, "eight", FAST))
+    line = int8_lines(outcome)[2]
+    assert "too noisy to tell" in line
+    assert "1.25 by wall time, 0.50 by processor time" in line
+    assert "times as fast" not in line
+    quiet = {**disturbed, "int8": Times(faster, faster)}
+    agreeing = replace(outcome, times=quiet, speed=timing.Judgement(timing.Verdict.FASTER, 0))
+    assert "fp32 1.00 ms, INT8 0.50 ms (2.00 times as fast)" in int8_lines(agreeing)[2]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from pfld_edge_convert.benchmark.processor import (
 )
 from pfld_edge_convert.benchmark.profiling import ColdStart, Profile, cold_starts, take_profile
 from pfld_edge_convert.benchmark.record import BenchReport, ModelRecord, Settings, Timing
-from pfld_edge_convert.benchmark.timing import Judgement, Verdict, judge, median_of, ratio_of_medians, take_turns
+from pfld_edge_convert.benchmark.timing import Judgement, Times, Verdict, judge, median_of, ratio_of_medians, take_turns
 from pfld_edge_convert.errors import BenchmarkError
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import load_onnx
@@ -244,7 +244,7 @@ def _photo_and_boxes(shapes: Mapping[str, tuple[int | None, ...]], faces: int) -
 class _Measured:
     """What was measured of all subjects."""
 
-    times: dict[Case, Float]
+    times: dict[Case, Times]
     starts: list[ColdStart] | None
     profiles: dict[Case, Profile]
     peaks: dict[int, Peak]
@@ -320,10 +320,10 @@ def _record(subject: Subject, place: int, measured: _Measured, request: BenchReq
 def _timing(subject: Subject, case: Case, measured: _Measured, request: BenchRequest) -> Timing:
     place, threads, batch = case
     times, seed, calls = measured.times[case], request.seed, subject.calls(batch)
-    middle, ratio = median_of(times, seed), None
+    middle, ratio, processor_ratio = median_of(times.wall, seed), None, None
     if place:
         reference = measured.times[0, threads, batch]
-        ratio = ratio_of_medians(times, reference, seed)
+        ratio, processor_ratio = ratio_of_medians(times.wall, reference.wall, seed), times.processor_ratio(reference)
         judgement = judge(times, reference, ratio, request.precision)
     else:
         judgement = judge(times, None, middle, request.precision)
@@ -334,8 +334,8 @@ def _timing(subject: Subject, case: Case, measured: _Measured, request: BenchReq
         batch,
         calls,
         middle,
-        _percentile(times, 95),
-        _percentile(times, 99),
+        _percentile(times.wall, 95),
+        _percentile(times.wall, 99),
         ratio,
         judgement.spread,
         judgement.verdict,
@@ -348,6 +348,8 @@ def _timing(subject: Subject, case: Case, measured: _Measured, request: BenchReq
             measured.peaks[threads],
             calls=calls,
         ),
+        times.processor_ms,
+        processor_ratio,
     )
 
 

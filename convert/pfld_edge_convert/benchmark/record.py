@@ -46,6 +46,8 @@ class Timing:
         verdict: What the figures allow to say.
         reason: Why they allow nothing; else empty.
         roofline: Share of the processor's peak.
+        processor_ms: Median processor time of a batch, all threads; None where the system can't measure it.
+        processor_ratio: Of the median processor times, to the reference.
     """
 
     threads: int
@@ -59,6 +61,8 @@ class Timing:
     verdict: Verdict
     reason: str
     roofline: Roofline
+    processor_ms: float | None = None
+    processor_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

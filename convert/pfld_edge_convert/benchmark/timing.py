@@ -1,6 +1,7 @@
 """Timing: interleaved calls, bootstrap intervals of medians and their ratios, and what they allow to conclude."""
 
 import gc
+import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,37 @@ _SPREAD_ALLOWED = 4.0
 """Spread of blocks that is allowed, in half widths. Five medians of a fifth of the rounds each scatter over some 5
 standard errors of the whole where nothing but chance is at work, and the interval's half width is 2 of them."""
 
+_PROCESSOR_CLOCK = None if os.name == "nt" else time.process_time
+"""Seconds of all threads of this process; the one of Windows advances by 15.6 ms, too coarse for a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What calls took.
+
+    Attributes:
+        wall: ``(rounds,)`` milliseconds.
+        processor: ``(rounds,)`` milliseconds that all threads of the process ran; None where that can't be measured.
+    """
+
+    wall: Float
+    processor: Float | None
+
+    @property
+    def milliseconds(self) -> float:
+        """Median wall time."""
+        return float(np.median(self.wall))
+
+    @property
+    def processor_ms(self) -> float | None:
+        """Median processor time."""
+        return None if self.processor is None else float(np.median(self.processor))
+
+    def processor_ratio(self, reference: "Times") -> float | None:
+        """How many times as much processor time it takes as a reference."""
+        mine, other = self.processor_ms, reference.processor_ms
+        return None if mine is None or other is None else mine / other
+
 
 def take_turns(
     calls: Mapping[Key, Callable[[], object]],
@@ -29,9 +61,10 @@ def take_turns(
     *,
     warm_up: int = 20,
     clock: Callable[[], float] = time.perf_counter,
+    processor_clock: Callable[[], float] | None = _PROCESSOR_CLOCK,
     seed: int = 0,
     advance: Callable[[int], None] = lambda _: None,
-) -> dict[Key, NDArray[np.float64]]:
+) -> dict[Key, Times]:
     """Time calls, each once a round, in an order that is shuffled anew for every round.
 
     A call finds the caches as another left them, as in an app that does other things too; shuffling keeps any of them
@@ -41,25 +74,30 @@ def take_turns(
         calls: What is timed, by name.
         rounds: Timed rounds.
         warm_up: Rounds before them that aren't kept.
-        clock: Seconds; ``time.thread_time`` leaves out what other processes take of a single thread.
+        clock: Seconds of wall time; ``time.thread_time`` leaves out what other processes take of a single thread.
+        processor_clock: Seconds of processor time.
         seed: Of the orders.
         advance: Told 1 after each round, for a progress bar.
 
     Returns:
-        ``(rounds,)`` milliseconds of each call; entry i of all of them is of round i.
+        What each call took; entry i of all of them is of round i.
     """
-    times = {name: np.zeros(rounds) for name in calls}
+    times = {name: Times(np.zeros(rounds), np.zeros(rounds) if processor_clock else None) for name in calls}
     order, random = list(calls), np.random.default_rng(seed)
     with _no_collection():
         for round_ in range(-warm_up, rounds):
             for place in random.permutation(len(order)):
                 name = order[place]
                 call = calls[name]
+                busy = processor_clock() if processor_clock else 0.0
                 start = clock()
                 call()
                 taken = clock() - start
+                busy = processor_clock() - busy if processor_clock else 0.0
                 if round_ >= 0:
-                    times[name][round_] = 1000 * taken
+                    times[name].wall[round_] = 1000 * taken
+                    if (processor := times[name].processor) is not None:
+                        processor[round_] = 1000 * busy
             advance(1)
     return times
 
@@ -157,25 +195,47 @@ class Judgement:
     reason: str = ""
 
 
-def judge(times: Float, reference: Float | None, found: Estimate, precision: float) -> Judgement:
+def judge(times: Times, reference: Times | None, found: Estimate, precision: float) -> Judgement:
     """Say what timings show.
 
     Args:
-        times: ``(rounds,)`` milliseconds.
-        reference: ``(rounds,)`` of the same rounds; None judges the times alone.
-        found: The ratio of medians with its interval, or without a reference the median with its own.
-        precision: Widest half interval that still counts as an answer, e.g. 0.05; blocks of rounds may lie four
-            times as far apart.
+        times: What is judged.
+        reference: Of the same rounds; None judges the times alone.
+        found: The ratio of median wall times with its interval, or without a reference the median with its own.
+        precision: Widest half interval that still counts as an answer, e.g. 0.05; wall and processor time may disagree
+            as much, and blocks of rounds may lie four times as far apart.
     """
-    spread = block_spread(times, reference)
+    spread = block_spread(times.wall, None if reference is None else reference.wall)
     what = "median" if reference is None else "ratio"
-    if not found.half_width <= precision:
+    if reason := _disagreement(times, reference, precision):
+        pass
+    elif not found.half_width <= precision:
         reason = f"the {what}'s interval is {found.half_width:.1%} to either side, {precision:.1%} is asked for"
     elif not spread <= _SPREAD_ALLOWED * precision:
         reason = f"the {what} of some rounds lies {spread:.0%} from that of others"
     else:
         return Judgement(_plain(found) if reference is not None else Verdict.STEADY, spread)
     return Judgement(Verdict.TOO_NOISY, spread, reason)
+
+
+def _disagreement(times: Times, reference: Times | None, precision: float) -> str:
+    """Why wall and processor time disagree; empty where they don't, or where there is no processor time."""
+    slowdown = _slowdown(times) / (1.0 if reference is None else _slowdown(reference))
+    if max(slowdown, 1 / slowdown) <= 1 + precision:
+        return ""
+    if reference is None:
+        return f"wall time is {slowdown:.2f} times the processor time; other processes held the processor"
+    ratios = times.milliseconds / reference.milliseconds, times.processor_ratio(reference)
+    return f"the ratio is {ratios[0]:.2f} by wall time, {ratios[1]:.2f} by processor time; the machine is busy"
+
+
+def _slowdown(times: Times) -> float:
+    """Wall time over processor time, at least 1.
+
+    Threads that run at the same time have more processor time than wall time; how much more depends on the network.
+    """
+    processor = times.processor_ms
+    return 1.0 if processor is None else max(1.0, times.milliseconds / processor)
 
 
 def block_spread(times: Float, reference: Float | None = None) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from pfld_edge_convert.benchmark.timing import take_turns
+from pfld_edge_convert.benchmark.timing import Times, take_turns
 from pfld_edge_convert.inference import open_model, optimized_graph
 from pfld_edge_convert.quantization.mixed_precision import LayerCost
 from pfld_edge_runtime import ModelContractError
@@ -134,8 +134,8 @@ def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
     )
 
 
-def face_milliseconds(models: dict[str, onnx.ModelProto], rounds: int = 60) -> dict[str, float]:
-    """Median milliseconds of one face through each network, one thread, on this machine.
+def face_times(models: dict[str, onnx.ModelProto], rounds: int = 100) -> dict[str, Times]:
+    """Time one face through each network, one thread, on this machine.
 
     The networks run in turns, so that other load slows all of them alike: ratios are steadier than times.
 
@@ -144,7 +144,7 @@ def face_milliseconds(models: dict[str, onnx.ModelProto], rounds: int = 60) -> d
         rounds: Timed calls of each.
     """
     calls = {name: _one_face(model) for name, model in models.items()}
-    return {name: float(np.median(values)) for name, values in take_turns(calls, rounds, warm_up=_WARM_UP).items()}
+    return take_turns(calls, rounds, warm_up=_WARM_UP)
 
 
 def _one_face(model: onnx.ModelProto) -> Callable[[], object]:
