@@ -220,7 +220,9 @@ class LabellingReport:
         return self.labelled + sum(self.dropped.values())
 
 
-def write_labels(progress: ProgressFile, path: Path, points: int, skip: Callable[[FaceSetError], object] | None = None) -> LabellingReport:
+def write_labels(
+    progress: ProgressFile, path: Path, points: int, skip: Callable[[FaceSetError], object] | None = None
+) -> LabellingReport:
     """Write the CSV of a finished run, unless it has no face.
 
     Args:
