@@ -46,11 +46,11 @@ EQUALIZED = replace(UINT8_INPUT, equalize=0.75, equalize_by="minmax")
 CORRECTED = replace(EQUALIZED, correct_bias=True)
 FEEDBACK = replace(CORRECTED, feedback=True)
 STEPS = {
-    "naive: minmax, nearest": NAIVE,
+    "baseline: min-max, nearest": NAIVE,
     "+ uint8 input": UINT8_INPUT,
-    "+ equalized channels": EQUALIZED,
+    "+ channel equalization": EQUALIZED,
     "+ bias correction": CORRECTED,
-    "+ feedback rounding": FEEDBACK,
+    "+ rounding with error feedback": FEEDBACK,
     "+ ranges chosen (x86-vnni)": QuantizationSettings(target="x86-vnni"),
     "portable (the default)": QuantizationSettings(),
 }
@@ -115,7 +115,7 @@ def found_faces(shared: Path, contract: Contract, model: onnx.ModelProto, faces:
 def quantized(model: onnx.ModelProto, contract: Contract, crops: Crops, short: bool) -> Iterator[Row]:
     """The network by onnxruntime's quantizer, and by ours step by step."""
     inputs = np.asarray(prepare_input(crops, contract), np.float32)
-    yield Row("onnxruntime, QDQ as it comes", by_onnxruntime(model, inputs), contract)
+    yield Row("onnxruntime, QDQ, defaults", by_onnxruntime(model, inputs), contract)
     yield Row(
         "onnxruntime, QOperator, per channel",
         by_onnxruntime(

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import predict_landmarks
-from pfld_edge_calib.photo import read_photo, readable_photo
+from pfld_edge_calib.photo import readable_photo
+from pfld_edge_calib.unusable_faces import UnusableFaces
 from pfld_edge_runtime import Contract, Detector, LandmarkModel, tight_box
 from pfld_edge_runtime.detection import find_boxes
 
@@ -85,7 +86,11 @@ def refined(faces: Sequence[Face], model: LandmarkModel, passes: int = 2) -> lis
 
 
 def as_detected_by(
-    detector: "Detector", faces: Sequence[Face], contract: Contract, advance: Callable[[int], object] | None = None
+    detector: "Detector",
+    faces: Sequence[Face],
+    contract: Contract,
+    advance: Callable[[int], object] | None = None,
+    unusable: UnusableFaces | None = None,
 ) -> list[Face]:
     """Replace the box of each annotated face by its detection, mapped to the box that the network was trained on.
 
@@ -94,25 +99,29 @@ def as_detected_by(
         faces: With their annotated boxes; they may share photographs.
         contract: The network's; gives the kind of box.
         advance: Called with the number of faces done after each photograph.
+        unusable: Takes the faces that can't be measured; where None a photograph that can't be read is an error.
 
     Returns:
-        The faces in their order; a missed one has a box of NaN. Unmatched detections are ignored, for datasets may
-        annotate only some faces of a photograph.
+        The faces in their order; a missed or unusable one has a box of NaN. Unmatched detections are ignored, for
+        datasets may annotate only some faces of a photograph.
 
     Raises:
         FaceSetError: A photograph can't be read.
     """
     from pfld_edge_runtime import find_boxes
 
-    found = list(faces)
+    unusable = UnusableFaces() if unusable is None else unusable
+    found = [replace(face, bbox_xyxy=np.full(4, np.nan)) for face in faces]
     by_photo: dict[str, list[int]] = {}
     for row, face in enumerate(faces):
         by_photo.setdefault(str(face.image), []).append(row)
     for rows in by_photo.values():
-        boxes, _ = find_boxes(detector, read_photo(faces[rows[0]].image), "bgr", contract)
-        truth = np.stack([faces[row].bbox_xyxy for row in rows])
-        for row, box in zip(rows, matched(truth, boxes.astype(np.float64)), strict=True):
-            found[row] = replace(faces[row], bbox_xyxy=box)
+        photo, shown = unusable.read(faces, rows)
+        if photo is not None and shown:
+            boxes, _ = find_boxes(detector, photo, "bgr", contract)
+            truth = np.stack([faces[row].bbox_xyxy for row in shown])
+            for row, box in zip(shown, matched(truth, boxes.astype(np.float64)), strict=True):
+                found[row] = replace(faces[row], bbox_xyxy=box)
         if advance is not None:
             advance(len(rows))
     return found

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.photo import face_photo
+from pfld_edge_calib.unusable_faces import UnusableFaces
 from pfld_edge_runtime import (
     BoxError,
     Contract,
@@ -116,7 +117,10 @@ def predict_landmarks(
 
 
 def find_landmarks(
-    models: Sequence[LandmarkModel], faces: Sequence[Face], advance: Callable[[int], object] | None = None
+    models: Sequence[LandmarkModel],
+    faces: Sequence[Face],
+    advance: Callable[[int], object] | None = None,
+    unusable: UnusableFaces | None = None,
 ) -> list[NDArray[np.float32]]:
     """Predict the landmarks of every face with every model.
 
@@ -127,14 +131,16 @@ def find_landmarks(
         faces: At least one; all faces of one photograph share one read. A box of NaN marks a face that a detector
             missed.
         advance: Called with the number of faces done after each photograph.
+        unusable: Takes the faces that can't be measured; where None a photograph that can't be read is an error, and
+            faces outside of their photographs are looked for in black crops.
 
     Returns:
-        For each model ``(N, P, 2)`` float32 in photograph pixels; NaN for missed faces.
+        For each model ``(N, P, 2)`` float32 in photograph pixels; NaN for missed and unusable faces.
 
     Raises:
         FaceSetError: A photograph can't be read, or a box has no area.
     """
-    return run_models(models, _photographs(faces), len(faces), advance)
+    return run_models(models, _photographs(faces, unusable), len(faces), advance)
 
 
 class BoxedPhoto(NamedTuple):
@@ -234,13 +240,19 @@ def _windows(boxes: NDArray[np.float64], margin: float, name: str) -> CropWindow
         raise FaceSetError(f"{name}: {error}") from error
 
 
-def _photographs(faces: Sequence[Face]) -> Iterator[BoxedPhoto]:
+def _photographs(faces: Sequence[Face], unusable: UnusableFaces | None) -> Iterator[BoxedPhoto]:
     """Group the faces that have a box by photograph: in WFLW's lists faces of one photograph are far apart."""
     seen = (row for row, face in enumerate(faces) if np.isfinite(face.bbox_xyxy).all())
     keys = {row: (str(faces[row].image), id(faces[row].encoded)) for row in seen}
     for _, group in groupby(sorted(keys, key=keys.__getitem__), key=keys.__getitem__):
         rows = list(group)
-        photo = face_photo(faces[rows[0]])
+        if unusable is None:
+            photo = face_photo(faces[rows[0]])
+        else:
+            read, rows = unusable.read(faces, rows)
+            if read is None:
+                continue
+            photo = read
         # In parts: a photograph under very many boxes would hold all their crops at once.
         for start in range(0, len(rows), _BATCH):
             some = rows[start : start + _BATCH]

@@ -122,7 +122,11 @@ def _work(task: Any) -> Any:  # noqa: ANN401 - whatever the caller's tasks and r
 
 
 def unit_results(
-    make: Callable[[], UnitWork], units: Sequence[Task], run: Runner, folder: "ResultsFolder | None" = None
+    make: Callable[[], UnitWork],
+    units: Sequence[Task],
+    run: Runner,
+    folder: "ResultsFolder | None" = None,
+    keep: Callable[[bytes], bool] | None = None,
 ) -> Generator[tuple[Task, bytes], None, None]:
     """Yield each unit's result in order; reads those that a folder holds, computes the others and stores them there.
 
@@ -131,6 +135,7 @@ def unit_results(
         units: All units of the dataset.
         run: Runs those that are missing.
         folder: Stores results; None for a run that can't be resumed.
+        keep: Whether a result is stored; where it isn't, the next run computes it again. None for all.
 
     Raises:
         PfldEdgeError: The first error that a unit's work raised.
@@ -141,7 +146,7 @@ def unit_results(
             result = None if folder is None else folder.get(index)
             if result is None:
                 result = next(fresh)
-                if folder is not None:
+                if folder is not None and (keep is None or keep(result)):
                     folder.put(index, result)
             yield unit, result
 

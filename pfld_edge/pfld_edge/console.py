@@ -48,14 +48,6 @@ def note_assumed(name: str, assumed: bool) -> None:
         note(f"{name} carries no contract: taken as published PFLD (BGR, landmark box x 1.2)")
 
 
-def note_skipped(complaints: Sequence[str], count: int) -> None:
-    """Name the first photographs that can't be read, of `count` in all."""
-    for complaint in complaints[:_NAMED]:
-        note(f"skipped {complaint}")
-    if count > len(complaints[:_NAMED]):
-        note(f"skipped {count - len(complaints[:_NAMED])} more photographs that can't be read")
-
-
 def note_left_out(folder: Path) -> None:
     """Name the files of a folder that are no photographs."""
     from pfld_edge_calib.photo import other_files

@@ -16,7 +16,7 @@ from pfld_edge.console import note, progress_bar
 from pfld_edge.options import runner
 from pfld_edge.output import write_json
 from pfld_edge.report.faces import write_worst_faces
-from pfld_edge_calib import Face
+from pfld_edge_calib import Face, FaceSetError
 from pfld_edge_calib.datasets import FaceSet, Unit, is_sharded, open_faces
 from pfld_edge_calib.datasets.wflw import wflw_list
 from pfld_edge_calib.evaluation import (
@@ -72,6 +72,7 @@ def verify_large(
     run: LargeRun,
     *,
     compare: bool,
+    skip: Callable[[FaceSetError], object],
 ) -> Iterator[Verification]:
     """Run networks over a set as `verify_models` does; the result's landmarks lie in files that live as long as this.
 
@@ -82,9 +83,10 @@ def verify_large(
         settings: What is asked for, the split of a WFLW folder among it.
         run: How to go through the set.
         compare: Whether the first network is a reference.
+        skip: Called for each photograph that can't be read; what it raises ends the run.
 
     Raises:
-        FaceSetError: A photograph or its label can't be used, or `run` names another run's results.
+        FaceSetError: A label can't be used, no face can be measured, or `run` names another run's results.
         LabellingError: A process was killed.
         MissingPackageError: Ray or pyarrow is needed and not installed.
     """
@@ -93,7 +95,7 @@ def verify_large(
         source = open_faces(data, settings.split, images, advance=advance)
     with _scratch(run.resume) as place:
         try:
-            found = join_units(_predictions(models, source, run), len(models), scheme.num_landmarks, place)
+            found = join_units(_predictions(models, source, run, skip), len(models), scheme.num_landmarks, place)
         except KeyboardInterrupt:
             # Here, not in the generator: the signal may come while its results are being joined.
             if run.resume is not None:
@@ -150,18 +152,28 @@ class FacesOfRecord(Sequence[Face]):
         return Face(Path(self._record.faces[row]), self._record.boxes[row], self._record.truth[row])
 
 
-def _predictions(models: Sequence[LandmarkModel], source: FaceSet, run: LargeRun) -> Iterator[FacePredictions]:
+def _predictions(
+    models: Sequence[LandmarkModel], source: FaceSet, run: LargeRun, skip: Callable[[FaceSetError], object]
+) -> Iterator[FacePredictions]:
     """Give each unit's faces in order, and show how far it is."""
     folder = None if run.resume is None else ResultsFolder(run.resume, _identity(models, source))
     done = 0 if folder is None else sum(unit.count for i, unit in enumerate(source.units) if i in folder)
     if done:
         note(f"{done} of {source.count} are done already ({run.resume})")
     work = partial(_unit_work, tuple((Path(str(model.path)), model.kind == "fused torch") for model in models))
-    parts = unit_results(work, source.units, runner(run.workers, run.ray, len(source.units)), folder)
+    parts = unit_results(work, source.units, runner(run.workers, run.ray, len(source.units)), folder, _is_whole)
     with closing(parts), progress_bar("faces", source.count) as advance:
         for unit, result in parts:
-            yield FacePredictions.from_bytes(result)
+            predictions = FacePredictions.from_bytes(result)
+            for complaint in predictions.unreadable:
+                skip(FaceSetError(complaint))
+            yield predictions
             advance(unit.count)
+
+
+def _is_whole(result: bytes) -> bool:
+    """Whether all photographs of a unit could be read; where not, they may be mended before the next run."""
+    return not FacePredictions.from_bytes(result).unreadable
 
 
 @contextmanager
@@ -180,7 +192,7 @@ def _scratch(results: Path | None) -> Iterator[Path]:
 
 def _identity(models: Sequence[LandmarkModel], source: FaceSet) -> dict[str, str]:
     return {
-        "format": "pfld-edge-results-1",
+        "format": "pfld-edge-results-2",
         "faces": source.identity,
         "models": " ".join(f"{model.sha256[:16]} ({model.kind})" for model in models),
     }

@@ -1,7 +1,7 @@
 """What `evaluate` and `verify` print: tables of accuracy, drift, deviation and robustness, and the verdicts."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -111,7 +111,7 @@ def _drift_table(found: Verification) -> Table:
     """Lay out how each network compares with the first."""
     budget = found.settings.max_drift
     table = new_table(
-        f"Drift from {found.models[0].name} on {len(found.faces)} faces",
+        f"Drift from {found.models[0].name} on {found.measured} faces",
         "model",
         figures=("drift", "interval", "mean deviation", "largest", "at landmark"),
         caption="drift: change of the NME, with its 95 % interval; deviations as fractions of the eye distance",
@@ -189,13 +189,21 @@ def _verdict_lines(found: Verification) -> Iterator[str]:
 
 
 def _left_out_lines(found: Verification) -> Iterator[str]:
+    """Count and name the faces that count in no figure; photographs that can't be read were named before."""
+    if found.unreadable:
+        yield f"{len(found.unreadable)} of {found.given} faces left out: their photographs can't be read"
+    if found.outside:
+        why = "they lie outside of their photographs"
+        yield f"{len(found.outside)} of {found.given} faces left out: {why}: {_first(found.outside)}"
     if found.left_out:
         first, second = found.scheme.normalizing_points
-        count, more = len(found.left_out), len(found.left_out) - _NAMED
-        yield (
-            f"{count} of {len(found.faces)} faces left out: they have no NME, for points {first} and {second} are "
-            f"unlabelled or coincide: {', '.join(found.left_out[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
-        )
+        why = f"they have no NME, for points {first} and {second} are unlabelled or coincide"
+        yield f"{len(found.left_out)} of {found.given} faces left out: {why}: {_first(found.left_out)}"
+
+
+def _first(photographs: Sequence[str]) -> str:
+    more = len(photographs) - _NAMED
+    return f"{', '.join(photographs[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _moved(model: ModelResult) -> bool:

@@ -91,11 +91,49 @@ def test_unreadable_photographs_are_named_and_skipped(
     boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    boxes.write_text(boxes.read_text() + "\nbroken.jpg,0,0,50,50")
-    assert run(arguments(boxes, tmp_path / "labels.csv", "--workers", "1")) == 0
+    boxes.write_text(boxes.read_text() + "\nbroken.jpg,0,0,50,50\nabsent.jpg,0,0,50,50\nbroken.jpg,9,9,50,50")
+    out = tmp_path / "labels.csv"
+    for workers in ("1", "2"):
+        assert run(arguments(boxes, out, "--workers", workers)) == 2
+        said = capsys.readouterr()
+        assert said.err.count("broken.jpg: not an image that can be read") == 1
+        assert said.err.count("absent.jpg: no such photograph") == 1
+        assert said.err.endswith("Error: 2 of 4 files could not be read (named above)\n")
+        assert f"2 faces of 2 photographs -> {out}" in said.out
+        assert len(read_points_csv(out)) == 2
+        out.unlink()
+
+
+def test_strict_stops_at_the_first_unreadable_photograph_and_goes_on_once_it_is_mended(
+    boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    boxes.write_text(boxes.read_text() + "\nbroken.jpg,173,157,354,333")
+    strict = arguments(boxes, tmp_path / "labels.csv", "--workers", "1", "--strict")
+    for _ in range(2):
+        assert run(strict) == 2
+        assert capsys.readouterr().err.endswith(
+            "broken.jpg: not an image that can be read (JPEG, PNG, TIFF, AVIF, WebP, GIF, BMP expected)\n"
+        )
+        assert not (tmp_path / "labels.csv").exists()
+    (tmp_path / "broken.jpg").write_bytes((PORTRAITS / "grace_hopper.jpg").read_bytes())
+    assert run(strict) == 0
     said = capsys.readouterr()
-    assert "broken.jpg: not an image that can be read" in said.err
-    assert "1 photographs skipped: not readable" in said.out
+    assert "2 of 3 photographs are done already" in said.err
+    assert "3 faces of 3 photographs" in said.out
+
+
+def test_a_folder_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes((PORTRAITS / "grace_hopper.jpg").read_bytes())
+    (tmp_path / "photos/._a.jpg").write_bytes(b"no picture")
+    (tmp_path / "photos/notes.doc").write_bytes(b"no picture")
+    (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\nphotos/a.jpg,173,157,354,333\n")
+    given = arguments(tmp_path / "boxes.csv", tmp_path / "labels.csv", "--workers", "1", str(tmp_path / "photos"))
+    assert run(given) == 0
+    said = capsys.readouterr()
+    assert "photos: left out, as no photographs: notes.doc" in said.err
+    assert "1 faces of 1 photographs" in said.out
 
 
 def test_mistakes_get_a_sentence(boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pfld_edge.cli import run
-from pfld_edge_calib import portraits, read_photo
+from pfld_edge_calib import PORTRAITS, portraits, read_photo
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
 
 FACES, SHARD = 300, 50  # a shard is a unit at least
@@ -182,7 +182,35 @@ def test_a_corrupt_photograph_is_one_line_that_names_shard_and_key(
         add(tar, "000042.jpg", b"no picture")
         add(tar, "000042.json", json.dumps({"landmarks": [[i, i % 7] for i in range(98)]}).encode())
     for more in ([], ["--workers", "2", "--resume", str(tmp_path / "results")]):
-        assert run(["evaluate", str(BUNDLED_MODEL), "--data", str(tmp_path / "faces-7.tar"), *more]) == 2
+        assert run(["evaluate", str(BUNDLED_MODEL), "--data", str(tmp_path / "faces-7.tar"), "--strict", *more]) == 2
         said = capsys.readouterr().err
         assert said.startswith(f"Error: {tmp_path / 'faces-7.tar/000042.jpg'}: not an image")
         assert said.count("\n") == 1
+
+
+def test_a_corrupt_photograph_is_skipped_and_read_again_once_it_is_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Units of 256 lines: the photograph of the second is corrupt, then mended, and only that unit is worked on."""
+    header, *rows = (PORTRAITS / "landmarks.csv").read_text().splitlines()
+    image, *numbers = rows[0].split(",")
+    photo = (PORTRAITS / image).read_bytes()
+    (tmp_path / "a.jpg").write_bytes(photo)
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    names = ["a.jpg"] * 256 + ["b.jpg"] * 3
+    (tmp_path / "set.csv").write_text("\n".join([header, *(",".join([name, *numbers]) for name in names)]) + "\n")
+    results, out = tmp_path / "results", tmp_path / "out.json"
+    arguments = ["evaluate", str(BUNDLED_MODEL), "--data", str(tmp_path / "set.csv"), "--workers", "1"]
+    arguments += ["--json", str(out), "--resume", str(results)]
+    for _ in range(2):
+        assert run(arguments) == 2
+        said = capsys.readouterr()
+        assert said.err.count("b.jpg: not an image") == 1
+        assert "3 of 259 faces left out: their photographs can't be read" in said.out
+        assert json.loads(out.read_text())["faces"] == 256
+        assert len(list(results.rglob("*.npz"))) == 1
+    assert "256 of 259 are done already" in said.err
+    (tmp_path / "b.jpg").write_bytes(photo)
+    assert run(arguments) == 0
+    assert json.loads(out.read_text())["faces"] == 259
+    assert len(list(results.rglob("*.npz"))) == 2

@@ -165,6 +165,97 @@ def test_several_sets_are_evaluated_together_and_left_out_faces_are_named(
     assert "1 of 3 faces left out" in capsys.readouterr().out
 
 
+def unusable_set(folder: Path) -> Path:
+    """The portraits, and their faces again: in a missing, a broken, and a readable photograph beside the face."""
+    header, *rows = (PORTRAITS / "landmarks.csv").read_text().splitlines()
+    for row in list(rows):
+        image, *numbers = row.split(",")
+        (folder / image).write_bytes((PORTRAITS / image).read_bytes())
+        rows.append(",".join([f"absent-{image}", *numbers]))
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    image, *numbers = rows[0].split(",")
+    rows.insert(1, ",".join(["broken.jpg", *numbers]))
+    rows.append(",".join([image, *(str(float(number) - 5000) for number in numbers)]))
+    (folder / "set.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder / "set.csv"
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "2"], ["--detector", "yunet"]])
+def test_faces_that_can_not_be_measured_are_left_out_named_and_counted(
+    more: list[str],
+    files: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Known:
+        box_map = None
+
+        def __call__(self, image: Any, _color: str = "rgb") -> Any:
+            return np.concatenate(
+                [
+                    np.append(face.bbox_xyxy, 0.9)[None].astype(np.float32)
+                    for face in portraits()
+                    if read_photo(face.image).shape == image.shape
+                ]
+            )
+
+    monkeypatch.setattr("pfld_edge_runtime.open_detector", lambda _name: Known())
+    data, whole = str(unusable_set(tmp_path)), str(PORTRAITS / "landmarks.csv")
+    commands = {"evaluate": ["evaluate", str(files[1])], "verify": ["verify", *map(str, files)]}
+    if "--detector" in more:
+        del commands["verify"]
+    for command in commands.values():
+        assert run([*command, *more, "--data", whole, "--json", str(tmp_path / "whole.json")]) == 0
+        capsys.readouterr()
+        assert run([*command, *more, "--data", data, "--json", str(tmp_path / "found.json")]) == 2
+        said = capsys.readouterr()
+        for name in ("broken.jpg: not an image", "absent-grace_hopper.jpg: no such", "absent-eileen_collins.jpg: no"):
+            assert said.err.count(name) == 1
+        assert said.err.endswith("Error: 3 files could not be read (named above)\n")
+        assert "3 of 6 faces left out: their photographs can't be read" in said.out
+        image = portraits()[0].image.name
+        assert f"1 of 6 faces left out: they lie outside of their photographs: {tmp_path / image}\n" in said.out
+        expected, found = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "found.json"))
+        assert found["faces"] == 2
+        assert found["outside"] == [str(tmp_path / image)]
+        assert len(found["unreadable"]) == 3
+        for model, same in zip(found["models"], expected["models"], strict=True):
+            assert model["accuracy"] == same["accuracy"]
+        assert run([*command, *more, "--data", data, "--strict", "--json", str(tmp_path / "none.json")]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith(f"Error: {tmp_path}")
+        assert said.err.count("\n") == 1
+        assert not (tmp_path / "none.json").exists()
+
+
+def test_a_file_that_fails_gives_1_even_where_photographs_can_not_be_read(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, bad = unusable_set(tmp_path), sabotaged(files[1], tmp_path / "bad.onnx")
+    more = ["--robustness", "--report", str(tmp_path / "report.html")]
+    assert run(["verify", str(files[0]), str(bad), "--data", str(data), *more]) == 1
+    said = capsys.readouterr()
+    assert "broken.jpg: not an image" in said.err
+    assert "its weights were changed after conversion" in said.out
+    assert "Drift from net.pth on 2 faces" in said.out
+    assert "NME under corruption, 2 faces" in said.out
+    assert "2 of 2 photographs, 4 left out" in (tmp_path / "report.html").read_text()
+
+
+def test_a_set_in_which_no_face_can_be_measured_says_why(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *rows = unusable_set(tmp_path).read_text().splitlines()
+    chosen = [row for row in rows if row.startswith(("broken", "absent"))] + rows[-1:]
+    (tmp_path / "none.csv").write_text("\n".join([header, *chosen]) + "\n")
+    for more in ([], ["--workers", "2"]):
+        assert run(["evaluate", str(files[1]), "--data", str(tmp_path / "none.csv"), *more]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("Error: no face of 4 can be measured: 3 are in photographs that can't be read (")
+        assert ", 1 lie outside of their photographs (" in error
+
+
 def test_two_portraits_can_not_tell_a_small_drift(
     files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

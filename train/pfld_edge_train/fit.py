@@ -52,7 +52,7 @@ def train(
     last = out / LAST
     with processes.together():
         if last.exists() and not resume:
-            raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --out")
+            raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --output")
         if not last.exists() and config.finetune.freeze and init is None:
             raise TrainConfigError(
                 "[finetune] freezes layers, which are random without a checkpoint to start from: --init"

@@ -5,7 +5,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.units import Unit, unit_faces
 from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import find_landmarks, true_landmarks
+from pfld_edge_calib.unusable_faces import UnusableFaces
 from pfld_edge_runtime import LandmarkModel
 
 _BATCH = 64
@@ -30,6 +32,8 @@ class FacePredictions:
         boxes: ``(N, 4)`` float64 x0, y0, x1, y1 in photograph pixels, that models were given; NaN where missed.
         truth: ``(N, P, 2)`` float32 photograph pixels; NaN where a point is unlabelled.
         found: The same shape for each model; NaN for missed faces.
+        outside: Photographs of further faces, one a face, that lie wholly outside of them.
+        unreadable: For each further face whose photograph can't be read, why it can't be.
     """
 
     images: tuple[str, ...]
@@ -37,10 +41,37 @@ class FacePredictions:
     boxes: NDArray[np.float64]
     truth: NDArray[np.float32]
     found: tuple[NDArray[np.float32], ...]
+    outside: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        faces: Sequence[Face],
+        truth: NDArray[np.float32],
+        found: Sequence[NDArray[np.float32]],
+        unusable: UnusableFaces,
+    ) -> "FacePredictions":
+        """Collect the predictions of the faces that are usable, and count the others."""
+        rows = unusable.others(range(len(faces)))
+        return cls(
+            tuple(str(faces[row].image) for row in rows),
+            tuple(faces[row].attributes for row in rows),
+            np.array([faces[row].bbox_xyxy for row in rows], np.float64).reshape(-1, 4),
+            truth[rows],
+            tuple(landmarks[rows] for landmarks in found),
+            tuple(str(faces[row].image) for row in sorted(unusable.outside)),
+            tuple(unusable.unreadable[row] for row in sorted(unusable.unreadable)),
+        )
 
     def to_bytes(self) -> bytes:
         """Pack into the bytes of an ``.npz`` file; equal faces give equal bytes."""
-        known = {"images": self.images, "attributes": [sorted(names) for names in self.attributes]}
+        known = {
+            "images": self.images,
+            "attributes": [sorted(names) for names in self.attributes],
+            "outside": self.outside,
+            "unreadable": self.unreadable,
+        }
         arrays = {
             "known": np.frombuffer(json.dumps(known).encode(), np.uint8),
             "boxes": self.boxes,
@@ -66,30 +97,35 @@ class FacePredictions:
         except (zipfile.BadZipFile, KeyError, EOFError) as error:
             raise ValueError(f"not measured faces ({error})") from error
         attributes = tuple(frozenset(names) for names in known["attributes"])
-        return cls(tuple(known["images"]), attributes, boxes, truth, found)
+        left_out = tuple(known["outside"]), tuple(known["unreadable"])
+        return cls(tuple(known["images"]), attributes, boxes, truth, found, *left_out)
 
 
 def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions:
     """Predict the landmarks of a unit's faces with each model; photographs are kept for one batch only.
 
+    Photographs that can't be read are passed over, and are in the result's `unreadable`.
+
     Raises:
-        FaceSetError: A photograph is damaged, or a face has another number of landmarks than the models.
+        FaceSetError: A shard is damaged, or a face has another number of landmarks than the models.
     """
     contract = models[0].contract
-    images: list[str] = []
-    attributes: list[frozenset[str]] = []
-    boxes = [np.zeros((0, 4))]
-    landmarks = [[np.zeros((0, contract.landmarks.num_landmarks, 2), np.float32)] for _ in range(1 + len(models))]
+    parts = []
     faces = unit_faces(unit)
     while batch := list(islice(faces, _BATCH)):
-        new = [true_landmarks(batch, contract), *find_landmarks(models, batch)]
-        for kept, more in zip(landmarks, new, strict=True):
-            kept.append(more)
-        images += [str(face.image) for face in batch]
-        attributes += [face.attributes for face in batch]
-        boxes += [face.bbox_xyxy[None] for face in batch]
-    truth, *found = (np.concatenate(kept) for kept in landmarks)
-    return FacePredictions(tuple(images), tuple(attributes), np.concatenate(boxes), truth, tuple(found))
+        unusable = UnusableFaces(lambda _error: None)
+        found = find_landmarks(models, batch, unusable=unusable)
+        parts.append(FacePredictions.of(batch, true_landmarks(batch, contract), found, unusable))
+    none = np.zeros((0, contract.landmarks.num_landmarks, 2), np.float32)
+    return FacePredictions(
+        tuple(chain.from_iterable(part.images for part in parts)),
+        tuple(chain.from_iterable(part.attributes for part in parts)),
+        np.concatenate([np.zeros((0, 4)), *(part.boxes for part in parts)]),
+        np.concatenate([none, *(part.truth for part in parts)]),
+        tuple(np.concatenate([none, *(part.found[i] for part in parts)]) for i in range(len(models))),
+        tuple(chain.from_iterable(part.outside for part in parts)),
+        tuple(chain.from_iterable(part.unreadable for part in parts)),
+    )
 
 
 def join_units(parts: Iterable[FacePredictions], models: int, points: int, folder: Path) -> FacePredictions:
@@ -102,12 +138,14 @@ def join_units(parts: Iterable[FacePredictions], models: int, points: int, folde
         folder: For the files of landmarks; must outlive the result.
 
     Raises:
-        FaceSetError: There is no face.
+        FaceSetError: There is no face that can be measured.
     """
     images: list[str] = []
     kinds: dict[frozenset[str], frozenset[str]] = {}  # equal sets of attributes are kept once
     attributes: list[frozenset[str]] = []
     boxes: list[NDArray[np.float64]] = []
+    outside: list[str] = []
+    unreadable: list[str] = []
     paths = [folder / "truth.f32", *(folder / f"found{i}.f32" for i in range(models))]
     for part in parts:
         if not images:  # not earlier: a folder of results inside of which `folder` lies must be new
@@ -120,7 +158,21 @@ def join_units(parts: Iterable[FacePredictions], models: int, points: int, folde
         images += part.images
         attributes += [kinds.setdefault(names, names) for names in part.attributes]
         boxes.append(part.boxes)
+        outside += part.outside
+        unreadable += part.unreadable
     if not images:
-        raise FaceSetError("there is no face in the set")
+        raise no_face_left(outside, unreadable)
     truth, *found = (np.memmap(path, "<f4", "r", shape=(len(images), points, 2)) for path in paths)
-    return FacePredictions(tuple(images), tuple(attributes), np.concatenate(boxes), truth, tuple(found))
+    left_out = tuple(outside), tuple(unreadable)
+    return FacePredictions(tuple(images), tuple(attributes), np.concatenate(boxes), truth, tuple(found), *left_out)
+
+
+def no_face_left(outside: Sequence[str], unreadable: Sequence[str]) -> FaceSetError:
+    """Make the error of a set in which no face can be measured; the arguments are those of `FacePredictions`."""
+    if not outside and not unreadable:
+        return FaceSetError("there is no face in the set")
+    reasons = [
+        *([f"{len(unreadable)} are in photographs that can't be read ({unreadable[0]})"] if unreadable else []),
+        *([f"{len(outside)} lie outside of their photographs ({outside[0]})"] if outside else []),
+    ]
+    return FaceSetError(f"no face of {len(outside) + len(unreadable)} can be measured: {', '.join(reasons)}")

@@ -29,9 +29,10 @@ from pfld_edge_calib.evaluation.metrics import (
     measure_deviation,
     normalizing_distance,
 )
-from pfld_edge_calib.evaluation.predictions import FacePredictions
+from pfld_edge_calib.evaluation.predictions import FacePredictions, no_face_left
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import find_landmarks, shared_scheme, true_landmarks
+from pfld_edge_calib.unusable_faces import UnusableFaces
 from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme, tight_box
 
 _FARTHEST = 0.25
@@ -142,6 +143,8 @@ class Verification:
         settings: Settings of the verification.
         left_out: Photographs of the faces whose normalizing points are unlabelled or coincide, one a face: they have no
             NME and count in no figure.
+        outside: Photographs of the faces that lie wholly outside of them, one a face, which are not among the N.
+        unreadable: For each face whose photograph can't be read, why it can't be; they are not among the N.
     """
 
     faces: tuple[str, ...]
@@ -154,6 +157,18 @@ class Verification:
     models: tuple[ModelResult, ...]
     settings: VerificationSettings
     left_out: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> int:
+        """Number of faces that the figures are of."""
+        return len(self.faces) - len(self.left_out)
+
+    @property
+    def given(self) -> int:
+        """Number of faces of the set, those that are left out among them."""
+        return len(self.faces) + len(self.outside) + len(self.unreadable)
 
     @property
     def verdict(self) -> Verdict:
@@ -176,20 +191,21 @@ def verify_models(
     settings: VerificationSettings,
     *,
     compare: bool = True,
-    cut_by: Sequence[Face] | None = None,
     refine: int = 0,
     advance: Callable[[int], object] | None = None,
+    unusable: UnusableFaces | None = None,
 ) -> Verification:
     """Run models over annotated faces, and compare the others with the first.
 
     Args:
         models: At least one, all of one landmark scheme.
-        faces: At least one.
+        faces: At least one; models are given their boxes. NaN where a detector missed a face.
         settings: Settings of the verification.
         compare: Whether the first model is the reference; otherwise each is evaluated by itself.
-        cut_by: The same faces with the boxes that models are given, e.g. a detector's; NaN where it missed.
         refine: Number of further passes, each with the tight box of the landmarks that the model predicted before.
         advance: Called with the number of faces done.
+        unusable: Faces that are left out, to which those are added that can't be measured; where None a photograph that
+            can't be read is an error.
 
     Raises:
         ModelContractError: The models have different landmark schemes.
@@ -197,14 +213,11 @@ def verify_models(
     """
     shared_scheme(models)
     truth = true_landmarks(faces, models[0].contract)
-    given = faces if cut_by is None else cut_by
-    found = find_landmarks(models, given, advance)
+    unusable = UnusableFaces() if unusable is None else unusable
+    found = find_landmarks(models, faces, advance, unusable)
     for _ in range(refine):
         found = [_refined(model, landmarks, faces) for model, landmarks in zip(models, found, strict=True)]
-    images, attributes = (tuple(str(face.image) for face in faces), tuple(face.attributes for face in faces))
-    boxes = np.stack([face.bbox_xyxy for face in given])
-    predictions = FacePredictions(images, attributes, boxes, truth, tuple(found))
-    return evaluate_found(models, predictions, settings, compare=compare)
+    return evaluate_found(models, FacePredictions.of(faces, truth, found, unusable), settings, compare=compare)
 
 
 def _refined(model: LandmarkModel, landmarks: NDArray[np.float32], faces: Sequence[Face]) -> NDArray[np.float32]:
@@ -231,8 +244,10 @@ def evaluate_found(
         compare: As for `verify_models`.
 
     Raises:
-        FaceSetError: No face has an NME.
+        FaceSetError: No face can be measured, or none has an NME.
     """
+    if not predictions.images:
+        raise no_face_left(predictions.outside, predictions.unreadable)
     kinds: dict[frozenset[str], int] = {}  # few combinations of attributes occur
     kind_of_face = [kinds.setdefault(attributes, len(kinds)) for attributes in predictions.attributes]
     names = subset_order(set().union(*kinds))
@@ -249,6 +264,8 @@ def evaluate_found(
         scheme=models[0].contract.landmarks,
         models=(),
         settings=settings,
+        outside=predictions.outside,
+        unreadable=predictions.unreadable,
     )
     first, second = record.scheme.normalizing_points
     measurable = np.isfinite(normalizing_distance(truth, [first], [second]))
@@ -389,6 +406,8 @@ def verification_record(found: Verification) -> dict[str, Any]:
         "scheme": found.scheme.name,
         "faces": len(found.faces),
         "left_out": found.left_out,
+        "outside": found.outside,
+        "unreadable": found.unreadable,
         "photographs": len(np.unique(found.photographs)),
         "subsets": {name: int(found.subsets[:, i].sum()) for i, name in enumerate(found.subset_names)},
         "models": [_model(model, found) for model in found.models],

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
-from pfld_edge_calib.errors import LabellingError
+from pfld_edge_calib.errors import FaceSetError, LabellingError
 from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings
 from pfld_edge_calib.labelling.tasks import LabelTask, LabelUnit
 from pfld_edge_calib.parallel import Runner, check_same_run
@@ -153,6 +153,7 @@ def label_photos(
     progress: ProgressFile,
     run: Runner,
     advance: Callable[[int], object] | None = None,
+    skip: Callable[[FaceSetError], object] | None = None,
 ) -> None:
     """Label the photographs that `progress` does not hold yet, unit by unit.
 
@@ -165,6 +166,8 @@ def label_photos(
         progress: Stores results, in order.
         run: Where units are worked on.
         advance: Called with 1 after each photograph.
+        skip: Called for each photograph that can't be read, before it is stored: what it raises ends the run, and the
+            photograph is read again by the next.
 
     Raises:
         FaceSetError: A shard is damaged, or has no boxes.
@@ -176,6 +179,8 @@ def label_photos(
     for results in run(partial(_unit_work, make), left):
         # A killed run may have finished a part of the first unit.
         for done in results[known:]:
+            if done.unreadable and skip is not None:
+                skip(FaceSetError(done.unreadable))
             progress.add(done)
             if advance is not None:
                 advance(1)
@@ -202,14 +207,12 @@ class LabellingReport:
         labelled: Faces with a label.
         dropped: Faces without label, by key of `DROP_REASONS`.
         unreadable: Photographs that could not be read.
-        complaints: Why, for the first of them.
     """
 
     photos: int = 0
     labelled: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     unreadable: int = 0
-    complaints: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> int:
@@ -217,14 +220,16 @@ class LabellingReport:
         return self.labelled + sum(self.dropped.values())
 
 
-def write_labels(progress: ProgressFile, path: Path, points: int, most_complaints: int = 20) -> LabellingReport:
+def write_labels(
+    progress: ProgressFile, path: Path, points: int, skip: Callable[[FaceSetError], object] | None = None
+) -> LabellingReport:
     """Write the CSV of a finished run, unless it has no face.
 
     Args:
         progress: Progress file of the run.
         path: The CSV.
         points: Landmarks a face.
-        most_complaints: Number of unreadable photographs that the report names.
+        skip: Called for each photograph that could not be read, those of earlier runs among them.
     """
     report = LabellingReport()
     for photo in progress.photos():
@@ -232,8 +237,8 @@ def write_labels(progress: ProgressFile, path: Path, points: int, most_complaint
         report.labelled += len(photo.rows)
         report.dropped.update(photo.dropped)
         report.unreadable += bool(photo.unreadable)
-        if photo.unreadable and len(report.complaints) < most_complaints:
-            report.complaints.append(photo.unreadable)
+        if photo.unreadable and skip is not None:
+            skip(FaceSetError(photo.unreadable))
     if report.labelled:
         write_points_csv(path, points, (row for photo in progress.photos() for row in photo.rows))
     return report

@@ -10,6 +10,7 @@ from pfld_edge.options import (
     json_option,
     ray_option,
     resume_option,
+    strict_option,
     threads_option,
     workers_option,
 )
@@ -38,6 +39,7 @@ from pfld_edge.options import (
 @workers_option
 @resume_option
 @ray_option
+@strict_option
 def evaluate_command(
     models: tuple[Path, ...],
     data: tuple[Path, ...],
@@ -51,17 +53,20 @@ def evaluate_command(
     workers: int | None,
     resume: Path | None,
     ray: str | None,
+    strict: bool,
 ) -> None:
     """Print NME, FR and AUC of each MODEL (checkpoint, ONNX file, end-to-end graph), for all faces and by subset.
 
     Faces are cut by the tight box of their true landmarks (the published protocol), or with --detector by the box of
-    the detection that overlaps it most.
+    the detection that overlaps it most. Photographs that can't be read are skipped and named; the exit status is then
+    2. Faces wholly outside of their photographs are left out and named.
     """
-    from pfld_edge.console import note_assumed, progress_bar
+    from pfld_edge.console import SkippedFiles, note_assumed, progress_bar
     from pfld_edge.evaluation_run import LargeRun, verify_large, write_results
     from pfld_edge.evaluation_tables import print_evaluation
     from pfld_edge_calib import open_faces, true_landmarks
     from pfld_edge_calib.evaluation import VerificationSettings, as_detected_by, verify_models
+    from pfld_edge_calib.unusable_faces import UnusableFaces
     from pfld_edge_convert.landmark_models import open_landmark_model
     from pfld_edge_runtime import open_detector
 
@@ -78,13 +83,14 @@ def evaluate_command(
         note_assumed(model.name, model.assumed)
         if not streamed:
             true_landmarks(faces, model.contract)
-    cut_by = None
+    skip = SkippedFiles(strict=strict)
+    unusable = UnusableFaces(skip)
     if finder is not None:
         with progress_bar("detector", len(faces)) as advance:
-            cut_by = as_detected_by(finder, faces, opened[0].contract, advance)
+            faces = as_detected_by(finder, faces, opened[0].contract, advance, unusable)
     settings = VerificationSettings(", ".join(map(str, data)), split, detector=detector or "")
     if streamed:
-        large = verify_large(opened, data, images, settings, run, compare=False)
+        large = verify_large(opened, data, images, settings, run, compare=False, skip=skip)
         found = click.get_current_context().with_resource(large)
     else:
         with progress_bar("faces", len(faces)) as advance:
@@ -93,10 +99,11 @@ def evaluate_command(
                 faces,
                 settings,
                 compare=False,
-                cut_by=cut_by,
-                refine=0 if cut_by is None else refine,
+                refine=0 if finder is None else refine,
                 advance=advance,
+                unusable=unusable,
             )
     write_results(found, json_target, worst)
     if json_target != "-":
         print_evaluation(found)
+    skip.check()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.options import PATH, check_suffix, output_option, ray_option, runner
+from pfld_edge.options import PATH, check_suffix, output_option, ray_option, runner, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge_calib.labelling import LabellingReport
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--least-size", type=click.FloatRange(1), default=26, show_default=True, help="Of a face, in pixels.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one for each core if left out.")
 @ray_option
+@strict_option
 def label_command(
     photos: tuple[Path, ...],
     output: Path,
@@ -61,14 +62,17 @@ def label_command(
     least_size: float,
     workers: int | None,
     ray: str | None,
+    strict: bool,
 ) -> None:
     """Label the faces of PHOTOS: folders, text files that list photographs, photographs, .tar or .parquet shards.
 
     Several networks look at each face. Their median is the label; where they disagree, its landmarks get little weight.
     With --boxes, PHOTOS may be left out. Interrupted or killed, the same command goes on where it stopped, and the CSV
     comes out the same.
+
+    Photographs that can't be read are skipped and named; the exit status is then 2.
     """
-    from pfld_edge.console import note, note_assumed, progress_bar
+    from pfld_edge.console import SkippedFiles, note, note_assumed, note_left_out, progress_bar
     from pfld_edge.labelling import label_plan, open_labeller
     from pfld_edge_calib.datasets import is_sharded
     from pfld_edge_calib.labelling import (
@@ -94,10 +98,13 @@ def label_command(
     for teacher in labeller.teachers:
         note_assumed(teacher.name, teacher.assumed)
     together = 1 if ray is None else LABEL_UNIT
+    for folder in [] if sharded else filter(Path.is_dir, photos):
+        note_left_out(folder)
     plan = label_plan(photos, boxes, images, output, sharded=sharded, boxed=not detectors, together=together)
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
     identity = run_identity(plan.identity, teachers, finders, settings)
     count = min(workers or usable_cores(), len(plan.units))
+    skip = SkippedFiles(strict=strict)
     with ProgressFile(output.with_name(f"{output.name}.partial"), identity) as progress:
         if progress.done:
             note(f"{progress.done} of {plan.count} photographs are done already ({progress.path})")
@@ -105,21 +112,20 @@ def label_command(
             with progress_bar("photographs", plan.count, progress.done) as advance:
                 opened = make if count > 1 else lambda: labeller
                 run = runner(workers, ray, len(plan.units))
-                label_photos(plan.units, make if ray is not None else opened, progress, run, advance)
+                label_photos(plan.units, make if ray is not None else opened, progress, run, advance, skip)
         except KeyboardInterrupt:
             note(f"{progress.kept()} of {plan.count} photographs are kept; the same command goes on")
             raise
-        report = write_labels(progress, output, labeller.scheme.num_landmarks)
+        report = write_labels(progress, output, labeller.scheme.num_landmarks, skip)
         progress.remove()
     _tell(report, output)
+    skip.check(report.photos)
 
 
 def _tell(report: "LabellingReport", out: Path) -> None:
     """Say what became of the photographs and their faces."""
-    from pfld_edge.console import note_skipped
     from pfld_edge_calib.labelling import DROP_REASONS, LabellingError
 
-    note_skipped(report.complaints, report.unreadable)
     dropped = report.dropped
     reasons = ", ".join(f"{dropped[key]} {reason}" for key, reason in DROP_REASONS.items() if dropped[key])
     read = report.photos - report.unreadable
@@ -129,5 +135,3 @@ def _tell(report: "LabellingReport", out: Path) -> None:
     click.echo(f"{report.labelled} faces of {read} photographs -> {out}")
     if reasons:
         click.echo(f"{sum(dropped.values())} faces left out: {reasons}")
-    if report.unreadable:
-        click.echo(f"{report.unreadable} photographs skipped: not readable")

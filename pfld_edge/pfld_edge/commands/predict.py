@@ -94,5 +94,5 @@ def predict_command(
                 tracker = partial(FaceTracker, finder, network, every=every, max_faces=max_faces, smoothing=smoothing)
                 prediction.video(source, tracker, frames, alone=len(moving) == 1 and not photos)
     if confidence and model is not None:
-        note("confidences follow the bundled model's curve; other networks may be surer or less sure than they say")
+        note("confidences follow the curve in the model's contract, which holds for the network that it was fitted to")
     prediction.check_skipped()

@@ -14,6 +14,7 @@ from pfld_edge.options import (
     json_option,
     ray_option,
     resume_option,
+    strict_option,
     threads_option,
     workers_option,
 )
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @workers_option
 @resume_option
 @ray_option
+@strict_option
 def verify_command(
     checkpoint: Path,
     models: tuple[Path, ...],
@@ -63,6 +65,7 @@ def verify_command(
     workers: int | None,
     resume: Path | None,
     ray: str | None,
+    strict: bool,
 ) -> None:
     """Compare each MODEL (ONNX fp32 or INT8, end-to-end graph, checkpoint) with the CHECKPOINT it was made from.
 
@@ -72,14 +75,16 @@ def verify_command(
     smoke test.
 
     Exits with status 1 where a model failed or is inconclusive, and, with a budget or without, where it is another
-    network than the checkpoint, has another contract, or gives no numbers.
+    network than the checkpoint, has another contract, or gives no numbers. Else with 2 where photographs can't be read,
+    which are skipped and named. Faces wholly outside of their photographs are left out and named.
     """
-    from pfld_edge.console import console, note, note_assumed, progress_bar
+    from pfld_edge.console import SkippedFiles, console, note, note_assumed, progress_bar
     from pfld_edge.evaluation_run import FacesOfRecord, LargeRun, verify_large, write_results
     from pfld_edge.evaluation_tables import print_verification, robustness_table
     from pfld_edge_calib import jittered, open_faces, portraits
     from pfld_edge_calib.datasets import is_sharded
     from pfld_edge_calib.evaluation import VerificationSettings, measure_robustness, verify_models
+    from pfld_edge_calib.unusable_faces import UnusableFaces
     from pfld_edge_convert.diagnosis import diagnosed
     from pfld_edge_convert.landmark_models import open_landmark_model
 
@@ -108,13 +113,16 @@ def verify_command(
     for model in opened:
         note_assumed(model.name, model.assumed)
     settings = VerificationSettings(", ".join(map(str, data)), split, max_drift, accept_inconclusive)
+    skip = SkippedFiles(strict=strict)
     if streamed:
-        large = verify_large(opened, data, images, settings, run, compare=True)
+        large = verify_large(opened, data, images, settings, run, compare=True, skip=skip)
         found = click.get_current_context().with_resource(large)
         faces = FacesOfRecord(found)
     else:
         with progress_bar("faces", len(faces)) as advance:
-            found = verify_models(opened, faces, settings, advance=advance)
+            unusable = UnusableFaces(skip)
+            found = verify_models(opened, faces, settings, advance=advance, unusable=unusable)
+        faces = unusable.others(faces)
     found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
     curves = None
     if robustness or robustness_plot is not None:
@@ -135,3 +143,4 @@ def verify_command(
     print_verification(found, stderr=json_target == "-")
     if found.fell_short:
         raise click.exceptions.Exit(1)
+    skip.check()

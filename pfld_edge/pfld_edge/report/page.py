@@ -109,7 +109,7 @@ def _shipping(found: Verification) -> tuple[Verdict, str]:
     drifts = [(model.drift["all"].value, model.name) for model in found.models if model.drift is not None]
     if not drifts:
         nme = _number(reference.accuracy["all"].nme)
-        return Verdict.UNJUDGED, f"{reference.name}: NME {nme} on {len(found.faces)} faces."
+        return Verdict.UNJUDGED, f"{reference.name}: NME {nme} on {found.measured} faces."
     value, name = max(drifts)
     largest = f"The largest drift from {reference.name} is {_percent(value)}, of {name}."
     return Verdict.UNJUDGED, f"No budget was given. {largest}"
@@ -161,6 +161,7 @@ def _quantization(models: Sequence[ModelResult]) -> list[tuple[str, Quantization
 def _facts(found: Verification) -> dict[str, str]:
     """How it was measured, for whoever repeats it."""
     machine, settings = environment((), None), found.settings
+    left_out = found.given - found.measured
     try:
         own = f"pfld-edge {version('pfld-edge')}, "
     except PackageNotFoundError:
@@ -168,7 +169,8 @@ def _facts(found: Verification) -> dict[str, str]:
     return {
         "command": "pfld-edge " + shlex.join(sys.argv[1:]),
         "data": (settings.data or "the two bundled portraits") + (f", {settings.split}" if settings.data else ""),
-        "faces": f"{len(found.faces)} of {int(found.photographs.max()) + 1} photographs",
+        "faces": f"{found.measured} of {int(found.photographs.max()) + 1} photographs"
+        + (f", {left_out} left out" if left_out else ""),
         "intervals": f"95 %, bootstrap over photographs, {settings.resamples} resamples, seed {settings.seed}",
         "versions": f"{own}Python {machine.python}, onnxruntime {onnxruntime.__version__}, numpy {np.__version__}",
         "processor": f"{machine.processor}, {machine.cores} cores",
