@@ -62,7 +62,7 @@ class SCRFD(OnnxDetector):
     grid point, in strides.
 
     Where no face is found, the network looks again at the photograph at half that size: it misses faces that fill its
-    input (of 60 LFW photographs the 500M file found 27 at full size, and all 60 in a quarter of the input).
+    input (of 60 LFW photographs the 500M file gave a box for 27 at full size, for all 60 in a quarter of the input).
 
     Files with and without the five key points, of fixed or free input size. InsightFace's own weights are for
     non-commercial research only.
