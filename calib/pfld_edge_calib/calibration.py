@@ -29,17 +29,15 @@ _MIN_FACES = 32
 _GREY = 2.0
 """Mean difference of red and blue, in grey levels, up to which a picture counts as grey."""
 
-# WFLW: tip of the nose, the ends of the contour, the outer corners of the eyes.
-_NOSE, _RIGHT, _LEFT, _RIGHT_EYE, _LEFT_EYE = 54, 0, 32, 60, 72
-_WFLW_POINTS = 98
+_POSE_POINTS = (54, 0, 32, 60, 72)
+"""WFLW's tip of the nose, ends of the contour, outer corners of the eyes."""
 
 
 def portraits(contract: Contract | None = None) -> list[Face]:
     """Read two faces with 98 landmarks each, pseudo-labelled by published networks: for a smoke test, not a benchmark.
 
-    Args:
-        contract: For a model of another landmark scheme: the faces get its points where they follow from the 98, else
-            its box only, without landmarks.
+    By the contract of another landmark scheme the faces get its points where they follow from the 98, else its box
+    only, without landmarks.
     """
     faces = read_points_csv(PORTRAITS / "landmarks.csv")
     scheme = WFLW_98 if contract is None else contract.landmarks
@@ -93,7 +91,7 @@ def calibration_candidates(
     if listed:
         raise FaceSetError(f"{path}: a list of photographs says nothing of their faces; give a detector too")
     if path.is_file():
-        return open_faces(path, images=images).load()
+        return open_faces(path, images=images, skip=skip).load(skip)
     if (path / "WFLW_annotations").is_dir():
         if not wflw_list(path, "train").is_file():
             raise FaceSetError(
@@ -121,14 +119,9 @@ def _whole_photo(path: Path, picture: NDArray[np.uint8]) -> Face:
 
 
 def jittered(faces: Sequence[Face], copies: int, seed: int = 0, shift: float = 0.08, scale: float = 0.12) -> list[Face]:
-    """Repeat each face under boxes with uniformly distributed errors.
+    """Repeat each face under its own box and ``copies - 1`` boxes with uniformly distributed errors.
 
-    Args:
-        faces: Any faces.
-        copies: Boxes a face; the first is the face's own.
-        seed: Seed of the errors.
-        shift: Largest shift as a share of the box's longer side.
-        scale: Largest change of the sides, as a share.
+    `shift` is the largest shift as a share of the box's longer side, `scale` the largest change of the sides.
     """
     random = np.random.default_rng(seed)
     result = []
@@ -143,11 +136,7 @@ def jittered(faces: Sequence[Face], copies: int, seed: int = 0, shift: float = 0
 def as_detected(faces: Sequence[Face], seed: int = 0, shift: float = 0.03, scale: float = 0.05) -> list[Face]:
     """Give each face's box a normally distributed error, as detectors have.
 
-    Args:
-        faces: Any faces.
-        seed: Seed of the errors.
-        shift: Standard deviation of the shift, as a share of the box's longer side.
-        scale: Standard deviation of the change of the sides, as a share.
+    `shift` is the shift's standard deviation as a share of the box's longer side, `scale` that of the sides' change.
     """
     random = np.random.default_rng(seed)
     return [_moved(face, random.normal(0, shift, 2), max(0.5, 1 + random.normal(0, scale))) for face in faces]
@@ -169,11 +158,8 @@ def stratified_sample(features: Array, bins: Sequence[int], limit: int, seed: in
     Args:
         features: ``(N, K)`` numbers; NaN where unknown.
         bins: K numbers of bins.
-        limit: Most rows.
+        limit: Most rows; their indices are returned sorted.
         seed: Seed of the choice within a cell.
-
-    Returns:
-        Sorted indices, all of them where there are no more than `limit`.
     """
     count = len(features)
     cells = np.zeros(count, np.int64)
@@ -194,17 +180,15 @@ def pose_features(faces: Sequence[Face]) -> Array:
     """Estimate ``(N, 2)`` yaw (-1 to 1) and roll (radians) of faces; NaN without WFLW's 98 landmarks."""
     result = np.full((len(faces), 2), np.nan)
     for row, face in zip(result, faces, strict=True):
-        points = face.landmarks
-        used = [_NOSE, _RIGHT, _LEFT, _RIGHT_EYE, _LEFT_EYE]
-        if points is not None and len(points) == _WFLW_POINTS and _all_labelled(face, used):
-            right, left = (float(np.linalg.norm(points[_NOSE] - points[end])) for end in (_RIGHT, _LEFT))
-            across = points[_LEFT_EYE] - points[_RIGHT_EYE]
+        points, weights = face.landmarks, face.point_weights
+        if points is None or len(points) != WFLW_98.num_landmarks:
+            continue
+        if weights is None or (weights[list(_POSE_POINTS)] > 0).all():
+            nose, *ends, right_eye, left_eye = points[list(_POSE_POINTS)]
+            right, left = (float(np.linalg.norm(nose - end)) for end in ends)
+            across = left_eye - right_eye
             row[:] = (right - left) / max(right + left, 1e-6), np.arctan2(across[1], across[0])
     return result
-
-
-def _all_labelled(face: Face, points: list[int]) -> bool:
-    return face.point_weights is None or bool((face.point_weights[points] > 0).all())
 
 
 def brightness_features(crops: NDArray[np.uint8]) -> Array:
@@ -218,9 +202,7 @@ def calibration_warnings(crops: NDArray[np.uint8], color_order: str) -> tuple[st
 
     Skin of any tone reflects more red than blue, so that the middle of most crops is redder than blue.
 
-    Args:
-        crops: ``(N, S, S, 3)`` uint8.
-        color_order: ``bgr`` or ``rgb``, the order that the crops should have.
+    The crops are ``(N, S, S, 3)`` uint8, and should have the order `color_order`, ``bgr`` or ``rgb``.
     """
     warnings = []
     if len(crops) < _MIN_FACES:

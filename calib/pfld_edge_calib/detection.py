@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import predict_landmarks
-from pfld_edge_calib.photo import readable_photo
-from pfld_edge_calib.unusable_faces import UnusableFaces
+from pfld_edge_calib.photo import UnusableFaces, readable_photo
 from pfld_edge_runtime import Contract, Detector, LandmarkModel, tight_box
 from pfld_edge_runtime.detection import find_boxes
 
@@ -32,7 +31,7 @@ def detected_faces(
     advance: Callable[[int], object] | None = None,
     skip: Callable[[FaceSetError], object] | None = None,
 ) -> list[Face]:
-    """Find the faces of photographs.
+    """Find the faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
 
     Args:
         photos: Paths of the photographs.
@@ -40,9 +39,6 @@ def detected_faces(
         contract: The network's; gives the kind of box.
         advance: Called with 1 after each photograph.
         skip: Called for each photograph that can't be read; where None the first of them is an error.
-
-    Returns:
-        Faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
 
     Raises:
         FaceSetError: A photograph can't be read, or no face is found.
@@ -66,33 +62,28 @@ def detected_faces(
 def refined(faces: Sequence[Face], model: LandmarkModel, passes: int = 2) -> list[Face]:
     """Replace each box by the tight box of the landmarks that a network predicts in it, `passes` times.
 
-    Args:
-        faces: With any boxes that contain the face.
-        model: The landmark network.
-        passes: The second pass sees the face in the box that the network was trained on.
-
-    Returns:
-        The faces with new boxes and landmarks, without those whose landmarks collapsed.
+    The second pass sees the face in the box that the network was trained on. The faces get these landmarks; those whose
+    landmarks collapsed are left out.
     """
     kept = list(faces)
     for _ in range(passes):
-        landmarks = predict_landmarks(model, kept)
-        moved = [
-            replace(face, bbox_xyxy=tight_box(points), landmarks=points)
-            for face, points in zip(kept, landmarks, strict=True)
-        ]
+        found = zip(kept, predict_landmarks(model, kept), strict=True)
+        moved = [replace(face, bbox_xyxy=tight_box(points), landmarks=points) for face, points in found]
         kept = [face for face in moved if (face.bbox_xyxy[2:] - face.bbox_xyxy[:2]).max() >= _MIN_SIZE / 2]
     return kept
 
 
 def as_detected_by(
-    detector: "Detector",
+    detector: Detector,
     faces: Sequence[Face],
     contract: Contract,
     advance: Callable[[int], object] | None = None,
     unusable: UnusableFaces | None = None,
 ) -> list[Face]:
     """Replace the box of each annotated face by its detection, mapped to the box that the network was trained on.
+
+    A missed or unusable face gets a box of NaN. Unmatched detections are ignored, for datasets may annotate only some
+    faces of a photograph.
 
     Args:
         detector: A detector of the runtime, or any callable that takes a BGR photograph.
@@ -101,15 +92,9 @@ def as_detected_by(
         advance: Called with the number of faces done after each photograph.
         unusable: Takes the faces that can't be measured; where None a photograph that can't be read is an error.
 
-    Returns:
-        The faces in their order; a missed or unusable one has a box of NaN. Unmatched detections are ignored, for
-        datasets may annotate only some faces of a photograph.
-
     Raises:
         FaceSetError: A photograph can't be read.
     """
-    from pfld_edge_runtime import find_boxes
-
     unusable = UnusableFaces() if unusable is None else unusable
     found = [replace(face, bbox_xyxy=np.full(4, np.nan)) for face in faces]
     by_photo: dict[str, list[int]] = {}
@@ -130,12 +115,7 @@ def as_detected_by(
 def matched(truth: Boxes, detections: Boxes) -> Boxes:
     """Match annotated boxes with detections one to one, so that the summed intersection over union is largest.
 
-    Args:
-        truth: ``(N, 4)``.
-        detections: ``(D, 4)``.
-
-    Returns:
-        ``(N, 4)`` the detection of each annotated box, NaN where none overlaps by `SAME_FACE`.
+    Of N and D boxes these are ``(N, 4)``, the detection of each annotated box, NaN where none overlaps by `SAME_FACE`.
     """
     from scipy.optimize import linear_sum_assignment
 

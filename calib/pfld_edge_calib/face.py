@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_runtime import tight_box
 
+_LIMIT = 1e9
+"""Pixels beyond which a coordinate is damage; boxes have the same limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Face:
@@ -36,30 +39,38 @@ class Face:
     encoded: bytes | None = field(default=None, repr=False)
 
 
-def labelled_landmarks(
-    landmarks: NDArray[np.float32], point_weights: NDArray[np.floating] | None, where: str
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Move unlabelled points, whose coordinates mean nothing, to the mean of the labelled ones.
+def labelled_face(
+    image: Path,
+    landmarks: NDArray[np.float32],
+    where: str,
+    *,
+    attributes: frozenset[str] = frozenset(),
+    weight: float = 1.0,
+    point_weights: NDArray[np.float32] | None = None,
+    group: str = "",
+) -> Face:
+    """Check what a file says of a face, and make a `Face` of it; `where` names the line or file in error messages.
 
-    Args:
-        landmarks: ``(P, 2)`` as in the file.
-        point_weights: ``(P,)``, 0 for unlabelled points; None where all are labelled.
-        where: The line or file, named in error messages.
-
-    Returns:
-        ``(P, 2)`` landmarks, and ``(4,)`` the tight box of the labelled ones (of all where none is labelled).
+    Its box is the tight box of the labelled landmarks, or of all where none is labelled.
 
     Raises:
-        FaceSetError: All labelled points lie in 0..1: they are fractions of the photograph, not pixels.
+        FaceSetError: A landmark isn't finite or lies beyond 1e9 pixels, a weight lies outside of 0..1, there isn't one
+            weight a landmark, or all labelled landmarks lie in 0..1: they are fractions of the photograph, not pixels.
     """
-    labelled = np.ones(len(landmarks), bool) if point_weights is None else np.asarray(point_weights) > 0
-    if not labelled.any():
-        return landmarks, tight_box(landmarks)
-    known = landmarks[labelled]
+    weights = np.ones(len(landmarks)) if point_weights is None else point_weights
+    if weights.shape != landmarks.shape[:1]:
+        raise FaceSetError(f"{where}: {len(landmarks)} landmarks need as many point_weights, found {weights.size}")
+    if not (np.abs(landmarks) < _LIMIT).all():
+        raise FaceSetError(f"{where}: landmarks must be finite and below 1e9 pixels")
+    if not 0 <= weight <= 1 or not ((weights >= 0) & (weights <= 1)).all():
+        raise FaceSetError(f"{where}: trust must be from 0 to 1")
+    known = landmarks[weights > 0]
     if len(known) > 1 and (known >= 0).all() and (known <= 1).all():
         raise FaceSetError(
             f"{where}: all points lie in 0..1, but pixels are expected: multiply x by the photograph's width and y by "
             "its height"
         )
-    moved = np.where(labelled[:, None], landmarks, known.mean(axis=0)).astype(np.float32)
-    return moved, tight_box(known)
+    box = tight_box(known if len(known) else landmarks)
+    if len(known):
+        landmarks = np.where(weights[:, None] > 0, landmarks, known.mean(axis=0)).astype(np.float32)
+    return Face(image, box, landmarks, attributes, weight, point_weights, group)

@@ -15,7 +15,7 @@ _UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
 class TextLines:
-    """Lines of a text file, from the file's position on: UTF-8 with or without a byte order mark, or UTF-16 with one.
+    """Lines of an open text file, from its position on: UTF-8 with or without a byte order mark, or UTF-16 with one.
 
     Attributes:
         offset: Byte offset of the next line.
@@ -23,7 +23,7 @@ class TextLines:
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        """Take an open file, and its path for error messages."""
+        """Find out the encoding; `path` is named in error messages."""
         self.offset, self.number = file.tell(), 0
         self._path, self._file = path, file
         file.seek(0)
@@ -87,8 +87,7 @@ def named_file(folder: Path, name: str) -> Path:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path` when the block ends; a killed run leaves the old file or the new one.
 
-    Args:
-        path: The file; missing folders are created.
+    Missing folders are created.
 
     Raises:
         OSError: The file can't be written; names `path`.

@@ -1,8 +1,4 @@
-"""Crops annotated faces and runs models over them.
-
-`cut_faces` yields crops in dataset order; `find_landmarks` runs several models over the same faces, reading each
-photograph and cutting each face once.
-"""
+"""Crops annotated faces (`cut_faces`) and runs models over them (`find_landmarks`)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +11,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.photo import face_photo
-from pfld_edge_calib.unusable_faces import UnusableFaces
+from pfld_edge_calib.photo import UnusableFaces, face_photo
 from pfld_edge_runtime import (
     BoxError,
     Contract,
@@ -55,15 +50,21 @@ def true_landmarks(faces: Sequence[Face], contract: Contract) -> NDArray[np.floa
     Raises:
         FaceSetError: A face has none, or another number of points than the contract.
     """
-    count = contract.landmarks.num_landmarks
-    result = np.full((len(faces), count, 2), np.nan, np.float32)
+    result = np.full((len(faces), contract.landmarks.num_landmarks, 2), np.nan, np.float32)
     for row, face in zip(result, faces, strict=True):
-        if face.landmarks is None or len(face.landmarks) != count:
-            found = "no landmarks" if face.landmarks is None else f"{len(face.landmarks)} landmarks"
-            raise FaceSetError(f"{face.image}: {found}, the model predicts {count} ({contract.landmarks.name})")
+        if face.landmarks is None or misfit_of(face, contract):
+            raise FaceSetError(misfit_of(face, contract))
         labelled = slice(None) if face.point_weights is None else face.point_weights > 0
         row[labelled] = face.landmarks[labelled]
     return result
+
+
+def misfit_of(face: Face, contract: Contract) -> str:
+    """Why an annotated face can't be compared with a model: the number of its landmarks; empty where it can."""
+    scheme, count = contract.landmarks, 0 if face.landmarks is None else len(face.landmarks)
+    if count == scheme.num_landmarks:
+        return ""
+    return f"{face.image}: {count or 'no'} landmarks, the model predicts {scheme.num_landmarks} ({scheme.name})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +82,36 @@ class FaceCrops:
     windows: CropWindows
 
 
-def cut_faces(faces: Sequence[Face], contract: Contract, batch_size: int = 64) -> Iterator[FaceCrops]:
+def cut_faces(
+    faces: Sequence[Face], contract: Contract, batch_size: int = 64, unusable: UnusableFaces | None = None
+) -> Iterator[FaceCrops]:
     """Crop faces in order with the runtime's crop, a batch at a time; one photograph is in memory at a time.
 
     Args:
         faces: Any number of faces; consecutive faces of one photograph share one read.
         contract: Gives input size, colour order and crop rule.
         batch_size: Most faces in a batch.
+        unusable: Takes the faces that can't be measured, which no batch holds; where None a photograph that can't be
+            read is an error, and crops of faces outside of their photographs are black.
 
     Raises:
         FaceSetError: A photograph can't be read, or a box has no area.
     """
-    path: Path | None = None
-    encoded: bytes | None = None
-    photo = np.zeros((0, 0, 3), np.uint8)
     swap = contract.color_order == "rgb"  # photographs are read as BGR
-    for start in range(0, len(faces), batch_size):
-        batch = faces[start : start + batch_size]
-        names = f"a face of {batch[0].image} to {batch[-1].image}"
-        windows = _windows(np.stack([face.bbox_xyxy for face in batch]), contract.crop.margin, names)
-        crops = np.empty((len(batch), contract.input_size, contract.input_size, 3), np.uint8)
-        for i, face in enumerate(batch):
-            if face.image != path or face.encoded is not encoded:
-                path, encoded, photo = face.image, face.encoded, face_photo(face)
-            window = CropWindows(windows.corners[i : i + 1], windows.sizes[i : i + 1])
-            crops[i] = crop_faces(photo, window, contract.input_size, swap_channels=swap)[0]
-        yield FaceCrops(batch, crops, windows)
+    batch: list[Face] = []
+    crops: list[NDArray[np.uint8]] = []
+    windows: list[CropWindows] = []
+    for rows, photo in _photographs(faces, range(len(faces)), unusable):
+        for row in rows:
+            window = _windows(faces[row].bbox_xyxy[None], contract.crop.margin, faces[row].image)
+            batch.append(faces[row])
+            crops.append(crop_faces(photo, window, contract.input_size, swap_channels=swap)[0])
+            windows.append(window)
+            if len(batch) == batch_size:
+                yield FaceCrops(batch, np.stack(crops), _joined(windows))
+                batch, crops, windows = [], [], []
+    if batch:
+        yield FaceCrops(batch, np.stack(crops), _joined(windows))
 
 
 def predict_landmarks(
@@ -140,7 +145,7 @@ def find_landmarks(
     Raises:
         FaceSetError: A photograph can't be read, or a box has no area.
     """
-    return run_models(models, _photographs(faces, unusable), len(faces), advance)
+    return run_models(models, _boxed_photos(faces, unusable), len(faces), advance)
 
 
 class BoxedPhoto(NamedTuple):
@@ -156,7 +161,7 @@ class BoxedPhoto(NamedTuple):
     rows: Sequence[int]
     image: NDArray[np.uint8]
     boxes: NDArray[np.float64]
-    name: str
+    name: Path
 
 
 def run_models(
@@ -167,94 +172,86 @@ def run_models(
 ) -> list[NDArray[np.float32]]:
     """Predict the landmarks of `count` faces in photographs that are in memory; see `find_landmarks`."""
     found = [np.full((count, model.contract.landmarks.num_landmarks, 2), np.nan, np.float32) for model in models]
-    croppers = [model.contract for model in models if not model.contract.end_to_end]
-    queues = {_crop_key(contract): _CropQueue(contract) for contract in croppers}
+    queues: dict[tuple[int, float], _CropQueue] = {}
+    whole = []
+    for model, landmarks in zip(models, found, strict=True):
+        if model.contract.end_to_end:
+            whole.append((model, landmarks))
+        else:
+            key = model.contract.input_size, model.contract.crop.margin
+            queues.setdefault(key, _CropQueue(*key)).models.append((model, landmarks))
     for photo in photos:
         for queue in queues.values():
             queue.add(photo)
-        for model, landmarks in zip(models, found, strict=True):
-            if model.contract.end_to_end:
-                landmarks[photo.rows] = model.locate(photo.image, photo.boxes, "bgr")
-        if any(queue.full for queue in queues.values()):
-            _run_queues(models, found, queues)
+        for model, landmarks in whole:
+            landmarks[photo.rows] = model.locate(photo.image, photo.boxes, "bgr")
         if advance is not None:
             advance(len(photo.rows))
-    _run_queues(models, found, queues)
+    for queue in queues.values():
+        queue.run()
     return found
 
 
 class _CropQueue:
-    """Crops of one input size and margin that wait for the models."""
+    """Crops of one input size and margin that wait for the models that share them, each with its landmarks."""
 
-    def __init__(self, contract: Contract) -> None:
-        self._size, self._margin = contract.input_size, contract.crop.margin
-        self._crops: list[NDArray[np.uint8]] = []
-        self._windows: list[CropWindows] = []
-        self._rows: list[int] = []
-
-    @property
-    def full(self) -> bool:
-        return len(self._rows) >= _BATCH
+    def __init__(self, size: int, margin: float) -> None:
+        self._size, self._margin = size, margin
+        self.models: list[tuple[LandmarkModel, NDArray[np.float32]]] = []
+        self._waiting: list[tuple[Sequence[int], CropWindows, NDArray[np.uint8]]] = []
 
     def add(self, photo: BoxedPhoto) -> None:
         windows = _windows(photo.boxes, self._margin, photo.name)
-        self._crops.append(crop_faces(photo.image, windows, self._size))
-        self._windows.append(windows)
-        self._rows.extend(photo.rows)
+        self._waiting.append((photo.rows, windows, crop_faces(photo.image, windows, self._size)))
+        if sum(len(rows) for rows, _, _ in self._waiting) >= _BATCH:
+            self.run()
 
-    def take(self) -> Iterator[tuple[list[int], CropWindows, NDArray[np.uint8]]]:
-        """Empty the queue, in batches of BGR crops."""
-        if not self._rows:
+    def run(self) -> None:
+        if not self._waiting:
             return
-        crops, rows = np.concatenate(self._crops), self._rows
-        corners = np.concatenate([windows.corners for windows in self._windows])
-        sizes = np.concatenate([windows.sizes for windows in self._windows])
-        self._crops, self._windows, self._rows = [], [], []
+        parts, boxes, pictures = zip(*self._waiting, strict=True)
+        self._waiting = []
+        rows, crops, windows = [row for part in parts for row in part], np.concatenate(pictures), _joined(boxes)
         for start in range(0, len(rows), _BATCH):
-            part = slice(start, start + _BATCH)
-            yield rows[part], CropWindows(corners[part], sizes[part]), crops[part]
+            some = slice(start, start + _BATCH)
+            batch = CropWindows(windows.corners[some], windows.sizes[some])
+            for model, landmarks in self.models:
+                swapped = model.contract.color_order != "bgr"
+                fed = np.ascontiguousarray(crops[some, :, :, ::-1]) if swapped else crops[some]
+                landmarks[rows[some]] = batch.to_image(model.predict(fed))
 
 
-def _run_queues(
-    models: Sequence[LandmarkModel],
-    found: Sequence[NDArray[np.float32]],
-    queues: dict[tuple[int, float], _CropQueue],
-) -> None:
-    for key, queue in queues.items():
-        for rows, windows, crops in queue.take():
-            for model, landmarks in zip(models, found, strict=True):
-                if not model.contract.end_to_end and _crop_key(model.contract) == key:
-                    swapped = model.contract.color_order != "bgr"
-                    fed = np.ascontiguousarray(crops[:, :, :, ::-1]) if swapped else crops
-                    landmarks[rows] = windows.to_image(model.predict(fed))
+def _joined(windows: Sequence[CropWindows]) -> CropWindows:
+    return CropWindows(np.concatenate([each.corners for each in windows]), np.concatenate([w.sizes for w in windows]))
 
 
-def _crop_key(contract: Contract) -> tuple[int, float]:
-    return contract.input_size, contract.crop.margin
-
-
-def _windows(boxes: NDArray[np.float64], margin: float, name: str) -> CropWindows:
+def _windows(boxes: NDArray[np.float64], margin: float, name: Path) -> CropWindows:
     try:
         return crop_windows(boxes, margin)
     except BoxError as error:
         raise FaceSetError(f"{name}: {error}") from error
 
 
-def _photographs(faces: Sequence[Face], unusable: UnusableFaces | None) -> Iterator[BoxedPhoto]:
-    """Group the faces that have a box by photograph: in WFLW's lists faces of one photograph are far apart."""
-    seen = (row for row, face in enumerate(faces) if np.isfinite(face.bbox_xyxy).all())
-    keys = {row: (str(faces[row].image), id(faces[row].encoded)) for row in seen}
-    for _, group in groupby(sorted(keys, key=keys.__getitem__), key=keys.__getitem__):
-        rows = list(group)
+def _photographs(
+    faces: Sequence[Face], rows: Iterable[int], unusable: UnusableFaces | None
+) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """Read the photograph that consecutive faces share, and give the rows of those faces that can be measured."""
+    for _, group in groupby(rows, key=lambda row: (faces[row].image, id(faces[row].encoded))):
+        shown = list(group)
         if unusable is None:
-            photo = face_photo(faces[rows[0]])
-        else:
-            read, rows = unusable.read(faces, rows)
-            if read is None:
-                continue
-            photo = read
+            yield shown, face_photo(faces[shown[0]])
+            continue
+        photo, shown = unusable.read(faces, shown)
+        if photo is not None:
+            yield shown, photo
+
+
+def _boxed_photos(faces: Sequence[Face], unusable: UnusableFaces | None) -> Iterator[BoxedPhoto]:
+    """Group the faces that have a box by photograph: in WFLW's lists faces of one photograph are far apart."""
+    seen = [row for row, face in enumerate(faces) if np.isfinite(face.bbox_xyxy).all()]
+    seen.sort(key=lambda row: (str(faces[row].image), id(faces[row].encoded)))
+    for rows, photo in _photographs(faces, seen, unusable):
         # In parts: a photograph under very many boxes would hold all their crops at once.
         for start in range(0, len(rows), _BATCH):
             some = rows[start : start + _BATCH]
-            boxes = np.stack([faces[row].bbox_xyxy for row in some])
-            yield BoxedPhoto(some, photo, boxes, str(faces[rows[0]].image))
+            yield BoxedPhoto(some, photo, np.stack([faces[row].bbox_xyxy for row in some]), faces[some[0]].image)

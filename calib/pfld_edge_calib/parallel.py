@@ -13,7 +13,7 @@ from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pfld_edge_calib.errors import FaceSetError, LabellingError
 from pfld_edge_calib.files import write_atomically
@@ -27,17 +27,11 @@ UnitWork = Callable[[Any], Any]
 _AHEAD = 4
 """Tasks a process that are queued or finished but not yet taken: enough to keep it busy, few enough for the memory."""
 
+Runner = Callable[[Callable[[], UnitWork], Iterable[Any]], Generator[Any, None, None]]
+"""Runs tasks on this machine or on others, and yields the results in the tasks' order; stops when it is closed.
 
-class Runner(Protocol):
-    """Runs tasks on this machine or on others."""
-
-    def __call__(self, make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Generator[Any, None, None]:
-        """Yield the tasks' results in the tasks' order; stops when it is closed.
-
-        Args:
-            make: Called once in each process, returns the function that does a task. Picklable.
-            tasks: Picklable.
-        """
+Its arguments are called once in each process, to return the function that does a task, and the tasks; both picklable.
+"""
 
 
 def usable_cores() -> int:
@@ -57,8 +51,7 @@ def ordered_results(
     """Run tasks and yield their results in the tasks' order.
 
     Args:
-        make: Called once in each process, returns the function that does a task. Picklable with more than one worker,
-            as are tasks and results.
+        make: See `Runner`; with one worker nothing need be picklable.
         tasks: Read as they are needed.
         workers: Processes; 1 runs everything in this one.
 
@@ -152,24 +145,16 @@ def unit_results(
 
 
 class ResultsFolder:
-    """Results of finished units on disk, one file a unit, so that a stopped run can be resumed.
-
-    Attributes:
-        path: The folder.
-    """
+    """Results of finished units on disk, one file a unit, so that a stopped run can be resumed."""
 
     def __init__(self, path: Path, run: Mapping[str, str]) -> None:
-        """Create a folder, or resume the run that it belongs to.
-
-        Args:
-            path: The folder; created where it is missing.
-            run: Everything that results depend on, name and value.
+        """Create a folder, or resume the run that it belongs to; `run` holds everything that results depend on.
 
         Raises:
             FaceSetError: It holds another run's results, or something else.
             OSError: It can't be written.
         """
-        self.path = path
+        self._path = path
         head = path / "run.json"
         if head.exists():
             changed = check_same_run(head.read_bytes(), run)
@@ -202,15 +187,11 @@ class ResultsFolder:
 
     def _file(self, index: int) -> Path:
         # At most a thousand files in a folder.
-        return self.path / f"{index // 1000:05}" / f"{index:08}.npz"
+        return self._path / f"{index // 1000:05}" / f"{index:08}.npz"
 
 
 def check_same_run(head: bytes, run: Mapping[str, str]) -> list[str] | None:
-    """Compare the JSON that an earlier run wrote with what this run depends on.
-
-    Returns:
-        Names of the values that differ; None where `head` is something else.
-    """
+    """Names of the values by which this run differs from the writer of `head`; None where that is something else."""
     try:
         before = json.loads(head)
     except ValueError:

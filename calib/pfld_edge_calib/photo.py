@@ -1,11 +1,12 @@
-"""Reads photographs: single files, folders, text lists, and members of tar and Parquet shards."""
+"""Photographs: single files, folders, text lists, members of shards; and the faces that they don't show."""
 
 import io
 import re
 import tarfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,12 +25,13 @@ _HEIF = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"
 """Brands of files of the HEIF family, other than AVIF (ISO/IEC 23008-12)."""
 
 
+T = TypeVar("T")
+
+
 def read_photo(path: Path) -> NDArray[np.uint8]:
     """Read a photograph as ``(H, W, 3)`` uint8 BGR, rotated by its EXIF orientation.
 
-    Args:
-        path: The file; for a member of a shard ``shard.tar/key.jpg`` or ``shard.parquet/row-7``, which searches the
-            shard.
+    ``shard.tar/key.jpg`` and ``shard.parquet/row-7`` are members of shards, which are searched for them.
 
     Raises:
         FaceSetError: The file is missing, may not be read, or is not an image.
@@ -64,14 +66,10 @@ def face_photo(face: Face) -> NDArray[np.uint8]:
 
 
 def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
-    """Decode an image file to ``(H, W, 3)`` uint8 BGR, rotated by its EXIF orientation.
+    """Decode an image file to ``(H, W, 3)`` uint8 BGR, rotated by its EXIF orientation; `name` is for error messages.
 
     OpenCV decodes it; Pillow where OpenCV leaves an image lying on its side (AVIF), or was built without the format.
     Of several images in a file (GIF, TIFF) it is the first. HEIC needs the package pillow-heif.
-
-    Args:
-        encoded: Contents of the file.
-        name: Named in error messages.
 
     Raises:
         FaceSetError: The contents are not an image.
@@ -141,11 +139,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def photos_listed(path: Path, folder: Path | None = None) -> list[Path]:
-    """Read a text file with one path a line; every photograph must exist.
-
-    Args:
-        path: The text file.
-        folder: Folder that the paths are relative to; the text file's own where None.
+    """Read a text file with one path a line, as `listed_paths` does; every photograph must exist.
 
     Raises:
         FaceSetError: A photograph is missing, or the file lists none.
@@ -158,7 +152,7 @@ def photos_listed(path: Path, folder: Path | None = None) -> list[Path]:
 
 
 def listed_paths(path: Path, folder: Path | None = None) -> list[Path]:
-    """Read a text file with one path a line, whether the photographs exist or not; see `photos_listed`.
+    """Read a text file with one path a line, relative to `folder`, or to the text file's own where that is None.
 
     Raises:
         FaceSetError: The file is missing, is not text, or lists nothing.
@@ -211,3 +205,53 @@ def _parquet_image(shard: Path, name: str) -> bytes | None:
                     return found if isinstance(found, bytes) else None
                 row += 1
     return None
+
+
+class UnusableFaces:
+    """The faces of a set that can't be measured and are left out, by their index in the set.
+
+    Attributes:
+        unreadable: Why the photograph can't be read, of each face whose photograph can't be.
+        outside: Faces whose boxes lie wholly outside of their photographs.
+    """
+
+    def __init__(self, skip: Callable[[FaceSetError], object] | None = None) -> None:
+        """Begin with none; `skip` takes the error of each photograph that can't be read, which is raised where None."""
+        self._skip = skip
+        self.unreadable: dict[int, str] = {}
+        self.outside: set[int] = set()
+
+    def read(self, faces: Sequence[Face], rows: Sequence[int]) -> tuple[NDArray[np.uint8] | None, list[int]]:
+        """Read the photograph that some faces share.
+
+        Args:
+            faces: The set.
+            rows: Indices of the faces in the photograph, at least one.
+
+        Returns:
+            ``(H, W, 3)`` uint8 BGR, and the rows of the faces that it shows; None and no rows where it can't be read.
+
+        Raises:
+            FaceSetError: It can't be read, and there is no `skip`.
+        """
+        try:
+            photo = face_photo(faces[rows[0]])
+        except FaceSetError as error:
+            if self._skip is None:
+                raise
+            self.unreadable.update(dict.fromkeys(rows, str(error)))
+            self._skip(error)
+            return None, []
+        self.outside.update(row for row in rows if is_outside(faces[row], photo))
+        return photo, [row for row in rows if row not in self.outside]
+
+    def others(self, items: Sequence[T]) -> list[T]:
+        """Choose the usable faces, or what is known of them, from a list with one item a face of the set."""
+        return [item for row, item in enumerate(items) if row not in self.unreadable and row not in self.outside]
+
+
+def is_outside(face: Face, photo: NDArray[np.uint8]) -> bool:
+    """Whether a face's box lies wholly outside of its photograph."""
+    low, high = face.bbox_xyxy[:2], face.bbox_xyxy[2:]
+    # A box without area lies nowhere; cutting it is an error.
+    return bool((low < high).all() and ((low >= photo.shape[1::-1]).any() or (high <= 0).any()))

@@ -5,6 +5,7 @@ import os
 import pickle
 import socket
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from typing import Any
 
 from pfld_edge_calib.errors import FaceSetError
@@ -16,15 +17,12 @@ _MOST_BLOCKS = 1000
 
 
 def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner:
-    """Connect to a cluster.
+    """Connect to a cluster, whose machines must see the set and the models under the paths that this one sees.
 
     Args:
         address: As `ray.init` takes it, ``auto`` for the cluster that runs here; None for the one that ``RAY_ADDRESS``
             names, or else a new one of this machine's cores.
         workers: Processes, each on one core; as many as the cluster has cores where None, and no more.
-
-    Returns:
-        A runner. Its machines must see the set and the models under the paths that this one sees.
 
     Raises:
         MissingPackageError: Ray is not installed.
@@ -48,12 +46,7 @@ def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner
             what = "Ray did not start" if place == "local" else f"no Ray cluster answers at {place}"
             raise FaceSetError(f"{what}: {' '.join(str(error).split())[:200]}") from error
     cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    count = min(workers or cores, cores)  # Ray would wait for more
-
-    def run(make: Callable[[], UnitWork], tasks: Iterable[Any], /) -> Generator[Any, None, None]:
-        return _results(make, list(tasks), count)
-
-    return run
+    return partial(_results, workers=min(workers or cores, cores))  # Ray would wait for more
 
 
 def _check_answers(place: str) -> None:
@@ -67,8 +60,9 @@ def _check_answers(place: str) -> None:
         raise FaceSetError(f"no Ray cluster answers at {place}: {error}") from error
 
 
-def _results(make: Callable[[], UnitWork], tasks: list[Any], workers: int) -> Generator[Any, None, None]:
-    if not tasks:
+def _results(make: Callable[[], UnitWork], tasks: Iterable[Any], workers: int) -> Generator[Any, None, None]:
+    items = [{"task": pickle.dumps(task)} for task in tasks]
+    if not items:
         return
     import ray.data
     from ray.data import DataContext
@@ -77,9 +71,8 @@ def _results(make: Callable[[], UnitWork], tasks: list[Any], workers: int) -> Ge
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    items = [{"task": pickle.dumps(task)} for task in tasks]
-    strategy = ray.data.ActorPoolStrategy(size=min(workers, len(tasks)))
-    done = ray.data.from_items(items, override_num_blocks=min(len(tasks), _MOST_BLOCKS)).map(
+    strategy = ray.data.ActorPoolStrategy(size=min(workers, len(items)))
+    done = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map(
         _Worker, fn_constructor_args=(make,), compute=strategy, num_cpus=1
     )
     for row in done.iter_rows():

@@ -30,6 +30,7 @@ from pfld_edge_calib import (
     read_points_csv,
 )
 from pfld_edge_calib.datasets import Unit
+from pfld_edge_calib.datasets.units import unit_faces
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_calib.photo import decode_photo
 from pfld_edge_runtime import WFLW_98, Contract, tight_box
@@ -75,7 +76,7 @@ def test_crops_are_those_of_opencv(tmp_path: Path) -> None:
     [
         ("1 2 3", "line 1: expected 207 columns, found 3"),
         (wflw_line(LANDMARKS).replace("1 0 0 0 1 0", "x 0 0 0 1 0"), "line 1: could not convert"),
-        (wflw_line(LANDMARKS * np.nan), "not a finite number"),
+        (wflw_line(LANDMARKS * np.nan), "line 1: landmarks must be finite"),
         ("", "the list is empty"),
     ],
 )
@@ -118,7 +119,7 @@ def test_each_point_of_a_csv_may_have_its_own_trust(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("image,x0,y0,c1\na,1,2,1\n", "header must read"),
-        ("image,x0,y0,c0\na,1,2,1.5\n", "trust from 0 to 1"),
+        ("image,x0,y0,c0\na,1,2,1.5\n", "trust must be from 0 to 1"),
         ("picture,x0,y0\na,1,2\n", "header must read"),
         ("image,x0,y0\na,1\n", "line 2: expected 3 columns, found 2"),
         ("image,x0,y0\na,1,nan\n", "must be finite"),
@@ -182,7 +183,7 @@ def sent(units: Sequence[Unit]) -> Sequence[Unit]:
 
 
 def faces_of(source: FaceSet) -> list[Face]:
-    return [face for unit in source.units for photo in unit.photos() for face in photo.faces or ()]
+    return [face for unit in sent(source.units) for face in unit_faces(unit)]
 
 
 @given(size=st.integers(1, 12), first=st.integers(0, 9))
@@ -336,11 +337,11 @@ def test_results_in_a_folder_are_not_computed_again_and_those_of_another_run_ref
 
     def run(make: Any, tasks: Any) -> Any:
         for task in tasks:
-            worked.append(task.start)
+            worked.append(units.index(task))
             yield make()(task)
 
     def work() -> Any:
-        return lambda unit: str(unit.start).encode()
+        return lambda unit: str(units.index(unit)).encode()
 
     folder = ResultsFolder(tmp_path / "results", {"models": "a"})
     first = unit_results(work, units, run, folder)
@@ -351,8 +352,8 @@ def test_results_in_a_folder_are_not_computed_again_and_those_of_another_run_ref
     again = [
         result for _, result in unit_results(work, units, run, ResultsFolder(tmp_path / "results", {"models": "a"}))
     ]
-    assert again == [str(unit.start).encode() for unit in units]
-    assert worked == [unit.start for unit in units]
+    assert again == [b"0", b"1", b"2"]
+    assert worked == [0, 1, 2]
     with pytest.raises(FaceSetError, match="results of a run with other models: repeat that command"):
         ResultsFolder(tmp_path / "results", {"models": "b"})
     with pytest.raises(FaceSetError, match="holds other files"):

@@ -13,7 +13,7 @@ from PIL import Image
 from pfld_edge_calib import FaceSetError, photos_in, read_coco, read_photo, read_points_csv
 from pfld_edge_calib.datasets.points_csv import csv_units, read_boxes_csv
 from pfld_edge_calib.datasets.units import unit_faces
-from pfld_edge_calib.datasets.wflw import read_wflw_list
+from pfld_edge_calib.datasets.wflw import read_wflw, wflw_list
 from pfld_edge_calib.photo import listed_paths, other_files
 
 UPRIGHT = np.zeros((80, 120, 3), np.uint8)
@@ -126,7 +126,10 @@ def test_text_files_of_any_system_read_alike(tmp_path: Path, encoding: str, ends
     listed = listed_paths(write("list.txt", "\n".join(names) + "\n\n"))
     assert listed == [tmp_path / name for name in names]
     numbers = " ".join(["10", "20", "30", "40"] * 49 + ["1", "2", "50", "60"] + ["0", "1.0", "0", "0", "0", "0"])
-    (face,) = read_wflw_list(write("wflw.txt", f"{numbers} {names[0]} \n\n"), tmp_path)
+    wflw_list(tmp_path, "test").parent.mkdir(parents=True)
+    (tmp_path / "WFLW_images").mkdir()
+    write(str(wflw_list(tmp_path, "test").relative_to(tmp_path)), f"{numbers} {names[0]} \n\n")
+    (face,) = read_wflw(tmp_path)
     assert (face.group, face.attributes) == (names[0], {"expression"})
     coco = {
         "images": [{"id": 1, "file_name": names[0]}],

@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_landmarks
+from pfld_edge_calib.face import Face, labelled_face
 from pfld_edge_calib.files import named_file
-
-_LIMIT = 1e9
-"""Pixels beyond which a coordinate is damage."""
 
 
 def read_coco(path: Path, images: Path | None = None) -> list[Face]:
@@ -49,9 +46,7 @@ def read_coco(path: Path, images: Path | None = None) -> list[Face]:
             f"{path}: not a COCO file, which has lists `images`, each with id and file_name, and `annotations`"
         ) from error
     root = path.parent if images is None else images
-    found = (
-        _face(item, names, root, f"{path}, annotation {number}") for number, item in enumerate(annotations, start=1)
-    )
+    found = (_face(item, names, root, f"{path}, annotation {i}") for i, item in enumerate(annotations, start=1))
     faces = [face for face in found if face is not None]
     if not faces:
         raise FaceSetError(f"{path}: no annotation with keypoints")
@@ -71,11 +66,13 @@ def _face(item: Mapping[str, Any], names: Mapping[Any, str], root: Path, where: 
         raise FaceSetError(f"{where}: an annotation has image_id and keypoints, a list of numbers") from error
     if not isinstance(name, str):
         raise FaceSetError(f"{where}: its image_id {item['image_id']} is no image with a file_name in this file")
-    if values.ndim != 1 or len(values) % 3 or not (np.abs(values) < _LIMIT).all():
+    if values.ndim != 1 or len(values) % 3:
         raise FaceSetError(f"{where}: keypoints must be x, y, visibility, repeated, in pixels")
-    points, visible = values.reshape(-1, 3)[:, :2], values.reshape(-1, 3)[:, 2] > 0
-    if visible.sum() < 2:
+    values = values.reshape(-1, 3)
+    if not len(values):
         return None
-    weights = visible.astype(np.float32)
-    landmarks, box = labelled_landmarks(points.astype(np.float32), weights, where)
-    return Face(named_file(root, name), box, landmarks, point_weights=weights, group=name)
+    weights = (values[:, 2] > 0).astype(np.float32)
+    with np.errstate(over="ignore"):  # infinity is refused
+        points = values[:, :2].astype(np.float32)
+    face = labelled_face(named_file(root, name), points, where, point_weights=weights, group=name)
+    return face if weights.sum() > 1 else None

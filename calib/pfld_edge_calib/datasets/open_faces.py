@@ -10,7 +10,7 @@ from pathlib import Path
 from pfld_edge_calib.datasets.coco import read_coco
 from pfld_edge_calib.datasets.points_csv import csv_units
 from pfld_edge_calib.datasets.shards import parquet_units, tar_units
-from pfld_edge_calib.datasets.units import UNIT_FACES, DatasetPhoto, Unit, face_units, unit_faces
+from pfld_edge_calib.datasets.units import UNIT_FACES, Skip, Unit, face_units, unit_faces
 from pfld_edge_calib.datasets.wflw import wflw_list, wflw_units
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
@@ -25,7 +25,8 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class FaceSet:
     """A dataset of faces, divided into work units in an order that depends on the dataset only.
 
-    Iterating yields the annotated faces one by one; `units` is for work in several processes.
+    Iterating yields the annotated faces one by one, and raises FaceSetError at one that is damaged or has no
+    annotation; `units` is for work in several processes.
 
     Attributes:
         units: All of them.
@@ -42,25 +43,17 @@ class FaceSet:
         """Number of photographs, or of lines of a list of faces."""
         return sum(unit.count for unit in self.units)
 
-    def photos(self) -> Iterator[DatasetPhoto]:
-        """Read all photographs in order, annotated or not."""
-        return chain.from_iterable(unit.photos() for unit in self.units)
-
     def __iter__(self) -> Iterator[Face]:
-        """Read all annotated faces in order.
-
-        Raises:
-            FaceSetError: A photograph is damaged or has no annotation.
-        """
+        """Read all annotated faces in order."""
         return chain.from_iterable(map(unit_faces, self.units))
 
-    def load(self) -> list[Face]:
-        """Read all annotated faces into memory.
+    def load(self, skip: Skip | None = None) -> list[Face]:
+        """Read all annotated faces into memory; `skip` is that of `unit_faces`.
 
         Raises:
-            FaceSetError: There is none, or a photograph is damaged or has no annotation.
+            FaceSetError: There is none, a line of a list is damaged, or without `skip` a shard.
         """
-        faces = list(self)
+        faces = [face for unit in self.units for face in unit_faces(unit, skip)]
         if not faces:
             raise FaceSetError(f"{self.name}: the list is empty: expected at least one face")
         return faces
@@ -73,7 +66,8 @@ def open_faces(
     *,
     size: int = UNIT_FACES,
     group_by: str = "image",
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
+    skip: Skip | None = None,
 ) -> FaceSet:
     """Open one or several datasets of annotated faces as one.
 
@@ -85,6 +79,7 @@ def open_faces(
         size: Most photographs or lines in a unit; a Parquet file's row groups stay whole.
         group_by: For a CSV, see `pfld_edge_calib.datasets.points_csv.read_points_csv`.
         advance: Called with the number of photographs in each unit that was found.
+        skip: Takes each shard that is damaged, whose photographs before the damage are kept; where None it is an error.
 
     Raises:
         FaceSetError: A path is none of these, or is damaged.
@@ -94,32 +89,30 @@ def open_faces(
     identities = []
     given = [paths] if isinstance(paths, Path) else list(paths)
     for path in given:
-        found, identity = _opened(path, split, images, size, group_by)
+        found, identity = _opened(path, split, images, size, group_by, skip)
         identities.append(identity)
         for unit in found:
             units.append(unit)
-            if advance is not None:
-                advance(unit.count)
+            advance(unit.count)
     identity = identities[0] if len(identities) == 1 else hashlib.sha256(" ".join(identities).encode()).hexdigest()
     return FaceSet(tuple(units), identity, ", ".join(map(str, given)))
 
 
-def _opened(path: Path, split: str, images: Path | None, size: int, group_by: str) -> tuple[Iterable[Unit], str]:
+def _opened(
+    path: Path, split: str, images: Path | None, size: int, group_by: str, skip: Skip | None
+) -> tuple[Iterable[Unit], str]:
     """Units of one dataset, and its identity."""
+    suffix = path.suffix.lower()
     if is_sharded(path):
-        return _shards(path, size)
+        return _shards(path, size, skip)
     if (path / "WFLW_annotations").is_dir():
-        listed = wflw_list(path, split)
-        if not listed.is_file():
-            raise FaceSetError(f"{path}: the official list of the {split} split is missing ({listed})")
-        if not (path / "WFLW_images").is_dir():
-            raise FaceSetError(f"{path}: not a WFLW folder (WFLW_images is missing)")
-        return wflw_units(listed, path / "WFLW_images", size), sha256_of(listed)
-    if path.suffix.lower() == ".csv":
+        units = list(wflw_units(path, split, size))
+        return units, sha256_of(wflw_list(path, split))
+    if suffix == ".csv":
         if not path.is_file():
             raise FaceSetError(f"{path}: no such CSV file")
         return csv_units(path, images, size, group_by), sha256_of(path)
-    if path.suffix.lower() == ".json":
+    if suffix == ".json":
         return face_units(read_coco(path, images), size), sha256_of(path)
     if not path.exists():
         raise FaceSetError(f"{path}: no such folder or file")
@@ -129,14 +122,23 @@ def _opened(path: Path, split: str, images: Path | None, size: int, group_by: st
     )
 
 
-def _shards(path: Path, size: int) -> tuple[Iterable[Unit], str]:
+def _shards(path: Path, size: int, skip: Skip | None) -> tuple[Iterator[Unit], str]:
     shards = _shard_paths(path)
     digest = hashlib.sha256(f"{size}\n".encode())
     for shard in shards:
         known = shard.stat()
         # Hashing the contents of terabytes would take as long as the run.
         digest.update(f"{shard.name} {known.st_size} {known.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return chain.from_iterable(_SHARDS[shard.suffix.lower()](shard, size) for shard in shards), digest.hexdigest()
+    return chain.from_iterable(_shard_units(shard, size, skip) for shard in shards), digest.hexdigest()
+
+
+def _shard_units(shard: Path, size: int, skip: Skip | None) -> Iterator[Unit]:
+    try:
+        yield from _SHARDS[shard.suffix.lower()](shard, size)
+    except (FaceSetError, OSError) as error:
+        if skip is None:
+            raise
+        skip(error if isinstance(error, FaceSetError) else FaceSetError(f"{shard}: {error.strerror or error}"))
 
 
 def is_sharded(path: Path) -> bool:

@@ -5,7 +5,8 @@ Landmarks: ``image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]``, where ``weight`` is t
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from io import TextIOWrapper
 from itertools import chain, islice
@@ -14,16 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.units import UNIT_FACES, TextUnit, unit_faces
+from pfld_edge_calib.datasets.units import UNIT_FACES, Unit, text_units, unit_faces
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_landmarks
+from pfld_edge_calib.face import Face, labelled_face
 from pfld_edge_calib.files import TextLines, named_file, replacing
 from pfld_edge_runtime import BoxError
 from pfld_edge_runtime.crop import check_boxes
 
 _CORNERS = ("x0", "y0", "x1", "y1")
-_LIMIT = 1e9
-"""Pixels beyond which a coordinate is damage; boxes have the same limit."""
 
 
 def read_points_csv(path: Path, images: Path | None = None, group_by: str = "image") -> list[Face]:
@@ -35,11 +34,8 @@ def read_points_csv(path: Path, images: Path | None = None, group_by: str = "ima
         group_by: What a split never separates: ``image``, or ``person``, the image's name up to the last ``_`` (as in
             LFW and YouTube Faces).
 
-    Returns:
-        One `Face` a line.
-
     Raises:
-        FaceSetError: The file is missing or a line is damaged.
+        FaceSetError: The file is missing, a line is damaged, or there is none.
     """
     faces = [face for unit in csv_units(path, images, group_by=group_by) for face in unit_faces(unit)]
     if not faces:
@@ -49,42 +45,32 @@ def read_points_csv(path: Path, images: Path | None = None, group_by: str = "ima
 
 def csv_units(
     path: Path, images: Path | None = None, size: int = UNIT_FACES, group_by: str = "image"
-) -> Iterator[TextUnit]:
-    """Divide a CSV of landmarks into units; reads it once, and keeps none of it.
-
-    Args:
-        path: The file.
-        images: See `read_points_csv`.
-        size: Most faces in a unit.
-        group_by: See `read_points_csv`.
+) -> Iterator[Unit]:
+    """Divide a CSV of landmarks into units of at most `size` faces; reads it once, and keeps none of it.
 
     Raises:
         FaceSetError: The file is missing or not a CSV.
     """
+    with _opened(path) as (lines, rows, header):
+        read = partial(_read_rows, path=path, root=images or path.parent, header=header, group_by=group_by)
+        yield from text_units(path, lines, rows, read, size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[TextLines, Iterator[list[str]], list[str]]]:
+    """Open a CSV: its lines, its rows after the header, and the column names."""
     if not path.is_file():
         raise FaceSetError(f"{path}: no such CSV file")
     with path.open("rb") as file:
         lines = TextLines(path, file)
         rows = csv.reader(lines)
         try:
-            header = tuple(_header(rows))
-            read = partial(_read_rows, path=path, root=images or path.parent, header=header, group_by=group_by)
-            while True:
-                start, line = lines.offset, lines.number + 1
-                count = sum(1 for _ in islice(rows, size))
-                if not count:
-                    return
-                yield TextUnit(path, start, line, count, read)
+            header = [name.strip() for name in next((row for row in rows if not _blank(row)), [])]
+            while header and not header[-1]:
+                header.pop()
+            yield lines, rows, header
         except csv.Error as error:
             raise FaceSetError(f"{path}, line {lines.number}: not a CSV file ({error})") from error
-
-
-def _header(rows: Iterator[list[str]]) -> list[str]:
-    """Read the column names, without blank lines above them and empty columns after them."""
-    header = [name.strip() for name in next((row for row in rows if not _blank(row)), [])]
-    while header and not header[-1]:
-        header.pop()
-    return header
 
 
 def _blank(row: Iterable[str]) -> bool:
@@ -92,7 +78,7 @@ def _blank(row: Iterable[str]) -> bool:
 
 
 def _read_rows(
-    lines: Iterable[str], first: int, count: int, *, path: Path, root: Path, header: tuple[str, ...], group_by: str
+    lines: Iterable[str], first: int, count: int, *, path: Path, root: Path, header: Sequence[str], group_by: str
 ) -> Iterator[Face]:
     points, confidences = _point_columns(list(header), path)
     weight = header.index("weight") if "weight" in header else None
@@ -105,39 +91,30 @@ def _read_rows(
             raise FaceSetError(f"{where}: expected {len(header)} columns, found {len(row)}")
         if not row[0].strip():
             raise FaceSetError(f"{where}: names no image")
+        try:
+            landmarks = np.array(row[points], np.float32).reshape(-1, 2)
+            of_face = 1.0 if weight is None else float(row[weight])
+            of_points = np.array(row[confidences], np.float32) if row[confidences] else None
+        except ValueError as error:
+            raise FaceSetError(f"{where}: {error}") from error
         group = Path(row[0]).stem.rpartition("_")[0] if group_by == "person" else ""
-        yield _face(row, root, points, confidences, weight, group or row[0], where)
+        image = named_file(root, row[0])
+        yield labelled_face(image, landmarks, where, weight=of_face, point_weights=of_points, group=group or row[0])
 
 
 def _point_columns(header: list[str], path: Path) -> tuple[slice, slice]:
     """Find the columns of the coordinates, and those of the points' confidences, which end the line if present."""
     start = header.index("x0") if "x0" in header else len(header)
     middle = header.index("c0") if "c0" in header else len(header)
-    names = [f"{axis}{i}" for i in range((middle - start) // 2) for axis in "xy"]
-    confidences = [f"c{i}" for i in range(len(names) // 2)] if middle < len(header) else []
-    if header[:1] != ["image"] or not names or header[start:] != names + confidences:
+    points = (middle - start) // 2
+    expected = _point_names(points, confidences=middle < len(header))
+    if header[:1] != ["image"] or points < 1 or header[start:] != expected:
         raise FaceSetError(f"{path}: the header must read image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]")
     return slice(start, middle), slice(middle, len(header))
 
 
-def _face(
-    row: list[str], root: Path, points: slice, confidences: slice, weight: int | None, group: str, where: str
-) -> Face:
-    try:
-        landmarks = np.array(row[points], np.float32).reshape(-1, 2)
-        of_face = 1.0 if weight is None else float(row[weight])
-        of_points = np.array(row[confidences], np.float32)
-    except ValueError as error:
-        raise FaceSetError(f"{where}: {error}") from error
-    if (
-        not (np.abs(landmarks) < _LIMIT).all()
-        or not 0 <= of_face <= 1
-        or not ((of_points >= 0) & (of_points <= 1)).all()
-    ):
-        raise FaceSetError(f"{where}: landmarks must be finite and below 1e9 pixels, and trust from 0 to 1")
-    each = of_points if len(of_points) else None
-    landmarks, box = labelled_landmarks(landmarks, each, where)
-    return Face(named_file(root, row[0]), box, landmarks, weight=of_face, point_weights=each, group=group)
+def _point_names(points: int, *, confidences: bool) -> list[str]:
+    return [f"{axis}{i}" for i in range(points) for axis in "xy"] + [f"c{i}" for i in range(points * confidences)]
 
 
 def csv_header(path: Path) -> list[str]:
@@ -146,45 +123,32 @@ def csv_header(path: Path) -> list[str]:
     Raises:
         FaceSetError: The file is missing or not a CSV.
     """
-    return next((names for _, names in _numbered_rows(path)), [])
+    with _opened(path) as (_, _, header):
+        return header
 
 
 def read_boxes_csv(path: Path, images: Path | None = None) -> list[Face]:
-    """Read a CSV of boxes; columns of other names are ignored.
+    """Read a CSV of boxes, faces without landmarks; columns of other names are ignored.
 
     Args:
         path: The file.
         images: Folder that the ``image`` column is relative to; the CSV's own folder where None.
 
-    Returns:
-        One `Face` a line, without landmarks.
-
     Raises:
         FaceSetError: The file is missing, a line is damaged, or there is none.
     """
-    rows = _numbered_rows(path)
-    _, header = next(rows, (0, []))
-    if not {"image", *_CORNERS} <= set(header):
-        raise FaceSetError(f"{path}: the header must read image,x0,y0,x1,y1")
     root = path.parent if images is None else images
-    faces = [_boxed_face(dict(zip(header, row, strict=False)), root, f"{path}, line {line}") for line, row in rows]
+    with _opened(path) as (lines, rows, header):
+        if not {"image", *_CORNERS} <= set(header):
+            raise FaceSetError(f"{path}: the header must read image,x0,y0,x1,y1")
+        faces = [
+            _boxed_face(dict(zip(header, row, strict=False)), root, f"{path}, line {lines.number}")
+            for row in rows
+            if not _blank(row)
+        ]
     if not faces:
         raise FaceSetError(f"{path}: no faces in it")
     return faces
-
-
-def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Read a CSV: the number of each line that isn't blank, and its cells; the column names come first."""
-    if not path.is_file():
-        raise FaceSetError(f"{path}: no such CSV file")
-    with path.open("rb") as file:
-        lines = TextLines(path, file)
-        rows = csv.reader(lines)
-        try:
-            yield lines.number, _header(rows)
-            yield from ((lines.number, row) for row in rows if not _blank(row))
-        except csv.Error as error:
-            raise FaceSetError(f"{path}, line {lines.number}: not a CSV file ({error})") from error
 
 
 def _boxed_face(row: dict[str, str], root: Path, where: str) -> Face:
@@ -218,15 +182,8 @@ def points_row(
 
 
 def write_points_csv(path: Path, points: int, rows: Iterable[list[str]]) -> None:
-    """Write a CSV of landmarks atomically, a row at a time.
-
-    Args:
-        path: The CSV; missing folders are made, an existing file is replaced.
-        points: Landmarks a face.
-        rows: From `points_row`.
-    """
-    coordinates = [f"{axis}{i}" for i in range(points) for axis in "xy"]
-    header = ["image", "weight", *coordinates, *(f"c{i}" for i in range(points))]
+    """Write a CSV of faces with `points` landmarks atomically, a row of `points_row` at a time."""
+    header = ["image", "weight", *_point_names(points, confidences=True)]
     with replacing(path) as file:
         text = TextIOWrapper(file, encoding="utf-8", newline="")
         csv.writer(text, lineterminator="\n").writerows(chain([header], rows))

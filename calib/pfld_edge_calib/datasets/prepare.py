@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.files import sha256_of, write_atomically
 from pfld_edge_calib.parallel import ordered_results
-from pfld_edge_calib.photo import read_photo
+from pfld_edge_calib.photo import is_outside, read_photo
 from pfld_edge_runtime import BoxError, crop_faces, crop_windows
 
 UNREADABLE = "unreadable"
@@ -43,12 +44,7 @@ Shards = dict[int, tuple[ShardEntry, dict[str, int]]]
 
 @dataclass(frozen=True, slots=True)
 class PrepareReport:
-    """Result of a run.
-
-    Attributes:
-        manifest: The manifest that was written.
-        kept: Faces that an earlier run had prepared.
-    """
+    """The manifest that was written, and the number of faces that an earlier run had prepared."""
 
     manifest: Manifest
     kept: int
@@ -73,7 +69,7 @@ def prepare_faces(
         source: The dataset's name for the manifest.
         root: Folder of the photographs.
         out: Folder of the shards; created where it is missing.
-        settings: See `PrepareSettings`.
+        settings: Size, margin and encoding of the crops.
         workers: Processes.
         advance: Called with the number of faces done.
         skip: Called for each photograph that can't be read, whose faces are left out.
@@ -143,25 +139,19 @@ def _plan(faces: Sequence[Face], shard_faces: int) -> Iterator[list[list[Face]]]
         yield shard
 
 
-@dataclass(frozen=True, slots=True)
-class _CroppedFace:
-    """One face: JPEG or raw pixels, and its row of each array of `Shard`."""
+class _CroppedFace(NamedTuple):
+    """One face: JPEG or raw pixels, its group, and its row of each array of `Shard`."""
 
     picture: bytes
-    landmarks: NDArray[np.float32]
-    photo_landmarks: NDArray[np.float32]
-    window: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    attributes: NDArray[np.bool_]
     group: str
+    rows: dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class _CroppedPhoto:
+class _CroppedPhoto(NamedTuple):
     """The faces of a photograph, the reasons why others were left out, and why the photograph can't be read."""
 
-    faces: tuple[_CroppedFace, ...]
-    skipped: tuple[str, ...] = ()
+    faces: list[_CroppedFace]
+    skipped: list[str]
     complaint: str = ""
 
 
@@ -173,11 +163,10 @@ def _crop_photo(faces: Sequence[Face], settings: PrepareSettings) -> _CroppedPho
     try:
         photo = read_photo(faces[0].image)
     except FaceSetError as error:
-        return _CroppedPhoto((), (UNREADABLE,) * len(faces), str(error))
+        return _CroppedPhoto([], [UNREADABLE] * len(faces), str(error))
     found = [_crop_face(face, photo, settings) for face in faces]
     return _CroppedPhoto(
-        tuple(face for face in found if not isinstance(face, str)),
-        tuple(reason for reason in found if isinstance(reason, str)),
+        [face for face in found if not isinstance(face, str)], [reason for reason in found if isinstance(reason, str)]
     )
 
 
@@ -190,26 +179,20 @@ def _crop_face(face: Face, photo: NDArray[np.uint8], settings: PrepareSettings) 
         weights = weights * face.point_weights
     if not weights.any():
         return "of no weight"
+    if is_outside(face, photo):
+        return "outside of the photograph"
     try:
         windows = crop_windows(face.bbox_xyxy[None], settings.contract.crop.margin)
     except BoxError:
         return "with a box that has no area"
-    x, y = windows.corners[0]
-    side = windows.sizes[0]
-    if x >= photo.shape[1] or y >= photo.shape[0] or x + side <= 0 or y + side <= 0:
-        return "outside of the photograph"
-    crop = crop_faces(photo, windows, settings.size)[0]
-    landmarks = windows.to_crop(face.landmarks[None])[0] * settings.size
-    attributes = np.array([name in face.attributes for name in WFLW_ATTRIBUTES])
-    return _CroppedFace(
-        _encoded(crop, settings),
-        landmarks.astype(np.float32),
-        face.landmarks.astype(np.float32),
-        np.array([x, y, side]),
-        weights,
-        attributes,
-        face.group,
-    )
+    rows = {
+        "landmarks": (windows.to_crop(face.landmarks[None])[0] * settings.size).astype(np.float32),
+        "photo_landmarks": face.landmarks.astype(np.float32),
+        "windows": np.array([*windows.corners[0], windows.sizes[0]]),
+        "weights": weights,
+        "attributes": np.array([name in face.attributes for name in WFLW_ATTRIBUTES]),
+    }
+    return _CroppedFace(_encoded(crop_faces(photo, windows, settings.size)[0], settings), face.group, rows)
 
 
 def _encoded(crop: NDArray[np.uint8], settings: PrepareSettings) -> bytes:
@@ -224,16 +207,8 @@ def _write_shard(path: Path, photos: Sequence[_CroppedPhoto]) -> ShardEntry:
     faces = [face for photo in photos for face in photo.faces]
     if not faces:
         return ShardEntry(path.name, 0, "")
-    data = pack_shard(
-        [face.picture for face in faces],
-        np.stack([face.landmarks for face in faces]),
-        np.stack([face.photo_landmarks for face in faces]),
-        np.stack([face.window for face in faces]),
-        np.stack([face.weights for face in faces]),
-        np.stack([face.attributes for face in faces]),
-        [face.group for face in faces],
-    )
-    write_atomically(path, data)
+    arrays = {name: np.stack([face.rows[name] for face in faces]) for name in faces[0].rows}
+    write_atomically(path, pack_shard([face.picture for face in faces], [face.group for face in faces], arrays))
     return ShardEntry(path.name, len(faces), sha256_of(path))
 
 

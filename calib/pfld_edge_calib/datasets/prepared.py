@@ -25,12 +25,12 @@ FORMAT = 1
 ROOM = 1.5
 """Side of a prepared crop over that of the network's crop, so that the square rotated by 45 degrees (1.41) fits."""
 
-ENCODINGS = ("jpeg", "raw")
+_ENCODINGS = ("jpeg", "raw")
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareSettings:
-    """Settings of a prepared dataset.
+    """Settings of a prepared dataset; FaceSetError is raised where a value is out of range.
 
     Attributes:
         input_size: Side of the input, in pixels, of the networks that will be trained.
@@ -38,9 +38,6 @@ class PrepareSettings:
         encoding: ``jpeg``, or ``raw`` for uncompressed pixels, about six times as large.
         quality: JPEG quality, 1 to 100.
         shard_faces: Faces in a shard; faces of one photograph stay together.
-
-    Raises:
-        FaceSetError: A value is out of range.
     """
 
     input_size: int = 112
@@ -51,8 +48,8 @@ class PrepareSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.encoding not in ENCODINGS:
-            raise FaceSetError(f"unknown encoding {self.encoding!r}; known: {', '.join(ENCODINGS)}")
+        if self.encoding not in _ENCODINGS:
+            raise FaceSetError(f"unknown encoding {self.encoding!r}; known: {', '.join(_ENCODINGS)}")
         if not 1 <= self.quality <= 100:
             raise FaceSetError(f"quality must be 1 to 100, found {self.quality}")
         if self.shard_faces < 1:
@@ -77,13 +74,7 @@ class PrepareSettings:
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """One shard in a manifest.
-
-    Attributes:
-        file: Its name in the folder.
-        faces: Number of its faces.
-        sha256: Hash of its bytes.
-    """
+    """One shard in a manifest: its name in the folder, its number of faces, and the hash of its bytes."""
 
     file: str
     faces: int
@@ -188,50 +179,29 @@ class Shard:
     groups: tuple[str, ...]
 
 
-def pack_shard(
-    pictures: Sequence[bytes],
-    landmarks: NDArray[np.float32],
-    photo_landmarks: NDArray[np.float32],
-    windows: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    attributes: NDArray[np.bool_],
-    groups: Sequence[str],
-) -> bytes:
+def pack_shard(pictures: Sequence[bytes], groups: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Pack a shard into the bytes of an ``.npz`` file; equal faces give equal bytes.
 
     Args:
-        pictures: JPEG or raw pixels of each face; the other arguments are those of `Shard`.
-        landmarks: ``(N, P, 2)``.
-        photo_landmarks: ``(N, P, 2)``.
-        windows: ``(N, 3)``.
-        weights: ``(N, P)``.
-        attributes: ``(N, 6)``.
-        groups: N names.
+        pictures: JPEG or raw pixels of each face.
+        groups: Those of `Shard`.
+        arrays: The other arrays of `Shard` by name.
     """
     names = [group.encode() for group in groups]
-    arrays = {
-        "pictures": np.frombuffer(b"".join(pictures), np.uint8),
-        "picture_ends": np.cumsum([len(picture) for picture in pictures], dtype=np.int64),
-        "landmarks": landmarks,
-        "photo_landmarks": photo_landmarks,
-        "windows": windows,
-        "weights": weights,
-        "attributes": attributes,
-        "groups": np.frombuffer(b"".join(names), np.uint8),
-        "group_ends": np.cumsum([len(name) for name in names], dtype=np.int64),
-    }
     packed = io.BytesIO()
-    np.savez(packed, **arrays)  # type: ignore[arg-type]
+    np.savez(
+        packed,
+        pictures=np.frombuffer(b"".join(pictures), np.uint8),
+        picture_ends=np.cumsum([len(picture) for picture in pictures], dtype=np.int64),
+        **arrays,  # type: ignore[arg-type]
+        groups=np.frombuffer(b"".join(names), np.uint8),
+        group_ends=np.cumsum([len(name) for name in names], dtype=np.int64),
+    )
     return packed.getvalue()
 
 
 def read_shard(path: Path, size: int, *, pictures: bool = True) -> Shard:
-    """Read a shard.
-
-    Args:
-        path: The file.
-        size: Side of its crops, from the manifest.
-        pictures: Decode the crops; otherwise `Shard.crops` is empty.
+    """Read a shard with crops of `size` pixels; without `pictures` its crops are not decoded and left empty.
 
     Raises:
         FaceSetError: It is missing or damaged.

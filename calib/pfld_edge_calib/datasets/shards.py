@@ -5,22 +5,25 @@ members of one key are adjacent, as in the WebDataset format (https://github.com
 extracted: a unit holds the byte offset of its first member. Parquet: one photograph a row, its encoded bytes in the
 column ``image``, or as ``{"bytes", "path"}`` in Hugging Face's layout.
 
-An annotation has `FACE_FIELDS` of the only face, or ``faces``, a list of such records.
+An annotation has `FACE_FIELDS` of the only face, or ``faces``, a list of such records. A damaged member is a
+`DatasetPhoto` with an ``error``, and so is the rest of a shard that can't be read any further.
 """
 
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.units import UNIT_FACES, DatasetPhoto
+from pfld_edge_calib.datasets.units import UNIT_FACES, DatasetPhoto, Unit
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_landmarks
+from pfld_edge_calib.face import Face, labelled_face
 from pfld_edge_calib.photo import PHOTO_SUFFIXES
 from pfld_edge_runtime import MissingPackageError
 from pfld_edge_runtime.crop import check_boxes
@@ -32,21 +35,21 @@ _PARQUET_ROWS = 16
 """Rows read at a time; few, since each holds a photograph."""
 
 
-def annotated_faces(record: Mapping[str, Any], image: Path, encoded: bytes | None) -> tuple[Face, ...] | None:
-    """Read the faces of one photograph from its annotation.
+def _photo(image: Path, name: str, record: object, encoded: bytes) -> DatasetPhoto:
+    """Read the annotation of a photograph.
 
-    Args:
-        record: ``landmarks`` are P pairs or 2 P numbers in photograph pixels; ``box`` is x0, y0, x1, y1, by default the
-            landmarks' tight box; ``attributes`` are names; weights are from 0 to 1. Other fields are ignored.
-        image: Path of the photograph.
-        encoded: The encoded photograph.
-
-    Returns:
-        None where the record has no annotation of faces.
-
-    Raises:
-        FaceSetError: A field has another type or range.
+    ``landmarks`` are P pairs or 2 P numbers in photograph pixels; ``box`` is x0, y0, x1, y1, by default the landmarks'
+    tight box; ``attributes`` are names; weights are from 0 to 1. Other fields are ignored.
     """
+    try:
+        return DatasetPhoto(image, name, _faces(record, image, encoded), encoded)
+    except FaceSetError as error:
+        return DatasetPhoto(image, name, encoded=encoded, error=str(error))
+
+
+def _faces(record: object, image: Path, encoded: bytes) -> tuple[Face, ...] | None:
+    if not isinstance(record, Mapping):
+        raise FaceSetError(f"{image.with_suffix('.json')}: expected an object with landmarks, box or faces")
     faces = record.get("faces")
     if faces is None:
         if record.get("landmarks") is None and record.get("box") is None:
@@ -57,7 +60,7 @@ def annotated_faces(record: Mapping[str, Any], image: Path, encoded: bytes | Non
     return tuple(_face(face, image, encoded) for face in faces)
 
 
-def _face(record: Mapping[str, Any], image: Path, encoded: bytes | None) -> Face:
+def _face(record: Mapping[str, Any], image: Path, encoded: bytes) -> Face:
     try:
         landmarks = _landmarks(record.get("landmarks"))
         weight = 1.0 if record.get("weight") is None else float(record["weight"])
@@ -67,87 +70,72 @@ def _face(record: Mapping[str, Any], image: Path, encoded: bytes | None) -> Face
         box = None if given is None else np.asarray(check_boxes(given)[0], np.float64)
     except (TypeError, ValueError) as error:
         raise FaceSetError(f"{image}: {str(error).removeprefix('box 0 is ')}") from error
-    if not 0 <= weight <= 1 or (each is not None and not ((each >= 0) & (each <= 1)).all()):
-        raise FaceSetError(f"{image}: trust must be from 0 to 1")
-    if landmarks is not None:
-        if each is not None and each.shape != landmarks.shape[:1]:
-            raise FaceSetError(f"{image}: {len(landmarks)} landmarks need as many point_weights, found {each.size}")
-        landmarks, tight = labelled_landmarks(landmarks, each, str(image))
-        box = tight if box is None else box
-    if box is None:
-        raise FaceSetError(f"{image}: a face needs landmarks or a box")
-    return Face(image, box, landmarks, attributes, weight, each, str(image), encoded)
+    if landmarks is None:
+        if box is None:
+            raise FaceSetError(f"{image}: a face needs landmarks or a box")
+        return Face(image, box, None, attributes, weight, each, str(image), encoded)
+    face = labelled_face(
+        image, landmarks, str(image), attributes=attributes, weight=weight, point_weights=each, group=str(image)
+    )
+    return replace(face, encoded=encoded, bbox_xyxy=face.bbox_xyxy if box is None else box)
 
 
 def _landmarks(values: object) -> NDArray[np.float32] | None:
     if values is None:
         return None
     landmarks = np.array(values, np.float32)
-    pairs = landmarks.size > 0 and ((landmarks.ndim == 1 and not landmarks.size % 2) or landmarks.shape[1:] == (2,))
-    if not pairs or not np.isfinite(landmarks).all():
+    if not landmarks.size or (landmarks.size % 2 if landmarks.ndim == 1 else landmarks.shape[1:] != (2,)):
         raise ValueError("landmarks must be pairs of finite numbers")
     return landmarks.reshape(-1, 2)
 
 
-@dataclass(frozen=True, slots=True)
-class TarUnit:
-    """Consecutive photographs of a tar file.
-
-    Attributes:
-        path: The tar file.
-        start: Byte offset of the first member of the first photograph.
-        count: Number of photographs.
-    """
-
-    path: Path
-    start: int
-    count: int
-
-    def photos(self) -> Iterator[DatasetPhoto]:
-        """Read the photographs in order, one in memory at a time."""
-        with self.path.open("rb") as file:
-            left = self.count
-            for group in _groups(self.path, file, self.start, keep=True):
-                yield self._photo(group)
-                left -= 1
-                if not left:
-                    return
-        raise FaceSetError(f"{self.path}: changed while it was read, {left} photographs are missing")
-
-    def _photo(self, group: "_Group") -> DatasetPhoto:
-        image = self.path / (group.photo or group.key)
-        if not group.photo:
-            raise FaceSetError(f"{image}: no photograph beside its .json ({', '.join(sorted(PHOTO_SUFFIXES))})")
-        name = f"{self.path.stem}/{group.photo}"
-        if group.annotation is None:
-            return DatasetPhoto(image, name, encoded=group.encoded)
-        try:
-            record = json.loads(group.annotation)
-        except ValueError as error:
-            raise FaceSetError(f"{self.path / group.key}.json: not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise FaceSetError(f"{self.path / group.key}.json: expected an object with landmarks, box or faces")
-        return DatasetPhoto(image, name, annotated_faces(record, image, group.encoded), group.encoded)
+def _until_damaged(path: Path, photos: Iterator[DatasetPhoto]) -> Iterator[DatasetPhoto]:
+    try:
+        yield from photos
+    except (FaceSetError, OSError) as error:
+        yield DatasetPhoto(path, path.name, error=str(error))
 
 
-def tar_units(path: Path, size: int = UNIT_FACES) -> Iterator[TarUnit]:
-    """Divide a tar file into units; reads its headers only.
+def tar_units(path: Path, size: int = UNIT_FACES) -> Iterator[Unit]:
+    """Divide a tar file into units of at most `size` photographs; reads its headers only.
 
     Raises:
-        FaceSetError: It is damaged, compressed, or holds no photographs.
+        FaceSetError: It is damaged, after the units before the damage; it is compressed, or holds no photographs.
     """
     start, count = 0, 0
-    with path.open("rb") as file:
-        for group in _groups(path, file, 0, keep=False):
-            if count == size:
-                yield TarUnit(path, start, count)
-                count = 0
-            if not count:
-                start = group.start
-            count += 1
+    damage: FaceSetError | None = None
+    try:
+        with path.open("rb") as file:
+            for group in _groups(path, file, 0, keep=False):
+                if count == size:
+                    yield Unit(count, partial(_tar_photos, path, start, count))
+                    count = 0
+                if not count:
+                    start = group.start
+                count += 1
+    except FaceSetError as error:
+        damage = error
+    if count:
+        yield Unit(count, partial(_tar_photos, path, start, count))
+    if damage is not None:
+        raise damage
     if not count:
         raise FaceSetError(f"{path}: no photographs in it ({', '.join(sorted(PHOTO_SUFFIXES))})")
-    yield TarUnit(path, start, count)
+
+
+def _tar_photos(path: Path, start: int, count: int) -> Iterator[DatasetPhoto]:
+    return _until_damaged(path, _read_tar(path, start, count))
+
+
+def _read_tar(path: Path, start: int, count: int) -> Iterator[DatasetPhoto]:
+    """Read photographs in order, one in memory at a time."""
+    left = count
+    with path.open("rb") as file:
+        for group in islice(_groups(path, file, start, keep=True), count):
+            yield _tar_photo(path, group)
+            left -= 1
+    if left:
+        raise FaceSetError(f"{path}: changed while it was read, {left} photographs are missing")
 
 
 @dataclass(slots=True)
@@ -159,6 +147,18 @@ class _Group:
     photo: str = ""
     encoded: bytes = field(default=b"", repr=False)
     annotation: bytes | None = field(default=None, repr=False)
+
+
+def _tar_photo(path: Path, group: _Group) -> DatasetPhoto:
+    image, name = path / (group.photo or group.key), f"{path.stem}/{group.photo or group.key}"
+    if not group.photo:
+        suffixes = ", ".join(sorted(PHOTO_SUFFIXES))
+        return DatasetPhoto(image, name, error=f"{image}: no photograph beside its .json ({suffixes})")
+    try:
+        record = {} if group.annotation is None else json.loads(group.annotation)
+    except (ValueError, RecursionError) as error:
+        return DatasetPhoto(image, name, encoded=group.encoded, error=f"{path / group.key}.json: not JSON ({error})")
+    return _photo(image, name, record, group.encoded)
 
 
 def _groups(path: Path, file: BinaryIO, start: int, *, keep: bool) -> Iterator[_Group]:
@@ -209,37 +209,7 @@ def _contents(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> byte
     return contents
 
 
-@dataclass(frozen=True, slots=True)
-class ParquetUnit:
-    """Consecutive row groups of a Parquet file.
-
-    Attributes:
-        path: The file.
-        groups: Indices of the row groups.
-        first: Index of the first row in the file.
-        count: Number of rows.
-    """
-
-    path: Path
-    groups: tuple[int, ...]
-    first: int
-    count: int
-
-    def photos(self) -> Iterator[DatasetPhoto]:
-        """Read the photographs in order, a few rows at a time."""
-        with _open_parquet(self.path) as file:
-            columns = [name for name in ("image", *FACE_FIELDS, "faces") if name in file.schema_arrow.names]
-            row = self.first
-            try:
-                for batch in file.iter_batches(_PARQUET_ROWS, row_groups=list(self.groups), columns=columns):
-                    for record in batch.to_pylist():
-                        yield _parquet_photo(self.path, row, record)
-                        row += 1
-            except OSError as error:
-                raise FaceSetError(f"{self.path}: row {row} or the next can't be read ({error})") from error
-
-
-def parquet_units(path: Path, size: int = UNIT_FACES) -> Iterator[ParquetUnit]:
+def parquet_units(path: Path, size: int = UNIT_FACES) -> Iterator[Unit]:
     """Divide a Parquet file into units of whole row groups; reads its footer only.
 
     Raises:
@@ -254,12 +224,29 @@ def parquet_units(path: Path, size: int = UNIT_FACES) -> Iterator[ParquetUnit]:
     first = count = 0
     for group, more in enumerate(rows):
         if groups and count + more > size:
-            yield ParquetUnit(path, tuple(groups), first, count)
+            yield Unit(count, partial(_parquet_photos, path, tuple(groups), first))
             groups, first, count = [], first + count, 0
         groups.append(group)
         count += more
     if count:
-        yield ParquetUnit(path, tuple(groups), first, count)
+        yield Unit(count, partial(_parquet_photos, path, tuple(groups), first))
+
+
+def _parquet_photos(path: Path, groups: tuple[int, ...], row: int) -> Iterator[DatasetPhoto]:
+    return _until_damaged(path, _read_parquet(path, groups, row))
+
+
+def _read_parquet(path: Path, groups: tuple[int, ...], row: int) -> Iterator[DatasetPhoto]:
+    """Read the photographs of row groups in order, a few rows at a time; `row` is the first one's number."""
+    with _open_parquet(path) as file:
+        columns = [name for name in ("image", *FACE_FIELDS, "faces") if name in file.schema_arrow.names]
+        try:
+            for batch in file.iter_batches(_PARQUET_ROWS, row_groups=list(groups), columns=columns):
+                for record in batch.to_pylist():
+                    yield _parquet_photo(path, row, record)
+                    row += 1
+        except (OSError, ValueError) as error:
+            raise FaceSetError(f"{path}: row {row} or the next can't be read ({error})") from error
 
 
 def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -280,8 +267,8 @@ def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
 def _parquet_photo(path: Path, row: int, record: dict[str, Any]) -> DatasetPhoto:
     image = record["image"] if isinstance(record["image"], dict) else {"bytes": record["image"]}
     label = str(image.get("path") or f"row-{row}")
+    name = f"{path.stem}/{label}"
     encoded = image.get("bytes")
     if not isinstance(encoded, bytes):
-        raise FaceSetError(f"{path}, row {row}: no image bytes in column `image`")
-    place = path / label
-    return DatasetPhoto(place, f"{path.stem}/{label}", annotated_faces(record, place, encoded), encoded)
+        return DatasetPhoto(path / label, name, error=f"{path}, row {row}: no image bytes in column `image`")
+    return _photo(path / label, name, record, encoded)

@@ -1,14 +1,10 @@
-"""Work units: parts of a dataset of any size that one process reads, a photograph at a time.
-
-A unit is small and picklable: it says where its photographs are. Units of a text file (`TextUnit`) hold the byte offset
-of their first line; those of shards are in `pfld_edge_calib.datasets.shards`.
-"""
+"""Work units: parts of a dataset of any size that one process reads, a photograph at a time."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
@@ -16,6 +12,9 @@ from pfld_edge_calib.files import TextLines
 
 UNIT_FACES = 256
 """Lines or photographs in a unit: tenths of a second of work, and a multiple of the models' batch size."""
+
+Skip = Callable[[FaceSetError], object]
+"""Takes the error of a file that can't be used, so that the others can; what it raises ends the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,89 +26,86 @@ class DatasetPhoto:
         name: Identifies the photograph wherever the dataset lies.
         faces: None where the dataset has no annotation; without landmarks where it has boxes only.
         encoded: The encoded photograph; None where `image` is to be read.
+        error: Why this member of a shard, or the rest of the shard, can't be used; empty where it can.
     """
 
     image: Path
     name: str
     faces: tuple[Face, ...] | None = None
     encoded: bytes | None = None
+    error: str = ""
 
 
-class Unit(Protocol):
-    """A part of a dataset that one process works on."""
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A part of a dataset that one process works on: small and picklable, it says where its photographs are.
 
-    @property
-    def count(self) -> int:
-        """Number of photographs, or of lines of a list of faces."""
+    Attributes:
+        count: Number of photographs, or of lines of a list of faces.
+        photos: Reads the photographs in order; raises FaceSetError at a damaged line of a list.
+    """
 
-    def photos(self) -> Iterator[DatasetPhoto]:
-        """Read the photographs in order.
-
-        Raises:
-            FaceSetError: One is damaged.
-        """
+    count: int
+    photos: Callable[[], Iterator[DatasetPhoto]]
 
 
-def unit_faces(unit: Unit) -> Iterator[Face]:
+def unit_faces(unit: Unit, skip: Skip | None = None) -> Iterator[Face]:
     """Read the annotated faces of a unit in order.
 
+    Args:
+        unit: The unit.
+        skip: Takes each photograph of a shard that is damaged or has no annotation; where None it is an error.
+
     Raises:
-        FaceSetError: A photograph is damaged or has no annotation.
+        FaceSetError: A line of a list is damaged, or there is no `skip`.
     """
     for photo in unit.photos():
-        if photo.faces is None:
-            raise FaceSetError(f"{photo.image}: no landmarks beside it, so there is nothing to measure by")
-        yield from photo.faces
+        error = photo.error
+        if not error and photo.faces is None:
+            error = f"{photo.image}: no landmarks beside it, so there is nothing to measure by"
+        if error and skip is None:
+            raise FaceSetError(error)
+        if error and skip is not None:
+            skip(FaceSetError(error))
+        else:
+            yield from photo.faces or ()
 
 
-@dataclass(frozen=True, slots=True)
-class FaceUnit:
-    """Faces that were read already.
-
-    Attributes:
-        faces: The faces.
-    """
-
-    faces: tuple[Face, ...]
-
-    @property
-    def count(self) -> int:
-        """Number of faces."""
-        return len(self.faces)
-
-    def photos(self) -> Iterator[DatasetPhoto]:
-        """Yield each face with its photograph."""
-        return (DatasetPhoto(face.image, face.group, (face,)) for face in self.faces)
-
-
-@dataclass(frozen=True, slots=True)
-class TextUnit:
-    """Consecutive lines of a text file with one face a line.
-
-    Attributes:
-        path: The file.
-        start: Byte offset of the first line.
-        line: Number of that line, from 1.
-        count: Number of faces, or of lines.
-        read: Reads faces from the lines from there on; also gets `line` and `count`. Picklable.
-    """
-
-    path: Path
-    start: int
-    line: int
-    count: int
-    read: Callable[[Iterable[str], int, int], Iterator[Face]]
-
-    def photos(self) -> Iterator[DatasetPhoto]:
-        """Read the faces in order."""
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            for face in self.read(TextLines(self.path, file), self.line, self.count):
-                yield DatasetPhoto(face.image, face.group, (face,))
-
-
-def face_units(faces: Iterable[Face], size: int = UNIT_FACES) -> Iterator[FaceUnit]:
+def face_units(faces: Iterable[Face], size: int = UNIT_FACES) -> Iterator[Unit]:
     """Divide faces that were read already into units."""
     remaining = iter(faces)
     while part := tuple(islice(remaining, size)):
-        yield FaceUnit(part)
+        yield Unit(len(part), partial(_photos_of, part))
+
+
+def _photos_of(faces: Iterable[Face]) -> Iterator[DatasetPhoto]:
+    return (DatasetPhoto(face.image, face.group, (face,)) for face in faces)
+
+
+RowReader = Callable[[Iterable[str], int, int], Iterator[Face]]
+"""Reads faces from lines, given the number of the first line and the number of rows. Picklable."""
+
+
+def text_units(path: Path, lines: TextLines, rows: Iterable[object], read: RowReader, size: int) -> Iterator[Unit]:
+    """Divide the rest of a text file into units of `size` rows, which hold the byte offset of their first line.
+
+    Args:
+        path: The file.
+        lines: Its lines, of which the header is read.
+        rows: What `lines` are split into: themselves, or rows of a CSV, of which one may span several lines.
+        read: Reads the faces of a unit.
+        size: Most rows in a unit.
+    """
+    remaining = iter(rows)
+    while True:
+        start, line = lines.offset, lines.number + 1
+        count = sum(1 for _ in islice(remaining, size))
+        if not count:
+            return
+        yield Unit(count, partial(_text_photos, path, start, line, count, read))
+
+
+def _text_photos(path: Path, start: int, line: int, count: int, read: RowReader) -> Iterator[DatasetPhoto]:
+    with path.open("rb") as file:
+        file.seek(start)
+        yield from _photos_of(read(TextLines(path, file), line, count))

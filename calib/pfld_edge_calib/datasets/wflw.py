@@ -1,5 +1,6 @@
 """WFLW (Wu et al., "Look at Boundary", CVPR 2018): its folder layout, its lists, and its two official archives."""
 
+import shutil
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -9,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pfld_edge_calib.datasets.units import UNIT_FACES, TextUnit, unit_faces
+from pfld_edge_calib.datasets.units import UNIT_FACES, Unit, text_units, unit_faces
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_landmarks
+from pfld_edge_calib.face import Face, labelled_face
 from pfld_edge_calib.files import TextLines, named_file, read_lines, replacing
 
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
@@ -30,52 +31,34 @@ def wflw_list(folder: Path, split: str) -> Path:
 
 
 def read_wflw(folder: Path, split: str = "test") -> list[Face]:
-    """Read one split of a WFLW folder.
-
-    Args:
-        folder: Holds ``WFLW_images`` and ``WFLW_annotations``.
-        split: ``train`` or ``test``.
+    """Read one split, ``train`` or ``test``, of a folder that holds ``WFLW_images`` and ``WFLW_annotations``.
 
     Raises:
         FaceSetError: The folder lacks a part, or a line is damaged.
     """
-    images = folder / "WFLW_images"
-    if not images.is_dir():
-        raise FaceSetError(f"{folder}: not a WFLW folder (WFLW_images is missing)")
-    return read_wflw_list(wflw_list(folder, split), images)
-
-
-def read_wflw_list(path: Path, images: Path) -> list[Face]:
-    """Read a 207-column list: 98 x,y pairs, the rectangle, six attributes, the image's name.
-
-    The face's box is the tight box of its landmarks, as in the published evaluation, not the rectangle column.
-
-    Raises:
-        FaceSetError: The file is missing, or a line is damaged.
-    """
-    faces = [face for unit in wflw_units(path, images) for face in unit_faces(unit)]
+    faces = [face for unit in wflw_units(folder, split) for face in unit_faces(unit)]
     if not faces:
-        raise FaceSetError(f"{path}: the list is empty")
+        raise FaceSetError(f"{wflw_list(folder, split)}: the list is empty")
     return faces
 
 
-def wflw_units(path: Path, images: Path, size: int = UNIT_FACES) -> Iterator[TextUnit]:
-    """Divide a list into units.
+def wflw_units(folder: Path, split: str, size: int = UNIT_FACES) -> Iterator[Unit]:
+    """Divide one split of a WFLW folder into units of at most `size` lines.
+
+    A line has 207 columns: 98 x,y pairs, the rectangle, six attributes, the image's name. The face's box is the tight
+    box of its landmarks, as in the published evaluation, not the rectangle.
 
     Raises:
-        FaceSetError: It is missing.
+        FaceSetError: The folder lacks a part.
     """
+    path, images = wflw_list(folder, split), folder / "WFLW_images"
     if not path.is_file():
-        raise FaceSetError(f"{path}: no such WFLW list")
-    read = partial(_read_lines, path=path, images=images)
+        raise FaceSetError(f"{path}: no such WFLW list, the official one of the {split} split")
+    if not images.is_dir():
+        raise FaceSetError(f"{folder}: not a WFLW folder (WFLW_images is missing)")
     with path.open("rb") as file:
         lines = TextLines(path, file)
-        while True:
-            start, line = lines.offset, lines.number + 1
-            count = sum(1 for _ in islice(lines, size))
-            if not count:
-                return
-            yield TextUnit(path, start, line, count, read)
+        yield from text_units(path, lines, lines, partial(_read_lines, path=path, images=images), size)
 
 
 def _read_lines(lines: Iterable[str], first: int, count: int, *, path: Path, images: Path) -> Iterator[Face]:
@@ -94,13 +77,12 @@ def _face(line: str, images: Path, where: str) -> Face:
         flags = [int(float(value)) for value in columns[200:206]]
     except (ValueError, OverflowError) as error:
         raise FaceSetError(f"{where}: {error}") from error
-    if not np.isfinite(landmarks).all():
-        raise FaceSetError(f"{where}: a landmark is not a finite number")
     attributes = frozenset(name for name, flag in zip(WFLW_ATTRIBUTES, flags, strict=True) if flag)
-    landmarks, box = labelled_landmarks(landmarks, None, where)
-    if (np.maximum(box[:2], rectangle[:2]) > np.minimum(box[2:], rectangle[2:])).any():
+    name = columns[206]
+    face = labelled_face(named_file(images, name), landmarks, where, attributes=attributes, group=name)
+    if (np.maximum(face.bbox_xyxy[:2], rectangle[:2]) > np.minimum(face.bbox_xyxy[2:], rectangle[2:])).any():
         raise FaceSetError(f"{where}: the rectangle and the landmarks don't overlap; do they belong to one photograph?")
-    return Face(named_file(images, columns[206]), box, landmarks, attributes, group=columns[206])
+    return face
 
 
 def wflw_archives(path: Path) -> tuple[Path, Path] | None:
@@ -122,7 +104,7 @@ def wflw_archives(path: Path) -> tuple[Path, Path] | None:
 
 
 def unpack_wflw(
-    archives: tuple[Path, Path], target: Path, split: str, advance: Callable[[int], None] | None = None
+    archives: tuple[Path, Path], target: Path, split: str, advance: Callable[[int], None] = lambda _count: None
 ) -> None:
     """Unpack the list of a split and the photographs that it names; files that exist already are kept.
 
@@ -133,22 +115,19 @@ def unpack_wflw(
         archives: As `wflw_archives` gives them.
         target: Becomes a WFLW folder.
         split: ``train`` or ``test``.
-        advance: Called with 1 for each photograph.
+        advance: Called with the number of photographs done.
 
     Raises:
         FaceSetError: An archive is damaged, or lacks the list or a photograph.
     """
     images, annotations = archives
     listed = wflw_list(target, split)
-    name = PurePosixPath(*listed.relative_to(target).parts)
-    _unpack(annotations, {str(name): listed})
+    _unpack(annotations, {listed.relative_to(target).as_posix(): listed})
     if not listed.is_file():
-        raise FaceSetError(f"{annotations}: {name.name} is missing in it")
-    wanted = _photographs_listed(listed)
-    missing = {f"WFLW_images/{photo}": target / "WFLW_images" / photo for photo in wanted}
-    missing = {member: path for member, path in missing.items() if not path.is_file()}
-    if advance is not None:
-        advance(len(wanted) - len(missing))
+        raise FaceSetError(f"{annotations}: {listed.name} is missing in it")
+    photographs = {f"WFLW_images/{photo}": target / "WFLW_images" / photo for photo in _photographs_listed(listed)}
+    missing = {member: path for member, path in photographs.items() if not path.is_file()}
+    advance(len(photographs) - len(missing))
     _unpack(images, missing, advance)
     lost = next((member for member, path in missing.items() if not path.is_file()), None)
     if lost is not None:
@@ -160,13 +139,12 @@ def _photographs_listed(path: Path) -> list[str]:
     lines = (line.split() for line in read_lines(path))
     names = list(dict.fromkeys(columns[-1].replace("\\", "/") for columns in lines if columns))
     for name in names:
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or ":" in name:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts or ":" in name:
             raise FaceSetError(f"{path}: {name!r} is no name of a photograph inside of WFLW_images")
     return names
 
 
-def _unpack(archive: Path, wanted: dict[str, Path], advance: Callable[[int], None] | None = None) -> None:
+def _unpack(archive: Path, wanted: dict[str, Path], advance: Callable[[int], None] = lambda _count: None) -> None:
     left = set(wanted)
     try:
         with tarfile.open(archive, "r|*") as tar:
@@ -178,10 +156,8 @@ def _unpack(archive: Path, wanted: dict[str, Path], advance: Callable[[int], Non
                 if source is None:
                     continue
                 with replacing(wanted[name]) as file:
-                    while block := source.read(1 << 20):
-                        file.write(block)
+                    shutil.copyfileobj(source, file, 1 << 20)
                 left.discard(name)
-                if advance is not None:
-                    advance(1)
+                advance(1)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise FaceSetError(f"{archive}: a damaged archive ({error}); download it again") from error

@@ -36,12 +36,7 @@ class FacePatch:
 
 
 def face_patch(photo: NDArray[np.uint8], face: Face) -> FacePatch:
-    """Resample a face to a patch: large faces by averaging, small ones by interpolation.
-
-    Args:
-        photo: ``(H, W, 3)`` uint8 BGR.
-        face: With landmarks and a box.
-    """
+    """Resample a face with landmarks, in a ``(H, W, 3)`` uint8 BGR photograph: averaged or interpolated by its size."""
     if face.landmarks is None:
         raise ValueError("a patch needs a face with landmarks")
     truth = face.landmarks.astype(np.float64)
@@ -68,14 +63,7 @@ def face_patch(photo: NDArray[np.uint8], face: Face) -> FacePatch:
 
 @dataclass(frozen=True, slots=True)
 class Corruption:
-    """One kind of corruption.
-
-    Attributes:
-        name: One word or two.
-        unit: Unit of the strengths.
-        strengths: From mild to severe.
-        apply: Returns a corrupted copy. Random directions and places don't depend on the strength.
-    """
+    """One kind of corruption; `apply` gives a copy, whose random directions and places don't depend on the strength."""
 
     name: str
     unit: str

@@ -84,16 +84,9 @@ def paired_drift(
 def mean_interval(
     nmes: Float, photographs: NDArray[np.integer], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Compute the 95 % interval of a mean error, by the same bootstrap as `paired_drift`.
+    """Compute the 95 % interval of the mean of ``(N,)`` errors, by the same bootstrap as `paired_drift`.
 
-    Args:
-        nmes: ``(N,)``; NaN, a missed face, is left out.
-        photographs: ``(N,)`` integers, as for `paired_drift`.
-        resamples: Number of bootstrap samples.
-        seed: Of the resampling.
-
-    Returns:
-        Both ends; None where there are fewer than 8 photographs.
+    None where there are fewer than 8 photographs; NaN, a missed face, is left out.
     """
     known = nmes[np.isfinite(nmes)]
     sums = _sums_by_photograph(known, np.ones(len(known)), photographs[np.isfinite(nmes)])
@@ -149,11 +142,7 @@ class Verdict(str, Enum):
 
 
 def judge(drift: DriftEstimate, budget: float | None) -> tuple[Verdict, str]:
-    """Compare a drift's interval with the budget.
-
-    Returns:
-        The verdict and a sentence, empty where there is no budget.
-    """
+    """Compare a drift's interval with the budget: the verdict, and a sentence, empty where there is no budget."""
     if budget is None:
         return Verdict.UNJUDGED, ""
     allowed = f"{100 * budget:.3g}%"
@@ -185,8 +174,7 @@ def _advice(drift: DriftEstimate, budget: float) -> str:
 def faces_needed(drift: DriftEstimate, budget: float) -> int | None:
     """Estimate how many faces would decide, if the drift stays and the interval shrinks as 1 / sqrt(faces).
 
-    Returns:
-        Two leading digits, rounded up; None where the drift equals the budget.
+    It has two leading digits, rounded up; None where the drift equals the budget.
     """
     away = drift.value - budget
     reach = drift.value - drift.low if away > 0 else drift.high - drift.value

@@ -26,14 +26,7 @@ _PART = 4096
 
 
 def point_errors(landmarks: NDArray[np.floating], reference: NDArray[np.floating]) -> Float:
-    """Distances between corresponding points.
-
-    Args:
-        landmarks: ``(N, P, 2)``.
-        reference: The same shape.
-
-    Returns:
-        ``(N, P)`` float64, in the unit of the arguments.
+    """Distances between corresponding points of ``(N, P, 2)`` landmarks, ``(N, P)`` float64 in their unit.
 
     Raises:
         ValueError: The shapes differ.
@@ -107,13 +100,7 @@ class FaceErrors:
 
 
 def face_errors(landmarks: NDArray[np.floating], truth: NDArray[np.floating], scheme: LandmarkScheme) -> FaceErrors:
-    """Measure each face by each normalization.
-
-    Args:
-        landmarks: ``(N, P, 2)`` pixels, NaN for a missed face.
-        truth: ``(N, P, 2)`` pixels; NaN where a point is unlabelled.
-        scheme: Names the points.
-    """
+    """Measure ``(N, P, 2)`` landmarks, NaN for a missed face, by each normalization; NaN in `truth` is unlabelled."""
     first, second = scheme.normalizing_points
     pixels, ocular = mean_error(landmarks, truth), normalizing_distance(truth, [first], [second])
     centres = eye_centres(scheme)
@@ -128,25 +115,18 @@ def face_errors(landmarks: NDArray[np.floating], truth: NDArray[np.floating], sc
 
 
 def eye_centres(scheme: LandmarkScheme) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Find the points whose means are the two pupils.
+    """Find the points whose means are the left and the right pupil; None where no name of the scheme is an eye's.
 
     For WFLW points 96 and 97. For schemes without pupils all points of each eye, as in 300-W's "inter-pupil" distance
     (Sagonas et al., 2013).
-
-    Returns:
-        Indices for the left and the right eye; None where no name of the scheme is an eye's.
     """
     for part in ("pupil", "eye"):
-        sides = [
-            tuple(
-                i
-                for i, name in enumerate(scheme.names)
-                if name == f"{side}_{part}" or name.startswith(f"{side}_{part}_")
-            )
+        left, right = (
+            tuple(i for i, name in enumerate(scheme.names) if f"{name}_".startswith(f"{side}_{part}_"))
             for side in ("left", "right")
-        ]
-        if all(sides):
-            return sides[0], sides[1]
+        )
+        if left and right:
+            return left, right
     return None
 
 
@@ -176,14 +156,10 @@ class Accuracy:
 
 
 def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Accuracy:
-    """Summarize the errors of all faces, or of some.
+    """Summarize the errors of N faces, or of those in the ``(N,)`` mask `chosen`, at least one.
 
     The area is exact: the cumulative error curve is a staircase, whose area below the threshold t is the mean of
     ``max(0, t - nme)``.
-
-    Args:
-        errors: Of N faces, at least one of them chosen.
-        chosen: ``(N,)`` mask of the faces; all where None.
     """
     some = np.ones(len(errors.ocular), bool) if chosen is None else chosen
     if errors.measurable is not None:
@@ -206,13 +182,7 @@ def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Acc
 
 
 def accuracy_by_subset(errors: FaceErrors, names: Sequence[str], members: NDArray[np.bool_]) -> Mapping[str, Accuracy]:
-    """Summarize all faces (``all``) and those of each subset that has any.
-
-    Args:
-        errors: Of N faces.
-        names: S subsets.
-        members: ``(N, S)`` mask.
-    """
+    """Summarize N faces (``all``) and those of each of S subsets that has any, by the ``(N, S)`` mask `members`."""
     known = members if errors.measurable is None else members & errors.measurable[:, None]
     some = {name: accuracy(errors, known[:, i]) for i, name in enumerate(names) if known[:, i].any()}
     return {"all": accuracy(errors), **some}
@@ -224,11 +194,7 @@ def _mean(values: Float) -> float:
 
 
 def landmark_regions(scheme: LandmarkScheme) -> dict[str, tuple[int, ...]]:
-    """Group a scheme's points by their names: brows, pupils, eyes, nose, mouth, contour, other.
-
-    Returns:
-        Indices by region; only regions that have points.
-    """
+    """Group the indices of a scheme's points by their names: brows, pupils, eyes, nose, mouth, contour, other."""
     groups: dict[str, list[int]] = {region: [] for region, _ in _REGIONS}
     for index, name in enumerate(scheme.names):
         groups[next(region for region, words in _REGIONS if any(word in name for word in words))].append(index)
@@ -237,13 +203,7 @@ def landmark_regions(scheme: LandmarkScheme) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class RegionDeviation:
-    """Deviation of one part of the face, over all its points and faces; unit as in `Deviation`.
-
-    Attributes:
-        mean: Mean.
-        p95: 95th percentile.
-        largest: Largest.
-    """
+    """Mean, 95th percentile and largest deviation of one part of the face, over all its points and faces."""
 
     mean: float
     p95: float
@@ -262,7 +222,7 @@ class Deviation:
         by_landmark: ``(P,)`` mean over the faces.
         largest_by_landmark: ``(P,)``.
         by_face: ``(N,)`` mean over the points; NaN where either model has no landmarks.
-        by_region: Brows, pupils, eyes, nose, mouth, contour.
+        by_region: See `landmark_regions`.
     """
 
     mean: float
@@ -273,11 +233,6 @@ class Deviation:
     largest_by_landmark: Float
     by_face: Float
     by_region: Mapping[str, RegionDeviation]
-
-    def worst_faces(self, count: int) -> list[int]:
-        """Indices of the faces with the largest mean deviation, the worst first."""
-        order = np.argsort(-np.nan_to_num(self.by_face, nan=-1.0), kind="stable")
-        return [int(face) for face in order[:count]]
 
 
 def measure_deviation(

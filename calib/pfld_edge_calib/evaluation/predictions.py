@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.units import Unit, unit_faces
+from pfld_edge_calib.datasets.units import Skip, Unit, unit_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.find_landmarks import find_landmarks, true_landmarks
-from pfld_edge_calib.unusable_faces import UnusableFaces
-from pfld_edge_runtime import LandmarkModel
+from pfld_edge_calib.find_landmarks import find_landmarks, misfit_of, true_landmarks
+from pfld_edge_calib.photo import UnusableFaces
+from pfld_edge_runtime import Contract, LandmarkModel
 
 _BATCH = 64
 """Faces in memory at a time; the models' batch size, so that every way to run them gives the same bytes."""
@@ -33,7 +33,7 @@ class FacePredictions:
         truth: ``(N, P, 2)`` float32 photograph pixels; NaN where a point is unlabelled.
         found: The same shape for each model; NaN for missed faces.
         outside: Photographs of further faces, one a face, that lie wholly outside of them.
-        unreadable: For each further face whose photograph can't be read, why it can't be.
+        unreadable: For each further face whose photograph can't be read, and each damaged member of a shard, why.
     """
 
     images: tuple[str, ...]
@@ -104,28 +104,42 @@ class FacePredictions:
 def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions:
     """Predict the landmarks of a unit's faces with each model; photographs are kept for one batch only.
 
-    Photographs that can't be read are passed over, and are in the result's `unreadable`.
+    Photographs that can't be read, members of shards that are damaged, and their faces without landmarks are passed
+    over, and are in the result's `unreadable`.
 
     Raises:
-        FaceSetError: A shard is damaged, or a face has another number of landmarks than the models.
+        FaceSetError: A line of a list is damaged, or a face of one has another number of landmarks than the models.
     """
     contract = models[0].contract
-    parts = []
-    faces = unit_faces(unit)
+    none = np.zeros((0, contract.landmarks.num_landmarks, 2), np.float32)
+    parts = [FacePredictions((), (), np.zeros((0, 4)), none, (none,) * len(models))]
+    damaged: list[str] = []
+    faces = _measurable(unit, contract, lambda error: damaged.append(str(error)))
     while batch := list(islice(faces, _BATCH)):
         unusable = UnusableFaces(lambda _error: None)
         found = find_landmarks(models, batch, unusable=unusable)
         parts.append(FacePredictions.of(batch, true_landmarks(batch, contract), found, unusable))
-    none = np.zeros((0, contract.landmarks.num_landmarks, 2), np.float32)
     return FacePredictions(
         tuple(chain.from_iterable(part.images for part in parts)),
         tuple(chain.from_iterable(part.attributes for part in parts)),
-        np.concatenate([np.zeros((0, 4)), *(part.boxes for part in parts)]),
-        np.concatenate([none, *(part.truth for part in parts)]),
-        tuple(np.concatenate([none, *(part.found[i] for part in parts)]) for i in range(len(models))),
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.truth for part in parts]),
+        tuple(map(np.concatenate, zip(*(part.found for part in parts), strict=True))),
         tuple(chain.from_iterable(part.outside for part in parts)),
-        tuple(chain.from_iterable(part.unreadable for part in parts)),
+        (*chain.from_iterable(part.unreadable for part in parts), *damaged),
     )
+
+
+def _measurable(unit: Unit, contract: Contract, skip: Skip) -> Iterator[Face]:
+    """The faces of a unit, without those of a shard that have no landmarks of the contract's scheme."""
+    for face in unit_faces(unit, skip):
+        misfit = misfit_of(face, contract)
+        if not misfit:
+            yield face
+        elif face.encoded is None:
+            raise FaceSetError(misfit)
+        else:
+            skip(FaceSetError(misfit))
 
 
 def join_units(parts: Iterable[FacePredictions], models: int, points: int, folder: Path) -> FacePredictions:

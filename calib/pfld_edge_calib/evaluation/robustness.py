@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,7 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """NME under one kind of corruption.
-
-    Attributes:
-        name: Name of the corruption.
-        unit: Unit of the strengths.
-        strengths: K strengths.
-        nmes: ``(M, K)``, of each model at each strength; NaN where it predicted NaN.
-    """
+    """``(M, K)`` NMEs of M models under one corruption at K strengths; NaN where a model predicted NaN."""
 
     name: str
     unit: str
@@ -36,14 +30,7 @@ class Curve:
     nmes: Float
 
     def with_clean(self, clean: Float) -> tuple[list[str], Float]:
-        """Insert the NME without corruption: first, or between factors below and above 1.
-
-        Args:
-            clean: ``(M,)``, see `Robustness`.
-
-        Returns:
-            K + 1 labels, and ``(M, K + 1)`` errors.
-        """
+        """Insert the ``(M,)`` NMEs without corruption, first or between factors below and above 1; give labels too."""
         place = sum(strength < 1 for strength in self.strengths) if min(self.strengths) < 1 < max(self.strengths) else 0
         labels = [f"{strength:g}" for strength in self.strengths]
         return [*labels[:place], "none", *labels[place:]], np.insert(self.nmes, place, clean, axis=1)
@@ -102,7 +89,7 @@ def measure_robustness(
         ]
         truth = np.stack([variant.landmarks for variant in variants])
         truth[:, unlabelled] = np.nan
-        photos = (BoxedPhoto([i], variant.image, variant.box[None], "") for i, variant in enumerate(variants))
+        photos = (BoxedPhoto([i], variant.image, variant.box[None], Path()) for i, variant in enumerate(variants))
         for row, found in enumerate(run_models(models, photos, len(variants))):
             total[row] += nme_per_face(found, truth, points)
         count += 1

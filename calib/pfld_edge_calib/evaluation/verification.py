@@ -1,7 +1,7 @@
 """Runs models over annotated faces and compares them with a reference; tables, JSON and the report read the record."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from enum import Enum
 from typing import Any
@@ -32,7 +32,7 @@ from pfld_edge_calib.evaluation.metrics import (
 from pfld_edge_calib.evaluation.predictions import FacePredictions, no_face_left
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import find_landmarks, shared_scheme, true_landmarks
-from pfld_edge_calib.unusable_faces import UnusableFaces
+from pfld_edge_calib.photo import UnusableFaces
 from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme, tight_box
 
 _FARTHEST = 0.25
@@ -41,7 +41,7 @@ _FARTHEST = 0.25
 _CALIBRATION_FACES = 100
 """From about as many on, INT8 ranges hardly depend on which faces were taken."""
 
-RECORD_FORMAT = 2
+_RECORD_FORMAT = 2
 """Raised when a field is renamed or changes its meaning; new fields don't raise it."""
 
 
@@ -235,13 +235,7 @@ def evaluate_found(
     *,
     compare: bool = True,
 ) -> Verification:
-    """Evaluate landmarks that were predicted already.
-
-    Args:
-        models: At least one.
-        predictions: Of the models, in their order.
-        settings: Settings of the verification.
-        compare: As for `verify_models`.
+    """Evaluate landmarks that were predicted already, by at least one model; see `verify_models`.
 
     Raises:
         FaceSetError: No face can be measured, or none has an NME.
@@ -250,7 +244,8 @@ def evaluate_found(
         raise no_face_left(predictions.outside, predictions.unreadable)
     kinds: dict[frozenset[str], int] = {}  # few combinations of attributes occur
     kind_of_face = [kinds.setdefault(attributes, len(kinds)) for attributes in predictions.attributes]
-    names = subset_order(set().union(*kinds))
+    known = set().union(*kinds)
+    names = (*(name for name in WFLW_ATTRIBUTES if name in known), *sorted(known - set(WFLW_ATTRIBUTES)))
     members = np.array([[name in kind for name in names] for kind in kinds], bool).reshape(len(kinds), -1)
     images, truth = predictions.images, predictions.truth
     numbers: dict[str, int] = {}
@@ -390,16 +385,10 @@ def _calibration_faces(source: str) -> int | None:
     return int(count) if count.isdecimal() else None
 
 
-def subset_order(known: Set[str]) -> tuple[str, ...]:
-    """Sort attribute names: WFLW's six in their order, then others by name."""
-    ours = [name for name in WFLW_ATTRIBUTES if name in known]
-    return (*ours, *sorted(known - set(ours)))
-
-
 def verification_record(found: Verification) -> dict[str, Any]:
     """Convert a verification to JSON types, without the landmarks; NaN and infinity become None."""
     record = {
-        "format": RECORD_FORMAT,
+        "format": _RECORD_FORMAT,
         "verdict": found.verdict,
         "fell_short": found.fell_short,
         "settings": found.settings,
@@ -418,34 +407,31 @@ def verification_record(found: Verification) -> dict[str, Any]:
 
 
 def _model(model: ModelResult, found: Verification) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "path": model.path,
-        "kind": model.kind,
-        "sha256": model.sha256,
+    same = [
+        "name",
+        "path",
+        "kind",
+        "sha256",
+        "verdict",
+        "reason",
+        "likely_causes",
+        "accuracy",
+        "nme_intervals",
+        "drift",
+    ]
+    return {name: getattr(model, name) for name in same} | {
         "contract_assumed": model.assumed,
-        "verdict": model.verdict,
-        "reason": model.reason,
         "shipping": dict(zip(("verdict", "reason"), shipping_verdict(found, model), strict=True)),
-        "likely_causes": model.likely_causes,
-        "accuracy": model.accuracy,
-        "nme_intervals": model.nme_intervals,
         "error": None if model.error is None else _deviation(model.error, found),
-        "drift": model.drift,
         "deviation": None if model.deviation is None else _deviation(model.deviation, found),
     }
 
 
 def _deviation(deviation: Deviation, found: Verification) -> dict[str, Any]:
-    return {
-        "mean": deviation.mean,
-        "largest": deviation.largest,
-        "largest_face": deviation.largest_face,
+    same = ("mean", "largest", "largest_face", "largest_landmark", "by_landmark", "largest_by_landmark")
+    return {name: getattr(deviation, name) for name in same} | {
         "largest_image": found.faces[deviation.largest_face],
-        "largest_landmark": deviation.largest_landmark,
         "regions": deviation.by_region,
-        "by_landmark": deviation.by_landmark,
-        "largest_by_landmark": deviation.largest_by_landmark,
     }
 
 

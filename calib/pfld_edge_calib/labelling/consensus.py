@@ -105,12 +105,7 @@ class Consensus:
 
 
 def consensus(predictions: NDArray[np.float32], scheme: LandmarkScheme) -> Consensus:
-    """Combine predictions.
-
-    Args:
-        predictions: ``(V, N, P, 2)`` pixels, V at least 2; see `augmented_predictions`.
-        scheme: Of the landmarks.
-    """
+    """Combine ``(V, N, P, 2)`` predictions in pixels, V at least 2; see `augmented_predictions`."""
     landmarks = np.median(predictions, axis=0).astype(np.float32)
     spread = np.linalg.norm(predictions.astype(np.float64).std(axis=0), axis=2)
     disagreement = spread / face_sizes(landmarks, scheme)[:, None]
@@ -126,14 +121,9 @@ def consensus(predictions: NDArray[np.float32], scheme: LandmarkScheme) -> Conse
 
 
 def face_sizes(landmarks: NDArray[np.floating], scheme: LandmarkScheme) -> NDArray[np.float64]:
-    """Measure faces: the distance that normalizes the NME, or 0.35 of the landmarks' box where that is larger.
+    """Measure ``(N, P, 2)`` landmarks: the distance that normalizes the NME, or 0.35 of their box where that is larger.
 
-    Args:
-        landmarks: ``(N, P, 2)`` pixels.
-        scheme: Names the two normalizing points.
-
-    Returns:
-        ``(N,)`` pixels, at least 1.
+    ``(N,)``, in the landmarks' pixels, at least 1.
     """
     first, second = scheme.normalizing_points
     eyes = np.linalg.norm(landmarks[:, first].astype(np.float64) - landmarks[:, second], axis=1)

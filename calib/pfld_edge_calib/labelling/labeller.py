@@ -9,7 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_calib.datasets.points_csv import points_row
+from pfld_edge_calib.datasets.units import DatasetPhoto
 from pfld_edge_calib.errors import FaceSetError, LabellingError
+from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.labelling.consensus import Consensus, augmented_predictions, consensus
 from pfld_edge_calib.photo import decode_photo, read_photo
@@ -50,52 +53,29 @@ class LabelSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class FaceLabel:
-    """One pseudo-labelled face.
+class PhotoLabels:
+    """The labelled faces of a photograph in the order of their boxes, and the numbers of those dropped by reason."""
 
-    Attributes:
-        landmarks: ``(P, 2)`` float32 pixels.
-        weight: Confidence in the face, 0 to 1.
-        point_weights: ``(P,)`` confidence in each landmark, 0 to 1.
-    """
-
-    landmarks: NDArray[np.float32]
-    weight: float
-    point_weights: NDArray[np.float64]
+    labels: Sequence[Face] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class PhotoLabels:
-    """The result for one photograph.
+class DonePhoto:
+    """The lines of a photograph in the CSV, the dropped faces, and why it could not be read; empty where it could."""
 
-    Attributes:
-        labels: Its labelled faces, in the order in which they were found.
-        dropped: Number of faces without label, by key of `DROP_REASONS`.
-        unreadable: Why the photograph could not be read; empty where it could.
-    """
-
-    labels: Sequence[FaceLabel] = ()
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    rows: list[list[str]] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
     unreadable: str = ""
 
 
 class Labeller:
-    """Labels photographs with an ensemble of teachers.
-
-    Attributes:
-        teachers: The networks.
-        scheme: Their landmark scheme.
-    """
+    """Labels photographs with an ensemble of `teachers` of one landmark `scheme`."""
 
     def __init__(
         self, teachers: Sequence[LandmarkModel], settings: LabelSettings, find: BoxFinder | None = None
     ) -> None:
-        """Check that the teachers can be used together.
-
-        Args:
-            teachers: At least one.
-            settings: How to use them.
-            find: Finds faces; None where boxes come with each photograph.
+        """Check that the teachers can be used together; `find` is None where boxes come with each photograph.
 
         Raises:
             ModelContractError: The teachers have different landmark schemes.
@@ -112,30 +92,31 @@ class Labeller:
                 "one network that looks once always agrees with itself: add a teacher, the mirror image, or crops"
             )
         self.teachers = teachers
-        self._settings, self._find = settings, find
+        self._find, self._settings = find, settings
 
-    def __call__(
-        self, path: Path, boxes: NDArray[np.float64] | None = None, encoded: bytes | None = None
-    ) -> PhotoLabels:
-        """Label a photograph's faces.
-
-        Args:
-            path: The photograph; where it can't be read, `PhotoLabels.unreadable` gives the reason.
-            boxes: ``(N, 4)`` of its faces; None where they are to be found.
-            encoded: The encoded photograph; None where `path` is to be read.
+    def __call__(self, photo: DatasetPhoto) -> DonePhoto:
+        """Label the faces that are found in a photograph, or without `find` those in its boxes.
 
         Raises:
             LabellingError: A teacher is damaged.
         """
+        if not photo.error and photo.faces is None and self._find is None:
+            return DonePhoto(unreadable=f"{photo.image}: no box beside it; give a detector")
         try:
-            photo = read_photo(path) if encoded is None else decode_photo(encoded, path)
+            if photo.error:
+                raise FaceSetError(photo.error)
+            image = read_photo(photo.image) if photo.encoded is None else decode_photo(photo.encoded, photo.image)
         except FaceSetError as error:
-            return PhotoLabels(unreadable=str(error))
+            return DonePhoto(unreadable=str(error))
         except (OSError, cv2.error) as error:
-            return PhotoLabels(unreadable=f"{path}: {' '.join(str(error).split())[:200]}")
-        if boxes is None:
-            boxes = np.zeros((0, 4)) if self._find is None else self._find(photo)
-        return self.label(photo, boxes)
+            return DonePhoto(unreadable=f"{photo.image}: {' '.join(str(error).split())[:200]}")
+        if self._find is None:
+            boxes = np.array([face.bbox_xyxy for face in photo.faces or ()]).reshape(-1, 4)
+        else:
+            boxes = self._find(image)
+        found = self.label(image, boxes)
+        rows = [points_row(photo.name, face) for face in found.labels]
+        return DonePhoto(rows, dict(found.dropped))
 
     def label(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> PhotoLabels:
         """Label the faces of a ``(H, W, 3)`` BGR photograph in ``(N, 4)`` boxes."""
@@ -155,7 +136,7 @@ class Labeller:
         shrunk = (tight[:, 2:] - tight[:, :2]).max(axis=1) < self._settings.least_size
         dropped["small"] += int((keep & shrunk).sum())
         labels = [
-            FaceLabel(found.landmarks[i], float(found.weights[i]), found.point_weights[i])
+            Face(Path(), tight[i], found.landmarks[i], weight=found.weights[i], point_weights=found.point_weights[i])
             for i in np.flatnonzero(keep & ~shrunk)
         ]
         return PhotoLabels(labels, +dropped)

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
+from pfld_edge_calib.datasets.points_csv import write_points_csv
+from pfld_edge_calib.datasets.units import Skip, Unit
 from pfld_edge_calib.errors import FaceSetError, LabellingError
-from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings
-from pfld_edge_calib.labelling.tasks import LabelTask, LabelUnit
+from pfld_edge_calib.labelling.labeller import DonePhoto, Labeller, LabelSettings
 from pfld_edge_calib.parallel import Runner, check_same_run
 
 
@@ -25,11 +25,8 @@ def run_identity(
 ) -> dict[str, str]:
     """Collect what a run depends on: two runs with the same values write the same bytes.
 
-    Args:
-        photographs: From `tasks_identity`, or a dataset's identity.
-        teachers: The networks' files, of which the contents are hashed.
-        detectors: Names and settings of the detectors.
-        settings: Settings of the labeller.
+    `photographs` comes from `tasks_identity`, or is a dataset's identity; `teachers` are the networks' files;
+    `detectors` are names and settings.
     """
     return {
         "format": "pfld-edge-labels-1",
@@ -40,35 +37,11 @@ def run_identity(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class DonePhoto:
-    """The result for one photograph.
-
-    Attributes:
-        rows: Its lines of the CSV.
-        dropped: Number of faces without label, by reason.
-        unreadable: Why it could not be read; empty where it could.
-    """
-
-    rows: list[list[str]] = field(default_factory=list)
-    dropped: dict[str, int] = field(default_factory=dict)
-    unreadable: str = ""
-
-
 class ProgressFile:
-    """The progress file of a run, open for appending.
-
-    Attributes:
-        path: The file.
-        done: Number of photographs in it.
-    """
+    """The progress file of a run at `path`, open for appending, with the results of `done` photographs."""
 
     def __init__(self, path: Path, run: Mapping[str, str]) -> None:
-        """Create the file, or resume the run that it belongs to.
-
-        Args:
-            path: The file.
-            run: Everything that the results depend on, name and value.
+        """Create the file, or resume the run that it belongs to; `run` holds everything that the results depend on.
 
         Raises:
             LabellingError: The file belongs to another run.
@@ -148,12 +121,12 @@ class ProgressFile:
 
 
 def label_photos(
-    units: Sequence[LabelUnit],
+    units: Sequence[Unit],
     make: Callable[[], Labeller],
     progress: ProgressFile,
     run: Runner,
-    advance: Callable[[int], object] | None = None,
-    skip: Callable[[FaceSetError], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
+    skip: Skip = lambda _error: None,
 ) -> None:
     """Label the photographs that `progress` does not hold yet, unit by unit.
 
@@ -170,44 +143,30 @@ def label_photos(
             photograph is read again by the next.
 
     Raises:
-        FaceSetError: A shard is damaged, or has no boxes.
+        FaceSetError: A shard has changed.
         LabellingError: The teachers can't be used, or a process was killed.
     """
     left, known = list(units), progress.done
-    while left and known >= len(left[0]):
-        known -= len(left.pop(0))
+    while left and known >= left[0].count:
+        known -= left.pop(0).count
     for results in run(partial(_unit_work, make), left):
         # A killed run may have finished a part of the first unit.
         for done in results[known:]:
-            if done.unreadable and skip is not None:
+            if done.unreadable:
                 skip(FaceSetError(done.unreadable))
             progress.add(done)
-            if advance is not None:
-                advance(1)
+            advance(1)
         known = 0
 
 
-def _unit_work(make: Callable[[], Labeller]) -> Callable[[LabelUnit], list[DonePhoto]]:
+def _unit_work(make: Callable[[], Labeller]) -> Callable[[Unit], list[DonePhoto]]:
     labeller = make()
-    return lambda unit: [_label_task(labeller, task) for task in unit]
-
-
-def _label_task(labeller: Labeller, task: LabelTask) -> DonePhoto:
-    found = labeller(task.photo, task.boxes, task.encoded)
-    rows = [points_row(task.name, face.weight, face.landmarks, face.point_weights) for face in found.labels]
-    return DonePhoto(rows, dict(found.dropped), found.unreadable)
+    return lambda unit: [labeller(photo) for photo in unit.photos()]
 
 
 @dataclass(slots=True)
 class LabellingReport:
-    """Counts of a run.
-
-    Attributes:
-        photos: Photographs, unreadable ones among them.
-        labelled: Faces with a label.
-        dropped: Faces without label, by key of `DROP_REASONS`.
-        unreadable: Photographs that could not be read.
-    """
+    """Counts of photographs, unreadable ones among them, and of faces with label, and without by `DROP_REASONS`."""
 
     photos: int = 0
     labelled: int = 0
@@ -220,16 +179,10 @@ class LabellingReport:
         return self.labelled + sum(self.dropped.values())
 
 
-def write_labels(
-    progress: ProgressFile, path: Path, points: int, skip: Callable[[FaceSetError], object] | None = None
-) -> LabellingReport:
-    """Write the CSV of a finished run, unless it has no face.
+def write_labels(progress: ProgressFile, path: Path, points: int, skip: Skip = lambda _error: None) -> LabellingReport:
+    """Write the CSV of a finished run with `points` landmarks a face, unless it has no face.
 
-    Args:
-        progress: Progress file of the run.
-        path: The CSV.
-        points: Landmarks a face.
-        skip: Called for each photograph that could not be read, those of earlier runs among them.
+    `skip` is called for each photograph that could not be read, those of earlier runs among them.
     """
     report = LabellingReport()
     for photo in progress.photos():
@@ -237,7 +190,7 @@ def write_labels(
         report.labelled += len(photo.rows)
         report.dropped.update(photo.dropped)
         report.unreadable += bool(photo.unreadable)
-        if photo.unreadable and skip is not None:
+        if photo.unreadable:
             skip(FaceSetError(photo.unreadable))
     if report.labelled:
         write_points_csv(path, points, (row for photo in progress.photos() for row in photo.rows))

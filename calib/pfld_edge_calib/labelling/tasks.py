@@ -2,39 +2,23 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.points_csv import csv_header, read_boxes_csv, read_points_csv
-from pfld_edge_calib.datasets.units import Unit
+from pfld_edge_calib.datasets.units import DatasetPhoto, Unit
 from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.face import Face
 from pfld_edge_calib.photo import listed_paths, photos_in
 
 LABEL_UNIT = 32
 """Photographs in a unit, which a kill costs at most."""
 
 Boxes = dict[Path, NDArray[np.float64]]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelTask:
-    """A photograph to label.
-
-    Attributes:
-        photo: Its path.
-        name: Its name in the CSV of labels.
-        boxes: ``(N, 4)`` of its faces; None where they are to be found.
-        encoded: The encoded photograph, where it was read from a shard; None where `photo` is to be read.
-    """
-
-    photo: Path
-    name: str
-    boxes: NDArray[np.float64] | None = None
-    encoded: bytes | None = None
 
 
 def photos_of(inputs: Sequence[Path], images: Path | None = None) -> list[Path]:
@@ -67,14 +51,11 @@ def _listed(path: Path, root: Path) -> list[Path]:
 
 
 def boxes_by_photo(path: Path, images: Path | None = None) -> Boxes:
-    """Read the boxes of faces.
+    """Read the ``(N, 4)`` boxes of each photograph's faces.
 
     Args:
         path: A CSV of boxes (``image,x0,y0,x1,y1``), or of landmarks, whose tight box is taken.
         images: Folder that its names are relative to; the CSV's own where None.
-
-    Returns:
-        ``(N, 4)`` float64 for each photograph, in the file's order.
 
     Raises:
         FaceSetError: The file can't be read.
@@ -86,25 +67,28 @@ def boxes_by_photo(path: Path, images: Path | None = None) -> Boxes:
     return {photo: np.stack(of_photo) for photo, of_photo in boxes.items()}
 
 
-def label_tasks(photos: Sequence[Path], boxes: Boxes | None, root: Path) -> list[LabelTask]:
-    """Assign boxes to photographs; photographs without boxes are left out.
+def label_tasks(photos: Sequence[Path], boxes: Boxes | None, root: Path) -> list[DatasetPhoto]:
+    """Assign boxes to photographs; those without boxes are left out, unless `boxes` is None: faces are to be found.
 
     Args:
         photos: Empty for every photograph that has a box.
-        boxes: None where faces are to be found.
+        boxes: From `boxes_by_photo`.
         root: Folder that names in the CSV of labels are relative to.
 
     Raises:
         FaceSetError: None of the photographs has a box.
     """
     if boxes is None:
-        return [LabelTask(photo, _relative_name(photo, root)) for photo in photos]
+        return [DatasetPhoto(photo, _relative_name(photo, root)) for photo in photos]
     known = {_resolved(photo): of_photo for photo, of_photo in boxes.items()}
     chosen = [photo for photo in photos or boxes if _resolved(photo) in known]
     if not chosen:
         example = next(iter(boxes))
         raise FaceSetError(f"none of the {len(photos)} photographs has a box; the first box is of {example}")
-    return [LabelTask(photo, _relative_name(photo, root), known[_resolved(photo)]) for photo in chosen]
+    return [
+        DatasetPhoto(photo, _relative_name(photo, root), tuple(Face(photo, box) for box in known[_resolved(photo)]))
+        for photo in chosen
+    ]
 
 
 def _relative_name(photo: Path, root: Path) -> str:
@@ -121,46 +105,17 @@ def _resolved(photo: Path) -> Path:
     return photo.parent.resolve() / photo.name
 
 
-def tasks_identity(tasks: Sequence[LabelTask]) -> str:
+def tasks_identity(tasks: Sequence[DatasetPhoto]) -> str:
     """Hash the names and boxes of photographs."""
     photos = hashlib.sha256()
     for task in tasks:
         photos.update(task.name.encode(errors="surrogateescape") + b"\n")
-        photos.update(b"" if task.boxes is None else task.boxes.tobytes())
+        for face in task.faces or ():
+            photos.update(face.bbox_xyxy.tobytes())
     return photos.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class ShardUnit:
-    """Photographs of a shard.
-
-    Attributes:
-        unit: The unit of the shard.
-        boxed: Whether boxes are taken from the shard's annotation; otherwise faces are to be found.
-    """
-
-    unit: Unit
-    boxed: bool
-
-    def __len__(self) -> int:
-        """Number of photographs."""
-        return self.unit.count
-
-    def __iter__(self) -> Iterator[LabelTask]:
-        """Read the photographs in order."""
-        for photo in self.unit.photos():
-            boxes = None
-            if self.boxed:
-                if photo.faces is None:
-                    raise FaceSetError(f"{photo.image}: no box beside it; give a detector")
-                boxes = np.array([face.bbox_xyxy for face in photo.faces]).reshape(-1, 4)
-            yield LabelTask(photo.image, photo.name, boxes, photo.encoded)
-
-
-LabelUnit = tuple[LabelTask, ...] | ShardUnit
-"""Photographs that are files, or those of a shard's unit: iterable, and of known length."""
-
-
-def task_units(tasks: Sequence[LabelTask], size: int = LABEL_UNIT) -> list[LabelUnit]:
+def task_units(tasks: Sequence[DatasetPhoto], size: int = LABEL_UNIT) -> list[Unit]:
     """Divide photographs that are files into units of `size`."""
-    return [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
+    parts = [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
+    return [Unit(len(part), partial(iter, part)) for part in parts]

@@ -66,7 +66,7 @@ def evaluate_command(
     from pfld_edge.evaluation_tables import print_evaluation
     from pfld_edge_calib import open_faces, true_landmarks
     from pfld_edge_calib.evaluation import VerificationSettings, as_detected_by, verify_models
-    from pfld_edge_calib.unusable_faces import UnusableFaces
+    from pfld_edge_calib.photo import UnusableFaces
     from pfld_edge_convert.landmark_models import open_landmark_model
     from pfld_edge_runtime import open_detector
 

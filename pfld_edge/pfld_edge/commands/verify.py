@@ -84,7 +84,7 @@ def verify_command(
     from pfld_edge_calib import jittered, open_faces, portraits
     from pfld_edge_calib.datasets import is_sharded
     from pfld_edge_calib.evaluation import VerificationSettings, measure_robustness, verify_models
-    from pfld_edge_calib.unusable_faces import UnusableFaces
+    from pfld_edge_calib.photo import UnusableFaces
     from pfld_edge_convert.diagnosis import diagnosed
     from pfld_edge_convert.landmark_models import open_landmark_model
 
