@@ -18,8 +18,7 @@ from scipy.stats import spearmanr
 
 from harness import SAME_FACE, overlaps, print_table, shared_folder
 from pfld_edge_calib import Face, nme_per_face, read_photo, read_wflw
-from pfld_edge_calib.labelling import Consensus, augmented_predictions, consensus
-from pfld_edge_calib.labelling.consensus import face_sizes
+from pfld_edge_calib.labelling.labeller import Consensus, augmented_predictions, consensus, face_sizes
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import WFLW_98, LandmarkModel
 from pfld_edge_runtime.detection import YuNet, find_boxes

@@ -15,16 +15,11 @@ from pfld_edge_calib.calibration import (
     pose_features,
     stratified_sample,
 )
-from pfld_edge_calib.datasets import (
-    WFLW_ATTRIBUTES,
-    FaceSet,
-    as_wflw_98,
-    is_sharded,
-    open_faces,
-    read_coco,
-    read_points_csv,
-    read_wflw,
-)
+from pfld_edge_calib.datasets.coco import read_coco
+from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
+from pfld_edge_calib.datasets.point_maps import as_wflw_98
+from pfld_edge_calib.datasets.points_csv import read_points_csv
+from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES, read_wflw
 from pfld_edge_calib.detection import detected_faces, refined
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.evaluation.metrics import nme_per_face

@@ -198,11 +198,9 @@ def brightness_features(crops: NDArray[np.uint8]) -> Array:
 
 
 def calibration_warnings(crops: NDArray[np.uint8], color_order: str) -> tuple[str, ...]:
-    """Warn of too few faces, and of red and blue exchanged; a sentence each.
+    """Warn of too few ``(N, S, S, 3)`` uint8 crops, and of an order other than `color_order`; a sentence each.
 
     Skin of any tone reflects more red than blue, so that the middle of most crops is redder than blue.
-
-    The crops are ``(N, S, S, 3)`` uint8, and should have the order `color_order`, ``bgr`` or ``rgb``.
     """
     warnings = []
     if len(crops) < _MIN_FACES:

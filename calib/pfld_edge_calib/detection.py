@@ -34,7 +34,7 @@ def detected_faces(
     """Find the faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
 
     Args:
-        photos: Paths of the photographs.
+        photos: Their paths.
         detector: A detector of the runtime, or any callable that takes a BGR photograph.
         contract: The network's; gives the kind of box.
         advance: Called with 1 after each photograph.

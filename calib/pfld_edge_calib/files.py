@@ -35,11 +35,7 @@ class TextLines:
         return self
 
     def __next__(self) -> str:
-        """Read a line, with its line feed.
-
-        Raises:
-            FaceSetError: It is not text.
-        """
+        """Read a line, with its line feed; raises FaceSetError where it is not text."""
         line = self._file.readline()
         # A line feed's byte may be half of another character of UTF-16.
         end = "\n".encode(self._encoding)
@@ -67,12 +63,7 @@ class TextLines:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read all lines of a text file; see `TextLines`.
-
-    Raises:
-        FaceSetError: It is not text.
-        OSError: It can't be opened.
-    """
+    """Read all lines of a text file; see `TextLines`."""
     with path.open("rb") as file:
         return list(TextLines(path, file))
 

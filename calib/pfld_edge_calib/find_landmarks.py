@@ -69,13 +69,7 @@ def misfit_of(face: Face, contract: Contract) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FaceCrops:
-    """A batch of faces as the network sees them.
-
-    Attributes:
-        faces: N faces.
-        crops: ``(N, S, S, 3)`` uint8 in the contract's colour order.
-        windows: Position of each crop in its photograph.
-    """
+    """N faces as the network sees them: ``(N, S, S, 3)`` uint8 in its colour order, cut from windows of photographs."""
 
     faces: Sequence[Face]
     crops: NDArray[np.uint8]
@@ -149,14 +143,7 @@ def find_landmarks(
 
 
 class BoxedPhoto(NamedTuple):
-    """A photograph and some of its faces.
-
-    Attributes:
-        rows: Indices of the faces in the result.
-        image: ``(H, W, 3)`` uint8 BGR.
-        boxes: ``(N, 4)`` float64 pixels.
-        name: Named in error messages.
-    """
+    """A ``(H, W, 3)`` uint8 BGR photograph, the ``(N, 4)`` boxes of some of its faces, and their rows in the result."""
 
     rows: Sequence[int]
     image: NDArray[np.uint8]

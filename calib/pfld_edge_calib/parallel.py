@@ -1,9 +1,12 @@
-"""Runs tasks in several processes with results in the tasks' order, and keeps results so that a run can be resumed."""
+"""Runs tasks in processes of this machine or of a Ray cluster, and keeps results so that a run can be resumed."""
 
 import json
+import logging
 import multiprocessing
 import os
+import pickle
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -17,6 +20,7 @@ from typing import Any, TypeVar
 
 from pfld_edge_calib.errors import FaceSetError, LabellingError
 from pfld_edge_calib.files import write_atomically
+from pfld_edge_runtime import MissingPackageError, PfldEdgeError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -114,6 +118,93 @@ def _work(task: Any) -> Any:  # noqa: ANN401 - whatever the caller's tasks and r
     return _worker(task)
 
 
+_MOST_BLOCKS = 1000
+"""Ray has a cost for each block: a task is a block, or many tasks share one."""
+
+
+def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner:
+    """Connect to a cluster, whose machines must see the set and the models under the paths that this one sees.
+
+    Args:
+        address: As `ray.init` takes it, ``auto`` for the cluster that runs here; None for the one that ``RAY_ADDRESS``
+            names, or else a new one of this machine's cores.
+        workers: Processes, each on one core; as many as the cluster has cores where None, and no more.
+
+    Raises:
+        MissingPackageError: Ray is not installed.
+        FaceSetError: The cluster doesn't answer.
+    """
+    try:
+        # Before the import: no usage statistics, no progress messages.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise MissingPackageError("--ray needs Ray: install it with `pip install 'pfld-edge[ray]'`") from error
+    place = address or os.environ.get("RAY_ADDRESS") or "local"
+    if not ray.is_initialized():
+        _check_answers(place)
+        started = workers if place == "local" else None
+        try:
+            ray.init(place, num_cpus=started, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # Ray raises its own, and builtin ones of many kinds
+            what = "Ray did not start" if place == "local" else f"no Ray cluster answers at {place}"
+            raise FaceSetError(f"{what}: {' '.join(str(error).split())[:200]}") from error
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return partial(_ray_results, workers=min(workers or cores, cores))  # Ray would wait for more
+
+
+def _check_answers(place: str) -> None:
+    """Check the port first: `ray.init` waits many minutes for a cluster that is not there."""
+    host, _, port = place.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise FaceSetError(f"no Ray cluster answers at {place}: {error}") from error
+
+
+def _ray_results(make: Callable[[], UnitWork], tasks: Iterable[Any], workers: int) -> Generator[Any, None, None]:
+    items = [{"task": pickle.dumps(task)} for task in tasks]
+    if not items:
+        return
+    import ray.data
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    strategy = ray.data.ActorPoolStrategy(size=min(workers, len(items)))
+    done = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map(
+        _RayWorker, fn_constructor_args=(make,), compute=strategy, num_cpus=1
+    )
+    for row in done.iter_rows():
+        result = pickle.loads(row["result"])  # noqa: S301 - what `_RayWorker` wrote
+        if isinstance(result, Exception):
+            raise result
+        yield result
+
+
+class _RayWorker:
+    """One process of the cluster."""
+
+    def __init__(self, make: Callable[[], UnitWork]) -> None:
+        self._make = make
+        self._work: UnitWork | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Do a task; an error is returned as a result, so that it is raised in order and with its own type."""
+        try:
+            self._work = self._work or self._make()
+            result = self._work(pickle.loads(row["task"]))  # noqa: S301 - what `_ray_results` wrote
+        except (PfldEdgeError, OSError) as error:
+            result = error
+        return {"result": pickle.dumps(result)}
+
+
 def unit_results(
     make: Callable[[], UnitWork],
     units: Sequence[Task],
@@ -124,14 +215,11 @@ def unit_results(
     """Yield each unit's result in order; reads those that a folder holds, computes the others and stores them there.
 
     Args:
-        make: See `Runner`; the work returns bytes.
+        make: See `Runner`; the work returns bytes, and its first error is raised.
         units: All units of the dataset.
         run: Runs those that are missing.
         folder: Stores results; None for a run that can't be resumed.
         keep: Whether a result is stored; where it isn't, the next run computes it again. None for all.
-
-    Raises:
-        PfldEdgeError: The first error that a unit's work raised.
     """
     missing = [unit for index, unit in enumerate(units) if folder is None or index not in folder]
     with closing(run(make, missing)) as fresh:

@@ -1,8 +1,6 @@
 """Photographs: single files, folders, text lists, members of shards; and the faces that they don't show."""
 
 import io
-import re
-import tarfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -170,41 +168,10 @@ def listed_paths(path: Path, folder: Path | None = None) -> list[Path]:
 
 def _shard_member(path: Path) -> bytes | None:
     """Search a shard for the photograph of this path; None where there is no such shard or member."""
+    from pfld_edge_calib.datasets.shards import member_of  # which imports this module
+
     shard = next((parent for parent in path.parents if parent.is_file()), None)
-    if shard is None:
-        return None
-    name = path.relative_to(shard).as_posix()
-    if shard.suffix.lower() == ".tar":
-        return _tar_member(shard, name)
-    return _parquet_image(shard, name) if shard.suffix.lower() == ".parquet" else None
-
-
-def _tar_member(shard: Path, name: str) -> bytes | None:
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            while (member := tar.next()) is not None:
-                if member.name == name and (opened := tar.extractfile(member)) is not None:
-                    return opened.read()
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every member in memory
-    except tarfile.TarError:
-        return None
-    return None
-
-
-def _parquet_image(shard: Path, name: str) -> bytes | None:
-    from pyarrow.parquet import ParquetFile
-
-    numbered = re.fullmatch(r"row-(\d+)", name)
-    row = 0
-    with ParquetFile(shard, buffer_size=1 << 20, pre_buffer=False) as file:
-        for batch in file.iter_batches(16, columns=["image"]):
-            for image in batch.column(0).to_pylist():
-                named = isinstance(image, dict) and image.get("path") == name
-                if named or (numbered is not None and row == int(numbered[1])):
-                    found = image["bytes"] if isinstance(image, dict) else image
-                    return found if isinstance(found, bytes) else None
-                row += 1
-    return None
+    return None if shard is None else member_of(shard, path.relative_to(shard).as_posix())
 
 
 class UnusableFaces:
@@ -224,15 +191,8 @@ class UnusableFaces:
     def read(self, faces: Sequence[Face], rows: Sequence[int]) -> tuple[NDArray[np.uint8] | None, list[int]]:
         """Read the photograph that some faces share.
 
-        Args:
-            faces: The set.
-            rows: Indices of the faces in the photograph, at least one.
-
-        Returns:
-            ``(H, W, 3)`` uint8 BGR, and the rows of the faces that it shows; None and no rows where it can't be read.
-
-        Raises:
-            FaceSetError: It can't be read, and there is no `skip`.
+        Gives it, ``(H, W, 3)`` uint8 BGR, and the rows of those faces that it shows; None and none where it can't be
+        read, unless there is no `skip`: then it raises FaceSetError.
         """
         try:
             photo = face_photo(faces[rows[0]])

@@ -9,20 +9,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets import is_sharded, open_faces
-from pfld_edge_calib.labelling import (
-    LABEL_UNIT,
-    BoxFinder,
-    Labeller,
-    LabelSettings,
-    LabelUnit,
-    ShardUnit,
-    boxes_by_photo,
-    label_tasks,
-    photos_of,
-    task_units,
-    tasks_identity,
-)
+from pfld_edge_calib.datasets import Unit, is_sharded, open_faces
+from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSettings
+from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, task_units, tasks_identity
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import Contract, Detector, open_detector
 from pfld_edge_runtime.detection import find_boxes
@@ -42,7 +31,7 @@ class LabellingPlan:
         count: How many.
     """
 
-    units: Sequence[LabelUnit]
+    units: Sequence[Unit]
     identity: str
     count: int
 
@@ -54,7 +43,6 @@ def label_plan(
     out: Path,
     *,
     sharded: bool,
-    boxed: bool,
     together: int = 1,
 ) -> LabellingPlan:
     """Find the photographs.
@@ -65,7 +53,6 @@ def label_plan(
         images: Folder that names are relative to.
         out: The labels' CSV.
         sharded: Whether `photos` are shards.
-        boxed: Whether boxes are read from the shards.
         together: Photographs in a unit, where they are files: 1 keeps each as soon as it is done.
 
     Raises:
@@ -82,7 +69,7 @@ def label_plan(
     if others:
         raise click.UsageError(f"{others[0]} is no shard: shards and other photographs need runs of their own")
     source = open_faces(photos, size=LABEL_UNIT)
-    return LabellingPlan([ShardUnit(unit, boxed) for unit in source.units], source.identity, source.count)
+    return LabellingPlan(source.units, source.identity, source.count)
 
 
 def open_labeller(

@@ -157,7 +157,7 @@ def runner(workers: int | None, ray: str | None, tasks: int) -> "Runner":
         tasks: Their number; no more processes than that are started.
     """
     if ray is not None:
-        from pfld_edge_calib.ray_runner import run_on_ray
+        from pfld_edge_calib.parallel import run_on_ray
 
         return run_on_ray(ray or None, workers)
     from pfld_edge_calib.parallel import run_locally, usable_cores

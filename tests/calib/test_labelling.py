@@ -13,15 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pfld_edge_calib import FaceSetError, read_points_csv
-from pfld_edge_calib.labelling import (
-    Labeller,
-    LabellingError,
-    LabelSettings,
-    LabelTask,
+from pfld_edge_calib.datasets.units import DatasetPhoto
+from pfld_edge_calib.errors import LabellingError
+from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings, augmented_predictions, consensus
+from pfld_edge_calib.labelling.run import (
     ProgressFile,
-    augmented_predictions,
     boxes_by_photo,
-    consensus,
     label_photos,
     label_tasks,
     photos_of,
@@ -196,7 +193,7 @@ def test_another_run_does_not_go_on_from_a_file(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_photograph_is_counted_and_named(folder: Path) -> None:
-    tasks = [LabelTask(folder / name, name) for name in ("broken.jpg", "absent.jpg", "photo1.png")]
+    tasks = [DatasetPhoto(folder / name, name) for name in ("broken.jpg", "absent.jpg", "photo1.png")]
     complaints: list[FaceSetError] = []
     with ProgressFile(folder / "c.partial", {}) as progress:
         label_photos(task_units(tasks, 2), make, progress, run_locally(1), skip=complaints.append)
@@ -213,7 +210,8 @@ def test_boxes_come_from_a_csv_of_boxes_or_of_points(folder: Path) -> None:
     for name in ("boxes.csv", "points.csv"):
         (task,) = label_tasks(photos_of([folder]), boxes_by_photo(folder / name), folder)
         assert task.name == "photo1.png"
-        np.testing.assert_array_equal(task.boxes, [[50, 60, 140, 130]])
+        assert task.faces is not None
+        np.testing.assert_array_equal([face.bbox_xyxy for face in task.faces], [[50, 60, 140, 130]])
     with pytest.raises(FaceSetError, match="none of the 1 photographs has a box"):
         label_tasks([folder / "photo2.png"], boxes_by_photo(folder / "boxes.csv"), folder)
     (folder / "boxes.csv").write_text("image,x0,y0,x1,y1\nphoto1.png,140,60,50,130\n")

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -229,7 +230,8 @@ def test_points_of_weight_0_do_not_stretch_a_prepared_crop(tmp_path: Path) -> No
     weights = np.ones(98, np.float32)
     weights[96:] = 0
     points = face.landmarks * weights[:, None]  # pupils at (0, 0)
-    rows = [points_row(str(face.image), 1, points, weights), points_row(str(face.image), 1, face.landmarks, weights)]
+    hidden, shown = replace(face, landmarks=points, point_weights=weights), replace(face, point_weights=weights)
+    rows = [points_row(str(face.image), hidden), points_row(str(face.image), shown)]
     write_points_csv(tmp_path / "faces.csv", 98, rows)
     assert run(["prepare", "csv", str(tmp_path / "faces.csv"), "-o", str(tmp_path / "out"), "--workers", "1"]) == 0
     shard = read_shard(tmp_path / "out/shard-00000.npz", 168)

@@ -153,11 +153,7 @@ def is_sharded(path: Path) -> bool:
 
 
 def _shard_paths(path: Path) -> list[Path]:
-    """List shards in order: a folder's by name, a range's by number.
-
-    Raises:
-        FaceSetError: One is missing.
-    """
+    """List shards in order: a folder's by name, a range's by number; raises FaceSetError where one is missing."""
     if path.is_dir():
         files = (file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         return sorted(file for file in files if file.suffix.lower() in _SHARDS)

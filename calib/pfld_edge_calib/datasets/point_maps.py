@@ -35,12 +35,7 @@ _LIDS = (
 
 
 def wflw_98_from_68() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Build the linear map and its mask.
-
-    Returns:
-        ``(98, 68)`` float32, whose rows sum to 1 where a point has a counterpart, and ``(98,)`` float32, 1 there and 0
-        elsewhere.
-    """
+    """Build the ``(98, 68)`` float32 map, whose rows sum to 1 where a point has a counterpart, and the mask of these."""
     matrix = np.zeros((WFLW_98.num_landmarks, IBUG_68.num_landmarks), np.float32)
     for point, source in _SAME:
         matrix[point, source] = 1
@@ -52,14 +47,9 @@ def wflw_98_from_68() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def points_as_wflw_98(
     landmarks: NDArray[np.float32], weights: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Map 68 points to 98.
+    """Map ``(N, 68, 2)`` points and their ``(N, 68)`` weights to ``(N, 98, 2)`` and ``(N, 98)``.
 
-    Args:
-        landmarks: ``(N, 68, 2)``.
-        weights: ``(N, 68)``, confidence in each.
-
-    Returns:
-        ``(N, 98, 2)``, with points without counterpart at the mean of the 68, and their weights ``(N, 98)``, 0 there.
+    Points without counterpart lie at the mean of the 68 and have the weight 0.
     """
     matrix, mask = wflw_98_from_68()
     wider = np.matmul(matrix, landmarks).astype(np.float32)
@@ -70,10 +60,7 @@ def points_as_wflw_98(
 
 
 def as_wflw_98(faces: Sequence[Face]) -> list[Face]:
-    """Map faces with 68 points to faces with 98, of which those without counterpart have the weight 0.
-
-    Args:
-        faces: With landmarks ``(68, 2)`` in the order of `IBUG_68`.
+    """Map faces with the 68 points of `IBUG_68` to 98, of which those without counterpart have the weight 0.
 
     Raises:
         FaceSetError: A face has other points.

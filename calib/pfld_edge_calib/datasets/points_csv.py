@@ -13,7 +13,6 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.units import UNIT_FACES, Unit, text_units, unit_faces
 from pfld_edge_calib.errors import FaceSetError
@@ -46,11 +45,7 @@ def read_points_csv(path: Path, images: Path | None = None, group_by: str = "ima
 def csv_units(
     path: Path, images: Path | None = None, size: int = UNIT_FACES, group_by: str = "image"
 ) -> Iterator[Unit]:
-    """Divide a CSV of landmarks into units of at most `size` faces; reads it once, and keeps none of it.
-
-    Raises:
-        FaceSetError: The file is missing or not a CSV.
-    """
+    """Divide a CSV of landmarks into units of at most `size` faces; reads it once, and keeps none of it."""
     with _opened(path) as (lines, rows, header):
         read = partial(_read_rows, path=path, root=images or path.parent, header=header, group_by=group_by)
         yield from text_units(path, lines, rows, read, size)
@@ -118,25 +113,13 @@ def _point_names(points: int, *, confidences: bool) -> list[str]:
 
 
 def csv_header(path: Path) -> list[str]:
-    """Read the column names of a CSV.
-
-    Raises:
-        FaceSetError: The file is missing or not a CSV.
-    """
+    """Read the column names of a CSV; raises FaceSetError where the file is missing or not a CSV."""
     with _opened(path) as (_, _, header):
         return header
 
 
 def read_boxes_csv(path: Path, images: Path | None = None) -> list[Face]:
-    """Read a CSV of boxes, faces without landmarks; columns of other names are ignored.
-
-    Args:
-        path: The file.
-        images: Folder that the ``image`` column is relative to; the CSV's own folder where None.
-
-    Raises:
-        FaceSetError: The file is missing, a line is damaged, or there is none.
-    """
+    """Read a CSV of boxes, faces without landmarks, like `read_points_csv`; columns of other names are ignored."""
     root = path.parent if images is None else images
     with _opened(path) as (lines, rows, header):
         if not {"image", *_CORNERS} <= set(header):
@@ -166,19 +149,15 @@ def _boxed_face(row: dict[str, str], root: Path, where: str) -> Face:
     return Face(named_file(root, name), np.asarray(box, np.float64), group=name.strip())
 
 
-def points_row(
-    image: str, weight: float, landmarks: NDArray[np.floating], point_weights: NDArray[np.floating]
-) -> list[str]:
-    """Format one face as a line of a CSV of landmarks.
+def points_row(image: str, face: Face) -> list[str]:
+    """Format a face with landmarks as a line of a CSV that names its photograph `image`.
 
-    Args:
-        image: Path of the photograph, as the file is to name it.
-        weight: Confidence in the face, 0 to 1, written with three decimals.
-        landmarks: ``(P, 2)`` pixels, written with two decimals.
-        point_weights: ``(P,)`` confidence in each landmark, 0 to 1, written with three decimals.
+    Landmarks are written with two decimals, the confidences in the face and in each landmark with three.
     """
+    landmarks = np.zeros((0, 2)) if face.landmarks is None else face.landmarks
+    weights = np.ones(len(landmarks)) if face.point_weights is None else face.point_weights
     numbers = (f"{value:.2f}" for value in landmarks.ravel())
-    return [image, f"{weight:.3f}", *numbers, *(f"{value:.3f}" for value in point_weights)]
+    return [image, f"{face.weight:.3f}", *numbers, *(f"{value:.3f}" for value in weights)]
 
 
 def write_points_csv(path: Path, points: int, rows: Iterable[list[str]]) -> None:

@@ -69,8 +69,8 @@ def prepare_faces(
         source: The dataset's name for the manifest.
         root: Folder of the photographs.
         out: Folder of the shards; created where it is missing.
-        settings: Size, margin and encoding of the crops.
-        workers: Processes.
+        settings: Of the crops and shards.
+        workers: Number of processes.
         advance: Called with the number of faces done.
         skip: Called for each photograph that can't be read, whose faces are left out.
 

@@ -138,11 +138,7 @@ def open_prepared(folder: Path) -> Manifest:
 
 
 def whole_set(out: Path) -> Manifest | None:
-    """Read the manifest of a folder; None where there is none, or a shard is missing or damaged.
-
-    Raises:
-        FaceSetError: The manifest is damaged.
-    """
+    """Read the manifest of a folder; None where there is none, or a shard is missing or damaged."""
     if not (out / MANIFEST).is_file():
         return None
     manifest = open_prepared(out)
@@ -180,12 +176,9 @@ class Shard:
 
 
 def pack_shard(pictures: Sequence[bytes], groups: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Pack a shard into the bytes of an ``.npz`` file; equal faces give equal bytes.
+    """Pack JPEG or raw pixels of each face, and the groups and other arrays of `Shard`, into an ``.npz`` file's bytes.
 
-    Args:
-        pictures: JPEG or raw pixels of each face.
-        groups: Those of `Shard`.
-        arrays: The other arrays of `Shard` by name.
+    Equal faces give equal bytes.
     """
     names = [group.encode() for group in groups]
     packed = io.BytesIO()

@@ -12,9 +12,10 @@ An annotation has `FACE_FIELDS` of the only face, or ``faces``, a list of such r
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -272,3 +273,19 @@ def _parquet_photo(path: Path, row: int, record: dict[str, Any]) -> DatasetPhoto
     if not isinstance(encoded, bytes):
         return DatasetPhoto(path / label, name, error=f"{path}, row {row}: no image bytes in column `image`")
     return _photo(path / label, name, record, encoded)
+
+
+def member_of(shard: Path, name: str) -> bytes | None:
+    """Search a shard for a photograph by the member's name, or ``row-7``; None where there is no such member."""
+    if shard.suffix.lower() == ".tar":
+        with shard.open("rb") as file, suppress(FaceSetError):
+            members = _members(shard, file, 0)
+            return next((_contents(shard, tar, member) for member, tar in members if member.name == name), None)
+    elif shard.suffix.lower() == ".parquet":
+        with _open_parquet(shard) as file:
+            batches = file.iter_batches(_PARQUET_ROWS, columns=["image"])
+            for row, record in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches)):
+                photo = _parquet_photo(shard, row, record)
+                if photo.image == shard / name or name == f"row-{row}":
+                    return photo.encoded
+    return None

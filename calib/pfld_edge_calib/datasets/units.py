@@ -52,12 +52,9 @@ class Unit:
 def unit_faces(unit: Unit, skip: Skip | None = None) -> Iterator[Face]:
     """Read the annotated faces of a unit in order.
 
-    Args:
-        unit: The unit.
-        skip: Takes each photograph of a shard that is damaged or has no annotation; where None it is an error.
-
     Raises:
-        FaceSetError: A line of a list is damaged, or there is no `skip`.
+        FaceSetError: A line of a list is damaged; or, unless `skip` takes the error, a photograph of a shard, or it
+            has no annotation.
     """
     for photo in unit.photos():
         error = photo.error
@@ -89,12 +86,7 @@ RowReader = Callable[[Iterable[str], int, int], Iterator[Face]]
 def text_units(path: Path, lines: TextLines, rows: Iterable[object], read: RowReader, size: int) -> Iterator[Unit]:
     """Divide the rest of a text file into units of `size` rows, which hold the byte offset of their first line.
 
-    Args:
-        path: The file.
-        lines: Its lines, of which the header is read.
-        rows: What `lines` are split into: themselves, or rows of a CSV, of which one may span several lines.
-        read: Reads the faces of a unit.
-        size: Most rows in a unit.
+    `rows` are what `lines` are split into: themselves, or rows of a CSV, of which one may span several lines.
     """
     remaining = iter(rows)
     while True:

@@ -108,14 +108,8 @@ def unpack_wflw(
 ) -> None:
     """Unpack the list of a split and the photographs that it names; files that exist already are kept.
 
-    Members are looked up among the expected names and written to paths built from those, so that no member can be
-    written outside of `target`.
-
-    Args:
-        archives: As `wflw_archives` gives them.
-        target: Becomes a WFLW folder.
-        split: ``train`` or ``test``.
-        advance: Called with the number of photographs done.
+    Members of the `archives` from `wflw_archives` are looked up among the expected names and written to paths built
+    from those, so that none can be written outside of `target`. `advance` gets the number of photographs done.
 
     Raises:
         FaceSetError: An archive is damaged, or lacks the list or a photograph.

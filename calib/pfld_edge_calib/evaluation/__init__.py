@@ -1,7 +1,6 @@
 """Evaluation of models: accuracy, paired drift with intervals, deviations, verdicts, and corruption robustness."""
 
 from pfld_edge_calib.detection import as_detected_by
-from pfld_edge_calib.evaluation.corruptions import CORRUPTIONS, FACE_SIDE, FacePatch, face_patch
 from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict, judge, paired_drift
 from pfld_edge_calib.evaluation.metrics import (
     Deviation,
@@ -9,7 +8,15 @@ from pfld_edge_calib.evaluation.metrics import (
     measure_deviation,
 )
 from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
-from pfld_edge_calib.evaluation.robustness import Robustness, measure_robustness, robustness_record
+from pfld_edge_calib.evaluation.robustness import (
+    CORRUPTIONS,
+    FACE_SIDE,
+    FacePatch,
+    Robustness,
+    face_patch,
+    measure_robustness,
+    robustness_record,
+)
 from pfld_edge_calib.evaluation.verification import (
     LikelyCause,
     ModelResult,

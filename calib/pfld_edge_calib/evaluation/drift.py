@@ -59,8 +59,7 @@ def paired_drift(
     photographs are resampled in 1,000 random bundles, which keeps the interval's width.
 
     Args:
-        nmes: ``(N,)`` errors of the model that is judged. NaN where the face was missed; faces that either model missed
-            are left out.
+        nmes: ``(N,)`` errors of the model that is judged, NaN for missed faces; those that either missed are left out.
         reference: ``(N,)`` of the reference.
         photographs: ``(N,)`` integers: faces with the same one share a photograph.
         resamples: Number of bootstrap samples.

@@ -245,9 +245,8 @@ def measure_deviation(
 
     Args:
         landmarks: ``(N, P, 2)`` pixels; NaN for a missed face.
-        reference: ``(N, P, 2)`` of the model it is compared with, or annotations with NaN at unlabelled points, which
-            are left out.
-        truth: ``(N, P, 2)``; gives the eye distance.
+        reference: The other model's, or annotations with NaN at unlabelled points, which are left out.
+        truth: Gives the eye distance.
         scheme: Names the points.
     """
     first, second = scheme.normalizing_points

@@ -84,11 +84,7 @@ class FacePredictions:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "FacePredictions":
-        """Unpack the bytes that `to_bytes` gave.
-
-        Raises:
-            ValueError: They are something else.
-        """
+        """Unpack the bytes that `to_bytes` gave; raises ValueError where they are something else."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 known = json.loads(arrays["known"].tobytes())
@@ -145,11 +141,8 @@ def _measurable(unit: Unit, contract: Contract, skip: Skip) -> Iterator[Face]:
 def join_units(parts: Iterable[FacePredictions], models: int, points: int, folder: Path) -> FacePredictions:
     """Join the predictions of units; the result's landmarks are mapped files.
 
-    Args:
-        parts: In order.
-        models: Number of models.
-        points: Landmarks a face.
-        folder: For the files of landmarks; must outlive the result.
+    `models` and `points` are the numbers of models and of landmarks a face. The files lie in `folder`, which must
+    outlive the result.
 
     Raises:
         FaceSetError: There is no face that can be measured.

@@ -1,23 +1,162 @@
-"""Corruption robustness: the NME as a function of the strength of each corruption."""
+"""Corruption robustness: the NME as a function of the strength of each corruption of face images or boxes.
+
+A face is first resampled to a patch in which it has a fixed size (`face_patch`), so that strengths mean the same on
+every photograph; `CORRUPTIONS` change patches.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.evaluation.corruptions import CORRUPTIONS, Corruption, FacePatch, face_patch
 from pfld_edge_calib.evaluation.metrics import nme_per_face
 from pfld_edge_calib.evaluation.verification import json_types
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import BoxedPhoto, run_models
 from pfld_edge_calib.photo import read_photo
-from pfld_edge_runtime import LandmarkModel
+from pfld_edge_runtime import LandmarkModel, tight_box
 
 Float = NDArray[np.float64]
+
+FACE_SIDE = 160
+"""Longer side of the landmarks' box in a patch, pixels; a network of 112 pixels sees it at 93."""
+
+_REACH = 2.6
+"""Side of a patch over that of the box: a crop of margin 1.2 that is rotated, shifted and enlarged stays inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class FacePatch:
+    """A face and its surroundings.
+
+    Attributes:
+        image: ``(S, S, 3)`` uint8 BGR; black beyond the edges of the photograph.
+        landmarks: ``(P, 2)`` float64, the annotation in pixels of the patch.
+        box: ``(4,)`` float64 x0, y0, x1, y1, the box that models are given.
+    """
+
+    image: NDArray[np.uint8]
+    landmarks: NDArray[np.float64]
+    box: NDArray[np.float64]
+
+
+def face_patch(photo: NDArray[np.uint8], face: Face) -> FacePatch:
+    """Resample a face with landmarks, in a ``(H, W, 3)`` uint8 BGR photograph: averaged or interpolated by its size."""
+    if face.landmarks is None:
+        raise ValueError("a patch needs a face with landmarks")
+    truth = face.landmarks.astype(np.float64)
+    low, high = truth.min(axis=0), truth.max(axis=0)
+    scale = FACE_SIDE / float((high - low).max())
+    size = round(FACE_SIDE * _REACH)
+    corner = (low + high) / 2 - size / scale / 2
+    # cv2's linear interpolation skips pixels where an image shrinks by more than two, so average first.
+    shrink = max(1, int(1 / scale))
+    kept = np.ones(2)
+    if shrink > 1:
+        before = np.array(photo.shape[1::-1])
+        after = np.maximum(1, before // shrink)
+        photo = np.asarray(cv2.resize(photo, after.tolist(), interpolation=cv2.INTER_AREA), np.uint8)
+        kept = after / before
+    factor = scale / kept
+    matrix = np.array([[factor[0], 0, -corner[0] * scale], [0, factor[1], -corner[1] * scale]])
+    # The centre of the first pixel is at 0 for cv2, at 0.5 for landmarks.
+    matrix[:, 2] += (factor - 1) / 2
+    image = cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    box = ((face.bbox_xyxy.reshape(2, 2) - corner) * scale).ravel().astype(np.float64)
+    return FacePatch(np.asarray(image, np.uint8), (truth - corner) * scale, box)
+
+
+@dataclass(frozen=True, slots=True)
+class Corruption:
+    """One kind of corruption; `apply` gives a copy, whose random directions and places don't depend on the strength."""
+
+    name: str
+    unit: str
+    strengths: tuple[float, ...]
+    apply: Callable[[FacePatch, float, np.random.Generator], FacePatch]
+
+
+def _blurred(patch: FacePatch, strength: float, _rng: np.random.Generator) -> FacePatch:
+    return _with_image(patch, cv2.GaussianBlur(patch.image, (0, 0), strength * FACE_SIDE))
+
+
+def _noisy(patch: FacePatch, strength: float, rng: np.random.Generator) -> FacePatch:
+    noise = strength * rng.standard_normal(patch.image.shape, np.float32)
+    return _with_image(patch, np.clip(np.rint(patch.image + noise), 0, 255))
+
+
+def _compressed(patch: FacePatch, strength: float, _rng: np.random.Generator) -> FacePatch:
+    packed = cv2.imencode(".jpg", patch.image, [cv2.IMWRITE_JPEG_QUALITY, int(strength)])[1]
+    return _with_image(patch, np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)))
+
+
+def _darkened(patch: FacePatch, strength: float, _rng: np.random.Generator) -> FacePatch:
+    return _with_image(patch, np.rint(patch.image * np.float32(strength)))
+
+
+def _low_resolution(patch: FacePatch, strength: float, _rng: np.random.Generator) -> FacePatch:
+    side = max(1, round(patch.image.shape[0] * strength / FACE_SIDE))
+    few = cv2.resize(patch.image, (side, side), interpolation=cv2.INTER_AREA)
+    return _with_image(patch, cv2.resize(few, patch.image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def _occluded(patch: FacePatch, strength: float, rng: np.random.Generator) -> FacePatch:
+    """Cover a part of the landmarks' box with a grey rectangle of random place, shade and aspect ratio."""
+    low, high = patch.landmarks.min(axis=0), patch.landmarks.max(axis=0)
+    stretch, shade = float(rng.uniform(0.6, 1.6)), int(rng.integers(20, 236))
+    place = rng.uniform(0, 1, 2)
+    size = np.minimum(np.sqrt(strength * (high - low).prod() * np.array([stretch, 1 / stretch])), high - low)
+    corner = np.rint(low + place * (high - low - size)).astype(int)
+    end = np.rint(corner + size).astype(int)
+    image = patch.image.copy()
+    image[max(0, corner[1]) : end[1], max(0, corner[0]) : end[0]] = shade
+    return replace(patch, image=image)
+
+
+def _rotated(patch: FacePatch, strength: float, rng: np.random.Generator) -> FacePatch:
+    """Rotate about the middle of the face; the box becomes the tight box of the rotated landmarks."""
+    degrees = strength if rng.integers(2) else -strength
+    center = (patch.landmarks.min(axis=0) + patch.landmarks.max(axis=0)) / 2
+    matrix = cv2.getRotationMatrix2D((center[0] - 0.5, center[1] - 0.5), degrees, 1.0)
+    size = patch.image.shape[0]
+    image = cv2.warpAffine(patch.image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    points = (patch.landmarks - 0.5) @ matrix[:, :2].T + matrix[:, 2] + 0.5
+    return FacePatch(np.asarray(image, np.uint8), points, tight_box(points))
+
+
+def _box_shifted(patch: FacePatch, strength: float, rng: np.random.Generator) -> FacePatch:
+    angle = rng.uniform(0, 2 * np.pi)
+    side = float((patch.box[2:] - patch.box[:2]).max())
+    shift = strength * side * np.array([np.cos(angle), np.sin(angle)])
+    return replace(patch, box=patch.box + np.tile(shift, 2))
+
+
+def _box_scaled(patch: FacePatch, strength: float, _rng: np.random.Generator) -> FacePatch:
+    center, half = (patch.box[:2] + patch.box[2:]) / 2, (patch.box[2:] - patch.box[:2]) / 2
+    return replace(patch, box=np.concatenate([center - half * strength, center + half * strength]))
+
+
+def _with_image(patch: FacePatch, image: NDArray[np.generic]) -> FacePatch:
+    return replace(patch, image=np.asarray(image, np.uint8))
+
+
+CORRUPTIONS: tuple[Corruption, ...] = (
+    Corruption("blur", "standard deviation, share of the face", (0.01, 0.02, 0.035, 0.05), _blurred),
+    Corruption("noise", "standard deviation, grey levels", (10, 20, 40, 60), _noisy),
+    Corruption("JPEG", "quality", (40, 20, 10, 5), _compressed),
+    Corruption("darkness", "light that is left", (0.5, 0.25, 0.1, 0.05), _darkened),
+    Corruption("occlusion", "covered share of the box", (0.05, 0.1, 0.2, 0.35), _occluded),
+    Corruption("rotation", "degrees", (10, 20, 30, 45), _rotated),
+    Corruption("low resolution", "pixels of the face", (60, 40, 28, 18), _low_resolution),
+    Corruption("box shift", "share of the box", (0.03, 0.06, 0.1, 0.15), _box_shifted),
+    Corruption("box size", "factor", (0.8, 0.9, 1.1, 1.25), _box_scaled),
+)
+"""The corruptions of `measure_robustness`; "the face" is the longer side of its landmarks' box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +177,9 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """Robustness of M models.
+    """Robustness of M models, by their names, on a number of faces.
 
-    Attributes:
-        models: M names.
-        faces: Number of faces.
-        clean: ``(M,)`` NME of the faces at the size at which they are corrupted, without corruption.
-        curves: One for each corruption.
+    `clean` is the ``(M,)`` NME of the faces at the size at which they are corrupted, without corruption.
     """
 
     models: tuple[str, ...]

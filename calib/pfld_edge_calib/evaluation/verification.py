@@ -56,7 +56,7 @@ class VerificationSettings:
         accept_inconclusive: Whether the command succeeds with an inconclusive verdict.
         detector: The detector whose boxes were used; empty for the dataset's own boxes.
         resamples: Number of bootstrap samples.
-        seed: Seed of the bootstrap.
+        seed: Of the bootstrap.
     """
 
     data: str = ""
@@ -90,23 +90,16 @@ class ModelResult:
     """Results of one model, and its comparison with the reference.
 
     Attributes:
-        name: Name for tables.
-        path: The file, as it was given.
-        kind: `LandmarkModel.kind`.
-        sha256: Hash of the file, hexadecimal.
-        contract: How it was fed.
-        assumed: Whether the contract was assumed.
+        assumed: Whether the contract, by which the model was fed, was assumed.
         landmarks: ``(N, P, 2)`` float32, pixels of each face's photograph; NaN where a detector missed the face.
-        errors: Error of each face.
-        accuracy: Of all faces (``all``) and of each subset that has faces.
+        accuracy: Of all faces (``all``) and of each subset that has faces; as are `drift` and `nme_intervals`.
         drift: Against the reference; None for the reference itself, or where there is none.
         deviation: Against the reference's landmarks; None as `drift`.
         verdict: Relation of the drift to the budget.
         reason: Explains the verdict; empty where there is no budget.
         likely_causes: Causes of a deviation, the likeliest first.
-        error: Distances from the truth by landmark and part of the face, where there is no reference to compare with.
-        nme_intervals: 95 % interval of the NME, of all faces (``all``) and of each subset in 8 photographs or more,
-            where there is no reference.
+        error: Distances from the truth, where there is no reference to compare with.
+        nme_intervals: 95 % intervals of the NME in 8 photographs or more, where there is no reference.
     """
 
     name: str
@@ -138,13 +131,10 @@ class Verification:
         subsets: ``(N, S)`` mask of the faces in each subset.
         truth: ``(N, P, 2)`` float32 pixels; unlabelled points lie at the mean of the labelled ones.
         boxes: ``(N, 4)`` float64, x0 y0 x1 y1 in pixels, by which the faces were cropped; NaN where a detector missed.
-        scheme: Names the P points.
         models: At least one; the first is the reference, if there is one.
-        settings: Settings of the verification.
         left_out: Photographs of the faces whose normalizing points are unlabelled or coincide, one a face: they have no
             NME and count in no figure.
-        outside: Photographs of the faces that lie wholly outside of them, one a face, which are not among the N.
-        unreadable: For each face whose photograph can't be read, why it can't be; they are not among the N.
+        outside: Like `unreadable`, see `FacePredictions`; these faces are not among the N.
     """
 
     faces: tuple[str, ...]
@@ -268,12 +258,7 @@ def evaluate_found(
         raise FaceSetError(f"no face has an NME: points {first} and {second} are unlabelled or coincide in all of them")
     results: list[ModelResult] = []
     for model, landmarks in zip(models, predictions.found, strict=True):
-        result = _measured(model, landmarks, record)
-        if compare:
-            result = _compared(result, results[0], record) if results else replace(result, verdict=Verdict.REFERENCE)
-        else:
-            result = _evaluated(result, record)
-        results.append(result)
+        results.append(_result(model, landmarks, record, results[0] if results else None, compare=compare))
     left_out = tuple(images[row] for row in np.flatnonzero(~measurable))
     return replace(record, models=tuple(results), truth=_filled(truth), left_out=left_out)
 
@@ -290,62 +275,50 @@ def _filled(truth: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def _measured(model: LandmarkModel, landmarks: NDArray[np.float32], record: Verification) -> ModelResult:
-    errors = face_errors(landmarks, record.truth, record.scheme)
-    return ModelResult(
-        name=model.name,
-        path="" if model.path is None else str(model.path),
-        kind=model.kind,
-        sha256=model.sha256,
-        contract=model.contract,
-        assumed=model.assumed,
-        landmarks=landmarks,
-        errors=errors,
-        accuracy=accuracy_by_subset(errors, record.subset_names, record.subsets),
+def _result(
+    model: LandmarkModel,
+    landmarks: NDArray[np.float32],
+    record: Verification,
+    first: ModelResult | None,
+    *,
+    compare: bool,
+) -> ModelResult:
+    """Compare a model with the first one, or else with the annotation."""
+    settings, errors = record.settings, face_errors(landmarks, record.truth, record.scheme)
+    draw = {"resamples": settings.resamples, "seed": settings.seed}
+    result = ModelResult(
+        model.name,
+        "" if model.path is None else str(model.path),
+        model.kind,
+        model.sha256,
+        model.contract,
+        model.assumed,
+        landmarks,
+        errors,
+        accuracy_by_subset(errors, record.subset_names, record.subsets),
     )
-
-
-def _evaluated(result: ModelResult, record: Verification) -> ModelResult:
-    """Add intervals of the NME and deviations from the annotation."""
-    resamples, seed, nmes = record.settings.resamples, record.settings.seed, result.errors.ocular
-    intervals = {
-        name: mean_interval(nmes[some], record.photographs[some], resamples=resamples, seed=seed)
-        for name, some in _subset_masks(record).items()
-    }
-    error = measure_deviation(result.landmarks, record.truth, record.truth, record.scheme)
-    known = {name: interval for name, interval in intervals.items() if interval is not None}
-    return replace(result, error=error, nme_intervals=known)
-
-
-def _subset_masks(record: Verification) -> dict[str, NDArray[np.bool_]]:
-    """``(N,)`` masks of all faces and of each subset that has any."""
+    if first is None and compare:
+        return replace(result, verdict=Verdict.REFERENCE)
     subsets = {name: record.subsets[:, i] for i, name in enumerate(record.subset_names) if record.subsets[:, i].any()}
-    return {"all": np.ones(len(record.faces), bool), **subsets}
-
-
-def _compared(result: ModelResult, reference: ModelResult, record: Verification) -> ModelResult:
-    settings = record.settings
-    estimates = {
-        name: paired_drift(
-            result.errors.ocular[some],
-            reference.errors.ocular[some],
-            record.photographs[some],
-            resamples=settings.resamples,
-            seed=settings.seed,
-        )
-        for name, some in _subset_masks(record).items()
+    parts = {
+        name: (errors.ocular[some], record.photographs[some], some)
+        for name, some in {"all": np.ones(len(record.faces), bool), **subsets}.items()
     }
-    verdict, reason = judge(estimates["all"], settings.max_drift)
-    lost = result.accuracy["all"].misses - reference.accuracy["all"].misses
+    if first is None or not compare:
+        found = {name: mean_interval(nmes, photographs, **draw) for name, (nmes, photographs, _) in parts.items()}
+        intervals = {name: interval for name, interval in found.items() if interval is not None}
+        error = measure_deviation(landmarks, record.truth, record.truth, record.scheme)
+        return replace(result, error=error, nme_intervals=intervals)
+    drift = {
+        name: paired_drift(nmes, first.errors.ocular[some], photographs, **draw)
+        for name, (nmes, photographs, some) in parts.items()
+    }
+    verdict, reason = judge(drift["all"], settings.max_drift)
+    lost = result.accuracy["all"].misses - first.accuracy["all"].misses
     if lost > 0:
         verdict, reason = Verdict.FAIL, f"it gives no numbers for {lost} of {len(record.faces)} faces"
-    return replace(
-        result,
-        drift=estimates,
-        deviation=measure_deviation(result.landmarks, reference.landmarks, record.truth, record.scheme),
-        verdict=verdict,
-        reason=reason,
-    )
+    deviation = measure_deviation(landmarks, first.landmarks, record.truth, record.scheme)
+    return replace(result, drift=drift, deviation=deviation, verdict=verdict, reason=reason)
 
 
 def shipping_verdict(found: Verification, model: ModelResult) -> tuple[Verdict, str]:

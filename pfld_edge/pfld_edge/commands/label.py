@@ -9,7 +9,7 @@ import click
 from pfld_edge.options import PATH, check_suffix, output_option, ray_option, runner, strict_option
 
 if TYPE_CHECKING:
-    from pfld_edge_calib.labelling import LabellingReport
+    from pfld_edge_calib.labelling.run import LabellingReport
 
 
 @click.command("label")
@@ -75,14 +75,8 @@ def label_command(
     from pfld_edge.console import SkippedFiles, note, note_assumed, note_left_out, progress_bar
     from pfld_edge.labelling import label_plan, open_labeller
     from pfld_edge_calib.datasets import is_sharded
-    from pfld_edge_calib.labelling import (
-        LABEL_UNIT,
-        LabelSettings,
-        ProgressFile,
-        label_photos,
-        run_identity,
-        write_labels,
-    )
+    from pfld_edge_calib.labelling.labeller import LabelSettings
+    from pfld_edge_calib.labelling.run import LABEL_UNIT, ProgressFile, label_photos, run_identity, write_labels
     from pfld_edge_calib.parallel import usable_cores
 
     sharded = bool(photos) and any(map(is_sharded, photos))
@@ -100,7 +94,7 @@ def label_command(
     together = 1 if ray is None else LABEL_UNIT
     for folder in [] if sharded else filter(Path.is_dir, photos):
         note_left_out(folder)
-    plan = label_plan(photos, boxes, images, output, sharded=sharded, boxed=not detectors, together=together)
+    plan = label_plan(photos, boxes, images, output, sharded=sharded, together=together)
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
     identity = run_identity(plan.identity, teachers, finders, settings)
     count = min(workers or usable_cores(), len(plan.units))
@@ -124,7 +118,8 @@ def label_command(
 
 def _tell(report: "LabellingReport", out: Path) -> None:
     """Say what became of the photographs and their faces."""
-    from pfld_edge_calib.labelling import DROP_REASONS, LabellingError
+    from pfld_edge_calib.errors import LabellingError
+    from pfld_edge_calib.labelling.labeller import DROP_REASONS
 
     dropped = report.dropped
     reasons = ", ".join(f"{dropped[key]} {reason}" for key, reason in DROP_REASONS.items() if dropped[key])
