@@ -64,7 +64,9 @@ def calibration_candidates(
     advance: Callable[[int], object] | None = None,
     skip: Callable[[FaceSetError], object] | None = None,
 ) -> list[Face]:
-    """List all faces of a dataset that may be used for calibration.
+    """List all faces of a dataset that may be used for calibration, in the order of their photographs.
+
+    Those of WFLW's test list are never among them.
 
     Args:
         path: A WFLW folder with its official training list; a CSV of landmarks; a folder of photographs, or a text file
@@ -75,9 +77,6 @@ def calibration_candidates(
         contract: Of the network that the detector's boxes are for; the published PFLD protocol where None.
         advance: Called with 1 after each photograph that was searched by the detector.
         skip: Called for each photograph that is read here and can't be; where None the first of them is an error.
-
-    Returns:
-        Faces in the order of their photographs. Those of WFLW's test list are never among them.
 
     Raises:
         FaceSetError: The path holds no faces that may be used.
@@ -153,13 +152,8 @@ def stratified_sample(features: Array, bins: Sequence[int], limit: int, seed: in
     """Stratified sampling: draw rows evenly from the cells of a grid whose bounds are quantiles of the features.
 
     Cells bounded by quantiles hold about as many rows each, so that extreme rows keep their share of the dataset;
-    ranges of INT8 tensors suffer from both too few and too many of them.
-
-    Args:
-        features: ``(N, K)`` numbers; NaN where unknown.
-        bins: K numbers of bins.
-        limit: Most rows; their indices are returned sorted.
-        seed: Seed of the choice within a cell.
+    ranges of INT8 tensors suffer from both too few and too many of them. `features` are ``(N, K)`` numbers, NaN where
+    unknown; `bins` are K numbers of bins. The indices of at most `limit` rows are returned, sorted.
     """
     count = len(features)
     cells = np.zeros(count, np.int64)

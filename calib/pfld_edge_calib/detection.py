@@ -33,15 +33,8 @@ def detected_faces(
 ) -> list[Face]:
     """Find the faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
 
-    Args:
-        photos: Their paths.
-        detector: A detector of the runtime, or any callable that takes a BGR photograph.
-        contract: The network's; gives the kind of box.
-        advance: Called with 1 after each photograph.
-        skip: Called for each photograph that can't be read; where None the first of them is an error.
-
-    Raises:
-        FaceSetError: A photograph can't be read, or no face is found.
+    The network's contract gives the kind of box. `advance` gets 1 after each photograph, and `skip` the error of each
+    that can't be read; where None it is raised, as is FaceSetError where there is no face.
     """
     faces = []
     for path in photos:
@@ -83,17 +76,8 @@ def as_detected_by(
     """Replace the box of each annotated face by its detection, mapped to the box that the network was trained on.
 
     A missed or unusable face gets a box of NaN. Unmatched detections are ignored, for datasets may annotate only some
-    faces of a photograph.
-
-    Args:
-        detector: A detector of the runtime, or any callable that takes a BGR photograph.
-        faces: With their annotated boxes; they may share photographs.
-        contract: The network's; gives the kind of box.
-        advance: Called with the number of faces done after each photograph.
-        unusable: Takes the faces that can't be measured; where None a photograph that can't be read is an error.
-
-    Raises:
-        FaceSetError: A photograph can't be read.
+    faces of a photograph. `advance` gets the number of faces done after each photograph. A photograph that can't be
+    read is an error unless there is `unusable`.
     """
     unusable = UnusableFaces() if unusable is None else unusable
     found = [replace(face, bbox_xyxy=np.full(4, np.nan)) for face in faces]

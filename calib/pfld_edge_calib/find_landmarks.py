@@ -27,11 +27,7 @@ _BATCH = 64
 
 
 def shared_scheme(models: Sequence[LandmarkModel]) -> LandmarkScheme:
-    """Return the landmark scheme that all models share.
-
-    Raises:
-        ModelContractError: Two models have different schemes.
-    """
+    """Return the landmark scheme that all models share; ModelContractError where two have different ones."""
     first = models[0]
     scheme = first.contract.landmarks
     for model in models[1:]:
@@ -47,8 +43,7 @@ def shared_scheme(models: Sequence[LandmarkModel]) -> LandmarkScheme:
 def true_landmarks(faces: Sequence[Face], contract: Contract) -> NDArray[np.float32]:
     """Stack the annotated landmarks of faces, ``(N, P, 2)`` float32 pixels; NaN where a point is unlabelled.
 
-    Raises:
-        FaceSetError: A face has none, or another number of points than the contract.
+    A face without landmarks, or with another number than the contract, is a FaceSetError.
     """
     result = np.full((len(faces), contract.landmarks.num_landmarks, 2), np.nan, np.float32)
     for row, face in zip(result, faces, strict=True):
@@ -121,20 +116,17 @@ def find_landmarks(
     advance: Callable[[int], object] | None = None,
     unusable: UnusableFaces | None = None,
 ) -> list[NDArray[np.float32]]:
-    """Predict the landmarks of every face with every model.
+    """Predict the landmarks of every face with every model, for each ``(N, P, 2)`` float32 in photograph pixels.
 
-    Models with the same input size and margin share crops, whatever their colour order.
+    Models with the same input size and margin share crops, whatever their colour order, and all faces of one photograph
+    share one read.
 
     Args:
         models: At least one.
-        faces: At least one; all faces of one photograph share one read. A box of NaN marks a face that a detector
-            missed.
+        faces: At least one; a box of NaN marks a face that a detector missed. Its landmarks are NaN.
         advance: Called with the number of faces done after each photograph.
-        unusable: Takes the faces that can't be measured; where None a photograph that can't be read is an error, and
-            faces outside of their photographs are looked for in black crops.
-
-    Returns:
-        For each model ``(N, P, 2)`` float32 in photograph pixels; NaN for missed and unusable faces.
+        unusable: Takes the faces that can't be measured, whose landmarks are NaN; where None a photograph that can't be
+            read is an error, and faces outside of their photographs are looked for in black crops.
 
     Raises:
         FaceSetError: A photograph can't be read, or a box has no area.

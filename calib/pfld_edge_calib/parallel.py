@@ -52,15 +52,9 @@ def run_locally(workers: int) -> Runner:
 def ordered_results(
     make: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], workers: int
 ) -> Generator[Result, None, None]:
-    """Run tasks and yield their results in the tasks' order.
+    """Run tasks, which are read as they are needed, and yield their results in the tasks' order; see `Runner`.
 
-    Args:
-        make: See `Runner`; with one worker nothing need be picklable.
-        tasks: Read as they are needed.
-        workers: Processes; 1 runs everything in this one.
-
-    Raises:
-        LabellingError: A process was killed, most likely for memory.
+    One worker is this process, where nothing need be picklable. A process that was killed is a LabellingError.
     """
     if workers == 1:
         work = make()
@@ -214,12 +208,8 @@ def unit_results(
 ) -> Generator[tuple[Task, bytes], None, None]:
     """Yield each unit's result in order; reads those that a folder holds, computes the others and stores them there.
 
-    Args:
-        make: See `Runner`; the work returns bytes, and its first error is raised.
-        units: All units of the dataset.
-        run: Runs those that are missing.
-        folder: Stores results; None for a run that can't be resumed.
-        keep: Whether a result is stored; where it isn't, the next run computes it again. None for all.
+    The work returns bytes, and its first error is raised. Where there is no `folder` a run can't be resumed. A result
+    that `keep` refuses is not stored, so that the next run computes it again.
     """
     missing = [unit for index, unit in enumerate(units) if folder is None or index not in folder]
     with closing(run(make, missing)) as fresh:
@@ -238,9 +228,7 @@ class ResultsFolder:
     def __init__(self, path: Path, run: Mapping[str, str]) -> None:
         """Create a folder, or resume the run that it belongs to; `run` holds everything that results depend on.
 
-        Raises:
-            FaceSetError: It holds another run's results, or something else.
-            OSError: It can't be written.
+        A folder that holds another run's results, or something else, is a FaceSetError.
         """
         self._path = path
         head = path / "run.json"

@@ -1,4 +1,7 @@
-"""Photographs: single files, folders, text lists, members of shards; and the faces that they don't show."""
+"""Photographs: single files, folders, text lists, members of shards; and the faces that they don't show.
+
+A file or folder that is missing, can't be read, is no image, or lists nothing is a FaceSetError.
+"""
 
 import io
 import warnings
@@ -30,9 +33,6 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     """Read a photograph as ``(H, W, 3)`` uint8 BGR, rotated by its EXIF orientation.
 
     ``shard.tar/key.jpg`` and ``shard.parquet/row-7`` are members of shards, which are searched for them.
-
-    Raises:
-        FaceSetError: The file is missing, may not be read, or is not an image.
     """
     try:
         encoded = np.fromfile(path, np.uint8) if path.is_file() else _shard_member(path)
@@ -55,11 +55,7 @@ def readable_photo(path: Path, skip: Callable[[FaceSetError], object] | None) ->
 
 
 def face_photo(face: Face) -> NDArray[np.uint8]:
-    """Read the photograph of a face, ``(H, W, 3)`` uint8 BGR.
-
-    Raises:
-        FaceSetError: It is missing, or not an image.
-    """
+    """Read the photograph of a face, ``(H, W, 3)`` uint8 BGR."""
     return read_photo(face.image) if face.encoded is None else decode_photo(face.encoded, face.image)
 
 
@@ -68,9 +64,6 @@ def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.u
 
     OpenCV decodes it; Pillow where OpenCV leaves an image lying on its side (AVIF), or was built without the format.
     Of several images in a file (GIF, TIFF) it is the first. HEIC needs the package pillow-heif.
-
-    Raises:
-        FaceSetError: The contents are not an image.
     """
     data = np.frombuffer(encoded, np.uint8)
     kind = data[4:12].tobytes()
@@ -111,11 +104,7 @@ def _decode_with_pillow(data: NDArray[np.uint8], name: Path, *, heif: bool = Fal
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """List the photographs under a folder recursively, sorted by path; hidden files (``._a.jpg``) are passed over.
-
-    Raises:
-        FaceSetError: The folder is missing, or holds none.
-    """
+    """List the photographs under a folder recursively, sorted by path; hidden files (``._a.jpg``) are passed over."""
     if not folder.is_dir():
         raise FaceSetError(
             f"{folder}: {'a file, not a folder of photographs' if folder.exists() else 'no such folder'}"
@@ -137,11 +126,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def photos_listed(path: Path, folder: Path | None = None) -> list[Path]:
-    """Read a text file with one path a line, as `listed_paths` does; every photograph must exist.
-
-    Raises:
-        FaceSetError: A photograph is missing, or the file lists none.
-    """
+    """Read a text file with one path a line, as `listed_paths` does; every photograph must exist."""
     photos = listed_paths(path, folder)
     missing = next((photo for photo in photos if not photo.is_file()), None)
     if missing is not None:
@@ -150,11 +135,7 @@ def photos_listed(path: Path, folder: Path | None = None) -> list[Path]:
 
 
 def listed_paths(path: Path, folder: Path | None = None) -> list[Path]:
-    """Read a text file with one path a line, relative to `folder`, or to the text file's own where that is None.
-
-    Raises:
-        FaceSetError: The file is missing, is not text, or lists nothing.
-    """
+    """Read a text file with one path a line, relative to `folder`, or to the text file's own where that is None."""
     try:
         lines = read_lines(path)
     except FileNotFoundError as error:

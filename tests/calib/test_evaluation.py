@@ -23,8 +23,6 @@ from pfld_edge_calib.evaluation import (
     Verdict,
     VerificationSettings,
     judge,
-    landmark_regions,
-    measure_deviation,
     measure_robustness,
     paired_drift,
     shipping_verdict,
@@ -38,6 +36,8 @@ from pfld_edge_calib.evaluation.metrics import (
     accuracy_by_subset,
     eye_centres,
     face_errors,
+    landmark_regions,
+    measure_deviation,
     nme_per_face,
 )
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, LandmarkModel

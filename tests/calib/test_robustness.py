@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from pfld_edge_calib import Face, cut_faces, nme_per_face, portraits, read_photo
-from pfld_edge_calib.evaluation import (
+from pfld_edge_calib.evaluation.robustness import (
     CORRUPTIONS,
     FACE_SIDE,
     FacePatch,

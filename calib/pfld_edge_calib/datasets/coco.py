@@ -13,18 +13,12 @@ from pfld_edge_calib.files import named_file
 
 
 def read_coco(path: Path, images: Path | None = None) -> list[Face]:
-    """Read the keypoint annotations of a COCO file, any number of points each.
+    """Read the keypoint annotations of a COCO file, any number of points each, in their order.
 
     A point of visibility 0 is unlabelled: its weight is 0. The box is the tight box of the labelled points, not the
     ``bbox`` of the annotation, so that every dataset is cropped alike. Crowds, and annotations with fewer than two
-    labelled points, are left out.
-
-    Args:
-        path: A JSON file with ``images`` and ``annotations``.
-        images: Folder that ``file_name`` is relative to; the file's own folder where None.
-
-    Returns:
-        Faces in the order of the annotations; those of one photograph share its name as their group.
+    labelled points, are left out. ``file_name`` is relative to `images`, or to the file's own folder where that is
+    None.
 
     Raises:
         FaceSetError: The file is missing, is not a COCO keypoint file, or its annotations have different numbers of

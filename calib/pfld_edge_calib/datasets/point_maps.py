@@ -35,7 +35,7 @@ _LIDS = (
 
 
 def wflw_98_from_68() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Build the ``(98, 68)`` float32 map, whose rows sum to 1 where a point has a counterpart, and the mask of these."""
+    """Build the ``(98, 68)`` float32 map, whose rows sum to 1 where a point has a counterpart, and their mask."""
     matrix = np.zeros((WFLW_98.num_landmarks, IBUG_68.num_landmarks), np.float32)
     for point, source in _SAME:
         matrix[point, source] = 1

@@ -1,7 +1,8 @@
 """CSV files of landmarks and of boxes, one face a line, pixel coordinates, with a header line.
 
 Landmarks: ``image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]``, where ``weight`` is the confidence in the face and ``c0``,
-``c1``, ... are the confidences of its points, 0 to 1. Boxes: ``image,x0,y0,x1,y1``.
+``c1``, ... are the confidences of its points, 0 to 1. Boxes: ``image,x0,y0,x1,y1``. A file that is missing, has a
+damaged line, or has no face is a FaceSetError.
 """
 
 import csv
@@ -25,16 +26,10 @@ _CORNERS = ("x0", "y0", "x1", "y1")
 
 
 def read_points_csv(path: Path, images: Path | None = None, group_by: str = "image") -> list[Face]:
-    """Read a CSV of faces with any number of points.
+    """Read a CSV of faces with any number of points; names are relative to `images`, or to the CSV's own folder.
 
-    Args:
-        path: The file.
-        images: Folder that the ``image`` column is relative to; the CSV's own folder where None.
-        group_by: What a split never separates: ``image``, or ``person``, the image's name up to the last ``_`` (as in
-            LFW and YouTube Faces).
-
-    Raises:
-        FaceSetError: The file is missing, a line is damaged, or there is none.
+    A split never separates the faces of one ``image``, or by `group_by` of one ``person``: the image's name up to the
+    last ``_`` (as in LFW and YouTube Faces).
     """
     faces = [face for unit in csv_units(path, images, group_by=group_by) for face in unit_faces(unit)]
     if not faces:
@@ -113,7 +108,7 @@ def _point_names(points: int, *, confidences: bool) -> list[str]:
 
 
 def csv_header(path: Path) -> list[str]:
-    """Read the column names of a CSV; raises FaceSetError where the file is missing or not a CSV."""
+    """Read the column names of a CSV."""
     with _opened(path) as (_, _, header):
         return header
 

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -76,8 +77,6 @@ def prepare_faces(
 
     Raises:
         FaceSetError: No face could be cropped, or the folder holds another dataset.
-        LabellingError: A process was killed.
-        OSError: The folder can't be written.
     """
     points = {len(face.landmarks) for face in faces if face.landmarks is not None}
     if len(points) != 1:
@@ -93,7 +92,8 @@ def prepare_faces(
     advance(sum(len(photo) for number in done for photo in plans[number]))
     left = {number: photos for number, photos in plans.items() if number not in done}
     tasks = (photo for photos in left.values() for photo in photos)
-    with closing(ordered_results(partial(_cropper, settings), tasks, workers)) as results:
+    work = partial(_crop_photo, settings=settings)
+    with closing(ordered_results(partial(copy, work), tasks, workers)) as results:
         for number, photos in left.items():
             cropped = [next(results) for _ in photos]
             for photo in cropped:
@@ -153,10 +153,6 @@ class _CroppedPhoto(NamedTuple):
     faces: list[_CroppedFace]
     skipped: list[str]
     complaint: str = ""
-
-
-def _cropper(settings: PrepareSettings) -> Callable[[Sequence[Face]], _CroppedPhoto]:
-    return partial(_crop_photo, settings=settings)
 
 
 def _crop_photo(faces: Sequence[Face], settings: PrepareSettings) -> _CroppedPhoto:

@@ -1,6 +1,7 @@
 """The format of prepared datasets: a manifest and shards of cropped faces, which training reads without photographs.
 
 ``prepared.json`` (`Manifest`) is written last: where it exists the dataset is complete. A shard is an ``.npz`` file.
+One that is missing, damaged, or of another format is a FaceSetError.
 """
 
 import io
@@ -89,8 +90,6 @@ class Manifest:
         source: The original dataset: ``wflw train``, ``csv``, ``coco``.
         identity: Hash of the faces and settings that it was made from.
         points: Landmarks a face.
-        settings: See `PrepareSettings`.
-        shards: In order.
         skipped: Number of faces left out, by reason.
     """
 
@@ -115,11 +114,7 @@ class Manifest:
 
 
 def open_prepared(folder: Path) -> Manifest:
-    """Read the manifest of a prepared folder.
-
-    Raises:
-        FaceSetError: It is missing, damaged, or of a newer format.
-    """
+    """Read the manifest of a prepared folder."""
     path = folder / MANIFEST
     if not path.is_file():
         raise FaceSetError(
@@ -194,11 +189,7 @@ def pack_shard(pictures: Sequence[bytes], groups: Sequence[str], arrays: Mapping
 
 
 def read_shard(path: Path, size: int, *, pictures: bool = True) -> Shard:
-    """Read a shard with crops of `size` pixels; without `pictures` its crops are not decoded and left empty.
-
-    Raises:
-        FaceSetError: It is missing or damaged.
-    """
+    """Read a shard with crops of `size` pixels; without `pictures` its crops are not decoded and left empty."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if pictures or name != "pictures"}

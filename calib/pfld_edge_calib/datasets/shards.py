@@ -11,7 +11,7 @@ An annotation has `FACE_FIELDS` of the only face, or ``faces``, a list of such r
 
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -90,9 +90,10 @@ def _landmarks(values: object) -> NDArray[np.float32] | None:
     return landmarks.reshape(-1, 2)
 
 
-def _until_damaged(path: Path, photos: Iterator[DatasetPhoto]) -> Iterator[DatasetPhoto]:
+def _until_damaged(path: Path, read: Callable[..., Iterator[DatasetPhoto]], *where: object) -> Iterator[DatasetPhoto]:
+    """Read photographs; what ends this early is the last one's error."""
     try:
-        yield from photos
+        yield from read(path, *where)
     except (FaceSetError, OSError) as error:
         yield DatasetPhoto(path, path.name, error=str(error))
 
@@ -109,7 +110,7 @@ def tar_units(path: Path, size: int = UNIT_FACES) -> Iterator[Unit]:
         with path.open("rb") as file:
             for group in _groups(path, file, 0, keep=False):
                 if count == size:
-                    yield Unit(count, partial(_tar_photos, path, start, count))
+                    yield Unit(count, partial(_until_damaged, path, _read_tar, start, count))
                     count = 0
                 if not count:
                     start = group.start
@@ -117,15 +118,11 @@ def tar_units(path: Path, size: int = UNIT_FACES) -> Iterator[Unit]:
     except FaceSetError as error:
         damage = error
     if count:
-        yield Unit(count, partial(_tar_photos, path, start, count))
+        yield Unit(count, partial(_until_damaged, path, _read_tar, start, count))
     if damage is not None:
         raise damage
     if not count:
         raise FaceSetError(f"{path}: no photographs in it ({', '.join(sorted(PHOTO_SUFFIXES))})")
-
-
-def _tar_photos(path: Path, start: int, count: int) -> Iterator[DatasetPhoto]:
-    return _until_damaged(path, _read_tar(path, start, count))
 
 
 def _read_tar(path: Path, start: int, count: int) -> Iterator[DatasetPhoto]:
@@ -225,16 +222,12 @@ def parquet_units(path: Path, size: int = UNIT_FACES) -> Iterator[Unit]:
     first = count = 0
     for group, more in enumerate(rows):
         if groups and count + more > size:
-            yield Unit(count, partial(_parquet_photos, path, tuple(groups), first))
+            yield Unit(count, partial(_until_damaged, path, _read_parquet, tuple(groups), first))
             groups, first, count = [], first + count, 0
         groups.append(group)
         count += more
     if count:
-        yield Unit(count, partial(_parquet_photos, path, tuple(groups), first))
-
-
-def _parquet_photos(path: Path, groups: tuple[int, ...], row: int) -> Iterator[DatasetPhoto]:
-    return _until_damaged(path, _read_parquet(path, groups, row))
+        yield Unit(count, partial(_until_damaged, path, _read_parquet, tuple(groups), first))
 
 
 def _read_parquet(path: Path, groups: tuple[int, ...], row: int) -> Iterator[DatasetPhoto]:

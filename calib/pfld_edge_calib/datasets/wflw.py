@@ -1,4 +1,7 @@
-"""WFLW (Wu et al., "Look at Boundary", CVPR 2018): its folder layout, its lists, and its two official archives."""
+"""WFLW (Wu et al., "Look at Boundary", CVPR 2018): its folder layout, its lists, and its two official archives.
+
+A part that is missing or damaged is a FaceSetError.
+"""
 
 import shutil
 import tarfile
@@ -31,11 +34,7 @@ def wflw_list(folder: Path, split: str) -> Path:
 
 
 def read_wflw(folder: Path, split: str = "test") -> list[Face]:
-    """Read one split, ``train`` or ``test``, of a folder that holds ``WFLW_images`` and ``WFLW_annotations``.
-
-    Raises:
-        FaceSetError: The folder lacks a part, or a line is damaged.
-    """
+    """Read one split, ``train`` or ``test``, of a folder that holds ``WFLW_images`` and ``WFLW_annotations``."""
     faces = [face for unit in wflw_units(folder, split) for face in unit_faces(unit)]
     if not faces:
         raise FaceSetError(f"{wflw_list(folder, split)}: the list is empty")
@@ -47,9 +46,6 @@ def wflw_units(folder: Path, split: str, size: int = UNIT_FACES) -> Iterator[Uni
 
     A line has 207 columns: 98 x,y pairs, the rectangle, six attributes, the image's name. The face's box is the tight
     box of its landmarks, as in the published evaluation, not the rectangle.
-
-    Raises:
-        FaceSetError: The folder lacks a part.
     """
     path, images = wflw_list(folder, split), folder / "WFLW_images"
     if not path.is_file():
@@ -86,11 +82,7 @@ def _face(line: str, images: Path, where: str) -> Face:
 
 
 def wflw_archives(path: Path) -> tuple[Path, Path] | None:
-    """Find the two archives, given one of them or the folder that holds both; None where there is neither.
-
-    Raises:
-        FaceSetError: One of them is missing.
-    """
+    """Find the two archives, given one of them or the folder that holds both; None where there is neither."""
     folder = path if path.is_dir() else path.parent
     if path.is_file() and path.name not in ARCHIVES:
         raise FaceSetError(f"{path}: expected a WFLW folder, or one of the official archives {' and '.join(ARCHIVES)}")
@@ -110,9 +102,6 @@ def unpack_wflw(
 
     Members of the `archives` from `wflw_archives` are looked up among the expected names and written to paths built
     from those, so that none can be written outside of `target`. `advance` gets the number of photographs done.
-
-    Raises:
-        FaceSetError: An archive is damaged, or lacks the list or a photograph.
     """
     images, annotations = archives
     listed = wflw_list(target, split)

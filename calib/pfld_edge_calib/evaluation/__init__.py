@@ -2,21 +2,9 @@
 
 from pfld_edge_calib.detection import as_detected_by
 from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict, judge, paired_drift
-from pfld_edge_calib.evaluation.metrics import (
-    Deviation,
-    landmark_regions,
-    measure_deviation,
-)
+from pfld_edge_calib.evaluation.metrics import Deviation
 from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
-from pfld_edge_calib.evaluation.robustness import (
-    CORRUPTIONS,
-    FACE_SIDE,
-    FacePatch,
-    Robustness,
-    face_patch,
-    measure_robustness,
-    robustness_record,
-)
+from pfld_edge_calib.evaluation.robustness import Robustness, measure_robustness, robustness_record
 from pfld_edge_calib.evaluation.verification import (
     LikelyCause,
     ModelResult,
@@ -29,11 +17,8 @@ from pfld_edge_calib.evaluation.verification import (
 )
 
 __all__ = [
-    "CORRUPTIONS",
-    "FACE_SIDE",
     "Deviation",
     "DriftEstimate",
-    "FacePatch",
     "FacePredictions",
     "LikelyCause",
     "ModelResult",
@@ -43,11 +28,8 @@ __all__ = [
     "VerificationSettings",
     "as_detected_by",
     "evaluate_found",
-    "face_patch",
     "join_units",
     "judge",
-    "landmark_regions",
-    "measure_deviation",
     "measure_robustness",
     "paired_drift",
     "predict_unit",

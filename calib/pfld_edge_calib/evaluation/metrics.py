@@ -26,11 +26,7 @@ _PART = 4096
 
 
 def point_errors(landmarks: NDArray[np.floating], reference: NDArray[np.floating]) -> Float:
-    """Distances between corresponding points of ``(N, P, 2)`` landmarks, ``(N, P)`` float64 in their unit.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
+    """Distances between corresponding points of ``(N, P, 2)`` landmarks, ``(N, P)`` float64 in their unit."""
     if landmarks.shape != reference.shape:
         raise ValueError(f"predicted {landmarks.shape} and truth {reference.shape} must have one shape")
     errors: Float = np.empty(landmarks.shape[:2])
@@ -73,9 +69,6 @@ def nme_per_face(
 
     Returns:
         ``(N,)`` float64; NaN where the two points are unlabelled or coincide.
-
-    Raises:
-        ValueError: The shapes differ.
     """
     first, second = normalizing_points
     return np.asarray(mean_error(predicted, truth) / normalizing_distance(truth, [first], [second]))
@@ -241,13 +234,10 @@ def measure_deviation(
     truth: NDArray[np.floating],
     scheme: LandmarkScheme,
 ) -> Deviation:
-    """Compare two models' landmarks.
+    """Compare two models' ``(N, P, 2)`` landmarks in pixels, NaN for a missed face.
 
-    Args:
-        landmarks: ``(N, P, 2)`` pixels; NaN for a missed face.
-        reference: The other model's, or annotations with NaN at unlabelled points, which are left out.
-        truth: Gives the eye distance.
-        scheme: Names the points.
+    Or a model's with annotations as `reference`, NaN at unlabelled points, which are left out. `truth` gives the eye
+    distance.
     """
     first, second = scheme.normalizing_points
     moved = point_errors(landmarks, reference) / normalizing_distance(truth, [first], [second])[:, None]

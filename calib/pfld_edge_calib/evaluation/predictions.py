@@ -100,11 +100,8 @@ class FacePredictions:
 def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions:
     """Predict the landmarks of a unit's faces with each model; photographs are kept for one batch only.
 
-    Photographs that can't be read, members of shards that are damaged, and their faces without landmarks are passed
-    over, and are in the result's `unreadable`.
-
-    Raises:
-        FaceSetError: A line of a list is damaged, or a face of one has another number of landmarks than the models.
+    Photographs that can't be read, members of shards that are damaged, and their faces without landmarks are in the
+    result's `unreadable`; a damaged line of a list is a FaceSetError.
     """
     contract = models[0].contract
     none = np.zeros((0, contract.landmarks.num_landmarks, 2), np.float32)
@@ -139,13 +136,9 @@ def _measurable(unit: Unit, contract: Contract, skip: Skip) -> Iterator[Face]:
 
 
 def join_units(parts: Iterable[FacePredictions], models: int, points: int, folder: Path) -> FacePredictions:
-    """Join the predictions of units; the result's landmarks are mapped files.
+    """Join the predictions of units; the landmarks are mapped files in `folder`, which must outlive the result.
 
-    `models` and `points` are the numbers of models and of landmarks a face. The files lie in `folder`, which must
-    outlive the result.
-
-    Raises:
-        FaceSetError: There is no face that can be measured.
+    `models` and `points` are the numbers of models and of landmarks a face. FaceSetError where no face can be measured.
     """
     images: list[str] = []
     kinds: dict[frozenset[str], frozenset[str]] = {}  # equal sets of attributes are kept once

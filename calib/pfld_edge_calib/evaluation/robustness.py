@@ -196,19 +196,10 @@ def measure_robustness(
     corruptions: Sequence[Corruption] = CORRUPTIONS,
     seed: int = 0,
 ) -> Robustness:
-    """Measure the NME under each corruption at each strength.
+    """Measure the NME of M models of one landmark scheme under each corruption at each strength.
 
-    Every model sees the same pixels. Random choices depend on the seed, the face and the corruption only.
-
-    Args:
-        models: M models of one landmark scheme.
-        faces: With landmarks; those with a box of NaN, and those without NME, are left out.
-        advance: Called with the number of faces done.
-        corruptions: Which ones.
-        seed: Seed of all random choices.
-
-    Raises:
-        FaceSetError: A photograph can't be read.
+    Every model sees the same pixels. Random choices depend on the seed, the face and the corruption only. Faces with a
+    box of NaN, and those without NME, are left out. `advance` gets the number of faces done.
     """
     points = models[0].contract.landmarks.normalizing_points
     total = np.zeros((len(models), 1 + sum(len(corruption.strengths) for corruption in corruptions)))

@@ -190,7 +190,7 @@ def verify_models(
     Args:
         models: At least one, all of one landmark scheme.
         faces: At least one; models are given their boxes. NaN where a detector missed a face.
-        settings: Settings of the verification.
+        settings: Of the verification.
         compare: Whether the first model is the reference; otherwise each is evaluated by itself.
         refine: Number of further passes, each with the tight box of the landmarks that the model predicted before.
         advance: Called with the number of faces done.
@@ -225,11 +225,7 @@ def evaluate_found(
     *,
     compare: bool = True,
 ) -> Verification:
-    """Evaluate landmarks that were predicted already, by at least one model; see `verify_models`.
-
-    Raises:
-        FaceSetError: No face can be measured, or none has an NME.
-    """
+    """Evaluate landmarks that models predicted already; FaceSetError where no face can be measured or has an NME."""
     if not predictions.images:
         raise no_face_left(predictions.outside, predictions.unreadable)
     kinds: dict[frozenset[str], int] = {}  # few combinations of attributes occur
@@ -322,13 +318,10 @@ def _result(
 
 
 def shipping_verdict(found: Verification, model: ModelResult) -> tuple[Verdict, str]:
-    """Judge whether a model may ship, by more than its drift over all faces.
+    """Judge whether a model may ship, by more than its drift over all faces; unjudged where no budget was given.
 
     The drift's interval must end within the budget, that of each subset of 20 faces or more too; no landmark may lie
     further than 0.25 eye distances from the reference's; and an INT8 file must be calibrated on 100 faces.
-
-    Returns:
-        The verdict and a sentence; unjudged where no budget was given.
     """
     budget, drift, moved = found.settings.max_drift, model.drift, model.deviation
     if model.verdict is not Verdict.PASS or budget is None or drift is None or moved is None:

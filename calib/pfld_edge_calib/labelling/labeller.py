@@ -49,10 +49,8 @@ def augmented_predictions(
         crops: Crops of each face; the first is the box's own, the others are shifted alike for every face.
 
     Returns:
-        ``(V, N, P, 2)`` photograph pixels: V predictions, one for each teacher, crop and mirror image.
-
-    Raises:
-        LabellingError: A network predicts NaN or infinity.
+        ``(V, N, P, 2)`` photograph pixels: V predictions, one for each teacher, crop and mirror image. One that is no
+        finite number is a LabellingError.
     """
     return np.stack(
         [

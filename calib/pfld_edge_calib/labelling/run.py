@@ -32,14 +32,10 @@ Boxes = dict[Path, NDArray[np.float64]]
 
 
 def photos_of(inputs: Sequence[Path], images: Path | None = None) -> list[Path]:
-    """List photographs, each once, in the order in which they are given.
+    """List photographs, folders' photographs, and those that text files name, each once, in the order given.
 
-    Args:
-        inputs: Photographs; folders, searched recursively; text files with one path a line.
-        images: Folder that a text file's paths are relative to; the text file's own where None.
-
-    Raises:
-        FaceSetError: A folder or a text file is missing, or lists no photograph that exists.
+    A text file's paths are relative to `images`, or to the file's own folder where that is None. A folder or text file
+    that is missing, or lists no photograph that exists, is a FaceSetError.
     """
     found: dict[Path, None] = {}
     for path in inputs:
@@ -146,16 +142,22 @@ class ProgressFile:
     def __init__(self, path: Path, run: Mapping[str, str]) -> None:
         """Create the file, or resume the run that it belongs to; `run` holds everything that the results depend on.
 
-        Raises:
-            LabellingError: The file belongs to another run.
-            OSError: It can't be written.
+        A file of another run is a LabellingError.
         """
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         lines, size = self._complete(path)
         self.done = max(0, lines - 1)
         if lines:
-            self._check(run)
+            with path.open("rb") as file:
+                changed = check_same_run(file.readline(), run)
+            if changed is None:
+                raise LabellingError(f"{path}: not the progress of a labelling run; give another output")
+            if changed:
+                raise LabellingError(
+                    f"{path} is the progress of a run with other {', '.join(changed)}: repeat that command to finish "
+                    "it, or delete the file"
+                )
         self._file = path.open("r+b" if path.exists() else "wb")
         self._file.truncate(size)
         self._file.seek(size)
@@ -211,17 +213,6 @@ class ProgressFile:
                     lines, size = lines + 1, size + len(line)
         return lines, size
 
-    def _check(self, run: Mapping[str, str]) -> None:
-        with self.path.open("rb") as file:
-            changed = check_same_run(file.readline(), run)
-        if changed is None:
-            raise LabellingError(f"{self.path}: not the progress of a labelling run; give another output")
-        if changed:
-            raise LabellingError(
-                f"{self.path} is the progress of a run with other {', '.join(changed)}: repeat that command to finish "
-                f"it, or delete the file"
-            )
-
 
 def label_photos(
     units: Sequence[Unit],
@@ -244,10 +235,6 @@ def label_photos(
         advance: Called with 1 after each photograph.
         skip: Called for each photograph that can't be read, before it is stored: what it raises ends the run, and the
             photograph is read again by the next.
-
-    Raises:
-        FaceSetError: A shard has changed.
-        LabellingError: The teachers can't be used, or a process was killed.
     """
     left, known = list(units), progress.done
     while left and known >= left[0].count:
