@@ -31,7 +31,7 @@ from pfld_edge_calib import (
     read_photo,
     read_points_csv,
 )
-from pfld_edge_calib.photo import photos_listed
+from pfld_edge_calib.photo import listed_paths
 from pfld_edge_runtime import IBUG_68, FaceLandmarker
 from pfld_edge_runtime.detection import YuNet
 from pfld_edge_runtime.geometry import ConfidenceCurve, landmarks_68, mirror_disagreement, predict_with_mirror
@@ -167,7 +167,7 @@ def backgrounds(shared: Path, random: np.random.Generator) -> Iterator[Case]:
     """Boxes in which a detector with a low threshold sees no part of a face."""
     wflw = shared / "data/WFLW"
     detector = YuNet(shared / "models/detectors/yunet_n_dynamic.onnx", score_threshold=0.3)
-    for path in photos_listed(wflw / "unlabelled_images.txt", wflw / "WFLW_images"):
+    for path in listed_paths(wflw / "unlabelled_images.txt", wflw / "WFLW_images"):
         image = read_photo(path)
         faces, side = detector(image, "bgr"), random.uniform(40, 250)
         low = random.uniform(0, 1, 2) * (np.array(image.shape[1::-1]) - side)

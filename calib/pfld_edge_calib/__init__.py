@@ -20,11 +20,10 @@ from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.datasets.point_maps import as_wflw_98
 from pfld_edge_calib.datasets.points_csv import read_points_csv
 from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES, read_wflw
-from pfld_edge_calib.detection import detected_faces, refined
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.evaluation.metrics import nme_per_face
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.find_landmarks import cut_faces, predict_landmarks, true_landmarks
+from pfld_edge_calib.find_landmarks import cut_faces, predict_landmarks, refined, true_landmarks
 from pfld_edge_calib.photo import photos_in, read_photo
 
 __all__ = [
@@ -39,7 +38,6 @@ __all__ = [
     "calibration_candidates",
     "calibration_warnings",
     "cut_faces",
-    "detected_faces",
     "is_sharded",
     "jittered",
     "nme_per_face",

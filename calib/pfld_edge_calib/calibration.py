@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pfld_edge_calib.datasets.open_faces import open_faces
 from pfld_edge_calib.datasets.points_csv import read_boxes_csv, read_points_csv
 from pfld_edge_calib.datasets.wflw import wflw_list
-from pfld_edge_calib.detection import detected_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.photo import listed_paths, photos_in, photos_listed, readable_photo
+from pfld_edge_calib.find_landmarks import detected_faces
+from pfld_edge_calib.photo import listed_paths, photos_in, readable_photo
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, Detector, tight_box
 
 Array = NDArray[np.float64]
@@ -83,9 +83,7 @@ def calibration_candidates(
     """
     listed = path.suffix.lower() == ".txt"
     if detector is not None:
-        # Of a list, photographs that are missing are skipped too.
-        find = photos_listed if skip is None else listed_paths
-        photos = find(path, images) if listed else photos_in(path)
+        photos = listed_paths(path, images) if listed else photos_in(path)
         return detected_faces(photos, detector, contract or Contract(), advance, skip)
     if listed:
         raise FaceSetError(f"{path}: a list of photographs says nothing of their faces; give a detector too")
@@ -101,7 +99,11 @@ def calibration_candidates(
     if (path / BOXES_FILE).is_file():
         return read_boxes_csv(path / BOXES_FILE)
     found = ((photo, readable_photo(photo, skip)) for photo in photos_in(path))
-    faces = [_whole_photo(photo, picture) for photo, picture in found if picture is not None]
+    faces = [
+        Face(photo, np.array([0.0, 0.0, *picture.shape[1::-1]]), group=photo.name)
+        for photo, picture in found
+        if picture is not None
+    ]
     if not faces:
         raise FaceSetError(f"{path}: none of its photographs can be read")
     return faces
@@ -110,11 +112,6 @@ def calibration_candidates(
 def is_photo_folder(path: Path) -> bool:
     """Whether `calibration_candidates` takes every photograph of a folder: no list in it says where faces are."""
     return path.is_dir() and not (path / "WFLW_annotations").is_dir() and not (path / BOXES_FILE).is_file()
-
-
-def _whole_photo(path: Path, picture: NDArray[np.uint8]) -> Face:
-    height, width = picture.shape[:2]
-    return Face(path, np.array([0.0, 0.0, width, height]), group=path.name)
 
 
 def jittered(faces: Sequence[Face], copies: int, seed: int = 0, shift: float = 0.08, scale: float = 0.12) -> list[Face]:
@@ -194,26 +191,20 @@ def brightness_features(crops: NDArray[np.uint8]) -> Array:
 def calibration_warnings(crops: NDArray[np.uint8], color_order: str) -> tuple[str, ...]:
     """Warn of too few ``(N, S, S, 3)`` uint8 crops, and of an order other than `color_order`; a sentence each.
 
-    Skin of any tone reflects more red than blue, so that the middle of most crops is redder than blue.
+    Skin of any tone reflects more red than blue: so does the middle of most crops.
     """
     warnings = []
     if len(crops) < _MIN_FACES:
         warnings.append(
             f"{len(crops)} calibration faces are few: ranges from fewer than {_MIN_FACES} miss what others need"
         )
-    redder = _share_redder(crops, color_order)
-    if redder is not None and redder < 0.5:
+    quarter = crops.shape[1] // 4
+    middle = crops[:, quarter:-quarter, quarter:-quarter].astype(np.float32)
+    blue, _, red = np.moveaxis(middle.mean(axis=(1, 2)), 1, 0)[:: 1 if color_order == "bgr" else -1]
+    colored = np.abs(middle[..., 0] - middle[..., 2]).mean(axis=(1, 2)) > _GREY
+    if colored.sum() >= 8 and (redder := float((red > blue)[colored].mean())) < 0.5:
         warnings.append(
             f"{1 - redder:.0%} of the calibration faces are bluer than red: are they really in "
             f"{color_order.upper()} order?"
         )
     return tuple(warnings)
-
-
-def _share_redder(crops: NDArray[np.uint8], color_order: str) -> float | None:
-    """Share of the crops whose middle is redder than blue; None where fewer than eight are coloured."""
-    quarter = crops.shape[1] // 4
-    middle = crops[:, quarter:-quarter, quarter:-quarter].astype(np.float32)
-    blue, _, red = np.moveaxis(middle.mean(axis=(1, 2)), 1, 0)[:: 1 if color_order == "bgr" else -1]
-    colored = np.abs(middle[..., 0] - middle[..., 2]).mean(axis=(1, 2)) > _GREY
-    return float((red > blue)[colored].mean()) if colored.sum() >= 8 else None

@@ -51,11 +51,9 @@ def labelled_face(
 ) -> Face:
     """Check what a file says of a face, and make a `Face` of it; `where` names the line or file in error messages.
 
-    Its box is the tight box of the labelled landmarks, or of all where none is labelled.
-
-    Raises:
-        FaceSetError: A landmark isn't finite or lies beyond 1e9 pixels, a weight lies outside of 0..1, there isn't one
-            weight a landmark, or all labelled landmarks lie in 0..1: they are fractions of the photograph, not pixels.
+    Its box is the tight box of the labelled landmarks, or of all where none is labelled. FaceSetError where a landmark
+    isn't finite or lies beyond 1e9 pixels, a weight lies outside of 0..1, there isn't one weight a landmark, or all
+    labelled landmarks lie in 0..1: they are fractions of the photograph, not pixels.
     """
     weights = np.ones(len(landmarks)) if point_weights is None else point_weights
     if weights.shape != landmarks.shape[:1]:

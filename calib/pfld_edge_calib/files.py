@@ -17,9 +17,7 @@ _UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 class TextLines:
     """Lines of an open text file, from its position on: UTF-8 with or without a byte order mark, or UTF-16 with one.
 
-    Attributes:
-        offset: Byte offset of the next line.
-        number: Number of lines read.
+    `offset` is the byte offset of the next line, `number` that of lines read.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:

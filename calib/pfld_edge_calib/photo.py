@@ -125,17 +125,11 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
-def photos_listed(path: Path, folder: Path | None = None) -> list[Path]:
-    """Read a text file with one path a line, as `listed_paths` does; every photograph must exist."""
-    photos = listed_paths(path, folder)
-    missing = next((photo for photo in photos if not photo.is_file()), None)
-    if missing is not None:
-        raise FaceSetError(f"{path}: {missing} is missing; paths are relative to {folder or path.parent}")
-    return photos
-
-
 def listed_paths(path: Path, folder: Path | None = None) -> list[Path]:
-    """Read a text file with one path a line, relative to `folder`, or to the text file's own where that is None."""
+    """Read a text file with one path a line, relative to `folder`, or to the text file's own where that is None.
+
+    Photographs may be missing, but not all: then the list is relative to another folder.
+    """
     try:
         lines = read_lines(path)
     except FileNotFoundError as error:
@@ -144,6 +138,9 @@ def listed_paths(path: Path, folder: Path | None = None) -> list[Path]:
     photos = [named_file(root, line.rstrip("\r\n")) for line in lines if line.strip()]
     if not photos:
         raise FaceSetError(f"{path}: no photographs in it; write a path a line")
+    if not any(photo.is_file() for photo in photos):
+        others = ", and so are the others" if len(photos) > 1 else ""
+        raise FaceSetError(f"{path}: {photos[0]} is missing{others}; paths are relative to {root}")
     return photos
 
 

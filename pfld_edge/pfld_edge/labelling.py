@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets import Unit, is_sharded, open_faces
+from pfld_edge_calib.datasets.units import photo_units
 from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSettings
-from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, task_units, tasks_identity
+from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import Contract, Detector, open_detector
 from pfld_edge_runtime.detection import find_boxes
@@ -62,7 +63,7 @@ def label_plan(
     if not sharded:
         places = None if boxes is None else boxes_by_photo(boxes, images)
         tasks = label_tasks(photos_of(photos, images), places, out.parent if images is None else images)
-        return LabellingPlan(task_units(tasks, together), tasks_identity(tasks), len(tasks))
+        return LabellingPlan(tuple(photo_units(tasks, together)), tasks_identity(tasks), len(tasks))
     if boxes is not None:
         raise click.UsageError("shards say themselves where faces are: leave --boxes out, or give --detector instead")
     others = [path for path in photos if not is_sharded(path)]

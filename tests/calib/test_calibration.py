@@ -17,12 +17,12 @@ from pfld_edge_calib import (
     calibration_candidates,
     calibration_warnings,
     cut_faces,
-    detected_faces,
     portraits,
     pose_features,
     refined,
     stratified_sample,
 )
+from pfld_edge_calib.find_landmarks import detected_faces
 from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, crop_cache_folder
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector
 

@@ -17,7 +17,6 @@ from scipy.spatial.distance import cdist
 from scipy.stats import bootstrap, norm
 
 from pfld_edge_calib import Face, jittered, portraits
-from pfld_edge_calib.detection import as_detected_by, matched
 from pfld_edge_calib.evaluation import (
     DriftEstimate,
     Verdict,
@@ -40,6 +39,7 @@ from pfld_edge_calib.evaluation.metrics import (
     measure_deviation,
     nme_per_face,
 )
+from pfld_edge_calib.find_landmarks import as_detected_by, matched
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, LandmarkModel
 
 

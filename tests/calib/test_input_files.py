@@ -123,6 +123,7 @@ def test_text_files_of_any_system_read_alike(tmp_path: Path, encoding: str, ends
     assert [face.group for unit in csv_units(points, size=1) for face in unit_faces(unit)] == names
     boxes = write("boxes.csv", "image,x0,y0,x1,y1\n" + "".join(f"{name},1,2,30,40\n" for name in names))
     assert [face.group for face in read_boxes_csv(boxes)] == names
+    (tmp_path / names[1]).touch()
     listed = listed_paths(write("list.txt", "\n".join(names) + "\n\n"))
     assert listed == [tmp_path / name for name in names]
     numbers = " ".join(["10", "20", "30", "40"] * 49 + ["1", "2", "50", "60"] + ["0", "1.0", "0", "0", "0", "0"])

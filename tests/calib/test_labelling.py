@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pfld_edge_calib import FaceSetError, read_points_csv
-from pfld_edge_calib.datasets.units import DatasetPhoto
+from pfld_edge_calib.datasets.units import DatasetPhoto, photo_units
 from pfld_edge_calib.errors import LabellingError
 from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings, augmented_predictions, consensus
 from pfld_edge_calib.labelling.run import (
@@ -22,7 +22,6 @@ from pfld_edge_calib.labelling.run import (
     label_photos,
     label_tasks,
     photos_of,
-    task_units,
     write_labels,
 )
 from pfld_edge_calib.parallel import ordered_results, run_locally
@@ -158,7 +157,7 @@ def labelled(folder: Path, name: str, start: bytes = b"") -> tuple[bytes, bytes]
     path = folder / f"{name}.partial"
     path.write_bytes(start)
     with ProgressFile(path, {"run": "test"}) as progress:
-        label_photos(task_units(tasks, 2), make, progress, run_locally(1))
+        label_photos(list(photo_units(tasks, 2)), make, progress, run_locally(1))
         write_labels(progress, folder / name, 4)
     return (folder / name).read_bytes(), path.read_bytes()
 
@@ -196,7 +195,7 @@ def test_an_unreadable_photograph_is_counted_and_named(folder: Path) -> None:
     tasks = [DatasetPhoto(folder / name, name) for name in ("broken.jpg", "absent.jpg", "photo1.png")]
     complaints: list[FaceSetError] = []
     with ProgressFile(folder / "c.partial", {}) as progress:
-        label_photos(task_units(tasks, 2), make, progress, run_locally(1), skip=complaints.append)
+        label_photos(list(photo_units(tasks, 2)), make, progress, run_locally(1), skip=complaints.append)
         report = write_labels(progress, folder / "c.csv", 4, complaints.append)
     assert (report.photos, report.unreadable, report.labelled) == (3, 2, 1)
     for first in (complaints[:2], complaints[2:]):

@@ -14,8 +14,7 @@ from pfld_edge.cli import run
 from pfld_edge_calib import PORTRAITS, WFLW_ATTRIBUTES, FaceSetError, as_wflw_98, portraits, read_coco, read_wflw
 from pfld_edge_calib.datasets.point_maps import wflw_98_from_68
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
-from pfld_edge_calib.datasets.prepare import prepare_faces
-from pfld_edge_calib.datasets.prepared import PrepareSettings, open_prepared, read_shard
+from pfld_edge_calib.datasets.prepared import PrepareSettings, open_prepared, prepare_faces, read_shard
 from pfld_edge_calib.datasets.wflw import ARCHIVES
 from pfld_edge_runtime import IBUG_68, crop_faces, crop_windows
 from pfld_edge_runtime.geometry import landmarks_68

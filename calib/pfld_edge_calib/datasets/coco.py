@@ -18,11 +18,7 @@ def read_coco(path: Path, images: Path | None = None) -> list[Face]:
     A point of visibility 0 is unlabelled: its weight is 0. The box is the tight box of the labelled points, not the
     ``bbox`` of the annotation, so that every dataset is cropped alike. Crowds, and annotations with fewer than two
     labelled points, are left out. ``file_name`` is relative to `images`, or to the file's own folder where that is
-    None.
-
-    Raises:
-        FaceSetError: The file is missing, is not a COCO keypoint file, or its annotations have different numbers of
-            points.
+    None. A file that isn't such a file, or whose annotations differ in their numbers of points, is a FaceSetError.
     """
     if not path.is_file():
         raise FaceSetError(f"{path}: no such COCO file")

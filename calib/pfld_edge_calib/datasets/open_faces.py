@@ -10,7 +10,7 @@ from pathlib import Path
 from pfld_edge_calib.datasets.coco import read_coco
 from pfld_edge_calib.datasets.points_csv import csv_units
 from pfld_edge_calib.datasets.shards import parquet_units, tar_units
-from pfld_edge_calib.datasets.units import UNIT_FACES, Skip, Unit, face_units, unit_faces
+from pfld_edge_calib.datasets.units import UNIT_FACES, Skip, Unit, photo_units, photos_of_faces, unit_faces
 from pfld_edge_calib.datasets.wflw import wflw_list, wflw_units
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
@@ -26,12 +26,7 @@ class FaceSet:
     """A dataset of faces, divided into work units in an order that depends on the dataset only.
 
     Iterating yields the annotated faces one by one, and raises FaceSetError at one that is damaged or has no
-    annotation; `units` is for work in several processes.
-
-    Attributes:
-        units: All of them.
-        identity: Hash that changes when the dataset changes.
-        name: Its path or paths, for messages.
+    annotation; `units` is for work in several processes. `identity` is a hash that changes when the dataset changes.
     """
 
     units: tuple[Unit, ...]
@@ -48,11 +43,7 @@ class FaceSet:
         return chain.from_iterable(map(unit_faces, self.units))
 
     def load(self, skip: Skip | None = None) -> list[Face]:
-        """Read all annotated faces into memory; `skip` is that of `unit_faces`.
-
-        Raises:
-            FaceSetError: There is none, a line of a list is damaged, or without `skip` a shard.
-        """
+        """Read all annotated faces into memory, at least one; `skip` is that of `unit_faces`, as are the errors."""
         faces = [face for unit in self.units for face in unit_faces(unit, skip)]
         if not faces:
             raise FaceSetError(f"{self.name}: the list is empty: expected at least one face")
@@ -113,7 +104,7 @@ def _opened(
             raise FaceSetError(f"{path}: no such CSV file")
         return csv_units(path, images, size, group_by), sha256_of(path)
     if suffix == ".json":
-        return face_units(read_coco(path, images), size), sha256_of(path)
+        return photo_units(photos_of_faces(read_coco(path, images)), size), sha256_of(path)
     if not path.exists():
         raise FaceSetError(f"{path}: no such folder or file")
     raise FaceSetError(

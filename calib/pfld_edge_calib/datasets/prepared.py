@@ -1,24 +1,34 @@
-"""The format of prepared datasets: a manifest and shards of cropped faces, which training reads without photographs.
+"""Prepared datasets: shards of cropped faces, which training reads without photographs, and a manifest.
 
 ``prepared.json`` (`Manifest`) is written last: where it exists the dataset is complete. A shard is an ``.npz`` file.
-One that is missing, damaged, or of another format is a FaceSetError.
+One that is missing, damaged, or of another format is a FaceSetError. `prepare_faces` crops every face once, and resumes
+where it stopped.
 """
 
+import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from copy import copy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.files import sha256_of
-from pfld_edge_runtime import Contract, CropRule, PfldEdgeError
+from pfld_edge_calib.face import Face
+from pfld_edge_calib.files import sha256_of, write_atomically
+from pfld_edge_calib.parallel import ordered_results
+from pfld_edge_calib.photo import is_outside, read_photo
+from pfld_edge_runtime import BoxError, Contract, CropRule, PfldEdgeError, crop_faces, crop_windows
 
 MANIFEST = "prepared.json"
 FORMAT = 1
@@ -36,8 +46,7 @@ class PrepareSettings:
     Attributes:
         input_size: Side of the input, in pixels, of the networks that will be trained.
         margin: Side of their crop over the box's longer side.
-        encoding: ``jpeg``, or ``raw`` for uncompressed pixels, about six times as large.
-        quality: JPEG quality, 1 to 100.
+        encoding: ``jpeg`` of a `quality` from 1 to 100, or ``raw``: uncompressed pixels, about six times as large.
         shard_faces: Faces in a shard; faces of one photograph stay together.
     """
 
@@ -228,3 +237,216 @@ def _decoded(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if crop is None or crop.shape != (size, size, 3):
         raise ValueError(f"a picture is not {size} x {size}")
     return np.asarray(crop, np.uint8)
+
+
+UNREADABLE = "unreadable"
+"""Why faces were left out, in `Manifest.skipped`: their photographs could not be read."""
+
+PROGRESS = "prepared.partial.json"
+"""Finished shards of an unfinished run: a line with the run's identity, then a line a shard."""
+
+Shards = dict[int, tuple[ShardEntry, dict[str, int]]]
+"""Finished shards by number, with the number of faces that were left out by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareReport:
+    """The manifest that was written, and the number of faces that an earlier run had prepared."""
+
+    manifest: Manifest
+    kept: int
+
+
+def prepare_faces(
+    faces: Sequence[Face],
+    source: str,
+    root: Path,
+    out: Path,
+    settings: PrepareSettings,
+    workers: int,
+    advance: Callable[[int], None] = lambda _count: None,
+    skip: Callable[[FaceSetError], object] = lambda _error: None,
+) -> PrepareReport:
+    """Crop faces into the shards of a folder; resumes an earlier run of the same faces and settings.
+
+    The shards' bytes depend on faces, photographs and settings, not on the number of processes.
+
+    Args:
+        faces: With landmarks, all with the same number of points.
+        source: The dataset's name for the manifest.
+        root: Folder of the photographs.
+        out: Folder of the shards; created where it is missing.
+        settings: Of the crops and shards.
+        workers: Number of processes.
+        advance: Called with the number of faces done.
+        skip: Called for each photograph that can't be read, whose faces are left out.
+
+    Raises:
+        FaceSetError: No face could be cropped, or the folder holds another dataset.
+    """
+    points = {len(face.landmarks) for face in faces if face.landmarks is not None}
+    if len(points) != 1:
+        raise FaceSetError(f"faces have {sorted(points)} points; all of a set must have as many")
+    identity = _identity(faces, root, settings)
+    complete = _finished(out, identity)
+    if complete is not None:
+        advance(len(faces))
+        return PrepareReport(complete, complete.faces)
+    done = _finished_shards(out, identity)
+    plans = dict(enumerate(_plan(faces, settings.shard_faces)))
+    kept = sum(entry.faces for entry, _ in done.values())
+    advance(sum(len(photo) for number in done for photo in plans[number]))
+    left = {number: photos for number, photos in plans.items() if number not in done}
+    tasks = (photo for photos in left.values() for photo in photos)
+    work = partial(_crop_photo, settings=settings)
+    with closing(ordered_results(partial(copy, work), tasks, workers)) as results:
+        for number, photos in left.items():
+            cropped = [next(results) for _ in photos]
+            for photo in cropped:
+                if photo.complaint:
+                    skip(FaceSetError(photo.complaint))
+            skipped = Counter(reason for photo in cropped for reason in photo.skipped)
+            done[number] = _write_shard(out / f"shard-{number:05d}.npz", cropped), dict(skipped)
+            records = [{"number": key, "shard": asdict(entry), "skipped": why} for key, (entry, why) in done.items()]
+            lines = [json.dumps(record) for record in [{"identity": identity}, *records]]
+            write_atomically(out / PROGRESS, "\n".join(lines).encode())
+            advance(sum(map(len, photos)))
+    manifest = _manifest(source, identity, points.pop(), settings, done)
+    write_atomically(out / MANIFEST, manifest.to_json().encode())
+    (out / PROGRESS).unlink(missing_ok=True)
+    return PrepareReport(manifest, kept)
+
+
+def _identity(faces: Sequence[Face], root: Path, settings: PrepareSettings) -> str:
+    """Hash settings, annotations, and the photographs' names relative to `root` and sizes in bytes."""
+    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    sizes: dict[Path, int] = {}
+    for face in faces:
+        if face.image not in sizes:
+            sizes[face.image] = face.image.stat().st_size if face.image.is_file() else -1
+        name = face.image.relative_to(root) if face.image.is_relative_to(root) else face.image
+        parts = (str(name.as_posix()), face.group, sorted(face.attributes), face.weight, sizes[face.image])
+        digest.update(json.dumps(parts).encode())
+        for array in (face.bbox_xyxy, face.landmarks, face.point_weights):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _plan(faces: Sequence[Face], shard_faces: int) -> Iterator[list[list[Face]]]:
+    """Divide faces into shards, lists of photographs with their faces; a photograph is read once for all its faces."""
+    by_photo: dict[Path, list[Face]] = {}
+    for face in faces:
+        by_photo.setdefault(face.image, []).append(face)
+    shard: list[list[Face]] = []
+    for photo in by_photo.values():
+        shard.append(photo)
+        if sum(map(len, shard)) >= shard_faces:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
+
+
+class _CroppedFace(NamedTuple):
+    """One face: JPEG or raw pixels, its group, and its row of each array of `Shard`."""
+
+    picture: bytes
+    group: str
+    rows: dict[str, NDArray[Any]]
+
+
+class _CroppedPhoto(NamedTuple):
+    """The faces of a photograph, the reasons why others were left out, and why the photograph can't be read."""
+
+    faces: list[_CroppedFace]
+    skipped: list[str]
+    complaint: str = ""
+
+
+def _crop_photo(faces: Sequence[Face], settings: PrepareSettings) -> _CroppedPhoto:
+    try:
+        photo = read_photo(faces[0].image)
+    except FaceSetError as error:
+        return _CroppedPhoto([], [UNREADABLE] * len(faces), str(error))
+    found = [_crop_face(face, photo, settings) for face in faces]
+    return _CroppedPhoto(
+        [face for face in found if not isinstance(face, str)], [reason for reason in found if isinstance(reason, str)]
+    )
+
+
+def _crop_face(face: Face, photo: NDArray[np.uint8], settings: PrepareSettings) -> _CroppedFace | str:
+    """One face, or the reason why it is left out."""
+    if face.landmarks is None:
+        return "without landmarks"
+    weights = np.full(len(face.landmarks), face.weight, np.float32)
+    if face.point_weights is not None:
+        weights = weights * face.point_weights
+    if not weights.any():
+        return "of no weight"
+    if is_outside(face, photo):
+        return "outside of the photograph"
+    try:
+        windows = crop_windows(face.bbox_xyxy[None], settings.contract.crop.margin)
+    except BoxError:
+        return "with a box that has no area"
+    rows = {
+        "landmarks": (windows.to_crop(face.landmarks[None])[0] * settings.size).astype(np.float32),
+        "photo_landmarks": face.landmarks.astype(np.float32),
+        "windows": np.array([*windows.corners[0], windows.sizes[0]]),
+        "weights": weights,
+        "attributes": np.array([name in face.attributes for name in WFLW_ATTRIBUTES]),
+    }
+    return _CroppedFace(_encoded(crop_faces(photo, windows, settings.size)[0], settings), face.group, rows)
+
+
+def _encoded(crop: NDArray[np.uint8], settings: PrepareSettings) -> bytes:
+    if settings.encoding == "raw":
+        return crop.tobytes()
+    # Chroma at full resolution: subsampled, it blurs lips and irises.
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return bytes(cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, settings.quality, *sampling])[1])
+
+
+def _write_shard(path: Path, photos: Sequence[_CroppedPhoto]) -> ShardEntry:
+    faces = [face for photo in photos for face in photo.faces]
+    if not faces:
+        return ShardEntry(path.name, 0, "")
+    arrays = {name: np.stack([face.rows[name] for face in faces]) for name in faces[0].rows}
+    write_atomically(path, pack_shard([face.picture for face in faces], [face.group for face in faces], arrays))
+    return ShardEntry(path.name, len(faces), sha256_of(path))
+
+
+def _manifest(source: str, identity: str, points: int, settings: PrepareSettings, done: Shards) -> Manifest:
+    skipped: Counter[str] = Counter()
+    for _, reasons in done.values():
+        skipped.update(reasons)
+    shards = tuple(entry for _, (entry, _) in sorted(done.items()) if entry.faces)
+    if not shards:
+        raise FaceSetError(f"no face could be cut: {', '.join(f'{count} {why}' for why, count in skipped.items())}")
+    return Manifest(source, identity, points, settings, shards, dict(sorted(skipped.items())))
+
+
+def _finished(out: Path, identity: str) -> Manifest | None:
+    """The manifest if the folder holds these faces completely; another dataset's is refused."""
+    if (out / MANIFEST).is_file() and (found := open_prepared(out)).identity != identity:
+        raise FaceSetError(f"{out}: holds another prepared set ({found.source}); choose another folder, or delete it")
+    manifest = whole_set(out)
+    if manifest is None:
+        (out / MANIFEST).unlink(missing_ok=True)
+    return manifest
+
+
+def _finished_shards(out: Path, identity: str) -> Shards:
+    """Intact shards of an earlier run; those of another dataset are refused."""
+    path = out / PROGRESS
+    if not path.is_file():
+        return {}
+    try:
+        first, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        before = str(first["identity"])
+        entries = {line["number"]: (ShardEntry(**line["shard"]), dict(line["skipped"])) for line in lines}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FaceSetError(f"{path}: damaged ({error!r}); delete it to begin anew") from error
+    if before != identity:
+        raise FaceSetError(f"{out}: holds the beginning of another prepared set; choose another folder, or delete it")
+    return {number: found for number, found in entries.items() if is_complete(out, found[0])}

@@ -101,8 +101,7 @@ def _until_damaged(path: Path, read: Callable[..., Iterator[DatasetPhoto]], *whe
 def tar_units(path: Path, size: int = UNIT_FACES) -> Iterator[Unit]:
     """Divide a tar file into units of at most `size` photographs; reads its headers only.
 
-    Raises:
-        FaceSetError: It is damaged, after the units before the damage; it is compressed, or holds no photographs.
+    FaceSetError where it is compressed, holds no photographs, or is damaged, after the units before the damage.
     """
     start, count = 0, 0
     damage: FaceSetError | None = None
@@ -210,9 +209,7 @@ def _contents(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> byte
 def parquet_units(path: Path, size: int = UNIT_FACES) -> Iterator[Unit]:
     """Divide a Parquet file into units of whole row groups; reads its footer only.
 
-    Raises:
-        FaceSetError: It is damaged, or has no ``image`` column.
-        MissingPackageError: pyarrow is not installed.
+    FaceSetError where it is damaged, or has no ``image`` column; MissingPackageError where pyarrow is not installed.
     """
     with _open_parquet(path) as file:
         if "image" not in file.schema_arrow.names:

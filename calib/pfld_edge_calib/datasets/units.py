@@ -40,9 +40,7 @@ class DatasetPhoto:
 class Unit:
     """A part of a dataset that one process works on: small and picklable, it says where its photographs are.
 
-    Attributes:
-        count: Number of photographs, or of lines of a list of faces.
-        photos: Reads the photographs in order; raises FaceSetError at a damaged line of a list.
+    `photos` reads `count` photographs, or lines of a list, in order; FaceSetError at a damaged line.
     """
 
     count: int
@@ -50,11 +48,9 @@ class Unit:
 
 
 def unit_faces(unit: Unit, skip: Skip | None = None) -> Iterator[Face]:
-    """Read the annotated faces of a unit in order.
+    """Read the annotated faces of a unit in order; a damaged line of a list is a FaceSetError.
 
-    Raises:
-        FaceSetError: A line of a list is damaged; or, unless `skip` takes the error, a photograph of a shard, or it
-            has no annotation.
+    So is a photograph of a shard that is damaged or has no annotation, unless `skip` takes the error.
     """
     for photo in unit.photos():
         error = photo.error
@@ -68,14 +64,15 @@ def unit_faces(unit: Unit, skip: Skip | None = None) -> Iterator[Face]:
             yield from photo.faces or ()
 
 
-def face_units(faces: Iterable[Face], size: int = UNIT_FACES) -> Iterator[Unit]:
-    """Divide faces that were read already into units."""
-    remaining = iter(faces)
+def photo_units(photos: Iterable[DatasetPhoto], size: int = UNIT_FACES) -> Iterator[Unit]:
+    """Divide photographs that are known already into units of `size`."""
+    remaining = iter(photos)
     while part := tuple(islice(remaining, size)):
-        yield Unit(len(part), partial(_photos_of, part))
+        yield Unit(len(part), partial(iter, part))
 
 
-def _photos_of(faces: Iterable[Face]) -> Iterator[DatasetPhoto]:
+def photos_of_faces(faces: Iterable[Face]) -> Iterator[DatasetPhoto]:
+    """Give each face its photograph."""
     return (DatasetPhoto(face.image, face.group, (face,)) for face in faces)
 
 
@@ -100,4 +97,4 @@ def text_units(path: Path, lines: TextLines, rows: Iterable[object], read: RowRe
 def _text_photos(path: Path, start: int, line: int, count: int, read: RowReader) -> Iterator[DatasetPhoto]:
     with path.open("rb") as file:
         file.seek(start)
-        yield from _photos_of(read(TextLines(path, file), line, count))
+        yield from photos_of_faces(read(TextLines(path, file), line, count))

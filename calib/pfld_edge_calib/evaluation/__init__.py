@@ -1,6 +1,5 @@
 """Evaluation of models: accuracy, paired drift with intervals, deviations, verdicts, and corruption robustness."""
 
-from pfld_edge_calib.detection import as_detected_by
 from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict, judge, paired_drift
 from pfld_edge_calib.evaluation.metrics import Deviation
 from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
@@ -15,6 +14,7 @@ from pfld_edge_calib.evaluation.verification import (
     verification_record,
     verify_models,
 )
+from pfld_edge_calib.find_landmarks import as_detected_by
 
 __all__ = [
     "Deviation",

@@ -30,11 +30,9 @@ class DriftEstimate:
 
     Attributes:
         value: Change of the mean error over the reference's mean error on the same faces: 0.01 is one percent worse.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
+        low: Lower end of its 95 % interval; `high` is the upper one.
         resolvable: Smallest drift that as many faces would distinguish from none with a power of 0.8: 2.8 standard
             errors; infinite where there are too few photographs.
-        faces: Number of faces.
         photographs: Number of photographs, which are resampled as wholes: faces of one photograph are not independent.
         method: ``bca``; ``extremes`` with fewer than 8 photographs, where the interval reaches from the least to the
             largest change of a single face; ``none`` where no face can be compared.
@@ -83,10 +81,7 @@ def paired_drift(
 def mean_interval(
     nmes: Float, photographs: NDArray[np.integer], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Compute the 95 % interval of the mean of ``(N,)`` errors, by the same bootstrap as `paired_drift`.
-
-    None where there are fewer than 8 photographs; NaN, a missed face, is left out.
-    """
+    """95 % interval of the mean of ``(N,)`` errors, as in `paired_drift`; None with fewer than 8 photographs."""
     known = nmes[np.isfinite(nmes)]
     sums = _sums_by_photograph(known, np.ones(len(known)), photographs[np.isfinite(nmes)])
     return None if sums.shape[1] < MIN_PHOTOGRAPHS else _bootstrap(sums, resamples, seed)[:2]
@@ -171,10 +166,7 @@ def _advice(drift: DriftEstimate, budget: float) -> str:
 
 
 def faces_needed(drift: DriftEstimate, budget: float) -> int | None:
-    """Estimate how many faces would decide, if the drift stays and the interval shrinks as 1 / sqrt(faces).
-
-    It has two leading digits, rounded up; None where the drift equals the budget.
-    """
+    """Faces that would decide, if the drift stays and the interval shrinks as 1 / sqrt(faces); two leading digits."""
     away = drift.value - budget
     reach = drift.value - drift.low if away > 0 else drift.high - drift.value
     if away == 0:

@@ -26,7 +26,7 @@ _PART = 4096
 
 
 def point_errors(landmarks: NDArray[np.floating], reference: NDArray[np.floating]) -> Float:
-    """Distances between corresponding points of ``(N, P, 2)`` landmarks, ``(N, P)`` float64 in their unit."""
+    """Distances between the points of ``(N, P, 2)`` landmarks of one shape, ``(N, P)`` float64 in their unit."""
     if landmarks.shape != reference.shape:
         raise ValueError(f"predicted {landmarks.shape} and truth {reference.shape} must have one shape")
     errors: Float = np.empty(landmarks.shape[:2])
@@ -76,14 +76,14 @@ def nme_per_face(
 
 @dataclass(frozen=True, slots=True)
 class FaceErrors:
-    """Normalized mean error of each face; NaN where the face was missed.
+    """Normalized mean error of each of N faces, ``(N,)``; NaN where the face was missed.
 
     Attributes:
-        ocular: ``(N,)`` divided by the distance of the scheme's normalizing points (WFLW 60 and 72, outer eye corners).
-        pupil: ``(N,)`` divided by the distance of the pupils (WFLW 96 and 97); None where the scheme has no eyes.
-        diagonal: ``(N,)`` divided by the diagonal of the tight box of the true landmarks.
-        measurable: ``(N,)`` mask of the faces whose normalizing points are labelled and differ; None for all. The
-            others count in no figure.
+        ocular: Divided by the distance of the scheme's normalizing points (WFLW 60 and 72, outer eye corners).
+        pupil: Divided by the distance of the pupils (WFLW 96 and 97); None where the scheme has no eyes.
+        diagonal: Divided by the diagonal of the tight box of the true landmarks.
+        measurable: Mask of the faces whose normalizing points are labelled and differ; None for all. The others count
+            in no figure.
     """
 
     ocular: Float
@@ -151,8 +151,7 @@ class Accuracy:
 def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Accuracy:
     """Summarize the errors of N faces, or of those in the ``(N,)`` mask `chosen`, at least one.
 
-    The area is exact: the cumulative error curve is a staircase, whose area below the threshold t is the mean of
-    ``max(0, t - nme)``.
+    The cumulative error curve is a staircase, whose area below the threshold t is the mean of ``max(0, t - nme)``.
     """
     some = np.ones(len(errors.ocular), bool) if chosen is None else chosen
     if errors.measurable is not None:
@@ -209,11 +208,8 @@ class Deviation:
 
     Attributes:
         mean: Over all points and faces.
-        largest: Largest of all.
-        largest_face: Index of the face where that is.
-        largest_landmark: Index of the landmark where that is.
-        by_landmark: ``(P,)`` mean over the faces.
-        largest_by_landmark: ``(P,)``.
+        largest: Largest of all, which is that of `largest_landmark` of `largest_face`, indices.
+        by_landmark: ``(P,)`` mean over the faces; the largest ones are `largest_by_landmark`.
         by_face: ``(N,)`` mean over the points; NaN where either model has no landmarks.
         by_region: See `landmark_regions`.
     """

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.evaluation.metrics import nme_per_face
+from pfld_edge_calib.evaluation.metrics import nme_per_face, normalizing_distance
 from pfld_edge_calib.evaluation.verification import json_types
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.find_landmarks import BoxedPhoto, run_models
+from pfld_edge_calib.find_landmarks import BoxedPhoto, run_models, true_landmarks
 from pfld_edge_calib.photo import read_photo
-from pfld_edge_runtime import LandmarkModel, tight_box
+from pfld_edge_runtime import Contract, LandmarkModel, tight_box
 
 Float = NDArray[np.float64]
 
@@ -32,13 +32,7 @@ _REACH = 2.6
 
 @dataclass(frozen=True, slots=True)
 class FacePatch:
-    """A face and its surroundings.
-
-    Attributes:
-        image: ``(S, S, 3)`` uint8 BGR; black beyond the edges of the photograph.
-        landmarks: ``(P, 2)`` float64, the annotation in pixels of the patch.
-        box: ``(4,)`` float64 x0, y0, x1, y1, the box that models are given.
-    """
+    """A face and its surroundings, ``(S, S, 3)`` uint8 BGR, black beyond the photograph; the rest is in its pixels."""
 
     image: NDArray[np.uint8]
     landmarks: NDArray[np.float64]
@@ -199,12 +193,12 @@ def measure_robustness(
     """Measure the NME of M models of one landmark scheme under each corruption at each strength.
 
     Every model sees the same pixels. Random choices depend on the seed, the face and the corruption only. Faces with a
-    box of NaN, and those without NME, are left out. `advance` gets the number of faces done.
+    box of NaN, and those without NME, are left out.
     """
     points = models[0].contract.landmarks.normalizing_points
     total = np.zeros((len(models), 1 + sum(len(corruption.strengths) for corruption in corruptions)))
     count = 0
-    for patch, number, unlabelled in _patches(faces, points):
+    for patch, number, unlabelled in _patches(faces, models[0].contract):
         variants = [
             patch,
             *(
@@ -230,26 +224,16 @@ def measure_robustness(
     return Robustness(tuple(model.name for model in models), count, means[:, 0], curves)
 
 
-def _has_nme(face: Face, points: tuple[int, int]) -> bool:
-    """Whether the normalizing points are labelled and differ."""
-    if face.landmarks is None or (face.landmarks[points[0]] == face.landmarks[points[1]]).all():
-        return False
-    return face.point_weights is None or bool((face.point_weights[list(points)] > 0).all())
-
-
-def _patches(faces: Sequence[Face], points: tuple[int, int]) -> Iterator[tuple[FacePatch, int, NDArray[np.bool_]]]:
+def _patches(faces: Sequence[Face], contract: Contract) -> Iterator[tuple[FacePatch, int, NDArray[np.bool_]]]:
     """Yield each face's patch, number, and ``(P,)`` mask of unlabelled points; a photograph's faces share one read."""
-    numbered = [
-        (number, face)
-        for number, face in enumerate(faces)
-        if np.isfinite(face.bbox_xyxy).all() and _has_nme(face, points)
-    ]
-    for path, group in groupby(numbered, key=lambda item: item[1].image):
+    truth = true_landmarks(faces, contract)
+    first, second = contract.landmarks.normalizing_points
+    measurable = np.isfinite(normalizing_distance(truth, [first], [second]))
+    rows = [row for row, face in enumerate(faces) if measurable[row] and np.isfinite(face.bbox_xyxy).all()]
+    for path, group in groupby(rows, key=lambda row: faces[row].image):
         photo = read_photo(path)
-        for number, face in group:
-            patch = face_patch(photo, face)
-            weights = np.ones(len(patch.landmarks)) if face.point_weights is None else face.point_weights
-            yield patch, number, weights <= 0
+        for row in group:
+            yield face_patch(photo, faces[row]), row, np.isnan(truth[row]).any(axis=1)
 
 
 def robustness_record(found: Robustness) -> dict[str, Any]:

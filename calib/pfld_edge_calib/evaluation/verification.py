@@ -55,8 +55,7 @@ class VerificationSettings:
         max_drift: Budget, a share of the reference's NME; None where none was given.
         accept_inconclusive: Whether the command succeeds with an inconclusive verdict.
         detector: The detector whose boxes were used; empty for the dataset's own boxes.
-        resamples: Number of bootstrap samples.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap samples; their seed is `seed`.
     """
 
     data: str = ""
@@ -70,13 +69,12 @@ class VerificationSettings:
 
 @dataclass(frozen=True, slots=True)
 class LikelyCause:
-    """A likely cause of a deviation.
+    """A likely cause of a deviation; `proven` where undoing it brings the landmarks back, or the fingerprint shows it.
 
     Attributes:
         cause: ``weights``, ``color``, ``margin``, ``order`` or ``scale``.
         sentence: Names the cause and the part of the file, e.g. the tensor.
         evidence: The measured values behind it.
-        proven: Whether undoing it brings the reference's landmarks back, or the fingerprint shows it.
     """
 
     cause: str
@@ -93,10 +91,8 @@ class ModelResult:
         assumed: Whether the contract, by which the model was fed, was assumed.
         landmarks: ``(N, P, 2)`` float32, pixels of each face's photograph; NaN where a detector missed the face.
         accuracy: Of all faces (``all``) and of each subset that has faces; as are `drift` and `nme_intervals`.
-        drift: Against the reference; None for the reference itself, or where there is none.
-        deviation: Against the reference's landmarks; None as `drift`.
-        verdict: Relation of the drift to the budget.
-        reason: Explains the verdict; empty where there is no budget.
+        drift: Against the reference, as is `deviation`; None for the reference itself, or where there is none.
+        verdict: Relation of the drift to the budget; `reason` explains it.
         likely_causes: Causes of a deviation, the likeliest first.
         error: Distances from the truth, where there is no reference to compare with.
         nme_intervals: 95 % intervals of the NME in 8 photographs or more, where there is no reference.

@@ -90,16 +90,14 @@ class Consensus:
 
     A confidence is inversely proportional to the expected error, whose square is the sum of T squared, the typical
     error of any label, D squared, the face's disagreement, and d squared, the landmark's:
-    ``T / sqrt(T^2 + D^2 + d^2)``. It is the product of the face's weight and the landmark's weight, as training
-    multiplies them.
+    ``T / sqrt(T^2 + D^2 + d^2)``, the product of the face's and the landmark's weight, as training multiplies them.
 
     Attributes:
         landmarks: ``(N, P, 2)`` float32 pixels, the median of the predictions.
         disagreement: ``(N, P)`` float64, d, as shares of the face's size.
         face_disagreement: ``(N,)`` float64, D, the median over the landmarks.
-        weights: ``(N,)`` float64 in 0 to 1, confidence in the face: ``T / sqrt(T^2 + D^2)``.
-        point_weights: ``(N, P)`` float64 in 0 to 1, confidence in a landmark relative to its face's:
-            ``sqrt(T^2 + D^2) / sqrt(T^2 + D^2 + d^2)``.
+        weights: ``(N,)`` float64 in 0 to 1, ``T / sqrt(T^2 + D^2)``.
+        point_weights: ``(N, P)`` float64 in 0 to 1, ``sqrt(T^2 + D^2) / sqrt(T^2 + D^2 + d^2)``.
     """
 
     landmarks: NDArray[np.float32]
@@ -126,10 +124,7 @@ def consensus(predictions: NDArray[np.float32], scheme: LandmarkScheme) -> Conse
 
 
 def face_sizes(landmarks: NDArray[np.floating], scheme: LandmarkScheme) -> NDArray[np.float64]:
-    """Measure ``(N, P, 2)`` landmarks: the distance that normalizes the NME, or 0.35 of their box where that is larger.
-
-    ``(N,)``, in the landmarks' pixels, at least 1.
-    """
+    """``(N,)`` sizes of ``(N, P, 2)`` landmarks: the NME's normalizing distance, or 0.35 of their box if larger."""
     first, second = scheme.normalizing_points
     eyes = np.linalg.norm(landmarks[:, first].astype(np.float64) - landmarks[:, second], axis=1)
     longer = np.ptp(landmarks.astype(np.float64), axis=1).max(axis=1)
@@ -139,11 +134,7 @@ def face_sizes(landmarks: NDArray[np.floating], scheme: LandmarkScheme) -> NDArr
 BoxFinder = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 """A ``(H, W, 3)`` BGR photograph to ``(N, 4)`` boxes of the kind that the network was trained on."""
 
-DROP_REASONS: Mapping[str, str] = {
-    "small": "too small",
-    "twice": "found twice",
-    "unsure": "the teachers disagree",
-}
+DROP_REASONS: Mapping[str, str] = {"small": "too small", "twice": "found twice", "unsure": "the teachers disagree"}
 """Why a detected face gets no label."""
 
 _SAME_FACE = 0.5
@@ -194,10 +185,8 @@ class Labeller:
     ) -> None:
         """Check that the teachers can be used together; `find` is None where boxes come with each photograph.
 
-        Raises:
-            ModelContractError: The teachers have different landmark schemes.
-            LabellingError: There is no teacher, `flip` is asked for with a scheme without mirror image, or each face
-                would get one prediction only.
+        Different landmark schemes are a ModelContractError. No teacher, `flip` with a scheme without mirror image, or
+        one prediction a face only is a LabellingError.
         """
         if not teachers:
             raise LabellingError("no teacher: give at least one landmark network")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,28 +39,17 @@ def photos_of(inputs: Sequence[Path], images: Path | None = None) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in inputs:
-        photos: Iterable[Path] = [path]
+        photos = [path]
         if path.suffix.lower() == ".txt":
-            photos = _listed(path, path.parent if images is None else images)
+            photos = listed_paths(path, images)
         elif path.is_dir():
             photos = photos_in(path)
         found.update(dict.fromkeys(photos))
     return list(found)
 
 
-def _listed(path: Path, root: Path) -> list[Path]:
-    photos = listed_paths(path, root)
-    # A missing photograph is skipped and named later; where all are missing, the list is relative to another folder.
-    if not any(photo.is_file() for photo in photos):
-        raise FaceSetError(f"{path}: {photos[0]} is missing, and so are the others; paths are relative to {root}")
-    return photos
-
-
 def boxes_by_photo(path: Path, images: Path | None = None) -> Boxes:
-    """Read the ``(N, 4)`` boxes of each photograph's faces, from a CSV of boxes, or of landmarks, by their tight box.
-
-    See `read_boxes_csv` and `read_points_csv`.
-    """
+    """Read the ``(N, 4)`` boxes of each photograph's faces from a CSV, of boxes or of landmarks and their tight box."""
     faces = read_points_csv(path, images) if "x2" in csv_header(path) else read_boxes_csv(path, images)
     boxes: dict[Path, list[NDArray[np.float64]]] = {}
     for face in faces:
@@ -71,10 +60,8 @@ def boxes_by_photo(path: Path, images: Path | None = None) -> Boxes:
 def label_tasks(photos: Sequence[Path], boxes: Boxes | None, root: Path) -> list[DatasetPhoto]:
     """Assign boxes to photographs; those without boxes are left out, unless `boxes` is None: faces are to be found.
 
-    Names in the CSV of labels are relative to `root`. No `photos` stand for every photograph that has a box.
-
-    Raises:
-        FaceSetError: None of the photographs has a box.
+    Names in the CSV of labels are relative to `root`. No `photos` stand for every photograph that has a box; that none
+    of them has one is a FaceSetError.
     """
     if boxes is None:
         return [DatasetPhoto(photo, _relative_name(photo, root)) for photo in photos]
@@ -113,19 +100,12 @@ def tasks_identity(tasks: Sequence[DatasetPhoto]) -> str:
     return photos.hexdigest()
 
 
-def task_units(tasks: Sequence[DatasetPhoto], size: int = LABEL_UNIT) -> list[Unit]:
-    """Divide photographs that are files into units of `size`."""
-    parts = [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
-    return [Unit(len(part), partial(iter, part)) for part in parts]
-
-
 def run_identity(
     photographs: str, teachers: Sequence[Path], detectors: Sequence[str], settings: LabelSettings
 ) -> dict[str, str]:
     """Collect what a run depends on: two runs with the same values write the same bytes.
 
-    `photographs` comes from `tasks_identity`, or is a dataset's identity; `teachers` are the networks' files;
-    `detectors` are names and settings.
+    `photographs` comes from `tasks_identity`, or is a dataset's identity; `detectors` are names and settings.
     """
     return {
         "format": "pfld-edge-labels-1",
@@ -270,10 +250,7 @@ class LabellingReport:
 
 
 def write_labels(progress: ProgressFile, path: Path, points: int, skip: Skip = lambda _error: None) -> LabellingReport:
-    """Write the CSV of a finished run with `points` landmarks a face, unless it has no face.
-
-    `skip` is called for each photograph that could not be read, those of earlier runs among them.
-    """
+    """Write the CSV of a finished run with `points` landmarks a face, if it has any; `skip` as in `label_photos`."""
     report = LabellingReport()
     for photo in progress.photos():
         report.photos += 1

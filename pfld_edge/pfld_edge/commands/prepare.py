@@ -116,7 +116,7 @@ def _prepare(
 ) -> None:
     """Prepare faces, and say so; then delete what was unpacked for it."""
     from pfld_edge.console import SkippedFiles, note, progress_bar
-    from pfld_edge_calib.datasets.prepare import prepare_faces
+    from pfld_edge_calib.datasets.prepared import prepare_faces
     from pfld_edge_calib.parallel import usable_cores
 
     if output.exists() and not output.is_dir():
@@ -142,7 +142,7 @@ def _prepare(
 
 def _check_read(manifest: "Manifest") -> None:
     """Fail where photographs could not be read, in this run or in the one that made the set."""
-    from pfld_edge_calib.datasets.prepare import UNREADABLE
+    from pfld_edge_calib.datasets.prepared import UNREADABLE
 
     lost = manifest.skipped.get(UNREADABLE, 0)
     if lost:
