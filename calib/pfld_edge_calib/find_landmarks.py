@@ -5,13 +5,14 @@ Boxes come from detectors, for photographs without annotation, or in place of th
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_calib.datasets.units import Skip
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.photo import UnusableFaces, face_photo, readable_photo
@@ -49,29 +50,41 @@ def shared_scheme(models: Sequence[LandmarkModel]) -> LandmarkScheme:
 def true_landmarks(faces: Sequence[Face], contract: Contract) -> NDArray[np.float32]:
     """Stack the annotated landmarks of faces, ``(N, P, 2)`` float32 pixels; NaN where a point is unlabelled.
 
-    A face without landmarks, or with another number than the contract, is a FaceSetError.
+    See `comparable`.
     """
     result = np.full((len(faces), contract.landmarks.num_landmarks, 2), np.nan, np.float32)
-    for row, face in zip(result, faces, strict=True):
-        if face.landmarks is None or misfit_of(face, contract):
-            raise FaceSetError(misfit_of(face, contract))
-        labelled = slice(None) if face.point_weights is None else face.point_weights > 0
-        row[labelled] = face.landmarks[labelled]
+    for row, face in zip(result, comparable(faces, contract), strict=True):
+        if face.landmarks is not None:
+            labelled = slice(None) if face.point_weights is None else face.point_weights > 0
+            row[labelled] = face.landmarks[labelled]
     return result
 
 
-def misfit_of(face: Face, contract: Contract) -> str:
-    """Why an annotated face can't be compared with a model: the number of its landmarks; empty where it can."""
-    scheme, count = contract.landmarks, 0 if face.landmarks is None else len(face.landmarks)
-    if count == scheme.num_landmarks:
-        return ""
-    return f"{face.image}: {count or 'no'} landmarks, the model predicts {scheme.num_landmarks} ({scheme.name})"
+def comparable(faces: Iterable[Face], contract: Contract, skip: Skip | None = None) -> Iterator[Face]:
+    """Check that faces can be compared with a model; those of a shard that can't go to `skip`.
+
+    A face without landmarks, or with another number than the contract, is a FaceSetError.
+    """
+    scheme = contract.landmarks
+    for face in faces:
+        count = 0 if face.landmarks is None else len(face.landmarks)
+        if count == scheme.num_landmarks:
+            yield face
+            continue
+        found = f"{face.image}: {count or 'no'} landmarks, the model predicts {scheme.num_landmarks} ({scheme.name})"
+        if skip is None or face.encoded is None:
+            raise FaceSetError(found)
+        skip(FaceSetError(found))
 
 
 @dataclass(frozen=True, slots=True)
 class FaceCrops:
-    """N faces as the network sees them: ``(N, S, S, 3)`` uint8 in its colour order, cut from windows of photographs."""
+    """N faces as the network sees them: ``(N, S, S, 3)`` uint8 in its colour order, cut from windows of photographs.
 
+    `rows` are their indices in the faces given.
+    """
+
+    rows: Sequence[int]
     faces: Sequence[Face]
     crops: NDArray[np.uint8]
     windows: CropWindows
@@ -93,20 +106,17 @@ def cut_faces(
         FaceSetError: A photograph can't be read, or a box has no area.
     """
     swap = contract.color_order == "rgb"  # photographs are read as BGR
-    batch: list[Face] = []
-    crops: list[NDArray[np.uint8]] = []
-    windows: list[CropWindows] = []
-    for rows, photo in _photographs(faces, range(len(faces)), unusable):
-        for row in rows:
-            window = _windows(faces[row].bbox_xyxy[None], contract.crop.margin, faces[row].image)
-            batch.append(faces[row])
-            crops.append(crop_faces(photo, window, contract.input_size, swap_channels=swap)[0])
-            windows.append(window)
-            if len(batch) == batch_size:
-                yield FaceCrops(batch, np.stack(crops), _joined(windows))
-                batch, crops, windows = [], [], []
-    if batch:
-        yield FaceCrops(batch, np.stack(crops), _joined(windows))
+
+    def cut() -> Iterator[tuple[int, NDArray[np.uint8], CropWindows]]:
+        for rows, photo in _photographs(faces, range(len(faces)), unusable):
+            for row in rows:
+                window = _windows(faces[row].bbox_xyxy[None], contract.crop.margin, faces[row].image)
+                yield row, crop_faces(photo, window, contract.input_size, swap_channels=swap)[0], window
+
+    cropped = cut()
+    while batch := list(islice(cropped, batch_size)):
+        rows, crops, windows = zip(*batch, strict=True)
+        yield FaceCrops(rows, [faces[row] for row in rows], np.stack(crops), _joined(windows))
 
 
 def predict_landmarks(

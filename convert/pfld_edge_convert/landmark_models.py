@@ -16,8 +16,8 @@ from pfld_edge_runtime import (
     PfldEdgeError,
     prepare_input,
 )
-from pfld_edge_runtime.crop import check_boxes
-from pfld_edge_runtime.landmark_model import session_contract
+from pfld_edge_runtime.crop import check_boxes, crop_windows
+from pfld_edge_runtime.landmark_model import FARTHEST_LANDMARK, session_contract
 from pfld_edge_runtime.session import open_session
 
 if TYPE_CHECKING:
@@ -63,7 +63,11 @@ class EndToEndModel(LandmarkModel):
             raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
         # The graph takes RGB, whatever the network inside was trained on.
         photo = np.ascontiguousarray(image if color == "rgb" else image[:, :, ::-1], np.uint8)
-        return np.asarray(self.function(photo, check_boxes(boxes).astype(np.float32)), np.float32)
+        places = check_boxes(boxes)
+        found = np.array(self.function(photo, places.astype(np.float32)), np.float32)
+        fractions = crop_windows(places, self.contract.crop.margin).to_crop(found)
+        found[~(np.abs(fractions) < FARTHEST_LANDMARK)] = np.nan
+        return found
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Refuse crops.

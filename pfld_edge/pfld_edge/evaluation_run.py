@@ -83,16 +83,17 @@ def verify_large(
         settings: What is asked for, the split of a WFLW folder among it.
         run: How to go through the set.
         compare: Whether the first network is a reference.
-        skip: Called for each photograph that can't be read; what it raises ends the run.
+        skip: Called for each photograph, shard, or member of a shard that can't be read or has no landmarks; what it
+            raises ends the run.
 
     Raises:
-        FaceSetError: A label can't be used, no face can be measured, or `run` names another run's results.
+        FaceSetError: A line of a list can't be used, no face can be measured, or `run` names another run's results.
         LabellingError: A process was killed.
         MissingPackageError: Ray or pyarrow is needed and not installed.
     """
     scheme = shared_scheme(models)
     with progress_bar("faces listed") as advance:
-        source = open_faces(data, settings.split, images, advance=advance)
+        source = open_faces(data, settings.split, images, advance=advance, skip=skip)
     with _scratch(run.resume) as place:
         try:
             found = join_units(_predictions(models, source, run, skip), len(models), scheme.num_landmarks, place)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets import Unit, is_sharded, open_faces
-from pfld_edge_calib.datasets.units import photo_units
+from pfld_edge_calib.datasets.units import Skip, photo_units
 from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSettings
 from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity
 from pfld_edge_convert.landmark_models import open_landmark_model
@@ -45,6 +45,7 @@ def label_plan(
     *,
     sharded: bool,
     together: int = 1,
+    skip: Skip | None = None,
 ) -> LabellingPlan:
     """Find the photographs.
 
@@ -55,6 +56,7 @@ def label_plan(
         out: The labels' CSV.
         sharded: Whether `photos` are shards.
         together: Photographs in a unit, where they are files: 1 keeps each as soon as it is done.
+        skip: Takes each shard that is damaged; where None it is an error.
 
     Raises:
         UsageError: Options don't fit together.
@@ -69,7 +71,7 @@ def label_plan(
     others = [path for path in photos if not is_sharded(path)]
     if others:
         raise click.UsageError(f"{others[0]} is no shard: shards and other photographs need runs of their own")
-    source = open_faces(photos, size=LABEL_UNIT)
+    source = open_faces(photos, size=LABEL_UNIT, skip=skip)
     return LabellingPlan(source.units, source.identity, source.count)
 
 

@@ -23,6 +23,9 @@ BUNDLED_MODEL = Path(__file__).parent / "models" / "pfld-edge-s.int8.onnx"
 # The network's memory grows with the batch, its speed no more: a crowd in one batch would only hold memory for good.
 _BATCH_SIZE = 16
 
+FARTHEST_LANDMARK = 1e4
+"""Crop sides from which on a coordinate is damage: no photograph (65,535 pixels in JPEG) is as many faces wide."""
+
 
 class LandmarkModel:
     """A landmark network with its contract: from cropped faces to landmarks as fractions of the crop.
@@ -228,7 +231,8 @@ class LandmarkModel:
             crops: ``(N, S, S, 3)`` uint8 in the contract's colour order and size; see `crop_faces`.
 
         Returns:
-            ``(N, P, 2)`` float32, fractions of the crop's side, P points in the contract's order.
+            ``(N, P, 2)`` float32, fractions of the crop's side, P points in the contract's order; NaN where a damaged
+            network gives NaN, infinity, or a number beyond any photograph.
 
         Raises:
             ImageError: The crops have another shape or dtype.
@@ -246,6 +250,7 @@ class LandmarkModel:
                     f"the contract promises {points} points a face; the network gave {output.shape} for {len(batch)}"
                 )
             found[start : start + len(batch)] = output.reshape(-1, points, 2)
+        found[~(np.abs(found) < FARTHEST_LANDMARK)] = np.nan
         return found
 
 

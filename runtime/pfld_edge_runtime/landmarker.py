@@ -86,7 +86,7 @@ class FaceLandmarker:
         Raises:
             ImageError: The image can't be used.
             BoxError: A box can't be used.
-            ModelFileError: The network gave NaN or infinity.
+            ModelFileError: The network gave NaN, infinity, or a number beyond any photograph.
         """
         landmarks = self.model.locate(image, boxes, color, roll)
         if not np.isfinite(landmarks).all():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_calib.datasets.units import Skip
 from pfld_edge_runtime import Contract
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.face_sources import Crops, join_faces, read_source
@@ -57,14 +58,16 @@ class FaceCache:
         return np.asarray(apart & (self.weights[:, first] > 0) & (self.weights[:, second] > 0))
 
 
-def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCache:
+def open_cache(config: TrainConfig, folder: Path, contract: Contract, skip: Skip | None = None) -> FaceCache:
     """Open a configuration's faces; listed ones are cropped into `folder` where their crops are missing.
 
+    Files that can't be read go to `skip`, and the others are trained on.
+
     Raises:
-        FaceSetError: A source can't be read.
+        FaceSetError: A source can't be read, or a part of it where there is no `skip`.
         TrainConfigError: A source has other points than the network, or was prepared for another crop.
     """
-    sources = [read_source(data, contract, folder) for data in config.data]
+    sources = [read_source(data, contract, folder, skip) for data in config.data]
     counts = [len(source.groups) for source in sources]
     faces = sources[0] if len(sources) == 1 else join_faces(sources)
     labelled = faces.weights.any(axis=1)

@@ -25,7 +25,9 @@ from pfld_edge_calib import (
 )
 from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
 from pfld_edge_calib.datasets.prepared import MANIFEST, ROOM, Manifest, open_prepared, read_shard
-from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule
+from pfld_edge_calib.datasets.units import Skip
+from pfld_edge_calib.photo import UnusableFaces
+from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule, crop_windows
 from pfld_edge_train.config import DataConfig
 from pfld_edge_train.errors import TrainConfigError
 
@@ -85,13 +87,15 @@ def wide_contract(contract: Contract) -> Contract:
     )
 
 
-def read_source(data: DataConfig, contract: Contract, folder: Path) -> SourceFaces:
+def read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip | None = None) -> SourceFaces:
     """Read the faces of one table.
 
     Args:
         data: The table.
         contract: Of the network.
         folder: Where crops of listed faces are kept between runs.
+        skip: Takes the error of each file that can't be read, or member of a shard without landmarks, whose faces are
+            left out or weigh nothing; where None it is raised.
 
     Raises:
         FaceSetError: The source can't be read.
@@ -103,12 +107,12 @@ def read_source(data: DataConfig, contract: Contract, folder: Path) -> SourceFac
             f"{path}: scheme = {data.scheme!r} is for networks of {WFLW_98.name}, not of {contract.landmarks.name}"
         )
     if (path / MANIFEST).is_file():
-        source = _prepared_source(data, open_prepared(path), wide)
+        source = _prepared_source(data, open_prepared(path), wide, skip)
         _check_points(path, source.weights.shape[1], contract)
         return source
-    faces = _listed(data)
+    faces = _listed(data, skip)
     _check_points(path, len(faces[0].landmarks if faces[0].landmarks is not None else ()), contract)
-    return _listed_source(faces, data, wide, folder)
+    return _listed_source(faces, data, wide, folder, skip)
 
 
 def _check_points(path: Path, points: int, contract: Contract) -> None:
@@ -122,21 +126,37 @@ def _check_points(path: Path, points: int, contract: Contract) -> None:
     )
 
 
-def _listed(data: DataConfig) -> list[Face]:
+def _listed(data: DataConfig, skip: Skip | None) -> list[Face]:
     path, images = Path(data.path), Path(data.images) if data.images else None
     if path.suffix.lower() == ".csv":
         faces = read_points_csv(path, images, data.group_by)
     else:
-        faces = open_faces(path, data.split).load()
+        faces = _alike(open_faces(path, data.split, skip=skip).load(skip), skip)
     return as_wflw_98(faces) if data.scheme else faces
 
 
-def _listed_source(faces: Sequence[Face], data: DataConfig, wide: Contract, folder: Path) -> SourceFaces:
+def _alike(faces: Sequence[Face], skip: Skip | None) -> list[Face]:
+    """Leave out faces without landmarks, or with another number than the first, as members of shards may be."""
+    counts = [0 if face.landmarks is None else len(face.landmarks) for face in faces]
+    most = next(filter(None, counts), 0)
+    for face, count in zip(faces, counts, strict=True):
+        if count != most or not most:
+            error = FaceSetError(f"{face.image}: {count or 'no'} landmarks, where others have {most}")
+            if skip is None or not most:
+                raise error
+            skip(error)
+    return [face for face, count in zip(faces, counts, strict=True) if count == most]
+
+
+def _listed_source(
+    faces: Sequence[Face], data: DataConfig, wide: Contract, folder: Path, skip: Skip | None
+) -> SourceFaces:
     landmarks = np.stack([face.landmarks for face in faces if face.landmarks is not None])
     weights = np.ones(landmarks.shape[:2], np.float32)
     for row, face in zip(weights, faces, strict=True):
         row *= face.weight if face.point_weights is None else face.weight * face.point_weights
-    crops, windows = _cut_once(faces, wide, folder)
+    crops, windows = _cut_once(faces, wide, folder, skip)
+    weights[windows[:, 2] == 0] = 0
     return SourceFaces(
         crops=crops,
         windows=windows,
@@ -147,40 +167,51 @@ def _listed_source(faces: Sequence[Face], data: DataConfig, wide: Contract, fold
     )
 
 
-def _cut_once(faces: Sequence[Face], wide: Contract, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _cut_once(
+    faces: Sequence[Face], wide: Contract, folder: Path, skip: Skip | None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Crop faces with the runtime's crop into a folder that is named by a hash of all that the crops depend on.
 
-    ``windows.npy`` is renamed into place last and marks the folder as complete.
+    ``windows.npy`` is renamed into place last and marks the folder as complete. The window of a photograph that can't
+    be read has the side 0; the next run tries it again.
     """
     digest = hashlib.sha256(json.dumps([wide.input_size, wide.crop.margin, wide.color_order]).encode())
     for face in faces:
         digest.update(str(face.image).encode() + face.bbox_xyxy.tobytes())
     target = folder / f"faces-{digest.hexdigest()[:16]}"
-    if not (target / "windows.npy").exists():
+    done = (target / "windows.npy").exists()
+    windows = np.load(target / "windows.npy") if done else np.zeros((len(faces), 3), np.int64)
+    missing = np.flatnonzero(windows[:, 2] == 0)
+    if len(missing):
         target.mkdir(parents=True, exist_ok=True)
         shape = (len(faces), wide.input_size, wide.input_size, 3)
-        crops = np.lib.format.open_memmap(target / "crops.npy", mode="w+", dtype=np.uint8, shape=shape)
-        windows = np.zeros((len(faces), 3), np.int64)
-        done = 0
+        crops = np.lib.format.open_memmap(
+            target / "crops.npy", mode="r+" if done else "w+", dtype=np.uint8, shape=shape
+        )
+        left, unusable = [faces[row] for row in missing], UnusableFaces(skip)
         terminal = Console(stderr=True)
         with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
-            task = progress.add_task("cutting faces", total=len(faces))
-            for batch in cut_faces(faces, wide, batch_size=64):
-                part = slice(done, done := done + len(batch.crops))
-                crops[part], windows[part, :2], windows[part, 2] = (
+            task = progress.add_task("cutting faces", total=len(left))
+            for batch in cut_faces(left, wide, batch_size=64, unusable=unusable):
+                rows = missing[list(batch.rows)]
+                crops[rows], windows[rows, :2], windows[rows, 2] = (
                     batch.crops,
                     batch.windows.corners,
                     batch.windows.sizes,
                 )
                 progress.advance(task, len(batch.crops))
+        # The crop of a face outside of its photograph is black, as the file was when it was made.
+        for row in unusable.outside:
+            window = crop_windows(left[row].bbox_xyxy[None], wide.crop.margin)
+            windows[missing[row]] = (*window.corners[0], window.sizes[0])
         crops.flush()
         np.save(target / "windows.partial.npy", windows)
         (target / "windows.partial.npy").replace(target / "windows.npy")
     # As a plain array: rows of a memory map are slow to make.
-    return np.load(target / "crops.npy", mmap_mode="r").view(np.ndarray), np.load(target / "windows.npy")
+    return np.load(target / "crops.npy", mmap_mode="r").view(np.ndarray), windows
 
 
-def _prepared_source(data: DataConfig, manifest: Manifest, wide: Contract) -> SourceFaces:
+def _prepared_source(data: DataConfig, manifest: Manifest, wide: Contract, skip: Skip | None) -> SourceFaces:
     folder, settings = Path(data.path), manifest.settings
     if manifest.source == "wflw test":
         raise TrainConfigError(f"{folder}: made of WFLW's test list, from which no run learns")
@@ -189,12 +220,22 @@ def _prepared_source(data: DataConfig, manifest: Manifest, wide: Contract) -> So
             f"{folder}: prepared with --input-size {settings.input_size} --margin {settings.margin:g}, the network "
             f"needs {round(wide.input_size / ROOM)} and {wide.crop.margin / ROOM:g}; prepare it anew"
         )
-    return join_faces([_shard_faces(folder / entry.file, wide.input_size, data) for entry in manifest.shards])
+    shards = (_shard_faces(folder / entry.file, wide.input_size, data, skip) for entry in manifest.shards)
+    readable = [shard for shard in shards if shard is not None]
+    if not readable:
+        raise FaceSetError(f"{folder}: none of its {len(manifest.shards)} shards can be read")
+    return join_faces(readable)
 
 
-def _shard_faces(path: Path, size: int, data: DataConfig) -> SourceFaces:
-    """Read the labels of a shard's faces, and map its pictures."""
-    shard = read_shard(path, size, pictures=False)
+def _shard_faces(path: Path, size: int, data: DataConfig, skip: Skip | None) -> SourceFaces | None:
+    """Read the labels of a shard's faces, and map its pictures; None where `skip` takes its error."""
+    try:
+        shard = read_shard(path, size, pictures=False)
+    except FaceSetError as error:
+        if skip is None:
+            raise
+        skip(error)
+        return None
     weights = shard.weights if data.weighted else (shard.weights > 0).astype(np.float32)
     landmarks = shard.photo_landmarks
     if data.scheme:

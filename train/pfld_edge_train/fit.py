@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import torch
 
+from pfld_edge_calib.datasets.units import Skip
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import epoch_order
 from pfld_edge_train.callbacks import Callback, plan_of
@@ -32,6 +33,7 @@ def train(
     resume: bool = False,
     init: Path | None = None,
     cache: Path | None = None,
+    skip: Skip | None = None,
 ) -> None:
     """Train into a folder, from the start or from its last checkpoint.
 
@@ -43,6 +45,7 @@ def train(
         resume: Resume from the folder's last checkpoint, where there is one.
         init: Checkpoint to start from otherwise.
         cache: Folder of cropped faces; one in `out` where None.
+        skip: Takes the error of each file of faces that can't be read; where None it is raised.
 
     Raises:
         CheckpointError: A checkpoint can't be read.
@@ -58,7 +61,7 @@ def train(
                 "[finetune] freezes layers, which are random without a checkpoint to start from: --init"
             )
         state = resumed_run(config, last, processes) if last.exists() else new_run(config, init, processes)
-    fit(state, out, cache or out / "cache", callback)
+    fit(state, out, cache or out / "cache", callback, skip)
 
 
 def use_threads(count: int) -> None:
@@ -67,7 +70,9 @@ def use_threads(count: int) -> None:
     cv2.setNumThreads(count)
 
 
-def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None) -> None:
+def fit(
+    state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None, skip: Skip | None = None
+) -> None:
     """Train to the configuration's last epoch.
 
     Writes into `out` after every epoch, each file by renaming: ``last.pth`` to resume from, ``best.pth`` (lowest error
@@ -81,6 +86,7 @@ def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | Non
         out: The run's folder.
         cache_folder: Where cropped faces are kept between runs.
         callback: Called as it proceeds, in the first process only.
+        skip: See `open_cache`.
 
     Raises:
         FaceSetError: A source of faces can't be read.
@@ -91,7 +97,7 @@ def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | Non
     """
     callback = callback if callback is not None and state.processes.first else Callback()
     config, processes = state.config, state.processes
-    cache = processes.in_turn(lambda: open_cache(config, cache_folder, state.contract))
+    cache = processes.in_turn(lambda: open_cache(config, cache_folder, state.contract, skip))
     with processes.together():
         steps = _steps_per_epoch(state, cache)
         loss_of = LandmarkLoss(config.loss, config.input_size, state.contract, _frequencies(cache))

@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.units import Skip, Unit, unit_faces
+from pfld_edge_calib.datasets.units import Unit, unit_faces
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.find_landmarks import find_landmarks, misfit_of, true_landmarks
+from pfld_edge_calib.find_landmarks import comparable, find_landmarks, true_landmarks
 from pfld_edge_calib.photo import UnusableFaces
-from pfld_edge_runtime import Contract, LandmarkModel
+from pfld_edge_runtime import LandmarkModel
 
 _BATCH = 64
 """Faces in memory at a time; the models' batch size, so that every way to run them gives the same bytes."""
@@ -107,7 +107,11 @@ def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions
     none = np.zeros((0, contract.landmarks.num_landmarks, 2), np.float32)
     parts = [FacePredictions((), (), np.zeros((0, 4)), none, (none,) * len(models))]
     damaged: list[str] = []
-    faces = _measurable(unit, contract, lambda error: damaged.append(str(error)))
+
+    def skip(error: FaceSetError) -> None:
+        damaged.append(str(error))
+
+    faces = comparable(unit_faces(unit, skip), contract, skip)
     while batch := list(islice(faces, _BATCH)):
         unusable = UnusableFaces(lambda _error: None)
         found = find_landmarks(models, batch, unusable=unusable)
@@ -121,18 +125,6 @@ def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions
         tuple(chain.from_iterable(part.outside for part in parts)),
         (*chain.from_iterable(part.unreadable for part in parts), *damaged),
     )
-
-
-def _measurable(unit: Unit, contract: Contract, skip: Skip) -> Iterator[Face]:
-    """The faces of a unit, without those of a shard that have no landmarks of the contract's scheme."""
-    for face in unit_faces(unit, skip):
-        misfit = misfit_of(face, contract)
-        if not misfit:
-            yield face
-        elif face.encoded is None:
-            raise FaceSetError(misfit)
-        else:
-            skip(FaceSetError(misfit))
 
 
 def join_units(parts: Iterable[FacePredictions], models: int, points: int, folder: Path) -> FacePredictions:

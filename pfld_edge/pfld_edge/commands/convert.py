@@ -8,6 +8,7 @@ import click
 from pfld_edge.options import PATH, SHARE, check_suffix, output_option, strict_option
 
 if TYPE_CHECKING:
+    from pfld_edge.console import SkippedFiles
     from pfld_edge_convert.int8_stage import LabelledCrops
     from pfld_edge_runtime import Contract
 
@@ -154,7 +155,7 @@ def convert_command(
             chosen.source,
             QuantizationSettings(target=target, ranges=method),
             max_drift,
-            None if data is None else judged_faces(data, data_images, contract),
+            None if data is None else judged_faces(data, data_images, contract, skip),
             allow_slower,
             progress_bar,
             formats or ("qoperator",),
@@ -175,23 +176,27 @@ def convert_command(
     skip.check()
 
 
-def judged_faces(data: Path, images: Path | None, contract: "Contract") -> "LabelledCrops":
-    """Read and cut the faces of --data."""
+def judged_faces(data: Path, images: Path | None, contract: "Contract", skip: "SkippedFiles") -> "LabelledCrops":
+    """Read and cut the faces of --data; those that `evaluate` leaves out are left out."""
     import numpy as np
 
-    from pfld_edge_calib import cut_faces, open_faces, true_landmarks
+    from pfld_edge.console import note
+    from pfld_edge_calib import FaceSetError, cut_faces, open_faces, true_landmarks
+    from pfld_edge_calib.find_landmarks import comparable
+    from pfld_edge_calib.photo import UnusableFaces
     from pfld_edge_convert.int8_stage import LabelledCrops
 
-    faces = open_faces(data, "test", images).load()
-    truth = true_landmarks(faces, contract)
-    batches = list(cut_faces(faces, contract))
-    places = np.cumsum([0, *(len(batch.faces) for batch in batches)])
-    cut = [
-        batch.windows.to_crop(truth[start:end])
-        for batch, start, end in zip(batches, places[:-1], places[1:], strict=True)
-    ]
-    large_pose = np.array(["largepose" in face.attributes for face in faces])
-    photographs = np.unique([str(face.image) for face in faces], return_inverse=True)[1]
+    unusable = UnusableFaces(skip)
+    faces = list(comparable(open_faces(data, "test", images, skip=skip).load(skip), contract, skip))
+    batches = list(cut_faces(faces, contract, unusable=unusable))
+    if unusable.outside:
+        note(f"{len(unusable.outside)} of {len(faces)} faces of {data} left out: they lie outside of their photographs")
+    if not batches:
+        raise FaceSetError(f"{data}: none of its {len(faces)} faces can be measured")
+    cut = [batch.windows.to_crop(true_landmarks(batch.faces, contract)) for batch in batches]
+    shown = unusable.others(faces)
+    large_pose = np.array(["largepose" in face.attributes for face in shown])
+    photographs = np.unique([str(face.image) for face in shown], return_inverse=True)[1]
     return LabelledCrops(
         np.concatenate([batch.crops for batch in batches]), np.concatenate(cut), large_pose, photographs
     )

@@ -94,11 +94,11 @@ def label_command(
     together = 1 if ray is None else LABEL_UNIT
     for folder in [] if sharded else filter(Path.is_dir, photos):
         note_left_out(folder)
-    plan = label_plan(photos, boxes, images, output, sharded=sharded, together=together)
+    skip = SkippedFiles(strict=strict)
+    plan = label_plan(photos, boxes, images, output, sharded=sharded, together=together, skip=skip)
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
     identity = run_identity(plan.identity, teachers, finders, settings)
     count = min(workers or usable_cores(), len(plan.units))
-    skip = SkippedFiles(strict=strict)
     with ProgressFile(output.with_name(f"{output.name}.partial"), identity) as progress:
         if progress.done:
             note(f"{progress.done} of {plan.count} photographs are done already ({progress.path})")

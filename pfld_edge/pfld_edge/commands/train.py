@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import PATH, output_option
+from pfld_edge.options import PATH, output_option, strict_option
 
 
 @click.command("train")
@@ -14,6 +14,7 @@ from pfld_edge.options import PATH, output_option
 @click.option("--init", type=PATH, help="Checkpoint to start from instead of random weights.")
 @click.option("--cache", type=PATH, help="Folder of cut faces; OUTPUT/cache where left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores where left out.")
+@strict_option
 @click.pass_context
 def train_command(
     ctx: click.Context,
@@ -23,12 +24,16 @@ def train_command(
     init: Path | None,
     cache: Path | None,
     threads: int | None,
+    strict: bool,
 ) -> None:
     """Train a network as a TOML configuration says.
 
     Writes into OUTPUT: last.pth to go on from, best.pth, ema.pth (the averaged weights, to convert), log.csv and
     curves.png. Ctrl-C saves the run and ends it; --resume goes on.
+
+    Photographs and shards that can't be read are skipped and named; the exit status is then 2, once the run has ended.
     """
+    from pfld_edge.console import SkippedFiles
     from pfld_edge.training_progress import training_progress
     from pfld_edge_train.config import load_config
     from pfld_edge_train.errors import TrainingInterruptedError
@@ -38,9 +43,11 @@ def train_command(
     config = load_config(config_path)
     if threads:
         use_threads(threads)
+    skip = SkippedFiles(strict=strict)
     try:
         with joined_processes(config.device) as processes, training_progress(quiet=not processes.first) as watcher:
-            train(config, output, processes, watcher, resume=resume, init=init, cache=cache)
+            train(config, output, processes, watcher, resume=resume, init=init, cache=cache, skip=skip)
     except TrainingInterruptedError as error:
         click.echo(str(error), err=True)
         ctx.exit(128 + error.signal)
+    skip.check()
