@@ -188,7 +188,7 @@ def _cut_once(
         crops = np.lib.format.open_memmap(
             target / "crops.npy", mode="r+" if done else "w+", dtype=np.uint8, shape=shape
         )
-        left, unusable = [faces[row] for row in missing], UnusableFaces(skip)
+        left, unusable = [faces[row] for row in missing.tolist()], UnusableFaces(skip)
         terminal = Console(stderr=True)
         with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
             task = progress.add_task("cutting faces", total=len(left))
