@@ -1,9 +1,9 @@
 """What `pfld-edge label` works on and with: the photographs in units, and a labeller for each process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -32,15 +32,8 @@ _SAME_FACE = 0.35
 """Intersection over union above which boxes of two detectors show one face."""
 
 
-@dataclass(frozen=True, slots=True)
-class LabellingPlan:
-    """The photographs of a run.
-
-    Attributes:
-        units: All of them, in units.
-        identity: Changes when they change.
-        count: How many.
-    """
+class LabellingPlan(NamedTuple):
+    """The photographs of a run in units, what changes when they change, and their number."""
 
     units: Sequence[LabelUnit]
     identity: str
@@ -48,31 +41,18 @@ class LabellingPlan:
 
 
 def label_plan(
-    photos: Sequence[Path],
-    boxes: Path | None,
-    images: Path | None,
-    out: Path,
-    *,
-    sharded: bool,
-    boxed: bool,
-    together: int = 1,
+    photos: Sequence[Path], boxes: Path | None, images: Path | None, out: Path, *, boxed: bool, together: int = 1
 ) -> LabellingPlan:
-    """Find the photographs.
+    """Find the photographs of the command line's arguments.
 
-    Args:
-        photos: As on the command line.
-        boxes: CSV that says where faces are.
-        images: Folder that names are relative to.
-        out: The labels' CSV.
-        sharded: Whether `photos` are shards.
-        boxed: Whether boxes are read from the shards.
-        together: Photographs in a unit, where they are files: 1 keeps each as soon as it is done.
+    `boxed` says whether boxes are read from shards, `together` how many files form a unit: 1 keeps each as soon as it
+    is done.
 
     Raises:
         UsageError: Options don't fit together.
         FaceSetError: There are no photographs.
     """
-    if not sharded:
+    if not any(map(is_sharded, photos)):
         places = None if boxes is None else boxes_by_photo(boxes, images)
         tasks = label_tasks(photos_of(photos, images), places, out.parent if images is None else images)
         return LabellingPlan(task_units(tasks, together), tasks_identity(tasks), len(tasks))
@@ -88,13 +68,7 @@ def label_plan(
 def open_labeller(
     teachers: Sequence[Path], detectors: Sequence[str], least_score: float | None, settings: LabelSettings
 ) -> Labeller:
-    """Open teachers and detectors on one thread; called once in each process.
-
-    Args:
-        teachers: What `open_landmark_model` opens.
-        detectors: What `open_detector` opens; none where boxes come with the photographs.
-        least_score: Score that a detected face needs, 0 to 1; each detector's own where None.
-        settings: Of the labeller.
+    """Open teachers and detectors (none where boxes come with the photographs) on one thread, once in each process.
 
     Raises:
         PfldEdgeError: A file can't be used, or the teachers don't fit together.

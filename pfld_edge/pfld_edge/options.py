@@ -1,6 +1,7 @@
 """Types of option values, and options that several commands share."""
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,7 @@ PATH = click.Path(path_type=Path)
 
 
 def _parsed(name: str, parse: Callable[[str], T]) -> FuncParamType[str, T]:
-    """Make the type of a value that a function reads, which raises ValueError with a sentence for the user."""
+    """Make an option's type of a function that raises ValueError with a sentence for the user."""
     kind = FuncParamType(parse)
     kind.name = name
     return kind
@@ -101,12 +102,7 @@ def output_option(help: str, *, required: bool = True) -> Callable[[Command], Co
 
 
 def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # noqa: A002 - click's word
-    """Make ``--json [FILE]``: a ``.json`` file, or ``-`` or nothing for standard output.
-
-    Args:
-        help: What is written, to which the help adds where.
-        suffixes: Further suffixes that the file may have.
-    """
+    """Make ``--json [FILE]``: a file of these suffixes or ``.json``, or ``-`` or nothing for standard output."""
     return click.option(
         "--json",
         "json_target",
@@ -117,27 +113,15 @@ def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # n
     )
 
 
-data_option = click.option(
-    "--data",
-    "data",
-    type=PATH,
-    multiple=True,
-    help="A WFLW folder, a CSV of points, a COCO file, or shards; repeat it to join several sets.",
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files."
-)
 strict_option = click.option(
     "--strict", is_flag=True, help="Stop at a file that can't be read, instead of skipping it."
 )
-workers_option = click.option(
-    "--workers", type=click.IntRange(1), help="Processes; one for each core if left out, none for a small set."
+images_option = click.option("--images", type=PATH, help="Folder of a CSV's images; its own where left out.")
+split_option = click.option(
+    "--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder."
 )
-resume_option = click.option(
-    "--resume",
-    type=PATH,
-    metavar="FOLDER",
-    help="Keep results here as they come; a run that was stopped goes on with the same command.",
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files."
 )
 ray_option = click.option(
     "--ray",
@@ -148,14 +132,38 @@ ray_option = click.option(
 )
 
 
-def runner(workers: int | None, ray: str | None, tasks: int) -> "Runner":
-    """Choose where tasks run.
+def all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Join options into one decorator; the first is the first in the help."""
+    return lambda command: reduce(lambda inner, option: option(inner), reversed(options), command)
 
-    Args:
-        workers: Processes; as many as there are cores where None.
-        ray: Address of a Ray cluster, empty for a new one; None for processes of this machine.
-        tasks: Their number; no more processes than that are started.
-    """
+
+set_options = all_of(
+    click.option(
+        "--data",
+        "data",
+        type=PATH,
+        multiple=True,
+        help="A WFLW folder, a CSV of points, a COCO file, or shards; repeat it to join several sets.",
+    ),
+    images_option,
+    split_option,
+    click.option(
+        "--workers", type=click.IntRange(1), help="Processes; one for each core if left out, none for a small set."
+    ),
+    click.option(
+        "--resume",
+        type=PATH,
+        metavar="FOLDER",
+        help="Keep results here as they come; a run that was stopped goes on with the same command.",
+    ),
+    ray_option,
+    strict_option,
+)
+"""The fields of `pfld_edge.evaluation_run.MeasuredSet`, as options."""
+
+
+def runner(workers: int | None, ray: str | None, tasks: int) -> "Runner":
+    """Choose where so many tasks run: a Ray cluster (an empty address: a new one), or processes of this machine."""
     if ray is not None:
         from pfld_edge_calib.ray_runner import run_on_ray
 
@@ -166,15 +174,9 @@ def runner(workers: int | None, ray: str | None, tasks: int) -> "Runner":
 
 
 def check_suffix(path: Path, what: str, *suffixes: str) -> None:
-    """Refuse a file name before work on it begins.
+    """Raise a UsageError, before work begins, where a result's name ends in none of these suffixes (lower case).
 
-    Args:
-        path: Where a result goes.
-        what: What it is, for the message.
-        suffixes: What its name may end in, in lower case; ``.jpg`` and ``.html`` stand for ``.jpeg`` and ``.htm`` too.
-
-    Raises:
-        click.UsageError: It ends in something else.
+    ``.jpg`` and ``.html`` stand for ``.jpeg`` and ``.htm`` too.
     """
     suffix = path.suffix.lower()
     if {".jpeg": ".jpg", ".htm": ".html"}.get(suffix, suffix) not in suffixes:

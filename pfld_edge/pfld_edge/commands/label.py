@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -51,18 +51,14 @@ def label_command(
     photos: tuple[Path, ...],
     output: Path,
     teachers: tuple[Path, ...],
-    flip: bool,
-    crops: int,
-    passes: int,
     detectors: tuple[str, ...],
     least_score: float | None,
     boxes: Path | None,
     images: Path | None,
-    least_agreement: float,
-    least_size: float,
     workers: int | None,
     ray: str | None,
     strict: bool,
+    **rules: Any,  # noqa: ANN401 - the fields of LabelSettings
 ) -> None:
     """Label the faces of PHOTOS: folders, text files that list photographs, photographs, .tar or .parquet shards.
 
@@ -91,7 +87,7 @@ def label_command(
     if not photos and boxes is None:
         raise click.UsageError("give PHOTOS: folders, text files that list photographs, or photographs")
     check_suffix(output, "output", ".csv")
-    settings = LabelSettings(flip, crops, passes, least_agreement, least_size)
+    settings = LabelSettings(**rules)
     make = partial(open_labeller, teachers, detectors, least_score, settings)
     # Here first, before any process starts: what is wrong with the files is said at once.
     labeller = make()
@@ -100,7 +96,7 @@ def label_command(
     together = 1 if ray is None else LABEL_UNIT
     for folder in [] if sharded else filter(Path.is_dir, photos):
         note_left_out(folder)
-    plan = label_plan(photos, boxes, images, output, sharded=sharded, boxed=not detectors, together=together)
+    plan = label_plan(photos, boxes, images, output, boxed=not detectors, together=together)
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
     identity = run_identity(plan.identity, teachers, finders, settings)
     count = min(workers or usable_cores(), len(plan.units))

@@ -85,7 +85,7 @@ def predict_command(
     finder = None if detector is None else open_detector(detector, threads=threads)
     analyze = None if finder is None else FaceAnalyzer(finder, network, refine, max_faces)
     search = FaceSearch(network, boxes, analyze, confidence)
-    targets = (json_target, None if csv_path is None else str(csv_path))
+    targets = [str(target) for target in (json_target, csv_path) if target is not None]
     with Prediction(output, draw, search, targets, strict=strict) as prediction:
         prediction.photographs(photos)
         for source in moving:
