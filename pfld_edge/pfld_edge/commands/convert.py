@@ -99,16 +99,10 @@ def convert_command(
     --max-drift can't be held or the INT8 file is slower than fp32; with 2 where photographs of --calibration could not
     be read, which are skipped and named.
     """
-    given = {
-        "format": formats,
-        "calibration": calibration,
-        "detector": detector,
-        "max-drift": max_drift,
-        "data": data,
-    }
-    for name, value in given.items():
-        if value not in (None, ()) and not int8:
-            raise click.UsageError(f"--{name} needs --int8")
+    given = {"format": formats, "calibration": calibration, "detector": detector, "max-drift": max_drift, "data": data}
+    needless = [name for name, value in given.items() if value not in (None, ())]
+    if needless and not int8:
+        raise click.UsageError(f"--{needless[0]} needs --int8")
     if max_drift is not None and data is None:
         raise click.UsageError("--max-drift needs --data: labelled faces, none of them calibrated on")
     if detector is not None and calibration is None:
@@ -183,15 +177,10 @@ def judged_faces(data: Path, images: Path | None, contract: "Contract") -> "Labe
     from pfld_edge_convert.int8_stage import LabelledCrops
 
     faces = open_faces(data, "test", images).load()
-    truth = true_landmarks(faces, contract)
     batches = list(cut_faces(faces, contract))
-    places = np.cumsum([0, *(len(batch.faces) for batch in batches)])
-    cut = [
-        batch.windows.to_crop(truth[start:end])
-        for batch, start, end in zip(batches, places[:-1], places[1:], strict=True)
-    ]
-    large_pose = np.array(["largepose" in face.attributes for face in faces])
-    photographs = np.unique([str(face.image) for face in faces], return_inverse=True)[1]
     return LabelledCrops(
-        np.concatenate([batch.crops for batch in batches]), np.concatenate(cut), large_pose, photographs
+        np.concatenate([batch.crops for batch in batches]),
+        np.concatenate([batch.windows.to_crop(true_landmarks(batch.faces, contract)) for batch in batches]),
+        np.array(["largepose" in face.attributes for face in faces]),
+        np.unique([str(face.image) for face in faces], return_inverse=True)[1],
     )
