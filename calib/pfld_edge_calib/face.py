@@ -36,6 +36,10 @@ class Face:
     encoded: bytes | None = field(default=None, repr=False)
 
 
+LARGEST_COORDINATE = 1e9
+"""Pixels from which on a coordinate is an error of the file; everything below fits float32."""
+
+
 def labelled_landmarks(
     landmarks: NDArray[np.float32], point_weights: NDArray[np.floating] | None, where: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -132,6 +132,8 @@ def _user_error(error: Exception) -> str | None:
         line = str(error)
     elif isinstance(error, OSError) and error.strerror:
         line = ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    elif isinstance(error, MemoryError):
+        line = f"there is not enough memory: {error}".removesuffix(": ")
     elif isinstance(error, ModuleNotFoundError) and error.name in _TRAIN_EXTRA:
         line = f"this command needs {error.name}: install it with `pip install 'pfld-edge[train]'`"
     return None if line is None else " ".join(line.split("\n"))

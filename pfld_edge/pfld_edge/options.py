@@ -1,5 +1,6 @@
 """Types of option values, and options that several commands share."""
 
+import os
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -18,7 +19,38 @@ Box = tuple[float, float, float, float]
 DRAWABLE = ("points", "contours", "boxes", "pose", "ids", "confidence")
 """Parts of a drawing that `--draw` names."""
 
-PATH = click.Path(path_type=Path)
+
+class _GivenPath(click.Path):
+    """A path that is not empty, as an unset variable of a shell is, which would mean the working folder."""
+
+    def __init__(self, **settings: bool) -> None:
+        super().__init__(path_type=Path, **settings)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """Refuse an empty name, then do as click does."""
+        if value == "":
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _ResultPath(_GivenPath):
+    """A place for results, which is looked at before work begins: its folder is there, or can be made."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """Refuse a place below a file or in a folder that can't be written to."""
+        path = Path(super().convert(value, param, ctx))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            self.fail(f"{path} can't be made: {folder} is a file", param, ctx)
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            self.fail(f"{path} can't be written: permission denied", param, ctx)
+        return path
+
+
+PATH = _GivenPath()
+RESULT = _ResultPath()
+RESULT_FILE = _ResultPath(dir_okay=False)
+RESULT_FOLDER = _ResultPath(file_okay=False)
 
 
 def _parsed(name: str, parse: Callable[[str], T]) -> FuncParamType[str, T]:
@@ -74,14 +106,21 @@ def _box(text: str) -> Box:
     return x0, y0, x1, y1
 
 
-def _json_target(suffixes: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        # The word after `--json` may be meant as something else, a model say, which must not be written over.
-        if text != "-" and Path(text).suffix.lower() not in suffixes:
-            raise ValueError(f"{text!r} is no {' or '.join(suffixes)} file; write --json - for standard output")
-        return text
+class _JsonTarget(_ResultPath):
+    """The name of a file of some suffixes, or ``-``."""
 
-    return parse
+    name = "file"
+
+    def __init__(self, suffixes: tuple[str, ...]) -> None:
+        super().__init__(dir_okay=False)
+        self._suffixes = suffixes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Refuse other names: the word after `--json` may be a model, say, which must not be written over."""
+        if value != "-" and Path(value).suffix.lower() not in self._suffixes:
+            kinds = " or ".join(self._suffixes)
+            self.fail(f"{value!r} is no {kinds} file; write --json - for standard output", param, ctx)
+        return "-" if value == "-" else str(super().convert(value, param, ctx))
 
 
 SHARE = _parsed("percent", _share)
@@ -96,9 +135,14 @@ BOX = _parsed("x0,y0,x1,y1", _box)
 """A box in pixels."""
 
 
-def output_option(help: str, *, required: bool = True) -> Callable[[Command], Command]:  # noqa: A002 - click's word
+def output_option(
+    help: str,  # noqa: A002 - click's word
+    kind: click.Path = RESULT_FILE,
+    *,
+    required: bool = True,
+) -> Callable[[Command], Command]:
     """Make ``-o/--output``, the file or folder that a command writes; `help` says which."""
-    return click.option("-o", "--output", required=required, type=PATH, help=help)
+    return click.option("-o", "--output", required=required, type=kind, help=help)
 
 
 def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # noqa: A002 - click's word
@@ -106,7 +150,7 @@ def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # n
     return click.option(
         "--json",
         "json_target",
-        type=_parsed("file", _json_target((".json", *suffixes))),
+        type=_JsonTarget((".json", *suffixes)),
         is_flag=False,
         flag_value="-",
         help=f"{help}: into {' or '.join(('a .json', *suffixes))} file, or to standard output (- or no value).",
@@ -152,7 +196,7 @@ set_options = all_of(
     ),
     click.option(
         "--resume",
-        type=PATH,
+        type=RESULT_FOLDER,
         metavar="FOLDER",
         help="Keep results here as they come; a run that was stopped goes on with the same command.",
     ),

@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_landmarks
+from pfld_edge_calib.face import LARGEST_COORDINATE, Face, labelled_landmarks
 from pfld_edge_calib.files import named_file
-
-_LIMIT = 1e9
-"""Pixels beyond which a coordinate is damage."""
 
 
 def read_coco(path: Path, images: Path | None = None) -> list[Face]:
@@ -71,7 +68,7 @@ def _face(item: Mapping[str, Any], names: Mapping[Any, str], root: Path, where: 
         raise FaceSetError(f"{where}: an annotation has image_id and keypoints, a list of numbers") from error
     if not isinstance(name, str):
         raise FaceSetError(f"{where}: its image_id {item['image_id']} is no image with a file_name in this file")
-    if values.ndim != 1 or len(values) % 3 or not (np.abs(values) < _LIMIT).all():
+    if values.ndim != 1 or len(values) % 3 or not (np.abs(values) < LARGEST_COORDINATE).all():
         raise FaceSetError(f"{where}: keypoints must be x, y, visibility, repeated, in pixels")
     points, visible = values.reshape(-1, 3)[:, :2], values.reshape(-1, 3)[:, 2] > 0
     if visible.sum() < 2:

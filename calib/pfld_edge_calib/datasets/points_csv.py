@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.units import UNIT_FACES, TextUnit, unit_faces
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_landmarks
+from pfld_edge_calib.face import LARGEST_COORDINATE, Face, labelled_landmarks
 from pfld_edge_calib.files import TextLines, named_file, replacing
 from pfld_edge_runtime import BoxError
 from pfld_edge_runtime.crop import check_boxes
 
 _CORNERS = ("x0", "y0", "x1", "y1")
-_LIMIT = 1e9
-"""Pixels beyond which a coordinate is damage; boxes have the same limit."""
 
 
 def read_points_csv(path: Path, images: Path | None = None, group_by: str = "image") -> list[Face]:
@@ -124,20 +122,20 @@ def _face(
     row: list[str], root: Path, points: slice, confidences: slice, weight: int | None, group: str, where: str
 ) -> Face:
     try:
-        landmarks = np.array(row[points], np.float32).reshape(-1, 2)
+        landmarks = np.array(row[points], np.float64).reshape(-1, 2)
         of_face = 1.0 if weight is None else float(row[weight])
-        of_points = np.array(row[confidences], np.float32)
+        of_points = np.array(row[confidences], np.float64)
     except ValueError as error:
         raise FaceSetError(f"{where}: {error}") from error
     if (
-        not (np.abs(landmarks) < _LIMIT).all()
+        not (np.abs(landmarks) < LARGEST_COORDINATE).all()
         or not 0 <= of_face <= 1
         or not ((of_points >= 0) & (of_points <= 1)).all()
     ):
         raise FaceSetError(f"{where}: landmarks must be finite and below 1e9 pixels, and trust from 0 to 1")
-    each = of_points if len(of_points) else None
-    landmarks, box = labelled_landmarks(landmarks, each, where)
-    return Face(named_file(root, row[0]), box, landmarks, weight=of_face, point_weights=each, group=group)
+    each = of_points.astype(np.float32) if len(of_points) else None
+    known, box = labelled_landmarks(landmarks.astype(np.float32), each, where)
+    return Face(named_file(root, row[0]), box, known, weight=of_face, point_weights=each, group=group)
 
 
 def csv_header(path: Path) -> list[str]:

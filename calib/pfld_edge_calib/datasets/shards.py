@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.units import UNIT_FACES, DatasetPhoto
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_landmarks
+from pfld_edge_calib.face import LARGEST_COORDINATE, Face, labelled_landmarks
 from pfld_edge_calib.photo import PHOTO_SUFFIXES
 from pfld_edge_runtime import MissingPackageError
 from pfld_edge_runtime.crop import check_boxes
@@ -61,14 +61,15 @@ def _face(record: Mapping[str, Any], image: Path, encoded: bytes | None) -> Face
     try:
         landmarks = _landmarks(record.get("landmarks"))
         weight = 1.0 if record.get("weight") is None else float(record["weight"])
-        each = None if record.get("point_weights") is None else np.array(record["point_weights"], np.float32)
+        each = None if record.get("point_weights") is None else np.array(record["point_weights"], np.float64)
         attributes = frozenset(str(name) for name in record.get("attributes") or ())
         given = record.get("box")
         box = None if given is None else np.asarray(check_boxes(given)[0], np.float64)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise FaceSetError(f"{image}: {str(error).removeprefix('box 0 is ')}") from error
     if not 0 <= weight <= 1 or (each is not None and not ((each >= 0) & (each <= 1)).all()):
         raise FaceSetError(f"{image}: trust must be from 0 to 1")
+    each = None if each is None else each.astype(np.float32)
     if landmarks is not None:
         if each is not None and each.shape != landmarks.shape[:1]:
             raise FaceSetError(f"{image}: {len(landmarks)} landmarks need as many point_weights, found {each.size}")
@@ -82,11 +83,11 @@ def _face(record: Mapping[str, Any], image: Path, encoded: bytes | None) -> Face
 def _landmarks(values: object) -> NDArray[np.float32] | None:
     if values is None:
         return None
-    landmarks = np.array(values, np.float32)
+    landmarks = np.array(values, np.float64)
     pairs = landmarks.size > 0 and ((landmarks.ndim == 1 and not landmarks.size % 2) or landmarks.shape[1:] == (2,))
-    if not pairs or not np.isfinite(landmarks).all():
-        raise ValueError("landmarks must be pairs of finite numbers")
-    return landmarks.reshape(-1, 2)
+    if not pairs or not (np.abs(landmarks) < LARGEST_COORDINATE).all():
+        raise ValueError("landmarks must be pairs of finite numbers below 1e9")
+    return landmarks.reshape(-1, 2).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

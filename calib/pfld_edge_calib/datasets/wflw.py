@@ -11,7 +11,7 @@ import numpy as np
 
 from pfld_edge_calib.datasets.units import UNIT_FACES, TextUnit, unit_faces
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_landmarks
+from pfld_edge_calib.face import LARGEST_COORDINATE, Face, labelled_landmarks
 from pfld_edge_calib.files import TextLines, named_file, read_lines, replacing
 
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
@@ -89,18 +89,18 @@ def _face(line: str, images: Path, where: str) -> Face:
     if len(columns) != _COLUMNS:
         raise FaceSetError(f"{where}: expected {_COLUMNS} columns, found {len(columns)}")
     try:
-        landmarks = np.array(columns[:196], np.float32).reshape(98, 2)
+        landmarks = np.array(columns[:196], np.float64).reshape(98, 2)
         rectangle = np.array(columns[196:200], np.float64)
         flags = [int(float(value)) for value in columns[200:206]]
     except (ValueError, OverflowError) as error:
         raise FaceSetError(f"{where}: {error}") from error
-    if not np.isfinite(landmarks).all():
-        raise FaceSetError(f"{where}: a landmark is not a finite number")
+    if not (np.abs(landmarks) < LARGEST_COORDINATE).all():
+        raise FaceSetError(f"{where}: a landmark is not a finite number below 1e9")
     attributes = frozenset(name for name, flag in zip(WFLW_ATTRIBUTES, flags, strict=True) if flag)
-    landmarks, box = labelled_landmarks(landmarks, None, where)
+    known, box = labelled_landmarks(landmarks.astype(np.float32), None, where)
     if (np.maximum(box[:2], rectangle[:2]) > np.minimum(box[2:], rectangle[2:])).any():
         raise FaceSetError(f"{where}: the rectangle and the landmarks don't overlap; do they belong to one photograph?")
-    return Face(named_file(images, columns[206]), box, landmarks, attributes, group=columns[206])
+    return Face(named_file(images, columns[206]), box, known, attributes, group=columns[206])
 
 
 def wflw_archives(path: Path) -> tuple[Path, Path] | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, SHARE, check_suffix, json_option
+from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, RESULT_FILE, SHARE, check_suffix, json_option
 
 
 @click.command("bench")
@@ -30,7 +30,7 @@ from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, SHARE, check_suffix,
 @click.option(
     "--axis", "axes", multiple=True, type=AXIS_SIZE, help="Size of a free axis, e.g. height=480; 320 where left out."
 )
-@click.option("--plot", type=PATH, help="Draw the times into this PNG.")
+@click.option("--plot", type=RESULT_FILE, help="Draw the times into this PNG.")
 @json_option("Write all figures (docs/benchmarking.md)")
 def bench_command(
     models: tuple[Path, ...],

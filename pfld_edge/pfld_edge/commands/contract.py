@@ -99,6 +99,7 @@ def _carried(model: Path) -> "Contract | None":
 def _written(model: Path, settings: tuple[str, ...], source: Path | None) -> "Contract":
     from pfld_edge_convert.contract_fields import carried_contract, changed_contract, new_contract, write_contract
     from pfld_edge_runtime import Contract
+    from pfld_edge_runtime.errors import naming
 
     values = {}
     for text in settings:
@@ -108,7 +109,8 @@ def _written(model: Path, settings: tuple[str, ...], source: Path | None) -> "Co
         values[name.strip()] = value.strip()
     base = carried_contract(model)
     if source is not None:
-        base = Contract.from_json(source.read_text(encoding="utf-8", errors="replace"))
+        with naming(source):
+            base = Contract.from_json(source.read_text(encoding="utf-8", errors="replace"))
     contract = write_contract(model, new_contract(model, values) if base is None else changed_contract(base, values))
     click.echo(f"contract -> {model} and {model.with_suffix('.json')}", err=True)
     return contract

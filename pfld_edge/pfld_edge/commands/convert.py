@@ -124,10 +124,12 @@ def convert_command(
     from pfld_edge_convert.model_file import checkpoint_contract
     from pfld_edge_convert.pipeline import convert
     from pfld_edge_convert.quantization.settings import QuantizationSettings
+    from pfld_edge_runtime.errors import naming
     from pfld_edge_train.checkpoint import load_model
 
     model, loaded = load_model(checkpoint)
-    contract = checkpoint_contract(loaded)
+    with naming(checkpoint):
+        contract = checkpoint_contract(loaded)
     note_assumed(checkpoint.name, not loaded.contract)
     request: Int8Request | None = None
     skip = SkippedFiles(strict=strict)

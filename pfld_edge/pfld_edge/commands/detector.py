@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import PATH, json_option
+from pfld_edge.options import RESULT_FOLDER, json_option
 
 
 @click.group("detector", invoke_without_command=True)
@@ -48,7 +48,7 @@ def list_command(json_target: str | None) -> None:
 
 @detector_command.command("download")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--folder", type=PATH, help="Put files here, not in the cache folder.")
+@click.option("--folder", type=RESULT_FOLDER, help="Put files here, not in the cache folder.")
 def download_command(names: tuple[str, ...], folder: Path | None) -> None:
     """Download the detectors NAME... unless they are here.
 

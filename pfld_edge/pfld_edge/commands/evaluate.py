@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pfld_edge.options import PATH, json_option, set_options, threads_option
+from pfld_edge.options import PATH, RESULT_FOLDER, json_option, set_options, threads_option
 
 
 @click.command("evaluate")
@@ -24,7 +24,7 @@ from pfld_edge.options import PATH, json_option, set_options, threads_option
     help="Further looks at faces that --detector found.",
 )
 @threads_option
-@click.option("--worst", type=PATH, help="Folder for pictures of the faces with the largest errors.")
+@click.option("--worst", type=RESULT_FOLDER, help="Folder for pictures of the faces with the largest errors.")
 @json_option("Write all figures")
 def evaluate_command(
     models: tuple[Path, ...],

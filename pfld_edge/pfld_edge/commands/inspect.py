@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.options import PATH, check_suffix, json_option
+from pfld_edge.options import PATH, RESULT_FILE, check_suffix, json_option
 
 if TYPE_CHECKING:
     from pfld_edge_convert.inspection import Inspection
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @click.argument("model", type=PATH)
 @click.argument("other", required=False, type=PATH)
-@click.option("--plot", type=PATH, help="Draw what each INT8 layer costs, as a PNG.")
+@click.option("--plot", type=RESULT_FILE, help="Draw what each INT8 layer costs, as a PNG.")
 @click.option("--layers/--no-layers", default=True, show_default=True, help="List every layer, or only their sum.")
 @json_option("Write all facts")
 def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: bool, json_target: str | None) -> None:

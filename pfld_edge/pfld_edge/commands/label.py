@@ -125,6 +125,8 @@ def _tell(report: "LabellingReport", out: Path) -> None:
     dropped = report.dropped
     reasons = ", ".join(f"{dropped[key]} {reason}" for key, reason in DROP_REASONS.items() if dropped[key])
     read = report.photos - report.unreadable
+    if not read:
+        raise LabellingError(f"none of {report.photos} photographs can be read")
     if not report.labelled:
         found = f"{report.found} faces, none fit to label: {reasons}" if report.found else "no face"
         raise LabellingError(f"{read} photographs that can be read show {found}")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import PATH, all_of, output_option, strict_option
+from pfld_edge.options import PATH, RESULT_FOLDER, all_of, output_option, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge_calib import Face
     from pfld_edge_calib.datasets.prepared import Manifest, PrepareSettings
 
 _shared_options = all_of(
-    output_option("Folder of the shards."),
+    output_option("Folder of the shards.", RESULT_FOLDER),
     click.option("--input-size", default=112, show_default=True, help="Of the networks that will be trained, pixels."),
     click.option("--margin", default=1.2, show_default=True, help="Their crop's side over the landmark box's."),
     click.option("--encoding", default="jpeg", show_default=True, type=click.Choice(["jpeg", "raw"])),
@@ -112,8 +112,6 @@ def _prepare(
     from pfld_edge_calib.datasets.prepare import prepare_faces
     from pfld_edge_calib.parallel import usable_cores
 
-    if output.exists() and not output.is_dir():
-        raise click.UsageError(f"{output} is a file; -o names a folder")
     skip, workers = SkippedFiles(strict=options["strict"]), options["workers"] or usable_cores()
     try:
         with progress_bar("cutting faces", len(faces)) as advance:

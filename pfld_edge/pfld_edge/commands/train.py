@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import PATH, output_option
+from pfld_edge.options import PATH, RESULT_FOLDER, output_option
 
 
 @click.command("train")
 @click.option("--config", "config_path", required=True, type=PATH, help="A TOML file.")
-@output_option("Folder of the run.")
+@output_option("Folder of the run.", RESULT_FOLDER)
 @click.option("--resume", is_flag=True, help="Go on from OUTPUT/last.pth, where there is one.")
 @click.option("--init", type=PATH, help="Checkpoint to start from instead of random weights.")
-@click.option("--cache", type=PATH, help="Folder of cut faces; OUTPUT/cache where left out.")
+@click.option("--cache", type=RESULT_FOLDER, help="Folder of cut faces; OUTPUT/cache where left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores where left out.")
 @click.pass_context
 def train_command(

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import PATH, SHARE, check_suffix, json_option, set_options, threads_option
+from pfld_edge.options import (
+    PATH,
+    RESULT_FILE,
+    RESULT_FOLDER,
+    SHARE,
+    check_suffix,
+    json_option,
+    set_options,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from pfld_edge_calib import Face
@@ -24,11 +33,11 @@ if TYPE_CHECKING:
     help="Exit with 0 where the faces are too few to tell.",
 )
 @click.option("--fused/--no-fused", default=True, show_default=True, help="Also run the checkpoint's fused torch form.")
-@click.option("--worst", type=PATH, help="Folder for pictures of the faces that deviate most.")
+@click.option("--worst", type=RESULT_FOLDER, help="Folder for pictures of the faces that deviate most.")
 @json_option("Write all figures")
-@click.option("--report", type=PATH, help="Write an HTML page with everything in it.")
+@click.option("--report", type=RESULT_FILE, help="Write an HTML page with everything in it.")
 @click.option("--robustness", is_flag=True, help="Also measure the NME under blur, noise, rotation, shifted boxes...")
-@click.option("--robustness-plot", type=PATH, help="PNG of these curves; implies --robustness.")
+@click.option("--robustness-plot", type=RESULT_FILE, help="PNG of these curves; implies --robustness.")
 @threads_option
 def verify_command(
     checkpoint: Path,

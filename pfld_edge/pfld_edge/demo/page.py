@@ -21,6 +21,7 @@ from pfld_edge_convert.end_to_end import end_to_end_model
 from pfld_edge_convert.model_file import load_onnx, read_contract
 from pfld_edge_runtime.detection import DETECTOR_FILES, YuNet, open_detector
 from pfld_edge_runtime.detection.catalogue import cache_folder
+from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_runtime.session import open_session
 
@@ -50,7 +51,8 @@ def write_page_folder(
     names = []
     for index, path in enumerate(models):
         network = load_onnx(path)
-        contract = read_contract(network)
+        with naming(path):
+            contract = read_contract(network)
         if contract is None:
             raise InputError(f"{path}: carries no contract; write it with `pfld-edge convert`")
         file = f"model{index}.onnx"
