@@ -93,7 +93,7 @@ def test_huge_boxes_are_drawn_without_overflow(tmp_path: Path, photo: Path, know
         ("photo.png -o out --model text.onnx", "text.onnx is not an ONNX model"),
         ("photo.png -o text.jpg/x.png", "text.jpg"),
         ("photo.png -o out --csv .", "'--csv': File '.' is a directory"),
-        ("photo.png -o out --json text.jpg/x.json", "text.jpg/x.json: File exists"),
+        ("photo.png -o out --json text.jpg/x.json", "text.jpg/x.json can't be made"),
         ("photo.png -o out --csv /proc/x.csv", "/proc/x.csv: No such file"),
         ("photo.png -o text.onnx", "text.onnx is neither a folder nor a .png or .jpg file"),
         ("photo.png -o photo.png", "photo.png is the photograph itself"),
