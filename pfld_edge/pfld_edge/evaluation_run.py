@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import click
 
@@ -165,13 +165,7 @@ class FacesOfRecord(Sequence[Face]):
     def __len__(self) -> int:
         return len(self._record.faces)
 
-    @overload
-    def __getitem__(self, row: int) -> Face: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[Face]: ...
-
-    def __getitem__(self, row: int | slice) -> Face | list[Face]:
+    def __getitem__(self, row: Any) -> Any:  # noqa: ANN401 - one or a slice, as of every sequence
         if isinstance(row, slice):
             return [self[index] for index in range(*row.indices(len(self)))]
         return Face(Path(self._record.faces[row]), self._record.boxes[row], self._record.truth[row])
