@@ -145,6 +145,12 @@ def output_option(
     return click.option("-o", "--output", required=required, type=kind, help=help)
 
 
+def detector_option(more: str = "", *, multiple: bool = False) -> Callable[[Command], Command]:
+    """Make ``--detector``, a name or a file; with `multiple` it may be repeated and is called `detectors`."""
+    help = f"Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file{more}."  # noqa: A001
+    return click.option("--detector", "detectors" if multiple else "detector", multiple=multiple, help=help)
+
+
 def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # noqa: A002 - click's word
     """Make ``--json [FILE]``: a file of these suffixes or ``.json``, or ``-`` or nothing for standard output."""
     return click.option(

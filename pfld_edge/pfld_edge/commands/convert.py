@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.options import PATH, SHARE, check_suffix, output_option, strict_option
+from pfld_edge.options import PATH, SHARE, check_suffix, detector_option, output_option, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge_convert.int8_stage import LabelledCrops
@@ -43,10 +43,7 @@ _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
     "boxes.csv, or with --detector) or a text file that lists them; the two bundled portraits, varied, where left out.",
 )
 @click.option("--images", type=PATH, help="Folder of the images of a calibration CSV or list.")
-@click.option(
-    "--detector",
-    help="Finds faces in photographs: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file.",
-)
+@detector_option(", in photographs to calibrate on")
 @strict_option
 @click.option("--faces", type=click.IntRange(min=1), default=256, show_default=True, help="Most calibration faces.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of those faces.")

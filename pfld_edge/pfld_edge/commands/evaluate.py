@@ -5,24 +5,14 @@ from typing import Any
 
 import click
 
-from pfld_edge.options import PATH, RESULT_FOLDER, json_option, set_options, threads_option
+from pfld_edge.options import PATH, RESULT_FOLDER, detector_option, json_option, set_options, threads_option
 
 
 @click.command("evaluate")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
 @set_options
-@click.option(
-    "--detector",
-    help="Let a detector find the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file; "
-    "those that it misses count as failures.",
-)
-@click.option(
-    "--refine",
-    type=click.IntRange(0),
-    default=1,
-    show_default=True,
-    help="Further looks at faces that --detector found.",
-)
+@detector_option("; those that it misses count as failures")
+@click.option("--refine", type=click.IntRange(0), default=1, show_default=True, help="Further looks at found faces.")
 @threads_option
 @click.option("--worst", type=RESULT_FOLDER, help="Folder for pictures of the faces with the largest errors.")
 @json_option("Write all figures")

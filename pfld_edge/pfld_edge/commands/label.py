@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import PATH, check_suffix, output_option, ray_option, runner, strict_option
+from pfld_edge.options import PATH, check_suffix, detector_option, output_option, ray_option, runner, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge_calib.labelling import LabellingReport
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--passes", type=click.IntRange(1, 5), default=2, show_default=True, help="Each starts in the last one's box."
 )
-@click.option(
-    "--detector",
-    "detectors",
-    multiple=True,
-    help="Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file; several find more.",
-)
+@detector_option("; several find more", multiple=True)
 @click.option("--least-score", type=click.FloatRange(0, 1), help="Of a detected face; the detector's own if left out.")
 @click.option("--boxes", type=PATH, help="CSV that says where faces are: image,x0,y0,x1,y1, or any points.")
 @click.option(

@@ -12,6 +12,7 @@ from pfld_edge.options import (
     RESULT_FILE,
     Box,
     check_suffix,
+    detector_option,
     json_option,
     output_option,
     strict_option,
@@ -23,7 +24,7 @@ from pfld_edge.options import (
 @click.option("--camera", type=click.IntRange(0), help="Number of a camera instead of files; ends with Ctrl-C.")
 @output_option("Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.", RESULT)
 @click.option("--model", type=PATH, help="Checkpoint or ONNX file; the bundled INT8 file where left out.")
-@click.option("--detector", help="Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file.")
+@detector_option()
 @click.option("--box", "boxes", multiple=True, type=BOX, help="A face, tight around its landmarks; may be repeated.")
 @click.option("--refine", type=click.IntRange(0), default=1, show_default=True, help="Further looks at found faces.")
 @click.option("--max-faces", type=click.IntRange(1), help="Look at so many faces at most, the surest.")
