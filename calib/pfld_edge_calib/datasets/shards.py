@@ -61,15 +61,15 @@ def _face(record: Mapping[str, Any], image: Path, encoded: bytes | None) -> Face
     try:
         landmarks = _landmarks(record.get("landmarks"))
         weight = 1.0 if record.get("weight") is None else float(record["weight"])
-        each = None if record.get("point_weights") is None else np.array(record["point_weights"], np.float64)
+        trust = None if record.get("point_weights") is None else np.array(record["point_weights"], np.float64)
         attributes = frozenset(str(name) for name in record.get("attributes") or ())
         given = record.get("box")
         box = None if given is None else np.asarray(check_boxes(given)[0], np.float64)
     except (OverflowError, TypeError, ValueError) as error:
         raise FaceSetError(f"{image}: {str(error).removeprefix('box 0 is ')}") from error
-    if not 0 <= weight <= 1 or (each is not None and not ((each >= 0) & (each <= 1)).all()):
+    if not 0 <= weight <= 1 or (trust is not None and not ((trust >= 0) & (trust <= 1)).all()):
         raise FaceSetError(f"{image}: trust must be from 0 to 1")
-    each = None if each is None else each.astype(np.float32)
+    each = None if trust is None else trust.astype(np.float32)
     if landmarks is not None:
         if each is not None and each.shape != landmarks.shape[:1]:
             raise FaceSetError(f"{image}: {len(landmarks)} landmarks need as many point_weights, found {each.size}")
