@@ -37,7 +37,7 @@ class LabellingPlan(NamedTuple):
 
     units: Sequence[LabelUnit]
     identity: str
-    count: int
+    photos: int
 
 
 def label_plan(

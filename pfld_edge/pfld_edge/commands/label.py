@@ -98,14 +98,14 @@ def label_command(
     skip = SkippedFiles(strict=strict)
     with ProgressFile(output.with_name(f"{output.name}.partial"), identity) as progress:
         if progress.done:
-            note(f"{progress.done} of {plan.count} photographs are done already ({progress.path})")
+            note(f"{progress.done} of {plan.photos} photographs are done already ({progress.path})")
         try:
-            with progress_bar("photographs", plan.count, progress.done) as advance:
+            with progress_bar("photographs", plan.photos, progress.done) as advance:
                 opened = make if count > 1 else lambda: labeller
                 run = runner(workers, ray, len(plan.units))
                 label_photos(plan.units, make if ray is not None else opened, progress, run, advance, skip)
         except KeyboardInterrupt:
-            note(f"{progress.kept()} of {plan.count} photographs are kept; the same command goes on")
+            note(f"{progress.kept()} of {plan.photos} photographs are kept; the same command goes on")
             raise
         report = write_labels(progress, output, labeller.scheme.num_landmarks, skip)
         progress.remove()
