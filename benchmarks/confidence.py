@@ -39,6 +39,8 @@ from pfld_edge_runtime.geometry import ConfidenceCurve, landmarks_68, mirror_dis
 Array = NDArray[np.float64]
 THRESHOLD = 0.1
 BINS = (0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0001)
+COMPLEX = np.array([1, 1j])
+"""Makes complex numbers of vectors: x the real part, y the imaginary one."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def label_offsets(landmarker: FaceLandmarker, faces: Sequence[Face]) -> NDArray[
     """
     truth = np.stack([face.landmarks for face in faces if face.landmarks is not None])
     found = np.concatenate([landmarks_68(landmarker(case.image, case.box, "bgr")) for case in cases(faces)])
-    mean = (as_complex(truth - found) / eye_lines(truth)).mean(axis=0)
+    mean = ((truth - found) @ COMPLEX / eye_lines(truth)).mean(axis=0)
     return np.asarray((mean - mean[list(IBUG_68.mirror)].conj()) / 2)
 
 
@@ -144,12 +146,7 @@ def moved(faces: Sequence[Face], offsets: NDArray[np.complex128]) -> Iterator[Fa
 def eye_lines(landmarks: NDArray[np.float32]) -> NDArray[np.complex128]:
     """From one outer eye corner to the other, ``(N, 1)``."""
     first, second = IBUG_68.normalizing_points
-    return as_complex(landmarks[:, second] - landmarks[:, first])[:, None]
-
-
-def as_complex(vectors: NDArray[np.float32]) -> NDArray[np.complex128]:
-    """X as the real part, y as the imaginary one."""
-    return np.asarray(vectors[..., 0] + 1j * vectors[..., 1])
+    return np.asarray((landmarks[:, second] - landmarks[:, first]) @ COMPLEX)[:, None]
 
 
 def covered(case: Case, random: np.random.Generator) -> Case:
@@ -178,16 +175,14 @@ def backgrounds(shared: Path, random: np.random.Generator) -> Iterator[Case]:
 
 def seen(landmarker: FaceLandmarker, given: Iterator[Case]) -> Seen:
     """Run the network over cases, each with its mirror image."""
-    rows = []
+    rows, scheme = [], landmarker.contract.landmarks
     for case in given:
         found, mirrored = predict_with_mirror(landmarker, case.image, case.box, "bgr")
-        apart = mirror_disagreement(found, mirrored, landmarker.contract.landmarks)[0]
-        error = np.inf
+        apart, error = mirror_disagreement(found, mirrored, scheme)[0], np.inf
         if case.truth is not None:
-            ends = landmarker.contract.landmarks.normalizing_points
-            if len(case.truth) == 68:
-                found, ends = landmarks_68(found), (36, 45)
-            error = nme_per_face(found, case.truth[None], ends)[0]
+            wider = len(case.truth) != IBUG_68.num_landmarks
+            ends = (scheme if wider else IBUG_68).normalizing_points
+            error = nme_per_face(found if wider else landmarks_68(found), case.truth[None], ends)[0]
         rows.append((apart, error, case.person))
     return Seen(*(np.array(column) for column in zip(*rows, strict=True)))
 

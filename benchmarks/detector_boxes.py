@@ -168,13 +168,10 @@ def print_curves(
     }
     click.echo(f"\n### {name}: NME by how the true box is moved and scaled")
     for kind, moves in maps.items():
-        rows = [
-            [
-                f"refine={refine}",
-                *(f"{nmes(landmarker, faces, images, move(truth), refine).mean():.4f}" for move in moves.values()),
-            ]
-            for refine in (0, 1)
-        ]
+        rows = []
+        for refine in (0, 1):
+            found = (nmes(landmarker, faces, images, move(truth), refine).mean() for move in moves.values())
+            rows.append([f"refine={refine}", *(f"{nme:.4f}" for nme in found)])
         print_table([kind, *(f"{by:g}" for by in moves)], rows)
 
 

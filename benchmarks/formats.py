@@ -7,8 +7,8 @@ Needs the packages openvino and ai-edge-litert, and runs tflite-micro where it i
 table.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import openvino
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
+from harness import print_table
 from pfld_edge_calib import cut_faces, open_faces
 from pfld_edge_convert.formats import FORMATS
 from pfld_edge_convert.inference import run_model
@@ -44,44 +45,39 @@ def main(output: Path, data: Path, faces: int) -> None:
     crops = np.concatenate([batch.crops for batch in batches])
     expected = reference.predict(crops).reshape(len(crops), -1)
     click.echo(f"{output.stem}, {len(crops)} faces of {data.name}; deviations in eye distances")
-    click.echo("| file | runtime | mean deviation | largest of a face | layers in integers |\n|---|---|---|---|---|")
-    for name, runtime, run, layers in _runs(files):
-        found = run(crops).reshape(expected.shape)
-        moved = deviation_per_face(found, expected, reference.contract.landmarks.normalizing_points)
-        click.echo(f"| {files[name].name} | {runtime} | {moved.mean():.5f} | {moved.max():.5f} | {layers} |", nl=True)
+    ends = reference.contract.landmarks.normalizing_points
+
+    def row(name: str, runtime: str, run: Runner, layers: str) -> list[str]:
+        far = deviation_per_face(run(crops).reshape(expected.shape), expected, ends)
+        return [files[name].name, runtime, f"{far.mean():.5f}", f"{far.max():.5f}", layers]
+
+    head = ["file", "runtime", "mean deviation", "largest of a face", "layers in integers"]
+    print_table(head, (row(*run) for run in _runs(files)))
 
 
 def _runs(files: dict[str, Path]) -> Iterator[tuple[str, str, Runner, str]]:
     """Format, runtime, how it runs, and how many layers run in integers."""
     for name in ("qdq", "qdq-int8"):
         model = onnx.load(files[name])
-        yield name, "onnxruntime", lambda crops, model=model: run_model(model, crops), ""
-        yield (
-            name,
-            "onnxruntime, QDQ not fused",
-            lambda crops, model=model: run_model(model, crops, fuse_qdq=False),
-            "0",
-        )
+        yield name, "onnxruntime", partial(run_model, model), ""
+        apart = partial(run_model, model, fuse_qdq=False)
+        yield name, "onnxruntime, QDQ not fused", apart, "0"
         settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.compile_model(files[name], "CPU", settings)
         total = len(layer_weights(model))
         yield name, "OpenVINO", lambda crops, compiled=compiled: compiled(crops)[0], f"{_integer(compiled)} of {total}"
     content = files["litert"].read_bytes()
     yield "litert", "LiteRT, XNNPACK", LandmarkModel.open(content).predict, ""
-    yield "litert", "LiteRT, reference kernels", lambda crops: _reference(content, crops), ""
+    yield "litert", "LiteRT, reference kernels", partial(_reference, content), ""
     if find_spec("tflite_micro"):
-        yield "litert", "TensorFlow Lite Micro", lambda crops: _micro(content, crops), ""
+        yield "litert", "TensorFlow Lite Micro", partial(_micro, content), ""
 
 
 def _integer(compiled: openvino.CompiledModel) -> int:
     """Convolutions and products that OpenVINO runs on 8-bit inputs."""
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    kinds = Counter(
-        node["runtimePrecision"].astype(str)
-        for node in nodes
-        if node["layerType"].astype(str) in ("Convolution", "FullyConnected")
-    )
-    return kinds["u8"] + kinds["i8"]
+    layers = [node for node in nodes if node["layerType"].astype(str) in ("Convolution", "FullyConnected")]
+    return sum(node["runtimePrecision"].astype(str) in ("u8", "i8") for node in layers)
 
 
 def _reference(content: bytes, crops: Crops) -> NDArray[np.float32]:

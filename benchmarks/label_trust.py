@@ -31,15 +31,10 @@ SETTINGS = ((False, 1, 2), (True, 1, 1), (True, 1, 2), (True, 2, 2), (True, 4, 2
 
 
 def labelled(
-    faces: Sequence[Face],
-    boxes: Sequence[Array],
-    teachers: Sequence[LandmarkModel],
-    flip: bool,
-    crops: int,
-    passes: int,
+    faces: Sequence[Face], boxes: Sequence[Array], teachers: Sequence[LandmarkModel], setting: tuple[bool, int, int]
 ) -> Consensus:
     """Label every face from its box, as `Labeller` does."""
-    looks = []
+    looks, (flip, crops, passes) = [], setting
     for face, start in zip(faces, boxes, strict=True):
         photo, box = read_photo(face.image), np.asarray(start, np.float64)[None]
         for _ in range(passes - 1):
@@ -85,7 +80,7 @@ def rows(teachers: Sequence[LandmarkModel], sources: dict[str, tuple[list[Face],
     for (boxes, (faces, places)), (flip, crops, passes) in product(sources.items(), SETTINGS):
         for chosen in (teachers, teachers[-1:]) if (flip, crops, passes) == (True, 2, 2) else (teachers,):
             if len(chosen) * crops * (1 + flip) > 1:
-                found = labelled(faces, places, chosen, flip, crops, passes)
+                found = labelled(faces, places, chosen, (flip, crops, passes))
                 setting = [f"{boxes} ({len(faces)})", str(len(chosen)), "yes" if flip else "no", str(crops)]
                 yield [*setting, str(passes), *figures(found, faces)]
 
@@ -102,19 +97,9 @@ def main(teachers: tuple[Path, ...]) -> None:
         "true": (faces, [face.bbox_xyxy for face in faces]),
         "YuNet": detected(faces, shared / "models/detectors/yunet_n_dynamic.onnx"),
     }
-    head = [
-        "boxes",
-        "teachers",
-        "flip",
-        "crops",
-        "passes",
-        "NME",
-        "error, weighted / plain",
-        "landmarks: d",
-        "weight x c",
-    ]
-    head += ["within a face", "faces: D", "weight", f"weight < {DOUBTFUL}: share, NME / NME of the rest"]
-    print_table(head, rows(opened, sources))
+    head = ["boxes", "teachers", "flip", "crops", "passes", "NME", "error, weighted / plain", "landmarks: d"]
+    head += ["weight x c", "within a face", "faces: D", "weight"]
+    print_table([*head, f"weight < {DOUBTFUL}: share, NME / NME of the rest"], rows(opened, sources))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(faces: int, workers: int, models: tuple[str, ...], folder: Path | None)
         largest, start = np.zeros(3), time.perf_counter()  # of the process, of a worker, of all together
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - our own program
             while process.poll() is None:
-                sizes = [resident(number) for number in (process.pid, *children(process.pid))]
+                sizes = [resident(number) for number in family(process.pid)]
                 largest = np.maximum(largest, [sizes[0], max(sizes[1:], default=0.0), sum(sizes)])
                 time.sleep(0.1)
         seconds = time.perf_counter() - start
@@ -85,23 +85,24 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def children(parent: int) -> list[int]:
-    """Processes that a process started, and those that they started."""
-    try:
-        lists = [path.read_text() for path in Path(f"/proc/{parent}/task").glob("*/children")]
-    except OSError:
-        return []
-    started = [int(number) for number in " ".join(lists).split()]
-    return started + [other for child in started for other in children(child)]
+def family(process: int) -> list[int]:
+    """A process, those that it started, and those that they started."""
+    started = " ".join(read(path) for path in Path(f"/proc/{process}/task").glob("*/children")).split()
+    return [process] + [member for child in started for member in family(int(child))]
 
 
 def resident(process: int) -> float:
     """Resident memory of a process in MB; 0 where it ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
+    lines = read(Path(f"/proc/{process}/status")).splitlines()
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
+
+
+def read(path: Path) -> str:
+    """A file of /proc; empty where its process ended."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 if __name__ == "__main__":

@@ -92,15 +92,7 @@ class MissingPartError(Exception):
 
 @dataclass(frozen=True)
 class Emulated:
-    """A processor that QEMU can play.
-
-    Attributes:
-        name: What it stands for.
-        machine: QEMU's name of the architecture.
-        cpu: QEMU's name of the processor.
-        features: What onnxruntime must see of it; an emulator that shows anything else would answer another question.
-        part: An arm processor's part number, as ``/proc/cpuinfo`` has it.
-    """
+    """A processor that QEMU can play: QEMU's names, what onnxruntime must see of it, an arm processor's part number."""
 
     name: str
     machine: str
@@ -128,7 +120,7 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered on a processor: raw output, what the processor can do, seconds."""
+    """What a model answered on a processor."""
 
     output: NDArray[np.float32]
     features: str
@@ -210,7 +202,7 @@ def run(python: Interpreter, model: Path, folder: Path, cpu: str = "") -> Answer
     environment = {"PATH": os.defpath, "HOME": str(folder), "QEMU_CPU": cpu}
     files = [str(path) for path in (model.resolve(), folder / "input.npy", folder / "output.npy")]
     # The folder is the working directory too: a crashing emulator drops its core there.
-    printed = call([*python.command, "-s", "-c", PROGRAM, *files], "the run failed", environment, folder)
+    printed = call([*python.command, "-s", "-c", PROGRAM, *files], environment, folder)
     told = json.loads(printed.splitlines()[-1])
     return Answer(np.load(folder / "output.npy"), " ".join(told["features"]), told["seconds"])
 
@@ -234,19 +226,17 @@ def interpreter(machine: str, arm64: Path | None) -> Interpreter | None:
     return Interpreter([qemu, "-L", str(arm64), str(python)], arm64)
 
 
-def call(
-    command: list[str], failure: str, environment: dict[str, str] | None = None, folder: Path | None = None
-) -> str:
+def call(command: list[str], environment: dict[str, str], folder: Path) -> str:
     """Run a command; what it printed, or the failure with its last words in one line."""
     try:
         result = subprocess.run(  # noqa: S603, the commands are this file's own
             command, capture_output=True, text=True, timeout=900, check=False, env=environment, cwd=folder
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingPartError(f"{failure}: {error}") from error
+        raise MissingPartError(f"the run failed: {error}") from error
     if result.returncode:
         words = [line for line in result.stderr.splitlines() if line.strip() and "warning" not in line.lower()]
-        raise MissingPartError(f"{failure}: {words[-1] if words else f'exit status {result.returncode}'}")
+        raise MissingPartError(f"the run failed: {words[-1] if words else f'exit status {result.returncode}'}")
     return result.stdout
 
 

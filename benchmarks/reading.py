@@ -32,13 +32,14 @@ def main(model: Path | None) -> None:
     landmarker = FaceLandmarker(model)
     truth = true_landmarks(faces, landmarker.contract).astype(np.float64)
     found = predict_landmarks(landmarker.model, faces).astype(np.float64)
-    photos = [read_photo(face.image).shape for face in faces]
-    sizes = [(shape[1], shape[0]) for shape in photos]
-    for name, landmarks in {"true": truth, "predicted": found}.items():
-        against_opencv(name, landmarks, sizes)
-    poses = [np.array([angles(x, size) for x, size in zip(part, sizes, strict=True)]) for part in (truth, found)]
-    apart = np.abs(poses[1] - poses[0])
-    for axis, column in zip(("yaw", "pitch", "roll"), apart.T, strict=True):
+    sizes = [read_photo(face.image).shape[1::-1] for face in faces]
+    against_opencv("true", truth, sizes)
+    against_opencv("predicted", found, sizes)
+    poses = []
+    for landmarks in (truth, found):
+        each = [head_pose(face, size) for face, size in zip(landmarks, sizes, strict=True)]
+        poses.append(np.array([[pose.yaw[0], pose.pitch[0], pose.roll[0]] for pose in each]))
+    for axis, column in zip(("yaw", "pitch", "roll"), np.abs(poses[1] - poses[0]).T, strict=True):
         click.echo(
             f"{axis} from predicted landmarks: median error {np.median(column):.1f}, mean {column.mean():.1f}, "
             f"90 % under {np.quantile(column, 0.9):.1f} degrees"
@@ -50,12 +51,6 @@ def main(model: Path | None) -> None:
             f"{name}: true quantiles {QUANTILES} {quantiles[0]}, predicted {quantiles[1]}, mean error "
             f"{np.abs(pair[1] - pair[0]).mean():.3f}, correlation {np.corrcoef(pair[0], pair[1])[0, 1]:.2f}"
         )
-
-
-def angles(landmarks: Array, size: tuple[int, int]) -> tuple[float, float, float]:
-    """Yaw, pitch, roll of one face."""
-    pose = head_pose(landmarks, size)
-    return float(pose.yaw[0]), float(pose.pitch[0]), float(pose.roll[0])
 
 
 def against_opencv(name: str, landmarks: Array, sizes: list[tuple[int, int]]) -> None:
@@ -78,9 +73,8 @@ def against_opencv(name: str, landmarks: Array, sizes: list[tuple[int, int]]) ->
 
 def degrees(vector: NDArray[np.generic], rotation: Array) -> float:
     """The angle between two rotations."""
-    return float(
-        np.degrees(np.linalg.norm(cv2.Rodrigues(cv2.Rodrigues(np.asarray(vector, np.float64))[0].T @ rotation)[0]))
-    )
+    between = cv2.Rodrigues(np.asarray(vector, np.float64))[0].T @ rotation
+    return float(np.degrees(np.linalg.norm(cv2.Rodrigues(between)[0])))
 
 
 if __name__ == "__main__":

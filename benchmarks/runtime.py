@@ -20,21 +20,18 @@ from harness import medians
 from pfld_edge_runtime import FaceLandmarker, crop_faces, crop_windows
 
 FACE = 300
-FRAME = (1080, 1920, 3)
 LINE = "  {:52} {:>12} {:>12}  {}"
-
 # Runs in the fresh process: argv holds the number of calls. Linux alone tells the memory that is resident now.
 MEMORY_SCRIPT = """
 import json, resource, sys, time
-from pathlib import Path
 import numpy as np
 from pfld_edge_runtime import FaceLandmarker
 
 def resident():
-    status = Path("/proc/self/status")
-    if not status.is_file():
+    try:
+        return int(open("/proc/self/status").read().partition("VmRSS:")[2].split()[0]) / 1024
+    except OSError:
         return float("nan")
-    return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1024
 
 frame = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), np.uint8)
 landmarker = FaceLandmarker()
@@ -48,10 +45,12 @@ for _ in range(1000):
 before, start = resident(), time.perf_counter()
 for _ in range(int(sys.argv[1])):
     landmarker(frame, [[800, 300, 820, 320]])
-found["seconds"] = time.perf_counter() - start
-found["growth"] = resident() - before
+found |= {"seconds": time.perf_counter() - start, "growth": resident() - before}
 print(json.dumps(found))
 """
+IMPORT_SCRIPT = (
+    "import time, onnxruntime; t = time.thread_time(); import pfld_edge_runtime; print(time.thread_time() - t)"
+)
 
 
 @click.group()
@@ -67,55 +66,37 @@ def speed(rounds: int, starts: int) -> None:
     cv2.setNumThreads(1)
     # An open session also puts the heap into the state that applications have: pages stay with the process.
     landmarker = FaceLandmarker()
-    frame = np.random.default_rng(0).integers(0, 256, FRAME, np.uint8)
-    click.echo(LINE.format("one thread, bundled model, 1080p frame", "measured", "bar", ""))
-    report_crop(landmarker, frame, rounds)
-    report_batch(landmarker, frame, max(1, rounds // 4))
-    report_import(starts)
-
-
-def report_crop(landmarker: FaceLandmarker, frame: np.ndarray, rounds: int) -> None:
-    """Time boxes to crop to landmarks in the frame, without the network, against OpenCV's resize alone."""
-    box = [[800, 300, 800 + FACE, 300 + FACE]]
     contract = landmarker.contract
-    size, swap = contract.input_size, contract.color_order == "bgr"
+    frame = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), np.uint8)
+    click.echo(LINE.format("one thread, bundled model, 1080p frame", "measured", "bar", ""))
+
+    # Boxes to crop to landmarks in the frame, without the network, against OpenCV's resize alone.
+    box, size = [[800, 300, 800 + FACE, 300 + FACE]], contract.input_size
     points = np.random.default_rng(1).random((1, contract.landmarks.num_landmarks, 2), np.float32)
     (x, y), side = crop_windows(box, contract.crop.margin).corners[0].tolist(), int(FACE * contract.crop.margin)
 
     def ours() -> object:
         windows = crop_windows(box, contract.crop.margin)
-        crop_faces(frame, windows, size, swap_channels=swap)
+        crop_faces(frame, windows, size, swap_channels=contract.color_order == "bgr")
         return windows.to_image(points)
 
     def opencv() -> object:
         return cv2.resize(frame[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_LINEAR)
 
     found = medians({"ours": ours, "cv2": opencv}, rounds)
-    report(f"crop, resize, map back, {FACE} px face, ms", found["ours"], 0.25, lower=True)
+    report(f"crop, resize, map back, {FACE} px face, ms", found["ours"], 0.25)
     report("  cv2.resize alone, ms", found["cv2"])
     report("  ours as a multiple of cv2.resize", found["ours"] / found["cv2"])
 
-
-def report_batch(landmarker: FaceLandmarker, frame: np.ndarray, rounds: int) -> None:
-    """Time 8 faces in one call against 8 calls."""
     boxes = [[150 * i, 300, 150 * i + FACE, 300 + FACE] for i in range(8)]
-    one, many = f"one call of 1 face of {FACE} px, ms", "one call of 8 faces, ms"
-    found = medians(
-        {many: lambda: landmarker(frame, boxes), one: lambda: [landmarker(frame, [box]) for box in boxes]}, rounds
-    )
-    report(one, found[one] / 8)
-    report(many, found[many])
-    report("8 calls over one call of 8 faces", found[one] / found[many], 1.3, lower=False)
+    calls = {"8": lambda: landmarker(frame, boxes), "1": lambda: [landmarker(frame, [box]) for box in boxes]}
+    found = medians(calls, max(1, rounds // 4))
+    report(f"one call of 1 face of {FACE} px, ms", found["1"] / 8)
+    report("one call of 8 faces, ms", found["8"])
+    report("8 calls over one call of 8 faces", found["1"] / found["8"], 1.3, lower=False)
 
-
-def report_import(starts: int) -> None:
-    """Time `import pfld_edge_runtime` after onnxruntime, in fresh processes."""
-    code = "import time, onnxruntime; t = time.thread_time(); import pfld_edge_runtime; print(time.thread_time() - t)"
-    times = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)  # noqa: S603
-        for _ in range(starts)
-    ]
-    report("import pfld_edge_runtime beyond onnxruntime, ms", 1000 * median(times), 40, lower=True)
+    times = [float(fresh(IMPORT_SCRIPT)) for _ in range(starts)]
+    report("import pfld_edge_runtime beyond onnxruntime, ms", 1000 * median(times), 40)
 
 
 @main.command()
@@ -124,14 +105,19 @@ def report_import(starts: int) -> None:
 )
 def memory(calls: int) -> None:
     """Print each figure with its bar: 110 MB after a 1080p frame, 1 MB of growth."""
-    command = [sys.executable, "-c", MEMORY_SCRIPT, str(calls)]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
+    found = json.loads(fresh(MEMORY_SCRIPT, str(calls)))
     click.echo(LINE.format("memory of a process with the bundled model", "measured", "bar", ""))
     report("resident after one face of a 1080p frame, MB", found["after one frame"], 110, digits=1)
     report("  at its highest until then, MB", found["peak"], 110, digits=1)
     report("  after 16 faces in one call, MB", found["after 16 faces"], digits=1)
     report(f"growth over {calls:,} calls of one 20 px face, MB", found["growth"], 1, digits=1)
     report("  seconds for them", found["seconds"], digits=1)
+
+
+def fresh(script: str, *arguments: str) -> str:
+    """What a script prints in a fresh process."""
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
 
 
 def report(what: str, value: float, bar: float | None = None, *, lower: bool = True, digits: int = 3) -> None:

@@ -112,6 +112,8 @@ def frames(scene: Scene, poses: Array, noise: float, seed: int = 0) -> Frames:
 
 Method = Callable[[NDArray[np.uint8], Array], Array]
 """From a frame and the true box to landmarks."""
+Filter = Callable[[Array, float], Array]
+"""From landmarks, and the seconds since the last ones, to smoothed landmarks."""
 
 
 def boxed(landmarker: FaceLandmarker, jitter: float) -> Method:
@@ -125,20 +127,19 @@ def chained(landmarker: FaceLandmarker) -> Method:
     last: list[Array] = []
 
     def method(frame: NDArray[np.uint8], box: Array) -> Array:
-        found = landmarker(frame, [tight_box(last[-1]) if last else box], "bgr")[0].astype(np.float64)
-        last.append(found)
-        return found
+        last[:] = [landmarker(frame, [tight_box(last[0]) if last else box], "bgr")[0].astype(np.float64)]
+        return last[0]
 
     return method
 
 
-def exponential() -> Callable[[Array, float], Array]:
+def exponential() -> Filter:
     """The filter of the reference project."""
     last: list[Array] = []
 
     def smooth(found: Array, _: float) -> Array:
-        last.append(0.7 * found + 0.3 * (last[-1] if last else found))
-        return last[-1]
+        last[:] = [0.7 * found + 0.3 * (last[0] if last else found)]
+        return last[0]
 
     return smooth
 
@@ -151,31 +152,18 @@ def reference(raw: Method) -> Method:
 
 def tracked(landmarker: FaceLandmarker, smoothing: Smoothing | OneEuro | None) -> Method:
     """Our tracker, with a detector whose boxes jitter."""
-    rng, boxes = np.random.default_rng(5), [np.zeros(4)]
-    tracker = FaceTracker(
-        lambda _: boxes[-1:] + rng.normal(0, BOX_JITTER, 4), landmarker, max_faces=1, smoothing=smoothing
-    )
+    rng, boxes = np.random.default_rng(5), np.zeros((1, 4))
+    detector = lambda _: boxes + rng.normal(0, BOX_JITTER, 4)  # noqa: E731
+    tracker = FaceTracker(detector, landmarker, max_faces=1, smoothing=smoothing)
 
     def method(frame: NDArray[np.uint8], box: Array) -> Array:
-        boxes.append(box)
+        boxes[:] = box
         faces = tracker(frame, color="bgr")
         if len(faces) == 0:
             raise click.ClickException("the tracker lost the face")
         return faces.landmarks[0].astype(np.float64)
 
     return method
-
-
-def methods(landmarker: FaceLandmarker) -> dict[str, Method]:
-    """What is compared, each with a fresh state."""
-    return {
-        "raw, detector's boxes": boxed(landmarker, BOX_JITTER),
-        "raw, boxes from the last landmarks": chained(landmarker),
-        "reference, detector's boxes": reference(boxed(landmarker, BOX_JITTER)),
-        "FaceTracker, smoothing=None": tracked(landmarker, None),
-        "FaceTracker, OneEuro(1, 10) of the paper": tracked(landmarker, PAPER),
-        "FaceTracker": tracked(landmarker, TUNED),
-    }
 
 
 def answers(methods: Sequence[Method], shown: Frames) -> tuple[Array, Array]:
@@ -248,7 +236,14 @@ def moving_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker, noise: flo
     results: dict[str, list[list[float]]] = {}
     for one in scenes.values():
         for seed in seeds:
-            compared = methods(landmarker)
+            compared = {
+                "raw, detector's boxes": boxed(landmarker, BOX_JITTER),
+                "raw, boxes from the last landmarks": chained(landmarker),
+                "reference, detector's boxes": reference(boxed(landmarker, BOX_JITTER)),
+                "FaceTracker, smoothing=None": tracked(landmarker, None),
+                "FaceTracker, OneEuro(1, 10) of the paper": tracked(landmarker, PAPER),
+                "FaceTracker": tracked(landmarker, TUNED),
+            }
             tracks, truth = answers(list(compared.values()), frames(one, motion(8 * FPS, seed), noise, seed))
             speed = np.linalg.norm(np.diff(truth.mean(axis=1), axis=0), axis=-1)
             results.setdefault("(the truth)", []).append([acceleration(truth), 0, 0, 0])
@@ -266,21 +261,25 @@ def blink_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker) -> None:
     """Print how much is left of a blink: eyelids that drop 14 pixels and rise again within 0.26 s."""
     seconds = np.arange(6 * FPS) / FPS
     blink = sum(np.clip(1 - np.abs(seconds - at) / 0.13, 0, 1) for at in (2.03, 3.5, 5.01))
-    filters = {"FaceTracker, OneEuro(1, 10) of the paper": Smoothing(PAPER, PAPER), "FaceTracker": TUNED}
+    filters: dict[str, Callable[[], Filter]] = {
+        "reference": exponential,
+        "FaceTracker, OneEuro(1, 10) of the paper": lambda: FaceSmoother(Smoothing(PAPER, PAPER)),
+        "FaceTracker": lambda: FaceSmoother(TUNED),
+    }
     kept: dict[str, list[float]] = {}
     for one in scenes.values():
         noise = noise_for(lambda: boxed(landmarker, 0.0), one, 2.0)
         raw = answers([boxed(landmarker, 0.0)], frames(one, np.zeros((6 * FPS, 4)), noise, 2))[0][0]
         moved = raw.copy()
         moved[:, EYELIDS, 1] += 14 * np.asarray(blink)[:, None]
-        for name in ("reference", *filters):
+        for name, make in filters.items():
             smoothed = []
             for signal in (moved, raw):
-                smooth = exponential() if name == "reference" else FaceSmoother(filters[name])
+                smooth = make()
                 smoothed.append(np.array([smooth(points, 1 / FPS) for points in signal])[:, EYELIDS, 1].mean(axis=1))
             kept.setdefault(name, []).append(float((smoothed[0] - smoothed[1]).max() / (14 * np.max(blink))))
-    table = [[name, f"{np.mean(shares):.0%}"] for name, shares in kept.items()]
-    print_table(["a blink of 0.26 s, raw jitter 2 px", "depth kept"], table)
+    head = ["a blink of 0.26 s, raw jitter 2 px", "depth kept"]
+    print_table(head, ([name, f"{np.mean(shares):.0%}"] for name, shares in kept.items()))
 
 
 def people(count: int) -> list[Face]:

@@ -1,6 +1,6 @@
 """Cuts every face of photographs as face recognition networks want it: 112 x 112, eyes and mouth in their places.
 
-    python examples/align_for_recognition.py --detector yunet.onnx -o aligned photo.jpg more.jpg
+    python examples/align_for_recognition.py --detector yunet -o aligned photo.jpg more.jpg
 
 ArcFace and its kin are trained on faces laid on five fixed points; the five are read from the 98.
 """
@@ -18,7 +18,7 @@ def main() -> None:
     """Write one PNG a face."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+", type=Path)
-    parser.add_argument("--detector", required=True, help="a YuNet, SCRFD or UltraFace file")
+    parser.add_argument("--detector", required=True, help="yunet, or the file of a detector")
     parser.add_argument("-o", "--out", type=Path, default=Path("aligned"))
     options = parser.parse_args()
     analyze = FaceAnalyzer(open_detector(options.detector))

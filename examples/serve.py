@@ -1,7 +1,7 @@
 """An HTTP endpoint: photograph in, faces with landmarks out.
 
     pip install 'pfld-edge[examples]'
-    DETECTOR=yunet.onnx uvicorn --app-dir examples serve:app
+    DETECTOR=yunet uvicorn --app-dir examples serve:app
     curl -F photo=@portrait.jpg localhost:8000/faces
 
 What strangers send is not trusted: uploads are cut off at 10 MB, pictures at 40 megapixels before they are unpacked.

@@ -11,11 +11,7 @@ corners. Intervals are 95 % BCa bootstrap intervals over photographs.
 import json
 import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -30,9 +26,6 @@ from pfld_edge_runtime import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs/figures.json"
-SOURCES = ("runtime", "calib", "train", "convert", "pfld_edge", "benchmarks", "tools", "examples")
-CHECKPOINTS = ("pfld-edge-s", "pfld-edge-m", "pfld-ghostone")
-PUBLISHED = "PFLD_GhostOne_112_1_opt_sim.onnx"
 
 _MARK = re.compile(r"(<!-- figure: (?P<name>[\w-]+) -->)(?P<text>.*?)(<!-- /figure -->)", re.DOTALL)
 
@@ -49,31 +42,6 @@ def figure(name: str) -> Callable[[Figure], Figure]:
         return measure
 
     return register
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A model file on the 321 faces.
-
-    Attributes:
-        size: Bytes of the file.
-        nme: ``(321,)`` errors.
-    """
-
-    size: int
-    nme: Float
-
-    def row(self, name: str, reference: "Measured | None" = None) -> str:
-        """One row of a table: NME, drift from the reference, size."""
-        low, high = mean_interval(self.nme, photographs()) or (np.nan, np.nan)
-        drift = "" if reference is None else self.drift(reference)
-        interval = f"{self.nme.mean():.4f} ({low:.4f} to {high:.4f})"
-        return f"| {name} | {interval} | {drift} | {self.size / 1000:.0f} kB |"
-
-    def drift(self, reference: "Measured") -> str:
-        """Relative change of the NME, with its interval."""
-        found = paired_drift(self.nme, reference.nme, photographs())
-        return f"{found.value:+.2%} ({found.low:+.2%} to {found.high:+.2%})".replace("%", " %")
 
 
 @cache
@@ -96,73 +64,32 @@ def photographs() -> NDArray[np.int64]:
     return np.unique([str(face.image) for face in test_faces()], return_inverse=True)[1].astype(np.int64)
 
 
-def measured(path: Path) -> Measured:
-    """Run a model on the 321 faces."""
+def nmes(path: Path) -> Float:
+    """``(321,)`` errors of a model file."""
     network, faces = open_landmark_model(path), test_faces()
     truth = true_landmarks(faces, network.contract)
-    found = predict_landmarks(network, faces)
-    return Measured(path.stat().st_size, nme_per_face(found, truth, network.contract.landmarks.normalizing_points))
+    return nme_per_face(predict_landmarks(network, faces), truth, network.contract.landmarks.normalizing_points)
 
 
-def cli(*arguments: object) -> None:
-    """Run a `pfld-edge` command."""
-    command = [sys.executable, "-m", "pfld_edge", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
-    if done.returncode:
-        raise click.ClickException(f"pfld-edge {' '.join(map(str, arguments))}: {done.stderr.strip()[-500:]}")
-
-
-def converted(checkpoint: Path, folder: Path) -> tuple[Measured, Measured]:
-    """Convert to fp32 and INT8, calibrated on 256 faces of unlabelled WFLW photographs, and measure both."""
-    output, wflw = folder / f"{checkpoint.stem}.onnx", shared() / "data/WFLW"
-    calibration = ["--calibration", wflw / "unlabelled_images.txt", "--images", wflw / "WFLW_images"]
-    detector = ["--detector", shared() / "models/detectors/yunet_n_dynamic.onnx"]
-    # Slower files too: sizes and accuracy are measured here, not speed.
-    cli("convert", checkpoint, "--int8", *calibration, *detector, "--allow-slower", "-o", output)
-    return measured(output), measured(output.with_suffix(".int8.onnx"))
-
-
-@cache
-def ghostone() -> tuple[Measured, Measured, Measured]:
-    """The published PFLD-GhostOne: the file itself, and through import-onnx and convert in fp32 and INT8."""
-    published = shared() / "models/reference" / PUBLISHED
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder, "ghostone.pth")
-        cli("import-onnx", published, "-o", checkpoint)
-        return measured(published), *converted(checkpoint, Path(folder))
-
-
-@figure("accuracy")
-def accuracy() -> str:
-    """NME, drift and size of the published network and of ours, fp32 and INT8."""
-    published, fp32, int8 = ghostone()
-    rows = [
-        "| file | NME (95 % interval) | INT8 against fp32 (95 % interval) | size |",
-        "|---|---|---|---|",
-        published.row("PFLD-GhostOne, published ONNX file"),
-        fp32.row("PFLD-GhostOne through `import-onnx` and `convert`"),
-        int8.row("the same in INT8", fp32),
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        for name in CHECKPOINTS:
-            fp32, int8 = converted(ROOT / f"checkpoints/{name}.pth", Path(folder))
-            rows += [fp32.row(f"`{name}`, fp32"), int8.row("the same in INT8", fp32)]
-    return "\n".join(rows)
+def row(name: str, path: Path, nme: Float, reference: Float | None = None) -> str:
+    """One row of a table: NME, relative change from the reference, size."""
+    low, high = mean_interval(nme, photographs()) or (np.nan, np.nan)
+    drift = ""
+    if reference is not None:
+        found = paired_drift(nme, reference, photographs())
+        drift = f"{found.value:+.2%} ({found.low:+.2%} to {found.high:+.2%})".replace("%", " %")
+    size = f"{path.stat().st_size / 1000:.0f} kB"
+    return f"| {name} | {nme.mean():.4f} ({low:.4f} to {high:.4f}) | {drift} | {size} |"
 
 
 @figure("bundled-accuracy")
 def bundled_accuracy() -> str:
     """NME, drift and size of the bundled INT8 model and of the checkpoint that it was made from."""
-    checkpoint, int8 = measured(ROOT / "checkpoints/pfld-edge-s.pth"), measured(BUNDLED_MODEL)
-    head = ["| file | NME (95 % interval) | INT8 against fp32 (95 % interval) | size |", "|---|---|---|---|"]
-    return "\n".join([*head, checkpoint.row("`pfld-edge-s.pth`"), int8.row("the bundled INT8 model", checkpoint)])
-
-
-@figure("ghostone-drift")
-def ghostone_drift() -> str:
-    """Drift of the published PFLD-GhostOne in INT8, as a phrase."""
-    _, fp32, int8 = ghostone()
-    return f"{int8.drift(fp32)} NME on {len(test_faces())} faces"
+    checkpoint = ROOT / "checkpoints/pfld-edge-s.pth"
+    reference, int8 = nmes(checkpoint), nmes(BUNDLED_MODEL)
+    head = "| file | NME (95 % interval) | INT8 against fp32 (95 % interval) | size |\n|---|---|---|---|\n"
+    first = row("`pfld-edge-s.pth`", checkpoint, reference)
+    return f"{head}{first}\n{row('the bundled INT8 model', BUNDLED_MODEL, int8, reference)}"
 
 
 @figure("bundled-size")

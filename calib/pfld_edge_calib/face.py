@@ -41,12 +41,12 @@ class Face:
 
 def labelled_face(
     image: Path,
-    landmarks: NDArray[np.float32],
+    landmarks: NDArray[np.floating],
     where: str,
     *,
     attributes: frozenset[str] = frozenset(),
     weight: float = 1.0,
-    point_weights: NDArray[np.float32] | None = None,
+    point_weights: NDArray[np.floating] | None = None,
     group: str = "",
 ) -> Face:
     """Check what a file says of a face, and make a `Face` of it; `where` names the line or file in error messages.
@@ -62,6 +62,7 @@ def labelled_face(
         raise FaceSetError(f"{where}: landmarks must be finite and below 1e9 pixels")
     if not 0 <= weight <= 1 or not ((weights >= 0) & (weights <= 1)).all():
         raise FaceSetError(f"{where}: trust must be from 0 to 1")
+    landmarks = landmarks.astype(np.float32)  # not before the check: float64 may hold what float32 can't
     known = landmarks[weights > 0]
     if len(known) > 1 and (known >= 0).all() and (known <= 1).all():
         raise FaceSetError(
@@ -71,4 +72,5 @@ def labelled_face(
     box = tight_box(known if len(known) else landmarks)
     if len(known):
         landmarks = np.where(weights[:, None] > 0, landmarks, known.mean(axis=0)).astype(np.float32)
-    return Face(image, box, landmarks, attributes, weight, point_weights, group)
+    each = None if point_weights is None else point_weights.astype(np.float32)
+    return Face(image, box, landmarks, attributes, weight, each, group)

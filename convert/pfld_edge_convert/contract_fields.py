@@ -16,6 +16,7 @@ from pfld_edge_convert.model_file import (
     write_files,
 )
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, ModelContractError
+from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import check_signature
 from pfld_edge_runtime.session import open_session
 
@@ -43,8 +44,11 @@ def carried_contract(path: Path) -> Contract | None:
         from pfld_edge_train.checkpoint import load_model
 
         record = load_model(path)[1].contract
-        return Contract.from_dict(record) if record else None
-    return read_contract(load_onnx(path))
+        with naming(path):
+            return Contract.from_dict(record) if record else None
+    model = load_onnx(path)
+    with naming(path):
+        return read_contract(model)
 
 
 def new_contract(path: Path, values: Mapping[str, str]) -> Contract:
@@ -63,8 +67,10 @@ def new_contract(path: Path, values: Mapping[str, str]) -> Contract:
             f"{path.name} carries no contract: give {', '.join(f'--set {name}=...' for name in missing)} too; "
             "`--find` looks for their values"
         )
-    model_input = open_session(path).get_inputs()[0]
-    shape = list(model_input.shape)
+    inputs = open_session(path).get_inputs()
+    if len(inputs) != 1:
+        raise ConvertError(f"{path.name}: a landmark network has one input, this file has {len(inputs)}")
+    model_input, shape = inputs[0], list(inputs[0].shape)
     layout = "NHWC" if shape[-1:] == [3] else "NCHW"
     side = shape[2] if len(shape) == 4 else None
     size = values.get("input_size", side)

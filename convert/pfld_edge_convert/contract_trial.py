@@ -174,8 +174,8 @@ class Network:
     def __init__(self, path: Path, input_size: int | None) -> None:
         self.path, self.session = path, open_session(path)
         inputs = self.session.get_inputs()
-        shape = list(inputs[0].shape)
-        if len(inputs) != 1 or len(shape) != 4:
+        shape = list(inputs[0].shape) if len(inputs) == 1 else []
+        if len(shape) != 4:
             raise ConvertError(f"{path.name}: expected one input with four axes, found {[i.shape for i in inputs]}")
         self.layouts = [name for name, axis in (("NCHW", 1), ("NHWC", 3)) if shape[axis] == 3]
         if not self.layouts:

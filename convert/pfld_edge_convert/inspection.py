@@ -15,6 +15,7 @@ from pfld_edge_convert.model_stats import ModelStats, model_stats
 from pfld_edge_convert.passes.canonical_form import with_image_size
 from pfld_edge_convert.quantization.report import QuantizationReport, fusion_coverage, read_report
 from pfld_edge_runtime import Contract, ModelFileError
+from pfld_edge_runtime.errors import naming
 
 _SIDE = 320
 """Height and width that costs are counted at where the file leaves them free."""
@@ -100,7 +101,8 @@ def inspect_file(path: Path) -> Inspection:
     report = read_report(model)
     if report is not None:
         facts.append(fusion_coverage(model).describe())
-    contract = read_contract(model)
+    with naming(path):
+        contract = read_contract(model)
     if contract is not None and contract.end_to_end:
         inputs, outputs = (" and ".join(signature(values)) for values in (model.graph.input, model.graph.output))
         facts.append(f"end-to-end graph: {inputs} in, {outputs} out")
@@ -122,7 +124,8 @@ def _inspect_checkpoint(path: Path) -> Inspection:
         facts.append(f"trained to epoch {checkpoint.epoch}, best validation NME {checkpoint.best_nme:.5f}")
     fused = reparameterize(model)
     facts.append(training_form(model, fused))
-    contract = Contract.from_dict(checkpoint.contract) if checkpoint.contract else None
+    with naming(path):
+        contract = Contract.from_dict(checkpoint.contract) if checkpoint.contract else None
     return _inspect(path, contract, facts, export_onnx(fused, network.input_size), None)
 
 

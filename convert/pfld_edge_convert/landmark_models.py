@@ -17,6 +17,7 @@ from pfld_edge_runtime import (
     prepare_input,
 )
 from pfld_edge_runtime.crop import check_boxes, crop_windows
+from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import FARTHEST_LANDMARK, session_contract
 from pfld_edge_runtime.session import open_session
 
@@ -105,7 +106,8 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False) ->
     if path.suffix.lower() != ".onnx":
         return _checkpoint_model(path, fused=fused)
     session = open_session(path, threads=threads)
-    contract = session_contract(session)
+    with naming(path):
+        contract = session_contract(session)
     if contract is None or not contract.end_to_end:
         model = LandmarkModel.open(path, threads=threads, contract=None if contract else Contract())
         model.kind = model.kind if contract else f"onnx {_bits(path)}"
@@ -139,7 +141,8 @@ def _checkpoint_model(path: Path, *, fused: bool) -> LandmarkModel:
     from pfld_edge_train.checkpoint import load_model
 
     network, checkpoint = load_model(path)
-    contract, assumed = checkpoint_contract(checkpoint), not checkpoint.contract
+    with naming(path):
+        contract, assumed = checkpoint_contract(checkpoint), not checkpoint.contract
     if not fused:
         function = _torch_function(network, contract)
         return LandmarkModel(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import get_completion_class
 
 COMMANDS: dict[str, str] = {
     "prepare": "Cut a data set's faces into shards to train on.",
@@ -26,23 +27,29 @@ COMMANDS: dict[str, str] = {
 }
 """Each command and its line in `pfld-edge --help`; written here so that help imports none of them."""
 
+_MODULES = {"import-onnx": "train"}
+"""Modules of `pfld_edge.commands` that are not named after the command."""
+
+_COMPLETE = "_PFLD_EDGE_COMPLETE"
+"""Where click looks for what the shell asks."""
+
 # What `pip install pfld-edge` leaves out.
 _TRAIN_EXTRA = frozenset({"torch", "onnxscript"})
 
 
 class LazyGroup(click.Group):
-    """A click group that finds command `do-this` as `do_this_command` in `pfld_edge.commands.do_this`."""
+    """A click group that finds command `do-this` as `do_this_command` in a module of `pfld_edge.commands`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Name the commands in the order in which one uses them."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command; None where there is no such command."""
-        if cmd_name not in COMMANDS:
-            return None
-        name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(importlib.import_module(f"pfld_edge.commands.{name}"), f"{name}_command")
+        if cmd_name not in COMMANDS or cmd_name in self.commands:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"pfld_edge.commands.{_MODULES.get(cmd_name, cmd_name)}")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -60,6 +67,23 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+@cli.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion_command(shell: str) -> None:
+    r"""Print a script that lets SHELL complete what you type.
+
+    \b
+    bash: put `eval "$(pfld-edge completion bash)"` into ~/.bashrc
+    zsh:  put `eval "$(pfld-edge completion zsh)"` into ~/.zshrc
+    fish: `pfld-edge completion fish > ~/.config/fish/completions/pfld-edge.fish`
+    """
+    found = get_completion_class(shell)
+    assert found is not None  # noqa: S101 - tells the type checker
+    script = found(cli, {}, "pfld-edge", _COMPLETE)
+    # Not `script.source()`: of bash it asks the version of whatever bash is first in the path, which may be another.
+    click.echo(script.source_template % script.source_vars())
+
+
 def main() -> None:
     """Run the program on the process's arguments and exit with its status."""
     for stream in (sys.stdout, sys.stderr):
@@ -70,18 +94,13 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; what the user did wrong becomes one line on stderr.
-
-    Args:
-        arguments: The command line without the program's name.
+    """Run one command line, without the program's name; what the user did wrong becomes one line on stderr.
 
     Returns:
         The exit status: 0 done, 1 a check fell short, 2 the user's mistake, 130 interrupted.
     """
     try:
-        status = cli.main(
-            list(arguments), prog_name="pfld-edge", complete_var="_PFLD_EDGE_COMPLETE", standalone_mode=False
-        )
+        status = cli.main(list(arguments), prog_name="pfld-edge", complete_var=_COMPLETE, standalone_mode=False)
         # Here, not at the interpreter's exit, where a closed pipe could no longer be caught.
         sys.stdout.flush()
     except click.exceptions.Abort:
@@ -113,6 +132,8 @@ def _user_error(error: Exception) -> str | None:
         line = str(error)
     elif isinstance(error, OSError) and error.strerror:
         line = ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    elif isinstance(error, MemoryError):
+        line = f"there is not enough memory: {error}".removesuffix(": ")
     elif isinstance(error, ModuleNotFoundError) and error.name in _TRAIN_EXTRA:
         line = f"this command needs {error.name}: install it with `pip install 'pfld-edge[train]'`"
     return None if line is None else " ".join(line.split("\n"))

@@ -1,8 +1,10 @@
-"""How commands print: tables to standard output; notes and progress to standard error."""
+"""How commands print and write: tables and JSON to standard output, notes and progress to standard error."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -17,8 +19,20 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from pfld_edge_calib.files import write_atomically
+from pfld_edge_calib.photo import other_files
+from pfld_edge_runtime import PfldEdgeError
+
 _NAMED = 20
 """Files that can't be read, or are left out, that are named; the others are counted."""
+
+
+class InputError(PfldEdgeError, ValueError):
+    """What should be read can't be."""
+
+
+class OutputError(PfldEdgeError, ValueError):
+    """The place that results should go to can't be used."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -37,6 +51,19 @@ def new_table(title: str, *names: str, figures: Sequence[str] = (), caption: str
     return table
 
 
+def write_json(target: str, record: Any) -> None:  # noqa: ANN401 - plain JSON types
+    """Write a record, or its JSON text, to a file, or to standard output where the target is ``-``.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    text = record if isinstance(record, str) else json.dumps(record, indent=2)
+    if target == "-":
+        click.echo(text)
+    else:
+        write_atomically(Path(target), f"{text}\n".encode())
+
+
 def note(text: str) -> None:
     """Print a remark that is not part of the result."""
     console(stderr=True).print(f"Note: {text}", markup=False, soft_wrap=True)
@@ -50,8 +77,6 @@ def note_assumed(name: str, assumed: bool) -> None:
 
 def note_left_out(folder: Path) -> None:
     """Name the files of a folder that are no photographs."""
-    from pfld_edge_calib.photo import other_files
-
     others = [str(path.relative_to(folder)) for path in other_files(folder)]
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
@@ -88,11 +113,7 @@ def progress_bar(
 ) -> Iterator[Callable[[int], None]]:
     """Show progress on a terminal, and nothing elsewhere; gives the function that moves it.
 
-    Args:
-        name: Of what is gone through.
-        total: How many there are; None where nobody knows, which shows a count, from the first on.
-        done: How many of them are done.
-        unit_bytes: They are bytes of a download.
+    Without a total it shows a count, from the first on.
     """
     amount: ProgressColumn = DownloadColumn() if unit_bytes else MofNCompleteColumn()
     columns: tuple[ProgressColumn, ...] = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
@@ -102,8 +123,4 @@ def progress_bar(
     # Elsewhere than on a terminal rich would leave an empty line.
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task(name, total=total, completed=done, visible=total is not None)
-
-        def advance(count: int) -> None:
-            progress.update(task, advance=count, visible=True)
-
-        yield advance
+        yield lambda count: progress.update(task, advance=count, visible=True)

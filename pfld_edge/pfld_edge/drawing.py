@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Collection
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge.console import OutputError
+from pfld_edge_calib.files import write_atomically
 from pfld_edge_runtime import Faces, LandmarkScheme, default_camera
 
 OPEN_REGIONS = frozenset({"contour", "nose_bridge", "nose_base"})
@@ -42,17 +45,9 @@ def draw_landmarks(
     lines: bool = True,
     points: bool = True,
 ) -> NDArray[np.uint8]:
-    """Draw every region's line and every point, anti-aliased, sized by the face.
+    """Draw every region's line and every point, anti-aliased, sized by the face, on a copy.
 
-    Args:
-        photo: ``(H, W, 3)`` uint8, BGR; left as it is.
-        landmarks: ``(N, P, 2)`` in photograph pixels, where integers are pixel edges.
-        scheme: Names the P points.
-        lines: Draw the lines.
-        points: Draw the points.
-
-    Returns:
-        ``(H, W, 3)`` uint8, BGR, a drawn copy.
+    `photo` is ``(H, W, 3)`` uint8 BGR, `landmarks` ``(N, P, 2)`` in its pixels, where integers are pixel edges.
     """
     canvas: NDArray[np.uint8] = np.ascontiguousarray(photo).copy()
     for face in landmarks:
@@ -96,16 +91,10 @@ def _draw_points(
 
 
 def draw_faces(photo: NDArray[np.uint8], faces: Faces, parts: Collection[str]) -> NDArray[np.uint8]:
-    """Draw faces on a copy of a photograph.
+    """Draw faces on a copy of their photograph, ``(H, W, 3)`` uint8 BGR.
 
-    Args:
-        photo: ``(H, W, 3)`` uint8, BGR; left as it is.
-        faces: Of that photograph.
-        parts: Some of `DRAWABLE`. Pose needs the 98 points of WFLW, ids a tracker, confidences a `Faces` that has
-            them; what is unknown is not drawn.
-
-    Returns:
-        ``(H, W, 3)`` uint8, BGR.
+    `parts` has some of `DRAWABLE`. Pose needs the 98 points of WFLW, ids a tracker, confidences a `Faces` that has
+    them; what is unknown is not drawn.
     """
     canvas = draw_landmarks(photo, faces.landmarks, faces.scheme, lines="contours" in parts, points="points" in parts)
     if "pose" in parts and len(faces) and faces.scheme.num_landmarks == 98:
@@ -149,3 +138,21 @@ def _draw_axes(canvas: NDArray[np.uint8], faces: Faces) -> None:
         side = float(np.ptp(faces.landmarks[row], axis=0).max())
         for tip, color in zip(tips, _AXES, strict=True):
             cv2.line(canvas, start.tolist(), tip.tolist(), color, max(2, round(side / 90)), cv2.LINE_AA, SHIFT)
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write ``(H, W, 3)`` uint8 BGR as PNG or JPEG, by the file's suffix, atomically.
+
+    Raises:
+        OutputError: The picture is too large for the format (a JPEG side over 65,535 pixels).
+        OSError: The folder can't be made or written to.
+    """
+    try:
+        done, data = cv2.imencode(path.suffix.lower(), picture)
+    except cv2.error:
+        done = False
+    if not done:
+        raise OutputError(
+            f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} can't be written as {path.suffix}"
+        )
+    write_atomically(path, data.tobytes())

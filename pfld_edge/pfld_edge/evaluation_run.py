@@ -1,20 +1,18 @@
-"""The work of `evaluate` and `verify` on large sets: unit by unit, in processes of this machine or of a Ray cluster."""
+"""The work that `evaluate` and `verify` share: networks over a set, in this process or, unit by unit, in several."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import click
 
-from pfld_edge.console import note, progress_bar
+from pfld_edge.console import SkippedFiles, note, progress_bar, write_json
 from pfld_edge.options import runner
-from pfld_edge.output import write_json
 from pfld_edge.report.faces import write_worst_faces
 from pfld_edge_calib import Face, FaceSetError
 from pfld_edge_calib.datasets import FaceSet, Unit, is_sharded, open_faces
@@ -29,9 +27,11 @@ from pfld_edge_calib.evaluation import (
     predict_unit,
     robustness_record,
     verification_record,
+    verify_models,
 )
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
+from pfld_edge_calib.photo import UnusableFaces
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import LandmarkModel
 
@@ -39,86 +39,112 @@ _LARGE_LIST = 4_000_000
 """Bytes of a list from which on its faces, some 2,000, are worth the seconds that further processes take to start."""
 
 
-@dataclass(frozen=True, slots=True)
-class LargeRun:
-    """How a set is gone through.
+@dataclass(frozen=True)
+class MeasuredSet:
+    """The faces that are measured on, and how they are gone through: the options of `set_options`."""
 
-    Attributes:
-        workers: Processes; as many as there are cores where None.
-        resume: Folder that keeps results; None where nothing is kept.
-        ray: Address of a Ray cluster, empty for a new one; None for this machine's own processes.
-    """
+    data: Sequence[Path]
+    images: Path | None
+    split: str
+    workers: int | None
+    resume: Path | None
+    ray: str | None
+    strict: bool
 
-    workers: int | None = None
-    resume: Path | None = None
-    ray: str | None = None
+    @cached_property
+    def skip(self) -> SkippedFiles:
+        """What is told of photographs that can't be read."""
+        return SkippedFiles(strict=self.strict)
 
-    def needed(self, data: Sequence[Path], split: str) -> bool:
+    @cached_property
+    def unusable(self) -> UnusableFaces:
+        """Faces that can't be measured, of sets that aren't streamed."""
+        return UnusableFaces(self.skip)
+
+    @property
+    def name(self) -> str:
+        """All sets, for the record."""
+        return ", ".join(map(str, self.data))
+
+    @cached_property
+    def streamed(self) -> bool:
         """Whether sets must be streamed: in shards, large, or an option asks for what only streaming does."""
-        if not data:
+        if not self.data:
             return False
-        if (self.workers or 1) > 1 or self.resume is not None or self.ray is not None or any(map(is_sharded, data)):
+        asked = (self.workers or 1) > 1 or self.resume is not None or self.ray is not None
+        if asked or any(map(is_sharded, self.data)):
             return True
-        lists = [wflw_list(path, split) if path.is_dir() else path for path in data]
+        lists = [wflw_list(path, self.split) if path.is_dir() else path for path in self.data]
         return self.workers is None and sum(path.stat().st_size for path in lists if path.is_file()) > _LARGE_LIST
 
+    def faces(self) -> list[Face]:
+        """Read the faces; none of a set that is streamed."""
+        return [] if self.streamed else open_faces(self.data, self.split, self.images, skip=self.skip).load(self.skip)
 
-@contextmanager
-def verify_large(
-    models: Sequence[LandmarkModel],
-    data: Sequence[Path],
-    images: Path | None,
-    settings: VerificationSettings,
-    run: LargeRun,
-    *,
-    compare: bool,
-    skip: Callable[[FaceSetError], object],
-) -> Iterator[Verification]:
-    """Run networks over a set as `verify_models` does; the result's landmarks lie in files that live as long as this.
+    def verify(
+        self,
+        models: Sequence[LandmarkModel],
+        faces: Sequence[Face],
+        settings: VerificationSettings,
+        *,
+        compare: bool = True,
+        refine: int = 0,
+    ) -> Verification:
+        """Run networks over faces, or over the whole set where it is streamed, as `verify_models` does.
 
-    Args:
-        models: At least one; each process opens its own.
-        data: The sets, as `open_faces` opens them.
-        images: Folder of a CSV's images.
-        settings: What is asked for, the split of a WFLW folder among it.
-        run: How to go through the set.
-        compare: Whether the first network is a reference.
-        skip: Called for each photograph, shard, or member of a shard that can't be read or has no landmarks; what it
-            raises ends the run.
+        The landmarks of a streamed set lie in files that live as long as the command.
 
-    Raises:
-        FaceSetError: A line of a list can't be used, no face can be measured, or `run` names another run's results.
-        LabellingError: A process was killed.
-        MissingPackageError: Ray or pyarrow is needed and not installed.
-    """
-    scheme = shared_scheme(models)
-    with progress_bar("faces listed") as advance:
-        source = open_faces(data, settings.split, images, advance=advance, skip=skip)
-    with _scratch(run.resume) as place:
-        try:
-            found = join_units(_predictions(models, source, run, skip), len(models), scheme.num_landmarks, place)
-        except KeyboardInterrupt:
-            # Here, not in the generator: the signal may come while its results are being joined.
-            if run.resume is not None:
-                note(f"what is done is kept in {run.resume}; the same command goes on")
-            raise
-        yield evaluate_found(models, found, settings, compare=compare)
+        Raises:
+            FaceSetError: A label can't be used, no face can be measured, or `resume` holds another run's results.
+            LabellingError: A process was killed.
+            MissingPackageError: Ray or pyarrow is needed and not installed.
+        """
+        if self.streamed:
+            return click.get_current_context().with_resource(self._verify_streamed(models, settings, compare))
+        with progress_bar("faces", len(faces)) as advance:
+            return verify_models(
+                models, faces, settings, compare=compare, refine=refine, advance=advance, unusable=self.unusable
+            )
+
+    @contextmanager
+    def _verify_streamed(
+        self, models: Sequence[LandmarkModel], settings: VerificationSettings, compare: bool
+    ) -> Iterator[Verification]:
+        scheme = shared_scheme(models)
+        with progress_bar("faces listed") as advance:
+            source = open_faces(self.data, self.split, self.images, advance=advance, skip=self.skip)
+        with _scratch(self.resume) as place:
+            try:
+                found = join_units(self._predictions(models, source), len(models), scheme.num_landmarks, place)
+            except KeyboardInterrupt:
+                # Here, not in the generator: the signal may come while its results are being joined.
+                if self.resume is not None:
+                    note(f"what is done is kept in {self.resume}; the same command goes on")
+                raise
+            yield evaluate_found(models, found, settings, compare=compare)
+
+    def _predictions(self, models: Sequence[LandmarkModel], source: FaceSet) -> Iterator[FacePredictions]:
+        """Give each unit's faces in order, and show how far it is."""
+        folder = None if self.resume is None else ResultsFolder(self.resume, _identity(models, source))
+        done = 0 if folder is None else sum(unit.count for i, unit in enumerate(source.units) if i in folder)
+        if done:
+            note(f"{done} of {source.count} are done already ({self.resume})")
+        work = partial(_unit_work, tuple((Path(str(model.path)), model.kind == "fused torch") for model in models))
+        run = runner(self.workers, self.ray, len(source.units))
+        parts = unit_results(work, source.units, run, folder, _is_whole)
+        with closing(parts), progress_bar("faces", source.count) as advance:
+            for unit, result in parts:
+                predictions = FacePredictions.from_bytes(result)
+                for complaint in predictions.unreadable:
+                    self.skip(FaceSetError(complaint))
+                yield predictions
+                advance(unit.count)
 
 
 def write_results(
     found: Verification, json_target: str | None, worst: Path | None, robustness: Robustness | None = None
 ) -> None:
-    """Write pictures of the worst faces, and all figures as JSON.
-
-    Args:
-        found: The verification.
-        json_target: A file, or ``-``; nothing where None.
-        worst: Folder for pictures; none where None.
-        robustness: Goes into the JSON too.
-
-    Raises:
-        OSError: A file can't be written.
-    """
+    """Write pictures of the worst faces into a folder, and all figures as JSON, where these are asked for."""
     if worst is not None:
         written = write_worst_faces(found, worst)
         said = f"{len(written)} pictures -> {worst}" if written else "no face deviates: no pictures"
@@ -127,7 +153,7 @@ def write_results(
         record = verification_record(found)
         if robustness is not None:
             record["robustness"] = robustness_record(robustness)
-        write_json(json_target, json.dumps(record, indent=2))
+        write_json(json_target, record)
 
 
 class FacesOfRecord(Sequence[Face]):
@@ -137,39 +163,12 @@ class FacesOfRecord(Sequence[Face]):
         self._record = record
 
     def __len__(self) -> int:
-        """How many."""
         return len(self._record.faces)
 
-    @overload
-    def __getitem__(self, row: int) -> Face: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[Face]: ...
-
-    def __getitem__(self, row: int | slice) -> Face | list[Face]:
-        """Make one, or some."""
+    def __getitem__(self, row: Any) -> Any:  # noqa: ANN401 - one or a slice, as of every sequence
         if isinstance(row, slice):
             return [self[index] for index in range(*row.indices(len(self)))]
         return Face(Path(self._record.faces[row]), self._record.boxes[row], self._record.truth[row])
-
-
-def _predictions(
-    models: Sequence[LandmarkModel], source: FaceSet, run: LargeRun, skip: Callable[[FaceSetError], object]
-) -> Iterator[FacePredictions]:
-    """Give each unit's faces in order, and show how far it is."""
-    folder = None if run.resume is None else ResultsFolder(run.resume, _identity(models, source))
-    done = 0 if folder is None else sum(unit.count for i, unit in enumerate(source.units) if i in folder)
-    if done:
-        note(f"{done} of {source.count} are done already ({run.resume})")
-    work = partial(_unit_work, tuple((Path(str(model.path)), model.kind == "fused torch") for model in models))
-    parts = unit_results(work, source.units, runner(run.workers, run.ray, len(source.units)), folder, _is_whole)
-    with closing(parts), progress_bar("faces", source.count) as advance:
-        for unit, result in parts:
-            predictions = FacePredictions.from_bytes(result)
-            for complaint in predictions.unreadable:
-                skip(FaceSetError(complaint))
-            yield predictions
-            advance(unit.count)
 
 
 def _is_whole(result: bytes) -> bool:

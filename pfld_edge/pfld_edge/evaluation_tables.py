@@ -1,7 +1,7 @@
 """What `evaluate` and `verify` print: tables of accuracy, drift, deviation and robustness, and the verdicts."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -17,17 +17,10 @@ from pfld_edge_calib.evaluation import (
     Verification,
     shipping_verdict,
 )
-from pfld_edge_calib.evaluation.metrics import Accuracy
 
 _ACCURACY = "Accuracy (NME by outer eye corners, by pupils, by the diagonal of the landmarks' box)"
 
-_WORDS = {
-    Verdict.PASS: "yes",
-    Verdict.FAIL: "NO",
-    Verdict.INCONCLUSIVE: "inconclusive",
-    Verdict.UNJUDGED: "",
-    Verdict.REFERENCE: "",
-}
+_WORDS = {Verdict.PASS: "yes", Verdict.FAIL: "NO", Verdict.INCONCLUSIVE: "inconclusive"}
 
 _SHIPPING = {
     Verdict.PASS: "ship it",
@@ -45,14 +38,13 @@ _SAME = 1e-4
 def print_verification(found: Verification, *, stderr: bool = False) -> None:
     """Print what `verify` found: the tables, then what failed and why."""
     tables = (
-        _accuracy_table(found),
+        _accuracy_table(found, kinds=True),
         _subset_table(found),
         _by_region("Deviation", {m.name: m.deviation for m in found.models if m.deviation is not None and _moved(m)}),
         _drift_table(found),
     )
-    for table in tables:
-        if table is not None:
-            console(stderr=stderr).print(table)
+    for table in filter(None, tables):
+        console(stderr=stderr).print(table)
     for line in _verdict_lines(found):
         click.echo(line, err=stderr)
 
@@ -60,51 +52,39 @@ def print_verification(found: Verification, *, stderr: bool = False) -> None:
 def print_evaluation(found: Verification) -> None:
     """Print what `evaluate` found."""
     errors = _by_region("Error", {model.name: model.error for model in found.models if model.error is not None})
-    for table in (_evaluation_table(found), errors):
-        if table is not None:
-            console().print(table)
+    for table in filter(None, (_accuracy_table(found), errors)):
+        console().print(table)
     for line in _left_out_lines(found):
         click.echo(line)
 
 
-def _accuracy_table(found: Verification) -> Table:
-    """Lay out each network's figures, of all faces."""
-    table = new_table(_ACCURACY, "model", "kind")
+def _accuracy_table(found: Verification, *, kinds: bool = False) -> Table:
+    """Lay out each network's figures: of all faces, with its kind; or of each subset, with intervals where known."""
     missed = any(model.accuracy["all"].misses for model in found.models)
-    _add_figures(table, missed=missed, intervals=False)
+    intervals = not kinds and any(model.nme_intervals for model in found.models)
+    figures = ("faces", *(("missed",) if missed else ()), "NME", *(("95 % interval",) if intervals else ()))
+    rates = ("pupils", "diagonal", "FR@0.08", "FR@0.1", "AUC@0.1")
+    table = new_table(_ACCURACY, "model", "kind" if kinds else "subset", figures=(*figures, *rates))
     for model in found.models:
-        table.add_row(model.name, model.kind, *_cells(model.accuracy["all"], missed=missed))
+        shown = {"all": model.accuracy["all"]} if kinds else model.accuracy
+        for subset, accuracy in shown.items():
+            ends = model.nme_intervals.get(subset)
+            table.add_row(
+                model.name if subset == "all" else "",
+                model.kind if kinds else subset,
+                f"{accuracy.faces}",
+                *([f"{accuracy.misses}"] if missed else []),
+                f"{accuracy.nme:.5f}",
+                *(["" if ends is None else f"{ends[0]:.4f} ... {ends[1]:.4f}"] if intervals else []),
+                "" if accuracy.nme_pupil is None else f"{accuracy.nme_pupil:.5f}",
+                f"{accuracy.nme_diagonal:.5f}",
+                f"{accuracy.failure_rate_08:.4f}",
+                f"{accuracy.failure_rate_10:.4f}",
+                f"{accuracy.auc_10:.4f}",
+            )
+        if not kinds:
+            table.add_section()
     return table
-
-
-def _evaluation_table(found: Verification) -> Table:
-    """Lay out each network's figures, of all faces and of each subset, with intervals where there are enough faces."""
-    table = new_table(_ACCURACY, "model", "subset")
-    missed = any(model.accuracy["all"].misses for model in found.models)
-    intervals = any(model.nme_intervals for model in found.models)
-    _add_figures(table, missed=missed, intervals=intervals)
-    for model in found.models:
-        for subset, figures in model.accuracy.items():
-            cells = _cells(figures, missed=missed)
-            if intervals:
-                ends = model.nme_intervals.get(subset)
-                cells.insert(2 + missed, "" if ends is None else f"{ends[0]:.4f} ... {ends[1]:.4f}")
-            table.add_row(model.name if subset == "all" else "", subset, *cells)
-        table.add_section()
-    return table
-
-
-def _add_figures(table: Table, *, missed: bool, intervals: bool) -> None:
-    for name in ("faces", "missed", "NME", "95 % interval", "pupils", "diagonal", "FR@0.08", "FR@0.1", "AUC@0.1"):
-        if (missed or name != "missed") and (intervals or name != "95 % interval"):
-            table.add_column(name, justify="right")
-
-
-def _cells(figures: Accuracy, *, missed: bool) -> list[str]:
-    pupils = "" if figures.nme_pupil is None else f"{figures.nme_pupil:.5f}"
-    rates = (f"{figures.failure_rate_08:.4f}", f"{figures.failure_rate_10:.4f}", f"{figures.auc_10:.4f}")
-    misses = [f"{figures.misses}"] if missed else []
-    return [f"{figures.faces}", *misses, f"{figures.nme:.5f}", pupils, f"{figures.nme_diagonal:.5f}", *rates]
 
 
 def _drift_table(found: Verification) -> Table:
@@ -131,7 +111,7 @@ def _drift_table(found: Verification) -> Table:
             f"{moved.largest:.5f}",
             str(moved.largest_landmark),
             Path(found.faces[moved.largest_face]).name,
-            *([] if budget is None else [_WORDS[model.verdict]]),
+            *([] if budget is None else [_WORDS.get(model.verdict, "")]),
         )
     return table
 
@@ -192,18 +172,13 @@ def _left_out_lines(found: Verification) -> Iterator[str]:
     """Count and name the faces that count in no figure; photographs that can't be read were named before."""
     if found.unreadable:
         yield f"{len(found.unreadable)} of {found.given} faces left out: their photographs can't be read"
-    if found.outside:
-        why = "they lie outside of their photographs"
-        yield f"{len(found.outside)} of {found.given} faces left out: {why}: {_first(found.outside)}"
-    if found.left_out:
-        first, second = found.scheme.normalizing_points
-        why = f"they have no NME, for points {first} and {second} are unlabelled or coincide"
-        yield f"{len(found.left_out)} of {found.given} faces left out: {why}: {_first(found.left_out)}"
-
-
-def _first(photographs: Sequence[str]) -> str:
-    more = len(photographs) - _NAMED
-    return f"{', '.join(photographs[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
+    first, second = found.scheme.normalizing_points
+    no_nme = f"they have no NME, for points {first} and {second} are unlabelled or coincide"
+    for faces, why in ((found.outside, "they lie outside of their photographs"), (found.left_out, no_nme)):
+        if faces:
+            more = f" and {len(faces) - _NAMED} more" if len(faces) > _NAMED else ""
+            named = ", ".join(faces[:_NAMED])
+            yield f"{len(faces)} of {found.given} faces left out: {why}: {named}{more}"
 
 
 def _moved(model: ModelResult) -> bool:

@@ -1,9 +1,9 @@
 """What `pfld-edge label` works on and with: the photographs in units, and a labeller for each process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -22,19 +22,12 @@ _SAME_FACE = 0.35
 """Intersection over union above which boxes of two detectors show one face."""
 
 
-@dataclass(frozen=True, slots=True)
-class LabellingPlan:
-    """The photographs of a run.
-
-    Attributes:
-        units: All of them, in units.
-        identity: Changes when they change.
-        count: How many.
-    """
+class LabellingPlan(NamedTuple):
+    """The photographs of a run in units, what changes when they change, and their number."""
 
     units: Sequence[Unit]
     identity: str
-    count: int
+    photos: int
 
 
 def label_plan(
@@ -43,26 +36,19 @@ def label_plan(
     images: Path | None,
     out: Path,
     *,
-    sharded: bool,
     together: int = 1,
     skip: Skip | None = None,
 ) -> LabellingPlan:
-    """Find the photographs.
+    """Find the photographs of the command line's arguments.
 
-    Args:
-        photos: As on the command line.
-        boxes: CSV that says where faces are.
-        images: Folder that names are relative to.
-        out: The labels' CSV.
-        sharded: Whether `photos` are shards.
-        together: Photographs in a unit, where they are files: 1 keeps each as soon as it is done.
-        skip: Takes each shard that is damaged; where None it is an error.
+    `together` files form a unit: 1 keeps each as soon as it is done. `skip` takes each shard that is damaged, which is
+    an error where it is None.
 
     Raises:
         UsageError: Options don't fit together.
         FaceSetError: There are no photographs.
     """
-    if not sharded:
+    if not any(map(is_sharded, photos)):
         places = None if boxes is None else boxes_by_photo(boxes, images)
         tasks = label_tasks(photos_of(photos, images), places, out.parent if images is None else images)
         return LabellingPlan(tuple(photo_units(tasks, together)), tasks_identity(tasks), len(tasks))
@@ -78,13 +64,7 @@ def label_plan(
 def open_labeller(
     teachers: Sequence[Path], detectors: Sequence[str], least_score: float | None, settings: LabelSettings
 ) -> Labeller:
-    """Open teachers and detectors on one thread; called once in each process.
-
-    Args:
-        teachers: What `open_landmark_model` opens.
-        detectors: What `open_detector` opens; none where boxes come with the photographs.
-        least_score: Score that a detected face needs, 0 to 1; each detector's own where None.
-        settings: Of the labeller.
+    """Open teachers and detectors (none where boxes come with the photographs) on one thread, once in each process.
 
     Raises:
         PfldEdgeError: A file can't be used, or the teachers don't fit together.

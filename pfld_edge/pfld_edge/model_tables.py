@@ -27,12 +27,7 @@ _LONG, _EDITS = 60, 12
 
 
 def conversion_table(report: "ConversionReport", input_size: int) -> Table:
-    """Lay out the files that were written, a line each.
-
-    Args:
-        report: What `convert` gave.
-        input_size: Side of the crop in pixels, to give differences in pixels too.
-    """
+    """Lay out the files that were written, a line each, with differences in pixels of the crop too."""
     table = new_table("Written", "file", figures=("size", "MACs", "parameters", "nodes", "largest difference to torch"))
     for file in report.files:
         table.add_row(
@@ -72,12 +67,7 @@ def cost_line(stats: ModelStats) -> str:
 
 
 def quantization_table(report: QuantizationReport, most: int | None = None) -> Table:
-    """Lay out what each layer costs in 8 bits, the most expensive first.
-
-    Args:
-        report: Of the file.
-        most: Leave out all but so many.
-    """
+    """Lay out what each layer costs in 8 bits, the most expensive first, or at `most` so many of them."""
     shown = report.costs[:most]
     title = f"Landmark deviation with one layer alone in 8 bits, {report.faces} faces"
     if len(shown) < len(report.costs):
@@ -129,12 +119,7 @@ def _drift(found: "FaceDrift") -> str:
 
 
 def layer_table(found: Inspection, width: int) -> Table:
-    """Lay out a network's nodes, a line each, and their sum.
-
-    Args:
-        found: A network.
-        width: Of the terminal; a narrow one leaves out how each layer runs, and rounds.
-    """
+    """Lay out a network's nodes, a line each, and their sum; a narrow terminal leaves out runtime forms and digits."""
     runs_as = found.fusion.runs_as if found.fusion is not None and width >= _WIDE else None
     hint = f"terminals of {_WIDE} columns also show how each layer runs"
     caption = hint if found.fusion is not None and runs_as is None else None
@@ -191,14 +176,7 @@ def comparison_record(
 
 
 def comparison_tables(found: Comparison, first: str, second: str, *, layers: bool) -> Iterator[Table]:
-    """Lay out what differs; nothing of what is the same.
-
-    Args:
-        found: What differs.
-        first: Name of the first file.
-        second: Name of the second.
-        layers: With a line for each layer whose weights differ.
-    """
+    """Lay out what differs between files of two names, with or without each layer whose weights differ."""
     for title, differences in (
         ("File and network", found.totals),
         ("Contract", found.contract),
@@ -223,9 +201,7 @@ def comparison_tables(found: Comparison, first: str, second: str, *, layers: boo
 def comparison_lines(found: Comparison, answers: float | None) -> list[str]:
     """Sum the weights and the answers up, a line a fact.
 
-    Args:
-        found: What differs.
-        answers: Largest difference of a landmark, fractions of the crop; None where that can't be told.
+    `answers` is the largest difference of a landmark, fractions of the crop; None where that can't be told.
     """
     same = sum(pair.identical for pair in found.weights)
     lines = [f"weights: {same} of {len(found.weights)} layers that both have are identical"]

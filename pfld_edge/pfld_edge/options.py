@@ -1,6 +1,8 @@
 """Types of option values, and options that several commands share."""
 
+import os
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,11 +19,42 @@ Box = tuple[float, float, float, float]
 DRAWABLE = ("points", "contours", "boxes", "pose", "ids", "confidence")
 """Parts of a drawing that `--draw` names."""
 
-PATH = click.Path(path_type=Path)
+
+class _GivenPath(click.Path):
+    """A path that is not empty, as an unset variable of a shell is, which would mean the working folder."""
+
+    def __init__(self, **settings: bool) -> None:
+        super().__init__(path_type=Path, **settings)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """Refuse an empty name, then do as click does."""
+        if value == "":
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _ResultPath(_GivenPath):
+    """A place for results, which is looked at before work begins: its folder is there, or can be made."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """Refuse a place below a file or in a folder that can't be written to."""
+        path = Path(super().convert(value, param, ctx))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            self.fail(f"{path} can't be made: {folder} is a file", param, ctx)
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            self.fail(f"{path} can't be written: permission denied", param, ctx)
+        return path
+
+
+PATH = _GivenPath()
+RESULT = _ResultPath()
+RESULT_FILE = _ResultPath(dir_okay=False)
+RESULT_FOLDER = _ResultPath(file_okay=False)
 
 
 def _parsed(name: str, parse: Callable[[str], T]) -> FuncParamType[str, T]:
-    """Make the type of a value that a function reads, which raises ValueError with a sentence for the user."""
+    """Make an option's type of a function that raises ValueError with a sentence for the user."""
     kind = FuncParamType(parse)
     kind.name = name
     return kind
@@ -73,14 +106,21 @@ def _box(text: str) -> Box:
     return x0, y0, x1, y1
 
 
-def _json_target(suffixes: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        # The word after `--json` may be meant as something else, a model say, which must not be written over.
-        if text != "-" and Path(text).suffix.lower() not in suffixes:
-            raise ValueError(f"{text!r} is no {' or '.join(suffixes)} file; write --json - for standard output")
-        return text
+class _JsonTarget(_ResultPath):
+    """The name of a file of some suffixes, or ``-``."""
 
-    return parse
+    name = "file"
+
+    def __init__(self, suffixes: tuple[str, ...]) -> None:
+        super().__init__(dir_okay=False)
+        self._suffixes = suffixes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Refuse other names: the word after `--json` may be a model, say, which must not be written over."""
+        if value != "-" and Path(value).suffix.lower() not in self._suffixes:
+            kinds = " or ".join(self._suffixes)
+            self.fail(f"{value!r} is no {kinds} file; write --json - for standard output", param, ctx)
+        return "-" if value == "-" else str(super().convert(value, param, ctx))
 
 
 SHARE = _parsed("percent", _share)
@@ -95,49 +135,43 @@ BOX = _parsed("x0,y0,x1,y1", _box)
 """A box in pixels."""
 
 
-def output_option(help: str, *, required: bool = True) -> Callable[[Command], Command]:  # noqa: A002 - click's word
+def output_option(
+    help: str,  # noqa: A002 - click's word
+    kind: click.Path = RESULT_FILE,
+    *,
+    required: bool = True,
+) -> Callable[[Command], Command]:
     """Make ``-o/--output``, the file or folder that a command writes; `help` says which."""
-    return click.option("-o", "--output", required=required, type=PATH, help=help)
+    return click.option("-o", "--output", required=required, type=kind, help=help)
+
+
+def detector_option(more: str = "", *, multiple: bool = False) -> Callable[[Command], Command]:
+    """Make ``--detector``, a name or a file; with `multiple` it may be repeated and is called `detectors`."""
+    help = f"Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file{more}."  # noqa: A001
+    return click.option("--detector", "detectors" if multiple else "detector", multiple=multiple, help=help)
 
 
 def json_option(help: str, *suffixes: str) -> Callable[[Command], Command]:  # noqa: A002 - click's word
-    """Make ``--json [FILE]``: a ``.json`` file, or ``-`` or nothing for standard output.
-
-    Args:
-        help: What is written, to which the help adds where.
-        suffixes: Further suffixes that the file may have.
-    """
+    """Make ``--json [FILE]``: a file of these suffixes or ``.json``, or ``-`` or nothing for standard output."""
     return click.option(
         "--json",
         "json_target",
-        type=_parsed("file", _json_target((".json", *suffixes))),
+        type=_JsonTarget((".json", *suffixes)),
         is_flag=False,
         flag_value="-",
         help=f"{help}: into {' or '.join(('a .json', *suffixes))} file, or to standard output (- or no value).",
     )
 
 
-data_option = click.option(
-    "--data",
-    "data",
-    type=PATH,
-    multiple=True,
-    help="A WFLW folder, a CSV of points, a COCO file, or shards; repeat it to join several sets.",
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files."
-)
 strict_option = click.option(
     "--strict", is_flag=True, help="Stop at a file that can't be read, instead of skipping it."
 )
-workers_option = click.option(
-    "--workers", type=click.IntRange(1), help="Processes; one for each core if left out, none for a small set."
+images_option = click.option("--images", type=PATH, help="Folder of a CSV's images; its own where left out.")
+split_option = click.option(
+    "--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder."
 )
-resume_option = click.option(
-    "--resume",
-    type=PATH,
-    metavar="FOLDER",
-    help="Keep results here as they come; a run that was stopped goes on with the same command.",
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files."
 )
 ray_option = click.option(
     "--ray",
@@ -148,14 +182,38 @@ ray_option = click.option(
 )
 
 
-def runner(workers: int | None, ray: str | None, tasks: int) -> "Runner":
-    """Choose where tasks run.
+def all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Join options into one decorator; the first is the first in the help."""
+    return lambda command: reduce(lambda inner, option: option(inner), reversed(options), command)
 
-    Args:
-        workers: Processes; as many as there are cores where None.
-        ray: Address of a Ray cluster, empty for a new one; None for processes of this machine.
-        tasks: Their number; no more processes than that are started.
-    """
+
+set_options = all_of(
+    click.option(
+        "--data",
+        "data",
+        type=PATH,
+        multiple=True,
+        help="A WFLW folder, a CSV of points, a COCO file, or shards; repeat it to join several sets.",
+    ),
+    images_option,
+    split_option,
+    click.option(
+        "--workers", type=click.IntRange(1), help="Processes; one for each core if left out, none for a small set."
+    ),
+    click.option(
+        "--resume",
+        type=RESULT_FOLDER,
+        metavar="FOLDER",
+        help="Keep results here as they come; a run that was stopped goes on with the same command.",
+    ),
+    ray_option,
+    strict_option,
+)
+"""The fields of `pfld_edge.evaluation_run.MeasuredSet`, as options."""
+
+
+def runner(workers: int | None, ray: str | None, tasks: int) -> "Runner":
+    """Choose where so many tasks run: a Ray cluster (an empty address: a new one), or processes of this machine."""
     if ray is not None:
         from pfld_edge_calib.parallel import run_on_ray
 
@@ -166,15 +224,9 @@ def runner(workers: int | None, ray: str | None, tasks: int) -> "Runner":
 
 
 def check_suffix(path: Path, what: str, *suffixes: str) -> None:
-    """Refuse a file name before work on it begins.
+    """Raise a UsageError, before work begins, where a result's name ends in none of these suffixes (lower case).
 
-    Args:
-        path: Where a result goes.
-        what: What it is, for the message.
-        suffixes: What its name may end in, in lower case; ``.jpg`` and ``.html`` stand for ``.jpeg`` and ``.htm`` too.
-
-    Raises:
-        click.UsageError: It ends in something else.
+    ``.jpg`` and ``.html`` stand for ``.jpeg`` and ``.htm`` too.
     """
     suffix = path.suffix.lower()
     if {".jpeg": ".jpg", ".htm": ".html"}.get(suffix, suffix) not in suffixes:

@@ -1,7 +1,7 @@
 """The work of `pfld-edge predict`: finds faces in photographs and videos, draws them and records them."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,14 +10,14 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge.console import SkippedFiles, note, note_left_out, progress_bar
-from pfld_edge.drawing import draw_faces
+from pfld_edge.console import InputError, OutputError, SkippedFiles, note, note_left_out, progress_bar
+from pfld_edge.drawing import draw_faces, write_picture
 from pfld_edge.options import Box
-from pfld_edge.output import InputError, OutputError, write_picture
 from pfld_edge.records import FrameFaces, RecordFile
 from pfld_edge.video import VIDEO_SUFFIXES, VideoSink, VideoSource
 from pfld_edge_calib import FaceSetError, photos_in, read_photo
 from pfld_edge_runtime import (
+    FaceAnalyzer,
     FaceLandmarker,
     Faces,
     FaceTracker,
@@ -36,19 +36,12 @@ _DRAWN = "-landmarks"
 
 @dataclass(frozen=True)
 class FaceSearch:
-    """How the faces of a photograph are found.
-
-    Attributes:
-        network: Finds landmarks.
-        boxes: Of the faces, tight around their landmarks; the whole photograph where there are none.
-        analyze: Finds faces by itself (`FaceAnalyzer`), in place of boxes.
-        confidence: Fill `Faces.confidences`.
-    """
+    """How the faces of a photograph are found: by `analyze`, in boxes, or else the photograph is taken as one face."""
 
     network: FaceLandmarker
-    boxes: Sequence[Box] = ()
-    analyze: Callable[[Image, str], Faces] | None = None
-    confidence: bool = False
+    boxes: Sequence[Box]
+    analyze: FaceAnalyzer | None
+    confidence: bool
 
     def __call__(self, photo: Image) -> Faces:
         """Find the faces of a ``(H, W, 3)`` uint8 BGR photograph."""
@@ -73,12 +66,9 @@ class Photograph(NamedTuple):
 
 
 def sorted_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Photograph], list[Path]]:
-    """Part photographs, those in folders among them, from videos.
+    """Part photographs, those in folders among them, from videos; raises FaceSetError for a folder without one.
 
     Drawings that an earlier run left in `out` are no photographs; what else a folder holds is named.
-
-    Raises:
-        FaceSetError: A folder holds no photograph.
     """
     photos: list[Photograph] = []
     videos: list[Path] = []
@@ -101,12 +91,7 @@ def _drawn_before(photo: Path, out: Path) -> bool:
 
 
 def _targets(photos: Sequence[Photograph], out: Path) -> list[Path]:
-    """Choose the file of each photograph's drawing: `out` itself, or ``<out>/<folder>/<name>-landmarks.png``.
-
-    Raises:
-        OutputError: Several photographs and one file, one photograph twice, an existing file as the folder, or a
-            photograph that would be overwritten.
-    """
+    """Choose the file of each photograph's drawing: `out` itself, or ``<out>/<folder>/<name>-landmarks.png``."""
     if out.suffix.lower() in _PICTURES and not out.is_dir():
         if len(photos) > 1:
             raise OutputError(f"{out} is one file, and there are {len(photos)} photographs: give a folder")
@@ -143,34 +128,24 @@ class Prediction:
         out: Path,
         draw: Collection[str],
         search: FaceSearch,
-        targets: Iterable[str | None] = (),
+        targets: Sequence[str],
         *,
-        strict: bool = False,
+        strict: bool,
     ) -> None:
-        """Begin.
-
-        Args:
-            out: Where drawings go.
-            draw: Some of `DRAWABLE`.
-            search: Finds faces.
-            targets: Names of record files, ``-`` for JSON on standard output; None is passed over.
-            strict: Raise at the first file that can't be read.
+        """Begin; `draw` has some of `DRAWABLE`, `targets` the names of record files, ``-`` for standard output.
 
         Raises:
             OSError: A record file can't be written.
         """
-        given = [target for target in targets if target is not None]
         self._out, self._draw, self._search = out, draw, search
-        self._quiet = "-" in given
-        self._records = [RecordFile(target, search.network.contract.landmarks) for target in given]
+        self._quiet = "-" in targets
+        self._records = [RecordFile(target, search.network.contract.landmarks) for target in targets]
         self._files, self._skipped = 0, SkippedFiles(strict=strict)
 
     def __enter__(self) -> "Prediction":
-        """Begin."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Finish the records."""
         for record in self._records:
             record.close()
 
@@ -190,11 +165,10 @@ class Prediction:
                 picture = read_photo(photo.path)
                 self._check_boxes(photo.path, picture)
                 faces = self._search(picture)
-            except FaceSetError as error:
-                self._skip(error, alone=len(photos) == 1)
-                continue
-            except ModelFileError as error:  # the network gave NaN
-                self._skip(InputError(f"{photo.path}: {error}"), alone=len(photos) == 1)
+            except (FaceSetError, ModelFileError) as error:
+                # The latter: the network gave NaN.
+                named = error if isinstance(error, FaceSetError) else InputError(f"{photo.path}: {error}")
+                self._skip(named, alone=len(photos) == 1)
                 continue
             write_picture(target, draw_faces(picture, faces, self._draw))
             self._record(FrameFaces(str(photo.path), faces))
@@ -204,16 +178,10 @@ class Prediction:
             note("no --detector and no --box: each photograph was taken as one face, from border to border")
 
     def video(self, source: Path | int, tracker: Callable[[], FaceTracker], most: int | None, *, alone: bool) -> None:
-        """Draw a video, or what a camera sees.
-
-        Args:
-            source: A file, or a camera's number.
-            tracker: Makes a tracker for it.
-            most: Stop after so many frames.
-            alone: Nothing else is drawn in this run.
+        """Draw a video, or what the camera of a number sees, at most so many frames of it.
 
         Raises:
-            InputError: It can't be read, and is the only one or `strict`.
+            InputError: It can't be read, and is the only one (`alone`) or `strict`.
             OutputError: There is no place for the result.
         """
         target = self._video_target(source)
@@ -223,11 +191,8 @@ class Prediction:
             done = self._follow(opened, target, tracker(), most)
             if not done:
                 raise InputError(f"{opened.name}: no frame in it")
-        except ModelFileError as error:  # the network gave NaN
-            self._skip(InputError(f"{opened.name}: {error}"), alone=alone)
-            return
-        except InputError as error:
-            self._skip(error, alone=alone)
+        except (InputError, ModelFileError) as error:
+            self._skip(error if isinstance(error, InputError) else InputError(f"{opened.name}: {error}"), alone=alone)
             return
         for fault in opened.faults:
             note(f"{opened.name}: {fault}")

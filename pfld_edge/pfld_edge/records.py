@@ -19,14 +19,7 @@ _ABOUT = ("source", "frame", "seconds", "id", "x0", "y0", "x1", "y1", "score", "
 
 @dataclass(frozen=True)
 class FrameFaces:
-    """The faces of a photograph, or of one frame of a video.
-
-    Attributes:
-        source: The file, or ``camera 0``.
-        faces: What was found.
-        frame: Number of the frame, from 0; None for a photograph.
-        seconds: When it is shown; None for a photograph.
-    """
+    """The faces of a photograph, or of one frame of a video (its number, from 0, and time); source: its file."""
 
     source: str
     faces: Faces
@@ -64,11 +57,7 @@ class RecordFile:
     """
 
     def __init__(self, target: str, scheme: LandmarkScheme) -> None:
-        """Begin a file, or JSON on standard output where the target is ``-``.
-
-        Raises:
-            OSError: The file can't be written.
-        """
+        """Begin a file, or JSON on standard output where the target is ``-``; raises OSError if it can't be."""
         self._target, self._scheme = target, scheme
         self._kind = ".json" if target == "-" else Path(target).suffix.lower()
         self._found: dict[str, list[dict[str, Any]]] = {"photos": []}
@@ -98,11 +87,7 @@ class RecordFile:
             csv.writer(self._file, lineterminator="\n").writerows(found.rows())
 
     def close(self) -> None:
-        """Finish the file and say where it is.
-
-        Raises:
-            OSError: The file can't be written.
-        """
+        """Finish the file and say where it is; raises OSError if it can't be."""
         if self._kind == ".json":
             click.echo(json.dumps({"scheme": self._scheme.name, **self._found}, indent=1), self._file)
         if self._file is not None:

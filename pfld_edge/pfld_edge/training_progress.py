@@ -48,11 +48,7 @@ class _Bars(Callback):
 
 @contextmanager
 def training_progress(*, quiet: bool = False) -> Iterator[Callback]:
-    """Show a run on standard error; bars on a terminal, else lines of text, one at least every half minute.
-
-    Args:
-        quiet: Show nothing.
-    """
+    """Show a run on standard error, unless `quiet`: bars on a terminal, else a line at least every half minute."""
     if quiet:
         yield Callback()
         return

@@ -12,7 +12,7 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from pfld_edge.output import InputError, OutputError
+from pfld_edge.console import InputError, OutputError
 
 Image = NDArray[np.uint8]
 
@@ -34,14 +34,12 @@ class VideoSource:
         length: Number of frames, by the file's index or its duration; None where neither is known.
         sound: The file's audio stream; None where it has none.
         faults: What was wrong with the file, a sentence each; known once all frames were given.
+
+    Raises:
+        InputError: The file, or the camera of that number, can't be opened, or holds no picture that can be decoded.
     """
 
     def __init__(self, source: Path | int) -> None:
-        """Open a file, or the camera of a number.
-
-        Raises:
-            InputError: It can't be opened, or holds no picture that can be decoded.
-        """
         self.name = f"camera {source}" if isinstance(source, int) else str(source)
         self.fps = _USUAL_RATE
         self.length: int | None = None
@@ -77,25 +75,19 @@ class VideoSource:
         self.length = video.frames or round(seconds * self.fps) or None
 
     def frames(self, sound: Callable[[Any], object] | None = None) -> Iterator[tuple[Image, float]]:
-        """Give the frames once, in the order in which they are shown.
+        """Give the frames once, in the order in which they are shown, each with its time.
 
-        Args:
-            sound: Called with each packet of the audio stream, its times counted from the file's start.
-
-        Yields:
-            ``(H, W, 3)`` uint8 BGR with square pixels, turned upright as the file says, and its time in seconds from
-            the start of the file or the opening of the camera; times always increase.
+        Frames are ``(H, W, 3)`` uint8 BGR with square pixels, turned upright as the file says. Times are seconds from
+        the start of the file or the opening of the camera, and always increase. `sound` is called with each packet of
+        the audio stream, its times counted from the file's start.
         """
         return self._of_file(sound) if self._camera is None else self._of_camera(self._camera)
 
     def _of_camera(self, camera: cv2.VideoCapture) -> Iterator[tuple[Image, float]]:
         start = time.monotonic()
         try:
-            while True:
-                more, frame = camera.read()
-                if not more:
-                    return
-                yield np.asarray(frame, np.uint8), time.monotonic() - start
+            while (read := camera.read())[0]:
+                yield np.asarray(read[1], np.uint8), time.monotonic() - start
         finally:
             camera.release()
 
@@ -155,7 +147,6 @@ class VideoSink:
     """
 
     def __init__(self, path: Path, source: VideoSource) -> None:
-        """Say where, and what the frames come from."""
         self._path, self._partial = path, path.with_suffix(".partial.mp4")
         self._fps, self._sound = source.fps, source.sound
         self._container: Any = None
@@ -165,11 +156,10 @@ class VideoSink:
         self._size, self._last = (0, 0), -1
 
     def __enter__(self) -> "VideoSink":
-        """Begin."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Finish the file, after an error or an interruption too; without a frame there is none."""
+        # After an error or an interruption too; without a frame there is no file.
         if self._container is None:
             return
         self._mux(self._video.encode(None))
@@ -180,11 +170,7 @@ class VideoSink:
         self._partial.replace(self._path)
 
     def write(self, frame: Image, seconds: float) -> None:
-        """Append a frame.
-
-        Args:
-            frame: ``(H, W, 3)`` uint8 BGR; all take the first one's size.
-            seconds: When it is shown, later than the last one.
+        """Append a frame, ``(H, W, 3)`` uint8 BGR, brought to the first one's size and shown later than the last.
 
         Raises:
             OutputError: The file can't be written.
@@ -199,11 +185,7 @@ class VideoSink:
         self._mux(self._video.encode(shown))
 
     def write_sound(self, packet: Any) -> None:  # noqa: ANN401 - PyAV's packet, of an audio stream
-        """Append a packet of the source's sound.
-
-        Raises:
-            OutputError: The file can't be written.
-        """
+        """Append a packet of the source's sound; raises as `write` does."""
         if self._container is None:
             # The file begins with the first frame, which says its size.
             self._early.append(packet)
@@ -218,7 +200,6 @@ class VideoSink:
         return self._sound is not None and self._sound.codec_context.name in _SOUND_IN_MP4
 
     def _open(self, width: int, height: int) -> None:
-        """Start the file with the streams that it will have."""
         options = {"movflags": "+hybrid_fragmented", "frag_duration": "1000000", "flush_packets": "1"}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

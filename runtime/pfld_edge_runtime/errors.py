@@ -1,5 +1,9 @@
 """The errors of this package: each one is a `PfldEdgeError` and the builtin exception that fits it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class PfldEdgeError(Exception):
     """Base of every error that pfld-edge raises on purpose; its message is one line that a user can act on."""
@@ -51,3 +55,14 @@ class SmoothingError(PfldEdgeError, ValueError):
 
 class TimestampError(PfldEdgeError, ValueError):
     """A frame's timestamp is not after the last one's, or is no time at all."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name before a `ModelContractError` that doesn't say which file it is about."""
+    try:
+        yield
+    except ModelContractError as error:
+        if path.name in str(error):
+            raise
+        raise ModelContractError(f"{path}: {error}") from error

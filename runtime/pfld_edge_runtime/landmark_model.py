@@ -3,6 +3,7 @@
 import copyreg
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
 from pfld_edge_runtime.crop import crop_faces, crop_windows
-from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError
+from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
 from pfld_edge_runtime.litert import is_litert, litert_contract, litert_function
 from pfld_edge_runtime.session import open_session, running_device
 
@@ -114,7 +115,9 @@ class LandmarkModel:
         source = BUNDLED_MODEL if model is None else model
         if is_litert(source):
             return cls._open_litert(source, device, threads, contract)
-        opened = cls.from_session(open_session(source, device, threads, strict=strict, spinning=spinning), contract)
+        session = open_session(source, device, threads, strict=strict, spinning=spinning)
+        with naming(Path(source)) if isinstance(source, str | Path) else nullcontext():
+            opened = cls.from_session(session, contract)
         if isinstance(source, str | Path):
             opened.path = Path(source)
             opened.name = opened.path.name

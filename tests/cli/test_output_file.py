@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pfld_edge.output import OutputError, write_picture
+from pfld_edge.console import OutputError
+from pfld_edge.drawing import write_picture
 from pfld_edge_calib.files import write_atomically
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pfld_edge.output import InputError, OutputError
+from pfld_edge.console import InputError, OutputError
 from pfld_edge.video import VideoSink, VideoSource
 
 CASES = Path(os.environ.get("PFLD_EDGE_SHARED", "nowhere")) / "cases"

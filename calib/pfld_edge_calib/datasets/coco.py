@@ -62,7 +62,6 @@ def _face(item: Mapping[str, Any], names: Mapping[Any, str], root: Path, where: 
     if not len(values):
         return None
     weights = (values[:, 2] > 0).astype(np.float32)
-    with np.errstate(over="ignore"):  # infinity is refused
-        points = values[:, :2].astype(np.float32)
+    points = values[:, :2]
     face = labelled_face(named_file(root, name), points, where, point_weights=weights, group=name)
     return face if weights.sum() > 1 else None

@@ -82,9 +82,9 @@ def _read_rows(
         if not row[0].strip():
             raise FaceSetError(f"{where}: names no image")
         try:
-            landmarks = np.array(row[points], np.float32).reshape(-1, 2)
+            landmarks = np.array(row[points], np.float64).reshape(-1, 2)
             of_face = 1.0 if weight is None else float(row[weight])
-            of_points = np.array(row[confidences], np.float32) if row[confidences] else None
+            of_points = np.array(row[confidences], np.float64) if row[confidences] else None
         except ValueError as error:
             raise FaceSetError(f"{where}: {error}") from error
         group = Path(row[0]).stem.rpartition("_")[0] if group_by == "person" else ""

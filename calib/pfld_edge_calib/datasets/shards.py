@@ -65,26 +65,26 @@ def _face(record: Mapping[str, Any], image: Path, encoded: bytes) -> Face:
     try:
         landmarks = _landmarks(record.get("landmarks"))
         weight = 1.0 if record.get("weight") is None else float(record["weight"])
-        each = None if record.get("point_weights") is None else np.array(record["point_weights"], np.float32)
+        each = None if record.get("point_weights") is None else np.array(record["point_weights"], np.float64)
         attributes = frozenset(str(name) for name in record.get("attributes") or ())
         given = record.get("box")
         box = None if given is None else np.asarray(check_boxes(given)[0], np.float64)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise FaceSetError(f"{image}: {str(error).removeprefix('box 0 is ')}") from error
     if landmarks is None:
         if box is None:
             raise FaceSetError(f"{image}: a face needs landmarks or a box")
-        return Face(image, box, None, attributes, weight, each, str(image), encoded)
+        return Face(image, box, None, attributes, weight, None, str(image), encoded)
     face = labelled_face(
         image, landmarks, str(image), attributes=attributes, weight=weight, point_weights=each, group=str(image)
     )
     return replace(face, encoded=encoded, bbox_xyxy=face.bbox_xyxy if box is None else box)
 
 
-def _landmarks(values: object) -> NDArray[np.float32] | None:
+def _landmarks(values: object) -> NDArray[np.float64] | None:
     if values is None:
         return None
-    landmarks = np.array(values, np.float32)
+    landmarks = np.array(values, np.float64)
     if not landmarks.size or (landmarks.size % 2 if landmarks.ndim == 1 else landmarks.shape[1:] != (2,)):
         raise ValueError("landmarks must be pairs of finite numbers")
     return landmarks.reshape(-1, 2)

@@ -68,7 +68,7 @@ def _face(line: str, images: Path, where: str) -> Face:
     if len(columns) != _COLUMNS:
         raise FaceSetError(f"{where}: expected {_COLUMNS} columns, found {len(columns)}")
     try:
-        landmarks = np.array(columns[:196], np.float32).reshape(98, 2)
+        landmarks = np.array(columns[:196], np.float64).reshape(98, 2)
         rectangle = np.array(columns[196:200], np.float64)
         flags = [int(float(value)) for value in columns[200:206]]
     except (ValueError, OverflowError) as error:

@@ -195,7 +195,8 @@ class Labeller:
             raise LabellingError(f"{teachers[0].name}: its landmark scheme says no mirror image, so leave flip out")
         if len(teachers) * settings.crops * (2 if settings.flip else 1) < 2:
             raise LabellingError(
-                "one network that looks once always agrees with itself: add a teacher, the mirror image, or crops"
+                "one network that looks once always agrees with itself: add a teacher (--teacher), the mirror image "
+                "(--flip), or --crops"
             )
         self.teachers = teachers
         self._find, self._settings = find, settings

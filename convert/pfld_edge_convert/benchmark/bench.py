@@ -28,6 +28,7 @@ from pfld_edge_convert.errors import BenchmarkError
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_runtime import Contract, ModelContractError, ModelFileError, fingerprint_image
+from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import session_contract
 from pfld_edge_runtime.session import open_session
 
@@ -82,6 +83,7 @@ class Subject:
         shapes: Shape of each input, the batch as None where it is free.
         dtypes: Of each input.
         filled: Free axes besides the batch, and the sizes that were chosen for them.
+        free: Names of all free axes.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Subject:
     shapes: dict[str, tuple[int | None, ...]]
     dtypes: dict[str, np.dtype[Any]]
     filled: dict[str, int]
+    free: frozenset[str] = frozenset()
 
     @property
     def end_to_end(self) -> bool:
@@ -161,9 +164,13 @@ def open_subjects(paths: Sequence[Path], sizes: Mapping[str, int] | None = None)
 
     Raises:
         ModelFileError: See `open_subject`.
-        BenchmarkError: See `open_subject`.
+        BenchmarkError: See `open_subject`; or no file has an axis that a size is given for.
     """
     subjects = [open_subject(path, sizes) for path in paths]
+    free = sorted({name for subject in subjects for name in subject.free})
+    for name in sizes or ():
+        if name not in free:
+            raise BenchmarkError(f"no file has a free axis {name!r}; free are: {', '.join(free) or 'none'}")
     files = Counter(path.name for path in {subject.path for subject in subjects})
     named: list[Subject] = []
     for subject in subjects:
@@ -191,15 +198,18 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
             f"{path} is a checkpoint; bench times what devices run: make an ONNX file of it with `pfld-edge convert`"
         )
     session = open_session(path)
-    contract, inputs = session_contract(session), session.get_inputs()
+    with naming(path):
+        contract, inputs = session_contract(session), session.get_inputs()
     if len(inputs) != 1 and not (contract is not None and contract.end_to_end):
         names = ", ".join(value.name for value in inputs)
         raise BenchmarkError(f"{path} has {len(inputs)} inputs ({names}); bench times networks with one")
     filled: dict[str, int] = {}
     shapes = {value.name: _shape(value, sizes or {}, filled) for value in inputs}
+    free = filled.keys() | {size for value in inputs for size in value.shape if isinstance(size, str)}
     if len(inputs) > 1:  # an end-to-end graph: the photograph's sides aren't chosen here
         filled.clear()
-    return Subject(path.name, path, contract, shapes, {value.name: _dtype(path, value) for value in inputs}, filled)
+    dtypes = {value.name: _dtype(path, value) for value in inputs}
+    return Subject(path.name, path, contract, shapes, dtypes, filled, frozenset(free))
 
 
 def _shape(value: onnxruntime.NodeArg, sizes: Mapping[str, int], filled: dict[str, int]) -> tuple[int | None, ...]:

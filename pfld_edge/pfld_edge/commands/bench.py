@@ -1,17 +1,20 @@
 """`pfld-edge bench`: how fast files are, against each other, and how far that can be trusted."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, SHARE, check_suffix, json_option
+from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, RESULT_FILE, SHARE, check_suffix, json_option
 
 
 @click.command("bench")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
 @click.option("--against", type=PATH, help="The file that ratios are to; else the first MODEL.")
 @click.option("--threads", type=NUMBER_LIST, default="1", show_default=True, help="Numbers of threads, e.g. 1,2.")
-@click.option("--batch", type=NUMBER_LIST, default="1", show_default=True, help="Numbers of faces a call, e.g. 1,8.")
+@click.option(
+    "--batch", "batches", type=NUMBER_LIST, default="1", show_default=True, help="Numbers of faces a call, e.g. 1,8."
+)
 @click.option("--rounds", type=click.IntRange(1), default=200, show_default=True, help="Timed calls of each.")
 @click.option(
     "--starts", type=click.IntRange(0), default=5, show_default=True, help="Fresh processes of each; 0 for none."
@@ -27,20 +30,15 @@ from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, SHARE, check_suffix,
 @click.option(
     "--axis", "axes", multiple=True, type=AXIS_SIZE, help="Size of a free axis, e.g. height=480; 320 where left out."
 )
-@click.option("--plot", type=PATH, help="Draw the times into this PNG.")
+@click.option("--plot", type=RESULT_FILE, help="Draw the times into this PNG.")
 @json_option("Write all figures (docs/benchmarking.md)")
 def bench_command(
     models: tuple[Path, ...],
     against: Path | None,
-    threads: tuple[int, ...],
-    batch: tuple[int, ...],
-    rounds: int,
-    starts: int,
-    precision: float,
-    from_crops: bool,
     axes: tuple[tuple[str, int], ...],
     plot: Path | None,
     json_target: str | None,
+    **settings: Any,  # noqa: ANN401 - the fields of BenchRequest
 ) -> None:
     """Time each MODEL, an ONNX file, on this machine: they take turns, so that what slows one slows all.
 
@@ -49,19 +47,18 @@ def bench_command(
     the machine was too noisy to tell.
     """
     from pfld_edge.bench_tables import bench_tables, noise_lines
-    from pfld_edge.console import console, note, note_assumed, progress_bar
-    from pfld_edge.output import write_json
+    from pfld_edge.console import console, note, note_assumed, progress_bar, write_json
     from pfld_edge_convert.benchmark.bench import BenchRequest, open_subjects, run_bench, steps
 
     if plot is not None:
         check_suffix(plot, "plot", ".png", ".jpg")
+    request = BenchRequest(**settings)
     subjects = open_subjects([*([] if against is None else [against]), *models], dict(axes))
     for subject in subjects:
-        note_assumed(subject.name, from_crops and subject.contract is None)
+        note_assumed(subject.name, request.from_crops and subject.contract is None)
         for name, size in subject.filled.items():
             if name not in dict(axes):
                 note(f"{subject.name}: {name} is free, taken as {size} (--axis {name}={size} for another)")
-    request = BenchRequest(threads, batch, rounds, starts, precision, from_crops)
     with progress_bar("rounds and starts", steps(subjects, request)) as advance:
         report = run_bench(subjects, request, advance)
     if json_target is not None:

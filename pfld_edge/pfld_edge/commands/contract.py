@@ -1,13 +1,12 @@
 """`pfld-edge contract`: shows, writes and finds what a model's file must say of its network."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import PATH, check_suffix, json_option, output_option
+from pfld_edge.options import PATH, check_suffix, images_option, json_option, output_option, split_option
 
 if TYPE_CHECKING:
     from pfld_edge_convert.contract_search import ContractSearch
@@ -31,8 +30,8 @@ _EXPLAINED = {"-1..1": "-1..1 (127.5/127.5 or 127.5/128)"}
 )
 @click.option("--find", is_flag=True, help="Find the contract on faces whose landmarks are known; writes nothing.")
 @click.option("--data", type=PATH, help="These faces for --find (WFLW folder, CSV, COCO, shards), not the two bundled.")
-@click.option("--images", type=PATH, help="Folder of a CSV's images; its own where left out.")
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
+@images_option
+@split_option
 @click.option(
     "--input-size", type=click.IntRange(16, 4096), help="Side of the input for --find, where the file has none."
 )
@@ -100,6 +99,7 @@ def _carried(model: Path) -> "Contract | None":
 def _written(model: Path, settings: tuple[str, ...], source: Path | None) -> "Contract":
     from pfld_edge_convert.contract_fields import carried_contract, changed_contract, new_contract, write_contract
     from pfld_edge_runtime import Contract
+    from pfld_edge_runtime.errors import naming
 
     values = {}
     for text in settings:
@@ -109,30 +109,28 @@ def _written(model: Path, settings: tuple[str, ...], source: Path | None) -> "Co
         values[name.strip()] = value.strip()
     base = carried_contract(model)
     if source is not None:
-        base = Contract.from_json(source.read_text(encoding="utf-8", errors="replace"))
+        with naming(source):
+            base = Contract.from_json(source.read_text(encoding="utf-8", errors="replace"))
     contract = write_contract(model, new_contract(model, values) if base is None else changed_contract(base, values))
     click.echo(f"contract -> {model} and {model.with_suffix('.json')}", err=True)
     return contract
 
 
 def _print_contract(contract: "Contract | None", json_target: str | None) -> None:
-    from pfld_edge.console import console
+    from pfld_edge.console import console, write_json
     from pfld_edge.model_tables import contract_table
-    from pfld_edge.output import write_json
 
     if json_target is not None:
-        record = {"format": _FORMAT, "contract": None if contract is None else contract.to_dict()}
-        write_json(json_target, json.dumps(record, indent=2))
+        write_json(json_target, {"format": _FORMAT, "contract": None if contract is None else contract.to_dict()})
     if json_target != "-" and contract is not None:
         console().print(contract_table(contract))
 
 
 def _print_search(model: Path, found: "ContractSearch", json_target: str | None) -> None:
-    from pfld_edge.console import console, new_table, note
-    from pfld_edge.output import write_json
+    from pfld_edge.console import console, new_table, note, write_json
 
     if json_target is not None:
-        write_json(json_target, json.dumps(_record(found), indent=2))
+        write_json(json_target, _record(found))
     if json_target == "-":
         return
     fields = new_table(f"{model.name}: {found.num_landmarks} points", "field", "best", "how sure", "as good")

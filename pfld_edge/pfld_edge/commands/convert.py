@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.options import PATH, SHARE, check_suffix, output_option, strict_option
+from pfld_edge.options import PATH, SHARE, check_suffix, detector_option, output_option, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge.console import SkippedFiles
@@ -44,10 +44,7 @@ _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
     "boxes.csv, or with --detector) or a text file that lists them; the two bundled portraits, varied, where left out.",
 )
 @click.option("--images", type=PATH, help="Folder of the images of a calibration CSV or list.")
-@click.option(
-    "--detector",
-    help="Finds faces in photographs: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file.",
-)
+@detector_option(", in photographs to calibrate on")
 @strict_option
 @click.option("--faces", type=click.IntRange(min=1), default=256, show_default=True, help="Most calibration faces.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of those faces.")
@@ -100,16 +97,10 @@ def convert_command(
     --max-drift can't be held or the INT8 file is slower than fp32; with 2 where photographs of --calibration could not
     be read, which are skipped and named.
     """
-    given = {
-        "format": formats,
-        "calibration": calibration,
-        "detector": detector,
-        "max-drift": max_drift,
-        "data": data,
-    }
-    for name, value in given.items():
-        if value not in (None, ()) and not int8:
-            raise click.UsageError(f"--{name} needs --int8")
+    given = {"format": formats, "calibration": calibration, "detector": detector, "max-drift": max_drift, "data": data}
+    needless = [name for name, value in given.items() if value not in (None, ())]
+    if needless and not int8:
+        raise click.UsageError(f"--{needless[0]} needs --int8")
     if max_drift is not None and data is None:
         raise click.UsageError("--max-drift needs --data: labelled faces, none of them calibrated on")
     if detector is not None and calibration is None:
@@ -131,10 +122,12 @@ def convert_command(
     from pfld_edge_convert.model_file import checkpoint_contract
     from pfld_edge_convert.pipeline import convert
     from pfld_edge_convert.quantization.settings import QuantizationSettings
+    from pfld_edge_runtime.errors import naming
     from pfld_edge_train.checkpoint import load_model
 
     model, loaded = load_model(checkpoint)
-    contract = checkpoint_contract(loaded)
+    with naming(checkpoint):
+        contract = checkpoint_contract(loaded)
     note_assumed(checkpoint.name, not loaded.contract)
     request: Int8Request | None = None
     skip = SkippedFiles(strict=strict)
@@ -193,10 +186,10 @@ def judged_faces(data: Path, images: Path | None, contract: "Contract", skip: "S
         note(f"{len(unusable.outside)} of {len(faces)} faces of {data} left out: they lie outside of their photographs")
     if not batches:
         raise FaceSetError(f"{data}: none of its {len(faces)} faces can be measured")
-    cut = [batch.windows.to_crop(true_landmarks(batch.faces, contract)) for batch in batches]
     shown = unusable.others(faces)
-    large_pose = np.array(["largepose" in face.attributes for face in shown])
-    photographs = np.unique([str(face.image) for face in shown], return_inverse=True)[1]
     return LabelledCrops(
-        np.concatenate([batch.crops for batch in batches]), np.concatenate(cut), large_pose, photographs
+        np.concatenate([batch.crops for batch in batches]),
+        np.concatenate([batch.windows.to_crop(true_landmarks(batch.faces, contract)) for batch in batches]),
+        np.array(["largepose" in face.attributes for face in shown]),
+        np.unique([str(face.image) for face in shown], return_inverse=True)[1],
     )

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from pfld_edge.options import RESULT_FOLDER
+
 
 @click.command("demo")
 @click.argument("models", nargs=-1, metavar="[MODEL]...", type=click.Path(path_type=Path, exists=True, dir_okay=False))
@@ -15,7 +17,7 @@ import click
 @click.option(
     "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The next free one if it is taken."
 )
-@click.option("--export", "export", type=click.Path(path_type=Path, file_okay=False), help="Write the folder, and end.")
+@click.option("--export", "export", type=RESULT_FOLDER, help="Write the folder, and end.")
 @click.option(
     "--onnxruntime-web",
     "web_runtime",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import PATH, json_option
+from pfld_edge.options import RESULT_FOLDER, json_option
 
 
 @click.group("detector", invoke_without_command=True)
@@ -23,12 +23,9 @@ def detector_command(ctx: click.Context) -> None:
 @json_option("Write the list")
 def list_command(json_target: str | None) -> None:
     """Show the detectors that are known by name, and which are here."""
-    import json
-
     from rich.table import Table
 
-    from pfld_edge.console import console
-    from pfld_edge.output import write_json
+    from pfld_edge.console import console, write_json
     from pfld_edge_runtime import DETECTOR_FILES, detector_folder
     from pfld_edge_runtime.detection import is_intact
 
@@ -39,7 +36,7 @@ def list_command(json_target: str | None) -> None:
             {"name": entry.name, "path": str(path), "bytes": entry.size, "license": entry.license, "here": state}
             for (entry, path), state in zip(known, states, strict=True)
         ]
-        write_json(json_target, json.dumps(rows, indent=2))
+        write_json(json_target, rows)
     if json_target == "-":
         return
     table = Table("name", "file", "kB", "license", "here", box=None)
@@ -51,7 +48,7 @@ def list_command(json_target: str | None) -> None:
 
 @detector_command.command("download")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--folder", type=PATH, help="Put files here, not in the cache folder.")
+@click.option("--folder", type=RESULT_FOLDER, help="Put files here, not in the cache folder.")
 def download_command(names: tuple[str, ...], folder: Path | None) -> None:
     """Download the detectors NAME... unless they are here.
 

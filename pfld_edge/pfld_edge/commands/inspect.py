@@ -1,12 +1,11 @@
 """`pfld-edge inspect`: what a model file is, and what differs in two."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.options import PATH, check_suffix, json_option
+from pfld_edge.options import PATH, RESULT_FILE, check_suffix, json_option
 
 if TYPE_CHECKING:
     from pfld_edge_convert.inspection import Inspection
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @click.argument("model", type=PATH)
 @click.argument("other", required=False, type=PATH)
-@click.option("--plot", type=PATH, help="Draw what each INT8 layer costs, as a PNG.")
+@click.option("--plot", type=RESULT_FILE, help="Draw what each INT8 layer costs, as a PNG.")
 @click.option("--layers/--no-layers", default=True, show_default=True, help="List every layer, or only their sum.")
 @json_option("Write all facts")
 def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: bool, json_target: str | None) -> None:
@@ -38,9 +37,8 @@ def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: 
 
 
 def _print_file(found: "Inspection", plot: Path | None, *, layers: bool, json_target: str | None) -> None:
-    from pfld_edge.console import console, note
+    from pfld_edge.console import console, note, write_json
     from pfld_edge.model_tables import contract_table, cost_line, inspection_record, layer_table, quantization_table
-    from pfld_edge.output import write_json
 
     if found.contract is None:
         note(f"{found.path.name} carries no contract")
@@ -49,7 +47,7 @@ def _print_file(found: "Inspection", plot: Path | None, *, layers: bool, json_ta
             f"{found.path.name} has no quantization report to draw; only INT8 files of `convert` have one"
         )
     if json_target is not None:
-        write_json(json_target, json.dumps(inspection_record(found, layers=layers), indent=2))
+        write_json(json_target, inspection_record(found, layers=layers))
     if json_target != "-":
         if found.contract is not None:
             console().print(contract_table(found.contract))
@@ -57,10 +55,7 @@ def _print_file(found: "Inspection", plot: Path | None, *, layers: bool, json_ta
             console().print(fact, markup=False)
         if found.quantization is not None:
             console().print(quantization_table(found.quantization))
-        if layers:
-            console().print(layer_table(found, console().width))
-        else:
-            console().print(cost_line(found.stats))
+        console().print(layer_table(found, console().width) if layers else cost_line(found.stats))
     if plot is not None and found.quantization is not None:
         from pfld_edge.report.charts import cost_chart, write_chart
 
@@ -69,15 +64,14 @@ def _print_file(found: "Inspection", plot: Path | None, *, layers: bool, json_ta
 
 
 def _print_differences(first: "Inspection", second: "Inspection", *, layers: bool, json_target: str | None) -> None:
-    from pfld_edge.console import console
+    from pfld_edge.console import console, write_json
     from pfld_edge.model_tables import comparison_lines, comparison_record, comparison_tables
-    from pfld_edge.output import write_json
     from pfld_edge_convert.comparison import compare
     from pfld_edge_convert.landmark_models import largest_answer_difference
 
     found, answers = compare(first, second), largest_answer_difference(first.path, second.path)
     if json_target is not None:
-        write_json(json_target, json.dumps(comparison_record(first, second, found, answers, layers=layers), indent=2))
+        write_json(json_target, comparison_record(first, second, found, answers, layers=layers))
     if json_target == "-":
         return
     names = [item.path.name for item in (first, second)]

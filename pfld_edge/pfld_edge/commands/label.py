@@ -2,11 +2,11 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import PATH, check_suffix, output_option, ray_option, runner, strict_option
+from pfld_edge.options import PATH, check_suffix, detector_option, output_option, ray_option, runner, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge_calib.labelling.run import LabellingReport
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--passes", type=click.IntRange(1, 5), default=2, show_default=True, help="Each starts in the last one's box."
 )
-@click.option(
-    "--detector",
-    "detectors",
-    multiple=True,
-    help="Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file; several find more.",
-)
+@detector_option("; several find more", multiple=True)
 @click.option("--least-score", type=click.FloatRange(0, 1), help="Of a detected face; the detector's own if left out.")
 @click.option("--boxes", type=PATH, help="CSV that says where faces are: image,x0,y0,x1,y1, or any points.")
 @click.option(
@@ -51,18 +46,14 @@ def label_command(
     photos: tuple[Path, ...],
     output: Path,
     teachers: tuple[Path, ...],
-    flip: bool,
-    crops: int,
-    passes: int,
     detectors: tuple[str, ...],
     least_score: float | None,
     boxes: Path | None,
     images: Path | None,
-    least_agreement: float,
-    least_size: float,
     workers: int | None,
     ray: str | None,
     strict: bool,
+    **rules: Any,  # noqa: ANN401 - the fields of LabelSettings
 ) -> None:
     """Label the faces of PHOTOS: folders, text files that list photographs, photographs, .tar or .parquet shards.
 
@@ -85,7 +76,7 @@ def label_command(
     if not photos and boxes is None:
         raise click.UsageError("give PHOTOS: folders, text files that list photographs, or photographs")
     check_suffix(output, "output", ".csv")
-    settings = LabelSettings(flip, crops, passes, least_agreement, least_size)
+    settings = LabelSettings(**rules)
     make = partial(open_labeller, teachers, detectors, least_score, settings)
     # Here first, before any process starts: what is wrong with the files is said at once.
     labeller = make()
@@ -95,20 +86,20 @@ def label_command(
     for folder in [] if sharded else filter(Path.is_dir, photos):
         note_left_out(folder)
     skip = SkippedFiles(strict=strict)
-    plan = label_plan(photos, boxes, images, output, sharded=sharded, together=together, skip=skip)
+    plan = label_plan(photos, boxes, images, output, together=together, skip=skip)
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
     identity = run_identity(plan.identity, teachers, finders, settings)
     count = min(workers or usable_cores(), len(plan.units))
     with ProgressFile(output.with_name(f"{output.name}.partial"), identity) as progress:
         if progress.done:
-            note(f"{progress.done} of {plan.count} photographs are done already ({progress.path})")
+            note(f"{progress.done} of {plan.photos} photographs are done already ({progress.path})")
         try:
-            with progress_bar("photographs", plan.count, progress.done) as advance:
+            with progress_bar("photographs", plan.photos, progress.done) as advance:
                 opened = make if count > 1 else lambda: labeller
                 run = runner(workers, ray, len(plan.units))
                 label_photos(plan.units, make if ray is not None else opened, progress, run, advance, skip)
         except KeyboardInterrupt:
-            note(f"{progress.kept()} of {plan.count} photographs are kept; the same command goes on")
+            note(f"{progress.kept()} of {plan.photos} photographs are kept; the same command goes on")
             raise
         report = write_labels(progress, output, labeller.scheme.num_landmarks, skip)
         progress.remove()
@@ -124,6 +115,8 @@ def _tell(report: "LabellingReport", out: Path) -> None:
     dropped = report.dropped
     reasons = ", ".join(f"{dropped[key]} {reason}" for key, reason in DROP_REASONS.items() if dropped[key])
     read = report.photos - report.unreadable
+    if not read:
+        raise LabellingError(f"none of {report.photos} photographs can be read")
     if not report.labelled:
         found = f"{report.found} faces, none fit to label: {reasons}" if report.found else "no face"
         raise LabellingError(f"{read} photographs that can be read show {found}")

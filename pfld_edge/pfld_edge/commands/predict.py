@@ -4,15 +4,27 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import BOX, DRAW_LIST, PATH, Box, json_option, output_option, strict_option
+from pfld_edge.options import (
+    BOX,
+    DRAW_LIST,
+    PATH,
+    RESULT,
+    RESULT_FILE,
+    Box,
+    check_suffix,
+    detector_option,
+    json_option,
+    output_option,
+    strict_option,
+)
 
 
 @click.command("predict")
 @click.argument("inputs", nargs=-1, type=PATH, metavar="PHOTO|VIDEO|FOLDER...")
 @click.option("--camera", type=click.IntRange(0), help="Number of a camera instead of files; ends with Ctrl-C.")
-@output_option("Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.")
+@output_option("Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.", RESULT)
 @click.option("--model", type=PATH, help="Checkpoint or ONNX file; the bundled INT8 file where left out.")
-@click.option("--detector", help="Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file.")
+@detector_option()
 @click.option("--box", "boxes", multiple=True, type=BOX, help="A face, tight around its landmarks; may be repeated.")
 @click.option("--refine", type=click.IntRange(0), default=1, show_default=True, help="Further looks at found faces.")
 @click.option("--max-faces", type=click.IntRange(1), help="Look at so many faces at most, the surest.")
@@ -31,7 +43,7 @@ from pfld_edge.options import BOX, DRAW_LIST, PATH, Box, json_option, output_opt
 @click.option("--frames", type=click.IntRange(1), help="Of a video or camera: stop after so many.")
 @strict_option
 @json_option("Also write the landmarks, one document or (.jsonl) a line a photograph or frame", ".jsonl")
-@click.option("--csv", "csv_path", type=PATH, help="Also write a table, a row a face.")
+@click.option("--csv", "csv_path", type=RESULT_FILE, help="Also write a table, a row a face.")
 @click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="0: onnxruntime's choice.")
 def predict_command(
     inputs: tuple[Path, ...],
@@ -79,13 +91,15 @@ def predict_command(
         raise click.UsageError(f"the output must be a folder, or end in .png, .jpg or .mp4, not {output.name}")
     if output.suffix.lower() == ".mp4" and (len(moving) != 1 or photos):
         raise click.UsageError(f"{output} is one video: give one video or camera, or a folder as -o")
+    if csv_path is not None:
+        check_suffix(csv_path, "table", ".csv")
     opened = open_landmark_model(model or BUNDLED_MODEL, threads)
     note_assumed(opened.name, opened.assumed)
     network = FaceLandmarker(opened)
     finder = None if detector is None else open_detector(detector, threads=threads)
     analyze = None if finder is None else FaceAnalyzer(finder, network, refine, max_faces)
     search = FaceSearch(network, boxes, analyze, confidence)
-    targets = (json_target, None if csv_path is None else str(csv_path))
+    targets = [str(target) for target in (json_target, csv_path) if target is not None]
     with Prediction(output, draw, search, targets, strict=strict) as prediction:
         prediction.photographs(photos)
         for source in moving:

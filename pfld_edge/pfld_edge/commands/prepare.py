@@ -1,20 +1,19 @@
 """`pfld-edge prepare`: cuts a data set's faces once, into shards that training reads."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import PATH, output_option, strict_option
+from pfld_edge.options import PATH, RESULT_FOLDER, all_of, output_option, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge_calib import Face
     from pfld_edge_calib.datasets.prepared import Manifest, PrepareSettings
 
-_OPTIONS = (
-    output_option("Folder of the shards."),
+_shared_options = all_of(
+    output_option("Folder of the shards.", RESULT_FOLDER),
     click.option("--input-size", default=112, show_default=True, help="Of the networks that will be trained, pixels."),
     click.option("--margin", default=1.2, show_default=True, help="Their crop's side over the landmark box's."),
     click.option("--encoding", default="jpeg", show_default=True, type=click.Choice(["jpeg", "raw"])),
@@ -23,12 +22,6 @@ _OPTIONS = (
     click.option("--workers", type=click.IntRange(1), help="Processes; one for each core if left out."),
     strict_option,
 )
-
-
-def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 @click.group("prepare")
@@ -119,8 +112,6 @@ def _prepare(
     from pfld_edge_calib.datasets.prepared import prepare_faces
     from pfld_edge_calib.parallel import usable_cores
 
-    if output.exists() and not output.is_dir():
-        raise click.UsageError(f"{output} is a file; -o names a folder")
     skip, workers = SkippedFiles(strict=options["strict"]), options["workers"] or usable_cores()
     try:
         with progress_bar("cutting faces", len(faces)) as advance:

@@ -1,18 +1,18 @@
-"""`pfld-edge train`: makes a checkpoint."""
+"""`pfld-edge train` and `pfld-edge import-onnx`: the commands that make a checkpoint."""
 
 from pathlib import Path
 
 import click
 
-from pfld_edge.options import PATH, output_option, strict_option
+from pfld_edge.options import PATH, RESULT_FOLDER, output_option, strict_option
 
 
 @click.command("train")
 @click.option("--config", "config_path", required=True, type=PATH, help="A TOML file.")
-@output_option("Folder of the run.")
+@output_option("Folder of the run.", RESULT_FOLDER)
 @click.option("--resume", is_flag=True, help="Go on from OUTPUT/last.pth, where there is one.")
 @click.option("--init", type=PATH, help="Checkpoint to start from instead of random weights.")
-@click.option("--cache", type=PATH, help="Folder of cut faces; OUTPUT/cache where left out.")
+@click.option("--cache", type=RESULT_FOLDER, help="Folder of cut faces; OUTPUT/cache where left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores where left out.")
 @strict_option
 @click.pass_context
@@ -51,3 +51,22 @@ def train_command(
         click.echo(str(error), err=True)
         ctx.exit(128 + error.signal)
     skip.check()
+
+
+@click.command("import-onnx")
+@click.argument("file", metavar="FILE.onnx", type=PATH)
+@output_option("Checkpoint to write (.pth).")
+def import_onnx_command(file: Path, output: Path) -> None:
+    """Turn a published PFLD, PFLD-GhostNet, PFLD-GhostNet-Slim or PFLD-GhostOne file back into a checkpoint.
+
+    The layers are found by what they compute, not by their names, and the result is checked against the file.
+    """
+    from pfld_edge_convert.onnx_import import import_onnx
+    from pfld_edge_train.checkpoint import save_checkpoint
+
+    checkpoint = import_onnx(file)
+    save_checkpoint(output, checkpoint)
+    parameters = sum(weight.numel() for weight in checkpoint.weights.values())
+    click.echo(
+        f"{output}: {checkpoint.model.kind}, {parameters:,} parameters, {checkpoint.model.num_landmarks} landmarks"
+    )

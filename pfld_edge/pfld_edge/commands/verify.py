@@ -2,21 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pfld_edge.options import (
     PATH,
+    RESULT_FILE,
+    RESULT_FOLDER,
     SHARE,
     check_suffix,
-    data_option,
     json_option,
-    ray_option,
-    resume_option,
-    strict_option,
+    set_options,
     threads_option,
-    workers_option,
 )
 
 if TYPE_CHECKING:
@@ -26,9 +24,7 @@ if TYPE_CHECKING:
 @click.command("verify")
 @click.argument("checkpoint", type=PATH)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
-@data_option
-@click.option("--images", type=PATH, help="Folder of a CSV's images; its own where left out.")
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", help="Which list of a WFLW folder.")
+@set_options
 @click.option("--max-drift", type=SHARE, help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
 @click.option(
     "--accept-inconclusive",
@@ -37,22 +33,15 @@ if TYPE_CHECKING:
     help="Exit with 0 where the faces are too few to tell.",
 )
 @click.option("--fused/--no-fused", default=True, show_default=True, help="Also run the checkpoint's fused torch form.")
-@click.option("--worst", type=PATH, help="Folder for pictures of the faces that deviate most.")
+@click.option("--worst", type=RESULT_FOLDER, help="Folder for pictures of the faces that deviate most.")
 @json_option("Write all figures")
-@click.option("--report", type=PATH, help="Write an HTML page with everything in it.")
+@click.option("--report", type=RESULT_FILE, help="Write an HTML page with everything in it.")
 @click.option("--robustness", is_flag=True, help="Also measure the NME under blur, noise, rotation, shifted boxes...")
-@click.option("--robustness-plot", type=PATH, help="PNG of these curves; implies --robustness.")
+@click.option("--robustness-plot", type=RESULT_FILE, help="PNG of these curves; implies --robustness.")
 @threads_option
-@workers_option
-@resume_option
-@ray_option
-@strict_option
 def verify_command(
     checkpoint: Path,
     models: tuple[Path, ...],
-    data: tuple[Path, ...],
-    images: Path | None,
-    split: str,
     max_drift: float | None,
     accept_inconclusive: bool,
     fused: bool,
@@ -62,10 +51,7 @@ def verify_command(
     robustness: bool,
     robustness_plot: Path | None,
     threads: int,
-    workers: int | None,
-    resume: Path | None,
-    ray: str | None,
-    strict: bool,
+    **options: Any,  # noqa: ANN401 - of the set
 ) -> None:
     """Compare each MODEL (ONNX fp32 or INT8, end-to-end graph, checkpoint) with the CHECKPOINT it was made from.
 
@@ -78,13 +64,12 @@ def verify_command(
     network than the checkpoint, has another contract, or gives no numbers. Else with 2 where photographs can't be read,
     which are skipped and named. Faces wholly outside of their photographs are left out and named.
     """
-    from pfld_edge.console import SkippedFiles, console, note, note_assumed, progress_bar
-    from pfld_edge.evaluation_run import FacesOfRecord, LargeRun, verify_large, write_results
+    from pfld_edge.console import console, note, note_assumed, progress_bar
+    from pfld_edge.evaluation_run import FacesOfRecord, MeasuredSet, write_results
     from pfld_edge.evaluation_tables import print_verification, robustness_table
-    from pfld_edge_calib import jittered, open_faces, portraits
+    from pfld_edge_calib import jittered, portraits
     from pfld_edge_calib.datasets import is_sharded
-    from pfld_edge_calib.evaluation import VerificationSettings, measure_robustness, verify_models
-    from pfld_edge_calib.photo import UnusableFaces
+    from pfld_edge_calib.evaluation import VerificationSettings, measure_robustness
     from pfld_edge_convert.diagnosis import diagnosed
     from pfld_edge_convert.landmark_models import open_landmark_model
 
@@ -95,34 +80,25 @@ def verify_command(
     opened = [open_landmark_model(path, threads) for path in (checkpoint, *models)]
     if fused and opened[0].kind == "torch":
         opened.insert(1, open_landmark_model(checkpoint, fused=True))
-    run = LargeRun(workers, resume, ray)
-    streamed = run.needed(data, split)
-    if (robustness or robustness_plot is not None) and any(map(is_sharded, data)):
+    measured = MeasuredSet(**options)
+    if (robustness or robustness_plot is not None) and any(map(is_sharded, measured.data)):
         raise click.UsageError(
             "--robustness looks at each photograph many times: give a WFLW folder or a CSV, not shards"
         )
     faces: Sequence[Face]
-    if not data:
+    if not measured.data:
         faces = jittered(portraits(opened[0].contract), 32, seed=1)
         if faces[0].landmarks is None:
             name = opened[0].contract.landmarks.name
             raise click.UsageError(f"give --data: nothing bundled has the landmarks of {name!r}")
         note("no --data: two portraits under 32 boxes each show that the files work, they do not measure accuracy")
     else:
-        faces = [] if streamed else open_faces(data, split, images).load()
+        faces = measured.faces()
     for model in opened:
         note_assumed(model.name, model.assumed)
-    settings = VerificationSettings(", ".join(map(str, data)), split, max_drift, accept_inconclusive)
-    skip = SkippedFiles(strict=strict)
-    if streamed:
-        large = verify_large(opened, data, images, settings, run, compare=True, skip=skip)
-        found = click.get_current_context().with_resource(large)
-        faces = FacesOfRecord(found)
-    else:
-        with progress_bar("faces", len(faces)) as advance:
-            unusable = UnusableFaces(skip)
-            found = verify_models(opened, faces, settings, advance=advance, unusable=unusable)
-        faces = unusable.others(faces)
+    settings = VerificationSettings(measured.name, measured.split, max_drift, accept_inconclusive)
+    found = measured.verify(opened, faces, settings)
+    faces = FacesOfRecord(found) if measured.streamed else measured.unusable.others(faces)
     found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
     curves = None
     if robustness or robustness_plot is not None:
@@ -143,4 +119,4 @@ def verify_command(
     print_verification(found, stderr=json_target == "-")
     if found.fell_short:
         raise click.exceptions.Exit(1)
-    skip.check()
+    measured.skip.check()

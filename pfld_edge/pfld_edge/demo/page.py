@@ -14,9 +14,16 @@ from dataclasses import asdict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from pfld_edge.output import InputError
+from pfld_edge.console import InputError
+from pfld_edge_calib import PORTRAITS, portraits
 from pfld_edge_calib.files import write_atomically
+from pfld_edge_convert.end_to_end import end_to_end_model
+from pfld_edge_convert.model_file import load_onnx, read_contract
+from pfld_edge_runtime.detection import DETECTOR_FILES, YuNet, open_detector
 from pfld_edge_runtime.detection.catalogue import cache_folder
+from pfld_edge_runtime.errors import naming
+from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.session import open_session
 
 _SITE = Path(__file__).parent / "site"
 VERSION = "1.27.0"
@@ -28,30 +35,24 @@ WEB_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 def write_page_folder(
     folder: Path, models: Sequence[Path], web_runtime: Path | None = None, detector: str | Path | None = None
 ) -> None:
-    """Write everything that the page loads, so that any web server can host it.
+    """Write everything that the page loads, so that any web server can host it; files of these names are replaced.
 
     Args:
-        folder: Where to; files of these names are replaced.
+        folder: Where to.
         models: Plain ONNX files with a contract; each becomes an end-to-end graph.
         web_runtime: As for `web_runtime_files`.
-        detector: ``yunet``, or a YuNet file of free input size, which finds the faces; None to let people draw the box.
+        detector: ``yunet``, or a YuNet file of free input size; without one people draw the box.
 
     Raises:
         InputError: A model has no contract, the detector is another network, or onnxruntime-web can't be had.
         ModelFileError: A model or the detector is no ONNX file, or names weights outside of its folder.
-        OSError: A file can't be read or written.
     """
-    from pfld_edge_calib import PORTRAITS, portraits
-    from pfld_edge_convert.end_to_end import end_to_end_model
-    from pfld_edge_convert.model_file import load_onnx, read_contract
-    from pfld_edge_runtime.detection import YuNet
-    from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
-
     files = {path.name: path.read_bytes() for path in _SITE.iterdir()}
     names = []
     for index, path in enumerate(models):
         network = load_onnx(path)
-        contract = read_contract(network)
+        with naming(path):
+            contract = read_contract(network)
         if contract is None:
             raise InputError(f"{path}: carries no contract; write it with `pfld-edge convert`")
         file = f"model{index}.onnx"
@@ -73,9 +74,6 @@ def write_page_folder(
 
 def _checked_detector(name: str | Path) -> bytes:
     """Read a detector's file if the page can use it."""
-    from pfld_edge_runtime.detection import DETECTOR_FILES, YuNet, open_detector
-    from pfld_edge_runtime.session import open_session
-
     usable = isinstance(open_detector(name), YuNet)
     path = DETECTOR_FILES[str(name)].path() if name in DETECTOR_FILES else Path(name)
     if not usable or any(isinstance(side, int) for side in open_session(path).get_inputs()[0].shape[2:]):
@@ -84,14 +82,10 @@ def _checked_detector(name: str | Path) -> bytes:
 
 
 def web_runtime_files(source: Path | None = None) -> dict[str, bytes]:
-    """Read the files of onnxruntime-web that the page needs.
+    """Read the files of onnxruntime-web that the page needs: their contents by name.
 
-    Args:
-        source: The package's ``.tgz``, or a folder with its files (``dist``, or what holds it; taken as it is); None
-            for the package in the cache folder, which npm fetches the first time.
-
-    Returns:
-        File name to contents.
+    They come from the package's ``.tgz``, from a folder with its files (``dist``, or what holds it; taken as it is), or
+    from the cache folder, into which npm fetches the package the first time.
 
     Raises:
         InputError: The package can't be had, or isn't the pinned one.
@@ -139,7 +133,7 @@ class PageHandler(SimpleHTTPRequestHandler):
     }
 
     def end_headers(self) -> None:
-        """Add the headers of an isolated page."""
+        """Add them."""
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         self.send_header("Cache-Control", "no-cache")

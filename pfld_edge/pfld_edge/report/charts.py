@@ -57,12 +57,7 @@ _PANELS = 3
 
 
 def write_chart(path: Path, draw: Callable[..., Figure], *arguments: Any) -> None:  # noqa: ANN401 - of the chart
-    """Draw a chart into a PNG or JPEG file, atomically.
-
-    Args:
-        path: The file; its suffix says the format.
-        draw: A function of this module.
-        arguments: Its arguments.
+    """Draw a chart (a function of this module and its arguments) into a PNG or JPEG file, atomically.
 
     Raises:
         OSError: The file can't be written.
@@ -73,10 +68,7 @@ def write_chart(path: Path, draw: Callable[..., Figure], *arguments: Any) -> Non
 def to_svg(title: str, draw: Callable[..., Figure], *arguments: Any) -> str:  # noqa: ANN401 - of the chart
     """Draw a chart as an SVG element without a size of its own, in colours of the report's style sheet.
 
-    Args:
-        title: What screen readers say, plain text.
-        draw: A function of this module.
-        arguments: Its arguments.
+    The title, plain text, is what screen readers say.
     """
     text = _saved("svg", draw, *arguments).decode()
     box = re.search(r'viewBox="[^"]+"', text)
@@ -144,9 +136,7 @@ def drift_chart(model: ModelResult, budget: float | None) -> Figure:
 def robustness_chart(found: Robustness, only: Sequence[int] | None = None) -> Figure:
     """Draw the NME as corruptions grow stronger, a panel a corruption, all on one scale.
 
-    Args:
-        found: At least one curve.
-        only: Which curves, without a legend; all, with one, where None.
+    `only` says which curves, drawn without a legend; without it all are drawn, with one.
     """
     chosen = range(len(found.curves)) if only is None else only
     columns = min(_PANELS, len(chosen))

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge.drawing import SHIFT, draw_landmarks, subpixels
-from pfld_edge.output import write_picture
+from pfld_edge.drawing import SHIFT, draw_landmarks, subpixels, write_picture
 from pfld_edge_calib import FaceSetError, read_photo
 from pfld_edge_calib.evaluation import ModelResult, Verification
 from pfld_edge_runtime import CropWindows, crop_faces, crop_windows
@@ -25,13 +24,9 @@ _DARK, _LIGHT = (30, 30, 30), (235, 235, 235)
 
 @dataclass(frozen=True, slots=True)
 class FaceOverlays:
-    """A face with its landmarks, for the HTML report.
+    """A face with its landmarks, for the HTML report; `row` is its place in the verification.
 
-    Attributes:
-        name: Of the photograph.
-        subsets: That it belongs to.
-        row: Of the face in the verification.
-        pictures: Pairs of a label and a ``data:`` address of a JPEG: the truth, the reference, the network.
+    Pictures are pairs of a label and a ``data:`` address of a JPEG: the truth, the reference, the network.
     """
 
     name: str
@@ -43,10 +38,7 @@ class FaceOverlays:
 def write_worst_faces(found: Verification, folder: Path, count: int = 10) -> list[Path]:
     """Write ``<network>-<rank>-<photograph>.png``: the truth white, the reference green, the network red.
 
-    Args:
-        found: Networks whose landmarks are the reference's get no pictures.
-        folder: Made if need be.
-        count: Pictures a network at most.
+    Networks whose landmarks are the reference's get no pictures, others at most `count`.
 
     Raises:
         FaceSetError: A photograph can't be read.
@@ -107,11 +99,7 @@ def _worst_rows(found: Verification, model: ModelResult, count: int) -> list[int
 
 
 def _draw_face(found: Verification, model: ModelResult, row: int) -> NDArray[np.uint8]:
-    """Draw one face, enlarged, with a line from where the landmarks ought to be to where they are.
-
-    Returns:
-        ``(H, W, 3)`` uint8 BGR.
-    """
+    """Draw one face, enlarged, with a line from where the landmarks ought to be to where they are."""
     truth = found.truth[row]
     canvas, window = _crop(found, row, _MARGIN, _SIDE)
     reference = found.models[0] if model.deviation is not None else None
@@ -150,6 +138,5 @@ def _caption(model: ModelResult, row: int, reference: ModelResult | None) -> NDA
 
 
 def _write(bar: NDArray[np.uint8], place: tuple[int, int], words: str, color: tuple[int, int, int]) -> int:
-    """Write and give the right end."""
     cv2.putText(bar, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, color, 1, cv2.LINE_AA)
     return place[0] + int(cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0])

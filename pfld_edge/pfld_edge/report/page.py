@@ -32,12 +32,7 @@ _HEAT_STEPS, _FACE_SIDE, _FACE_EDGE = 5, 320.0, 22.0
 
 
 def write_report(found: Verification, path: Path, robustness: Robustness | None = None) -> None:
-    """Write the report.
-
-    Args:
-        found: The verification.
-        path: The HTML file.
-        robustness: Curves under corruption, where they were measured.
+    """Write the report into an HTML file, with curves under corruption where they were measured.
 
     Raises:
         OSError: The file can't be written.

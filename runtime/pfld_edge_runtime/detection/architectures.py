@@ -135,7 +135,7 @@ class UltraFace(OnnxDetector):
     def reads(cls, session: onnxruntime.InferenceSession) -> bool:
         """Whether an open model is an UltraFace: one input of fixed size, ``scores`` and ``boxes``."""
         outputs = {output.name: output.shape[-1] for output in session.get_outputs()}
-        sides = session.get_inputs()[0].shape[2:]
+        sides = [side for value in session.get_inputs() for side in value.shape[2:]]
         return outputs == {"scores": 2, "boxes": 4} and all(isinstance(side, int) for side in sides)
 
     def _letterbox(self, photo: tuple[int, int]) -> Letterbox:

@@ -1,0 +1,192 @@
+"""What a user may get wrong is one line that names the thing, said before any work."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pfld_edge.cli import run
+from pfld_edge_calib import PORTRAITS
+from pfld_edge_runtime import BUNDLED_MODEL, CONTRACT_KEY
+
+FILE = "file.txt"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / FILE).write_text("x")
+    return tmp_path
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run a command that must fail; its one line."""
+    assert run([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Error: ")
+    assert printed.count("\n") == 1
+    return printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "convert no.pth -o {}/x.onnx",
+        "import-onnx no.onnx -o {}/x.pth",
+        "train --config no.toml -o {}/run",
+        "train --config no.toml -o run --cache {}/cache",
+        "prepare csv no.csv -o {}/shards",
+        "label no.jpg --teacher no.pth -o {}/x.csv",
+        "predict no.jpg -o {}/x.png",
+        "predict no.jpg -o x.png --csv {}/x.csv",
+        "predict no.jpg -o x.png --json {}/x.json",
+        "verify no.pth no.onnx --report {}/x.html",
+        "verify no.pth no.onnx --worst {}/faces",
+        "verify no.pth no.onnx --robustness-plot {}/x.png",
+        "evaluate no.onnx --data no.csv --worst {}",
+        "evaluate no.onnx --data no.csv --resume {}/results",
+        "bench no.onnx --plot {}/x.png",
+        "inspect no.onnx --plot {}/x.png",
+        "contract no.onnx -o {}/x.json",
+        "demo --export {}/page",
+        "detector download yunet --folder {}",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"{FILE}" in complaint(capsys, *arguments.format(FILE).split())
+
+
+@pytest.mark.parametrize("command", ["predict  -o out", "convert ", "inspect ", "predict photo.jpg -o "])
+def test_an_empty_name_is_not_the_working_folder(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "the name is empty" in complaint(capsys, *command.split(" "))
+
+
+def test_a_table_is_not_written_over_a_model(known_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = known_model.read_bytes()
+    photo = PORTRAITS / "grace_hopper.jpg"
+    assert "the table must end in .csv" in complaint(capsys, "predict", photo, "-o", "out", "--csv", known_model)
+    assert known_model.read_bytes() == before
+
+
+def test_a_batch_larger_than_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(capsys, "bench", BUNDLED_MODEL, "--batch", "100000000000", "--rounds", "1", "--starts", "0")
+    assert "not enough memory" in said
+
+
+def test_the_size_of_an_axis_that_no_file_has_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no file has a free axis 'width'" in complaint(capsys, "bench", BUNDLED_MODEL, "--axis", "width=4")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict {photo} -o out --model bad.onnx",
+        "verify bad.onnx {good}",
+        "evaluate bad.onnx --data {labels}",
+        "inspect bad.onnx",
+        "contract bad.onnx",
+        "contract {good} --contract bad.json",
+        "bench bad.onnx",
+        "demo bad.onnx --export page",
+        "label {photo} -o out.csv --teacher bad.onnx --boxes {labels} --flip",
+    ],
+)
+def test_a_damaged_contract_is_said_with_its_file(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(str(BUNDLED_MODEL))
+    next(entry for entry in model.metadata_props if entry.key == CONTRACT_KEY).value = "{oops"
+    onnx.save(model, str(folder / "bad.onnx"))
+    (folder / "bad.json").write_text("{oops")
+    (folder / "good.onnx").write_bytes(Path(BUNDLED_MODEL).read_bytes())
+    photo, labels = PORTRAITS / "grace_hopper.jpg", PORTRAITS / "landmarks.csv"
+    said = complaint(capsys, *command.format(photo=photo, labels=labels, good=folder / "good.onnx").split())
+    assert "bad." in said
+    assert "not valid JSON" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "predict photo.jpg -o out --detector none.onnx",
+        "contract none.onnx --find",
+        "contract none.onnx --set color_order=bgr --set mean=0 --set scale=1 --set margin=1.2 --set landmarks=wflw-98",
+    ],
+)
+def test_a_network_without_an_input_is_refused(
+    arguments: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = helper.make_node("Constant", [], ["y"], value=numpy_helper.from_array(np.ones(1, np.float32)))
+    graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(folder / "none.onnx"))
+    assert "none.onnx" in complaint(capsys, *arguments.split())
+
+
+def wflw(folder: Path, value: str) -> Path:
+    line = " ".join([*[value] * 196, *["0", "0", "1", "1", "0", "0", "0", "0", "0", "0", "a.jpg"]])
+    lists = folder / "WFLW/WFLW_annotations/list_98pt_rect_attr_train_test"
+    lists.mkdir(parents=True)
+    (lists / "list_98pt_rect_attr_test.txt").write_text(line)
+    (folder / "WFLW/WFLW_images").mkdir()
+    return folder / "WFLW"
+
+
+def points_csv(folder: Path, value: str) -> Path:
+    path = folder / "points.csv"
+    path.write_text("image," + ",".join(f"x{i},y{i}" for i in range(98)) + "\na.jpg," + ",".join([value] * 196))
+    return path
+
+
+def coco(folder: Path, value: str) -> Path:
+    points = ",".join([value, value, "2"] * 98)
+    path = folder / "coco.json"
+    path.write_text(
+        '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "keypoints": [' + points + "]}]}"
+    )
+    return path
+
+
+def tar(folder: Path, value: str) -> Path:
+    notes = '{"landmarks": [' + ",".join([f"[{value}, 1]"] * 98) + "]}"
+    path = folder / "faces.tar"
+    with tarfile.open(path, "w") as file:
+        for name, data in {"a.jpg": b"", "a.json": notes.encode()}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("value", ["1e300", "1" + "0" * 400, "-1e10"])
+@pytest.mark.parametrize("made", [wflw, points_csv, coco, tar])
+def test_a_coordinate_beyond_any_photograph_is_refused(
+    made: Callable[[Path, str], Path], value: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = made(folder, value)
+    assert run(["evaluate", str(BUNDLED_MODEL), "--data", str(data)]) == 2
+    printed = capsys.readouterr().err
+    # A list's line is an error of the list; a shard's member is skipped, and then none is left.
+    assert all(
+        line.startswith("Error: " if made is not tar else ("Error: ", "Note: skipped "))
+        for line in printed.splitlines()
+    )
+    assert data.name in printed
+
+
+def test_photographs_of_which_none_can_be_read_are_not_said_to_be_empty(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bad.jpg").write_text("x")
+    boxes = folder / "boxes.csv"
+    boxes.write_text("image,x0,y0,x1,y1\nbad.jpg,0,0,50,50\n")
+    arguments = ["label", "-o", "out.csv", "--teacher", BUNDLED_MODEL, "--boxes", boxes, "--flip", "--workers", "1"]
+    assert run([str(argument) for argument in arguments]) == 2
+    assert "none of 1 photographs can be read" in capsys.readouterr().err
