@@ -252,7 +252,7 @@ def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advan
                 subject.path.stat().st_size,
                 subject.filled,
                 work,
-                starts and starts[index],
+                None if starts is None else starts[index],
                 tuple(timings),
                 profiles[index, request.threads[0], request.batches[0]],
             )
