@@ -1,9 +1,8 @@
 """Calibration faces: chosen evenly over pose and light, cut as the network takes them, cached between runs."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +25,8 @@ from pfld_edge_calib import (
     refined,
     stratified_sample,
 )
-from pfld_edge_runtime import Contract, LandmarkModel, open_detector, prepare_input
+from pfld_edge_calib.files import replacing
+from pfld_edge_runtime import Contract, LandmarkModel, open_detector
 from pfld_edge_runtime.detection.catalogue import cache_folder
 
 Crops = NDArray[np.uint8]
@@ -46,8 +46,7 @@ class CalibrationSource:
     """Where calibration faces come from.
 
     Attributes:
-        path: See `pfld_edge_calib.calibration_candidates`; None for the two bundled portraits.
-        images: For a CSV, the folder of its images.
+        path: See `pfld_edge_calib.calibration_candidates`, as for `images`; None for the two bundled portraits.
         detector: For folders and lists of photographs: what `open_detector` takes.
         model: The float network, by whose landmarks detected boxes become the boxes that it was trained on; needed
             with a detector.
@@ -69,13 +68,7 @@ class CalibrationSource:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSet:
-    """Faces to calibrate on.
-
-    Attributes:
-        crops: ``(N, S, S, 3)`` uint8 in the contract's colour order.
-        source: What they are, for the contract.
-        warnings: What is doubtful about them, a sentence each.
-    """
+    """``(N, S, S, 3)`` uint8 crops in the contract's colour order, what they are, and what is doubtful about them."""
 
     crops: Crops
     source: str
@@ -90,11 +83,8 @@ def calibration_crops(
 ) -> CalibrationSet:
     """Choose faces evenly over pose and light, and cut them.
 
-    Args:
-        source: The faces.
-        contract: Of the network: crop rule, input size, colour order.
-        advance: Called with 1 after each photograph that a detector searched.
-        skip: Called for each photograph that can't be read; where None the first of them is an error.
+    `advance` is called with 1 after each photograph that a detector searched, `skip` for each that can't be read;
+    without it the first of them is an error.
 
     Raises:
         FaceSetError: The source holds no faces that may be used.
@@ -102,26 +92,25 @@ def calibration_crops(
     if source.path is None:
         count = max(2, source.limit)
         faces = jittered(portraits(contract), count // 2, source.seed)
-        crops = vary_crops(np.concatenate([batch.crops for batch in cut_faces(faces, contract)]), source.seed)
+        crops = vary_crops(_cut(faces, contract, None)[1], source.seed)
         return CalibrationSet(crops, f"{len(crops)} faces of the two bundled portraits, varied, seed {source.seed}")
     if not source.path.exists():
         raise FaceSetError(f"{source.path}: no such file or folder")
     key = _cache_key(source, contract) if source.cache else ""
-    cached = _load_crops(key) if source.cache else None
-    skipped: list[FaceSetError] = []
+    crops, skipped = _load_crops(key) if source.cache else None, False
 
     def note_skipped(error: FaceSetError) -> None:
-        skipped.append(error)
+        nonlocal skipped
+        skipped = True
         if skip is not None:
             skip(error)
 
-    if cached is None:
+    if crops is None:
         crops = _chosen(source, source.path, contract, advance, None if skip is None else note_skipped)
-    else:
-        crops = cached
-    # What a run skipped, the next one is to name again.
-    if source.cache and cached is None and not skipped:
-        _save_crops(key, crops)
+        # What a run skipped, the next one is to name again.
+        if source.cache and not skipped:
+            with suppress(OSError), replacing(crop_cache_folder() / f"{key}.npy") as file:
+                np.save(file, crops)
     name = source.path.name + (f" found by {Path(source.detector).name}" if source.detector else "")
     sentence = f"{len(crops)} faces of {name}, seed {source.seed}" + (", boxes jittered" if source.jitter else "")
     return CalibrationSet(crops, sentence, calibration_warnings(crops, contract.color_order))
@@ -136,11 +125,6 @@ def sample_crops(contract: Contract, count: int = 16) -> Crops:
     return next(cut_faces(jittered(faces, count // len(faces)), contract, count)).crops
 
 
-def sample_inputs(contract: Contract, count: int = 16) -> NDArray[np.float32]:
-    """`sample_crops` as a float network takes them, ``(count, 3, S, S)`` float32."""
-    return np.asarray(prepare_input(sample_crops(contract, count), contract), np.float32)
-
-
 def vary_crops(crops: Crops, seed: int = 0) -> Crops:
     """Mirror, rotate by up to 45 degrees and scale by up to a fifth, black outside.
 
@@ -148,14 +132,7 @@ def vary_crops(crops: Crops, seed: int = 0) -> Crops:
     portraits the mean landmark deviation from fp32 to INT8, on 292 unlabelled WFLW faces, falls from 0.0185 to 0.0090
     of the eye distance for the published GhostOne, and from 0.0030 to 0.0027 for pfld-edge-s. Light, contrast and
     occlusion are not varied: extremes that no face has widen the ranges (0.0105 and 0.0325). Many real faces are better
-    left as they are.
-
-    Args:
-        crops: ``(N, S, S, 3)`` uint8.
-        seed: Of all choices.
-
-    Returns:
-        Crops of the same shape.
+    left as they are. The crops, ``(N, S, S, 3)`` uint8, keep their shape.
     """
     random = np.random.default_rng(seed)
     varied = np.empty_like(crops)
@@ -197,8 +174,7 @@ def _cut(
     faces: Sequence[Face], contract: Contract, skip: Callable[[FaceSetError], object] | None
 ) -> tuple[list[int], Crops]:
     """Cut faces; gives the rows of those whose photographs can be read, and their crops."""
-    rows: list[int] = []
-    parts = [np.zeros((0, contract.input_size, contract.input_size, 3), np.uint8)]
+    rows, parts = list[int](), [np.zeros((0, contract.input_size, contract.input_size, 3), np.uint8)]
     for _, group in groupby(range(len(faces)), key=lambda row: faces[row].image):
         photo = list(group)
         try:
@@ -243,22 +219,3 @@ def _load_crops(key: str) -> Crops | None:
     except (OSError, ValueError, EOFError):
         return None
     return crops if crops.dtype == np.uint8 and crops.ndim == 4 else None
-
-
-def _save_crops(key: str, crops: Crops) -> None:
-    """Write crops under a temporary name, then rename; a cache that can't be written is no error."""
-    folder = crop_cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{key}.", suffix=".partial", dir=folder)
-    except OSError:
-        return
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.save(file, crops)
-        temporary.replace(folder / f"{key}.npy")
-    except OSError:
-        return
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -22,13 +22,7 @@ _SIDE = 320
 
 @dataclass(frozen=True, slots=True)
 class FusedPattern:
-    """Nodes that run as one.
-
-    Attributes:
-        operators: Of the file's nodes, in order.
-        runs_as: Operator of the node that runs in their place.
-        count: How often.
-    """
+    """Operators of nodes that run as one, in order, the operator that runs in their place, and how often."""
 
     operators: tuple[str, ...]
     runs_as: str
@@ -59,17 +53,10 @@ class Fusion:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Contents of a model file.
+    """Contents of a model file: its size in bytes, sentences about it, and its network.
 
-    Attributes:
-        path: The file.
-        size: Bytes.
-        contract: None where the file carries none.
-        facts: Sentences about the file.
-        model: Its network; of a checkpoint, the exported and reparameterized one.
-        stats: The network's cost.
-        fusion: What onnxruntime fuses; None where it refuses the network.
-        quantization: The quantization report of an INT8 file, if it carries one.
+    Of a checkpoint, the model is the exported and reparameterized network. None: a contract or quantization report that
+    the file doesn't carry, and the fusion of a network that onnxruntime refuses.
     """
 
     path: Path
@@ -161,20 +148,19 @@ def fusion_of(model: onnx.ModelProto) -> Fusion:
     # Without changes of layout tensors keep their names, so that nodes can be told apart.
     kept = {name: node.op_type for node in optimized_graph(model, layout=False).graph.node for name in node.output}
     nodes = [node for node in model.graph.node if node.op_type != "Constant"]
+    makers = [next((kept[name] for name in node.output if name in kept), "") for node in nodes]
     ends = _ends(nodes, kept)
-    groups: dict[int, list[int]] = {}
+    groups: dict[int, list[str]] = {}
+    runs_as = ["gone"] * len(nodes)
     for place, end in enumerate(ends):
         if end is not None:
-            groups.setdefault(end, []).append(place)
-    counts = Counter(
-        (tuple(nodes[place].op_type for place in places), _maker(nodes[end], kept))
-        for end, places in groups.items()
-        if len(places) > 1
-    )
+            groups.setdefault(end, []).append(nodes[place].op_type)
+            runs_as[place] = makers[end] if end == place else f"in {nodes[end].name or nodes[end].output[0]}"
+    counts = Counter((tuple(operators), makers[end]) for end, operators in groups.items() if len(operators) > 1)
     running = Counter(node.op_type for node in optimized_graph(model).graph.node)
     return Fusion(
-        tuple(_runs_as(place, end, nodes, kept) for place, end in enumerate(ends)),
-        tuple(FusedPattern(operators, runs_as, count) for (operators, runs_as), count in counts.most_common()),
+        tuple(runs_as),
+        tuple(FusedPattern(*pattern, count) for pattern, count in counts.most_common()),
         dict(running.most_common()),
     )
 
@@ -193,13 +179,3 @@ def _ends(nodes: Sequence[onnx.NodeProto], kept: dict[str, str]) -> list[int | N
         behind = [ends[reader] for name in nodes[place].output for reader in readers.get(name, [])]
         ends[place] = min((end for end in behind if end is not None), default=None)
     return ends
-
-
-def _maker(node: onnx.NodeProto, kept: dict[str, str]) -> str:
-    return next(kept[name] for name in node.output if name in kept)
-
-
-def _runs_as(place: int, end: int | None, nodes: Sequence[onnx.NodeProto], kept: dict[str, str]) -> str:
-    if end is None:
-        return "gone"
-    return _maker(nodes[end], kept) if end == place else f"in {nodes[end].name or nodes[end].output[0]}"

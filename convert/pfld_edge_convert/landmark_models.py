@@ -36,13 +36,9 @@ class EndToEndModel(LandmarkModel):
         function: Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32]],
         **told: Any,  # noqa: ANN401 - the arguments of `LandmarkModel`
     ) -> None:
-        """Make a model of a callable.
+        """Take a callable from an RGB photograph ``(H, W, 3)`` uint8 and boxes ``(N, 4)`` float32 to landmarks.
 
-        Args:
-            contract: Of the graph.
-            function: From an RGB photograph ``(H, W, 3)`` uint8 and boxes ``(N, 4)`` float32 in pixels to landmarks
-                ``(N, P, 2)`` in pixels.
-            **told: As for `LandmarkModel`.
+        These are ``(N, P, 2)``, in pixels as the boxes are.
         """
         super().__init__(contract, self._refuse_crops, **told)
         self.function = function
@@ -113,9 +109,8 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False) ->
 def largest_answer_difference(first: Path, second: Path) -> float | None:
     """Run two files on crops of the bundled portraits, each as its contract says.
 
-    Returns:
-        The largest difference of a coordinate, in fractions of the crop; None where one is no landmark network that
-        takes crops, or they find different numbers of points.
+    Gives the largest difference of a coordinate, in fractions of the crop; None where one is no landmark network that
+    takes crops, or they find different numbers of points.
     """
     from pfld_edge_convert.calibration import sample_crops
 
@@ -136,17 +131,13 @@ def _checkpoint_model(path: Path, *, fused: bool) -> LandmarkModel:
 
     network, checkpoint = load_model(path)
     contract, assumed = checkpoint_contract(checkpoint), not checkpoint.contract
-    if not fused:
-        function = _torch_function(network, contract)
-        return LandmarkModel(
-            contract, function, batch_size=_TORCH_BATCH, name=path.name, path=path, kind="torch", assumed=assumed
-        )
-    from pfld_edge_convert.reparameterize import reparameterize
+    name, kind = path.name, "torch"
+    if fused:
+        from pfld_edge_convert.reparameterize import reparameterize
 
-    function, name = _torch_function(reparameterize(network), contract), f"{path.name} (fused)"
-    return LandmarkModel(
-        contract, function, batch_size=_TORCH_BATCH, name=name, path=path, kind="fused torch", assumed=assumed
-    )
+        network, name, kind = reparameterize(network), f"{path.name} (fused)", "fused torch"
+    function = _torch_function(network, contract)
+    return LandmarkModel(contract, function, batch_size=_TORCH_BATCH, name=name, path=path, kind=kind, assumed=assumed)
 
 
 def _torch_function(network: "nn.Module", contract: Contract) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

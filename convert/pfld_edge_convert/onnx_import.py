@@ -49,8 +49,8 @@ class Geometry:
 class Flow(Generic[Weights]):
     """One value of a network, compared by identity, with geometry and weights of ``conv`` and ``linear``.
 
-    Others are ``input``, ``relu``, ``add``, ``concat`` and ``pool`` (the mean over the whole map). Flattening and slices
-    that cut nothing away don't appear.
+    Others are ``input``, ``relu``, ``add``, ``concat`` and ``pool`` (the mean over the whole map). Flattening, and
+    slices that cut nothing away, don't appear.
     """
 
     op: str

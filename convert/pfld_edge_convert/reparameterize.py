@@ -20,13 +20,9 @@ Part = TypeVar("Part", bound=nn.Module)
 
 @torch.no_grad()
 def reparameterize(model: nn.Module) -> nn.Module:
-    """Merge every branch and every BatchNorm that follows a convolution.
+    """Merge every branch and every BatchNorm that follows a convolution of a network of `pfld_edge_train.models`.
 
-    Args:
-        model: Any network of `pfld_edge_train.models`; it is not changed.
-
-    Returns:
-        A copy in evaluation mode with equal output: within 1e-5 in float64 and 1e-4 in float32.
+    Gives a copy in evaluation mode with equal output: within 1e-5 in float64 and 1e-4 in float32.
     """
     fused = copy.deepcopy(model).eval()
     for module in list(fused.modules()):
@@ -38,12 +34,7 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
 
 def training_form(model: nn.Module, fused: nn.Module) -> str:
-    """Describe in one line what `reparameterize` merges.
-
-    Args:
-        model: The network as the checkpoint has it.
-        fused: What `reparameterize` makes of it.
-    """
+    """Describe in one line what `reparameterize` merges, from the network before and after."""
     convolutions, norms = _count(model, nn.Conv2d), _count(model, nn.BatchNorm2d)
     left = _count(fused, nn.Conv2d)
     if convolutions == left and not norms:
