@@ -7,9 +7,9 @@ portraits) or over the faces (on a data set) by several standard errors and by a
 equivariance error doesn't contradict it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +62,7 @@ class RankedHypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The best value of one field of a hypothesis.
-
-    Attributes:
-        field: Name of the field.
-        value: The best value.
-        sure: Whether every other value is significantly worse.
-        rivals: Values that can't be told from the best.
-    """
+    """The best value of one field of a hypothesis, sure where every other is significantly worse, else its rivals."""
 
     field: str
     value: str
@@ -157,19 +150,22 @@ def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _S
     """Try every colour order, normalization and reading on easy crops; a named scheme only where it fits."""
     known = set.intersection(*(set(subject.known) for subject in subjects))
     crops = cut_crops(subjects, network.size, 1.2, "landmarks-tight", count, 0, 0)
-    scores: _Scores = {}
-    for layout, color, normalization in product(network.layouts, ("bgr", "rgb"), network.normalizations):
-        outputs = network.run(_flat(crops), layout, color, normalization)
-        for reading in readings(network, outputs, known):
-            trial = replace(reading, layout=layout, color_order=color, normalization=normalization)
-            scores[trial] = score(subjects, crops, outputs, trial)
-    named = {trial: item for trial, item in scores.items() if trial.scheme != "unknown"}
-    if named and named[_best(named)].error.mean() <= _NAMED_ERROR:
-        return named
-    unnamed = {trial: item for trial, item in scores.items() if trial.scheme == "unknown"}
-    if not scores:
+    read = list(readings(network, crops.images[0, :1], known))
+    if not read:
         raise ConvertError(f"{network.path.name}: none of its outputs has the shape of {_expected(known)} landmarks")
-    return unnamed or named
+    fed = product(network.layouts, ("bgr", "rgb"), network.normalizations)
+    trials = [
+        replace(reading, layout=layout, color_order=color, normalization=normalization)
+        for layout, color, normalization in fed
+        for reading in read
+    ]
+    named = {trial: crops for trial in trials if trial.scheme != "unknown"}
+    if named:
+        scores = _race(network, subjects, named, _LEAST_EFFECT, _HOPELESS)
+        if len(named) == len(trials) or scores[_best(scores)].error.mean() <= _NAMED_ERROR:
+            return scores
+    unnamed = {trial: crops for trial in trials if trial.scheme == "unknown"}
+    return _race(network, subjects, unnamed, _LEAST_EFFECT, _HOPELESS)
 
 
 def _expected(known: set[int]) -> str:
@@ -178,12 +174,47 @@ def _expected(known: set[int]) -> str:
 
 def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis, count: int) -> _Scores:
     """Try every margin and box on easy crops."""
+    trials = {
+        replace(best, box=box, margin=margin): cut_crops(subjects, network.size, margin, box, count, 1, 0)
+        for box, margin in product(_BOXES, _MARGINS)
+    }
+    return _race(network, subjects, trials, _LEAST_MARGIN_EFFECT, 2 * _LEAST_MARGIN_EFFECT)
+
+
+def _race(
+    network: Network, subjects: Sequence[Subject], crops: Mapping[Hypothesis, Crops], least: float, gap: float
+) -> _Scores:
+    """Score hypotheses on some of the faces, and those on all that aren't beaten there by `gap` (successive halving).
+
+    Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", arXiv 1502.07943.
+    """
+    step = max(1, len(subjects) // _FEW_FACES)
+    early = np.arange(len(subjects)) % step == 0
+    wanted = sorted({trial.output for trial in crops})
+    ran: dict[Hypothesis, dict[int, NDArray[np.float64]]] = {}
     scores: _Scores = {}
-    for box, margin in product(_BOXES, _MARGINS):
-        crops = cut_crops(subjects, network.size, margin, box, count, 1, 0)
-        trial = replace(best, box=box, margin=margin)
-        scores[trial] = score(subjects, crops, _outputs(network, crops, trial), trial)
+    for trial, cut in crops.items():
+        fed = _feeding(trial)
+        if fed not in ran:
+            ran[fed] = network.run(cut.images[early], trial, wanted)
+        scores[trial] = score(subjects[::step], cut.of_faces(step), ran[fed][trial.output], trial)
+    best = scores[_best(scores)]
+    left = [trial for trial in crops if step > 1 and not _beats(best, scores[trial], least, gap)]
+    for fed, group in groupby(left, _feeding):
+        trials = list(group)
+        cut = crops[trials[0]]
+        late = network.run(cut.images[~early], fed, wanted)
+        for trial in trials:
+            output = np.empty((*cut.images.shape[:2], *late[trial.output].shape[1:]))
+            for rows, part in ((early, ran[fed]), (~early, late)):
+                output[rows] = part[trial.output].reshape(-1, *output.shape[1:])
+            scores[trial] = score(subjects, cut, output.reshape(-1, *output.shape[2:]), trial)
     return scores
+
+
+def _feeding(trial: Hypothesis) -> Hypothesis:
+    """What a network is fed under a hypothesis, whatever is read from its outputs."""
+    return replace(trial, output=0, order="", space="", scheme="")
 
 
 def _middle(margins: _Scores) -> Hypothesis:
@@ -205,7 +236,9 @@ def _hard_step(
     network: Network, subjects: Sequence[Subject], placed: Hypothesis, first: _Scores, count: int
 ) -> _Scores:
     """Try colour orders and normalizations on hard crops, until one has won or the rounds are over."""
-    read = [trial for trial in first if all(getattr(trial, name) == getattr(placed, name) for name in _READING)]
+    read = [
+        trial for trial in _finished(first) if all(getattr(trial, name) == getattr(placed, name) for name in _READING)
+    ]
     least = min(_mean_log(first[trial]) for trial in read)
     trials = [
         replace(trial, box=placed.box, margin=placed.margin)
@@ -216,47 +249,48 @@ def _hard_step(
     for turn in range(8 if len(subjects) < _FEW_FACES else 4):
         crops = cut_crops(subjects, network.size, placed.margin, placed.box, 2 * count, 2 + turn, (0.7, 1.3)[turn % 2])
         for trial in trials:
-            found = score(subjects, crops, _outputs(network, crops, trial), trial)
+            output = network.run(crops.images, trial, [trial.output])[trial.output]
+            found = score(subjects, crops, output, trial)
             scores[trial] = scores[trial].joined(found) if trial in scores else found
         decisive = _deciding(scores)
-        best = _best(decisive)
-        if turn:
-            lost = [trial for trial in decisive if _beats(scores[best], scores[trial], _LEAST_EFFECT)]
-            trials = [trial for trial in trials if trial in decisive and trial not in lost]
+        best, gap = scores[_best(decisive)], _LEAST_EFFECT if turn else 2 * _LEAST_EFFECT
+        # A few faces, or one kind of crop alone, decide only what is clear.
+        if turn or len(subjects) >= _FEW_FACES:
+            trials = [
+                trial for trial in trials if trial in decisive and not _beats(best, scores[trial], _LEAST_EFFECT, gap)
+            ]
         if len(trials) == 1:
             break
     return scores
-
-
-def _outputs(network: Network, crops: Crops, trial: Hypothesis) -> list[NDArray[np.float64]]:
-    return network.run(_flat(crops), trial.layout, trial.color_order, trial.normalization)
 
 
 def _deciding(scores: _Scores) -> _Scores:
     return {trial: item for trial, item in scores.items() if trial.normalization != _TWIN}
 
 
-def _flat(crops: Crops) -> NDArray[np.uint8]:
-    return crops.images.reshape(-1, *crops.images.shape[2:])
-
-
 def _mean_log(found: Score) -> float:
     return float(np.log(found.error + 1e-6).mean())
 
 
+def _finished(scores: _Scores) -> _Scores:
+    """Keep the hypotheses that were scored on all faces."""
+    most = max(len(item.error) for item in scores.values())
+    return {trial: item for trial, item in scores.items() if len(item.error) == most}
+
+
 def _best(scores: _Scores) -> Hypothesis:
-    return min(scores, key=lambda trial: _mean_log(scores[trial]))
+    return min(_finished(scores), key=lambda trial: _mean_log(scores[trial]))
 
 
-def _beats(best: Score, other: Score, least: float) -> bool:
-    """Whether a hypothesis is significantly better than another, over the crops that both have seen.
+def _beats(best: Score, other: Score, least: float, gap: float = 0.0) -> bool:
+    """Whether a hypothesis is significantly better than another, over the faces and crops that both have seen.
 
     Known landmarks of another origin than the network's have a bias that grows as the crop shrinks, so another margin
     must be less equivariant as well.
     """
-    count = min(best.error.shape[1], other.error.shape[1])
+    count, step = min(best.error.shape[1], other.error.shape[1]), -(-len(best.error) // len(other.error))
     gains, steadier = (
-        np.log(theirs[:, :count] + 1e-6) - np.log(ours[:, :count] + 1e-6)
+        np.log(theirs[:, :count] + 1e-6) - np.log(ours[::step, :count] + 1e-6)
         for ours, theirs in ((best.error, other.error), (best.spread, other.spread))
     )
     faces = gains.mean(axis=1)
@@ -265,7 +299,7 @@ def _beats(best: Score, other: Score, least: float) -> bool:
     certain = units.mean() > deviations * units.std(ddof=1) / np.sqrt(len(units))
     agreed = not few or faces.min() > least / 2
     steady = steadier.mean() > (least / 2 if least == _LEAST_MARGIN_EFFECT else -least)
-    return bool(certain and agreed and faces.mean() > least and steady)
+    return bool(certain and agreed and faces.mean() > max(least, gap) and steady)
 
 
 def _ranking(scores: _Scores, best: Hypothesis) -> tuple[RankedHypothesis, ...]:
