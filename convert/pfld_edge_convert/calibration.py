@@ -195,20 +195,16 @@ def crop_cache_folder() -> Path:
 
 def _cache_key(source: CalibrationSource, contract: Contract) -> str:
     """Of all that the crops depend on; with a detector also the network, by its output on two faces."""
-    places = (source.path, source.images, source.detector)
-    paths = [Path(path) for path in places if path is not None]
-    stamps = [stamp for path in paths for stamp in (str(path.resolve()), *_file_stamps(path))]
+    stamps = []
+    for path in (Path(path) for path in (source.path, source.images, source.detector) if path is not None):
+        files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+        stats = ((item, item.stat()) for item in files if item.exists())
+        stamps += [str(path.resolve())]
+        stamps += [f"{item.relative_to(path)} {stat.st_size} {stat.st_mtime_ns}" for item, stat in stats]
     network = None if source.model is None else source.model.predict(sample_crops(contract, 2)).tobytes()
     shape = (contract.crop, contract.input_size, contract.color_order)
     parts = (stamps, network, shape, source.limit, source.seed, source.jitter)
     return hashlib.sha256(repr((_CACHE_FORMAT, parts)).encode()).hexdigest()[:32]
-
-
-def _file_stamps(path: Path) -> list[str]:
-    """Name, size and time of a file, or of every file under a folder."""
-    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    stats = ((item, item.stat()) for item in files if item.exists())
-    return [f"{item.relative_to(path)} {stat.st_size} {stat.st_mtime_ns}" for item, stat in stats]
 
 
 def _load_crops(key: str) -> Crops | None:

@@ -10,6 +10,7 @@ equivariance error doesn't contradict it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, product
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,6 @@ class ContractSearch:
     Attributes:
         findings: One a field.
         ranking: Best first: the colour orders and normalizations on hard crops.
-        num_landmarks: Points of the network.
         output: Name of the output with the landmarks.
         plausible: Whether the best hypothesis finds a face's landmarks at all; if not, nothing is sure.
         contract: With the best values; None where the contract has no words for them or nothing is plausible.
@@ -89,11 +89,6 @@ class ContractSearch:
     output: str
     plausible: bool
     contract: Contract | None
-
-    @property
-    def sure(self) -> bool:
-        """Whether every field is sure."""
-        return all(finding.sure for finding in self.findings)
 
 
 _Scores = dict[Hypothesis, Score]
@@ -124,11 +119,10 @@ def search_contract(path: Path, faces: Sequence[Face] | None = None, input_size:
     decisive = _deciding(final)
     best = _best(decisive)
     plausible, order_sure = _plausible(subjects, best, final[best])
-    fields = {
-        "layout": first, "color_order": decisive, "normalization": decisive,
-        "output": first, "order": first, "space": first,
-    }  # fmt: skip
-    findings = [_finding(name, getattr(best, name), scores, _LEAST_EFFECT) for name, scores in fields.items()]
+    findings = [
+        _finding(name, getattr(best, name), decisive if name in ("color_order", "normalization") else first)
+        for name in ("layout", "color_order", "normalization", *_READING)
+    ]
     findings.append(Finding("scheme", best.scheme, order_sure))
     boxed = {trial: item for trial, item in margins.items() if trial.box == placed.box}
     findings.append(_finding("box", placed.box, margins, _LEAST_MARGIN_EFFECT))
@@ -152,7 +146,8 @@ def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _S
     crops = cut_crops(subjects, network.size, 1.2, "landmarks-tight", count, 0, 0)
     read = list(readings(network, crops.images[0, :1], known))
     if not read:
-        raise ConvertError(f"{network.path.name}: none of its outputs has the shape of {_expected(known)} landmarks")
+        expected = "a face's" if known & SCHEMES.keys() else " or ".join(map(str, sorted(known)))
+        raise ConvertError(f"{network.path.name}: none of its outputs has the shape of {expected} landmarks")
     fed = product(network.layouts, ("bgr", "rgb"), network.normalizations)
     trials = [
         replace(reading, layout=layout, color_order=color, normalization=normalization)
@@ -168,10 +163,6 @@ def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _S
     return _race(network, subjects, unnamed, _LEAST_EFFECT, _HOPELESS)
 
 
-def _expected(known: set[int]) -> str:
-    return "a face's" if known & SCHEMES.keys() else " or ".join(map(str, sorted(known)))
-
-
 def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis, count: int) -> _Scores:
     """Try every margin and box on easy crops."""
     trials = {
@@ -184,9 +175,10 @@ def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis
 def _race(
     network: Network, subjects: Sequence[Subject], crops: Mapping[Hypothesis, Crops], least: float, gap: float
 ) -> _Scores:
-    """Score hypotheses on some of the faces, and those on all that aren't beaten there by `gap` (successive halving).
+    """Score hypotheses on some of the faces, and on all those that are neither beaten there by `gap` nor as good.
 
-    Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", arXiv 1502.07943.
+    After successive halving: Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter
+    optimization", arXiv 1502.07943.
     """
     step = max(1, len(subjects) // _FEW_FACES)
     early = np.arange(len(subjects)) % step == 0
@@ -199,7 +191,11 @@ def _race(
             ran[fed] = network.run(cut.images[early], trial, wanted)
         scores[trial] = score(subjects[::step], cut.of_faces(step), ran[fed][trial.output], trial)
     best = scores[_best(scores)]
-    left = [trial for trial in crops if step > 1 and not _beats(best, scores[trial], least, gap)]
+    decided = {
+        trial: item is not best and (_beats(best, item, least, gap) or _ties(best, item, least))
+        for trial, item in scores.items()
+    }
+    left = [trial for trial in crops if step > 1 and not decided[trial]]
     for fed, group in groupby(left, _feeding):
         trials = list(group)
         cut = crops[trials[0]]
@@ -236,15 +232,11 @@ def _hard_step(
     network: Network, subjects: Sequence[Subject], placed: Hypothesis, first: _Scores, count: int
 ) -> _Scores:
     """Try colour orders and normalizations on hard crops, until one has won or the rounds are over."""
-    read = [
-        trial for trial in _finished(first) if all(getattr(trial, name) == getattr(placed, name) for name in _READING)
-    ]
-    least = min(_mean_log(first[trial]) for trial in read)
-    trials = [
-        replace(trial, box=placed.box, margin=placed.margin)
-        for trial in read
-        if _mean_log(first[trial]) < least + _HOPELESS
-    ]
+    reading = attrgetter(*_READING)
+    read = [trial for trial in first if reading(trial) == reading(placed)]
+    best = first[_best({trial: first[trial] for trial in read})]
+    hopeful = [trial for trial in read if _gains(best, first[trial])[0].mean() < _HOPELESS]
+    trials = [replace(trial, box=placed.box, margin=placed.margin) for trial in hopeful]
     scores: _Scores = {}
     for turn in range(8 if len(subjects) < _FEW_FACES else 4):
         crops = cut_crops(subjects, network.size, placed.margin, placed.box, 2 * count, 2 + turn, (0.7, 1.3)[turn % 2])
@@ -256,10 +248,9 @@ def _hard_step(
         best, gap = scores[_best(decisive)], _LEAST_EFFECT if turn else 2 * _LEAST_EFFECT
         # A few faces, or one kind of crop alone, decide only what is clear.
         if turn or len(subjects) >= _FEW_FACES:
-            trials = [
-                trial for trial in trials if trial in decisive and not _beats(best, scores[trial], _LEAST_EFFECT, gap)
-            ]
-        if len(trials) == 1:
+            left = [trial for trial in decisive if not _beats(best, scores[trial], _LEAST_EFFECT, gap)]
+            trials = [trial for trial in trials if trial in left]
+        if len(trials) <= 1:
             break
     return scores
 
@@ -282,17 +273,22 @@ def _best(scores: _Scores) -> Hypothesis:
     return min(_finished(scores), key=lambda trial: _mean_log(scores[trial]))
 
 
+def _gains(best: Score, other: Score) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logarithms of the ratios of errors and of equivariance errors, over the faces and crops that both have seen."""
+    faces, crops = (min(sizes) for sizes in zip(best.error.shape, other.error.shape, strict=True))
+    pairs = ((best.error, other.error), (best.spread, other.spread))
+    seen = [[item[:: -(-len(item) // faces), :crops] for item in pair] for pair in pairs]
+    errors, spreads = (np.log(theirs + 1e-6) - np.log(ours + 1e-6) for ours, theirs in seen)
+    return errors, spreads
+
+
 def _beats(best: Score, other: Score, least: float, gap: float = 0.0) -> bool:
-    """Whether a hypothesis is significantly better than another, over the faces and crops that both have seen.
+    """Whether a hypothesis is significantly better than another.
 
     Known landmarks of another origin than the network's have a bias that grows as the crop shrinks, so another margin
     must be less equivariant as well.
     """
-    count, step = min(best.error.shape[1], other.error.shape[1]), -(-len(best.error) // len(other.error))
-    gains, steadier = (
-        np.log(theirs[:, :count] + 1e-6) - np.log(ours[::step, :count] + 1e-6)
-        for ours, theirs in ((best.error, other.error), (best.spread, other.spread))
-    )
+    gains, steadier = _gains(best, other)
     faces = gains.mean(axis=1)
     few = len(faces) < _FEW_FACES
     units, deviations = (gains.ravel(), _DEVIATIONS_FEW) if few else (faces, _DEVIATIONS)
@@ -300,6 +296,12 @@ def _beats(best: Score, other: Score, least: float, gap: float = 0.0) -> bool:
     agreed = not few or faces.min() > least / 2
     steady = steadier.mean() > (least / 2 if least == _LEAST_MARGIN_EFFECT else -least)
     return bool(certain and agreed and faces.mean() > max(least, gap) and steady)
+
+
+def _ties(best: Score, other: Score, least: float) -> bool:
+    """Whether more faces can't make a hypothesis better than another by an effect worth having."""
+    faces = _gains(best, other)[0].mean(axis=1)
+    return bool(faces.mean() + _DEVIATIONS * faces.std(ddof=1) / np.sqrt(len(faces)) < least)
 
 
 def _ranking(scores: _Scores, best: Hypothesis) -> tuple[RankedHypothesis, ...]:
@@ -312,12 +314,11 @@ def _ranking(scores: _Scores, best: Hypothesis) -> tuple[RankedHypothesis, ...]:
     return tuple(sorted(ranked, key=lambda item: (item.hypothesis != best, item.nme)))
 
 
-def _finding(field: str, value: object, scores: _Scores, least: float) -> Finding:
+def _finding(field: str, value: object, scores: _Scores, least: float = _LEAST_EFFECT) -> Finding:
     """Compare the best hypothesis with every one of another value of a field."""
-    best = scores[_best(scores)]
-    others = {trial: item for trial, item in scores.items() if getattr(trial, field) != value}
+    best, values = scores[_best(scores)], attrgetter(field)
     rivals = dict.fromkeys(
-        str(getattr(trial, field)) for trial, item in others.items() if not _beats(best, item, least)
+        str(values(trial)) for trial, item in scores.items() if values(trial) != value and not _beats(best, item, least)
     )
     return Finding(field, str(value), not rivals, tuple(rivals))
 
@@ -341,7 +342,6 @@ def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, f
     """Put the best hypothesis in the contract's words; None where it has none."""
     if (best.order, best.space, best.box) != ("x0 y0 x1 y1", "0..1", "landmarks-tight"):
         return None
-    uint8 = best.normalization == "uint8"
     mean, scale = mean_and_scale(best.normalization, best.color_order)
     named = {scheme.name: scheme for scheme in SCHEMES.values()}
     return Contract(
@@ -351,7 +351,7 @@ def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, f
         mean=mean,
         scale=scale,
         layout=best.layout,
-        input_dtype="uint8" if uint8 else "float32",
+        input_dtype="uint8" if best.normalization == "uint8" else "float32",
         crop=CropRule(margin=best.margin),
         landmarks=named.get(best.scheme) or _scheme(subjects, found),
     )

@@ -94,11 +94,11 @@ class Subject:
             wider, mask = points_as_wflw_98(points[None], weights[None])
             known[98] = (wider[0].astype(np.float64), mask[0].astype(np.float64))
         extent = face.bbox_xyxy[2:] - face.bbox_xyxy[:2]
-        unit = float(np.sqrt(extent.prod()))
+        unit = np.sqrt(extent.prod())
         if count in SCHEMES:
             first, second = SCHEMES[count].normalizing_points
-            unit = float(np.linalg.norm(points[first] - points[second]))
-        return cls(face_photo(face), face.bbox_xyxy, known, max(unit, 1.0))
+            unit = np.linalg.norm(points[first] - points[second])
+        return cls(face_photo(face), face.bbox_xyxy, known, max(float(unit), 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Score:
 
     def joined(self, other: "Score") -> "Score":
         """Add the crops of another round."""
-        error, spread = (np.concatenate(pair, 1) for pair in ((self.error, other.error), (self.spread, other.spread)))
+        error, spread = np.c_[self.error, other.error], np.c_[self.spread, other.spread]
         return replace(self, error=error, spread=spread)
 
 
@@ -216,8 +216,8 @@ class Network:
 
 def mean_and_scale(normalization: str, color_order: str) -> tuple[Triple, Triple]:
     """Give mean and scale in grey levels in the network's channel order; 0 and 1 for ``uint8``."""
-    (m0, m1, m2), (s0, s1, s2) = NORMALIZATIONS.get(normalization, NORMALIZATIONS["0..255"])
-    return ((m0, m1, m2), (s0, s1, s2)) if color_order == "rgb" else ((m2, m1, m0), (s2, s1, s0))
+    mean, scale = NORMALIZATIONS.get(normalization, NORMALIZATIONS["0..255"])
+    return (mean, scale) if color_order == "rgb" else (mean[::-1], scale[::-1])
 
 
 def _orders(shape: Sequence[int]) -> Iterator[tuple[str, int]]:
@@ -249,10 +249,8 @@ def _fractions(output: Float, order: str, space: str, size: int) -> Float:
 def readings(network: Network, image: NDArray[np.uint8], known: set[int]) -> Iterator[Hypothesis]:
     """List the ways to read a network's outputs, each as a hypothesis about nothing else.
 
-    Args:
-        network: The network.
-        image: A crop ``(1, S, S, 3)`` to run it on: some files don't tell the shapes of their outputs.
-        known: Numbers of points for which the faces have landmarks.
+    The network runs on a crop, for some files don't tell the shapes of their outputs; `known` are the numbers of points
+    for which the faces have landmarks.
     """
     blank = Hypothesis(network.layouts[0], "bgr", network.normalizations[0], "landmarks-tight", 1.2, 0, "", "", "")
     for index, output in network.run(image, blank, None).items():

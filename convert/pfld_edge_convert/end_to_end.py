@@ -3,15 +3,13 @@
 The runtime's crop is written as ONNX nodes: boxes to windows in double precision, windows to crops bit for bit.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from pfld_edge_calib import Face, jittered, portraits, read_photo
 from pfld_edge_convert.errors import ConvertError
@@ -33,60 +31,7 @@ PROOF_FACES = 16
 _CROP = "crop/"
 _NETWORK = "network/"
 
-_LARGEST_COORDINATE = 1e9
-"""The runtime's own limit: beyond it, integer arithmetic on sizes could overflow."""
-
 Float = NDArray[np.float32]
-
-
-class NodeWriter:
-    """Collects nodes, in an order in which they can run, and constants; their names share a prefix like ``crop/``."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, name: str, value: object, dtype: type[np.generic]) -> str:
-        """Add a constant; returns its tensor's name."""
-        full = self.prefix + name
-        if all(tensor.name != full for tensor in self.constants):
-            self.constants.append(numpy_helper.from_array(np.array(value, dtype, order="C"), full))
-        return full
-
-    def numbers(self, *values: int) -> str:
-        """Add a row of int64 numbers, which axes, sizes and indices are."""
-        return self.constant("int_" + "_".join(map(str, values)), values, np.int64)
-
-    def add(self, name: str, operator: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401 - ONNX's attribute types
-        """Add a node of the standard operator set; returns its output's name, which is the node's too."""
-        full = self.prefix + name
-        self.nodes.append(helper.make_node(operator, list(inputs), [full], full, **attributes))
-        return full
-
-    def cast(self, name: str, source: str, to: int) -> str:
-        """Add a change of type, `to` one of ``onnx.TensorProto``'s."""
-        return self.add(name, "Cast", source, to=to)
-
-    def pick(self, name: str, source: str, index: int, axis: int) -> str:
-        """Add ``source[..., index, ...]``, the axis gone."""
-        scalar = self.constant(f"index_{index}", index, np.int64)
-        return self.add(name, "Gather", source, scalar, axis=axis)
-
-
-@dataclass(frozen=True, slots=True)
-class WindowTensors:
-    """Tensors that the window nodes give.
-
-    Attributes:
-        corner: ``(N, 2)`` int64, x and y of each window's top left corner in photograph pixels; may be negative.
-        side: ``(N, 1)`` int64, its side in pixels, at least 1.
-        usable: ``(N, 1)`` bool, false where a box has no area or is not finite; its window is that of a stand-in.
-    """
-
-    corner: str
-    side: str
-    usable: str
 
 
 def end_to_end_path(model_path: Path) -> Path:
@@ -127,23 +72,21 @@ def end_to_end_model(network: onnx.ModelProto, contract: Contract) -> onnx.Model
         ConvertError: The network has another opset, a fixed batch, or is an end-to-end graph already.
     """
     _check_network(network, contract)
-    write = NodeWriter(_free_prefix(network, _CROP))
-    windows = window_nodes(write, BOXES_NAME, contract.crop.margin)
-    crops = crop_nodes(write, IMAGE_NAME, windows, contract.input_size)
-    batch = _input_nodes(write, crops, contract)
-    renamed = _renamed(network, batch, _free_prefix(network, _NETWORK))
-    before, points = len(write.nodes), contract.landmarks.num_landmarks
-    _output_nodes(write, renamed.output[0].name, windows, points, LANDMARKS_NAME)
-    graph = helper.make_graph(
-        [*write.nodes[:before], *renamed.node, *write.nodes[before:]],
-        "end_to_end",
-        [
-            helper.make_tensor_value_info(IMAGE_NAME, TensorProto.UINT8, ["height", "width", 3]),
-            helper.make_tensor_value_info(BOXES_NAME, TensorProto.FLOAT, ["faces", 4]),
-        ],
-        [helper.make_tensor_value_info(LANDMARKS_NAME, TensorProto.FLOAT, ["faces", points, 2])],
-        [*write.constants, *renamed.initializer],
-    )
+    graph, prefix = _own_graph(contract), _free_prefix(network, _CROP)
+    place = next(place for place, node in enumerate(graph.node) if node.op_type == "Network")
+    renamed = _renamed(network, prefix + graph.node[place].input[0], _free_prefix(network, _NETWORK))
+    kept = {name: name for name in (IMAGE_NAME, BOXES_NAME, LANDMARKS_NAME)}
+    kept[graph.node[place].output[0]] = renamed.output[0].name
+    for node in graph.node:
+        node.name = prefix + node.output[0]
+        for names in (node.input, node.output):
+            names[:] = [kept.get(name, prefix + name) for name in names]
+    for constant in graph.initializer:
+        constant.name = prefix + constant.name
+    nodes = [*graph.node[:place], *renamed.node, *graph.node[place + 1 :]]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(renamed.initializer)
     made = helper.make_model(graph, opset_imports=list(network.opset_import), ir_version=network.ir_version)
     made.metadata_props.extend(network.metadata_props)
     onnx.checker.check_model(made)
@@ -181,49 +124,201 @@ def _renamed(network: onnx.ModelProto, batch: str, prefix: str) -> onnx.GraphPro
     return graph
 
 
-def _input_nodes(write: NodeWriter, crops: str, contract: Contract) -> str:
-    """Write `pfld_edge_runtime.prepare_input` for RGB crops ``(N, S, S, 3)`` uint8; gives what the network takes."""
-    size, swap = contract.input_size, contract.color_order == "bgr"
-    batch = crops
+_DECLARED = """
+end_to_end (uint8[height, width, 3] image, float[faces, 4] boxes) => (float[faces, %(points)d, 2] landmarks) <
+    double most = {1e9}, double least = {-1e9}, double[4] stand_in = {0, 0, 1, 1}, double two = {2},
+    double size = {%(size)d}, double half_line = {0.5}, float one = {1}, float half = {0.5}, float nothing = {0},
+    int64 index_0 = {0}, int64 index_1 = {1}, int64[1] int_0 = {0}, int64[1] int_1 = {1}, int64[1] int_2 = {2},
+    int64[2] int_0_1 = {0, 1}, int64[2] int_2_3 = {2, 3}, int64[2] int_1_0 = {1, 0}, int64[3] int_2_1_0 = {2, 1, 0},
+    int64[2] pixel_rows = {-1, 3}, int64[3] planar_rows = {0, %(size)d, %(row)d}, int64[3] one_row = {0, 1, %(row)d},
+    int64[3] int_1_1_3 = {1, 1, 3}, int64[4] crop_shape = {0, %(size)d, %(size)d, 3},
+    int64[3] point_pairs = {0, %(points)d, 2}
+>"""
+
+_WINDOWS = """
+    edges = Cast <to = 11> (boxes)
+    given_low = Gather <axis = 1> (edges, int_0_1)
+    given_high = Gather <axis = 1> (edges, int_2_3)
+    not_low = GreaterOrEqual (given_low, least)
+    not_high = LessOrEqual (given_high, most)
+    within = And (not_low, not_high)
+    has_area = Greater (given_high, given_low)
+    good = And (within, has_area)
+    good_0 = Gather <axis = 1> (good, int_0)
+    good_1 = Gather <axis = 1> (good, int_1)
+    usable = And (good_0, good_1)
+    safe_edges = Where (usable, edges, stand_in)
+    low = Gather <axis = 1> (safe_edges, int_0_1)
+    high = Gather <axis = 1> (safe_edges, int_2_3)
+    extent = Sub (high, low)
+    extent_0 = Gather <axis = 1> (extent, int_0)
+    extent_1 = Gather <axis = 1> (extent, int_1)
+    longer = Max (extent_0, extent_1)
+    scaled = Mul (longer, margin)
+    whole_side = Cast <to = 7> (scaled)
+    side = Max (whole_side, int_1)
+    half_extent = Div (extent, two)
+    center = Add (low, half_extent)
+    floor_center = Floor (center)
+    whole_center = Cast <to = 7> (floor_center)
+    half_side = Div (side, int_2)
+    corner = Sub (whole_center, half_side)
+"""
+"""From boxes to windows in double precision, as the runtime's are: `corner` ``(N, 2)`` int64, x and y of the top left
+corner in photograph pixels, may be negative; `side` ``(N, 1)`` int64, at least 1.
+
+A graph can't raise errors: a box that the runtime refuses (without area, not finite, too far out; comparisons with NaN
+are false) becomes one of a pixel, so that no number which isn't one reaches an index, and `usable` ``(N, 1)`` says so.
+"""
+
+_POSITIONS = """
+    height_width = Shape <start = 0, end = 2> (image)
+    width_height = Gather <axis = 0> (height_width, int_1_0)
+    lengths = Unsqueeze (width_height, int_1)
+    real_side = Cast <to = 11> (side)
+    scale = Div (real_side, size)
+    scaled_centers = Mul (line_centers, scale)
+    position = Sub (scaled_centers, half_line)
+    floor_position = Floor (position)
+    beyond = Sub (position, floor_position)
+    far_weight = Cast <to = 1> (beyond)
+    first = Cast <to = 7> (floor_position)
+    near_weight = Sub (one, far_weight)
+    pixels = Reshape (image, pixel_rows)
+    width = Gather <axis = 0> (height_width, index_1)
+"""
+"""``(N, S)``: the line of the window at or before each line of a crop, and the weights of this and of the next."""
+
+_LINE = """
+    {line}_step = Add (first, int_{offset})
+    {line}_line = Max ({line}_step, int_0)
+    {line}_last = Sub (side, int_1)
+    {line}_in_window = Min ({line}_line, {line}_last)
+    {line}_row = Unsqueeze ({line}_in_window, int_1)
+    {line}_start = Unsqueeze (corner, int_2)
+    {line}_in_photo = Add ({line}_row, {line}_start)
+    {line}_not_before = GreaterOrEqual ({line}_in_photo, int_0)
+    {line}_not_after = Less ({line}_in_photo, lengths)
+    {line}_inside = And ({line}_not_before, {line}_not_after)
+    {line}_both = Unsqueeze ({line}_weight, int_1)
+    {line}_weights = Where ({line}_inside, {line}_both, nothing)
+    {line}_end = Sub (lengths, int_1)
+    {line}_not_negative = Max ({line}_in_photo, int_0)
+    {line}_legal = Min ({line}_not_negative, {line}_end)
+    {line}_columns = Gather <axis = 1> ({line}_legal, index_0)
+    {line}_rows = Gather <axis = 1> ({line}_legal, index_1)
+    {line}_column_weights = Gather <axis = 1> ({line}_weights, index_0)
+    {line}_row_weights = Gather <axis = 1> ({line}_weights, index_1)
+"""
+"""One of the two source lines that each line of a crop mixes, of both axes at once, ``(N, 2, S)``, x before y: indices
+that lie in the photograph, and weights that are zero where the line lies outside."""
+
+_TAP = """
+    {tap}_row_starts = Mul ({row}_rows, width)
+    {tap}_down = Unsqueeze ({tap}_row_starts, int_2)
+    {tap}_across = Unsqueeze ({column}_columns, int_1)
+    {tap}_index = Add ({tap}_down, {tap}_across)
+    {tap}_tap = Gather <axis = 0> (pixels, {tap}_index)
+    {tap}_levels = Reshape ({tap}_tap, planar_rows)
+    {tap}_real = Cast <to = 1> ({tap}_levels)
+    {tap}_weight = Unsqueeze ({row}_row_weights, int_2)
+    {tap}_weighted = Mul ({tap}_real, {tap}_weight)
+"""
+"""``(N, S, 3 S)`` float32: one tap of every pixel of the crops, times its row's weight. Rows are of 3 S numbers: a last
+axis of three channels would make every product a loop over three."""
+
+_SIDE = """
+    {side}_rows = Add (upper_{side}_weighted, lower_{side}_weighted)
+    {side}_single = Unsqueeze ({column}_column_weights, int_2)
+    {side}_triple = Expand ({side}_single, int_1_1_3)
+    {side}_spread = Reshape ({side}_triple, one_row)
+    {side}_part = Mul ({side}_rows, {side}_spread)
+"""
+
+_LEVELS = """
+    mixed = Add (left_part, right_part)
+    rounded = Add (mixed, half)
+    levels = Cast <to = 2> (rounded)
+    crops = Reshape (levels, crop_shape)
+"""
+
+_NORMALIZATION = """
+    rows = Reshape (crops, planar_rows)
+    real_levels = Cast <to = 1> (rows)
+    scaled_levels = Mul (real_levels, factor)
+    normalized = Sub (scaled_levels, offset)
+    normalized_crops = Reshape (normalized, crop_shape)
+"""
+"""`pfld_edge_runtime.prepare_input` but for layout and colour order."""
+
+_OUTPUT = """
+    fractions = Reshape (network_output, point_pairs)
+    real_fractions = Cast <to = 11> (fractions)
+    sides = Cast <to = 11> (side)
+    real_sides = Unsqueeze (sides, int_2)
+    corners = Cast <to = 11> (corner)
+    real_corners = Unsqueeze (corners, int_1)
+    in_pixels = Mul (real_fractions, real_sides)
+    in_photo = Add (in_pixels, real_corners)
+    all_landmarks = Cast <to = 1> (in_photo)
+    usable_faces = Unsqueeze (usable, int_2)
+    landmarks = Where (usable_faces, all_landmarks, unknown)
+"""
+"""`pfld_edge_runtime.CropWindows.to_image`, NaN for boxes that can't be used: from the network's ``(N, 2 P)`` fractions
+to ``(N, P, 2)`` float32, photograph pixels."""
+
+
+def _crop_nodes() -> str:
+    """The bilinear crop: OpenCV's sampling positions, zeros outside the photograph, rounded to whole grey levels.
+
+    ``Resize`` and ``RoiAlign`` clamp at other edges and ``GridSample`` wants the whole photograph in float, so taps are
+    gathered from the bytes as they are and only what was gathered becomes float. Sums and products are in the
+    runtime's order, so that the bytes of the ``(N, S, S, 3)`` uint8 crops, channels as in the photograph, are its too.
+    """
+    lines = [_WINDOWS, _POSITIONS, *(_LINE.format(line=line, offset=i) for i, line in enumerate(("near", "far")))]
+    for side, column in (("left", "near"), ("right", "far")):
+        taps = [(f"upper_{side}", "near"), (f"lower_{side}", "far")]
+        lines += [_TAP.format(tap=tap, row=row, column=column) for tap, row in taps]
+        lines.append(_SIDE.format(side=side, column=column))
+    return "".join([*lines, _LEVELS])
+
+
+def _input_nodes(contract: Contract) -> str:
+    """From RGB crops to the network's input, and a node that stands for the network."""
+    nodes, batch, swap = "", "crops", contract.color_order == "bgr"
     if contract.input_dtype == "float32":
-        factor = 1 / np.array(contract.scale, np.float32)
-        offset = np.array(contract.mean, np.float32) * factor
-        # The contract counts channels as the network does, and they are not swapped yet.
-        rgb = slice(None, None, -1) if swap else slice(None)
-        rows = write.add("rows", "Reshape", crops, write.numbers(0, size, 3 * size))
-        real = write.cast("real_levels", rows, TensorProto.FLOAT)
-        tiled = write.constant("factor", np.tile(factor[rgb], size), np.float32)
-        scaled = write.add("scaled_levels", "Mul", real, tiled)
-        tiled = write.constant("offset", np.tile(offset[rgb], size), np.float32)
-        shifted = write.add("normalized", "Sub", scaled, tiled)
-        batch = write.add("normalized_crops", "Reshape", shifted, write.numbers(0, size, size, 3))
+        nodes, batch = _NORMALIZATION, "normalized_crops"
     # Swapped as planes: onnxruntime moves three large blocks, where channels last it would move single bytes.
     if swap or contract.layout == "NCHW":
-        batch = write.add("planar", "Transpose", batch, perm=[0, 3, 1, 2])
+        nodes, batch = f"{nodes} planar = Transpose <perm = [0, 3, 1, 2]> ({batch})", "planar"
     if swap:
-        batch = write.add("swapped", "Gather", batch, write.numbers(2, 1, 0), axis=1)
+        nodes, batch = f"{nodes} swapped = Gather <axis = 1> ({batch}, int_2_1_0)", "swapped"
     if swap and contract.layout == "NHWC":
-        batch = write.add("channels_last", "Transpose", batch, perm=[0, 2, 3, 1])
-    return batch
+        nodes, batch = f"{nodes} channels_last = Transpose <perm = [0, 2, 3, 1]> ({batch})", "channels_last"
+    return f"{nodes} network_output = Network ({batch})"
 
 
-def _output_nodes(write: NodeWriter, fractions: str, windows: WindowTensors, points: int, output: str) -> None:
-    """Write `pfld_edge_runtime.CropWindows.to_image`, NaN for boxes that can't be used.
-
-    From the network's ``(N, 2 P)`` fractions to ``(N, P, 2)`` float32, photograph pixels.
-    """
-    pairs = write.add("fractions", "Reshape", fractions, write.numbers(0, points, 2))
-    real = write.cast("real_fractions", pairs, TensorProto.DOUBLE)
-    sides = write.cast("sides", windows.side, TensorProto.DOUBLE)
-    side = write.add("real_sides", "Unsqueeze", sides, write.numbers(2))
-    corners = write.cast("corners", windows.corner, TensorProto.DOUBLE)
-    corner = write.add("real_corners", "Unsqueeze", corners, write.numbers(1))
-    moved = write.add("in_photo", "Add", write.add("in_pixels", "Mul", real, side), corner)
-    landmarks = write.cast("all_landmarks", moved, TensorProto.FLOAT)
-    usable = write.add("usable_faces", "Unsqueeze", windows.usable, write.numbers(2))
-    unknown = write.constant("unknown", np.nan, np.float32)
-    write.add("known_landmarks", "Where", usable, landmarks, unknown)
-    write.nodes[-1].output[0] = output
+def _own_graph(contract: Contract) -> onnx.GraphProto:
+    """All nodes but the network's, with their constants."""
+    size = contract.input_size
+    factor = 1 / np.array(contract.scale, np.float32)
+    # The contract counts channels as the network does, and they are not swapped yet.
+    rgb = slice(None, None, -1 if contract.color_order == "bgr" else 1)
+    constants = {
+        "line_centers": np.arange(size) + 0.5,
+        "factor": np.tile(factor[rgb], size),
+        "offset": np.tile((np.array(contract.mean, np.float32) * factor)[rgb], size),
+        "margin": np.array(contract.crop.margin),
+        "unknown": np.array(np.nan, np.float32),
+    }
+    declared = _DECLARED % {"size": size, "row": 3 * size, "points": contract.landmarks.num_landmarks}
+    graph = onnx.parser.parse_graph(f"{declared} {{ {_crop_nodes()} {_input_nodes(contract)} {_OUTPUT} }}")
+    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in constants.items())
+    read = {name for node in graph.node for name in node.input}
+    kept = [constant for constant in graph.initializer if constant.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return graph
 
 
 def largest_difference(graph: onnx.ModelProto, plain: bytes) -> float:
@@ -278,139 +373,3 @@ def _run(session: onnxruntime.InferenceSession, image: NDArray[np.uint8], boxes:
     except Exception as error:
         raise ConvertError(f"the end-to-end graph can't run: {' '.join(str(error).split())[:300]}") from error
     return np.asarray(found, np.float32)
-
-
-def window_nodes(write: NodeWriter, boxes: str, margin: float) -> WindowTensors:
-    """Write the window arithmetic, in double precision as the runtime's is.
-
-    A graph can't raise errors: a box that the runtime refuses becomes one of a pixel here, so that no number which
-    isn't one reaches an index, and `usable` says so.
-    """
-    edges = write.cast("edges", boxes, TensorProto.DOUBLE)
-    usable = _usable(write, edges)
-    stand_in = write.constant("stand_in", [0, 0, 1, 1], np.float64)
-    safe = write.add("safe_edges", "Where", usable, edges, stand_in)
-    low = write.add("low", "Gather", safe, write.numbers(0, 1), axis=1)
-    extent = write.add("extent", "Sub", write.add("high", "Gather", safe, write.numbers(2, 3), axis=1), low)
-    longer = write.add(
-        "longer", "Max", *(write.add(f"extent_{i}", "Gather", extent, write.numbers(i), axis=1) for i in (0, 1))
-    )
-    scaled = write.add("scaled", "Mul", longer, write.constant("margin", margin, np.float64))
-    side = write.add("side", "Max", write.cast("whole_side", scaled, TensorProto.INT64), write.numbers(1))
-    half = write.add("half_extent", "Div", extent, write.constant("two", 2, np.float64))
-    center = write.add("floor_center", "Floor", write.add("center", "Add", low, half))
-    whole_center = write.cast("whole_center", center, TensorProto.INT64)
-    corner = write.add("corner", "Sub", whole_center, write.add("half_side", "Div", side, write.numbers(2)))
-    return WindowTensors(corner, side, usable)
-
-
-def _usable(write: NodeWriter, edges: str) -> str:
-    # Comparisons with NaN are false. Where x1 > x0, |x0| and |x1| are small if x0 isn't too low and x1 not too high.
-    low = write.add("given_low", "Gather", edges, write.numbers(0, 1), axis=1)
-    high = write.add("given_high", "Gather", edges, write.numbers(2, 3), axis=1)
-    most = write.constant("most", _LARGEST_COORDINATE, np.float64)
-    least = write.constant("least", -_LARGEST_COORDINATE, np.float64)
-    limits = write.add("not_low", "GreaterOrEqual", low, least), write.add("not_high", "LessOrEqual", high, most)
-    within = write.add("within", "And", *limits)
-    good = write.add("good", "And", within, write.add("has_area", "Greater", high, low))
-    columns = [write.add(f"good_{i}", "Gather", good, write.numbers(i), axis=1) for i in (0, 1)]
-    return write.add("usable", "And", *columns)
-
-
-@dataclass(frozen=True, slots=True)
-class _Taps:
-    """One of the two source lines that each line of a crop mixes: ``(N, S)`` int64 indices within the photograph.
-
-    The weights are ``(N, S)`` float32, zero where the line lies outside.
-    """
-
-    columns: str
-    rows: str
-    column_weights: str
-    row_weights: str
-
-
-def crop_nodes(write: NodeWriter, image: str, windows: WindowTensors, size: int) -> str:
-    """Write the bilinear crop: OpenCV's sampling positions, zeros outside the photograph, rounded to whole grey levels.
-
-    ``Resize`` and ``RoiAlign`` clamp at other edges and ``GridSample`` wants the whole photograph in float, so taps are
-    gathered from the bytes as they are and only what was gathered becomes float. Sums and products are in the
-    runtime's order, so that the bytes of the ``(N, S, S, 3)`` uint8 crops, channels as in the photograph, are its too.
-    """
-    height_width = write.add("height_width", "Shape", image, start=0, end=2)
-    lengths = write.add("width_height", "Gather", height_width, write.numbers(1, 0), axis=0)
-    lengths = write.add("lengths", "Unsqueeze", lengths, write.numbers(1))
-    first, fraction = _positions(write, windows, size)
-    one = write.constant("one", 1, np.float32)
-    weights = (write.add("near_weight", "Sub", one, fraction), fraction)
-    near, far = (_taps(write, windows, lengths, first, weight, offset) for offset, weight in enumerate(weights))
-    pixels = write.add("pixels", "Reshape", image, write.numbers(-1, 3))
-    width = write.pick("width", height_width, 1, 0)
-    sides = []
-    for name, columns in (("left", near), ("right", far)):
-        upper, lower = (
-            _weighted_tap(write, f"{part}_{name}", pixels, width, rows, columns, size)
-            for part, rows in (("upper", near), ("lower", far))
-        )
-        both = write.add(f"{name}_rows", "Add", upper, lower)
-        sides.append(write.add(f"{name}_part", "Mul", both, _spread(write, name, columns.column_weights, size)))
-    mixed = write.add("mixed", "Add", *sides)
-    half = write.constant("half", 0.5, np.float32)
-    levels = write.cast("levels", write.add("rounded", "Add", mixed, half), TensorProto.UINT8)
-    return write.add("crops", "Reshape", levels, write.numbers(0, size, size, 3))
-
-
-def _positions(write: NodeWriter, windows: WindowTensors, size: int) -> tuple[str, str]:
-    """``(N, S)``: the line of the window at or before each output line, int64, and the way to the next, float32."""
-    side = write.cast("real_side", windows.side, TensorProto.DOUBLE)
-    scale = write.add("scale", "Div", side, write.constant("size", size, np.float64))
-    centers = write.constant("line_centers", np.arange(size) + 0.5, np.float64)
-    scaled = write.add("scaled_centers", "Mul", centers, scale)
-    position = write.add("position", "Sub", scaled, write.constant("half_line", 0.5, np.float64))
-    floor = write.add("floor_position", "Floor", position)
-    fraction = write.cast("fraction", write.add("beyond", "Sub", position, floor), TensorProto.FLOAT)
-    return write.cast("first", floor, TensorProto.INT64), fraction
-
-
-def _taps(write: NodeWriter, windows: WindowTensors, lengths: str, first: str, weight: str, offset: int) -> _Taps:
-    """Take the line `offset` lines after the first, of both axes at once: ``(N, 2, S)``, x before y."""
-    zero, name = write.numbers(0), ("near", "far")[offset]
-    line = write.add(f"{name}_line", "Max", write.add(f"{name}_step", "Add", first, write.numbers(offset)), zero)
-    last = write.add(f"{name}_last", "Sub", windows.side, write.numbers(1))
-    line = write.add(f"{name}_in_window", "Min", line, last)
-    line = write.add(f"{name}_row", "Unsqueeze", line, write.numbers(1))
-    start = write.add(f"{name}_start", "Unsqueeze", windows.corner, write.numbers(2))
-    line = write.add(f"{name}_in_photo", "Add", line, start)
-    not_before = write.add(f"{name}_not_before", "GreaterOrEqual", line, zero)
-    inside = write.add(f"{name}_inside", "And", not_before, write.add(f"{name}_not_after", "Less", line, lengths))
-    nothing = write.constant("nothing", 0, np.float32)
-    both = write.add(f"{name}_both", "Unsqueeze", weight, write.numbers(1))
-    weights = write.add(f"{name}_weights", "Where", inside, both, nothing)
-    end = write.add(f"{name}_end", "Sub", lengths, write.numbers(1))
-    legal = write.add(f"{name}_legal", "Min", write.add(f"{name}_not_negative", "Max", line, zero), end)
-    return _Taps(
-        write.pick(f"{name}_columns", legal, 0, 1),
-        write.pick(f"{name}_rows_index", legal, 1, 1),
-        write.pick(f"{name}_column_weights", weights, 0, 1),
-        write.pick(f"{name}_row_weights", weights, 1, 1),
-    )
-
-
-def _weighted_tap(write: NodeWriter, name: str, pixels: str, width: str, rows: _Taps, columns: _Taps, size: int) -> str:
-    """``(N, S, 3 S)`` float32: one tap of every pixel of the crops, times its row's weight."""
-    starts = write.add(f"{name}_row_starts", "Mul", rows.rows, width)
-    starts = write.add(f"{name}_down", "Unsqueeze", starts, write.numbers(2))
-    across = write.add(f"{name}_across", "Unsqueeze", columns.columns, write.numbers(1))
-    tap = write.add(f"{name}_tap", "Gather", pixels, write.add(f"{name}_index", "Add", starts, across), axis=0)
-    # Rows of 3 S numbers: a last axis of three channels would make every product a loop over three.
-    levels = write.add(f"{name}_levels", "Reshape", tap, write.numbers(0, size, 3 * size))
-    real = write.cast(f"{name}_real", levels, TensorProto.FLOAT)
-    weight = write.add(f"{name}_weight", "Unsqueeze", rows.row_weights, write.numbers(2))
-    return write.add(f"{name}_weighted", "Mul", real, weight)
-
-
-def _spread(write: NodeWriter, name: str, column_weights: str, size: int) -> str:
-    """``(N, 1, 3 S)``: every column's weight for each of its channels."""
-    single = write.add(f"{name}_single", "Unsqueeze", column_weights, write.numbers(2))
-    triple = write.add(f"{name}_triple", "Expand", single, write.numbers(1, 1, 3))
-    return write.add(f"{name}_spread", "Reshape", triple, write.numbers(0, 1, 3 * size))

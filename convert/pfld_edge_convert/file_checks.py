@@ -119,18 +119,16 @@ def wrong_scale(
     trials = _trials(model, check, faces, expected)
     if trials is None:
         return
-    now = trials.distance({})
     best = sorted(trials.tried((name, factor) for name in trials.scales for factor in _factors()))[:_FOLLOWED]
     for steps in _NEARBY:
         near = trials.tried((name, factor * (1 + step)) for _, factor, name in best for step in steps.tolist())
         best = sorted([*best, *near])[:_FOLLOWED]
     left, factor, name = best[0]
+    now = trials.distance({})
     if left <= _LEFT * now and abs(factor - 1) > _LEAST:
-        right = (
-            "the file gives the fingerprint that its exporter saw"
-            if check is not None and check.changed
-            else "its landmarks are the checkpoint's"
-        )
+        right = "its landmarks are the checkpoint's"
+        if check is not None and check.changed:
+            right = "the file gives the fingerprint that its exporter saw"
         # The scale of what a layer reads and that of its weights count as a product: either may be the one.
         same = sorted({other for rest, by, other in best if rest <= 1.01 * left and by == factor} - {name})
         either = "".join(f" or {other!r} ({_use(trials.file, other)})" for other in same)
@@ -167,8 +165,7 @@ class _Trials:
     def tried(self, factors: Iterable[tuple[str, float]]) -> Iterator[Trial]:
         """Undo a factor of each named scale."""
         for name, factor in factors:
-            undone = np.asarray(self.scales[name] / np.float32(factor), np.float32)
-            yield self.distance({name: undone}), factor, name
+            yield self.distance({name: np.asarray(self.scales[name] / np.float32(factor))}), factor, name
 
 
 def _trials(

@@ -40,7 +40,7 @@ class EndToEndModel(LandmarkModel):
 
         These are ``(N, P, 2)``, in pixels as the boxes are.
         """
-        super().__init__(contract, self._refuse_crops, **told)
+        super().__init__(contract, self.predict, **told)
         self.function = function
 
     takes_roll = False
@@ -61,15 +61,12 @@ class EndToEndModel(LandmarkModel):
         photo = np.ascontiguousarray(image if color == "rgb" else image[:, :, ::-1], np.uint8)
         return np.asarray(self.function(photo, check_boxes(boxes).astype(np.float32)), np.float32)
 
-    def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:  # noqa: ARG002 - whatever they are
         """Refuse crops.
 
         Raises:
             ModelContractError: Always.
         """
-        return self._refuse_crops(crops)
-
-    def _refuse_crops(self, _crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         raise ModelContractError(
             f"{self.name} is an end-to-end graph, which takes whole photographs: give the file without .e2e in its name"
         )

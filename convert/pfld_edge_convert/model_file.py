@@ -61,10 +61,8 @@ def attach_contract(model: onnx.ModelProto, contract: Contract) -> onnx.ModelPro
     """Copy a model with the contract in its metadata; it replaces an existing one."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kept = [entry for entry in model.metadata_props if entry.key != CONTRACT_KEY]
-    copy.ClearField("metadata_props")
-    copy.metadata_props.extend(kept)
-    copy.metadata_props.add(key=CONTRACT_KEY, value=contract.to_json())
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != CONTRACT_KEY}
+    onnx.helper.set_model_props(copy, {**kept, CONTRACT_KEY: contract.to_json()})
     return copy
 
 
@@ -74,10 +72,8 @@ def read_contract(model: onnx.ModelProto) -> Contract | None:
     Raises:
         ModelContractError: The contract is damaged or of a newer format.
     """
-    for entry in model.metadata_props:
-        if entry.key == CONTRACT_KEY:
-            return Contract.from_json(entry.value)
-    return None
+    text = next((entry.value for entry in model.metadata_props if entry.key == CONTRACT_KEY), None)
+    return None if text is None else Contract.from_json(text)
 
 
 def checkpoint_contract(checkpoint: "Checkpoint") -> Contract:
@@ -118,11 +114,7 @@ def contract_path(model_path: Path) -> Path:
 
 
 def write_model(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    """Write a model that carries its contract, and the contract's JSON beside it.
-
-    Raises:
-        ConvertError: The folder is missing or can't be written to.
-    """
+    """Write a model that carries its contract, and the contract's JSON beside it; see `write_files`."""
     write_files(model_files(model, contract, path))
 
 
@@ -137,17 +129,12 @@ def with_contract_file(content: bytes, contract: Contract, path: Path) -> dict[P
 
 
 def onnx_bytes(model: onnx.ModelProto, contract: Contract) -> bytes:
-    """Contents of an ONNX file that carries its contract.
-
-    The same network gives the same bytes, so that a file's hash identifies it.
-    """
+    """Contents of an ONNX file that carries its contract; the same network gives the same bytes."""
     return bytes(attach_contract(model, contract).SerializeToString(deterministic=True))
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files under temporary names in their folders, then rename all of them.
-
-    A run that is killed leaves each file as it was or whole.
+    """Write files under temporary names in their folders, then rename all: a killed run leaves each old or whole.
 
     Raises:
         ConvertError: A folder is missing or can't be written to.

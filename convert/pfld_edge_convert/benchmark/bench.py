@@ -83,11 +83,7 @@ class Subject:
         return self.contract is not None and self.contract.end_to_end
 
     def calls(self, batch: int) -> int:
-        """Number of calls that a batch takes.
-
-        Raises:
-            BenchmarkError: The file takes a fixed number of faces, which doesn't divide the batch.
-        """
+        """Number of calls that a batch takes; an error where the file's fixed number of faces doesn't divide it."""
         fixed = next(iter(self.shapes.values()))[:1]
         if self.end_to_end or fixed in ((), (None,)):
             return 1
@@ -110,11 +106,7 @@ class Subject:
         return feed
 
     def network_call(self, threads: int, batch: int) -> Callable[[], object]:
-        """Open the network as the runtime does, and make a call that runs a batch through it.
-
-        Raises:
-            BenchmarkError: It can't run what it is fed.
-        """
+        """Open the network as the runtime does, and make a call that runs a batch through it."""
         session, feed, calls = open_session(self.path, threads=threads), self.feed(batch), range(self.calls(batch))
 
         def call() -> None:
@@ -129,11 +121,7 @@ class Subject:
         return call
 
     def crops_call(self, threads: int, batch: int) -> Callable[[], object]:
-        """Make a call from uint8 crops to landmarks: normalization and network, as the runtime runs them.
-
-        Raises:
-            BenchmarkError: The file is an end-to-end graph, which takes no crops, or no landmark network.
-        """
+        """Make a call from uint8 crops to landmarks: normalization and network, as the runtime runs them."""
         if self.end_to_end:
             raise BenchmarkError(f"{self.path} is an end-to-end graph and takes no crops: leave out --from-crops")
         try:
@@ -186,16 +174,15 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
 def _shape(value: onnxruntime.NodeArg, sizes: Mapping[str, int], filled: dict[str, int]) -> tuple[int | None, ...]:
     shape: list[int | None] = []
     for axis, size in enumerate(value.shape):
+        name = size if isinstance(size, str) and size else f"{value.name}[{axis}]"
         if isinstance(size, int) and size > 0:
             shape.append(size)
-        elif isinstance(size, str) and size in sizes:
-            shape.append(sizes[size])
-        elif axis == 0:
+        elif axis == 0 and size not in sizes:
             shape.append(None)
         else:
-            name = size if isinstance(size, str) and size else f"{value.name}[{axis}]"
-            filled[name] = sizes.get(name, _SIDE)
-            shape.append(filled[name])
+            shape.append(sizes.get(name, _SIDE))
+            if size not in sizes:
+                filled[name] = sizes.get(name, _SIDE)
     return tuple(shape)
 
 
@@ -209,9 +196,8 @@ def _dtype(path: Path, value: onnxruntime.NodeArg) -> np.dtype[Any]:
 
 def _photo_and_boxes(faces: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     random = np.random.default_rng(_SEED)
-    corners = np.stack([random.uniform(0, 1400, faces), random.uniform(0, 600, faces)], axis=1)
-    boxes = np.concatenate([corners, corners + 300], axis=1).astype(np.float32)
-    return random.integers(0, 256, FRAME, np.uint8), boxes
+    corners = np.c_[random.uniform(0, 1400, faces), random.uniform(0, 600, faces)]
+    return random.integers(0, 256, FRAME, np.uint8), np.c_[corners, corners + 300].astype(np.float32)
 
 
 def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advance = lambda _: None) -> BenchReport:

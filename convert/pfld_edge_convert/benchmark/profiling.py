@@ -155,10 +155,10 @@ def cold_starts(
 
 def _command(subject: "Subject", threads: int, batch: int, folder: Path) -> list[str]:
     folder.mkdir()
-    files = {}
-    for place, (name, values) in enumerate(subject.feed(batch).items()):
-        files[name] = str(folder / f"{place}.npy")
-        np.save(files[name], values)
+    feed = subject.feed(batch)
+    files = {name: str(folder / f"{place}.npy") for place, name in enumerate(feed)}
+    for name, file in files.items():
+        np.save(file, feed[name])
     module = "pfld_edge_convert.benchmark.first_result"
     return [sys.executable, "-m", module, str(subject.path), str(threads), json.dumps(files)]
 

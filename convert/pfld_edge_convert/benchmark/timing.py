@@ -3,8 +3,7 @@
 import gc
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
@@ -76,7 +75,9 @@ def take_turns(
     """
     wall, processor = np.zeros((2, len(calls), warm_up + rounds))
     entries, random = list(calls.values()), np.random.default_rng(seed)
-    with _no_collection():
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
         for round_ in range(warm_up + rounds):
             for place in random.permutation(len(entries)):
                 call = entries[place]
@@ -86,22 +87,14 @@ def take_turns(
                 wall[place, round_] = 1000 * (clock() - start)
                 processor[place, round_] = 1000 * (processor_clock() - busy) if processor_clock else 0.0
             advance(1)
+    finally:
+        if was_on:
+            gc.enable()
     kept = slice(warm_up, None)
     return {
         name: Times(wall[place, kept], processor[place, kept] if processor_clock else None)
         for place, name in enumerate(calls)
     }
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
