@@ -43,17 +43,11 @@ _CACHE_FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSource:
-    """Where calibration faces come from.
+    """Where calibration faces come from, at most `limit`: a path and images as `calibration_candidates` takes them.
 
-    Attributes:
-        path: See `pfld_edge_calib.calibration_candidates`, as for `images`; None for the two bundled portraits.
-        detector: For folders and lists of photographs: what `open_detector` takes.
-        model: The float network, by whose landmarks detected boxes become the boxes that it was trained on; needed
-            with a detector.
-        limit: Most faces.
-        seed: Of the choice, and of the errors of the boxes.
-        jitter: Move boxes as detectors err.
-        cache: Keep the crops for the next run.
+    Without a path, the two bundled portraits. A detector, for folders and lists of photographs, is what `open_detector`
+    takes, and needs the float model, by whose landmarks detected boxes become the boxes that it was trained on.
+    `jitter` moves boxes as detectors err; `cache` keeps the crops for the next run.
     """
 
     path: Path | None = None

@@ -149,8 +149,7 @@ def _weights(
 ) -> tuple[tuple[WeightDifference, ...], tuple[str, ...], tuple[str, ...]]:
     """Pair layers in order: those of one kind and shape, and in between as many as remain on both sides."""
     keys = [[(layer.kind, layer.weight.shape) for layer in layers] for layers in (first, second)]
-    pairs: list[WeightDifference] = []
-    alone: tuple[list[str], list[str]] = ([], [])
+    pairs, alone = list[WeightDifference](), (list[str](), list[str]())
     for kind, i, i_end, j, j_end in SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_opcodes():
         mine, theirs = first[i:i_end], second[j:j_end]
         if kind == "equal" or [layer.kind for layer in mine] == [layer.kind for layer in theirs]:
@@ -168,5 +167,6 @@ def _difference(first: LayerWeights, second: LayerWeights) -> WeightDifference:
         return WeightDifference(*pair, None, None, None)
     apart = np.abs(first.weight - second.weight)
     largest, most = float(apart.max(initial=0)), float(np.abs(first.weight).max(initial=0))
-    mean = float(apart.mean()) if apart.size else 0.0
-    return WeightDifference(*pair, largest, mean, largest / most if most else None)
+    return WeightDifference(
+        *pair, largest, float(apart.mean()) if apart.size else 0.0, largest / most if most else None
+    )

@@ -109,7 +109,6 @@ def write_contract(path: Path, contract: Contract) -> Contract:
     Raises:
         ConvertError: A file can't be written, or the JSON's place is taken by another file.
         ModelContractError: The network contradicts the contract.
-        ModelFileError: The file is missing or no ONNX model.
     """
     model = load_onnx(path)
     check_signature(open_session(path), contract)

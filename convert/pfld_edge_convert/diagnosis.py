@@ -55,11 +55,7 @@ def diagnosed(
     are further from the reference's than any conversion moves them. A file within the budget by chance is still not the
     file that was meant. A network that agrees with the reference costs one run on the seeded image.
 
-    Args:
-        record: A verification with a reference, its first network.
-        models: The networks of the record, in its order.
-        faces: The faces of the record.
-        starting: Called with the name of each network that deviates and is looked into.
+    The reference is the record's first network; `starting` is called with the name of each one that is looked into.
     """
     results = [record.models[0]]
     for result, model in zip(record.models[1:], models[1:], strict=True):

@@ -64,10 +64,6 @@ def end_to_end_model(network: onnx.ModelProto, contract: Contract) -> onnx.Model
     not finite, or beyond 1e9 pixels, where `pfld_edge_runtime` raises `BoxError`. All that is added are standard
     operators of opset 18; the network's nodes are copied as they are, but for the names of their input and output.
 
-    Args:
-        network: Of opset 18 and any batch size; left as it is.
-        contract: The network's.
-
     Raises:
         ConvertError: The network has another opset, a fixed batch, or is an end-to-end graph already.
     """

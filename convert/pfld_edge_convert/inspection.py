@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from pfld_edge_convert.errors import ConvertError
@@ -31,13 +30,10 @@ class FusedPattern:
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """What onnxruntime makes of a file's nodes.
+    """What onnxruntime makes of a file's nodes: frequent patterns first, and what runs here, layout changes included.
 
-    Attributes:
-        runs_as: For each node of the file, ``Constant`` aside: the operator that computes its output, ``in NAME``
-            where it is fused into the node of that name, or ``gone``.
-        patterns: The most frequent first.
-        running: Operators of the graph as it runs on this processor, layout changes included, and how many.
+    `runs_as` is for each node of the file, ``Constant`` aside, the operator that computes its output, ``in NAME`` where
+    it is fused into the node of that name, or ``gone``.
     """
 
     runs_as: tuple[str, ...]
@@ -74,8 +70,6 @@ def inspect_file(path: Path) -> Inspection:
 
     Raises:
         ModelFileError: The file is missing or not a model.
-        ModelContractError: Its contract is damaged.
-        PfldEdgeError: The checkpoint can't be read.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
@@ -134,7 +128,7 @@ def signature(values: Iterable[onnx.ValueInfoProto]) -> list[str]:
     for value in values:
         tensor = value.type.tensor_type
         shape = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
-        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "?"
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else "?"
         described.append(f"{value.name} ({shape}) {kind}")
     return described
 

@@ -85,7 +85,6 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False) ->
 
     Raises:
         ModelFileError: The file is missing or not a model.
-        CheckpointError: The checkpoint can't be read.
         ModelContractError: The contract is damaged or contradicts the network.
         ConvertError: A checkpoint without contract has another number of points than WFLW's.
     """

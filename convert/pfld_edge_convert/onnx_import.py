@@ -136,8 +136,7 @@ def _end_layers(output: Flow[OnnxWeights]) -> tuple[int, int]:
 
 
 def _all_flows(output: Flow[OnnxWeights]) -> list[Flow[OnnxWeights]]:
-    seen: dict[Flow[OnnxWeights], None] = {}
-    waiting = [output]
+    seen, waiting = dict[Flow[OnnxWeights], None](), [output]
     while waiting:
         flow = waiting.pop()
         if flow not in seen:

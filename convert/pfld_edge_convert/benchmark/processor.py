@@ -152,13 +152,8 @@ def roofline(
 ) -> Roofline:
     """Put a measured batch under the processor's roof.
 
-    Args:
-        work: Of one face.
-        faces: In the batch.
-        activation_bytes: That the nodes of one call write and read.
-        milliseconds: Of the batch.
-        peak: Of as many threads as the batch had.
-        calls: That the batch took; each reads the constants anew.
+    The work is of one face, the activation bytes of one call, the milliseconds of the batch, the peak of its threads;
+    each of the batch's calls reads the constants anew.
     """
     macs, moved = work.macs * faces, calls * (work.weight_bytes + activation_bytes)
     ideal = faces * (work.float_macs / peak.float_gmacs + work.int8_macs / peak.int8_gmacs) / 1e6
