@@ -8,6 +8,7 @@ equivariance error doesn't contradict it.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby, product
 from operator import attrgetter
@@ -361,14 +362,11 @@ def _scheme(subjects: Sequence[Subject], found: Score) -> LandmarkScheme:
     """Name points of unknown order by their index, with the mirror image found and the outer corners of the eyes."""
     count = len(found.mirror)
     paired = found.mirror[found.mirror] == np.arange(count)
-    mirror = np.where(paired, found.mirror, np.arange(count))
-    try:
+    mirror, eyes = np.where(paired, found.mirror, np.arange(count)), (0, 1)
+    with suppress(FaceSetError):
         corners = anchor_points(subjects)[:, [0, 3]]
-    except FaceSetError:
-        eyes = (0, 1)
-    else:
         distances = np.linalg.norm(found.medians[:, :, None] - corners[:, None], axis=3)
         first, second = (distances / np.array([s.unit for s in subjects])[:, None, None]).mean(axis=0).argmin(axis=0)
         eyes = (int(first), int(second))
     names = tuple(f"point_{index}" for index in range(count))
-    return LandmarkScheme(f"unnamed-{count}", names, tuple(int(index) for index in mirror), eyes)
+    return LandmarkScheme(f"unnamed-{count}", names, tuple(mirror.tolist()), eyes)

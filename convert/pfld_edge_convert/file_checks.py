@@ -14,7 +14,7 @@ from pfld_edge_calib import Face, cut_faces
 from pfld_edge_calib.evaluation import LikelyCause
 from pfld_edge_convert.inference import open_model
 from pfld_edge_convert.model_file import load_onnx
-from pfld_edge_runtime import Contract, LandmarkModel, crop_windows, fingerprint_image, prepare_input
+from pfld_edge_runtime import LandmarkModel, crop_windows, fingerprint_image, prepare_input
 
 _CHANGED = 1e-3
 """Fractions of the crop, of INT8 files. The same file on the same kind of processor gives the recorded digits, 1e-6;
@@ -98,15 +98,6 @@ def check_fingerprint(model: LandmarkModel) -> FingerprintCheck | None:
     return FingerprintCheck(recorded, found.astype(np.float64).ravel(), side, seen.tolerance)
 
 
-def _seeded_feed(inputs: Sequence[str], contract: Contract) -> dict[str, NDArray[Any]]:
-    """Make what the exporter fed: the seeded image, for an end-to-end graph with a box around the whole of it."""
-    size = contract.input_size
-    image = fingerprint_image(0 if contract.fingerprint is None else contract.fingerprint.seed, size)
-    if contract.end_to_end:
-        return {inputs[0]: image, inputs[1]: np.array([[0, 0, size, size]], np.float32)}
-    return {inputs[0]: prepare_input(image[None], contract)}
-
-
 def wrong_scale(
     model: LandmarkModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
 ) -> Iterator[LikelyCause]:
@@ -179,7 +170,11 @@ def _trials(
     if not names:
         return None
     if check is not None and check.changed:
-        feed, target = _seeded_feed(inputs, contract), check.recorded
+        size, seen = contract.input_size, contract.fingerprint
+        image = fingerprint_image(0 if seen is None else seen.seed, size)
+        boxed = [image, np.array([[0, 0, size, size]], np.float32)]
+        feed = dict(zip(inputs, boxed if contract.end_to_end else [prepare_input(image[None], contract)], strict=False))
+        target = check.recorded
     elif contract.end_to_end or not faces:
         return None
     else:

@@ -4,6 +4,7 @@ Both networks are read as dataflow, without names, layouts or no-ops, from ONNX 
 """
 
 import operator
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,10 +99,13 @@ def import_onnx(path: Path) -> Checkpoint:
 
 def _matched(model: onnx.ModelProto, path: Path) -> tuple[ModelConfig, list[tuple[str, OnnxWeights]]]:
     try:
-        theirs = onnx_flow(MeanToPool()(canonical_form(model)).model)
+        *others, theirs = onnx_flow(MeanToPool()(canonical_form(model)).model)
     except (ConvertError, ImportOnnxError) as error:
         raise ImportOnnxError(f"{path}: not a published PFLD network: {error}") from error
-    first, last = _end_layers(theirs)
+    # Output channels of the first convolution and of the last linear layer; 0 where there is none.
+    starts = [f.geometry.shape[0] for f in others if f.geometry and f.op == "conv" and f.inputs[0].op == "input"]
+    first = starts[0] if len(starts) == 1 else 0
+    last = theirs.geometry.shape[0] if theirs.op == "linear" and theirs.geometry else 0
     size = model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
     for config in _candidates(first, size, last):
         with torch.device("meta"):
@@ -109,7 +113,7 @@ def _matched(model: onnx.ModelProto, path: Path) -> tuple[ModelConfig, list[tupl
         pairs = match_flows(ours, theirs)
         if pairs is not None:
             return config, pairs
-    counts = {op: sum(flow.op == op for flow in _all_flows(theirs)) for op in ("conv", "concat", "add", "linear")}
+    counts = Counter(flow.op for flow in (*others, theirs))
     raise ImportOnnxError(
         f"{path}: not a published PFLD network: expected the graph of {', '.join(_KINDS)}, found {size} x {size} "
         f"input, {counts['conv']} convolutions, {counts['concat']} concatenations, {counts['add']} additions, "
@@ -127,24 +131,6 @@ def _candidates(first: int, size: int, last: int) -> Iterator[ModelConfig]:
                 yield ModelConfig(kind, width, size, last // 2, fused=True)
 
 
-def _end_layers(output: Flow[OnnxWeights]) -> tuple[int, int]:
-    """Output channels of the first convolution and of the last linear layer; 0 where there is none."""
-    first = [f for f in _all_flows(output) if f.op == "conv" and f.inputs[0].op == "input"]
-    channels = first[0].geometry.shape[0] if len(first) == 1 and first[0].geometry else 0
-    outputs = output.geometry.shape[0] if output.op == "linear" and output.geometry else 0
-    return channels, outputs
-
-
-def _all_flows(output: Flow[OnnxWeights]) -> list[Flow[OnnxWeights]]:
-    seen, waiting = dict[Flow[OnnxWeights], None](), [output]
-    while waiting:
-        flow = waiting.pop()
-        if flow not in seen:
-            seen[flow] = None
-            waiting.extend(flow.inputs)
-    return list(seen)
-
-
 @torch.no_grad()
 def _fill(network: nn.Module, pairs: list[tuple[str, OnnxWeights]]) -> None:
     for name, (weight, bias) in pairs:
@@ -155,8 +141,8 @@ def _fill(network: nn.Module, pairs: list[tuple[str, OnnxWeights]]) -> None:
             layer.bias.copy_(torch.from_numpy(np.array(bias)))
 
 
-def onnx_flow(model: onnx.ModelProto) -> Flow[OnnxWeights]:
-    """Follow a graph in canonical form (`canonical_form`, `MeanToPool`) from its only input to its only output.
+def onnx_flow(model: onnx.ModelProto) -> list[Flow[OnnxWeights]]:
+    """Follow a graph in canonical form (`canonical_form`, `MeanToPool`): all its values, its only output last.
 
     Raises:
         ImportOnnxError: The graph computes something that no network of the PFLD family does.
@@ -167,7 +153,8 @@ def onnx_flow(model: onnx.ModelProto) -> Flow[OnnxWeights]:
     flows: dict[str, Flow[OnnxWeights]] = {inputs[0].name: Flow("input")}
     for node in model.graph.node:  # ONNX keeps nodes in an order that computes every input first
         flows[node.output[0]] = _read_onnx(index, node, flows)
-    return flows[outputs[0].name]
+    output = flows[outputs[0].name]
+    return [*(flow for flow in dict.fromkeys(flows.values()) if flow is not output), output]
 
 
 def _read_onnx(index: GraphIndex, node: onnx.NodeProto, flows: dict[str, Flow[OnnxWeights]]) -> Flow[OnnxWeights]:

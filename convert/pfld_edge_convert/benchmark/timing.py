@@ -113,33 +113,25 @@ class Estimate:
 
 def median_of(times: Float, seed: int = 0) -> Estimate:
     """Estimate the median of ``(rounds,)`` times, at least one."""
-    return _estimate(float(np.median(times)), np.median(times[_resampled_rounds(len(times), seed)], axis=1))
+    return ratio_of_medians(times, np.ones_like(times), seed)
 
 
 def ratio_of_medians(times: Float, reference: Float, seed: int = 0) -> Estimate:
     """Estimate how many times as long something takes as a reference, from ``(rounds,)`` times of the same rounds.
 
     Both are resampled by the same rounds, so that what slowed a round for both widens nothing; and by whole stretches
-    of rounds, for what slows one round mostly slows the next too (Künsch, "The jackknife and the bootstrap for general
-    stationary observations", Annals of Statistics 17, 1989; here on a circle, after Politis and Romano, 1992).
+    (of the cube root of their number), for what slows one round mostly slows the next too (Künsch, "The jackknife and
+    the bootstrap for general stationary observations", Annals of Statistics 17, 1989; here on a circle, after Politis
+    and Romano, 1992).
     """
-    rows = _resampled_rounds(len(times), seed)
-    ratios = np.median(times[rows], axis=1) / np.median(reference[rows], axis=1)
-    return _estimate(float(np.median(times) / np.median(reference)), ratios)
-
-
-def _resampled_rounds(count: int, seed: int) -> NDArray[np.intp]:
-    """``(resamples, count)`` rounds, drawn in stretches of the cube root of their number."""
+    count = len(times)
     stretch = max(1, round(count ** (1 / 3)))
     starts = np.random.default_rng(seed).integers(0, count, (_RESAMPLES, -(-count // stretch)))
-    rows: NDArray[np.intp] = (starts[:, :, None] + np.arange(stretch)).reshape(_RESAMPLES, -1)[:, :count] % count
-    return rows
-
-
-def _estimate(value: float, resampled: Float) -> Estimate:
+    rows = (starts[:, :, None] + np.arange(stretch)).reshape(_RESAMPLES, -1)[:, :count] % count
+    ratios = np.median(times[rows], axis=1) / np.median(reference[rows], axis=1)
     tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return Estimate(float(np.median(times) / np.median(reference)), float(low), float(high))
 
 
 class Verdict(str, Enum):
