@@ -12,15 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from pfld_edge_convert.benchmark.processor import (
-    Feed,
-    Roofline,
-    environment,
-    load_average,
-    measure_peak,
-    roofline,
-    work_of,
-)
+from pfld_edge_convert.benchmark.processor import Roofline, environment, load_average, measure_peak, roofline, work_of
 from pfld_edge_convert.benchmark.profiling import cold_starts, take_profile
 from pfld_edge_convert.benchmark.record import BenchReport, ModelRecord, Settings, Timing
 from pfld_edge_convert.benchmark.timing import Judgement, Times, Verdict, judge, median_of, ratio_of_medians, take_turns
@@ -92,7 +84,7 @@ class Subject:
             raise BenchmarkError(f"{self.path} takes exactly {size} a call: a batch of {batch} can't be timed")
         return batch // size
 
-    def feed(self, batch: int) -> Feed:
+    def feed(self, batch: int) -> dict[str, NDArray[Any]]:
         """Make the inputs of one call of a batch, the same in every run."""
         batch //= self.calls(batch)
         if self.end_to_end:

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from math import prod
 from pathlib import Path
@@ -26,8 +26,6 @@ from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.passes.canonical_form import with_input_shapes
 from pfld_edge_runtime.device_check import cpu_features
 from pfld_edge_runtime.session import open_session
-
-Feed = dict[str, NDArray[Any]]
 
 _SIDE = 384
 _REPEATS = 40
@@ -133,7 +131,7 @@ class Roofline:
     share_of_peak: float
 
 
-def work_of(model: onnx.ModelProto, feed: Feed) -> Work:
+def work_of(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> Work:
     """Count what a model does for inputs of the feed's shapes, in the form in which onnxruntime runs it."""
     fixed = with_input_shapes(model, {name: values.shape for name, values in feed.items()})
     optimized = optimized_graph(fixed, layout=False)
