@@ -91,6 +91,11 @@ class ContractSearch:
     plausible: bool
     contract: Contract | None
 
+    @property
+    def sure(self) -> bool:
+        """Whether every field is sure."""
+        return all(finding.sure for finding in self.findings)
+
 
 _Scores = dict[Hypothesis, Score]
 
