@@ -86,8 +86,8 @@ def calibration_crops(
     if source.path is None:
         count = max(2, source.limit)
         faces = jittered(portraits(contract), count // 2, source.seed)
-        crops = vary_crops(_cut(faces, contract, None)[1], source.seed)
-        return CalibrationSet(crops, f"{len(crops)} faces of the two bundled portraits, varied, seed {source.seed}")
+        varied = vary_crops(_cut(faces, contract, None)[1], source.seed)
+        return CalibrationSet(varied, f"{len(varied)} faces of the two bundled portraits, varied, seed {source.seed}")
     if not source.path.exists():
         raise FaceSetError(f"{source.path}: no such file or folder")
     key = _cache_key(source, contract) if source.cache else ""

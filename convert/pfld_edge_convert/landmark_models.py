@@ -126,13 +126,14 @@ def _checkpoint_model(path: Path, *, fused: bool) -> LandmarkModel:
     from pfld_edge_train.checkpoint import load_model
 
     network, checkpoint = load_model(path)
+    module: nn.Module = network
     contract, assumed = checkpoint_contract(checkpoint), not checkpoint.contract
     name, kind = path.name, "torch"
     if fused:
         from pfld_edge_convert.reparameterize import reparameterize
 
-        network, name, kind = reparameterize(network), f"{path.name} (fused)", "fused torch"
-    function = _torch_function(network, contract)
+        module, name, kind = reparameterize(network), f"{path.name} (fused)", "fused torch"
+    function = _torch_function(module, contract)
     return LandmarkModel(contract, function, batch_size=_TORCH_BATCH, name=name, path=path, kind=kind, assumed=assumed)
 
 

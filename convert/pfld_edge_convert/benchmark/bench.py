@@ -257,16 +257,17 @@ def _timing(case: Case, all_times: Mapping[Case, Times], calls: int, line: Roofl
         if any(other for other, *_ in all_times):
             judgement = Judgement(Verdict.REFERENCE, judgement.spread)
     # So few rounds have no such percentile.
-    tails = [
+    p95, p99 = (
         float(np.percentile(times.wall, percent)) if len(times.wall) * (100 - percent) >= 100 else None
         for percent in (95, 99)
-    ]
+    )
     return Timing(
         threads,
         batch,
         calls,
         middle,
-        *tails,
+        p95,
+        p99,
         ratio,
         judgement.spread,
         judgement.verdict,

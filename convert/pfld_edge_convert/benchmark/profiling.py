@@ -110,7 +110,7 @@ def read_profile(events: Sequence[Event]) -> Profile:
 def _median(events: Sequence[Event]) -> float:
     """Milliseconds; 0 where there are none."""
     times = [event["dur"] / 1000 for event in events]
-    return median(times[_WARM_UP:] or times or [0.0])
+    return float(median(times[_WARM_UP:] or times or [0.0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,6 @@ def _start(subject: "Subject", command: list[str]) -> dict[str, float | None]:
 
 def _summed_up(rows: list[dict[str, float | None]]) -> ColdStart:
     middle = {name: median(row[name] or 0.0 for row in rows) for name in rows[0]}
-    times = [middle[name] for name in ("cold_ms", "import_ms", "load_ms", "first_ms")]
-    if any(row["resident"] is None for row in rows):
-        return ColdStart(*times, None, None)
-    return ColdStart(*times, middle["resident"] / 1e6, (middle["resident"] - middle["resident_before"]) / 1e6)
+    resident, added = middle["resident"] / 1e6, (middle["resident"] - middle["resident_before"]) / 1e6
+    memory = (None, None) if any(row["resident"] is None for row in rows) else (resident, added)
+    return ColdStart(middle["cold_ms"], middle["import_ms"], middle["load_ms"], middle["first_ms"], *memory)
