@@ -15,13 +15,7 @@ from pfld_edge_runtime import Contract
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A property of which the two files have different values.
-
-    Attributes:
-        name: Of the property.
-        first: Value in the first file.
-        second: Value in the second file.
-    """
+    """A property of which the two files have different values."""
 
     name: str
     first: Any
@@ -30,17 +24,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class WeightDifference:
-    """Differences of a layer's weights, as real numbers.
+    """Absolute differences of the weights, as real numbers, of a layer with these names in both files.
 
-    Attributes:
-        first: The layer's name in the first file.
-        second: Its name in the second.
-        rescaled: Whether 8-bit weights are compared with float ones: equalization may have scaled them, so that
-            weights differ where the networks don't.
-        shapes: Of the weights in both files, output channels first.
-        largest: Largest absolute difference; None where the shapes differ, as are the next two.
-        mean: Mean absolute difference.
-        relative: The largest difference over the first file's largest absolute weight.
+    `rescaled` tells that 8-bit weights are compared with float ones: equalization may have scaled them, so that weights
+    differ where the networks don't. `relative` is the largest difference over the first file's largest weight. Where
+    the shapes (output channels first) differ, differences are None.
     """
 
     first: str
@@ -59,13 +47,7 @@ class WeightDifference:
 
 @dataclass(frozen=True, slots=True)
 class GraphEdit:
-    """Operators of the first file that the second replaces by others.
-
-    Attributes:
-        after: Name of the layer before them in the first file; empty at the beginning.
-        first: Operators in the first file.
-        second: Operators in the second file.
-    """
+    """Operators of both files that differ, and the layer before them in the first file, empty at the beginning."""
 
     after: str
     first: tuple[str, ...]
@@ -74,16 +56,10 @@ class GraphEdit:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences of two files.
+    """All differences of two files: totals, fields of the contracts by dotted name, numbers and order of operators.
 
-    Attributes:
-        totals: Size, opset, cost, inputs and outputs that differ.
-        contract: Fields of the contracts that differ, by dotted name.
-        operators: Numbers of operators that differ.
-        edits: Where the order of operators differs.
-        weights: Layers that both have, first to last, identical ones too.
-        only_first: Layers with weights that the second file lacks.
-        only_second: Layers with weights that the first file lacks.
+    `weights` are the layers that both have, first to last, identical ones too; `only_first` and `only_second` name the
+    layers with weights that the other file lacks.
     """
 
     totals: tuple[Difference, ...]
@@ -173,8 +149,7 @@ def _weights(
 ) -> tuple[tuple[WeightDifference, ...], tuple[str, ...], tuple[str, ...]]:
     """Pair layers in order: those of one kind and shape, and in between as many as remain on both sides."""
     keys = [[(layer.kind, layer.weight.shape) for layer in layers] for layers in (first, second)]
-    pairs: list[WeightDifference] = []
-    alone: tuple[list[str], list[str]] = ([], [])
+    pairs, alone = list[WeightDifference](), (list[str](), list[str]())
     for kind, i, i_end, j, j_end in SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_opcodes():
         mine, theirs = first[i:i_end], second[j:j_end]
         if kind == "equal" or [layer.kind for layer in mine] == [layer.kind for layer in theirs]:
@@ -192,5 +167,6 @@ def _difference(first: LayerWeights, second: LayerWeights) -> WeightDifference:
         return WeightDifference(*pair, None, None, None)
     apart = np.abs(first.weight - second.weight)
     largest, most = float(apart.max(initial=0)), float(np.abs(first.weight).max(initial=0))
-    mean = float(apart.mean()) if apart.size else 0.0
-    return WeightDifference(*pair, largest, mean, largest / most if most else None)
+    return WeightDifference(
+        *pair, largest, float(apart.mean()) if apart.size else 0.0, largest / most if most else None
+    )

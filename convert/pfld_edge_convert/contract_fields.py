@@ -10,10 +10,9 @@ from pfld_edge_convert.model_file import (
     FLOAT_TOLERANCE,
     contract_path,
     load_onnx,
-    model_files,
     read_contract,
     take_fingerprint,
-    write_files,
+    write_model,
 )
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, ModelContractError
 from pfld_edge_runtime.errors import naming
@@ -33,13 +32,7 @@ _ASSUMED = ("color_order", "mean", "scale", "margin", "landmarks")
 
 
 def carried_contract(path: Path) -> Contract | None:
-    """Read the contract that an ONNX file or a checkpoint carries; None where it carries none.
-
-    Raises:
-        ModelFileError: The file is missing or no ONNX model.
-        CheckpointError: The checkpoint can't be read.
-        ModelContractError: The contract is damaged or of a newer format.
-    """
+    """Read the contract that an ONNX file or a checkpoint carries; None where it carries none."""
     if path.suffix.lower() in (".pth", ".pt"):
         from pfld_edge_train.checkpoint import load_model
 
@@ -54,9 +47,7 @@ def carried_contract(path: Path) -> Contract | None:
 def new_contract(path: Path, values: Mapping[str, str]) -> Contract:
     """Make the contract of an ONNX file that carries none; input size, layout and dtype come from its graph.
 
-    Args:
-        path: The file.
-        values: See `changed_contract`; must hold the colour order, mean, scale, margin and landmarks.
+    The values are as for `changed_contract`, and must hold the colour order, mean, scale, margin and landmarks.
 
     Raises:
         ConvertError: One of these is missing, or the input is no image of fixed size.
@@ -81,12 +72,10 @@ def new_contract(path: Path, values: Mapping[str, str]) -> Contract:
 
 
 def changed_contract(contract: Contract, values: Mapping[str, str]) -> Contract:
-    """Change fields of a contract.
+    """Change fields of a contract, given as text by name of `FIELDS`.
 
-    Args:
-        contract: The old one.
-        values: Text by field, of `FIELDS`: ``margin`` is a number, ``mean`` and ``scale`` are one number or three
-            with commas, ``landmarks`` is ``wflw-98``, ``ibug-68`` or ``five-points``.
+    ``margin`` is a number, ``mean`` and ``scale`` are one number or three with commas, ``landmarks`` is ``wflw-98``,
+    ``ibug-68`` or ``five-points``.
 
     Raises:
         ModelContractError: A field is unknown, or its value no runtime can obey.
@@ -121,19 +110,11 @@ def _value(name: str, text: str) -> object:
 
 
 def write_contract(path: Path, contract: Contract) -> Contract:
-    """Write a contract into an ONNX file and beside it as JSON, both or neither, with a new fingerprint.
-
-    Args:
-        path: The file, which is replaced.
-        contract: Its new contract.
-
-    Returns:
-        The contract as written.
+    """Write a contract into an ONNX file and beside it as JSON, both or neither, with the new fingerprint returned.
 
     Raises:
         ConvertError: A file can't be written, or the JSON's place is taken by another file.
         ModelContractError: The network contradicts the contract.
-        ModelFileError: The file is missing or no ONNX model.
     """
     model = load_onnx(path)
     check_signature(open_session(path), contract)
@@ -145,5 +126,5 @@ def write_contract(path: Path, contract: Contract) -> Contract:
             raise ConvertError(f"{beside} is in the way, and is no contract: move it, or rename the model") from error
     tolerance = contract.fingerprint.tolerance if contract.fingerprint else FLOAT_TOLERANCE
     written = contract.replace(fingerprint=take_fingerprint(model, contract, tolerance))
-    write_files(model_files(model, written, path))
+    write_model(model, written, path)
     return written

@@ -7,9 +7,11 @@ portraits) or over the faces (on a data set) by several standard errors and by a
 equivariance error doesn't contradict it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +64,7 @@ class RankedHypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The best value of one field of a hypothesis.
-
-    Attributes:
-        field: Name of the field.
-        value: The best value.
-        sure: Whether every other value is significantly worse.
-        rivals: Values that can't be told from the best.
-    """
+    """The best value of one field of a hypothesis, sure where every other is significantly worse, else its rivals."""
 
     field: str
     value: str
@@ -84,7 +79,6 @@ class ContractSearch:
     Attributes:
         findings: One a field.
         ranking: Best first: the colour orders and normalizations on hard crops.
-        num_landmarks: Points of the network.
         output: Name of the output with the landmarks.
         plausible: Whether the best hypothesis finds a face's landmarks at all; if not, nothing is sure.
         contract: With the best values; None where the contract has no words for them or nothing is plausible.
@@ -131,11 +125,10 @@ def search_contract(path: Path, faces: Sequence[Face] | None = None, input_size:
     decisive = _deciding(final)
     best = _best(decisive)
     plausible, order_sure = _plausible(subjects, best, final[best])
-    fields = {
-        "layout": first, "color_order": decisive, "normalization": decisive,
-        "output": first, "order": first, "space": first,
-    }  # fmt: skip
-    findings = [_finding(name, getattr(best, name), scores, _LEAST_EFFECT) for name, scores in fields.items()]
+    findings = [
+        _finding(name, getattr(best, name), decisive if name in ("color_order", "normalization") else first)
+        for name in ("layout", "color_order", "normalization", *_READING)
+    ]
     findings.append(Finding("scheme", best.scheme, order_sure))
     boxed = {trial: item for trial, item in margins.items() if trial.box == placed.box}
     findings.append(_finding("box", placed.box, margins, _LEAST_MARGIN_EFFECT))
@@ -157,33 +150,73 @@ def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _S
     """Try every colour order, normalization and reading on easy crops; a named scheme only where it fits."""
     known = set.intersection(*(set(subject.known) for subject in subjects))
     crops = cut_crops(subjects, network.size, 1.2, "landmarks-tight", count, 0, 0)
-    scores: _Scores = {}
-    for layout, color, normalization in product(network.layouts, ("bgr", "rgb"), network.normalizations):
-        outputs = network.run(_flat(crops), layout, color, normalization)
-        for reading in readings(network, outputs, known):
-            trial = replace(reading, layout=layout, color_order=color, normalization=normalization)
-            scores[trial] = score(subjects, crops, outputs, trial)
-    named = {trial: item for trial, item in scores.items() if trial.scheme != "unknown"}
-    if named and named[_best(named)].error.mean() <= _NAMED_ERROR:
-        return named
-    unnamed = {trial: item for trial, item in scores.items() if trial.scheme == "unknown"}
-    if not scores:
-        raise ConvertError(f"{network.path.name}: none of its outputs has the shape of {_expected(known)} landmarks")
-    return unnamed or named
-
-
-def _expected(known: set[int]) -> str:
-    return "a face's" if known & SCHEMES.keys() else " or ".join(map(str, sorted(known)))
+    read = list(readings(network, crops.images[0, :1], known))
+    if not read:
+        expected = "a face's" if known & SCHEMES.keys() else " or ".join(map(str, sorted(known)))
+        raise ConvertError(f"{network.path.name}: none of its outputs has the shape of {expected} landmarks")
+    fed = product(network.layouts, ("bgr", "rgb"), network.normalizations)
+    trials = [
+        replace(reading, layout=layout, color_order=color, normalization=normalization)
+        for layout, color, normalization in fed
+        for reading in read
+    ]
+    named = {trial: crops for trial in trials if trial.scheme != "unknown"}
+    if named:
+        scores = _race(network, subjects, named, _LEAST_EFFECT, _HOPELESS)
+        if len(named) == len(trials) or scores[_best(scores)].error.mean() <= _NAMED_ERROR:
+            return scores
+    unnamed = {trial: crops for trial in trials if trial.scheme == "unknown"}
+    return _race(network, subjects, unnamed, _LEAST_EFFECT, _HOPELESS)
 
 
 def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis, count: int) -> _Scores:
     """Try every margin and box on easy crops."""
+    trials = {
+        replace(best, box=box, margin=margin): cut_crops(subjects, network.size, margin, box, count, 1, 0)
+        for box, margin in product(_BOXES, _MARGINS)
+    }
+    return _race(network, subjects, trials, _LEAST_MARGIN_EFFECT, 2 * _LEAST_MARGIN_EFFECT)
+
+
+def _race(
+    network: Network, subjects: Sequence[Subject], crops: Mapping[Hypothesis, Crops], least: float, gap: float
+) -> _Scores:
+    """Score hypotheses on some of the faces, and on all those that are neither beaten there by `gap` nor as good.
+
+    After successive halving: Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter
+    optimization", arXiv 1502.07943.
+    """
+    step = max(1, len(subjects) // _FEW_FACES)
+    early = np.arange(len(subjects)) % step == 0
+    wanted = sorted({trial.output for trial in crops})
+    ran: dict[Hypothesis, dict[int, NDArray[np.float64]]] = {}
     scores: _Scores = {}
-    for box, margin in product(_BOXES, _MARGINS):
-        crops = cut_crops(subjects, network.size, margin, box, count, 1, 0)
-        trial = replace(best, box=box, margin=margin)
-        scores[trial] = score(subjects, crops, _outputs(network, crops, trial), trial)
+    for trial, cut in crops.items():
+        fed = _feeding(trial)
+        if fed not in ran:
+            ran[fed] = network.run(cut.images[early], trial, wanted)
+        scores[trial] = score(subjects[::step], cut.of_faces(step), ran[fed][trial.output], trial)
+    best = scores[_best(scores)]
+    decided = {
+        trial: item is not best and (_beats(best, item, least, gap) or _ties(best, item, least))
+        for trial, item in scores.items()
+    }
+    left = [trial for trial in crops if step > 1 and not decided[trial]]
+    for fed, group in groupby(left, _feeding):
+        trials = list(group)
+        cut = crops[trials[0]]
+        late = network.run(cut.images[~early], fed, wanted)
+        for trial in trials:
+            output = np.empty((*cut.images.shape[:2], *late[trial.output].shape[1:]))
+            for rows, part in ((early, ran[fed]), (~early, late)):
+                output[rows] = part[trial.output].reshape(-1, *output.shape[1:])
+            scores[trial] = score(subjects, cut, output.reshape(-1, *output.shape[2:]), trial)
     return scores
+
+
+def _feeding(trial: Hypothesis) -> Hypothesis:
+    """What a network is fed under a hypothesis, whatever is read from its outputs."""
+    return replace(trial, output=0, order="", space="", scheme="")
 
 
 def _middle(margins: _Scores) -> Hypothesis:
@@ -205,67 +238,76 @@ def _hard_step(
     network: Network, subjects: Sequence[Subject], placed: Hypothesis, first: _Scores, count: int
 ) -> _Scores:
     """Try colour orders and normalizations on hard crops, until one has won or the rounds are over."""
-    read = [trial for trial in first if all(getattr(trial, name) == getattr(placed, name) for name in _READING)]
-    least = min(_mean_log(first[trial]) for trial in read)
-    trials = [
-        replace(trial, box=placed.box, margin=placed.margin)
-        for trial in read
-        if _mean_log(first[trial]) < least + _HOPELESS
-    ]
+    reading = attrgetter(*_READING)
+    read = [trial for trial in first if reading(trial) == reading(placed)]
+    best = first[_best({trial: first[trial] for trial in read})]
+    hopeful = [trial for trial in read if _gains(best, first[trial])[0].mean() < _HOPELESS]
+    trials = [replace(trial, box=placed.box, margin=placed.margin) for trial in hopeful]
     scores: _Scores = {}
     for turn in range(8 if len(subjects) < _FEW_FACES else 4):
         crops = cut_crops(subjects, network.size, placed.margin, placed.box, 2 * count, 2 + turn, (0.7, 1.3)[turn % 2])
         for trial in trials:
-            found = score(subjects, crops, _outputs(network, crops, trial), trial)
+            output = network.run(crops.images, trial, [trial.output])[trial.output]
+            found = score(subjects, crops, output, trial)
             scores[trial] = scores[trial].joined(found) if trial in scores else found
         decisive = _deciding(scores)
-        best = _best(decisive)
-        if turn:
-            lost = [trial for trial in decisive if _beats(scores[best], scores[trial], _LEAST_EFFECT)]
-            trials = [trial for trial in trials if trial in decisive and trial not in lost]
-        if len(trials) == 1:
+        best, gap = scores[_best(decisive)], _LEAST_EFFECT if turn else 2 * _LEAST_EFFECT
+        # A few faces, or one kind of crop alone, decide only what is clear.
+        if turn or len(subjects) >= _FEW_FACES:
+            left = [trial for trial in decisive if not _beats(best, scores[trial], _LEAST_EFFECT, gap)]
+            trials = [trial for trial in trials if trial in left]
+        if len(trials) <= 1:
             break
     return scores
-
-
-def _outputs(network: Network, crops: Crops, trial: Hypothesis) -> list[NDArray[np.float64]]:
-    return network.run(_flat(crops), trial.layout, trial.color_order, trial.normalization)
 
 
 def _deciding(scores: _Scores) -> _Scores:
     return {trial: item for trial, item in scores.items() if trial.normalization != _TWIN}
 
 
-def _flat(crops: Crops) -> NDArray[np.uint8]:
-    return crops.images.reshape(-1, *crops.images.shape[2:])
-
-
 def _mean_log(found: Score) -> float:
     return float(np.log(found.error + 1e-6).mean())
 
 
+def _finished(scores: _Scores) -> _Scores:
+    """Keep the hypotheses that were scored on all faces."""
+    most = max(len(item.error) for item in scores.values())
+    return {trial: item for trial, item in scores.items() if len(item.error) == most}
+
+
 def _best(scores: _Scores) -> Hypothesis:
-    return min(scores, key=lambda trial: _mean_log(scores[trial]))
+    return min(_finished(scores), key=lambda trial: _mean_log(scores[trial]))
 
 
-def _beats(best: Score, other: Score, least: float) -> bool:
-    """Whether a hypothesis is significantly better than another, over the crops that both have seen.
+def _gains(best: Score, other: Score) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logarithms of the ratios of errors and of equivariance errors, over the faces and crops that both have seen."""
+    faces, crops = (min(sizes) for sizes in zip(best.error.shape, other.error.shape, strict=True))
+    pairs = ((best.error, other.error), (best.spread, other.spread))
+    seen = [[item[:: -(-len(item) // faces), :crops] for item in pair] for pair in pairs]
+    errors, spreads = (np.log(theirs + 1e-6) - np.log(ours + 1e-6) for ours, theirs in seen)
+    return errors, spreads
+
+
+def _beats(best: Score, other: Score, least: float, gap: float = 0.0) -> bool:
+    """Whether a hypothesis is significantly better than another.
 
     Known landmarks of another origin than the network's have a bias that grows as the crop shrinks, so another margin
     must be less equivariant as well.
     """
-    count = min(best.error.shape[1], other.error.shape[1])
-    gains, steadier = (
-        np.log(theirs[:, :count] + 1e-6) - np.log(ours[:, :count] + 1e-6)
-        for ours, theirs in ((best.error, other.error), (best.spread, other.spread))
-    )
+    gains, steadier = _gains(best, other)
     faces = gains.mean(axis=1)
     few = len(faces) < _FEW_FACES
     units, deviations = (gains.ravel(), _DEVIATIONS_FEW) if few else (faces, _DEVIATIONS)
     certain = units.mean() > deviations * units.std(ddof=1) / np.sqrt(len(units))
     agreed = not few or faces.min() > least / 2
     steady = steadier.mean() > (least / 2 if least == _LEAST_MARGIN_EFFECT else -least)
-    return bool(certain and agreed and faces.mean() > least and steady)
+    return bool(certain and agreed and faces.mean() > max(least, gap) and steady)
+
+
+def _ties(best: Score, other: Score, least: float) -> bool:
+    """Whether more faces can't make a hypothesis better than another by an effect worth having."""
+    faces = _gains(best, other)[0].mean(axis=1)
+    return bool(faces.mean() + _DEVIATIONS * faces.std(ddof=1) / np.sqrt(len(faces)) < least)
 
 
 def _ranking(scores: _Scores, best: Hypothesis) -> tuple[RankedHypothesis, ...]:
@@ -278,12 +320,11 @@ def _ranking(scores: _Scores, best: Hypothesis) -> tuple[RankedHypothesis, ...]:
     return tuple(sorted(ranked, key=lambda item: (item.hypothesis != best, item.nme)))
 
 
-def _finding(field: str, value: object, scores: _Scores, least: float) -> Finding:
+def _finding(field: str, value: object, scores: _Scores, least: float = _LEAST_EFFECT) -> Finding:
     """Compare the best hypothesis with every one of another value of a field."""
-    best = scores[_best(scores)]
-    others = {trial: item for trial, item in scores.items() if getattr(trial, field) != value}
+    best, values = scores[_best(scores)], attrgetter(field)
     rivals = dict.fromkeys(
-        str(getattr(trial, field)) for trial, item in others.items() if not _beats(best, item, least)
+        str(values(trial)) for trial, item in scores.items() if values(trial) != value and not _beats(best, item, least)
     )
     return Finding(field, str(value), not rivals, tuple(rivals))
 
@@ -307,7 +348,6 @@ def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, f
     """Put the best hypothesis in the contract's words; None where it has none."""
     if (best.order, best.space, best.box) != ("x0 y0 x1 y1", "0..1", "landmarks-tight"):
         return None
-    uint8 = best.normalization == "uint8"
     mean, scale = mean_and_scale(best.normalization, best.color_order)
     named = {scheme.name: scheme for scheme in SCHEMES.values()}
     return Contract(
@@ -317,7 +357,7 @@ def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, f
         mean=mean,
         scale=scale,
         layout=best.layout,
-        input_dtype="uint8" if uint8 else "float32",
+        input_dtype="uint8" if best.normalization == "uint8" else "float32",
         crop=CropRule(margin=best.margin),
         landmarks=named.get(best.scheme) or _scheme(subjects, found),
     )
@@ -327,14 +367,11 @@ def _scheme(subjects: Sequence[Subject], found: Score) -> LandmarkScheme:
     """Name points of unknown order by their index, with the mirror image found and the outer corners of the eyes."""
     count = len(found.mirror)
     paired = found.mirror[found.mirror] == np.arange(count)
-    mirror = np.where(paired, found.mirror, np.arange(count))
-    try:
+    mirror, eyes = np.where(paired, found.mirror, np.arange(count)), (0, 1)
+    with suppress(FaceSetError):
         corners = anchor_points(subjects)[:, [0, 3]]
-    except FaceSetError:
-        eyes = (0, 1)
-    else:
         distances = np.linalg.norm(found.medians[:, :, None] - corners[:, None], axis=3)
         first, second = (distances / np.array([s.unit for s in subjects])[:, None, None]).mean(axis=0).argmin(axis=0)
         eyes = (int(first), int(second))
     names = tuple(f"point_{index}" for index in range(count))
-    return LandmarkScheme(f"unnamed-{count}", names, tuple(int(index) for index in mirror), eyes)
+    return LandmarkScheme(f"unnamed-{count}", names, tuple(mirror.tolist()), eyes)

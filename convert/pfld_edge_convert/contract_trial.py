@@ -45,14 +45,11 @@ _SPACES = ("0..1", "-1..1", "pixels")
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """One way to feed a network and to read its output.
+    """One way to feed a network and to read its output, in the words of `Contract`.
 
     Attributes:
-        layout: ``NCHW`` or ``NHWC``.
-        color_order: ``bgr`` or ``rgb``.
         normalization: A key of `NORMALIZATIONS`, or ``uint8`` where the graph takes raw pixels.
         box: ``landmarks-tight``, or ``detector``, the box of a face detector, which includes the forehead.
-        margin: Side of the crop over the box's longer side.
         output: Index of the network's output.
         order: ``x0 y0 x1 y1``, ``x0 x1 y0 y1``, ``x0 y0 z0`` or ``heat maps``.
         space: ``0..1``, ``-1..1`` or ``pixels`` of the crop.
@@ -97,11 +94,11 @@ class Subject:
             wider, mask = points_as_wflw_98(points[None], weights[None])
             known[98] = (wider[0].astype(np.float64), mask[0].astype(np.float64))
         extent = face.bbox_xyxy[2:] - face.bbox_xyxy[:2]
-        unit = float(np.sqrt(extent.prod()))
+        unit = np.sqrt(extent.prod())
         if count in SCHEMES:
             first, second = SCHEMES[count].normalizing_points
-            unit = float(np.linalg.norm(points[first] - points[second]))
-        return cls(face_photo(face), face.bbox_xyxy, known, max(unit, 1.0))
+            unit = np.linalg.norm(points[first] - points[second])
+        return cls(face_photo(face), face.bbox_xyxy, known, max(float(unit), 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +108,10 @@ class Crops:
     images: NDArray[np.uint8]
     linear: Float
     offset: Float
+
+    def of_faces(self, step: int) -> "Crops":
+        """Keep every so many-th face."""
+        return Crops(self.images[::step], self.linear[::step], self.offset[::step])
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Score:
 
     def joined(self, other: "Score") -> "Score":
         """Add the crops of another round."""
-        error, spread = (np.concatenate(pair, 1) for pair in ((self.error, other.error), (self.spread, other.spread)))
+        error, spread = np.c_[self.error, other.error], np.c_[self.spread, other.spread]
         return replace(self, error=error, spread=spread)
 
 
@@ -190,27 +191,33 @@ class Network:
         self._name, self._single = inputs[0].name, shape[0] == 1
         self.names = [output.name for output in self.session.get_outputs()]
 
-    def run(self, images: NDArray[np.uint8], layout: str, color_order: str, normalization: str) -> list[Float]:
-        """Run ``(N, S, S, 3)`` BGR crops; gives each output, ``(N, ...)``."""
-        batch: NDArray[Any] = images[..., ::-1] if color_order == "rgb" else images
-        if normalization != "uint8":
-            mean, scale = mean_and_scale(normalization, color_order)
+    def run(self, crops: NDArray[np.uint8], trial: Hypothesis, wanted: Sequence[int] | None) -> dict[int, Float]:
+        """Run ``(..., S, S, 3)`` BGR crops, fed as a hypothesis says: the outputs of these indices, all where None.
+
+        Each is ``(N, ...)`` for N crops.
+        """
+        images = crops.reshape(-1, *crops.shape[-3:])
+        wanted = range(len(self.names)) if wanted is None else wanted
+        batch: NDArray[Any] = images[..., ::-1] if trial.color_order == "rgb" else images
+        if trial.normalization != "uint8":
+            mean, scale = mean_and_scale(trial.normalization, trial.color_order)
             batch = (batch - np.array(mean, np.float32)) / np.array(scale, np.float32)
-        batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if layout == "NCHW" else batch)
+        batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if trial.layout == "NCHW" else batch)
         parts = np.split(batch, len(batch)) if self._single else [batch]
         try:
-            outputs = [self.session.run(None, {self._name: part}) for part in parts]
+            outputs = [self.session.run([self.names[i] for i in wanted], {self._name: part}) for part in parts]
         except Exception as error:
             raise ConvertError(f"{self.path.name} can't run: {' '.join(str(error).split())[:200]}") from error
         joined = (np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*outputs, strict=True))
         # A wrong normalization may overflow.
-        return [np.nan_to_num(output.astype(np.float64), nan=1e6).clip(-1e6, 1e6) for output in joined]
+        limited = (np.nan_to_num(output.astype(np.float64), nan=1e6).clip(-1e6, 1e6) for output in joined)
+        return dict(zip(wanted, limited, strict=True))
 
 
 def mean_and_scale(normalization: str, color_order: str) -> tuple[Triple, Triple]:
     """Give mean and scale in grey levels in the network's channel order; 0 and 1 for ``uint8``."""
-    (m0, m1, m2), (s0, s1, s2) = NORMALIZATIONS.get(normalization, NORMALIZATIONS["0..255"])
-    return ((m0, m1, m2), (s0, s1, s2)) if color_order == "rgb" else ((m2, m1, m0), (s2, s1, s0))
+    mean, scale = NORMALIZATIONS.get(normalization, NORMALIZATIONS["0..255"])
+    return (mean, scale) if color_order == "rgb" else (mean[::-1], scale[::-1])
 
 
 def _orders(shape: Sequence[int]) -> Iterator[tuple[str, int]]:
@@ -239,16 +246,14 @@ def _fractions(output: Float, order: str, space: str, size: int) -> Float:
     return np.asarray({"0..1": points, "-1..1": (points + 1) / 2, "pixels": points / size}[space])
 
 
-def readings(network: Network, outputs: Sequence[Float], known: set[int]) -> Iterator[Hypothesis]:
+def readings(network: Network, image: NDArray[np.uint8], known: set[int]) -> Iterator[Hypothesis]:
     """List the ways to read a network's outputs, each as a hypothesis about nothing else.
 
-    Args:
-        network: The network.
-        outputs: Its outputs for some crops, ``(N, ...)`` each.
-        known: Numbers of points for which the faces have landmarks.
+    The network runs on a crop, for some files don't tell the shapes of their outputs; `known` are the numbers of points
+    for which the faces have landmarks.
     """
     blank = Hypothesis(network.layouts[0], "bgr", network.normalizations[0], "landmarks-tight", 1.2, 0, "", "", "")
-    for index, output in enumerate(outputs):
+    for index, output in network.run(image, blank, None).items():
         for order, points in _orders(output.shape[1:]):
             if not 5 <= points <= 1000:
                 continue
@@ -259,17 +264,10 @@ def readings(network: Network, outputs: Sequence[Float], known: set[int]) -> Ite
                     yield replace(blank, output=index, order=order, space=space, scheme=scheme)
 
 
-def score(subjects: Sequence[Subject], crops: Crops, outputs: Sequence[Float], trial: Hypothesis) -> Score:
-    """Measure a hypothesis.
-
-    Args:
-        subjects: F faces.
-        crops: K crops of each.
-        outputs: The network's outputs for the ``F * K`` crops, run as the hypothesis says.
-        trial: How to read them.
-    """
+def score(subjects: Sequence[Subject], crops: Crops, output: Float, trial: Hypothesis) -> Score:
+    """Measure a hypothesis on K crops of each of F faces, by the output ``(F * K, ...)`` that it reads."""
     faces, count, size = crops.images.shape[:3]
-    read = _fractions(outputs[trial.output], trial.order, trial.space, size).reshape(faces, count, -1, 2)
+    read = _fractions(output, trial.order, trial.space, size).reshape(faces, count, -1, 2)
     points = read @ crops.linear.swapaxes(2, 3) + crops.offset[:, :, None]
     units = np.array([subject.unit for subject in subjects])[:, None]
     named = next((scheme for scheme in SCHEMES.values() if scheme.name == trial.scheme), None)

@@ -20,13 +20,8 @@ OUTPUT_NAME = "landmarks"
 def export_onnx(model: nn.Module, input_size: int) -> onnx.ModelProto:
     """Export a network with a dynamic batch, opset 18, for every onnxruntime since 1.17.
 
-    Args:
-        model: In eval mode and reparameterized; takes ``(N, 3, S, S)`` float32, gives ``(N, 2 * P)``.
-        input_size: S, pixels.
-
-    Returns:
-        A model with input ``image`` and output ``landmarks``, without the exporter's notes, which hold paths of
-        this machine.
+    The network, reparameterized, maps ``image`` ``(N, 3, S, S)`` float32, S the input size, to ``landmarks``
+    ``(N, 2 * P)``. The exporter's notes, which hold paths of this machine, are left out.
 
     Raises:
         ConvertError: torch can't export the module, or only for one batch size.

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from pfld_edge_convert.errors import ConvertError
@@ -23,13 +22,7 @@ _SIDE = 320
 
 @dataclass(frozen=True, slots=True)
 class FusedPattern:
-    """Nodes that run as one.
-
-    Attributes:
-        operators: Of the file's nodes, in order.
-        runs_as: Operator of the node that runs in their place.
-        count: How often.
-    """
+    """Operators of nodes that run as one, in order, the operator that runs in their place, and how often."""
 
     operators: tuple[str, ...]
     runs_as: str
@@ -38,13 +31,10 @@ class FusedPattern:
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """What onnxruntime makes of a file's nodes.
+    """What onnxruntime makes of a file's nodes: frequent patterns first, and what runs here, layout changes included.
 
-    Attributes:
-        runs_as: For each node of the file, ``Constant`` aside: the operator that computes its output, ``in NAME``
-            where it is fused into the node of that name, or ``gone``.
-        patterns: The most frequent first.
-        running: Operators of the graph as it runs on this processor, layout changes included, and how many.
+    `runs_as` is for each node of the file, ``Constant`` aside, the operator that computes its output, ``in NAME`` where
+    it is fused into the node of that name, or ``gone``.
     """
 
     runs_as: tuple[str, ...]
@@ -60,17 +50,10 @@ class Fusion:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Contents of a model file.
+    """Contents of a model file: its size in bytes, sentences about it, and its network.
 
-    Attributes:
-        path: The file.
-        size: Bytes.
-        contract: None where the file carries none.
-        facts: Sentences about the file.
-        model: Its network; of a checkpoint, the exported and reparameterized one.
-        stats: The network's cost.
-        fusion: What onnxruntime fuses; None where it refuses the network.
-        quantization: The quantization report of an INT8 file, if it carries one.
+    Of a checkpoint, the model is the exported and reparameterized network. None: a contract or quantization report that
+    the file doesn't carry, and the fusion of a network that onnxruntime refuses.
     """
 
     path: Path
@@ -88,8 +71,6 @@ def inspect_file(path: Path) -> Inspection:
 
     Raises:
         ModelFileError: The file is missing or not a model.
-        ModelContractError: Its contract is damaged.
-        PfldEdgeError: The checkpoint can't be read.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
@@ -150,7 +131,7 @@ def signature(values: Iterable[onnx.ValueInfoProto]) -> list[str]:
     for value in values:
         tensor = value.type.tensor_type
         shape = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
-        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "?"
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else "?"
         described.append(f"{value.name} ({shape}) {kind}")
     return described
 
@@ -164,20 +145,19 @@ def fusion_of(model: onnx.ModelProto) -> Fusion:
     # Without changes of layout tensors keep their names, so that nodes can be told apart.
     kept = {name: node.op_type for node in optimized_graph(model, layout=False).graph.node for name in node.output}
     nodes = [node for node in model.graph.node if node.op_type != "Constant"]
+    makers = [next((kept[name] for name in node.output if name in kept), "") for node in nodes]
     ends = _ends(nodes, kept)
-    groups: dict[int, list[int]] = {}
+    groups: dict[int, list[str]] = {}
+    runs_as = ["gone"] * len(nodes)
     for place, end in enumerate(ends):
         if end is not None:
-            groups.setdefault(end, []).append(place)
-    counts = Counter(
-        (tuple(nodes[place].op_type for place in places), _maker(nodes[end], kept))
-        for end, places in groups.items()
-        if len(places) > 1
-    )
+            groups.setdefault(end, []).append(nodes[place].op_type)
+            runs_as[place] = makers[end] if end == place else f"in {nodes[end].name or nodes[end].output[0]}"
+    counts = Counter((tuple(operators), makers[end]) for end, operators in groups.items() if len(operators) > 1)
     running = Counter(node.op_type for node in optimized_graph(model).graph.node)
     return Fusion(
-        tuple(_runs_as(place, end, nodes, kept) for place, end in enumerate(ends)),
-        tuple(FusedPattern(operators, runs_as, count) for (operators, runs_as), count in counts.most_common()),
+        tuple(runs_as),
+        tuple(FusedPattern(*pattern, count) for pattern, count in counts.most_common()),
         dict(running.most_common()),
     )
 
@@ -196,13 +176,3 @@ def _ends(nodes: Sequence[onnx.NodeProto], kept: dict[str, str]) -> list[int | N
         behind = [ends[reader] for name in nodes[place].output for reader in readers.get(name, [])]
         ends[place] = min((end for end in behind if end is not None), default=None)
     return ends
-
-
-def _maker(node: onnx.NodeProto, kept: dict[str, str]) -> str:
-    return next(kept[name] for name in node.output if name in kept)
-
-
-def _runs_as(place: int, end: int | None, nodes: Sequence[onnx.NodeProto], kept: dict[str, str]) -> str:
-    if end is None:
-        return "gone"
-    return _maker(nodes[end], kept) if end == place else f"in {nodes[end].name or nodes[end].output[0]}"

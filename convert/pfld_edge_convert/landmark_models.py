@@ -37,15 +37,11 @@ class EndToEndModel(LandmarkModel):
         function: Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32]],
         **told: Any,  # noqa: ANN401 - the arguments of `LandmarkModel`
     ) -> None:
-        """Make a model of a callable.
+        """Take a callable from an RGB photograph ``(H, W, 3)`` uint8 and boxes ``(N, 4)`` float32 to landmarks.
 
-        Args:
-            contract: Of the graph.
-            function: From an RGB photograph ``(H, W, 3)`` uint8 and boxes ``(N, 4)`` float32 in pixels to landmarks
-                ``(N, P, 2)`` in pixels.
-            **told: As for `LandmarkModel`.
+        These are ``(N, P, 2)``, in pixels as the boxes are.
         """
-        super().__init__(contract, self._refuse_crops, **told)
+        super().__init__(contract, self.predict, **told)
         self.function = function
 
     takes_roll = False
@@ -70,15 +66,12 @@ class EndToEndModel(LandmarkModel):
         found[~(np.abs(fractions) < FARTHEST_LANDMARK)] = np.nan
         return found
 
-    def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:  # noqa: ARG002 - whatever they are
         """Refuse crops.
 
         Raises:
             ModelContractError: Always.
         """
-        return self._refuse_crops(crops)
-
-    def _refuse_crops(self, _crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         raise ModelContractError(
             f"{self.name} is an end-to-end graph, which takes whole photographs: give the file without .e2e in its name"
         )
@@ -97,7 +90,6 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False) ->
 
     Raises:
         ModelFileError: The file is missing or not a model.
-        CheckpointError: The checkpoint can't be read.
         ModelContractError: The contract is damaged or contradicts the network.
         ConvertError: A checkpoint without contract has another number of points than WFLW's.
     """
@@ -119,9 +111,8 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False) ->
 def largest_answer_difference(first: Path, second: Path) -> float | None:
     """Run two files on crops of the bundled portraits, each as its contract says.
 
-    Returns:
-        The largest difference of a coordinate, in fractions of the crop; None where one is no landmark network that
-        takes crops, or they find different numbers of points.
+    Gives the largest difference of a coordinate, in fractions of the crop; None where one is no landmark network that
+    takes crops, or they find different numbers of points.
     """
     from pfld_edge_convert.calibration import sample_crops
 
@@ -141,19 +132,16 @@ def _checkpoint_model(path: Path, *, fused: bool) -> LandmarkModel:
     from pfld_edge_train.checkpoint import load_model
 
     network, checkpoint = load_model(path)
+    module: nn.Module = network
     with naming(path):
         contract, assumed = checkpoint_contract(checkpoint), not checkpoint.contract
-    if not fused:
-        function = _torch_function(network, contract)
-        return LandmarkModel(
-            contract, function, batch_size=_TORCH_BATCH, name=path.name, path=path, kind="torch", assumed=assumed
-        )
-    from pfld_edge_convert.reparameterize import reparameterize
+    name, kind = path.name, "torch"
+    if fused:
+        from pfld_edge_convert.reparameterize import reparameterize
 
-    function, name = _torch_function(reparameterize(network), contract), f"{path.name} (fused)"
-    return LandmarkModel(
-        contract, function, batch_size=_TORCH_BATCH, name=name, path=path, kind="fused torch", assumed=assumed
-    )
+        module, name, kind = reparameterize(network), f"{path.name} (fused)", "fused torch"
+    function = _torch_function(module, contract)
+    return LandmarkModel(contract, function, batch_size=_TORCH_BATCH, name=name, path=path, kind=kind, assumed=assumed)
 
 
 def _torch_function(network: "nn.Module", contract: Contract) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

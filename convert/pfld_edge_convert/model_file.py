@@ -1,7 +1,7 @@
 """Reads and writes model files: the ONNX graph, its contract, and the fingerprint that the contract records."""
 
+import errno
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from pfld_edge_calib.files import replacing
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.inference import run_model
 from pfld_edge_runtime import (
@@ -60,10 +61,8 @@ def attach_contract(model: onnx.ModelProto, contract: Contract) -> onnx.ModelPro
     """Copy a model with the contract in its metadata; it replaces an existing one."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kept = [entry for entry in model.metadata_props if entry.key != CONTRACT_KEY]
-    copy.ClearField("metadata_props")
-    copy.metadata_props.extend(kept)
-    copy.metadata_props.add(key=CONTRACT_KEY, value=contract.to_json())
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != CONTRACT_KEY}
+    onnx.helper.set_model_props(copy, {**kept, CONTRACT_KEY: contract.to_json()})
     return copy
 
 
@@ -73,10 +72,8 @@ def read_contract(model: onnx.ModelProto) -> Contract | None:
     Raises:
         ModelContractError: The contract is damaged or of a newer format.
     """
-    for entry in model.metadata_props:
-        if entry.key == CONTRACT_KEY:
-            return Contract.from_json(entry.value)
-    return None
+    text = next((entry.value for entry in model.metadata_props if entry.key == CONTRACT_KEY), None)
+    return None if text is None else Contract.from_json(text)
 
 
 def checkpoint_contract(checkpoint: "Checkpoint") -> Contract:
@@ -98,12 +95,9 @@ def checkpoint_contract(checkpoint: "Checkpoint") -> Contract:
 
 
 def take_fingerprint(model: onnx.ModelProto, contract: Contract, tolerance: float) -> Fingerprint:
-    """Record a network's output for the runtime's seeded image.
+    """Record the output for the runtime's seeded image of a network as it will be shipped.
 
-    Args:
-        model: As it will be shipped.
-        contract: Gives input size and normalization.
-        tolerance: Largest difference, in fractions of the crop, that a device may show.
+    The tolerance is the largest difference, in fractions of the crop, that a device may show.
     """
     image = fingerprint_image(FINGERPRINT_SEED, contract.input_size)
     output = run_model(model, prepare_input(image[None], contract))[0]
@@ -120,11 +114,7 @@ def contract_path(model_path: Path) -> Path:
 
 
 def write_model(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    """Write a model that carries its contract, and the contract's JSON beside it.
-
-    Raises:
-        ConvertError: The folder is missing or can't be written to.
-    """
+    """Write a model that carries its contract, and the contract's JSON beside it; see `write_files`."""
     write_files(model_files(model, contract, path))
 
 
@@ -139,41 +129,26 @@ def with_contract_file(content: bytes, contract: Contract, path: Path) -> dict[P
 
 
 def onnx_bytes(model: onnx.ModelProto, contract: Contract) -> bytes:
-    """Contents of an ONNX file that carries its contract.
-
-    The same network gives the same bytes, so that a file's hash identifies it.
-    """
+    """Contents of an ONNX file that carries its contract; the same network gives the same bytes."""
     return bytes(attach_contract(model, contract).SerializeToString(deterministic=True))
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files under temporary names in their folders, then rename all of them.
-
-    A run that is killed leaves each file as it was or whole.
+    """Write files under temporary names in their folders, then rename all: a killed run leaves each old or whole.
 
     Raises:
         ConvertError: A folder is missing or can't be written to.
     """
-    with ExitStack() as cleanup:
-        try:
-            pending = [(_write_temporary(path, content, cleanup), path) for path, content in contents.items()]
-            for temporary, path in pending:
-                temporary.replace(path)
-        except OSError as error:
-            names = ", ".join(str(path) for path in contents)
-            raise ConvertError(f"can't write {names}: {error.strerror or error}") from error
-
-
-def _write_temporary(path: Path, content: bytes, cleanup: ExitStack) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    temporary = Path(name)
-    cleanup.callback(temporary.unlink, missing_ok=True)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    # mkstemp makes files private to the user; a model gets the permissions that the umask allows.
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)
-    return temporary
+    try:
+        with ExitStack() as pending:
+            for path in contents:
+                if not path.parent.is_dir():
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            files = [pending.enter_context(replacing(path)) for path in contents]
+            for file, content in zip(files, contents.values(), strict=True):
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # of all, before the first is renamed
+    except OSError as error:
+        names = ", ".join(str(path) for path in contents)
+        raise ConvertError(f"can't write {names}: {error.strerror or error}") from error

@@ -13,11 +13,9 @@ _COUNTED = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})
 
 @dataclass(frozen=True, slots=True)
 class LayerStats:
-    """One node of a network.
+    """One node of a network, by its name or that of its output, with the operator as the file has it.
 
     Attributes:
-        name: The node's name, or that of its output.
-        op_type: The operator as the file has it.
         output_shape: Shape of its first output, the batch by name; empty where unknown.
         macs: Multiply-accumulates for one face; only Conv, Gemm and MatMul (quantized or not) are counted.
         parameters: Elements of its constant weights and biases; scales and zero points don't count.
@@ -32,13 +30,7 @@ class LayerStats:
 
 @dataclass(frozen=True, slots=True)
 class ModelStats:
-    """Cost of a network for one face.
-
-    Attributes:
-        layers: Every node in order, ``Constant`` aside.
-        macs: Multiply-accumulates.
-        parameters: Elements of all weights and biases, shared ones once.
-    """
+    """Cost of a network for one face: every node in order, ``Constant`` aside; shared parameters count once."""
 
     layers: tuple[LayerStats, ...]
     macs: int
@@ -51,11 +43,7 @@ class ModelStats:
 
 
 def model_stats(model: onnx.ModelProto) -> ModelStats:
-    """Count by shape inference, without running anything.
-
-    Args:
-        model: Float, QOperator or QDQ; a network whose shapes aren't all known counts what is known.
-    """
+    """Count by shape inference a float, QOperator or QDQ network; where shapes are unknown, what is known counts."""
     twin = float_equivalent(model)
     index, origin = GraphIndex(twin), _weight_origins(twin)
     layers: list[LayerStats] = []
@@ -64,16 +52,9 @@ def model_stats(model: onnx.ModelProto) -> ModelStats:
         if node.op_type == "Constant":
             continue
         weights = _weight_sizes(index, node, origin)
-        shape = index.shapes.get(node.output[0], ())
-        layers.append(
-            LayerStats(
-                name=original.name or original.output[0],
-                op_type=original.op_type,
-                output_shape=shape,
-                macs=_macs(index, node, shape),
-                parameters=sum(weights.values()),
-            )
-        )
+        name, shape = original.name or original.output[0], index.shapes.get(node.output[0], ())
+        macs, parameters = _macs(index, node, shape), sum(weights.values())
+        layers.append(LayerStats(name, original.op_type, shape, macs, parameters))
         seen.update(weights.items())
     return ModelStats(tuple(layers), sum(layer.macs for layer in layers), sum(size for _, size in seen))
 
@@ -100,16 +81,13 @@ def _macs(index: GraphIndex, node: onnx.NodeProto, output: Dims) -> int:
     """Multiply-accumulates of one face: output values of one face times what each sums over."""
     if node.op_type not in _COUNTED:
         return 0
-    source, weight = index.shapes.get(node.input[0], ()), index.shapes.get(node.input[1], ())
+    source, summed = index.shapes.get(node.input[0], ()), index.shapes.get(node.input[1], ())[1:]
     per_face = output[1:] if node.op_type != "ConvTranspose" else source[1:]
-    summed = _summed_over(node, source, weight)
+    if node.op_type == "Gemm":
+        summed = source[:1] if attribute(node, "transA", 0) else source[1:2]
+    elif node.op_type == "MatMul":
+        summed = source[-1:]
     sizes = [*per_face, *summed]
     if not per_face or not summed or any(isinstance(size, str) for size in sizes):
         return 0
     return int(np.prod([int(size) for size in sizes], dtype=np.int64))
-
-
-def _summed_over(node: onnx.NodeProto, source: Dims, weight: Dims) -> Dims:
-    if node.op_type == "Gemm":
-        return source[:1] if attribute(node, "transA", 0) else source[1:2]
-    return source[-1:] if node.op_type == "MatMul" else weight[1:]

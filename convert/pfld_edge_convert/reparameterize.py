@@ -20,13 +20,9 @@ Part = TypeVar("Part", bound=nn.Module)
 
 @torch.no_grad()
 def reparameterize(model: nn.Module) -> nn.Module:
-    """Merge every branch and every BatchNorm that follows a convolution.
+    """Merge every branch and every BatchNorm that follows a convolution of a network of `pfld_edge_train.models`.
 
-    Args:
-        model: Any network of `pfld_edge_train.models`; it is not changed.
-
-    Returns:
-        A copy in evaluation mode with equal output: within 1e-5 in float64 and 1e-4 in float32.
+    Gives a copy in evaluation mode with equal output: within 1e-5 in float64 and 1e-4 in float32.
     """
     fused = copy.deepcopy(model).eval()
     for module in list(fused.modules()):
@@ -38,14 +34,12 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
 
 def training_form(model: nn.Module, fused: nn.Module) -> str:
-    """Describe in one line what `reparameterize` merges.
-
-    Args:
-        model: The network as the checkpoint has it.
-        fused: What `reparameterize` makes of it.
-    """
-    convolutions, norms = _count(model, nn.Conv2d), _count(model, nn.BatchNorm2d)
-    left = _count(fused, nn.Conv2d)
+    """Describe in one line what `reparameterize` merges, from the network before and after."""
+    convolutions, norms, left = (
+        sum(isinstance(module, kind) for module in network.modules())
+        for network, kind in ((model, nn.Conv2d), (model, nn.BatchNorm2d), (fused, nn.Conv2d))
+    )
+    before, after = (sum(value.numel() for value in network.parameters()) / 1e6 for network in (model, fused))
     if convolutions == left and not norms:
         return f"inference form: {left} convolutions, nothing to merge"
     branches = [
@@ -55,8 +49,8 @@ def training_form(model: nn.Module, fused: nn.Module) -> str:
     ]
     blocks = f"{len(branches)} blocks of up to {max(branches)} branches" if branches else "Conv + BatchNorm pairs"
     return (
-        f"training form: {_parameters(model) / 1e6:.3f} M parameters, {convolutions} convolutions, {norms} BatchNorm; "
-        f"convert merges them ({blocks}) into {left} convolutions, {_parameters(fused) / 1e6:.3f} M parameters"
+        f"training form: {before:.3f} M parameters, {convolutions} convolutions, {norms} BatchNorm; "
+        f"convert merges them ({blocks}) into {left} convolutions, {after:.3f} M parameters"
     )
 
 
@@ -67,12 +61,13 @@ def _fuse_block(block: MobileOneBlock) -> None:
     main = _part(block.rbr_conv[0], "conv", nn.Conv2d)
     size = main.kernel_size[0]
     branches = [*block.rbr_conv, *([] if block.rbr_scale is None else [block.rbr_scale])]
-    kernels = [
-        _conv_bn_kernel(_part(branch, "conv", nn.Conv2d), _part(branch, "bn", nn.BatchNorm2d)) for branch in branches
-    ]
+    parts = [(_part(branch, "conv", nn.Conv2d), _part(branch, "bn", nn.BatchNorm2d)) for branch in branches]
+    kernels = [_normalized(conv.weight, norm, conv.bias) for conv, norm in parts]
     if block.rbr_skip is not None:
         kernels.append(_normalized(_identity_kernel(main), block.rbr_skip))
-    weight = torch.stack([_padded(weight, size) for weight, _ in kernels]).sum(dim=0)
+    # A smaller odd kernel lies at the centre of a larger one.
+    padded = [F.pad(weight, [(size - weight.shape[-1]) // 2] * 4) for weight, _ in kernels]
+    weight = torch.stack(padded).sum(dim=0)
     bias = torch.stack([bias for _, bias in kernels]).sum(dim=0)
     block.rbr_conv = block.rbr_scale = block.rbr_skip = None
     block.reparam_conv = _convolution_like(main, weight, bias)
@@ -83,27 +78,18 @@ def _fuse_sequence(sequence: nn.Sequential) -> None:
     for i in range(len(sequence) - 1):
         conv, norm = sequence[i], sequence[i + 1]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            sequence[i] = _convolution_like(conv, *_conv_bn_kernel(conv, norm))
+            sequence[i] = _convolution_like(conv, *_normalized(conv.weight, norm, conv.bias))
             sequence[i + 1] = nn.Sequential()
 
 
-def _conv_bn_kernel(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    weight, bias = _normalized(conv.weight, norm)
-    if conv.bias is not None:
-        bias = bias + conv.bias * _factor(norm)
-    return weight, bias
+def _normalized(weight: Tensor, norm: nn.BatchNorm2d, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of a convolution followed by BatchNorm.
 
-
-def _normalized(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Kernel and bias, in float64, of a convolution without bias followed by BatchNorm."""
-    factor = _factor(norm)
-    mean = norm.get_buffer("running_mean")
-    return weight * factor[:, None, None, None], norm.bias - mean * factor
-
-
-def _factor(norm: nn.BatchNorm2d) -> Tensor:
-    # In float64, for branches may nearly cancel: one rounding, of the merged kernel, instead of one a branch.
-    return norm.weight.double() / torch.sqrt(norm.get_buffer("running_var").double() + norm.eps)
+    In float64, for branches may nearly cancel: one rounding, of the merged kernel, instead of one a branch.
+    """
+    factor = norm.weight.double() / torch.sqrt(norm.get_buffer("running_var").double() + norm.eps)
+    shift = norm.bias - norm.get_buffer("running_mean") * factor
+    return weight * factor[:, None, None, None], shift if bias is None else shift + bias * factor
 
 
 def _identity_kernel(conv: nn.Conv2d) -> Tensor:
@@ -113,11 +99,6 @@ def _identity_kernel(conv: nn.Conv2d) -> Tensor:
     index = torch.arange(channels)
     kernel[index, index % inputs] = 1
     return kernel
-
-
-def _padded(weight: Tensor, size: int) -> Tensor:
-    """Put a smaller odd kernel at the centre of a larger one."""
-    return F.pad(weight, [(size - weight.shape[-1]) // 2] * 4)
 
 
 def _convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
@@ -133,11 +114,3 @@ def _part(branch: nn.Module, name: str, kind: type[Part]) -> Part:
     if not isinstance(part, kind):
         raise TypeError(f"expected {kind.__name__} in the branch, found {type(part).__name__}")
     return part
-
-
-def _count(model: nn.Module, kind: type[nn.Module]) -> int:
-    return sum(isinstance(module, kind) for module in model.modules())
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(value.numel() for value in model.parameters())

@@ -55,10 +55,10 @@ def published() -> Callable[[str], onnx.ModelProto]:
 @pytest.fixture(scope="session")
 def faces() -> NDArray[np.float32]:
     """Sixteen crops of the bundled portraits, as the published protocol feeds them."""
-    from pfld_edge_convert.calibration import sample_inputs
-    from pfld_edge_runtime import Contract
+    from pfld_edge_convert.calibration import sample_crops
+    from pfld_edge_runtime import Contract, prepare_input
 
-    return sample_inputs(Contract())
+    return np.asarray(prepare_input(sample_crops(Contract()), Contract()), np.float32)
 
 
 @pytest.fixture(scope="session")

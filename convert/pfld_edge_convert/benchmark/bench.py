@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from pfld_edge_convert.benchmark.processor import (
-    Feed,
-    Peak,
-    Work,
-    environment,
-    load_average,
-    measure_peak,
-    roofline,
-    work_of,
-)
-from pfld_edge_convert.benchmark.profiling import ColdStart, Profile, cold_starts, take_profile
+from pfld_edge_convert.benchmark.processor import Roofline, environment, load_average, measure_peak, roofline, work_of
+from pfld_edge_convert.benchmark.profiling import cold_starts, take_profile
 from pfld_edge_convert.benchmark.record import BenchReport, ModelRecord, Settings, Timing
 from pfld_edge_convert.benchmark.timing import Judgement, Times, Verdict, judge, median_of, ratio_of_medians, take_turns
 from pfld_edge_convert.errors import BenchmarkError
@@ -32,7 +24,6 @@ from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import session_contract
 from pfld_edge_runtime.session import open_session
 
-Float = NDArray[np.float64]
 Case = tuple[int, int, int]
 """Index of a subject, threads, batch."""
 
@@ -51,16 +42,9 @@ _SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """How to measure.
+    """How to measure: numbers of threads and of faces, timed rounds, fresh processes for each model (0 for none).
 
-    Attributes:
-        threads: Numbers of threads, at least one.
-        batches: Numbers of faces, at least one.
-        rounds: Timed rounds.
-        starts: Fresh processes for each model; 0 for none.
-        precision: Widest half interval of a ratio that counts as an answer.
-        from_crops: Time normalization too.
-        seed: Of the orders and the resampling.
+    `precision` is the widest half interval of a ratio that counts as an answer; `from_crops` times normalization too.
     """
 
     threads: tuple[int, ...] = (1,)
@@ -74,16 +58,9 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An ONNX file to time.
+    """An ONNX file to time, with shape (the batch as None where it is free) and type of each input.
 
-    Attributes:
-        name: For tables.
-        path: The file.
-        contract: What the file says of itself; None where it says nothing.
-        shapes: Shape of each input, the batch as None where it is free.
-        dtypes: Of each input.
-        filled: Free axes besides the batch, and the sizes that were chosen for them.
-        free: Names of all free axes.
+    `filled` are the free axes besides the batch and the sizes that were chosen for them; `free` names all free axes.
     """
 
     name: str
@@ -100,11 +77,7 @@ class Subject:
         return self.contract is not None and self.contract.end_to_end
 
     def calls(self, batch: int) -> int:
-        """Number of calls that a batch takes.
-
-        Raises:
-            BenchmarkError: The file takes a fixed number of faces, which doesn't divide the batch.
-        """
+        """Number of calls that a batch takes; an error where the file's fixed number of faces doesn't divide it."""
         fixed = next(iter(self.shapes.values()))[:1]
         if self.end_to_end or fixed in ((), (None,)):
             return 1
@@ -113,23 +86,21 @@ class Subject:
             raise BenchmarkError(f"{self.path} takes exactly {size} a call: a batch of {batch} can't be timed")
         return batch // size
 
-    def feed(self, batch: int) -> Feed:
+    def feed(self, batch: int) -> dict[str, NDArray[Any]]:
         """Make the inputs of one call of a batch, the same in every run."""
         batch //= self.calls(batch)
         if self.end_to_end:
-            return _photo_and_boxes(self.shapes, batch)
-        random = np.random.default_rng(_SEED)
-        return {
-            name: _noise(random, tuple(batch if size is None else size for size in shape), self.dtypes[name])
-            for name, shape in self.shapes.items()
-        }
+            return dict(zip(self.shapes, _photo_and_boxes(batch), strict=True))
+        random, feed = np.random.default_rng(_SEED), {}
+        for name, shape in self.shapes.items():
+            sizes, dtype = [batch if size is None else size for size in shape], self.dtypes[name]
+            most = 2 if dtype.kind == "b" else 100
+            values = random.uniform(-1, 1, sizes) if dtype.kind == "f" else random.integers(0, most, sizes)
+            feed[name] = values.astype(dtype)
+        return feed
 
     def network_call(self, threads: int, batch: int) -> Callable[[], object]:
-        """Open the network as the runtime does, and make a call that runs a batch through it.
-
-        Raises:
-            BenchmarkError: It can't run what it is fed.
-        """
+        """Open the network as the runtime does, and make a call that runs a batch through it."""
         session, feed, calls = open_session(self.path, threads=threads), self.feed(batch), range(self.calls(batch))
 
         def call() -> None:
@@ -144,11 +115,7 @@ class Subject:
         return call
 
     def crops_call(self, threads: int, batch: int) -> Callable[[], object]:
-        """Make a call from uint8 crops to landmarks: normalization and network, as the runtime runs them.
-
-        Raises:
-            BenchmarkError: The file is an end-to-end graph, which takes no crops, or no landmark network.
-        """
+        """Make a call from uint8 crops to landmarks: normalization and network, as the runtime runs them."""
         if self.end_to_end:
             raise BenchmarkError(f"{self.path} is an end-to-end graph and takes no crops: leave out --from-crops")
         try:
@@ -160,11 +127,9 @@ class Subject:
 
 
 def open_subjects(paths: Sequence[Path], sizes: Mapping[str, int] | None = None) -> list[Subject]:
-    """Open files and give them names that tell them apart; a file may come twice, to be measured against itself.
+    """Open files (`open_subject`) and give them names that tell them apart; a file may come twice.
 
-    Raises:
-        ModelFileError: See `open_subject`.
-        BenchmarkError: See `open_subject`; or no file has an axis that a size is given for.
+    BenchmarkError where no file has an axis that a size is given for.
     """
     subjects = [open_subject(path, sizes) for path in paths]
     free = sorted({name for subject in subjects for name in subject.free})
@@ -181,11 +146,9 @@ def open_subjects(paths: Sequence[Path], sizes: Mapping[str, int] | None = None)
 
 
 def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
-    """Look at a file's inputs.
+    """Look at the inputs of an ONNX file with one input, or of an end-to-end graph.
 
-    Args:
-        path: An ONNX file with one input, or an end-to-end graph.
-        sizes: Sizes for free axes by name; 320 for others, and the batch for the first.
+    Free axes get the size of their name, 320 where it is left out; the first stays free, it is the batch.
 
     Raises:
         ModelFileError: The file is missing or not an ONNX model.
@@ -215,16 +178,15 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
 def _shape(value: onnxruntime.NodeArg, sizes: Mapping[str, int], filled: dict[str, int]) -> tuple[int | None, ...]:
     shape: list[int | None] = []
     for axis, size in enumerate(value.shape):
+        name = size if isinstance(size, str) and size else f"{value.name}[{axis}]"
         if isinstance(size, int) and size > 0:
             shape.append(size)
-        elif isinstance(size, str) and size in sizes:
-            shape.append(sizes[size])
-        elif axis == 0:
+        elif axis == 0 and size not in sizes:
             shape.append(None)
         else:
-            name = size if isinstance(size, str) and size else f"{value.name}[{axis}]"
-            filled[name] = sizes.get(name, _SIDE)
-            shape.append(filled[name])
+            shape.append(sizes.get(name, _SIDE))
+            if size not in sizes:
+                filled[name] = sizes.get(name, _SIDE)
     return tuple(shape)
 
 
@@ -236,69 +198,58 @@ def _dtype(path: Path, value: onnxruntime.NodeArg) -> np.dtype[Any]:
     return np.dtype(names.get(found[1], found[1]))
 
 
-def _noise(random: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype.kind == "f":
-        return random.uniform(-1, 1, shape).astype(dtype)
-    return random.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
-
-
-def _photo_and_boxes(shapes: Mapping[str, tuple[int | None, ...]], faces: int) -> Feed:
+def _photo_and_boxes(faces: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     random = np.random.default_rng(_SEED)
-    corners = np.stack([random.uniform(0, 1400, faces), random.uniform(0, 600, faces)], axis=1)
-    boxes = np.concatenate([corners, corners + 300], axis=1).astype(np.float32)
-    values = (random.integers(0, 256, FRAME, np.uint8), boxes)
-    return dict(zip(shapes, values, strict=True))
-
-
-@dataclass(slots=True)
-class _Measured:
-    """What was measured of all subjects."""
-
-    times: dict[Case, Times]
-    starts: list[ColdStart] | None
-    profiles: dict[Case, Profile]
-    peaks: dict[int, Peak]
-    works: list[Work]
+    corners = np.c_[random.uniform(0, 1400, faces), random.uniform(0, 600, faces)]
+    return random.integers(0, 256, FRAME, np.uint8), np.c_[corners, corners + 300].astype(np.float32)
 
 
 def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advance = lambda _: None) -> BenchReport:
-    """Measure.
+    """Measure; where there are several subjects, the first is what the others are compared with.
 
     Args:
-        subjects: At least one; where there are more, the first is what the others are compared with.
+        subjects: At least one.
         request: How.
         advance: Told 1 after each of `steps` rounds and processes.
 
     Raises:
         BenchmarkError: A file can't be run as asked.
     """
-    load = load_average()
-    cases = [
-        (index, threads, batch)
-        for threads in request.threads
-        for batch in request.batches
-        for index in range(len(subjects))
-    ]
+    load, order = load_average(), product(request.threads, request.batches, range(len(subjects)))
+    cases: list[Case] = [(index, threads, batch) for threads, batch, index in order]
     calls: dict[Case, Callable[[], object]] = {}
     for index, threads, batch in cases:
         open_call = subjects[index].crops_call if request.from_crops else subjects[index].network_call
         calls[index, threads, batch] = open_call(threads, batch)
     # Before and after, and the better of both counts.
     peaks = {threads: measure_peak(threads) for threads in request.threads}
-    measured = _Measured(
-        take_turns(calls, request.rounds, warm_up=_WARM_UP, seed=request.seed, advance=advance),
-        _cold_starts(subjects, request, advance),
-        {case: take_profile(subjects[case[0]], *case[1:]) for case in cases},
-        {threads: measure_peak(threads).best(peak) for threads, peak in peaks.items()},
-        [work_of(load_onnx(subject.path), subject.feed(request.batches[0])) for subject in subjects],
-    )
+    times = take_turns(calls, request.rounds, warm_up=_WARM_UP, seed=request.seed, advance=advance)
+    first = {"threads": request.threads[0], "batch": request.batches[0]}
+    starts = cold_starts(subjects, request.starts, **first, advance=advance) if request.starts else None
+    profiles = {case: take_profile(subjects[case[0]], *case[1:]) for case in cases}
+    peaks = {threads: measure_peak(threads).best(peak) for threads, peak in peaks.items()}
+    models = []
+    for index, subject in enumerate(subjects):
+        work, timings = work_of(load_onnx(subject.path), subject.feed(request.batches[0])), []
+        for case in (case for case in cases if case[0] == index):
+            moved, count = profiles[case].activation_bytes, subject.calls(case[2])
+            line = roofline(work, case[2], moved, times[case].milliseconds, peaks[case[1]], calls=count)
+            timings.append(_timing(case, times, count, line, request))
+        models.append(
+            ModelRecord(
+                subject.name,
+                str(subject.path),
+                subject.path.stat().st_size,
+                subject.filled,
+                work,
+                None if starts is None else starts[index],
+                tuple(timings),
+                profiles[index, request.threads[0], request.batches[0]],
+            )
+        )
     reference = subjects[0].name if len(subjects) > 1 else None
     settings = Settings(request.rounds, request.starts, request.precision, request.from_crops, reference)
-    return BenchReport(
-        environment(list(measured.peaks.values()), load),
-        settings,
-        tuple(_record(subject, index, measured, request) for index, subject in enumerate(subjects)),
-    )
+    return BenchReport(environment(list(peaks.values()), load), settings, tuple(models))
 
 
 def steps(subjects: Sequence[Subject], request: BenchRequest) -> int:
@@ -306,63 +257,34 @@ def steps(subjects: Sequence[Subject], request: BenchRequest) -> int:
     return _WARM_UP + request.rounds + request.starts * len(subjects)
 
 
-def _cold_starts(subjects: Sequence[Subject], request: BenchRequest, advance: Advance) -> list[ColdStart] | None:
-    if not request.starts:
-        return None
-    threads, batch = request.threads[0], request.batches[0]
-    return cold_starts(subjects, request.starts, threads=threads, batch=batch, advance=advance)
-
-
-def _record(subject: Subject, place: int, measured: _Measured, request: BenchRequest) -> ModelRecord:
-    cases = [case for case in measured.times if case[0] == place]
-    return ModelRecord(
-        name=subject.name,
-        path=str(subject.path),
-        size=subject.path.stat().st_size,
-        filled=subject.filled,
-        work=measured.works[place],
-        start=None if measured.starts is None else measured.starts[place],
-        timings=tuple(_timing(subject, case, measured, request) for case in cases),
-        profile=measured.profiles[cases[0]],
-    )
-
-
-def _timing(subject: Subject, case: Case, measured: _Measured, request: BenchRequest) -> Timing:
-    place, threads, batch = case
-    times, seed, calls = measured.times[case], request.seed, subject.calls(batch)
+def _timing(case: Case, all_times: Mapping[Case, Times], calls: int, line: Roofline, request: BenchRequest) -> Timing:
+    (index, threads, batch), times, seed = case, all_times[case], request.seed
     middle, ratio, processor_ratio = median_of(times.wall, seed), None, None
-    if place:
-        reference = measured.times[0, threads, batch]
+    if index:
+        reference = all_times[0, threads, batch]
         ratio, processor_ratio = ratio_of_medians(times.wall, reference.wall, seed), times.processor_ratio(reference)
         judgement = judge(times, reference, ratio, request.precision)
     else:
         judgement = judge(times, None, middle, request.precision)
-        if len(measured.works) > 1:
+        if any(other for other, *_ in all_times):
             judgement = Judgement(Verdict.REFERENCE, judgement.spread)
+    # So few rounds have no such percentile.
+    p95, p99 = (
+        float(np.percentile(times.wall, percent)) if len(times.wall) * (100 - percent) >= 100 else None
+        for percent in (95, 99)
+    )
     return Timing(
         threads,
         batch,
         calls,
         middle,
-        _percentile(times.wall, 95),
-        _percentile(times.wall, 99),
+        p95,
+        p99,
         ratio,
         judgement.spread,
         judgement.verdict,
         judgement.reason,
-        roofline(
-            measured.works[place],
-            batch,
-            measured.profiles[case].activation_bytes,
-            middle.value,
-            measured.peaks[threads],
-            calls=calls,
-        ),
+        line,
         times.processor_ms,
         processor_ratio,
     )
-
-
-def _percentile(times: Float, percent: int) -> float | None:
-    """None where so few rounds have no such percentile."""
-    return float(np.percentile(times, percent)) if len(times) * (100 - percent) >= 100 else None

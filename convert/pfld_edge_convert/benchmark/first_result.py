@@ -1,8 +1,6 @@
-"""A fresh process: opens one model, runs it once, and prints a line when it has the first result.
+"""A fresh process: opens a model, runs it once, prints a line with its times; imports no more than a device does.
 
-    python -m pfld_edge_convert.benchmark.first_result MODEL THREADS '{"input": "input.npy"}'
-
-Imports no more than a device does.
+python -m pfld_edge_convert.benchmark.first_result MODEL THREADS '{"input": "input.npy"}'
 """
 
 import json

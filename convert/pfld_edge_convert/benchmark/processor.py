@@ -2,15 +2,15 @@
 
 The peak comes from products of large matrices, timed through onnxruntime itself. The share of this peak says how well
 a network's shapes suit the kernels that run it; a data sheet's peak is one that no kernel reaches, and depends on the
-clock of the moment. Roofline: Williams et al., CACM 52, 2009.
+clock of the moment. Roofline: Williams et al., CACM 52, 2009. docs/benchmarking.md explains the fields of the records.
 """
 
 import os
 import platform
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,6 @@ from pfld_edge_convert.passes.canonical_form import with_input_shapes
 from pfld_edge_runtime.device_check import cpu_features
 from pfld_edge_runtime.session import open_session
 
-Feed = dict[str, NDArray[Any]]
-
 _SIDE = 384
 _REPEATS = 40
 _COPIED = 1 << 23
@@ -37,14 +35,7 @@ _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "M
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The best that was seen of so many threads.
-
-    Attributes:
-        threads: onnxruntime's threads.
-        float_gmacs: 10^9 multiply-accumulates a second of a float32 product of matrices.
-        int8_gmacs: The same of uint8 by int8 (``QGemm``).
-        bandwidth_gbs: 10^9 bytes a second, read and written, of an operator on 32 MB that only moves numbers.
-    """
+    """The best of so many threads: 10^9 multiply-accumulates a second of matrix products, 10^9 bytes a second."""
 
     threads: int
     float_gmacs: float
@@ -53,55 +44,40 @@ class Peak:
 
     def best(self, other: "Peak") -> "Peak":
         """Keep the better of two measurements, figure by figure: noise only ever lowers them."""
-        return Peak(
-            self.threads,
-            max(self.float_gmacs, other.float_gmacs),
-            max(self.int8_gmacs, other.int8_gmacs),
-            max(self.bandwidth_gbs, other.bandwidth_gbs),
-        )
+        return Peak(*map(max, astuple(self), astuple(other)))
 
 
 def measure_peak(threads: int) -> Peak:
-    """Measure; takes a fraction of a second."""
-    macs = _SIDE**3 / 1e9
-    random = np.random.default_rng(0)
+    """Measure float32 ``MatMul``, uint8 by int8 ``QGemm`` and ``Neg`` of 32 MB; takes a fraction of a second."""
+    macs, random = _SIDE**3 / 1e9, np.random.default_rng(0)
     floats = random.normal(size=(_SIDE, _SIDE)).astype(np.float32)
-    small = random.integers(0, 100, (_SIDE, _SIDE))
-    moved = np.zeros(_COPIED, np.float32)
-    negation = _model(helper.make_node("Neg", ["x"], ["y"]), {}, TensorProto.FLOAT, 1)
-    return Peak(
-        threads,
-        macs / _fastest(_float_product(floats), floats, threads, _REPEATS),
-        macs / _fastest(_int8_product(small.astype(np.int8)), small.astype(np.uint8), threads, _REPEATS),
-        2 * moved.nbytes / 1e9 / _fastest(negation, moved, threads, 10),
-    )
-
-
-def _float_product(weight: NDArray[Any]) -> onnx.ModelProto:
-    node = helper.make_node("MatMul", ["x", "weight"], ["y"])
-    return _model(node, {"weight": weight}, TensorProto.FLOAT, 2)
-
-
-def _int8_product(weight: NDArray[Any]) -> onnx.ModelProto:
+    small, moved = random.integers(0, 100, (_SIDE, _SIDE)), np.zeros(_COPIED, np.float32)
     constants: dict[str, NDArray[Any]] = {
         "scale": np.array(1 / 255, np.float32),
         "zero": np.array(0, np.uint8),
-        "weight": weight,
+        "weight": small.astype(np.int8),
         "weight_zero": np.array(0, np.int8),
         "y_scale": np.array(100, np.float32),
     }
     names = ["x", "scale", "zero", "weight", "scale", "weight_zero", "", "y_scale", "zero"]
-    node = helper.make_node("QGemm", names, ["y"], domain="com.microsoft")
-    return _model(node, constants, TensorProto.UINT8, 2)
+    product = _model(helper.make_node("MatMul", ["x", "weight"], ["y"]), {"weight": floats}, floats)
+    int8_product = _model(helper.make_node("QGemm", names, ["y"], domain="com.microsoft"), constants, small)
+    negation = _model(helper.make_node("Neg", ["x"], ["y"]), {}, moved)
+    return Peak(
+        threads,
+        macs / _fastest(product, floats, threads, _REPEATS),
+        macs / _fastest(int8_product, small.astype(np.uint8), threads, _REPEATS),
+        2 * moved.nbytes / 1e9 / _fastest(negation, moved, threads, 10),
+    )
 
 
-def _model(node: onnx.NodeProto, constants: dict[str, NDArray[Any]], dtype: int, rank: int) -> onnx.ModelProto:
-    axes = ["a", "b"][:rank]
+def _model(node: onnx.NodeProto, constants: dict[str, NDArray[Any]], source: NDArray[Any]) -> onnx.ModelProto:
+    dtype = TensorProto.FLOAT if source.dtype == np.float32 else TensorProto.UINT8
     graph = helper.make_graph(
         [node],
         "peak",
-        [helper.make_tensor_value_info("x", dtype, axes)],
-        [helper.make_tensor_value_info("y", dtype, axes)],
+        [helper.make_tensor_value_info("x", dtype, source.shape)],
+        [helper.make_tensor_value_info("y", dtype, source.shape)],
         [numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
@@ -127,14 +103,7 @@ def _fastest(model: onnx.ModelProto, source: NDArray[Any], threads: int, repeats
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a network has to do.
-
-    Attributes:
-        float_macs: Multiply-accumulates in floating point, for one face.
-        int8_macs: Those in 8-bit integers.
-        parameters: Weights and biases.
-        weight_bytes: All constants of the graph as it runs.
-    """
+    """What a network has to do for one face; `weight_bytes` are all constants of the graph as it runs."""
 
     float_macs: int
     int8_macs: int
@@ -149,15 +118,9 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """Where a batch stands.
+    """Where a batch stands: `bytes_moved` as if there were no cache, `share_of_peak` the ideal over the measured time.
 
-    Attributes:
-        macs: Multiply-accumulates of the batch.
-        bytes_moved: Constants once, and every activation that a node writes or reads, as if no cache kept any.
-        intensity: Multiply-accumulates a byte.
-        ridge: The intensity from which on arithmetic, not memory, sets this processor's limit for this network.
-        ideal_ms: Time of the multiply-accumulates alone at the measured peak, each kind at its own.
-        share_of_peak: The ideal time over the measured one, 0 to 1.
+    From the intensity (multiply-accumulates a byte) `ridge` on, arithmetic and not memory sets this processor's limit.
     """
 
     macs: int
@@ -168,26 +131,18 @@ class Roofline:
     share_of_peak: float
 
 
-def work_of(model: onnx.ModelProto, feed: Feed) -> Work:
-    """Count what a model does for inputs of certain shapes, in the form in which onnxruntime runs it.
-
-    Args:
-        model: As the file has it; left as it is.
-        feed: Inputs whose shapes count.
-    """
+def work_of(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> Work:
+    """Count what a model does for inputs of the feed's shapes, in the form in which onnxruntime runs it."""
     fixed = with_input_shapes(model, {name: values.shape for name, values in feed.items()})
     optimized = optimized_graph(fixed, layout=False)
     counted = model_stats(fixed)
     integer = sum(layer.macs for layer in model_stats(optimized).layers if layer.op_type in _INTEGER)
-    return Work(
-        counted.macs - min(integer, counted.macs),
-        min(integer, counted.macs),
-        counted.parameters,
-        sum(
-            prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            for tensor in optimized.graph.initializer
-        ),
+    integer = min(integer, counted.macs)
+    weight_bytes = sum(
+        prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in optimized.graph.initializer
     )
+    return Work(counted.macs - integer, integer, counted.parameters, weight_bytes)
 
 
 def roofline(
@@ -195,42 +150,20 @@ def roofline(
 ) -> Roofline:
     """Put a measured batch under the processor's roof.
 
-    Args:
-        work: Of one face.
-        faces: In the batch.
-        activation_bytes: That the nodes of one call write and read.
-        milliseconds: Of the batch.
-        peak: Of as many threads as the batch had.
-        calls: That the batch took; each reads the constants anew.
+    The work is of one face, the activation bytes of one call, the milliseconds of the batch, the peak of its threads;
+    each of the batch's calls reads the constants anew.
     """
     macs, moved = work.macs * faces, calls * (work.weight_bytes + activation_bytes)
     ideal = faces * (work.float_macs / peak.float_gmacs + work.int8_macs / peak.int8_gmacs) / 1e6
     # What the processor does a second while it works on this network's mix of float and integer.
     roof = macs / ideal * 1e3 if ideal else 0.0
-    return Roofline(
-        macs,
-        moved,
-        macs / moved if moved else 0.0,
-        roof / (peak.bandwidth_gbs * 1e9),
-        ideal,
-        ideal / milliseconds if milliseconds else 0.0,
-    )
+    intensity, share = macs / moved if moved else 0.0, ideal / milliseconds if milliseconds else 0.0
+    return Roofline(macs, moved, intensity, roof / (peak.bandwidth_gbs * 1e9), ideal, share)
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where the figures were taken.
-
-    Attributes:
-        processor: Its name, as far as the system tells.
-        cpu_features: What decides the speed of networks; None where the system doesn't tell.
-        cores: That this process may use.
-        load: Processes that wanted a core in the minute before; None where the system doesn't tell.
-        system: Operating system and architecture.
-        python: Version.
-        onnxruntime: Version.
-        peaks: What the cores can do at most, for each number of threads.
-    """
+    """Where the figures were taken; None where the system doesn't tell."""
 
     processor: str
     cpu_features: tuple[str, ...] | None
@@ -243,16 +176,11 @@ class Environment:
 
 
 def environment(peaks: Sequence[Peak], load: float | None) -> Environment:
-    """Describe this machine.
-
-    Args:
-        peaks: Measured on it.
-        load: Taken before the benchmark added its own.
-    """
+    """Describe this machine; the load is that from before the benchmark added its own."""
     return Environment(
         processor=_processor(),
         cpu_features=cpu_features(),
-        cores=_cores(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         load=load,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
@@ -264,10 +192,6 @@ def environment(peaks: Sequence[Peak], load: float | None) -> Environment:
 def load_average() -> float | None:
     """Processes that wanted a core in the last minute; None where the system doesn't tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -1,4 +1,7 @@
-"""Where a model's time goes: operators by onnxruntime's profile, and the time to a first result in a new process."""
+"""Where a model's time goes: operators by onnxruntime's profile, and the time to a first result in a new process.
+
+docs/benchmarking.md explains the fields of the records.
+"""
 
 import json
 import subprocess
@@ -29,14 +32,7 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class NodeTime:
-    """A node of the graph as it runs.
-
-    Attributes:
-        name: As onnxruntime calls it.
-        op_type: Its operator.
-        milliseconds: Median of one run.
-        share: Of the whole call.
-    """
+    """Median time of a node of the graph as it runs, and its share of the whole call."""
 
     name: str
     op_type: str
@@ -46,14 +42,7 @@ class NodeTime:
 
 @dataclass(frozen=True, slots=True)
 class OperatorTime:
-    """All nodes of one operator.
-
-    Attributes:
-        op_type: The operator.
-        nodes: How many.
-        milliseconds: Sum of their medians.
-        share: Of the whole call.
-    """
+    """Number of the nodes of one operator, the sum of their medians, and its share of the whole call."""
 
     op_type: str
     nodes: int
@@ -63,14 +52,9 @@ class OperatorTime:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Where the time of one call goes.
+    """Where the time of one call goes, the most expensive first; `between` is the share that is spent in no node.
 
-    Attributes:
-        milliseconds: Median of a profiled call; profiling itself takes some of it.
-        operators: The most expensive first.
-        nodes: The most expensive first.
-        between: Share of the call that is spent in no node.
-        activation_bytes: What all nodes read of each other and write, in one call; constants don't count.
+    The activation bytes are what all nodes read of each other and write in one call; constants don't count.
     """
 
     milliseconds: float
@@ -81,13 +65,7 @@ class Profile:
 
 
 def take_profile(subject: "Subject", threads: int, batch: int) -> Profile:
-    """Run a batch some times under onnxruntime's profiler.
-
-    Args:
-        subject: What is run; a batch that takes several calls is profiled for one of them.
-        threads: onnxruntime's threads.
-        batch: Faces.
-    """
+    """Run a batch some times under onnxruntime's profiler; of a batch that takes several calls, one of them."""
     feed, options = subject.feed(batch), onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
@@ -104,57 +82,42 @@ def take_profile(subject: "Subject", threads: int, batch: int) -> Profile:
 
 def read_profile(events: Sequence[Event]) -> Profile:
     """Sum up the events of a profile; the first runs, as far as there are more than `_WARM_UP`, don't count."""
-    runs = [event["dur"] / 1000 for event in events if event.get("cat") == "Session" and event["name"] == "model_run"]
-    call = median(_warm(runs)) if runs else 0.0
-    nodes: dict[str, list[Event]] = defaultdict(list)
+    call = _median([event for event in events if event.get("cat") == "Session" and event["name"] == "model_run"])
+    rows: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX):
-            nodes[str(event["args"].get("node_index", event["name"]))].append(event)
-    timed = sorted((_node(rows, call) for rows in nodes.values()), key=lambda node: -node.milliseconds)
-    moved = sum(
-        int(rows[-1]["args"].get(size, 0)) for rows in nodes.values() for size in ("activation_size", "output_size")
-    )
+            rows[str(event["args"].get("node_index", event["name"]))].append(event)
+    nodes, operators, moved = [], defaultdict[str, list[float]](list), 0
+    for runs in rows.values():
+        name, arguments, taken = runs[0]["name"].removesuffix(_SUFFIX), runs[0]["args"], _median(runs)
+        op_type = str(arguments.get("op_name", "?"))
+        nodes.append(NodeTime(name, op_type, taken, taken / call if call else 0.0))
+        operators[op_type].append(taken)
+        moved += sum(int(runs[-1]["args"].get(size, 0)) for size in ("activation_size", "output_size"))
+    summed = [
+        OperatorTime(op_type, len(times), sum(times), sum(times) / call if call else 0.0)
+        for op_type, times in operators.items()
+    ]
     return Profile(
         call,
-        _by_operator(timed, call),
-        tuple(timed),
-        max(0.0, 1 - sum(node.share for node in timed)),
+        tuple(sorted(summed, key=lambda item: -item.milliseconds)),
+        tuple(sorted(nodes, key=lambda node: -node.milliseconds)),
+        max(0.0, 1 - sum(node.share for node in nodes)),
         moved,
     )
 
 
-def _warm(rows: list[float]) -> list[float]:
-    return rows[_WARM_UP:] or rows
-
-
-def _node(rows: list[Event], call: float) -> NodeTime:
-    taken = median(_warm([row["dur"] / 1000 for row in rows]))
-    name, op_type = rows[0]["name"].removesuffix(_SUFFIX), str(rows[0]["args"].get("op_name", "?"))
-    return NodeTime(name, op_type, taken, taken / call if call else 0.0)
-
-
-def _by_operator(nodes: Sequence[NodeTime], call: float) -> tuple[OperatorTime, ...]:
-    groups: dict[str, list[float]] = defaultdict(list)
-    for node in nodes:
-        groups[node.op_type].append(node.milliseconds)
-    found = [
-        OperatorTime(op_type, len(times), sum(times), sum(times) / call if call else 0.0)
-        for op_type, times in groups.items()
-    ]
-    return tuple(sorted(found, key=lambda item: -item.milliseconds))
+def _median(events: Sequence[Event]) -> float:
+    """Milliseconds; 0 where there are none."""
+    times = [event["dur"] / 1000 for event in events]
+    return float(median(times[_WARM_UP:] or times or [0.0]))
 
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """Medians over fresh processes.
+    """Medians over fresh processes: time to the first result, its parts, and resident memory (10^6 bytes).
 
-    Attributes:
-        cold_ms: From the start of the process to its first result, Python and onnxruntime included.
-        import_ms: Of that, importing numpy, onnxruntime and the runtime.
-        load_ms: Of that, opening the model.
-        first_ms: Of that, the first call.
-        resident_mb: Memory of the process with the first result (10^6 bytes); None where the system doesn't tell.
-        model_mb: Of that, what came with opening and running the model.
+    None where the system doesn't tell the memory; `model_mb` is what came with opening and running the model.
     """
 
     cold_ms: float
@@ -173,14 +136,7 @@ def cold_starts(
     batch: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[ColdStart]:
-    """Start fresh processes, the subjects in turn.
-
-    Args:
-        subjects: What is opened.
-        starts: Processes for each, at least 1.
-        threads: onnxruntime's threads.
-        batch: Faces in the first call.
-        advance: Told 1 after each process.
+    """Start fresh processes, the subjects in turn, at least one for each; `advance` is told 1 after each process.
 
     Raises:
         BenchmarkError: A process failed.
@@ -199,10 +155,10 @@ def cold_starts(
 
 def _command(subject: "Subject", threads: int, batch: int, folder: Path) -> list[str]:
     folder.mkdir()
-    files = {}
-    for place, (name, values) in enumerate(subject.feed(batch).items()):
-        files[name] = str(folder / f"{place}.npy")
-        np.save(files[name], values)
+    feed = subject.feed(batch)
+    files = {name: str(folder / f"{place}.npy") for place, name in enumerate(feed)}
+    for name, file in files.items():
+        np.save(file, feed[name])
     module = "pfld_edge_convert.benchmark.first_result"
     return [sys.executable, "-m", module, str(subject.path), str(threads), json.dumps(files)]
 
@@ -220,21 +176,11 @@ def _start(subject: "Subject", command: list[str]) -> dict[str, float | None]:
     if process.returncode or not line:
         last = (errors.strip().splitlines() or ["it said nothing"])[-1]
         raise BenchmarkError(f"{subject.path}: a fresh process failed to run it: {last[:200]}")
-    record: dict[str, float | None] = json.loads(line)
-    return {**record, "cold_ms": 1000 * cold}
+    return {**json.loads(line), "cold_ms": 1000 * cold}
 
 
 def _summed_up(rows: list[dict[str, float | None]]) -> ColdStart:
-    def middle(name: str) -> float:
-        return median(row[name] or 0.0 for row in rows)
-
-    known = all(row["resident"] is not None for row in rows)
-    resident = middle("resident") / 1e6 if known else None
-    return ColdStart(
-        cold_ms=middle("cold_ms"),
-        import_ms=middle("import_ms"),
-        load_ms=middle("load_ms"),
-        first_ms=middle("first_ms"),
-        resident_mb=resident,
-        model_mb=None if resident is None else resident - middle("resident_before") / 1e6,
-    )
+    middle = {name: median(row[name] or 0.0 for row in rows) for name in rows[0]}
+    resident, added = middle["resident"] / 1e6, (middle["resident"] - middle["resident_before"]) / 1e6
+    memory = (None, None) if any(row["resident"] is None for row in rows) else (resident, added)
+    return ColdStart(middle["cold_ms"], middle["import_ms"], middle["load_ms"], middle["first_ms"], *memory)

@@ -1,4 +1,7 @@
-"""The record of a benchmark: dataclasses that are written to JSON and read back."""
+"""The record of a benchmark: dataclasses that are written to JSON and read back.
+
+docs/benchmarking.md explains the fields.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -13,15 +16,7 @@ FORMAT = "pfld-edge-bench-1"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was asked for.
-
-    Attributes:
-        rounds: Timed rounds; every model runs once in each.
-        starts: Fresh processes for each model.
-        precision: Widest half interval that counts as an answer.
-        from_crops: Whether calls start from uint8 crops (normalization is timed too) or from the network's input.
-        reference: Name of the model that ratios are to; None where there is one model only.
-    """
+    """What was asked for; ratios are to the model of name `reference`, None where there is one model only."""
 
     rounds: int
     starts: int
@@ -32,22 +27,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One model with so many threads and faces.
+    """One model with so many threads and faces; a batch takes several calls where the file fixes the number of faces.
 
-    Attributes:
-        threads: onnxruntime's threads.
-        batch: Faces.
-        calls: Calls that the batch took: more than one where the file takes a fixed number of faces.
-        median_ms: Median of a batch, milliseconds, with its 95 % interval.
-        p95_ms: 95th percentile; None under 20 rounds, where there is none to tell.
-        p99_ms: 99th percentile; None under 100 rounds.
-        ratio: Of the medians, to the reference with as many threads and faces; None for the reference itself.
-        spread: How far blocks of rounds lie apart, as a share.
-        verdict: What the figures allow to say.
-        reason: Why they allow nothing; else empty.
-        roofline: Share of the processor's peak.
-        processor_ms: Median processor time of a batch, all threads; None where the system can't measure it.
-        processor_ratio: Of the median processor times, to the reference.
+    None: a percentile of too few rounds (20, 100), the ratio of the reference, processor time that can't be measured.
     """
 
     threads: int
@@ -67,18 +49,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """One file.
-
-    Attributes:
-        name: For tables; unique in the report.
-        path: As it was given.
-        size: Bytes.
-        filled: Free axes besides the batch, with the sizes that were chosen.
-        work: What it does for one face.
-        start: Fresh processes; None where none were asked for.
-        timings: One for each number of threads and faces.
-        profile: Where the time goes, with the first number of threads and of faces.
-    """
+    """One file; `filled` are the sizes chosen for free axes besides the batch, `start` is None without fresh starts."""
 
     name: str
     path: str
@@ -92,13 +63,7 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """All of it.
-
-    Attributes:
-        environment: Where.
-        settings: What was asked for.
-        models: The reference first, where there is one.
-    """
+    """All of it, the reference first where there is one."""
 
     environment: Environment
     settings: Settings

@@ -3,8 +3,7 @@
 import gc
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
@@ -29,12 +28,7 @@ _PROCESSOR_CLOCK = None if os.name == "nt" else time.process_time
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What calls took.
-
-    Attributes:
-        wall: ``(rounds,)`` milliseconds.
-        processor: ``(rounds,)`` milliseconds that all threads of the process ran; None where that can't be measured.
-    """
+    """What calls took, ``(rounds,)`` milliseconds: on the wall, and of all threads (None where not measurable)."""
 
     wall: Float
     processor: Float | None
@@ -72,56 +66,40 @@ def take_turns(
 
     Args:
         calls: What is timed, by name.
-        rounds: Timed rounds.
+        rounds: Timed rounds; entry i of all results is of round i.
         warm_up: Rounds before them that aren't kept.
         clock: Seconds of wall time; ``time.thread_time`` leaves out what other processes take of a single thread.
         processor_clock: Seconds of processor time.
         seed: Of the orders.
-        advance: Told 1 after each round, for a progress bar.
-
-    Returns:
-        What each call took; entry i of all of them is of round i.
+        advance: Told 1 after each round.
     """
-    times = {name: Times(np.zeros(rounds), np.zeros(rounds) if processor_clock else None) for name in calls}
-    order, random = list(calls), np.random.default_rng(seed)
-    with _no_collection():
-        for round_ in range(-warm_up, rounds):
-            for place in random.permutation(len(order)):
-                name = order[place]
-                call = calls[name]
-                busy = processor_clock() if processor_clock else 0.0
-                start = clock()
-                call()
-                taken = clock() - start
-                busy = processor_clock() - busy if processor_clock else 0.0
-                if round_ >= 0:
-                    times[name].wall[round_] = 1000 * taken
-                    if (processor := times[name].processor) is not None:
-                        processor[round_] = 1000 * busy
-            advance(1)
-    return times
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
+    wall, processor = np.zeros((2, len(calls), warm_up + rounds))
+    entries, random = list(calls.values()), np.random.default_rng(seed)
     was_on = gc.isenabled()
     gc.disable()
     try:
-        yield
+        for round_ in range(warm_up + rounds):
+            for place in random.permutation(len(entries)):
+                call = entries[place]
+                busy = processor_clock() if processor_clock else 0.0
+                start = clock()
+                call()
+                wall[place, round_] = 1000 * (clock() - start)
+                processor[place, round_] = 1000 * (processor_clock() - busy) if processor_clock else 0.0
+            advance(1)
     finally:
         if was_on:
             gc.enable()
+    kept = slice(warm_up, None)
+    return {
+        name: Times(wall[place, kept], processor[place, kept] if processor_clock else None)
+        for place, name in enumerate(calls)
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and how far it can be trusted.
-
-    Attributes:
-        value: The figure.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-    """
+    """A figure and the ends of its 95 % interval."""
 
     value: float
     low: float
@@ -135,38 +113,25 @@ class Estimate:
 
 def median_of(times: Float, seed: int = 0) -> Estimate:
     """Estimate the median of ``(rounds,)`` times, at least one."""
-    return _estimate(float(np.median(times)), np.median(times[_resampled_rounds(len(times), seed)], axis=1))
+    return ratio_of_medians(times, np.ones_like(times), seed)
 
 
 def ratio_of_medians(times: Float, reference: Float, seed: int = 0) -> Estimate:
-    """Estimate how many times as long something takes as a reference.
+    """Estimate how many times as long something takes as a reference, from ``(rounds,)`` times of the same rounds.
 
     Both are resampled by the same rounds, so that what slowed a round for both widens nothing; and by whole stretches
-    of rounds, for what slows one round mostly slows the next too (Künsch, "The jackknife and the bootstrap for general
-    stationary observations", Annals of Statistics 17, 1989; here on a circle, after Politis and Romano, 1992).
-
-    Args:
-        times: ``(rounds,)``, of what is judged.
-        reference: ``(rounds,)``, of the same rounds.
-        seed: Of the resampling.
+    (of the cube root of their number), for what slows one round mostly slows the next too (Künsch, "The jackknife and
+    the bootstrap for general stationary observations", Annals of Statistics 17, 1989; here on a circle, after Politis
+    and Romano, 1992).
     """
-    rows = _resampled_rounds(len(times), seed)
-    ratios = np.median(times[rows], axis=1) / np.median(reference[rows], axis=1)
-    return _estimate(float(np.median(times) / np.median(reference)), ratios)
-
-
-def _resampled_rounds(count: int, seed: int) -> NDArray[np.intp]:
-    """``(resamples, count)`` rounds, drawn in stretches of the cube root of their number."""
+    count = len(times)
     stretch = max(1, round(count ** (1 / 3)))
     starts = np.random.default_rng(seed).integers(0, count, (_RESAMPLES, -(-count // stretch)))
-    rows: NDArray[np.intp] = (starts[:, :, None] + np.arange(stretch)).reshape(_RESAMPLES, -1)[:, :count] % count
-    return rows
-
-
-def _estimate(value: float, resampled: Float) -> Estimate:
+    rows = (starts[:, :, None] + np.arange(stretch)).reshape(_RESAMPLES, -1)[:, :count] % count
+    ratios = np.median(times[rows], axis=1) / np.median(reference[rows], axis=1)
     tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return Estimate(float(np.median(times) / np.median(reference)), float(low), float(high))
 
 
 class Verdict(str, Enum):
@@ -182,13 +147,7 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict and its reason.
-
-    Attributes:
-        verdict: What can be said.
-        spread: How far blocks of rounds lie apart, see `block_spread`.
-        reason: Why nothing can be said; empty otherwise.
-    """
+    """A verdict, how far blocks of rounds lie apart (`block_spread`), and why nothing can be said, else empty."""
 
     verdict: Verdict
     spread: float
@@ -206,16 +165,17 @@ def judge(times: Times, reference: Times | None, found: Estimate, precision: flo
             as much, and blocks of rounds may lie four times as far apart.
     """
     spread = block_spread(times.wall, None if reference is None else reference.wall)
-    what = "median" if reference is None else "ratio"
-    if reason := _disagreement(times, reference, precision):
-        pass
-    elif not found.half_width <= precision:
+    what, reason = "median" if reference is None else "ratio", _disagreement(times, reference, precision)
+    if not reason and not found.half_width <= precision:
         reason = f"the {what}'s interval is {found.half_width:.1%} to either side, {precision:.1%} is asked for"
-    elif not spread <= _SPREAD_ALLOWED * precision:
+    elif not reason and not spread <= _SPREAD_ALLOWED * precision:
         reason = f"the {what} of some rounds lies {spread:.0%} from that of others"
-    else:
-        return Judgement(_plain(found) if reference is not None else Verdict.STEADY, spread)
-    return Judgement(Verdict.TOO_NOISY, spread, reason)
+    if reason:
+        return Judgement(Verdict.TOO_NOISY, spread, reason)
+    if reference is None:
+        return Judgement(Verdict.STEADY, spread)
+    faster, slower = found.high < 1, found.low > 1
+    return Judgement(Verdict.FASTER if faster else Verdict.SLOWER if slower else Verdict.SAME, spread)
 
 
 def _disagreement(times: Times, reference: Times | None, precision: float) -> str:
@@ -239,10 +199,9 @@ def _slowdown(times: Times) -> float:
 
 
 def block_spread(times: Float, reference: Float | None = None) -> float:
-    """Cut the rounds into five blocks in order and see how far the blocks' medians, or their ratios, lie apart.
+    """Range of the medians, or of their ratios, of five blocks of rounds in order, as a share of the middle one.
 
-    Returns:
-        Largest less smallest, as a share of the middle one; 0 where there are fewer than 10 rounds.
+    0 where there are fewer than 10 rounds.
     """
     if len(times) < 2 * _BLOCKS:
         return 0.0
@@ -250,9 +209,3 @@ def block_spread(times: Float, reference: Float | None = None) -> float:
     if reference is not None:
         figures /= [np.median(block) for block in np.array_split(reference, _BLOCKS)]
     return float(np.ptp(figures) / np.median(figures))
-
-
-def _plain(ratio: Estimate) -> Verdict:
-    if ratio.high < 1:
-        return Verdict.FASTER
-    return Verdict.SLOWER if ratio.low > 1 else Verdict.SAME

@@ -14,7 +14,7 @@ from pfld_edge_calib import Face, cut_faces
 from pfld_edge_calib.evaluation import LikelyCause
 from pfld_edge_convert.inference import open_model
 from pfld_edge_convert.model_file import load_onnx
-from pfld_edge_runtime import Contract, LandmarkModel, crop_windows, fingerprint_image, prepare_input
+from pfld_edge_runtime import LandmarkModel, crop_windows, fingerprint_image, prepare_input
 
 _CHANGED = 1e-3
 """Fractions of the crop, of INT8 files. The same file on the same kind of processor gives the recorded digits, 1e-6;
@@ -45,13 +45,9 @@ Trial = tuple[float, float, str]
 
 @dataclass(frozen=True, slots=True)
 class FingerprintCheck:
-    """A file's answer to the seeded image.
+    """A file's raw output for the seeded image: as the exporter recorded it, and now.
 
-    Attributes:
-        recorded: What the exporter saw, the network's raw output.
-        found: What it gives now.
-        side: Pixels to a unit of the crop: 1 where the output is fractions.
-        tolerance: What the contract allows a device, in the output's unit.
+    `side` is pixels to a unit of the crop, 1 where the output is fractions; `tolerance` is in the output's unit.
     """
 
     recorded: NDArray[np.float64]
@@ -102,20 +98,6 @@ def check_fingerprint(model: LandmarkModel) -> FingerprintCheck | None:
     return FingerprintCheck(recorded, found.astype(np.float64).ravel(), side, seen.tolerance)
 
 
-def _seeded_feed(inputs: Sequence[str], contract: Contract) -> dict[str, NDArray[Any]]:
-    """Make what the exporter fed: the seeded image, for an end-to-end graph with a box around the whole of it.
-
-    Args:
-        inputs: Names of the graph's inputs: the crops, or photograph and boxes.
-        contract: The file's own.
-    """
-    size = contract.input_size
-    image = fingerprint_image(0 if contract.fingerprint is None else contract.fingerprint.seed, size)
-    if contract.end_to_end:
-        return {inputs[0]: image, inputs[1]: np.array([[0, 0, size, size]], np.float32)}
-    return {inputs[0]: prepare_input(image[None], contract)}
-
-
 def wrong_scale(
     model: LandmarkModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
 ) -> Iterator[LikelyCause]:
@@ -123,30 +105,21 @@ def wrong_scale(
 
     That is the recorded fingerprint where the file no longer gives it, otherwise the reference's landmarks. Small
     steps of rounding make the answer rugged, so that following its slope finds nothing; but one network that takes its
-    scales as inputs tries thousands a second.
-
-    Args:
-        model: An INT8 file.
-        check: Its fingerprint.
-        faces: Some faces.
-        expected: ``(N, P, 2)`` the reference's landmarks of those, pixels.
+    scales as inputs tries thousands a second. The reference's landmarks of the faces are ``(N, P, 2)``, pixels.
     """
     trials = _trials(model, check, faces, expected)
     if trials is None:
         return
-    now = trials.distance({})
-    coarse = sorted(trials.tried((name, factor) for name in trials.scales for factor in _factors()))[:_FOLLOWED]
-    best = coarse
+    best = sorted(trials.tried((name, factor) for name in trials.scales for factor in _factors()))[:_FOLLOWED]
     for steps in _NEARBY:
         near = trials.tried((name, factor * (1 + step)) for _, factor, name in best for step in steps.tolist())
         best = sorted([*best, *near])[:_FOLLOWED]
     left, factor, name = best[0]
+    now = trials.distance({})
     if left <= _LEFT * now and abs(factor - 1) > _LEAST:
-        right = (
-            "the file gives the fingerprint that its exporter saw"
-            if check is not None and check.changed
-            else "its landmarks are the checkpoint's"
-        )
+        right = "its landmarks are the checkpoint's"
+        if check is not None and check.changed:
+            right = "the file gives the fingerprint that its exporter saw"
         # The scale of what a layer reads and that of its weights count as a product: either may be the one.
         same = sorted({other for rest, by, other in best if rest <= 1.01 * left and by == factor} - {name})
         either = "".join(f" or {other!r} ({_use(trials.file, other)})" for other in same)
@@ -160,12 +133,9 @@ def wrong_scale(
 def scale_names(model: onnx.ModelProto) -> list[str]:
     """Names of the constants that scale integers, in the order of the graph: floats that quantized operators read."""
     floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    quantized = [node for node in model.graph.node if _is_quantized(node)]
+    prefixes = ("QLinear", "QGemm", "QuantizeLinear", "DequantizeLinear")
+    quantized = [node for node in model.graph.node if node.op_type.startswith(prefixes)]
     return list(dict.fromkeys(name for node in quantized for name in node.input if name in floats))
-
-
-def _is_quantized(node: onnx.NodeProto) -> bool:
-    return node.op_type.startswith(("QLinear", "QGemm")) or node.op_type in ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +156,7 @@ class _Trials:
     def tried(self, factors: Iterable[tuple[str, float]]) -> Iterator[Trial]:
         """Undo a factor of each named scale."""
         for name, factor in factors:
-            undone = np.asarray(self.scales[name] / np.float32(factor), np.float32)
-            yield self.distance({name: undone}), factor, name
+            yield self.distance({name: np.asarray(self.scales[name] / np.float32(factor))}), factor, name
 
 
 def _trials(
@@ -201,7 +170,11 @@ def _trials(
     if not names:
         return None
     if check is not None and check.changed:
-        feed, target = _seeded_feed(inputs, contract), check.recorded
+        size, seen = contract.input_size, contract.fingerprint
+        image = fingerprint_image(0 if seen is None else seen.seed, size)
+        boxed = [image, np.array([[0, 0, size, size]], np.float32)]
+        feed = dict(zip(inputs, boxed if contract.end_to_end else [prepare_input(image[None], contract)], strict=False))
+        target = check.recorded
     elif contract.end_to_end or not faces:
         return None
     else:
@@ -210,19 +183,16 @@ def _trials(
         wanted = np.asarray(expected[: len(batch.faces)], np.float32)
         target = batch.windows.to_crop(wanted).astype(np.float64).ravel()
     values = {item.name: numpy_helper.to_array(item) for item in file.graph.initializer if item.name in names}
-    return _Trials(file, open_model(_with_inputs(file, names)), feed, target, {name: values[name] for name in names})
-
-
-def _with_inputs(file: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """Let constants be overridden: those that are inputs too are defaults (ONNX's IR, "Initializers", version 4)."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(file)
-    shapes = {item.name: list(item.dims) for item in file.graph.initializer}
+    # Constants that are inputs too are defaults, to be overridden (ONNX's IR, "Initializers", version 4).
     there = {value.name for value in file.graph.input}
-    copy.graph.input.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in names if name not in there
+    open_file = onnx.ModelProto()
+    open_file.CopyFrom(file)
+    open_file.graph.input.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, values[name].shape)
+        for name in names
+        if name not in there
     )
-    return copy
+    return _Trials(file, open_model(open_file), feed, target, {name: values[name] for name in names})
 
 
 def _factors() -> list[float]:

@@ -1,7 +1,7 @@
 """Likely causes of a deviation from the reference: order, colours, crop margin, INT8 scales, fingerprint."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from pfld_edge_calib import Face
 from pfld_edge_calib.evaluation import LikelyCause, ModelResult, Verdict, Verification
 from pfld_edge_calib.find_landmarks import find_landmarks
-from pfld_edge_convert.diagnosis.file_checks import FingerprintCheck, check_fingerprint, wrong_scale
+from pfld_edge_convert.file_checks import FingerprintCheck, check_fingerprint, wrong_scale
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme
 
 Points = NDArray[np.floating]
+
+_Trial = tuple[str, LandmarkModel, str]
+"""A cause, the model fed otherwise, and what it means if that agrees with the reference."""
 
 _FLOAT_DEVIATION = 1e-4
 """Of the eye distance, at one landmark. Float files differ from their checkpoint by some 1e-6."""
@@ -52,11 +55,7 @@ def diagnosed(
     are further from the reference's than any conversion moves them. A file within the budget by chance is still not the
     file that was meant. A network that agrees with the reference costs one run on the seeded image.
 
-    Args:
-        record: A verification with a reference, its first network.
-        models: The networks of the record, in its order.
-        faces: The faces of the record.
-        starting: Called with the name of each network that deviates and is looked into.
+    The reference is the record's first network; `starting` is called with the name of each one that is looked into.
     """
     results = [record.models[0]]
     for result, model in zip(record.models[1:], models[1:], strict=True):
@@ -104,11 +103,14 @@ def _causes(
     check: FingerprintCheck | None,
 ) -> Iterator[LikelyCause]:
     """From the cheapest check to the dearest; what only the fingerprint shows comes last."""
-    rows = _some_faces(record, result)
+    known = np.isfinite(result.landmarks).all(axis=(1, 2)) & np.isfinite(record.models[0].landmarks).all(axis=(1, 2))
+    rows = np.flatnonzero(known)
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(_FACES, len(rows))).astype(int))]
     found, expected = result.landmarks[rows], record.models[0].landmarks[rows]
     some = [faces[row] for row in rows]
     if len(rows):
-        eyes = _eye_distances(record.truth[rows], record.scheme)
+        first, second = (record.truth[rows, point].astype(np.float64) for point in record.scheme.normalizing_points)
+        eyes = np.linalg.norm(first - second, axis=1, keepdims=True)
         yield from _other_order(found, expected, eyes, record.scheme)
         yield from _other_input(model, reference, some, found, expected, eyes)
     far = result.verdict is Verdict.FAIL or (result.deviation is not None and result.deviation.mean > _INT8_DEVIATION)
@@ -116,21 +118,6 @@ def _causes(
         yield from wrong_scale(model, check, some[:_SCALE_FACES], expected[:_SCALE_FACES])
     if check is not None:
         yield from check.causes()
-
-
-def _some_faces(record: Verification, result: ModelResult) -> NDArray[np.int64]:
-    """Rows of faces that both networks found, evenly spread over the set."""
-    known = np.isfinite(result.landmarks).all(axis=(1, 2)) & np.isfinite(record.models[0].landmarks).all(axis=(1, 2))
-    rows = np.flatnonzero(known)
-    chosen: NDArray[np.int64] = rows[np.unique(np.linspace(0, len(rows) - 1, min(_FACES, len(rows))).astype(int))]
-    return chosen
-
-
-def _eye_distances(truth: Points, scheme: LandmarkScheme) -> NDArray[np.float64]:
-    """``(N, 1)`` distances of the two normalising points, pixels."""
-    first, second = scheme.normalizing_points
-    distances: NDArray[np.float64] = np.linalg.norm(truth[:, first].astype(np.float64) - truth[:, second], axis=1)
-    return distances[:, None]
 
 
 def _other_order(found: Points, expected: Points, eyes: Points, scheme: LandmarkScheme) -> Iterator[LikelyCause]:
@@ -145,12 +132,8 @@ def _other_order(found: Points, expected: Points, eyes: Points, scheme: Landmark
     moved = np.flatnonzero(order != np.arange(len(order)))
     if len(moved) and after <= _AGREES * before:
         sentence = f"the landmarks are in another order: {_described(order, moved, scheme)}"
-        evidence: dict[str, float | str] = {
-            "deviation": before,
-            "reordered": after,
-            "order": " ".join(map(str, order.tolist())),
-        }
-        yield LikelyCause("order", sentence, evidence)
+        spelled = " ".join(map(str, order.tolist()))
+        yield LikelyCause("order", sentence, {"deviation": before, "reordered": after, "order": spelled})
 
 
 def _described(order: NDArray[np.int64], moved: NDArray[np.int64], scheme: LandmarkScheme) -> str:
@@ -164,60 +147,42 @@ def _described(order: NDArray[np.int64], moved: NDArray[np.int64], scheme: Landm
     return f"{len(moved)} of {count} points are elsewhere: its point {pairs}{', ...' if len(moved) > 4 else ''}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """A model that is fed otherwise, and what it means if that agrees with the reference."""
-
-    cause: str
-    model: LandmarkModel
-    sentence: str
-
-
 def _other_input(
     model: LandmarkModel, reference: Contract, faces: Sequence[Face], found: Points, expected: Points, eyes: Points
 ) -> Iterator[LikelyCause]:
-    """Try the other order of colours, other crop margins, and exchanged coordinates.
-
-    Args:
-        model: The network that deviates.
-        reference: Contract of the network that it should agree with.
-        faces: Some faces.
-        found: ``(N, P, 2)`` its landmarks of those, pixels.
-        expected: ``(N, P, 2)`` the reference's.
-        eyes: ``(N, 1)`` eye distances, pixels.
-    """
+    """Try the other order of colours, other crop margins, and exchanged coordinates."""
 
     def deviation(landmarks: Points) -> float:
         return float((np.linalg.norm(landmarks.astype(np.float64) - expected, axis=2) / eyes).mean())
 
     before = deviation(found)
-    trials = [*_colors(model), *_margins(model, reference), *_exchanged(model)]
-    answers = find_landmarks([trial.model for trial in trials], faces)
+    trials = [_colors(model), *_margins(model, reference)]
+    if not model.contract.end_to_end:
+        turned = LandmarkModel(model.contract, lambda crops: np.ascontiguousarray(model.predict(crops)[:, :, ::-1]))
+        told = "x and y are exchanged: with each pair turned round it agrees with the checkpoint"
+        trials.append(("order", turned, told))
+    answers = find_landmarks([trial for _, trial, _ in trials], faces)
     after, best = min(((deviation(answer), i) for i, answer in enumerate(answers)), key=lambda pair: pair[0])
     if after <= _AGREES * before:
-        trial = trials[best]
-        evidence: dict[str, float | str] = {"deviation": before, "fed otherwise": after}
-        sentence = f"{trial.sentence} (mean deviation {after:.2g} instead of {before:.2g} of the eye distance)"
-        yield LikelyCause(trial.cause, sentence, evidence)
+        cause, _, told = trials[best]
+        sentence = f"{told} (mean deviation {after:.2g} instead of {before:.2g} of the eye distance)"
+        yield LikelyCause(cause, sentence, {"deviation": before, "fed otherwise": after})
 
 
-def _colors(model: LandmarkModel) -> Iterator[_Trial]:
-    said = "rgb" if isinstance(model, EndToEndModel) else model.contract.color_order
-    other = "BGR" if said == "rgb" else "RGB"
-
+def _colors(model: LandmarkModel) -> _Trial:
     def turned(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.ascontiguousarray(pictures[..., ::-1])
 
-    exchanged = (
-        EndToEndModel(model.contract, lambda photo, boxes: model.function(turned(photo), boxes))
-        if isinstance(model, EndToEndModel)
-        else LandmarkModel(model.contract, lambda crops: model.predict(turned(crops)))
+    exchanged, said = (
+        LandmarkModel(model.contract, lambda crops: model.predict(turned(crops))),
+        model.contract.color_order,
     )
-    yield _Trial(
-        "color",
-        exchanged,
-        f"RGB and BGR are exchanged: the file says {said.upper()}, but fed {other} it agrees with the checkpoint",
-    )
+    if isinstance(model, EndToEndModel):
+        exchanged = EndToEndModel(model.contract, lambda photo, boxes: model.function(turned(photo), boxes))
+        said = "rgb"
+    other = "BGR" if said == "rgb" else "RGB"
+    told = f"the file says {said.upper()}, but fed {other} it agrees with the checkpoint"
+    return "color", exchanged, f"RGB and BGR are exchanged: {told}"
 
 
 def _margins(model: LandmarkModel, reference: Contract) -> Iterator[_Trial]:
@@ -232,27 +197,18 @@ def _margins(model: LandmarkModel, reference: Contract) -> Iterator[_Trial]:
         if model.contract.end_to_end:
             cut = reference.crop.margin / ratio
             told = f"the graph cuts {cut:.3g} times the box, and agrees when boxes are scaled by {ratio:.3g}"
-        yield _Trial("margin", _with_margin(model, ratio), f"the crop's margin is wrong: {told}")
-
-
-def _exchanged(model: LandmarkModel) -> Iterator[_Trial]:
-    if not model.contract.end_to_end:
-        turned = LandmarkModel(model.contract, lambda crops: np.ascontiguousarray(model.predict(crops)[:, :, ::-1]))
-        yield _Trial(
-            "order", turned, "x and y are exchanged: with each pair turned round it agrees with the checkpoint"
-        )
+        yield "margin", _with_margin(model, ratio), f"the crop's margin is wrong: {told}"
 
 
 def _with_margin(model: LandmarkModel, ratio: float) -> LandmarkModel:
+    def scaled(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        centers, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * ratio
+        return np.concatenate([centers - halves, centers + halves], axis=1).astype(np.float32)
+
     if isinstance(model, EndToEndModel):
-        return EndToEndModel(model.contract, lambda photo, boxes: model.function(photo, _scaled(boxes, ratio)))
+        return EndToEndModel(model.contract, lambda photo, boxes: model.function(photo, scaled(boxes)))
     crop = replace(model.contract.crop, margin=model.contract.crop.margin * ratio)
     return LandmarkModel(model.contract.replace(crop=crop), model.predict)
-
-
-def _scaled(boxes: NDArray[np.float32], ratio: float) -> NDArray[np.float32]:
-    centers, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * ratio
-    return np.concatenate([centers - halves, centers + halves], axis=1).astype(np.float32)
 
 
 def _judged(result: ModelResult, cause: LikelyCause | None, differences: Sequence[str]) -> ModelResult:
