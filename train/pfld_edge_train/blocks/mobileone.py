@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pfld_edge_train.blocks.merged_branches import MergedBlock, merge_pays, merged_forward
+from pfld_edge_train.blocks.merged_branches import merge_pays, merged_branches
 from pfld_edge_train.blocks.patch_moments import PatchGeometry
 
 
@@ -87,8 +87,9 @@ class MobileOneBlock(nn.Module):
         if self.training and self.rbr_conv is not None and self.training_form != "branches":
             convs, norms = self._branches()
             if self._merges(x, convs[0], norms):
-                block = MergedBlock(_geometry(convs[0]), norms, self.linear, self.statistics_group)
-                return merged_forward(x, block, [conv.weight for conv in convs])
+                kernels = [conv.weight for conv in convs]
+                out = merged_branches(x, _geometry(convs[0]), kernels, norms, self.statistics_group)
+                return out if self.linear else out.relu_()
         out = self._linear_part(x)
         return out if self.linear else torch.relu(out)
 
