@@ -1,16 +1,37 @@
-"""All faces of a run: crops and labels, the validation split, and how often an epoch shows each face."""
+"""All faces of a run: crops and labels, the validation split, and how often an epoch shows each face.
 
+A ``[[data]]`` table is a list, cropped from photographs once, or a folder of prepared shards, read in place.
+"""
+
+import hashlib
+import json
+import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
-from pfld_edge_runtime import Contract
-from pfld_edge_train.config import TrainConfig
-from pfld_edge_train.face_sources import Crops, join_faces, read_source
+from pfld_edge_calib import (
+    WFLW_ATTRIBUTES,
+    Face,
+    FaceSetError,
+    as_wflw_98,
+    cut_faces,
+    open_faces,
+    read_points_csv,
+)
+from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
+from pfld_edge_calib.datasets.prepared import MANIFEST, ROOM, open_prepared, read_shard
+from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule
+from pfld_edge_train.config import DataConfig, TrainConfig
+from pfld_edge_train.errors import TrainConfigError
 
 LARGE_POSE_SHARE = 0.48
 """Distance of the outer eye corners as a share of the landmarks' box, below which a face counts as in large pose.
@@ -20,6 +41,22 @@ Half of all faces lie above 0.58, a twentieth of LFW's press photographs below 0
 
 MOST_REPEATS = 16
 """Largest factor by which pose balance repeats a face."""
+
+_BATCH = 64
+"""Faces that are cropped at once."""
+
+
+class Crops(Protocol):
+    """``(N, S, S, 3)`` uint8 BGR faces: an array, or an object that reads them when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(N, S, S, 3)``."""
+        ...
+
+    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """Give one crop, ``(S, S, 3)``, or some, ``(n, S, S, 3)``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +94,17 @@ class FaceCache:
         return np.asarray(apart & (self.weights[:, first] > 0) & (self.weights[:, second] > 0))
 
 
+class _Source(NamedTuple):
+    """The faces of one source or shard, as in `FaceCache`; those of one group share a person or a photograph."""
+
+    crops: Crops
+    windows: NDArray[np.int64]
+    landmarks: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    attributes: NDArray[np.bool_]
+    groups: tuple[str, ...]
+
+
 def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCache:
     """Open a configuration's faces; listed ones are cropped into `folder` where their crops are missing.
 
@@ -64,34 +112,26 @@ def open_cache(config: TrainConfig, folder: Path, contract: Contract) -> FaceCac
         FaceSetError: A source can't be read.
         TrainConfigError: A source has other points than the network, or was prepared for another crop.
     """
-    sources = [read_source(data, contract, folder) for data in config.data]
+    sources = [_read_source(data, contract, folder) for data in config.data]
     counts = [len(source.groups) for source in sources]
-    faces = sources[0] if len(sources) == 1 else join_faces(sources)
+    faces = sources[0] if len(sources) == 1 else _joined(sources)
     labelled = faces.weights.any(axis=1)
     repeats = np.repeat([data.repeat for data in config.data], counts)
     balance = np.repeat([data.pose_balance for data in config.data], counts)
     points = contract.landmarks.normalizing_points
     return FaceCache(
-        crops=faces.crops,
-        windows=faces.windows,
-        landmarks=faces.landmarks,
-        weights=faces.weights,
-        attributes=faces.attributes,
+        *faces[:5],
         repeats=balanced_repeats(repeats, balance, faces.landmarks, faces.weights, points) * labelled,
         held_out=split_groups(faces.groups, config.validation, config.seed) & labelled,
     )
 
 
 def split_groups(groups: Sequence[str], share: float, seed: int) -> NDArray[np.bool_]:
-    """Choose the validation faces by group, so that no person or photograph is on both sides.
+    """Choose the validation faces by group, so that no person or photograph is on both sides: ``(N,)``, true for them.
 
     A group's side depends on its name and the seed alone: adding data moves no old face.
-
-    Returns:
-        ``(N,)`` bool, true where held out.
     """
-    numbers = [zlib.crc32(f"{seed}:{group}".encode()) / 2**32 for group in groups]
-    return np.array([number < share for number in numbers])
+    return np.array([zlib.crc32(f"{seed}:{group}".encode()) / 2**32 < share for group in groups])
 
 
 def balanced_repeats(
@@ -124,3 +164,174 @@ def balanced_repeats(
     share = np.where(known[:, ends].all(axis=1), share, LARGE_POSE_SHARE)
     factor = np.clip((LARGE_POSE_SHARE / np.maximum(share, 1e-6)) ** balance, 1, MOST_REPEATS)
     return np.asarray(np.round(repeats * factor), np.int64)
+
+
+def _joined(parts: Sequence[_Source]) -> _Source:
+    windows, landmarks, weights, attributes = (
+        np.concatenate([part[column] for part in parts])  # type: ignore[misc] - arrays of several types
+        for column in range(1, 5)
+    )
+    groups = tuple(group for part in parts for group in part.groups)
+    return _Source(JoinedCrops([part.crops for part in parts]), windows, landmarks, weights, attributes, groups)
+
+
+def _read_source(data: DataConfig, contract: Contract, folder: Path) -> _Source:
+    """Read the faces of one table; crops of listed faces are kept in `folder` between runs."""
+    path = Path(data.path)
+    # Crops are larger than the network's by `ROOM`, in BGR.
+    wide = contract.replace(
+        input_size=round(contract.input_size * ROOM),
+        color_order="bgr",
+        crop=CropRule(margin=contract.crop.margin * ROOM),
+    )
+    if data.scheme and contract.landmarks != WFLW_98:
+        raise TrainConfigError(
+            f"{path}: scheme = {data.scheme!r} is for networks of {WFLW_98.name}, not of {contract.landmarks.name}"
+        )
+    if (path / MANIFEST).is_file():
+        source = _prepared_source(data, wide)
+        _check_points(path, source.weights.shape[1], contract)
+        return source
+    if path.suffix.lower() == ".csv":
+        faces = read_points_csv(path, Path(data.images) if data.images else None, data.group_by)
+    else:
+        faces = open_faces(path, data.split).load()
+    faces = as_wflw_98(faces) if data.scheme else faces
+    _check_points(path, len(faces[0].landmarks if faces[0].landmarks is not None else ()), contract)
+    return _listed_source(faces, data, wide, folder)
+
+
+def _check_points(path: Path, points: int, contract: Contract) -> None:
+    scheme = contract.landmarks
+    if points == scheme.num_landmarks:
+        return
+    mapped = (points, scheme) == (IBUG_68.num_landmarks, WFLW_98)
+    advice = f"scheme = {IBUG_68.name!r} in its [[data]] maps them" if mapped else "[landmarks] names another scheme"
+    raise TrainConfigError(
+        f"{path}: {points} points a face, the network has {scheme.num_landmarks} ({scheme.name}); {advice}"
+    )
+
+
+def _listed_source(faces: Sequence[Face], data: DataConfig, wide: Contract, folder: Path) -> _Source:
+    landmarks = np.stack([face.landmarks for face in faces if face.landmarks is not None])
+    weights = np.ones(landmarks.shape[:2], np.float32)
+    for row, face in zip(weights, faces, strict=True):
+        row *= face.weight if face.point_weights is None else face.weight * face.point_weights
+    crops, windows = _cut_once(faces, wide, folder)
+    return _Source(
+        crops=crops,
+        windows=windows,
+        landmarks=landmarks,
+        weights=weights if data.weighted else (weights > 0).astype(np.float32),
+        attributes=np.array([[name in face.attributes for name in WFLW_ATTRIBUTES] for face in faces]),
+        groups=tuple(face.group for face in faces),
+    )
+
+
+def _cut_once(faces: Sequence[Face], wide: Contract, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Crop faces with the runtime's crop into a folder that is named by a hash of all that the crops depend on.
+
+    ``windows.npy`` is renamed into place last and marks the folder as complete.
+    """
+    digest = hashlib.sha256(json.dumps([wide.input_size, wide.crop.margin, wide.color_order]).encode())
+    for face in faces:
+        digest.update(str(face.image).encode() + face.bbox_xyxy.tobytes())
+    target = folder / f"faces-{digest.hexdigest()[:16]}"
+    if not (target / "windows.npy").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        shape = (len(faces), wide.input_size, wide.input_size, 3)
+        crops = np.lib.format.open_memmap(target / "crops.npy", mode="w+", dtype=np.uint8, shape=shape)
+        windows = np.zeros((len(faces), 3), np.int64)
+        terminal = Console(stderr=True)
+        batches = track(
+            cut_faces(faces, wide, batch_size=_BATCH),
+            "cutting faces",
+            total=-(-len(faces) // _BATCH),
+            console=terminal,
+            transient=True,
+            disable=not terminal.is_terminal,
+        )
+        done = 0
+        for batch in batches:
+            part = slice(done, done := done + len(batch.crops))
+            crops[part], windows[part, :2], windows[part, 2] = batch.crops, batch.windows.corners, batch.windows.sizes
+        crops.flush()
+        np.save(target / "windows.partial.npy", windows)
+        (target / "windows.partial.npy").replace(target / "windows.npy")
+    # As a plain array: rows of a memory map are slow to make.
+    return np.load(target / "crops.npy", mmap_mode="r").view(np.ndarray), np.load(target / "windows.npy")
+
+
+def _prepared_source(data: DataConfig, wide: Contract) -> _Source:
+    folder = Path(data.path)
+    manifest = open_prepared(folder)
+    settings = manifest.settings
+    if manifest.source == "wflw test":
+        raise TrainConfigError(f"{folder}: made of WFLW's test list, from which no run learns")
+    if (settings.size, settings.contract.crop) != (wide.input_size, wide.crop):
+        raise TrainConfigError(
+            f"{folder}: prepared with --input-size {settings.input_size} --margin {settings.margin:g}, the network "
+            f"needs {round(wide.input_size / ROOM)} and {wide.crop.margin / ROOM:g}; prepare it anew"
+        )
+    return _joined([_shard_faces(folder / entry.file, wide.input_size, data) for entry in manifest.shards])
+
+
+def _shard_faces(path: Path, size: int, data: DataConfig) -> _Source:
+    """Read the labels of a shard's faces, and map its pictures."""
+    shard = read_shard(path, size, pictures=False)
+    weights = shard.weights if data.weighted else (shard.weights > 0).astype(np.float32)
+    landmarks = shard.photo_landmarks
+    if data.scheme:
+        landmarks, weights = points_as_wflw_98(landmarks, weights)
+    return _Source(ShardCrops(path, size), shard.windows, landmarks, weights, shard.attributes, shard.groups)
+
+
+class ShardCrops:
+    """The crops of a prepared shard, decoded when they are asked for; safe to use from several threads."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Map a shard's file with crops of `size` pixels into memory."""
+        self._path, self._pictures = path, _mapped_array(path, "pictures")
+        self._ends = np.load(path, allow_pickle=False)["picture_ends"]
+        self.shape = (len(self._ends), size, size, 3)
+
+    def __getitem__(self, row: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """Decode one crop, ``(S, S, 3)``; a damaged one raises FaceSetError."""
+        place = int(row)
+        data = self._pictures[self._ends[place - 1] if place else 0 : self._ends[place]]
+        if data.size == np.prod(self.shape[1:]):
+            return data.reshape(self.shape[1:])
+        crop = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if crop is None or crop.shape != self.shape[1:]:
+            raise FaceSetError(f"{self._path}: picture {place} is damaged; run `pfld-edge prepare` again")
+        return np.asarray(crop, np.uint8)
+
+
+class JoinedCrops:
+    """The crops of several shards or sources, one after the other; their crops have one size."""
+
+    def __init__(self, parts: Sequence[Crops]) -> None:
+        """Join them."""
+        self._parts = parts
+        self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+
+    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """Give one crop, ``(S, S, 3)``, or some, ``(n, S, S, 3)``."""
+        if isinstance(rows, np.ndarray) and rows.ndim:
+            return np.stack([self[row] for row in rows.tolist()])
+        part = int(np.searchsorted(self._starts, rows, side="right")) - 1
+        return self._parts[part][int(rows) - int(self._starts[part])]
+
+
+def _mapped_array(path: Path, name: str) -> NDArray[np.uint8]:
+    """Map one array of an uncompressed ``.npz`` file into memory."""
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(f"{name}.npy").header_offset
+    with path.open("rb") as file:
+        file.seek(start + 26)  # of the local header: lengths of name and extra field, 2 bytes each (APPNOTE.TXT 4.3.7)
+        lengths = file.read(4)
+        file.seek(start + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"))
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape).view(np.ndarray) if shape[0] else np.empty(0, np.uint8)

@@ -6,6 +6,7 @@ A shape is a small picture of opacity, drawn once and laid over faces by affine 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -146,8 +147,7 @@ class Occlusions:
     skin: Points
 
 
-@dataclass(frozen=True, slots=True)
-class _Axes:
+class _Axes(NamedTuple):
     """Axes of N faces in their crops: the middle between the eyes, unit vectors to the right and down, extents."""
 
     eyes: Points
@@ -156,6 +156,20 @@ class _Axes:
     eye_distance: Points
     width: Points
     height: Points
+
+
+class _Material(NamedTuple):
+    """Shapes of a layer, probability of skin, saturation, brightest grey level, least opacity."""
+
+    shapes: Sequence[int]
+    skin: float = 0.6
+    vivid: float = 0.7
+    brightest: float = 255.0
+    thinnest: float = 0.7
+
+
+Placed = tuple[NDArray[np.bool_], Points, Points]
+"""Which faces, centre ``(N, 2)``, and half axes as columns ``(N, 2, 2)``, in fractions of the crop."""
 
 
 def draw_occlusions(
@@ -186,21 +200,6 @@ def draw_occlusions(
         (_placed_glasses(axes, config, generator), glass),
     )
     return tuple(_occlusions(*place, material, rows, frames, size, generator) for place, material in placed)
-
-
-Placed = tuple[NDArray[np.bool_], Points, Points]
-"""Which faces, centre ``(N, 2)``, and half axes as columns ``(N, 2, 2)``, in fractions of the crop."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Material:
-    """Shapes of a layer, probability of skin, saturation, brightest grey level, least opacity."""
-
-    shapes: Sequence[int]
-    skin: float = 0.6
-    vivid: float = 0.7
-    brightest: float = 255.0
-    thinnest: float = 0.7
 
 
 def _placed_things(fractions: NDArray[np.float32], config: AugmentConfig, generator: np.random.Generator) -> Placed:

@@ -108,7 +108,7 @@ class _PatchMoments(torch.autograd.Function):
     """`patch_moments` over all processes, and the count of patches; summed in float64 where `exact`."""
 
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def] - 
+    def forward(  # type: ignore[no-untyped-def] -
         ctx: Any,  # noqa: ANN401 - torch's own interface
         x: Tensor,
         geometry: PatchGeometry,
