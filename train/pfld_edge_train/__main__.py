@@ -48,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(chosen: argparse.Namespace) -> None:
-    from pfld_edge_train.callbacks import TextProgress
     from pfld_edge_train.config import load_config
     from pfld_edge_train.fit import train, use_threads
     from pfld_edge_train.processes import joined_processes
+    from pfld_edge_train.run_log import TextProgress
 
     if chosen.threads:
         use_threads(chosen.threads)

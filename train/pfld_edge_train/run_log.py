@@ -1,12 +1,15 @@
-"""What a run records after every epoch: ``log.csv``, ``curves.png`` and TensorBoard's events."""
+"""What a run tells: callbacks and lines of text, ``log.csv``, ``curves.png`` and TensorBoard's events."""
 
 import csv
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+_SECONDS = 30.0
+"""Between two lines within an epoch."""
 _COLUMNS = {
     "epoch": "{:d}",
     "loss": "{:.5f}",
@@ -20,10 +23,10 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """The figures of one epoch.
+    """The figures of one epoch, counted from 0.
 
     Attributes:
-        epoch: Counted from 0.
+        epoch: Its number.
         loss: Mean training loss, in pixels.
         nme: Of the averaged weights on the validation faces.
         best: Whether this is the best so far, the starting weights of ``--init`` included.
@@ -39,6 +42,83 @@ class EpochResult:
     hard_nme: float = float("nan")
     learning_rate: float = 0.0
     images_per_second: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run in numbers, before it starts: epochs in all, steps of an epoch, steps done, and lines for the user."""
+
+    epochs: int
+    steps: int
+    first_step: int
+    lines: tuple[str, ...]
+
+
+class Callback:
+    """Callbacks of a run, called in its first process; these do nothing."""
+
+    def begin(self, plan: RunPlan) -> None:
+        """Called once, before the first step."""
+
+    def note(self, text: str) -> None:
+        """Called with a remark for the user."""
+
+    def epoch(self, number: int, done: int) -> None:
+        """Called when epoch `number`, from 0, begins or is resumed after `done` steps."""
+
+    def step(self, loss: float) -> None:
+        """Called after a step with its loss, in pixels."""
+
+    def result(self, result: EpochResult) -> None:
+        """Called after an epoch."""
+
+
+class TextProgress(Callback):
+    """Prints the plan, a line for each epoch, and one every half minute within an epoch."""
+
+    def __init__(self, output: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+        """Take where to write, and a clock in seconds."""
+        self._output, self._now = output, now
+        self._plan = RunPlan(0, 0, 0, ())
+        self._epoch = self._step = 0
+        self._written = now()
+
+    def begin(self, plan: RunPlan) -> None:
+        """Write the plan."""
+        self._plan = plan
+        for line in plan.lines:
+            self._write(line)
+
+    def note(self, text: str) -> None:
+        """Write a remark."""
+        self._write(f"Note: {text}")
+
+    def epoch(self, number: int, done: int) -> None:
+        """Count from the epoch's first step."""
+        self._epoch, self._step = number, done
+
+    def step(self, loss: float) -> None:
+        """Write a line if the last one is half a minute old."""
+        self._step += 1
+        if self._now() - self._written >= _SECONDS:
+            place = f"epoch {self._epoch + 1}/{self._plan.epochs}, step {self._step}/{self._plan.steps}"
+            self._write(f"{place}: loss {loss:.3f}")
+
+    def result(self, result: EpochResult) -> None:
+        """Write an epoch's line."""
+        self._write(result_line(result, self._plan.epochs))
+
+    def _write(self, line: str) -> None:
+        self._output.write(f"{line}\n")
+        self._output.flush()
+        self._written = self._now()
+
+
+def result_line(result: EpochResult, epochs: int) -> str:
+    """Describe an epoch of a run of `epochs` epochs in a line."""
+    errors = f"validation NME {result.nme:.5f}, hard views {result.hard_nme:.5f}{' (best)' if result.best else ''}"
+    speed = f"{result.images_per_second:.0f} images/s"
+    return f"epoch {result.epoch + 1}/{epochs}: loss {result.loss:.3f}, {errors}, {speed}"
 
 
 class RunLog:
@@ -87,10 +167,8 @@ class RunLog:
 def draw_curves(epochs: Sequence[int], panels: Sequence[Sequence[tuple[str, Sequence[float]]]], path: Path) -> None:
     """Write a PNG of panels below each other with logarithmic y axes.
 
-    Args:
-        epochs: Counted from 1.
-        panels: Curves that share axes: a name and a value for each epoch; values that are not positive leave a gap.
-        path: Written by renaming.
+    A panel's curves share axes: each is a name and a value for every epoch, counted from 1; values that are not
+    positive leave a gap.
     """
     from matplotlib.figure import Figure  # costs half a second, which reading a configuration must not
 

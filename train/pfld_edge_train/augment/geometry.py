@@ -153,8 +153,8 @@ def warp_picture(
 ) -> NDArray[np.uint8]:
     """Warp one picture ``(H, W, 3)`` or ``(H, W)`` with OpenCV.
 
-    `affine` ``(2, 3)`` maps the result's pixel indices to the picture's, `size` is the result's width and height, `samples`
-    those along each side of a pixel. The result goes into `out`, C-contiguous, if given.
+    `affine` ``(2, 3)`` maps the result's pixel indices to the picture's, `size` is the result's width and height,
+    `samples` those along each side of a pixel. The result goes into `out`, C-contiguous, if given.
     """
     fine = (size[0] * samples, size[1] * samples)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

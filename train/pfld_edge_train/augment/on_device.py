@@ -29,7 +29,8 @@ Record = TypeVar("Record")
 def render_on_device(crops: Crops, plan: AugmentPlan, size: int, color_order: str, device: torch.device) -> Tensor:
     """Crop and augment the N faces of a plan: ``(N, 3, size, size)`` float32 on the device, whole grey levels 0 to 255.
 
-    Only the plan's rows of the cache ``(M, H, W, 3)`` are read and sent to the device. `color_order` is ``bgr`` or ``rgb``.
+    Only the plan's rows of the cache ``(M, H, W, 3)`` are read and sent to the device. `color_order` is ``bgr`` or
+    ``rgb``.
     """
     affines = plan.frames.affines(size)
     sources = _pictures(crops, plan.rows, device)
