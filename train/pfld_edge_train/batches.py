@@ -62,20 +62,9 @@ def training_batches(
 ) -> "LazySequence[Batch]":
     """The augmented batches of one epoch, made when they are asked for; an incomplete last batch is left out.
 
-    A batch depends on seed, epoch and its number alone. Random numbers are drawn for the whole batch, and each process
-    takes its share of it: W processes together see what one process sees, and a run resumes at any batch.
-
-    Args:
-        cache: The faces.
-        contract: Gives size, crop rule, normalization and landmark scheme.
-        augment: Strengths.
-        batch_size: Faces in a batch over all processes; a multiple of `world_size`.
-        seed: The run's.
-        epoch: Counted from 0.
-        first_batch: The first batch that is wanted.
-        rank: This process, 0 to ``world_size - 1``: it takes every `world_size`-th face of each batch.
-        world_size: How many processes share each batch.
-        device: Where the faces are rendered.
+    A batch depends on seed, epoch (from 0) and its number alone. Random numbers are drawn for the whole batch of
+    `batch_size` faces, and each process takes every `world_size`-th face of it: W processes together see what one
+    process sees, and a run resumes at any batch. Faces are rendered on `device`.
 
     Raises:
         TrainConfigError: The processes can't share a batch evenly.
@@ -104,19 +93,10 @@ def validation_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> "LazySequence[Batch]":
-    """The validation faces in order, once for each view.
+    """The validation faces in order, once for each view; a process takes every `world_size`-th batch.
 
     View 0 is the plain crop. Every other number is a hard view: the augmentation of `HARD_VIEW`, the same in every run
     and for every batch size. Plain faces are too easy to rank good checkpoints.
-
-    Args:
-        cache: The faces.
-        contract: As for `training_batches`.
-        batch_size: Most faces in a batch.
-        views: Which views, one after the other.
-        device: As for `training_batches`.
-        rank: This process, 0 to ``world_size - 1``; it takes every `world_size`-th batch.
-        world_size: How many processes share the batches.
     """
     chosen = np.flatnonzero(cache.held_out)
     hard = HARD_VIEW if contract.landmarks.has_mirror else replace(HARD_VIEW, flip=0.0)
@@ -146,11 +126,7 @@ class LazySequence(Generic[Item]):
         return len(self._numbers)
 
     def __getitem__(self, number: int) -> Item:
-        """Make one item.
-
-        Raises:
-            IndexError: There is no such item.
-        """
+        """Make one item; IndexError where there is none."""
         return self._make(self._numbers[number])
 
     def __iter__(self) -> Iterator[Item]:

@@ -5,7 +5,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,6 @@ _FOREIGN_KEYS = ("state_dict", "pfld_backbone", "plfd_backbone", "model_state_di
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.")
 """Prefixes of names that DistributedDataParallel, torch.compile, Lightning and training scripts add."""
 
-
-_PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
-    "weights": (dict,),
-    "model": (dict,),
-    "ema_weights": (dict, type(None)),
-    "optimizer": (dict, type(None)),
-    "step": (int,),
-    "epoch": (int,),
-    "best_nme": (float, int),
-    "auxiliary": (dict, type(None)),
-    "scaler": (dict, type(None)),
-    "epoch_step": (int,),
-    "epoch_loss": (float, int),
-    "fine_tuned": (bool,),
-    "config": (dict, type(None)),
-    "contract": (dict, type(None)),
-}
-"""Types of the fields of our format."""
 _REQUIRED = ("weights", "model", "ema_weights", "optimizer", "step", "epoch", "best_nme", "config", "contract")
 """Fields that every version has written."""
 
@@ -84,6 +66,19 @@ class Checkpoint:
     contract: dict[str, Any] | None = None
 
 
+_PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
+    item.name: (dict,)
+    if item.default is MISSING
+    else (dict, type(None))
+    if item.default is None
+    else (float, int)
+    if isinstance(item.default, float)
+    else (type(item.default),)
+    for item in fields(Checkpoint)
+}
+"""Types of the fields as they are saved."""
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; a killed run leaves the old file or the new one, never half of one."""
     record = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
@@ -118,11 +113,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_model(path: Path, *, use_ema: bool = True) -> tuple[LandmarkNet, Checkpoint]:
-    """Rebuild a checkpoint's network in evaluation mode.
-
-    Args:
-        path: See `load_checkpoint`.
-        use_ema: Take the averaged weights where there are any.
+    """Rebuild a checkpoint's network in evaluation mode, with the averaged weights where there are any and `use_ema`.
 
     Raises:
         CheckpointError: As `load_checkpoint`, or the weights don't fit the network that the file names.

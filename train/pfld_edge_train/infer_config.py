@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -29,7 +29,7 @@ def infer_config(weights: _Shapes) -> ModelConfig:
     kind = _kind(weights)
     names = _first_convolutions(kind)
     stem = _shape(weights, next((name for name in names if name in weights), names[0]), axes=4)
-    widths = list(width_candidates(kind, stem[0]))
+    widths = width_candidates(kind, stem[0])
     config = ModelConfig(
         kind=kind,
         width_factor=widths[-1],
@@ -53,19 +53,16 @@ def names_a_network(weights: _Shapes) -> bool:
         return False
 
 
-def width_candidates(kind: str, stem_channels: int) -> Iterator[float]:
-    """Yield the width factors that give a network's first layer this many channels, round ones first.
+def width_candidates(kind: str, stem_channels: int) -> list[float]:
+    """Width factors that give a network's first layer this many channels, round ones first.
 
     Channels are rounded down (to even numbers in GhostOne), so several widths are possible: 51 of 64 channels are a
     width of 0.8, or 0.81. The last candidate is the plain ratio.
     """
     base = _STEMS.get(kind, 64)
     lowest, above = stem_channels / base, (stem_channels + (2 if kind == "pfld-ghostone" else 1)) / base
-    widths: list[float] = []
-    for steps in (10, 8, 20, 100):
-        first, end = math.ceil(lowest * steps - 1e-6), math.ceil(above * steps - 1e-6)
-        widths += [step / steps for step in range(first, end)]
-    yield from dict.fromkeys([*(width for width in widths if 0.1 <= width <= 8), lowest])
+    round_ones = (step / steps for steps in (10, 8, 20, 100) for step in range(steps // 10, 8 * steps + 1))
+    return list(dict.fromkeys([*(w for w in round_ones if lowest - 1e-6 <= w < above - 1e-6 and w >= 0.1), lowest]))
 
 
 def _misfits(config: ModelConfig, weights: _Shapes) -> int:

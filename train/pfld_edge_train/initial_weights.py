@@ -78,20 +78,11 @@ _REMEDIES = {
 
 
 def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: LandmarkScheme) -> str:
-    """Fill a new network with a checkpoint's weights, the averaged ones where there are any.
+    """Fill a new network, in place, with a checkpoint's weights, averaged ones if there are any; say what was taken.
 
     All layers but the last must fit. The last one takes its rows from the matching points of the checkpoint's scheme,
     by `map_points`; other points keep their random weights. (A point between two others starts at their mean with a
     linear layer, only near it with heat maps.)
-
-    Args:
-        path: A checkpoint of ours, or another project's, see `load_checkpoint`.
-        model: Changed in place.
-        config: Of the network.
-        scheme: The points that it shall find.
-
-    Returns:
-        A line that says what was taken.
 
     Raises:
         CheckpointError: The checkpoint can't be read.

@@ -89,9 +89,7 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) ->
 def freeze_layers(model: nn.Module, names: Sequence[str]) -> None:
     """Freeze the parameters of some layers, in place.
 
-    Args:
-        model: The network.
-        names: Layers' names or their beginnings, up to a dot; `BACKBONE` for all but the last layer.
+    `names` are layers' names or their beginnings, up to a dot; `BACKBONE` stands for all but the last layer.
 
     Raises:
         TrainConfigError: A name fits no layer, or nothing would be left to train.

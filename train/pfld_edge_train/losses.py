@@ -116,9 +116,8 @@ def point_loss(config: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
 def attribute_frequencies(attributes: Tensor, counts: Tensor | None = None) -> Tensor:
     """Share of faces that have each attribute, ``(6,)`` float32 from 0 to 1.
 
-    Args:
-        attributes: ``(N, 6)`` bool, of all training faces.
-        counts: ``(N,)`` how often an epoch shows each face; None: once.
+    `attributes` ``(N, 6)`` bool are those of all training faces, `counts` ``(N,)`` how often an epoch shows each (None:
+    once).
     """
     shown = torch.ones(len(attributes)) if counts is None else counts.float()
     return (attributes.float() * shown[:, None]).sum(dim=0) / shown.sum().clamp_min(1)
@@ -130,13 +129,10 @@ def attribute_factors(frequencies: Tensor, *, floor: float = _RAREST) -> Tensor:
 
 
 def attribute_weights(attributes: Tensor, frequencies: Tensor, mode: str) -> Tensor:
-    """Weigh faces by their attributes, ``(N,)``.
+    """Weigh faces with attributes ``(N, 6)`` bool by the training faces' `attribute_frequencies`: ``(N,)``.
 
-    Args:
-        attributes: ``(N, 6)`` bool.
-        frequencies: ``(6,)`` of the training faces, see `attribute_frequencies`.
-        mode: As `LossConfig.attribute_weight`. With ``paper`` a face without any attribute weighs nothing; with
-            ``balanced`` the mean over the training faces is 1.
+    `mode` is `LossConfig.attribute_weight`. With ``paper`` a face without any attribute weighs nothing; with
+    ``balanced`` the mean over the training faces is 1.
     """
     if mode == "none":
         return torch.ones(len(attributes), device=attributes.device)
@@ -159,11 +155,10 @@ def pose_deviation(predicted: Tensor, true: Tensor) -> Tensor:
 def pose_weights(true: Tensor, deviation: Tensor | None, config: LossConfig) -> Tensor:
     """Weigh faces by their pose, ``(N,)``; 1 where it is unknown.
 
-    Args:
-        true: ``(N, 3)`` yaw, pitch, roll in radians; NaN where unknown.
-        deviation: ``(N,)`` from `pose_deviation`; None where no angles are predicted.
-        config: `LossConfig.pose_weight` is read. ``paper``: the deviation, with its gradient. ``deviation``: one plus
-            it, without gradient. ``turned``: one plus ``1 - cos`` of yaw and pitch; roll hides no feature.
+    `true` ``(N, 3)`` are yaw, pitch, roll in radians, NaN where unknown; `deviation` ``(N,)`` is `pose_deviation`, None
+    where no angles are predicted. `LossConfig.pose_weight` says how. ``paper``: the deviation, with its gradient.
+    ``deviation``: one plus it, without gradient. ``turned``: one plus ``1 - cos`` of yaw and pitch; roll hides no
+    feature.
     """
     known = true.isfinite().all(dim=1)
     if config.pose_weight == "turned":
@@ -188,11 +183,7 @@ class LandmarkLoss:
     ) -> None:
         """Check that the configuration fits the data.
 
-        Args:
-            config: Loss and weights.
-            input_size: Side of the network's input in pixels.
-            contract: Gives the landmark scheme.
-            attribute_frequencies: See there; needed for an `attribute_weight`.
+        An `attribute_weight` needs `attribute_frequencies`.
 
         Raises:
             TrainConfigError: Pose is asked for and the scheme is not WFLW's, or attributes are and no face has any.
@@ -221,10 +212,10 @@ class LandmarkLoss:
     def __call__(
         self, predicted: Tensor, batch: Batch, predicted_angles: Tensor | None = None, normalizer: Tensor | None = None
     ) -> Tensor:
-        """Compute the loss, a scalar.
+        """Compute the loss of ``(N, P, 2)`` fractions of the crop, a scalar.
 
         Args:
-            predicted: ``(N, P, 2)`` fractions of the crop.
+            predicted: ``(N, P, 2)``.
             batch: True landmarks, weights and attributes, on the same device.
             predicted_angles: ``(N, 3)`` yaw, pitch, roll in radians, where `needs_auxiliary`.
             normalizer: What the sum over landmarks is divided by; None for ``batch.weights.sum()``. Where the batch is

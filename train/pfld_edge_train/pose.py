@@ -37,8 +37,8 @@ def head_angles(landmarks: Tensor, weights: Tensor | None = None) -> Tensor:
         weights: ``(N, 98)`` weight of each point, 0 for unlabelled; None: all 1.
 
     Returns:
-        ``(N, 3)`` yaw, pitch and roll in radians on the landmarks' device, without gradient; NaN for faces whose
-        labelled points coincide or lie in a plane of the head.
+        ``(N, 3)`` radians on the landmarks' device, without gradient; NaN for faces whose labelled points coincide or
+            lie in a plane of the head.
     """
     with torch.no_grad(), torch.autocast(landmarks.device.type, enabled=False):
         points = list(RIGID_POINTS)

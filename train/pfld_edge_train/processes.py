@@ -106,8 +106,7 @@ class Processes:
 def joined_processes(device: str = "auto") -> Iterator[Processes]:
     """Join the processes that torchrun started; a single one otherwise.
 
-    Args:
-        device: ``auto``, ``cpu`` or ``cuda``; the processes of a machine take one GPU each.
+    `device` is ``auto``, ``cpu`` or ``cuda``; the processes of a machine take one GPU each.
 
     Raises:
         TrainConfigError: CUDA is asked for and absent, or there are fewer GPUs than processes.

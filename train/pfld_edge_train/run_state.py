@@ -57,12 +57,7 @@ class RunState:
 
 
 def new_run(config: TrainConfig, init: Path | None = None, processes: Processes | None = None) -> RunState:
-    """Start a run.
-
-    Args:
-        config: The run.
-        init: Checkpoint to start from, of the same network, also for other landmarks; random weights where None.
-        processes: Where it runs; one process on the CPU where None.
+    """Start a run from random weights, or from the checkpoint `init` of the same network, also for other landmarks.
 
     Raises:
         CheckpointError: The checkpoint can't be read.

@@ -32,7 +32,7 @@ from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.face_cache import FaceCache, open_cache
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
-from pfld_edge_train.models.multi_scale import MultiScaleNet, all_scales
+from pfld_edge_train.models.pfld import MultiScaleNet, all_scales
 
 BATCHES, BATCH_SIZE = 22000, 4
 """Small batches, since a map has many examples: 5,000 faces, 4 at a time, left a half to a seventh of the errors that

@@ -54,12 +54,12 @@ class MobileOneBlock(nn.Module):
         linear: bool = False,
         fused: bool = False,
     ) -> None:
-        """Build the block with padding ``kernel_size // 2``.
+        """Build the block with an odd `kernel_size` and padding ``kernel_size // 2``.
 
         Args:
             in_channels: Channels of the input.
             out_channels: Channels of the output.
-            kernel_size: Odd side of the kernel.
+            kernel_size: Side of the kernel.
             stride: Step of the kernel.
             groups: ``in_channels`` for a depthwise block.
             conv_branches: Number of k x k branches, at least 1.

@@ -37,13 +37,7 @@ _CORNERS = ((0, 0, 8), (0, -1, 6), (-1, 0, 2), (-1, -1, 0))
 
 @dataclass(frozen=True, slots=True)
 class PatchGeometry:
-    """Patches of ``kernel_size`` squared, over an input padded with ``kernel_size // 2`` zeros on each side.
-
-    Attributes:
-        kernel_size: Odd side of the kernel.
-        stride: Step of the kernel.
-        groups: Groups of the convolution.
-    """
+    """Patches of an odd ``kernel_size`` squared, over an input padded with ``kernel_size // 2`` zeros on each side."""
 
     kernel_size: int
     stride: int

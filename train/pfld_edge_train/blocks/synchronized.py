@@ -36,13 +36,10 @@ def moments_over_processes(
 
 @torch.no_grad()
 def move_statistics(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: Tensor, count: int) -> None:
-    """Update the running statistics of B layers as BatchNorm does.
+    """Update the running statistics of B layers, where they have any, as BatchNorm does.
 
-    Args:
-        norms: Their buffers are changed, if they have any.
-        means: ``(G, B, O)``, of B layers with G x O channels.
-        variances: Likewise, divided by the count; the running ones are the unbiased estimates.
-        count: Values of each channel.
+    Means and variances (divided by the `count` of each channel's values; the running ones are the unbiased estimates)
+    are ``(G, B, O)``, of B layers with G x O channels.
     """
     unbiased = variances * (count / max(1, count - 1))
     for i, norm in enumerate(norms):
@@ -78,11 +75,7 @@ class _JointMoments(torch.autograd.Function):
 
 
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose training statistics are those of all processes of a group.
-
-    Attributes:
-        process_group: The processes.
-    """
+    """BatchNorm whose training statistics are those of all processes of `process_group`."""
 
     process_group: dist.ProcessGroup
 
@@ -104,13 +97,9 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize_batch_norm(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-    """Let every BatchNorm of a network see the batches of all processes, in place.
+    """Let every BatchNorm of a network see the batches of all processes (None: of all there are), in place.
 
     Weights, buffers and their names stay. `MobileOneBlock` gets the group for its merged branches.
-
-    Args:
-        model: Any network of `pfld_edge_train.models`.
-        group: The processes; None for all of them.
     """
     group = group or dist.group.WORLD
     if group is None:

@@ -36,12 +36,8 @@ def mean_places(heat: Tensor, places: Tensor) -> Tensor:
 class HeatMaps(nn.Module):
     """A map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
 
-    A 1x1 convolution gives a heat map for each landmark; the landmark is the mean of the cells' places. Unlike a linear
-    layer over the map, it has the same weights everywhere.
-
-    Attributes:
-        heat: The convolution.
-        grid: ``(H * H, 2)``, x and y of the cells, fractions of the crop.
+    A 1x1 convolution (`heat`) gives a heat map for each landmark; the landmark is the mean of the cells' places
+    (`grid`). Unlike a linear layer over the map, it has the same weights everywhere.
     """
 
     grid: Tensor

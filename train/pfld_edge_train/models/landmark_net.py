@@ -70,6 +70,12 @@ class LandmarkNet(nn.Module):
         """Map ``(N, 3, S, S)`` to ``(N, 2 * num_landmarks)``."""
         return self.forward_features(x)[0]
 
+    def run(self, x: Tensor, *layers: str) -> Tensor:
+        """Run some layers by name, one after the other."""
+        for name in layers:
+            x = self.get_submodule(name)(x)
+        return x
+
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, 3, S, S)`` to landmarks and the map ``(N, feature_channels, S / 4, S / 4)`` on the way to them."""
         raise NotImplementedError
