@@ -150,19 +150,15 @@ def prefetched(items: LazySequence[Item], depth: int = 4, workers: int = 1) -> I
 
 
 def _batch(cache: FaceCache, contract: Contract, plan: AugmentPlan, device: torch.device) -> Batch:
+    """Render and normalize a plan's faces."""
     mirror = np.array(contract.landmarks.mirror)
     weights = cache.weights[plan.rows]
     weights = np.where(plan.frames.flipped[:, None], weights[:, mirror], weights)
     labels = (torch.from_numpy(values).to(device) for values in (plan.landmarks, weights, cache.attributes[plan.rows]))
-    return Batch(_faces(cache, contract, plan, device), *labels)
-
-
-def _faces(cache: FaceCache, contract: Contract, plan: AugmentPlan, device: torch.device) -> Tensor:
-    """Render and normalize."""
     size, order = contract.input_size, contract.color_order
     if device.type == "cpu":
         faces = torch.from_numpy(render_on_cpu(cache.crops, plan, size, order)).permute(0, 3, 1, 2).float()
     else:
         faces = render_on_device(cache.crops, plan, size, order, device)
     mean, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
-    return ((faces - mean) / scale).contiguous(memory_format=torch.channels_last)
+    return Batch(((faces - mean) / scale).contiguous(memory_format=torch.channels_last), *labels)

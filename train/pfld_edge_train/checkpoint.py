@@ -169,17 +169,13 @@ def _own(record: dict[str, Any]) -> Checkpoint:
     for weights in (values["weights"], values.get("ema_weights") or {}):
         if not all(isinstance(value, Tensor) for value in weights.values()):
             raise CheckpointError("a damaged pfld-edge checkpoint: its weights are not all tensors")
-    return Checkpoint(**{**values, "model": _described(values["model"])})
-
-
-def _described(record: dict[str, Any]) -> ModelConfig:
     try:
-        config = ModelConfig(**record)
+        config = ModelConfig(**values["model"])
     except TypeError as error:
         raise CheckpointError("a damaged pfld-edge checkpoint: its description of the network is unreadable") from error
     if config.kind not in MODEL_KINDS:
         raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
-    return config
+    return Checkpoint(**{**values, "model": config})
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:

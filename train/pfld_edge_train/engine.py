@@ -45,22 +45,14 @@ def train_step(
     save: bool = False,
     stop: bool = False,
 ) -> Tensor:
-    """Update the weights of a learner in training mode once.
+    """Update the weights of a learner in training mode once, in place.
 
-    Args:
-        learner: Changed in place.
-        batch: This process's part of the whole batch, on its device.
-        loss_of: The loss.
-        config: The run.
-        steps_per_epoch: For the schedule.
-        processes: Those of the run.
-        save: Whether this process wants a checkpoint; all processes learn of it.
-        stop: Whether this process was asked to stop; all processes learn of it.
+    `batch` is this process's part of the whole batch, on its device. `save` and `stop` tell whether this process wants
+    a checkpoint, or was asked to stop; all processes learn of it.
 
     Returns:
         ``(4,)`` on the device, the fields of `_StepFigures`. After a loss that is not finite the weights are spoilt:
-            read
-        the figures before saving them.
+            read the figures before saving them.
     """
     rate = learning_rate_at(learner.step, steps_per_epoch, config)
     for group in learner.optimizer.param_groups:

@@ -145,13 +145,7 @@ def balanced_repeats(
 
     The share is the distance of the normalizing points (the outer eye corners) over the longer side of the labelled
     landmarks' box: some 0.6 for a frontal face, towards 0 in profile. Faces without both points stay as they are.
-
-    Args:
-        repeats: ``(N,)``, from the configuration.
-        balance: ``(N,)``, 0 for faces that stay as they are.
-        landmarks: ``(N, P, 2)`` in any unit.
-        weights: ``(N, P)``, 0 where unlabelled.
-        normalizing_points: Two indices of landmarks.
+    Landmarks ``(N, P, 2)`` in any unit, weights ``(N, P)``, 0 where unlabelled.
 
     Returns:
         ``(N,)`` int64, from ``repeats`` to ``MOST_REPEATS * repeats``.

@@ -87,7 +87,9 @@ def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | Non
     cache = processes.in_turn(lambda: open_cache(config, cache_folder, state.contract))
     with processes.together():
         steps = _steps_per_epoch(state, cache)
-        loss_of = LandmarkLoss(config.loss, config.input_size, state.contract, _frequencies(cache))
+        attributes, shown = (torch.from_numpy(values[~cache.held_out]) for values in (cache.attributes, cache.repeats))
+        frequencies = attribute_frequencies(attributes, shown)
+        loss_of = LandmarkLoss(config.loss, config.input_size, state.contract, frequencies)
         out.mkdir(parents=True, exist_ok=True)
     wanted = config.tensorboard and processes.first
     events = open_tensorboard(out / "tensorboard", state.next_epoch) if wanted else None
@@ -172,13 +174,6 @@ def _steps_per_epoch(state: RunState, cache: FaceCache) -> int:
             f"batch_size {config.batch_size} can't be shared out evenly among {count} processes: choose a multiple"
         )
     return steps
-
-
-def _frequencies(cache: FaceCache) -> torch.Tensor:
-    training = ~cache.held_out
-    return attribute_frequencies(
-        torch.from_numpy(cache.attributes[training]), torch.from_numpy(cache.repeats[training])
-    )
 
 
 def _save(state: RunState, errors: ValidationErrors, best: bool, out: Path) -> None:

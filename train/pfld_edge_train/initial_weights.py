@@ -1,8 +1,9 @@
 """Initial weights from a checkpoint, also of another landmark scheme."""
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +21,10 @@ _MAPPINGS = {IBUG_68: landmarks_68, FIVE_POINTS: five_points}
 _UNNAMED = re.compile(r"point_\d+")
 
 
-@dataclass(frozen=True, slots=True)
-class PointMap:
-    """New points as weighted means of old ones.
+class PointMap(NamedTuple):
+    """New points as weighted means of old ones, and the reason in words for the user.
 
-    Attributes:
-        matrix: ``(new points, old points)`` float64, rows that sum to 1, or to 0 where a point is new.
-        reason: In words, for the user.
+    Rows of the matrix ``(new points, old points)`` float64 sum to 1, or to 0 where a point is new.
     """
 
     matrix: NDArray[np.float64]
@@ -48,7 +46,10 @@ def map_points(old: LandmarkScheme | None, old_count: int, new: LandmarkScheme) 
             assumed = ", taken as the same points, for the file doesn't say" if old is None else ""
             return PointMap(np.eye(old_count), f"all {old_count} points{assumed}")
     elif old == WFLW_98 and new in _MAPPINGS:
-        matrix = _linear_part(new)
+        # The runtime's map is linear: its values for each single point.
+        units = np.zeros((WFLW_98.num_landmarks, WFLW_98.num_landmarks, 2))
+        units[..., 0] = np.eye(WFLW_98.num_landmarks)
+        matrix = np.asarray(_MAPPINGS[new](units)[..., 0].T, np.float64)
         return PointMap(matrix, f"all {new.num_landmarks} points follow from {old.name}")
     matrix = np.zeros((new.num_landmarks, old_count))
     places = {name: i for i, name in enumerate(old.names if old else ()) if not _UNNAMED.fullmatch(name)}
@@ -60,13 +61,6 @@ def map_points(old: LandmarkScheme | None, old_count: int, new: LandmarkScheme) 
         f"{shared} of {new.num_landmarks} points are {old.name}'s of the same name" if old and shared else "no point"
     )
     return PointMap(matrix, found)
-
-
-def _linear_part(new: LandmarkScheme) -> NDArray[np.float64]:
-    """The matrix of the runtime's map, which is linear: its values for each single point."""
-    units = np.zeros((WFLW_98.num_landmarks, WFLW_98.num_landmarks, 2))
-    units[..., 0] = np.eye(WFLW_98.num_landmarks)
-    return np.asarray(_MAPPINGS[new](units)[..., 0].T, np.float64)
 
 
 _REMEDIES = {

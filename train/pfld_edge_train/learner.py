@@ -28,7 +28,7 @@ class Learner:
         average: Exponential moving average of its weights.
         auxiliary: Predicts the head's pose from its features, where the loss needs it.
         optimizer: Over both.
-        runner: The module that a step calls: network and auxiliary network, wrapped for several processes, compiled.
+        runner: What a step calls: network and auxiliary network, wrapped for several processes, compiled.
         scaler: Scales the loss in float16; does nothing in other precisions.
         step: Steps done.
     """
@@ -58,8 +58,8 @@ def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) 
         runner = WithAuxiliary(model, auxiliary)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = parameter_groups(model, config.optimizer.weight_decay, config.finetune, auxiliary)
-    kinds: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    optimizer = kinds[config.optimizer.kind](groups, lr=config.optimizer.learning_rate)  # type: ignore[call-arg]
+    kind = torch.optim.AdamW if config.optimizer.kind == "adamw" else torch.optim.Adam
+    optimizer = kind(groups, lr=config.optimizer.learning_rate)
     runner = processes.wrapped(runner)
     if config.compile:
         runner.compile()
@@ -96,7 +96,8 @@ def freeze_layers(model: nn.Module, names: Sequence[str]) -> None:
     """
     parameters = dict(model.named_parameters())
     for name in names:
-        fitting = [key for key in parameters if _belongs(key, name)]
+        beginning = f"{name}." if name != BACKBONE else f"{LAST_LAYER}."
+        fitting = [key for key in parameters if key == name or key.startswith(beginning) != (name == BACKBONE)]
         if not fitting:
             layers = dict.fromkeys(key.split(".")[0] for key in parameters)
             raise TrainConfigError(f"finetune, freeze: no layer {name!r}; the network has {', '.join(layers)}")
@@ -104,12 +105,6 @@ def freeze_layers(model: nn.Module, names: Sequence[str]) -> None:
             parameters[key].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise TrainConfigError("finetune, freeze: nothing is left to train; leave a layer out")
-
-
-def _belongs(parameter: str, name: str) -> bool:
-    if name == BACKBONE:
-        return not parameter.startswith(f"{LAST_LAYER}.")
-    return parameter == name or parameter.startswith(f"{name}.")
 
 
 def training_mode(model: nn.Module, *, freeze_statistics: bool = False) -> None:

@@ -204,29 +204,24 @@ class LandmarkLoss:
         self._point_loss = point_loss(config)
         self._frequencies = torch.zeros(6) if attribute_frequencies is None else attribute_frequencies.float()
 
-    @property
-    def needs_auxiliary(self) -> bool:
-        """Whether `__call__` must be given predicted angles (see `pfld_edge_train.models.AuxiliaryNet`)."""
-        return self._config.needs_auxiliary
-
     def __call__(
         self, predicted: Tensor, batch: Batch, predicted_angles: Tensor | None = None, normalizer: Tensor | None = None
     ) -> Tensor:
         """Compute the loss of ``(N, P, 2)`` fractions of the crop, a scalar.
 
-        Args:
-            predicted: ``(N, P, 2)``.
-            batch: True landmarks, weights and attributes, on the same device.
-            predicted_angles: ``(N, 3)`` yaw, pitch, roll in radians, where `needs_auxiliary`.
-            normalizer: What the sum over landmarks is divided by; None for ``batch.weights.sum()``. Where the batch is
-                spread over W processes whose gradients are averaged: the sum over all processes, divided by W.
+        The batch lies on the same device. `predicted_angles` are ``(N, 3)`` yaw, pitch, roll in radians, needed where
+        the configuration `needs_auxiliary`. The sum over landmarks is divided by `normalizer`; None for
+        ``batch.weights.sum()``. Where the batch is spread over W processes whose gradients are averaged it is the sum
+        over all of them, divided by W.
 
         Raises:
             ValueError: `predicted_angles` are needed and missing.
         """
         config = self._config
         losses = self._point_loss(predicted.float() * self._input_size, batch.landmarks * self._input_size)
-        losses = losses * self._attribute_weights(batch)[:, None]
+        if self._frequencies.device != batch.attributes.device:
+            self._frequencies = self._frequencies.to(batch.attributes.device)
+        losses = losses * attribute_weights(batch.attributes, self._frequencies, config.attribute_weight)[:, None]
         if config.eye_normalized:
             losses = losses * self._eye_weights(batch)[:, None]
         if config.needs_pose:
@@ -248,8 +243,3 @@ class LandmarkLoss:
         distance = (batch.landmarks[:, first] - batch.landmarks[:, second]).norm(dim=1)
         known = (batch.weights[:, first] > 0) & (batch.weights[:, second] > 0)
         return torch.where(known, _FRONTAL * distance.clamp_min(_FRONTAL / 4).reciprocal(), 1.0)
-
-    def _attribute_weights(self, batch: Batch) -> Tensor:
-        if self._frequencies.device != batch.attributes.device:
-            self._frequencies = self._frequencies.to(batch.attributes.device)
-        return attribute_weights(batch.attributes, self._frequencies, self._config.attribute_weight)

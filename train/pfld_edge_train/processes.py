@@ -112,14 +112,15 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
         TrainConfigError: CUDA is asked for and absent, or there are fewer GPUs than processes.
         OtherProcessError: The connection to another process broke.
     """
-    kind = _kind(device)
+    present = torch.cuda.is_available()
+    if device == "cuda" and not present:
+        raise TrainConfigError("device = 'cuda': torch sees no GPU here; use device = 'auto' or 'cpu'")
+    kind = ("cuda" if present else "cpu") if device == "auto" else device
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         yield Processes(torch.device(kind))
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    place = torch.device(kind)
-    if kind == "cuda":
-        place = _own_gpu(local_rank)
+    place = _own_gpu(local_rank) if kind == "cuda" else torch.device(kind)
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", device_id=place if kind == "cuda" else None)
     waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
@@ -130,13 +131,6 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
         raise
     finally:
         dist.destroy_process_group()
-
-
-def _kind(device: str) -> str:
-    present = torch.cuda.is_available()
-    if device == "cuda" and not present:
-        raise TrainConfigError("device = 'cuda': torch sees no GPU here; use device = 'auto' or 'cpu'")
-    return ("cuda" if present else "cpu") if device == "auto" else device
 
 
 def _own_gpu(local_rank: int) -> torch.device:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pfld_edge_runtime import Contract, CropRule
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -32,12 +31,10 @@ class RunState:
         contract: Of the network.
         learner: The network and its optimizer.
         processes: Where it runs.
-        next_epoch: The current epoch, from 0.
-        epoch_step: Steps of it that are done.
+        next_epoch: The current epoch, from 0; `epoch_step` steps of it are done.
         epoch_loss: Sum of their losses.
         best_nme: Lowest score on the validation faces so far, see `ValidationErrors`.
-        origin: What weights it started from, in a line.
-        fine_tuned: Whether it started from a checkpoint's weights.
+        origin: What weights it started from, in a line; `fine_tuned` where they are a checkpoint's.
     """
 
     config: TrainConfig
@@ -122,8 +119,9 @@ def save_run(state: RunState, path: Path, contract: Contract | None = None) -> N
         TrainingDivergedError: A weight is not finite; the existing file stays.
     """
     learner = state.learner
-    for network in (learner.model, learner.average):
-        _check_finite(network.state_dict(), learner.step)
+    for name, value in (*learner.model.state_dict().items(), *learner.average.state_dict().items()):
+        if not bool(torch.isfinite(value).all()):
+            raise TrainingDivergedError(f"{name} is not finite after step {learner.step}, nothing was saved: {REMEDY}")
     checkpoint = Checkpoint(
         weights=learner.model.state_dict(),
         ema_weights=learner.average.state_dict(),
@@ -145,18 +143,14 @@ def save_run(state: RunState, path: Path, contract: Contract | None = None) -> N
 
 def save_average(state: RunState, path: Path, contract: Contract) -> None:
     """Write the averaged weights alone, which are converted and shipped."""
-    model = _model_config(state.config, state.contract)
-    weights = state.learner.average.state_dict()
     checkpoint = Checkpoint(
-        weights=weights, model=model, step=state.learner.step, epoch=state.next_epoch - 1, contract=contract.to_dict()
+        weights=state.learner.average.state_dict(),
+        model=_model_config(state.config, state.contract),
+        step=state.learner.step,
+        epoch=state.next_epoch - 1,
+        contract=contract.to_dict(),
     )
     save_checkpoint(path, checkpoint)
-
-
-def _check_finite(weights: dict[str, Tensor], step: int) -> None:
-    for name, value in weights.items():
-        if not bool(torch.isfinite(value).all()):
-            raise TrainingDivergedError(f"{name} is not finite after step {step}, nothing was saved: {REMEDY}")
 
 
 def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
@@ -190,14 +184,11 @@ def _differences(before: dict[str, Any], now: dict[str, Any], table: str = "") -
             continue
         if isinstance(value, dict):
             yield from _differences(old, value, f"{name}.")
-        elif name == "data":
-            yield from _differences_of_data(old, value)
-        elif old != value:
-            yield f"{table}{name} was {old!r} and is {value!r} now"
-
-
-def _differences_of_data(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> Iterator[str]:
-    if len(before) != len(now):
-        yield f"it had {len(before)} sources of faces and has {len(now)} now"
-    for number, (old, new) in enumerate(zip(before, now, strict=False), start=1):
-        yield from _differences(old, new, f"data {number}, ")
+        elif name != "data":
+            if old != value:
+                yield f"{table}{name} was {old!r} and is {value!r} now"
+        elif len(old) != len(value):
+            yield f"it had {len(old)} sources of faces and has {len(value)} now"
+        else:
+            for number, sources in enumerate(zip(old, value, strict=True), start=1):
+                yield from _differences(*sources, f"data {number}, ")

@@ -122,20 +122,15 @@ def set_scales(stage: Stage, given: Tensor, hint: Tensor | None) -> None:
         aims = (torch.zeros(len(layer.weight)), torch.ones(len(layer.weight)))
         if layer in own:
             aims = own[layer].mean(dim=(0, 2, 3)), own[layer].std(dim=(0, 2, 3))
-        out = output_of(layer, stage, given)
+        seen: list[Tensor] = []
+        handle = layer.register_forward_hook(lambda _layer, _given, out, seen=seen: seen.append(out))
+        stage.run(given)
+        handle.remove()
+        out = seen[0]
         gain = aims[1] / out.std(dim=(0, 2, 3)).clamp_min(1e-3)
         layer.weight *= gain[:, None, None, None]
         if layer.bias is not None:
             layer.bias += aims[0] - gain * out.mean(dim=(0, 2, 3))
-
-
-def output_of(layer: nn.Conv2d, stage: Stage, given: Tensor) -> Tensor:
-    """Run a stage; give the output of one of its layers."""
-    seen: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _layer, _given, out: seen.append(out))
-    stage.run(given)
-    handle.remove()
-    return seen[0]
 
 
 def spreads(wanted: Tensor) -> Tensor:

@@ -183,14 +183,8 @@ def draw_occlusions(
 ) -> tuple[Occlusions, ...]:
     """Draw three layers of occlusions; how many numbers are drawn depends on N alone, never on the strengths.
 
-    Args:
-        fractions: ``(N, P, 2)`` landmarks as fractions of the crop.
-        eyes: The scheme's two normalizing points, which lie at or in the eyes.
-        rows: ``(N,)`` each face's row in the cache; skin comes from these faces.
-        frames: Of the same faces.
-        size: Side of the crop in pixels.
-        config: Strengths.
-        generator: Random numbers.
+    `fractions` ``(N, P, 2)`` are landmarks as fractions of the crop of `size` pixels, `eyes` the scheme's two
+    normalizing points, which lie at or in the eyes. Skin comes from these faces' `rows` ``(N,)`` in the cache.
     """
     axes = _axes(fractions.astype(np.float64), eyes)
     glass = _Material(GLASSES, skin=0.2, vivid=0.4, brightest=90.0, thinnest=0.4)

@@ -56,17 +56,9 @@ class MobileOneBlock(nn.Module):
     ) -> None:
         """Build the block with an odd `kernel_size` and padding ``kernel_size // 2``.
 
-        Args:
-            in_channels: Channels of the input.
-            out_channels: Channels of the output.
-            kernel_size: Side of the kernel.
-            stride: Step of the kernel.
-            groups: ``in_channels`` for a depthwise block.
-            conv_branches: Number of k x k branches, at least 1.
-            side_branches: Whether the scale and skip branches exist.
-            pointwise_scale: Whether a 1x1 block has a scale branch too.
-            linear: Leave out the ReLU.
-            fused: Build the inference form: one convolution with bias.
+        `groups` is `in_channels` for a depthwise block, `conv_branches` the number of k x k branches. `side_branches`:
+        scale and skip branches exist; `pointwise_scale`: in a 1x1 block too. `linear`: no ReLU. `fused`: the inference
+        form, one convolution with bias.
         """
         super().__init__()
         self.linear = linear
