@@ -19,7 +19,7 @@ from pfld_edge_runtime.schemes import LandmarkScheme
 from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import LossConfig, TrainConfig
 from pfld_edge_train.errors import TrainConfigError
-from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies, wing_loss
+from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies, point_loss
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,7 +56,7 @@ def loss_of(config: LossConfig, angles: Tensor | None = None) -> float:
 
 def weighted_mean(faces: Tensor, extra: Tensor | float = 0.0) -> float:
     """The mean of wing loss with a factor and a summand a face."""
-    losses = wing_loss(predicted() * SIZE, batch().landmarks * SIZE) * faces[:, None]
+    losses = point_loss(LossConfig(kind="wing"))(predicted() * SIZE, batch().landmarks * SIZE) * faces[:, None]
     if isinstance(extra, Tensor):
         losses = losses + extra[:, None]
     return float((losses * batch().weights).sum() / batch().weights.sum())

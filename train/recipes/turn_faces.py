@@ -221,9 +221,8 @@ def main() -> None:
                 tasks.append((item, out / "images" / f"{stem}.jpg", seed * 1_000_003 + len(tasks)))
     shape = mean_shape(everyone)
     with ProcessPoolExecutor(2, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        rows = track(
-            pool.map(partial(turn_one, shape=shape), tasks, chunksize=32), description="rotating", total=len(tasks)
-        )
+        found = pool.map(partial(turn_one, shape=shape), tasks, chunksize=32)
+        rows = track(found, description="rotating", total=len(tasks))
         write_labels(out / "turned.csv", (row for row in rows if row is not None))
 
 

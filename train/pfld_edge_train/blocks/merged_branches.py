@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pfld_edge_train.blocks.patch_moments import PatchGeometry, patch_gradient, patch_moments
-from pfld_edge_train.blocks.synchronized import moments_over_processes, move_statistics, summed_over_processes
+from pfld_edge_train.blocks.synchronized import moments_over_processes, move_statistics
 
 _LEAST_CERTAIN = 1e-3
 """Least variance of a branch, as a share of the mean square that its kernel sees, that float32 moments resolve."""
@@ -80,7 +80,10 @@ def _merged(
     parameters = torch.stack([*(norm.weight for norm in norms), *(norm.bias for norm in norms)])
     exact = x.dtype == torch.float64 or not x.is_cpu
     while True:
-        mean, covariance, count = _PatchMoments.apply(x, geometry, group, exact)  # type: ignore[no-untyped-call]
+        mean, covariance = _PatchMoments.apply(x, geometry, exact)  # type: ignore[no-untyped-call]
+        count = geometry.places(x)
+        if group is not None:
+            mean, covariance, count = moments_over_processes(mean, covariance, count, group)
         if count == 1:
             raise ValueError(f"BatchNorm needs more than one value for each channel, not an input of {tuple(x.shape)}")
         stacked = kernels.to(mean.dtype)
@@ -105,34 +108,24 @@ def _is_certain(variances: Tensor, kernels: Tensor, mean: Tensor, covariance: Te
 
 
 class _PatchMoments(torch.autograd.Function):
-    """`patch_moments` over all processes, and the count of patches; summed in float64 where `exact`."""
+    """`patch_moments`; summed in float64 where `exact`."""
 
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def] -
-        ctx: Any,  # noqa: ANN401 - torch's own interface
-        x: Tensor,
-        geometry: PatchGeometry,
-        group: dist.ProcessGroup | None,
-        exact: bool,
-    ) -> tuple[Tensor, Tensor, int]:
+    def forward(ctx: Any, x: Tensor, geometry: PatchGeometry, exact: bool) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - torch's own interface
         mean, covariance = patch_moments(x.double() if exact and x.is_cpu else x, geometry)
-        count = geometry.places(x)
-        if group is not None:
-            mean, covariance, count = moments_over_processes(mean, covariance, count, group)
         ctx.save_for_backward(x, mean)
-        ctx.geometry, ctx.group, ctx.count = geometry, group, count
-        return mean, covariance, count
+        ctx.geometry = geometry
+        return mean, covariance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, mean: Tensor, covariance: Tensor, _: None) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch's own interface
+    def backward(ctx: Any, mean: Tensor, covariance: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - torch's own interface
         x, patch_mean = ctx.saved_tensors
-        if ctx.group is not None:
-            mean, covariance = summed_over_processes((mean, covariance), ctx.group)
+        count = ctx.geometry.places(x)
         # d Cov / d p = (G + G^T) (p - E[p]) / n; d E[p] / d p = 1 / n.
-        linear = (covariance + covariance.mT) / ctx.count
-        constant = mean / ctx.count - (linear @ patch_mean[:, :, None])[:, :, 0]
-        return patch_gradient(x, ctx.geometry, constant, linear), None, None, None
+        linear = (covariance + covariance.mT) / count
+        constant = mean / count - (linear @ patch_mean[:, :, None])[:, :, 0]
+        return patch_gradient(x, ctx.geometry, constant, linear), None, None
 
 
 def _stack_kernels(kernels: Sequence[Tensor], branches: int, geometry: PatchGeometry) -> Tensor:
