@@ -220,32 +220,10 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, config=_TABLE)
 class TrainConfig:
-    """A training run.
+    """A training run; ``docs/training.md`` describes the keys.
 
-    Attributes:
-        model: Kind of network, see `pfld_edge_train.models.MODEL_KINDS`.
-        width_factor: Multiplies the channels.
-        input_size: Side of the network's input in pixels.
-        conv_branches: Convolution branches of each MobileOne block; the published PFLD-GhostOne has 6.
-        landmarks: The points that it finds.
-        data: Sources of faces.
-        augment: Strength of the augmentation.
-        loss: The loss.
-        optimizer: The optimizer and its schedule.
-        finetune: How training starts from a checkpoint.
-        epochs: Passes over the training faces.
-        batch_size: Faces in a step.
-        validation: Share of the groups (people or photographs) in the validation split.
-        seed: Of everything random.
-        hard_views: How many augmented views of a validation face are measured beside the plain one.
-        bf16: Run the network in bfloat16; weights, loss and statistics stay in float32.
-        fp16: The same in float16 with a scaled loss, for GPUs that are slow in bfloat16.
-        compile: Use `torch.compile`; the first step then takes minutes.
-        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-        checkpoint_steps: Steps between two checkpoints within an epoch; 0: only by time.
-        checkpoint_minutes: Minutes between two checkpoints within an epoch; 0: never by time.
-        tensorboard: Write TensorBoard's events too.
-        trained_on: A line for the contract.
+    `model` is one of `pfld_edge_train.models.MODEL_KINDS`. In `bf16` and `fp16` weights, loss and statistics stay in
+    float32.
     """
 
     model: Text = "pfld-edge-s"

@@ -306,7 +306,7 @@ def mean_error(
     """
     model.eval()
     first, second = normalizing_points
-    sums: Tensor | None = None
+    sums = torch.zeros(2, dtype=torch.float64, device=next(model.parameters()).device)
     for batch in batches:
         landmarks, weights = batch.landmarks, batch.weights
         predicted = model(batch.faces.contiguous(memory_format=torch.channels_last)).view(landmarks.shape)
@@ -314,11 +314,6 @@ def mean_error(
         measurable = (distance > 0) & (weights[:, first] > 0) & (weights[:, second] > 0)
         errors = (predicted - landmarks).norm(dim=2) / torch.where(measurable, distance, 1.0)[:, None]
         counted = weights * measurable[:, None]
-        part = torch.stack([(errors * counted).sum().double(), counted.sum().double()])
-        sums = part if sums is None else sums + part
-    if processes is not None:
-        sums = processes.summed(torch.zeros(2, dtype=torch.float64, device=processes.device) if sums is None else sums)
-    if sums is None:
-        raise ValueError("no batch to measure on")
-    total, weight = sums.tolist()
+        sums += torch.stack([(errors * counted).sum(), counted.sum()])
+    total, weight = (sums if processes is None else processes.summed(sums)).tolist()
     return total / weight if weight else float("nan")

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -96,8 +97,10 @@ def freeze_layers(model: nn.Module, names: Sequence[str]) -> None:
     """
     parameters = dict(model.named_parameters())
     for name in names:
-        beginning = f"{name}." if name != BACKBONE else f"{LAST_LAYER}."
-        fitting = [key for key in parameters if key == name or key.startswith(beginning) != (name == BACKBONE)]
+        if name == BACKBONE:
+            fitting = [key for key in parameters if not key.startswith(f"{LAST_LAYER}.")]
+        else:
+            fitting = [key for key in parameters if f"{key}.".startswith(f"{name}.")]
         if not fitting:
             layers = dict.fromkeys(key.split(".")[0] for key in parameters)
             raise TrainConfigError(f"finetune, freeze: no layer {name!r}; the network has {', '.join(layers)}")
@@ -133,19 +136,14 @@ def parameter_groups(
         free. The auxiliary network's factor is 1.
     """
     factors = layer_factors(model, config)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for factor in sorted({1.0, *factors.values()}, reverse=True):
-        groups |= {(factor, True): [], (factor, False): []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[factors[name], parameter.ndim > 1].append(parameter)
-    for parameter in () if auxiliary is None else auxiliary.parameters():
-        groups[1.0, parameter.ndim > 1].append(parameter)
-    return [
-        {"params": parameters, "weight_decay": weight_decay if decayed else 0.0, "rate": factor}
-        for (factor, decayed), parameters in groups.items()
-        if parameters
-    ]
+    trained = [(factors[name], value) for name, value in model.named_parameters() if value.requires_grad]
+    trained += [(1.0, value) for value in (() if auxiliary is None else auxiliary.parameters())]
+    groups = []
+    for factor, decayed in product(sorted({factor for factor, _ in trained}, reverse=True), (True, False)):
+        chosen = [value for own, value in trained if own == factor and (value.ndim > 1) == decayed]
+        if chosen:
+            groups.append({"params": chosen, "weight_decay": weight_decay if decayed else 0.0, "rate": factor})
+    return groups
 
 
 def layer_factors(model: nn.Module, config: FinetuneConfig) -> dict[str, float]:

@@ -207,7 +207,7 @@ def _placed_things(fractions: NDArray[np.float32], config: AugmentConfig, genera
     angle = generator.uniform(0, 2 * np.pi, count)
     right = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     down = np.stack([-np.sin(angle), np.cos(angle)], axis=1)
-    return shown, center, np.stack([right * half[:, :1], down * half[:, 1:]], axis=2)
+    return shown, center, _half_axes(right, half[:, 0], down, half[:, 1])
 
 
 def _placed_masks(axes: _Axes, config: AugmentConfig, generator: np.random.Generator) -> Placed:
@@ -218,8 +218,7 @@ def _placed_masks(axes: _Axes, config: AugmentConfig, generator: np.random.Gener
     bottom = generator.uniform(1.02, 1.25, count) * axes.height
     half_width = generator.uniform(0.5, 0.75, count) * axes.width
     center = axes.eyes + axes.down * ((top + bottom) / 2)[:, None]
-    half = np.stack([axes.right * half_width[:, None], axes.down * ((bottom - top) / 2)[:, None]], axis=2)
-    return shown, center, half
+    return shown, center, _half_axes(axes.right, half_width, axes.down, (bottom - top) / 2)
 
 
 def _placed_glasses(axes: _Axes, config: AugmentConfig, generator: np.random.Generator) -> Placed:
@@ -229,8 +228,11 @@ def _placed_glasses(axes: _Axes, config: AugmentConfig, generator: np.random.Gen
     half_width = generator.uniform(0.6, 0.8, count) * axes.eye_distance
     half_height = generator.uniform(0.35, 0.55, count) * half_width
     center = axes.eyes + axes.down * (generator.uniform(-0.1, 0.3, count) * half_height)[:, None]
-    half = np.stack([axes.right * half_width[:, None], axes.down * half_height[:, None]], axis=2)
-    return shown, center, half
+    return shown, center, _half_axes(axes.right, half_width, axes.down, half_height)
+
+
+def _half_axes(right: Points, half_width: Points, down: Points, half_height: Points) -> Points:
+    return np.stack([right * half_width[:, None], down * half_height[:, None]], axis=2)
 
 
 def _axes(fractions: Points, eyes: tuple[int, int]) -> _Axes:
