@@ -4,7 +4,6 @@ The kind and size of a network in another project's file follow from the names a
 """
 
 import math
-import os
 import pickle
 import re
 import warnings
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pfld_edge_calib.files import replacing
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
 from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
 
@@ -74,33 +74,12 @@ class Checkpoint:
     contract: dict[str, Any] | None = None
 
 
-_PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
-    item.name: (dict,)
-    if item.default is MISSING
-    else (dict, type(None))
-    if item.default is None
-    else (float, int)
-    if isinstance(item.default, float)
-    else (type(item.default),)
-    for item in fields(Checkpoint)
-}
-"""Types of the fields as they are saved."""
-
-
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; a killed run leaves the old file or the new one, never half of one."""
     record = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
     record |= {"format": FORMAT, "model": checkpoint.model.to_dict()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        torch.save(record, file)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -169,11 +148,12 @@ def _own(record: dict[str, Any]) -> Checkpoint:
     if missing:
         raise CheckpointError(f"a damaged pfld-edge checkpoint: it lacks {missing[0]}")
     # Older files lack the other fields, whose defaults apply.
-    values = {item.name: record[item.name] for item in fields(Checkpoint) if item.name in record}
-    for name, value in values.items():
-        if not isinstance(value, _PLAIN_TYPES[name]):
-            found = type(value).__name__
-            raise CheckpointError(f"a damaged pfld-edge checkpoint: {name} is of type {found}")
+    present = [item for item in fields(Checkpoint) if item.name in record]
+    values = {item.name: record[item.name] for item in present}
+    for item in present:
+        found = values[item.name]
+        if not isinstance(found, _plain_types(item.default)):
+            raise CheckpointError(f"a damaged pfld-edge checkpoint: {item.name} is of type {type(found).__name__}")
     for weights in (values["weights"], values.get("ema_weights") or {}):
         if not all(isinstance(value, Tensor) for value in weights.values()):
             raise CheckpointError("a damaged pfld-edge checkpoint: its weights are not all tensors")
@@ -184,6 +164,13 @@ def _own(record: dict[str, Any]) -> Checkpoint:
     if config.kind not in MODEL_KINDS:
         raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
     return Checkpoint(**{**values, "model": config})
+
+
+def _plain_types(default: object) -> tuple[type, ...]:
+    """Types in which a field with this default is saved."""
+    if default is MISSING or default is None:
+        return (dict,) if default is MISSING else (dict, type(None))
+    return (float, int) if isinstance(default, float) else (type(default),)
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:

@@ -391,10 +391,9 @@ def _range_of(limits: list[Any]) -> str:
     high = next((limit for limit in limits if isinstance(limit, Le | Lt)), None)
     if low is None:
         return "a finite number"
-    least = low.ge if isinstance(low, Ge) else low.gt
+    least, open_below = (low.ge, False) if isinstance(low, Ge) else (low.gt, True)
     if high is None:
-        return f"{least} or more" if isinstance(low, Ge) else "positive" if least == 0 else f"above {least}"
-    most = f"at most {high.le}" if isinstance(high, Le) else f"below {high.lt}"
-    if isinstance(low, Gt):
-        return f"above {least} and {most}"
-    return f"from {least} to {most.removeprefix('at most ')}"
+        return f"{least} or more" if not open_below else "positive" if least == 0 else f"above {least}"
+    if open_below:
+        return f"above {least} and " + (f"at most {high.le}" if isinstance(high, Le) else f"below {high.lt}")
+    return f"from {least} to " + (f"{high.le}" if isinstance(high, Le) else f"below {high.lt}")

@@ -306,7 +306,7 @@ def mean_error(
     """
     model.eval()
     first, second = normalizing_points
-    sums = torch.zeros(2, dtype=torch.float64, device=next(model.parameters()).device)
+    sums = torch.zeros(2, dtype=torch.float64, device="cpu" if processes is None else processes.device)
     for batch in batches:
         landmarks, weights = batch.landmarks, batch.weights
         predicted = model(batch.faces.contiguous(memory_format=torch.channels_last)).view(landmarks.shape)

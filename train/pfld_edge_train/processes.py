@@ -23,15 +23,10 @@ _PATIENCE = timedelta(hours=12)
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among those of the run.
+    """This process among those of the run: its device, its number from 0 among `count`, and that on its machine.
 
-    Attributes:
-        device: Where it computes.
-        rank: Its number, from 0; the first one writes and prints.
-        count: How many there are.
-        local_rank: Its number on its machine, from 0.
-        group: For sums over all processes; None for a single one.
-        waiting: A group on CPUs with a long time limit, for waiting; None for a single one.
+    `group` is for sums over all processes, `waiting`, on CPUs with a long time limit, for waiting; None where there is
+    one process.
     """
 
     device: torch.device

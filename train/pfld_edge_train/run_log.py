@@ -1,12 +1,14 @@
 """What a run tells: callbacks and lines of text, ``log.csv``, ``curves.png`` and TensorBoard's events."""
 
 import csv
-import os
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from pfld_edge_calib.files import replacing, write_atomically
 
 _SECONDS = 30.0
 """Between two lines within an epoch."""
@@ -23,16 +25,10 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """The figures of one epoch, counted from 0.
+    """The figures of one epoch, counted from 0: mean training loss in pixels, NME of the averaged weights.
 
-    Attributes:
-        epoch: Its number.
-        loss: Mean training loss, in pixels.
-        nme: Of the averaged weights on the validation faces.
-        best: Whether this is the best so far, the starting weights of ``--init`` included.
-        hard_nme: Of the averaged weights on the validation faces' hard views.
-        learning_rate: At its end.
-        images_per_second: Of training, since the run was started or resumed; 0 where unknown.
+    `best`: the best so far, the starting weights of ``--init`` included. `learning_rate` is that at its end.
+    `images_per_second` counts since the run was started or resumed; 0 where unknown.
     """
 
     epoch: int
@@ -133,12 +129,11 @@ class RunLog:
         rows = [row for row in self._rows() if int(row["epoch"]) < result.epoch]
         values = asdict(result) | {"validation_nme": result.nme}
         rows.append({name: form.format(values[name]) for name, form in _COLUMNS.items()})
-        partial = self._folder / ".log.csv.partial"
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(_COLUMNS), restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(self._folder / "log.csv")
+        written = io.StringIO(newline="")
+        writer = csv.DictWriter(written, list(_COLUMNS), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self._folder / "log.csv", written.getvalue().encode())
         epochs = [int(row["epoch"]) + 1 for row in rows]
         names = {"loss": "training loss, pixels", "validation_nme": "validation NME", "hard_nme": "NME of hard views"}
         loss, nme, hard = ((names[column], [_number(row.get(column)) for row in rows]) for column in names)
@@ -182,9 +177,8 @@ def draw_curves(epochs: Sequence[int], panels: Sequence[Sequence[tuple[str, Sequ
         axes.set_xlabel("epoch")
         axes.grid(which="both", alpha=0.3)
         axes.legend(loc="upper right")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
 
 
 def open_tensorboard(folder: Path, next_epoch: int) -> Any:  # noqa: ANN401 - TensorBoard is optional
