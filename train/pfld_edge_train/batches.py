@@ -118,19 +118,15 @@ class LazySequence(Generic[Item]):
     """Items 0 to ``length - 1`` of a function, made when they are asked for, from several threads too."""
 
     def __init__(self, length: int, make: Callable[[int], Item]) -> None:
-        """Take the function that makes the item of a number."""
         self._numbers, self._make = range(length), make
 
     def __len__(self) -> int:
-        """Count the items."""
         return len(self._numbers)
 
     def __getitem__(self, number: int) -> Item:
-        """Make one item; IndexError where there is none."""
         return self._make(self._numbers[number])
 
     def __iter__(self) -> Iterator[Item]:
-        """Make all items in turn."""
         return map(self._make, self._numbers)
 
 

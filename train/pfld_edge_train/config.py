@@ -59,7 +59,6 @@ class DataConfig:
     weighted: Switch = True
 
     def __post_init__(self) -> None:
-        """Refuse an empty path and the test list."""
         if not self.path:
             raise TrainConfigError("path is empty; it names a WFLW folder, a prepared folder or a CSV of points")
         if self.split != "train":
@@ -82,7 +81,6 @@ class LandmarksConfig:
     margin: Number = 1.2
 
     def __post_init__(self) -> None:
-        """Check the scheme."""
         landmark_scheme(self)
         try:
             CropRule(margin=self.margin)
@@ -161,7 +159,6 @@ class LossConfig:
     auxiliary_weight: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a weight by angles that nothing trains."""
         if self.pose_weight == "deviation" and self.auxiliary_weight == 0:
             raise TrainConfigError(
                 "pose_weight 'deviation' needs an auxiliary_weight above 0: nothing else trains the predicted angles"
@@ -251,7 +248,6 @@ class TrainConfig:
     trained_on: Text = ""
 
     def __post_init__(self) -> None:
-        """Refuse contradictions; whether the network can be built is for `ModelConfig` to say."""
         if self.augment.flip and self.landmarks.scheme not in KNOWN_SCHEMES and not self.landmarks.mirror:
             raise TrainConfigError(
                 "faces are mirrored in training, and [landmarks] doesn't say which point each becomes: give mirror, or "

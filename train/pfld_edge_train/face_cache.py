@@ -54,9 +54,7 @@ class Crops(Protocol):
         """``(N, S, S, 3)``."""
         ...
 
-    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
-        """Give one crop, ``(S, S, 3)``, or some, ``(n, S, S, 3)``."""
-        ...
+    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,16 +279,14 @@ def _shard_faces(path: Path, size: int, data: DataConfig) -> _Source:
 
 
 class ShardCrops:
-    """The crops of a prepared shard, decoded when they are asked for; safe to use from several threads."""
+    """The crops of a prepared shard, decoded when asked for, also from several threads; FaceSetError if damaged."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Map a shard's file with crops of `size` pixels into memory."""
         self._path, self._pictures = path, _mapped_array(path, "pictures")
         self._ends = np.load(path, allow_pickle=False)["picture_ends"]
         self.shape = (len(self._ends), size, size, 3)
 
     def __getitem__(self, row: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
-        """Decode one crop, ``(S, S, 3)``; a damaged one raises FaceSetError."""
         place = int(row)
         data = self._pictures[self._ends[place - 1] if place else 0 : self._ends[place]]
         if data.size == np.prod(self.shape[1:]):
@@ -305,13 +301,11 @@ class JoinedCrops:
     """The crops of several shards or sources, one after the other; their crops have one size."""
 
     def __init__(self, parts: Sequence[Crops]) -> None:
-        """Join them."""
         self._parts = parts
         self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
         self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
 
     def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
-        """Give one crop, ``(S, S, 3)``, or some, ``(n, S, S, 3)``."""
         if isinstance(rows, np.ndarray) and rows.ndim:
             return np.stack([self[row] for row in rows.tolist()])
         part = int(np.searchsorted(self._starts, rows, side="right")) - 1

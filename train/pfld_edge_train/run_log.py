@@ -73,7 +73,6 @@ class TextProgress(Callback):
     """Prints the plan, a line for each epoch, and one every half minute within an epoch."""
 
     def __init__(self, output: TextIO, now: Callable[[], float] = time.monotonic) -> None:
-        """Take where to write, and a clock in seconds."""
         self._output, self._now = output, now
         self._plan = RunPlan(0, 0, 0, ())
         self._epoch = self._step = 0
@@ -121,7 +120,6 @@ class RunLog:
     """``log.csv`` and ``curves.png`` in a run's folder, and the events of an open TensorBoard writer."""
 
     def __init__(self, folder: Path, events: Any = None) -> None:  # noqa: ANN401 - TensorBoard is optional
-        """Take the folder; nothing is written yet."""
         self._folder, self._events = folder, events
 
     def add(self, result: EpochResult) -> None:

@@ -105,7 +105,6 @@ class Labeller:
     """The networks and detectors of one process."""
 
     def __init__(self, shared: Path) -> None:
-        """Load every network under `shared`."""
         self.fast = [reference_network(path) for path in sorted((shared / "models/reference").glob("*.onnx"))]
         self.slow = [peppa_network(shared / "models/teachers/peppa_kps98_128.MNN")]
         folder = shared / "models/detectors"

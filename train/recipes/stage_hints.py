@@ -52,7 +52,6 @@ class Teacher:
     """A published GhostOne network, and the outputs of its stem and bottlenecks."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, without what comes after the last bottleneck."""
         model = onnx.load(str(path))
         makers = {name: node.op_type for node in model.graph.node for name in node.output}
         joins = [node for node in model.graph.node if node.op_type == "Concat" and len(node.input) == 2]

@@ -40,7 +40,6 @@ class DepthwiseSeparableConv(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        """Build the two convolutions, each with BatchNorm and ReLU."""
         super().__init__()
         self.depthwise = conv_block(in_channels, in_channels, 3, stride, 1, groups=in_channels)
         self.pointwise = conv_block(in_channels, out_channels, 1)

@@ -43,7 +43,6 @@ class HeatMaps(nn.Module):
     grid: Tensor
 
     def __init__(self, channels: int, side: int, num_landmarks: int) -> None:
-        """Build the layer for maps of `channels` channels and `side` cells along each side."""
         super().__init__()
         self.heat = nn.Conv2d(channels, num_landmarks, 1)
         self.register_buffer("grid", cell_places(side))
@@ -74,7 +73,6 @@ class _PFLDEdge(LandmarkNet):
     """Channels and blocks of each stage; the first block of a stage halves the map."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Build the stages."""
         super().__init__()
         block = _block_of(config)
         channels = config.scaled(self.STEM)
@@ -107,7 +105,6 @@ class PFLDEdgeS(_PFLDEdge):
     STAGES = ((32, 2), (64, 2), (128, 3))
 
     def __init__(self, config: ModelConfig) -> None:
-        """Add a head that keeps places, and one linear layer."""
         super().__init__(config)
         # Sixteen channels that keep their place on the map: the linear layer must know where, not only what.
         self.head = _block_of(config)(config.scaled(self.STAGES[-1][0]), 16, 1)
@@ -133,7 +130,6 @@ class PFLDEdgeM(_PFLDEdge):
     STAGES = ((48, 2), (96, 2), (192, 2))
 
     def __init__(self, config: ModelConfig) -> None:
-        """Add the way back up, and the heat maps."""
         super().__init__(config)
         block = _block_of(config)
         middle, last = (config.scaled(width) for width, _ in self.STAGES[1:])

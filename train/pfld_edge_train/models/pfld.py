@@ -43,7 +43,6 @@ class PFLD(LandmarkNet):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        """Build the network."""
         super().__init__()
         c3, c5, c6, c7, c8 = map(config.scaled, (64, 128, 16, 32, 128))
         block = partial(conv_block, fused=config.fused)
@@ -86,7 +85,6 @@ class MultiScaleNet(LandmarkNet):
         conv7: nn.Module,
         widths: tuple[tuple[int, int], ...],
     ) -> None:
-        """Assemble the network; `scaled` applies the width factor."""
         super().__init__()
         conv8 = conv_block(scaled(32), scaled(128), config.input_size // 16, batch_norm=False)
         self.conv1, self.conv2 = stem
@@ -116,7 +114,6 @@ class PFLDGhostNet(MultiScaleNet):
     widths = GHOST_WIDTHS
 
     def __init__(self, config: ModelConfig) -> None:
-        """Build the network."""
         c1, c6, c7 = map(config.scaled, (64, 16, 32))
         block = partial(conv_block, fused=config.fused)
         stem = block(3, c1, 3, 2, 1), block(c1, c1, 3, 1, 1, groups=c1)
