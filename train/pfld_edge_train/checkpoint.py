@@ -181,7 +181,7 @@ def _foreign(record: dict[str, Any]) -> Checkpoint:
         found = f"other things, such as {strangers[0]!r}" if strangers else "nothing"
         raise CheckpointError(f"expected a state dict of tensors, found {found}")
     weights = {str(name): value for name, value in record.items()}
-    weights = next((inner for inner in _unwrapped(weights) if names_a_network(inner)), weights)
+    weights = next((inner for inner in _unwrapped(weights) if _kind(inner)), weights)
     return Checkpoint(weights=weights, model=infer_config(weights))
 
 
@@ -222,8 +222,14 @@ def infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
         CheckpointError: It is not that of a network of this project's family.
     """
     kind = _kind(weights)
-    names = _first_convolutions(kind)
-    stem = _shape(weights, next((name for name in names if name in weights), names[0]), axes=4)
+    if kind is None:
+        names = ", ".join(list(weights)[:3])
+        raise CheckpointError(
+            "weights of an unknown network: expected those of pfld, pfld-ghostnet, pfld-ghostnet-slim, pfld-ghostone, "
+            f"pfld-edge-s or pfld-edge-m, found names like {names or 'none at all'}"
+        )
+    first = _first_convolutions(kind)
+    stem = _shape(weights, next((name for name in first if name in weights), first[0]), axes=4)
     widths = width_candidates(kind, stem[0])
     config = ModelConfig(
         kind=kind,
@@ -238,14 +244,6 @@ def infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
     fitting = next((candidate for candidate in candidates if not _misfits(candidate, weights)), None)
     # A damaged file fits none: the nearest, so that what is damaged can be named.
     return fitting or min(candidates, key=lambda candidate: _misfits(candidate, weights))
-
-
-def names_a_network(weights: Mapping[str, Tensor]) -> bool:
-    """Whether these names are those of a network of this project's family."""
-    try:
-        return bool(_kind(weights))
-    except CheckpointError:
-        return False
 
 
 def width_candidates(kind: str, stem_channels: int) -> list[float]:
@@ -275,8 +273,8 @@ def _block_weights(block: str) -> tuple[str, ...]:
     return f"{block}.0.weight", f"{block}.rbr_conv.0.conv.weight", f"{block}.reparam_conv.weight"
 
 
-def _kind(weights: Mapping[str, Tensor]) -> str:
-    """Each kind has a name that the others lack; Slim differs from GhostNet by a width only."""
+def _kind(weights: Mapping[str, Tensor]) -> str | None:
+    """Each kind has a name that the others lack; Slim differs from GhostNet by a width only. None for other names."""
     if any(name.startswith("blocks.0.") for name in weights):
         if _HEAT in weights:
             return "pfld-edge-m"
@@ -290,11 +288,7 @@ def _kind(weights: Mapping[str, Tensor]) -> str:
         # Hidden half-width over the stem's width: 64 / 64 in GhostNet, 48 / 64 in Slim.
         half, stem, _, _ = _shape(weights, "conv3_1.ghost_conv.0.primary_conv.0.weight", axes=4)
         return "pfld-ghostnet" if half / max(stem, 1) > 0.875 else "pfld-ghostnet-slim"
-    names = ", ".join(list(weights)[:3])
-    raise CheckpointError(
-        "weights of an unknown network: expected those of pfld, pfld-ghostnet, pfld-ghostnet-slim, pfld-ghostone, "
-        f"pfld-edge-s or pfld-edge-m, found names like {names or 'none at all'}"
-    )
+    return None
 
 
 def _input_size(weights: Mapping[str, Tensor], kind: str) -> int:
