@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -159,12 +160,15 @@ def balanced_repeats(
 
 
 def _joined(parts: Sequence[_Source]) -> _Source:
-    windows, landmarks, weights, attributes = (
-        np.concatenate([part[column] for part in parts])  # type: ignore[misc] - arrays of several types
-        for column in range(1, 5)
+    crops, windows, landmarks, weights, attributes, groups = zip(*parts, strict=True)
+    return _Source(
+        JoinedCrops(crops),
+        np.concatenate(windows),
+        np.concatenate(landmarks),
+        np.concatenate(weights),
+        np.concatenate(attributes),
+        tuple(chain.from_iterable(groups)),
     )
-    groups = tuple(group for part in parts for group in part.groups)
-    return _Source(JoinedCrops([part.crops for part in parts]), windows, landmarks, weights, attributes, groups)
 
 
 def _read_source(data: DataConfig, contract: Contract, folder: Path) -> _Source:

@@ -87,7 +87,8 @@ class MobileOneBlock(nn.Module):
         terms = [branch(x) for branch in (*(self.rbr_conv or ()), self.rbr_skip) if branch is not None]
         if self.rbr_scale is not None:
             terms.append(_scaled(x, self.rbr_scale))
-        return reduce(operator.add, terms)
+        out: Tensor = reduce(operator.add, terms)
+        return out
 
     def _merged(self, x: Tensor) -> Tensor | None:
         """The sum of the branches, merged; None where that is slower, or a BatchNorm is frozen or of another kind."""

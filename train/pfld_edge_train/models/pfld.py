@@ -137,8 +137,8 @@ class PFLDGhostOne(MultiScaleNet):
             return max(2, config.scaled(channels) // 2 * 2)
 
         c1, c6, c7 = map(scaled, (64, 16, 32))
-        form = {"conv_branches": config.conv_branches, "fused": config.fused}
-        block = partial(MobileOneBlock, **form)
+        branches, fused, scale = config.conv_branches, config.fused, config.pointwise_scale
+        block = partial(MobileOneBlock, conv_branches=branches, fused=fused)
         stem = block(3, c1, 3, 2), block(c1, c1, 3, groups=c1)
-        bottleneck = partial(GhostOneBottleneck, pointwise_scale=config.pointwise_scale, **form)
+        bottleneck = partial(GhostOneBottleneck, conv_branches=branches, fused=fused, pointwise_scale=scale)
         super().__init__(config, scaled, stem, bottleneck, block(c6, c7, 3), SLIM_WIDTHS)
