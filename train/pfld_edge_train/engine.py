@@ -52,7 +52,7 @@ def train_step(
 
     Returns:
         ``(4,)`` on the device, the fields of `_StepFigures`. After a loss that is not finite the weights are spoilt:
-            read the figures before saving them.
+        read the figures before saving them.
     """
     rate = learning_rate_at(learner.step, steps_per_epoch, config)
     for group in learner.optimizer.param_groups:

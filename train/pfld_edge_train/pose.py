@@ -35,7 +35,7 @@ def head_angles(landmarks: Tensor, weights: Tensor | None = None) -> Tensor:
 
     Returns:
         ``(N, 3)`` radians on the landmarks' device, without gradient; NaN for faces whose labelled points coincide or
-            lie in a plane of the head.
+        lie in a plane of the head.
     """
     with torch.no_grad(), torch.autocast(landmarks.device.type, enabled=False):
         points = list(RIGID_POINTS)

@@ -229,9 +229,8 @@ def map_points(old: LandmarkScheme | None, old_count: int, new: LandmarkScheme) 
         # The runtime's map is linear: its values for each single point.
         units = np.zeros((WFLW_98.num_landmarks, WFLW_98.num_landmarks, 2))
         units[..., 0] = np.eye(WFLW_98.num_landmarks)
-        return torch.from_numpy(
-            _MAPPINGS[new](units)[..., 0].T
-        ), f"all {new.num_landmarks} points follow from {old.name}"
+        matrix = torch.from_numpy(_MAPPINGS[new](units)[..., 0].T).double()
+        return matrix, f"all {new.num_landmarks} points follow from {old.name}"
     matrix = torch.zeros(new.num_landmarks, old_count, dtype=torch.float64)
     places = {name: i for i, name in enumerate(old.names if old else ()) if not _UNNAMED.fullmatch(name)}
     for row, name in zip(matrix, new.names, strict=True):
