@@ -23,8 +23,7 @@ from pfld_edge_convert.passes import MeanToPool, canonical_form
 from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, graph_inputs
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
-from pfld_edge_train.checkpoint import Checkpoint
-from pfld_edge_train.infer_config import width_candidates
+from pfld_edge_train.checkpoint import Checkpoint, width_candidates
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
 # pfld-edge-m's heat maps (Resize, Softmax) are operations that `onnx_flow` refuses: its files can't be matched.

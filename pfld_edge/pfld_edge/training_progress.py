@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pfld_edge.console import console
-from pfld_edge_train.callbacks import Callback, RunPlan, TextProgress, result_line
-from pfld_edge_train.run_log import EpochResult
+from pfld_edge_train.run_log import Callback, EpochResult, RunPlan, TextProgress, result_line
 
 _ESTIMATE_SECONDS = 600.0
 """The time left is judged by the speed of the last ten minutes, pauses for validation included."""

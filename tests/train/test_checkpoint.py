@@ -10,9 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from pfld_edge_train.checkpoint import (
+    Checkpoint,
+    infer_config,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+    width_candidates,
+)
 from pfld_edge_train.errors import CheckpointError
-from pfld_edge_train.infer_config import infer_config, width_candidates
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
 CONFIG = ModelConfig("pfld-ghostone", width_factor=0.5, input_size=64, num_landmarks=5, conv_branches=2)

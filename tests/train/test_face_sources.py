@@ -18,8 +18,14 @@ from pfld_edge_train.batches import training_batches, validation_batches
 from pfld_edge_train.checkpoint import load_checkpoint
 from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.errors import TrainConfigError
-from pfld_edge_train.face_cache import LARGE_POSE_SHARE, MOST_REPEATS, balanced_repeats, open_cache
-from pfld_edge_train.face_sources import JoinedCrops, ShardCrops
+from pfld_edge_train.face_cache import (
+    LARGE_POSE_SHARE,
+    MOST_REPEATS,
+    JoinedCrops,
+    ShardCrops,
+    balanced_repeats,
+    open_cache,
+)
 from pfld_edge_train.fit import fit
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.run_state import new_run

@@ -22,14 +22,13 @@ from pfld_edge_runtime import (
     predict_with_mirror,
 )
 from pfld_edge_runtime.detection import scheme_box_map
-from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfld_edge_train.config import FinetuneConfig, LandmarksConfig, TrainConfig, landmark_scheme
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.fit import fit
 from pfld_edge_train.learner import freeze_layers, layer_factors, parameter_groups, training_mode
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
-from pfld_edge_train.run_log import EpochResult
+from pfld_edge_train.run_log import Callback, EpochResult
 from pfld_edge_train.run_state import RunState, new_run, resumed_run
 
 TINY = {"width_factor": 0.25, "input_size": 32, "batch_size": 2, "validation": 0.49, "epochs": 2}

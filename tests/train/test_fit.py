@@ -10,12 +10,11 @@ import torch
 
 from pfld_edge_calib import FaceSetError
 from pfld_edge_runtime import WFLW_98
-from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.checkpoint import load_checkpoint, load_model
 from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
 from pfld_edge_train.fit import fit
-from pfld_edge_train.run_log import EpochResult
+from pfld_edge_train.run_log import Callback, EpochResult
 from pfld_edge_train.run_state import RunState, new_run, resumed_run
 
 FACES = 40

@@ -19,7 +19,7 @@ from pfld_edge_runtime.schemes import LandmarkScheme
 from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import LossConfig, TrainConfig
 from pfld_edge_train.errors import TrainConfigError
-from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies, wing_loss
+from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies, point_loss
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,7 +56,7 @@ def loss_of(config: LossConfig, angles: Tensor | None = None) -> float:
 
 def weighted_mean(faces: Tensor, extra: Tensor | float = 0.0) -> float:
     """The mean of wing loss with a factor and a summand a face."""
-    losses = wing_loss(predicted() * SIZE, batch().landmarks * SIZE) * faces[:, None]
+    losses = point_loss(LossConfig(kind="wing"))(predicted() * SIZE, batch().landmarks * SIZE) * faces[:, None]
     if isinstance(extra, Tensor):
         losses = losses + extra[:, None]
     return float((losses * batch().weights).sum() / batch().weights.sum())
@@ -172,8 +172,9 @@ def test_a_face_whose_pose_is_unknown_trains_its_landmarks_and_no_angles() -> No
 
 
 def test_angles_that_are_needed_and_missing_are_named() -> None:
-    loss = LandmarkLoss(LossConfig(auxiliary_weight=1.0), SIZE, CONTRACT)
-    assert loss.needs_auxiliary
+    config = LossConfig(auxiliary_weight=1.0)
+    loss = LandmarkLoss(config, SIZE, CONTRACT)
+    assert config.needs_auxiliary
     with pytest.raises(ValueError, match="auxiliary network's angles"):
         loss(predicted(), batch())
 
@@ -181,7 +182,9 @@ def test_angles_that_are_needed_and_missing_are_named() -> None:
 def test_pose_of_another_scheme_is_refused() -> None:
     scheme = LandmarkScheme("ibug-68", WFLW_98.names[:68], tuple(range(68)), (36, 45))
     other = CONTRACT.replace(landmarks=scheme)
-    assert not LandmarkLoss(LossConfig(kind="l1"), SIZE, other).needs_auxiliary
+    plain = LossConfig(kind="l1")
+    LandmarkLoss(plain, SIZE, other)
+    assert not plain.needs_auxiliary
     for config in (LossConfig(pose_weight="turned"), LossConfig(auxiliary_weight=0.1)):
         with pytest.raises(TrainConfigError, match=r"need wflw-98 points.*has ibug-68: set pose_weight"):
             LandmarkLoss(config, SIZE, other)

@@ -1,32 +1,22 @@
 """Each loss against its paper's formula, written out for one error."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from pfld_edge_train.config import LossConfig
-from pfld_edge_train.losses import (
-    adaptive_wing_loss,
-    l1_loss,
-    l2_loss,
-    point_loss,
-    smooth_l1_loss,
-    soft_wing_loss,
-    wing_loss,
-)
+from pfld_edge_train.losses import point_loss
 
 KINDS = ("wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1")
 ERRORS = st.floats(-60, 60)
 
 
-def of_one_error(loss: Callable[..., Tensor], x: float, *parameters: float) -> float:
+def of_one_error(x: float, **settings: object) -> float:
     zero = torch.zeros(1, 1, 1, dtype=torch.float64)
-    return float(loss(zero + x, zero, *parameters))
+    return float(point_loss(LossConfig(**settings))(zero + x, zero))  # type: ignore[arg-type]
 
 
 def paper_wing(x: float, w: float, epsilon: float) -> float:
@@ -59,28 +49,35 @@ def paper_smooth_l1(x: float, beta: float) -> float:
 
 @given(ERRORS, st.floats(1, 20), st.floats(0.5, 4))
 def test_wing_loss_is_equation_5(x: float, w: float, epsilon: float) -> None:
-    assert of_one_error(wing_loss, x, w, epsilon) == pytest.approx(paper_wing(x, w, epsilon), rel=1e-9, abs=1e-9)
+    found = of_one_error(x, kind="wing", wing_w=w, wing_epsilon=epsilon)
+    assert found == pytest.approx(paper_wing(x, w, epsilon), rel=1e-9, abs=1e-9)
 
 
 @given(ERRORS, st.floats(1, 20), st.floats(1, 20), st.floats(0.5, 4), st.floats(2.01, 3))
 def test_adaptive_wing_loss_is_that_of_a_foreground_pixel(
     x: float, omega: float, theta: float, epsilon: float, alpha: float
 ) -> None:
-    found = of_one_error(adaptive_wing_loss, x, omega, theta, epsilon, alpha)
+    names = ("omega", "theta", "epsilon", "alpha")
+    settings = {
+        f"adaptive_wing_{name}": value for name, value in zip(names, (omega, theta, epsilon, alpha), strict=True)
+    }
+    found = of_one_error(x, kind="adaptive-wing", **settings)
     assert found == pytest.approx(paper_adaptive_wing(x, omega, theta, epsilon, alpha), rel=1e-9, abs=1e-9)
 
 
 @given(ERRORS, st.floats(0.5, 5), st.floats(5, 30), st.floats(0.5, 4))
 def test_soft_wing_loss_is_the_papers(x: float, omega1: float, omega2: float, epsilon: float) -> None:
-    found = of_one_error(soft_wing_loss, x, omega1, omega2, epsilon)
+    settings = {"soft_wing_omega1": omega1, "soft_wing_omega2": omega2, "soft_wing_epsilon": epsilon}
+    found = of_one_error(x, kind="soft-wing", **settings)
     assert found == pytest.approx(paper_soft_wing(x, omega1, omega2, epsilon), rel=1e-9, abs=1e-9)
 
 
 @given(ERRORS, st.floats(0.1, 10))
 def test_smooth_l1_l1_and_l2_are_the_textbooks(x: float, beta: float) -> None:
-    assert of_one_error(smooth_l1_loss, x, beta) == pytest.approx(paper_smooth_l1(x, beta), rel=1e-9, abs=1e-12)
-    assert of_one_error(l1_loss, x) == pytest.approx(abs(x))
-    assert of_one_error(l2_loss, x) == pytest.approx(x * x)
+    found = of_one_error(x, kind="smooth-l1", smooth_l1_beta=beta)
+    assert found == pytest.approx(paper_smooth_l1(x, beta), rel=1e-9, abs=1e-12)
+    assert of_one_error(x, kind="l1") == pytest.approx(abs(x))
+    assert of_one_error(x, kind="l2") == pytest.approx(x * x)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +114,7 @@ def test_the_parts_of_a_loss_meet(kind: str, joint: float, smooth: bool) -> None
 
 def test_in_pixels_both_parts_of_wing_loss_are_used() -> None:
     error = torch.tensor([[[1.0, 50.0]]], requires_grad=True)
-    wing_loss(error, torch.zeros(1, 1, 2)).sum().backward()
+    point_loss(LossConfig(kind="wing"))(error, torch.zeros(1, 1, 2)).sum().backward()
     assert error.grad is not None
     # Slope w / (epsilon + x) of the logarithm, then 1; halved by the mean over two coordinates.
     assert error.grad[0, 0].tolist() == pytest.approx([10 / 3 / 2, 1 / 2])

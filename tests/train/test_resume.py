@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.checkpoint import load_checkpoint
 from pfld_edge_train.config import load_config
+from pfld_edge_train.engine import CheckpointClock
 from pfld_edge_train.errors import TrainingInterruptedError
 from pfld_edge_train.fit import fit
-from pfld_edge_train.interruption import CheckpointClock
+from pfld_edge_train.run_log import Callback
 from pfld_edge_train.run_state import difference, new_run, resumed_run
 
 from .conftest import WriteConfig
@@ -60,7 +60,7 @@ import torch
 from pfld_edge_train.config import load_config
 from pfld_edge_train.fit import fit
 from pfld_edge_train.run_state import new_run
-from pfld_edge_train.callbacks import Callback
+from pfld_edge_train.run_log import Callback
 
 class Killer(Callback):
     steps = 0

@@ -11,13 +11,12 @@ import cv2
 import pytest
 import torch
 
-from pfld_edge_train.callbacks import Callback, RunPlan, TextProgress
 from pfld_edge_train.checkpoint import load_checkpoint, load_model
 from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.engine import learning_rate_at
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.fit import fit
-from pfld_edge_train.run_log import EpochResult, RunLog, draw_curves
+from pfld_edge_train.run_log import Callback, EpochResult, RunLog, RunPlan, TextProgress, draw_curves
 from pfld_edge_train.run_state import new_run
 
 from .conftest import WriteConfig

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from pfld_edge_calib import nme_per_face, read_points_csv
 from pfld_edge_runtime import WFLW_98, Contract
 from pfld_edge_train.batches import Batch, epoch_order, validation_batches
-from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.config import AugmentConfig, LossConfig, load_config
 from pfld_edge_train.engine import mean_error
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import balanced_repeats, open_cache
 from pfld_edge_train.fit import fit
 from pfld_edge_train.losses import LandmarkLoss
+from pfld_edge_train.run_log import Callback
 from pfld_edge_train.run_state import new_run
 
 from .conftest import TINY

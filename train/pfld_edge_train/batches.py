@@ -62,20 +62,9 @@ def training_batches(
 ) -> "LazySequence[Batch]":
     """The augmented batches of one epoch, made when they are asked for; an incomplete last batch is left out.
 
-    A batch depends on seed, epoch and its number alone. Random numbers are drawn for the whole batch, and each process
-    takes its share of it: W processes together see what one process sees, and a run resumes at any batch.
-
-    Args:
-        cache: The faces.
-        contract: Gives size, crop rule, normalization and landmark scheme.
-        augment: Strengths.
-        batch_size: Faces in a batch over all processes; a multiple of `world_size`.
-        seed: The run's.
-        epoch: Counted from 0.
-        first_batch: The first batch that is wanted.
-        rank: This process, 0 to ``world_size - 1``: it takes every `world_size`-th face of each batch.
-        world_size: How many processes share each batch.
-        device: Where the faces are rendered.
+    A batch depends on seed, epoch (from 0) and its number alone. Random numbers are drawn for the whole batch of
+    `batch_size` faces, and each process takes every `world_size`-th face of it: W processes together see what one
+    process sees, and a run resumes at any batch. Faces are rendered on `device`.
 
     Raises:
         TrainConfigError: The processes can't share a batch evenly.
@@ -104,19 +93,10 @@ def validation_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> "LazySequence[Batch]":
-    """The validation faces in order, once for each view.
+    """The validation faces in order, once for each view; a process takes every `world_size`-th batch.
 
     View 0 is the plain crop. Every other number is a hard view: the augmentation of `HARD_VIEW`, the same in every run
     and for every batch size. Plain faces are too easy to rank good checkpoints.
-
-    Args:
-        cache: The faces.
-        contract: As for `training_batches`.
-        batch_size: Most faces in a batch.
-        views: Which views, one after the other.
-        device: As for `training_batches`.
-        rank: This process, 0 to ``world_size - 1``; it takes every `world_size`-th batch.
-        world_size: How many processes share the batches.
     """
     chosen = np.flatnonzero(cache.held_out)
     hard = HARD_VIEW if contract.landmarks.has_mirror else replace(HARD_VIEW, flip=0.0)
@@ -138,23 +118,15 @@ class LazySequence(Generic[Item]):
     """Items 0 to ``length - 1`` of a function, made when they are asked for, from several threads too."""
 
     def __init__(self, length: int, make: Callable[[int], Item]) -> None:
-        """Take the function that makes the item of a number."""
         self._numbers, self._make = range(length), make
 
     def __len__(self) -> int:
-        """Count the items."""
         return len(self._numbers)
 
     def __getitem__(self, number: int) -> Item:
-        """Make one item.
-
-        Raises:
-            IndexError: There is no such item.
-        """
         return self._make(self._numbers[number])
 
     def __iter__(self) -> Iterator[Item]:
-        """Make all items in turn."""
         return map(self._make, self._numbers)
 
 
@@ -174,19 +146,15 @@ def prefetched(items: LazySequence[Item], depth: int = 4, workers: int = 1) -> I
 
 
 def _batch(cache: FaceCache, contract: Contract, plan: AugmentPlan, device: torch.device) -> Batch:
+    """Render and normalize a plan's faces."""
     mirror = np.array(contract.landmarks.mirror)
     weights = cache.weights[plan.rows]
     weights = np.where(plan.frames.flipped[:, None], weights[:, mirror], weights)
     labels = (torch.from_numpy(values).to(device) for values in (plan.landmarks, weights, cache.attributes[plan.rows]))
-    return Batch(_faces(cache, contract, plan, device), *labels)
-
-
-def _faces(cache: FaceCache, contract: Contract, plan: AugmentPlan, device: torch.device) -> Tensor:
-    """Render and normalize."""
     size, order = contract.input_size, contract.color_order
     if device.type == "cpu":
         faces = torch.from_numpy(render_on_cpu(cache.crops, plan, size, order)).permute(0, 3, 1, 2).float()
     else:
         faces = render_on_device(cache.crops, plan, size, order, device)
     mean, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
-    return ((faces - mean) / scale).contiguous(memory_format=torch.channels_last)
+    return Batch(((faces - mean) / scale).contiguous(memory_format=torch.channels_last), *labels)

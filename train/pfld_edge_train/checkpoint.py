@@ -1,19 +1,22 @@
-"""Checkpoints: one typed format of our own, and the public PFLD projects' formats to read."""
+"""Checkpoints: one typed format of our own, and the public PFLD projects' formats to read.
 
-import os
+The kind and size of a network in another project's file follow from the names and shapes of its weights.
+"""
+
+import math
 import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pfld_edge_calib.files import replacing
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
-from pfld_edge_train.infer_config import infer_config, names_a_network
 from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
 
 _FAMILY = "pfld-edge-checkpoint-"
@@ -25,24 +28,11 @@ _FOREIGN_KEYS = ("state_dict", "pfld_backbone", "plfd_backbone", "model_state_di
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.")
 """Prefixes of names that DistributedDataParallel, torch.compile, Lightning and training scripts add."""
 
+_STEMS = {"pfld-edge-s": 16, "pfld-edge-m": 32}
+"""Channels of our own networks' first block; the others have 64."""
 
-_PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
-    "weights": (dict,),
-    "model": (dict,),
-    "ema_weights": (dict, type(None)),
-    "optimizer": (dict, type(None)),
-    "step": (int,),
-    "epoch": (int,),
-    "best_nme": (float, int),
-    "auxiliary": (dict, type(None)),
-    "scaler": (dict, type(None)),
-    "epoch_step": (int,),
-    "epoch_loss": (float, int),
-    "fine_tuned": (bool,),
-    "config": (dict, type(None)),
-    "contract": (dict, type(None)),
-}
-"""Types of the fields of our format."""
+_HEAT = "fc.heat.weight"
+"""Of the layer that gives heat maps."""
 _REQUIRED = ("weights", "model", "ema_weights", "optimizer", "step", "epoch", "best_nme", "config", "contract")
 """Fields that every version has written."""
 
@@ -88,16 +78,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; a killed run leaves the old file or the new one, never half of one."""
     record = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
     record |= {"format": FORMAT, "model": checkpoint.model.to_dict()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        torch.save(record, file)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -118,11 +100,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_model(path: Path, *, use_ema: bool = True) -> tuple[LandmarkNet, Checkpoint]:
-    """Rebuild a checkpoint's network in evaluation mode.
-
-    Args:
-        path: See `load_checkpoint`.
-        use_ema: Take the averaged weights where there are any.
+    """Rebuild a checkpoint's network in evaluation mode, with the averaged weights where there are any and `use_ema`.
 
     Raises:
         CheckpointError: As `load_checkpoint`, or the weights don't fit the network that the file names.
@@ -170,25 +148,29 @@ def _own(record: dict[str, Any]) -> Checkpoint:
     if missing:
         raise CheckpointError(f"a damaged pfld-edge checkpoint: it lacks {missing[0]}")
     # Older files lack the other fields, whose defaults apply.
-    values = {item.name: record[item.name] for item in fields(Checkpoint) if item.name in record}
-    for name, value in values.items():
-        if not isinstance(value, _PLAIN_TYPES[name]):
-            found = type(value).__name__
-            raise CheckpointError(f"a damaged pfld-edge checkpoint: {name} is of type {found}")
+    present = [item for item in fields(Checkpoint) if item.name in record]
+    values = {item.name: record[item.name] for item in present}
+    for item in present:
+        found = values[item.name]
+        if not isinstance(found, _plain_types(item.default)):
+            raise CheckpointError(f"a damaged pfld-edge checkpoint: {item.name} is of type {type(found).__name__}")
     for weights in (values["weights"], values.get("ema_weights") or {}):
         if not all(isinstance(value, Tensor) for value in weights.values()):
             raise CheckpointError("a damaged pfld-edge checkpoint: its weights are not all tensors")
-    return Checkpoint(**{**values, "model": _described(values["model"])})
-
-
-def _described(record: dict[str, Any]) -> ModelConfig:
     try:
-        config = ModelConfig(**record)
+        config = ModelConfig(**values["model"])
     except TypeError as error:
         raise CheckpointError("a damaged pfld-edge checkpoint: its description of the network is unreadable") from error
     if config.kind not in MODEL_KINDS:
         raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
-    return config
+    return Checkpoint(**{**values, "model": config})
+
+
+def _plain_types(default: object) -> tuple[type, ...]:
+    """Types in which a field with this default is saved."""
+    if default is MISSING or default is None:
+        return (dict,) if default is MISSING else (dict, type(None))
+    return (float, int) if isinstance(default, float) else (type(default),)
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:
@@ -199,7 +181,7 @@ def _foreign(record: dict[str, Any]) -> Checkpoint:
         found = f"other things, such as {strangers[0]!r}" if strangers else "nothing"
         raise CheckpointError(f"expected a state dict of tensors, found {found}")
     weights = {str(name): value for name, value in record.items()}
-    weights = next((inner for inner in _unwrapped(weights) if names_a_network(inner)), weights)
+    weights = next((inner for inner in _unwrapped(weights) if _kind(inner)), weights)
     return Checkpoint(weights=weights, model=infer_config(weights))
 
 
@@ -231,3 +213,110 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
         if name.endswith("running_var") and bool((value < 0).any()):
             raise CheckpointError(f"{path}: {name} holds a negative variance, the file is damaged; take another copy")
     model.load_state_dict(dict(weights), strict=False)
+
+
+def infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
+    """Find the configuration of a state dict without prefixes.
+
+    Raises:
+        CheckpointError: It is not that of a network of this project's family.
+    """
+    kind = _kind(weights)
+    if kind is None:
+        names = ", ".join(list(weights)[:3])
+        raise CheckpointError(
+            "weights of an unknown network: expected those of pfld, pfld-ghostnet, pfld-ghostnet-slim, pfld-ghostone, "
+            f"pfld-edge-s or pfld-edge-m, found names like {names or 'none at all'}"
+        )
+    first = _first_convolutions(kind)
+    stem = _shape(weights, next((name for name in first if name in weights), first[0]), axes=4)
+    widths = width_candidates(kind, stem[0])
+    config = ModelConfig(
+        kind=kind,
+        width_factor=widths[-1],
+        input_size=_input_size(weights, kind),
+        num_landmarks=_num_landmarks(weights),
+        conv_branches=_conv_branches(weights),
+        fused=not any(name.endswith("running_mean") for name in weights),
+        pointwise_scale=any(".primary_conv.rbr_scale." in name for name in weights),
+    )
+    candidates = [replace(config, width_factor=width) for width in widths]
+    fitting = next((candidate for candidate in candidates if not _misfits(candidate, weights)), None)
+    # A damaged file fits none: the nearest, so that what is damaged can be named.
+    return fitting or min(candidates, key=lambda candidate: _misfits(candidate, weights))
+
+
+def width_candidates(kind: str, stem_channels: int) -> list[float]:
+    """Width factors that give a network's first layer this many channels, round ones first.
+
+    Channels are rounded down (to even numbers in GhostOne), so several widths are possible: 51 of 64 channels are a
+    width of 0.8, or 0.81. The last candidate is the plain ratio.
+    """
+    base = _STEMS.get(kind, 64)
+    lowest, above = stem_channels / base, (stem_channels + (2 if kind == "pfld-ghostone" else 1)) / base
+    round_ones = (step / steps for steps in (10, 8, 20, 100) for step in range(steps // 10, 8 * steps + 1))
+    return list(dict.fromkeys([*(w for w in round_ones if lowest - 1e-6 <= w < above - 1e-6 and w >= 0.1), lowest]))
+
+
+def _misfits(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
+    """Count the weights that have another shape than this configuration gives them."""
+    with torch.device("meta"):
+        expected = build_model(config).state_dict()
+    return sum(value.shape != expected[name].shape for name, value in weights.items() if name in expected)
+
+
+def _first_convolutions(kind: str) -> tuple[str, ...]:
+    return _block_weights("blocks.0" if kind in _STEMS else "conv1")
+
+
+def _block_weights(block: str) -> tuple[str, ...]:
+    return f"{block}.0.weight", f"{block}.rbr_conv.0.conv.weight", f"{block}.reparam_conv.weight"
+
+
+def _kind(weights: Mapping[str, Tensor]) -> str | None:
+    """Each kind has a name that the others lack; Slim differs from GhostNet by a width only. None for other names."""
+    if any(name.startswith("blocks.0.") for name in weights):
+        if _HEAT in weights:
+            return "pfld-edge-m"
+        if "fc.weight" in weights and "fc.bias" in weights:
+            return "pfld-edge-s"
+    if any(name in weights for name in _first_convolutions("pfld-ghostone")[1:]):
+        return "pfld-ghostone"
+    if "conv3_1.inv_res.0.0.weight" in weights:
+        return "pfld"
+    if "conv3_1.ghost_conv.0.primary_conv.0.weight" in weights:
+        # Hidden half-width over the stem's width: 64 / 64 in GhostNet, 48 / 64 in Slim.
+        half, stem, _, _ = _shape(weights, "conv3_1.ghost_conv.0.primary_conv.0.weight", axes=4)
+        return "pfld-ghostnet" if half / max(stem, 1) > 0.875 else "pfld-ghostnet-slim"
+    return None
+
+
+def _input_size(weights: Mapping[str, Tensor], kind: str) -> int:
+    if kind == "pfld-edge-m":
+        return round(math.sqrt(_shape(weights, "fc.grid", axes=2)[0])) * 8
+    if kind == "pfld-edge-s":
+        return round(math.sqrt(_shape(weights, "fc.weight", axes=2)[1] / 16)) * 16
+    return _shape(weights, "conv8.0.weight", axes=4)[-1] * 16
+
+
+def _num_landmarks(weights: Mapping[str, Tensor]) -> int:
+    if _HEAT in weights:
+        return _shape(weights, _HEAT, axes=4)[0]
+    outputs = _shape(weights, "fc.weight", axes=2)[0]
+    if outputs % 2:
+        raise CheckpointError(f"the last layer has {outputs} outputs, expected an x and a y for each landmark")
+    return outputs // 2
+
+
+def _conv_branches(weights: Mapping[str, Tensor]) -> int:
+    found = (re.search(r"\.rbr_conv\.(\d{1,3})\.", name) for name in weights)
+    return max((int(match.group(1)) for match in found if match), default=0) + 1
+
+
+def _shape(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+    if name not in weights:
+        raise CheckpointError(f"the weights lack {name}, which every network of this kind has")
+    shape = tuple(weights[name].shape)
+    if len(shape) != axes:
+        raise CheckpointError(f"{name} should have {axes} axes, found shape {shape}")
+    return shape

@@ -1,6 +1,7 @@
 """The configuration of a training run: the tables of its TOML file, also saved in checkpoints.
 
-Each table is a pydantic dataclass. A wrong value is reported in one line: table, key, allowed values, found value.
+Each table is a pydantic dataclass; ``docs/training.md`` and the pages it names describe its keys. A wrong value is
+reported in one line: table, key, allowed values, found value.
 """
 
 import sys
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass, is_pydantic_dataclass
+from pydantic.dataclasses import dataclass
 
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, LandmarkScheme, ModelContractError
 from pfld_edge_runtime.contract import CropRule
@@ -46,18 +47,7 @@ KNOWN_SCHEMES: Mapping[str, LandmarkScheme] = MappingProxyType(
 
 @dataclass(frozen=True, config=_TABLE)
 class DataConfig:
-    """One source of faces, a ``[[data]]`` table.
-
-    Attributes:
-        path: A WFLW folder, a folder of ``pfld-edge prepare``, or a CSV of points, relative to the configuration file.
-        scheme: ``ibug-68`` for faces with 68 points that train a network of WFLW's 98; else empty.
-        images: For a CSV: folder that its image column is relative to; empty for the CSV's own.
-        split: For a WFLW folder: ``train``; the test list is never trained on.
-        group_by: For a CSV: ``image`` or ``person``, what a validation split never separates.
-        repeat: How often an epoch shows each face.
-        pose_balance: How much more often it shows a face in large pose, see `face_cache.balanced_repeats`; 0: not.
-        weighted: Use the source's weights of faces and landmarks; if not, every weight above 0 is 1.
-    """
+    """One source of faces, a ``[[data]]`` table; see ``docs/training.md``."""
 
     path: Text
     scheme: Literal["", "ibug-68"] = ""
@@ -69,7 +59,6 @@ class DataConfig:
     weighted: Switch = True
 
     def __post_init__(self) -> None:
-        """Refuse an empty path and the test list."""
         if not self.path:
             raise TrainConfigError("path is empty; it names a WFLW folder, a prepared folder or a CSV of points")
         if self.split != "train":
@@ -78,17 +67,10 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_TABLE)
 class LandmarksConfig:
-    """The points of a face that the network finds, in the order of the CSV's columns.
+    """The points of a face that the network finds, in the order of the CSV's columns; see ``docs/fine-tuning.md``.
 
-    Attributes:
-        scheme: One of `KNOWN_SCHEMES`, or a name of your own, which the other settings describe.
-        points: How many there are; may be left out where `names` are given.
-        names: Of the points; ``point_0``, ``point_1``, ... where left out.
-        mirror: ``mirror[i]`` is the index of the point that point i becomes in the mirror image. Without it,
-            ``[augment] flip`` must be 0.
-        normalizing_points: The two points whose distance divides errors, usually the outer eye corners.
-        margin: Side of the crop over the longer side of the points' tight box. 1.2 suits points from the brows to the
-            chin; points that span less of a face need more.
+    `scheme` is one of `KNOWN_SCHEMES`, or a name of your own, which the other settings describe. A `margin` of 1.2
+    suits points from the brows to the chin; points that span less of a face need more.
     """
 
     scheme: Text = WFLW_98.name
@@ -99,7 +81,6 @@ class LandmarksConfig:
     margin: Number = 1.2
 
     def __post_init__(self) -> None:
-        """Check the scheme."""
         landmark_scheme(self)
         try:
             CropRule(margin=self.margin)
@@ -109,32 +90,9 @@ class LandmarksConfig:
 
 @dataclass(frozen=True, config=_TABLE)
 class AugmentConfig:
-    """Strength of the augmentation; 0 turns a part off. `docs/augmentation.md` shows each part.
+    """Strength of the augmentation; 0 turns a part off. See ``docs/augmentation.md``.
 
     `shift` and `scale` follow measured errors of detectors.
-
-    Attributes:
-        rotation: Standard deviation of the rotation in degrees.
-        shear: Largest horizontal squeeze, as a share, which resembles a small yaw; half of it as slant.
-        shift: Standard deviation of the box's shift along each axis, as a share of the crop's side.
-        scale: Standard deviation of the logarithm of the box's side.
-        flip: Probability of a mirrored face.
-        antialias: Probability of antialiasing before shrinking, as in photographs that were resized before. The
-            device's crop has none. No effect where cached crops are hardly larger than the input.
-        light: Strength of brightness, contrast and side light, 0 to 1.
-        darkness: Probability of a dark face, with more noise.
-        gamma: Largest logarithm of the gamma exponent.
-        temperature: Largest logarithm of the red gain, and of the inverse of the blue gain.
-        color: Largest logarithm of each channel's gain.
-        gray: Probability of a grey face.
-        blur: Probability of motion blur.
-        defocus: Probability of defocus.
-        low_resolution: Probability of a face that was once smaller than the input.
-        noise: Largest standard deviation of the noise in grey levels.
-        jpeg: Probability of JPEG's artefacts.
-        occlusion: Probability of an occluding rectangle, ellipse, blob or hand.
-        mask: Probability of a mask or a scarf over the lower face.
-        glasses: Probability of dark glasses or a bar over the eyes.
     """
 
     rotation: Annotated[Number, UpTo(le=180)] = 15.0
@@ -181,24 +139,7 @@ HARD_VIEW = AugmentConfig(
 class LossConfig:
     """The loss on landmarks, in pixels of the network's input. See `pfld_edge_train.losses` and ``docs/losses.md``.
 
-    Attributes:
-        kind: ``wing``, ``adaptive-wing``, ``soft-wing``, ``smooth-l1``, ``l2`` or ``l1``.
-        wing_w: Width of wing loss's logarithmic part, in pixels.
-        wing_epsilon: Its curvature, in pixels.
-        adaptive_wing_omega: Height of adaptive wing loss.
-        adaptive_wing_theta: Error at which it turns linear, in pixels.
-        adaptive_wing_epsilon: Its curvature, in pixels.
-        adaptive_wing_alpha: One more than its exponent; above 2, or the gradient at zero is infinite.
-        soft_wing_omega1: Error up to which soft wing loss is L1, in pixels.
-        soft_wing_omega2: Height of its logarithmic part.
-        soft_wing_epsilon: Curvature of that part, in pixels.
-        smooth_l1_beta: Error up to which smooth L1 is quadratic, in pixels.
-        pose_weight: Weight of a face by its pose: ``none``; ``paper``, PFLD's factor as printed; ``deviation``, one
-            plus that factor; ``turned``, more for large pose.
-        eye_normalized: Weigh each face by the inverse of its eye corners' distance, as NME does, up to 4 in profile.
-        attribute_weight: Weight of a face by WFLW's six attributes: ``none``; ``paper``, the sum of its attributes'
-            inverse frequencies; ``balanced``, one plus that sum, divided by its mean over the training faces.
-        auxiliary_weight: Of the loss on the auxiliary network's angles; 0: none.
+    `adaptive_wing_alpha` is one more than the exponent; above 2, or the gradient at zero is infinite.
     """
 
     kind: Literal["wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1"] = "wing"
@@ -218,7 +159,6 @@ class LossConfig:
     auxiliary_weight: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a weight by angles that nothing trains."""
         if self.pose_weight == "deviation" and self.auxiliary_weight == 0:
             raise TrainConfigError(
                 "pose_weight 'deviation' needs an auxiliary_weight above 0: nothing else trains the predicted angles"
@@ -237,16 +177,10 @@ class LossConfig:
 
 @dataclass(frozen=True, config=_TABLE)
 class OptimizerConfig:
-    """The optimizer and its schedule.
+    """The optimizer and its schedule: a linear warm-up to the peak, then half a cosine to zero, or the peak.
 
-    Attributes:
-        kind: ``adamw`` (decoupled weight decay) or ``adam`` (decay as a part of the gradient).
-        learning_rate: Peak of the schedule.
-        schedule: After a linear warm-up, half a ``cosine`` to zero, or ``constant``.
-        warmup_epochs: Length of the warm-up.
-        weight_decay: On weights with more than one axis.
-        clip_norm: Largest norm of the gradient.
-        ema_decay: Of the weights' exponential moving average, which is evaluated and shipped.
+    `weight_decay` acts on weights with more than one axis, `clip_norm` limits the gradient's norm, `ema_decay` is that
+    of the averaged weights, which are evaluated and shipped.
     """
 
     kind: Literal["adamw", "adam"] = "adamw"
@@ -264,17 +198,9 @@ def _as_list(value: object) -> object:
 
 @dataclass(frozen=True, config=_TABLE)
 class FinetuneConfig:
-    """Training that starts from a checkpoint.
+    """Training that starts from a checkpoint; see ``docs/fine-tuning.md``.
 
-    Attributes:
-        freeze: Layers that keep their weights and BatchNorm statistics, by the beginning of their names, such as
-            ``blocks.0``; ``backbone`` for all but the last layer.
-        backbone_rate: Learning rate of all layers but the last, as a multiple of the run's.
-        layer_decay: Factor to a layer's rate for each layer between it and the network's end (Clark et al., "ELECTRA",
-            ICLR 2020, table 6).
-        statistics_faces: With fewer training faces than this BatchNorm's statistics are frozen.
-        fused: Train the inference form, without BatchNorm and branches; `pfld-edge import-onnx` gives no other.
-        pointwise_scale: The checkpoint's GhostOne has scale branches in its 1x1 blocks too.
+    `layer_decay` follows Clark et al., "ELECTRA", ICLR 2020, table 6.
     """
 
     freeze: Annotated[
@@ -291,32 +217,10 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, config=_TABLE)
 class TrainConfig:
-    """A training run.
+    """A training run; ``docs/training.md`` describes the keys.
 
-    Attributes:
-        model: Kind of network, see `pfld_edge_train.models.MODEL_KINDS`.
-        width_factor: Multiplies the channels.
-        input_size: Side of the network's input in pixels.
-        conv_branches: Convolution branches of each MobileOne block; the published PFLD-GhostOne has 6.
-        landmarks: The points that it finds.
-        data: Sources of faces.
-        augment: Strength of the augmentation.
-        loss: The loss.
-        optimizer: The optimizer and its schedule.
-        finetune: How training starts from a checkpoint.
-        epochs: Passes over the training faces.
-        batch_size: Faces in a step.
-        validation: Share of the groups (people or photographs) in the validation split.
-        seed: Of everything random.
-        hard_views: How many augmented views of a validation face are measured beside the plain one.
-        bf16: Run the network in bfloat16; weights, loss and statistics stay in float32.
-        fp16: The same in float16 with a scaled loss, for GPUs that are slow in bfloat16.
-        compile: Use `torch.compile`; the first step then takes minutes.
-        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-        checkpoint_steps: Steps between two checkpoints within an epoch; 0: only by time.
-        checkpoint_minutes: Minutes between two checkpoints within an epoch; 0: never by time.
-        tensorboard: Write TensorBoard's events too.
-        trained_on: A line for the contract.
+    `model` is one of `pfld_edge_train.models.MODEL_KINDS`. In `bf16` and `fp16` weights, loss and statistics stay in
+    float32.
     """
 
     model: Text = "pfld-edge-s"
@@ -344,7 +248,6 @@ class TrainConfig:
     trained_on: Text = ""
 
     def __post_init__(self) -> None:
-        """Refuse contradictions; whether the network can be built is for `ModelConfig` to say."""
         if self.augment.flip and self.landmarks.scheme not in KNOWN_SCHEMES and not self.landmarks.mirror:
             raise TrainConfigError(
                 "faces are mirrored in training, and [landmarks] doesn't say which point each becomes: give mirror, or "
@@ -440,6 +343,14 @@ def landmark_scheme(config: LandmarksConfig) -> LandmarkScheme:
     return LandmarkScheme(config.scheme, names, mirror, (ends[0], ends[1]))
 
 
+_TABLES = {
+    "data": DataConfig,
+    "landmarks": LandmarksConfig,
+    "augment": AugmentConfig,
+    "loss": LossConfig,
+    "optimizer": OptimizerConfig,
+    "finetune": FinetuneConfig,
+}
 _TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false"}
 
 
@@ -447,8 +358,8 @@ def _sentence(fault: Mapping[str, Any], where: str) -> str:
     """Describe one of pydantic's errors in a line: file and table, key, allowed values, found value."""
     table: Any = TrainConfig
     path = [part for part in fault["loc"] if isinstance(part, str)]
-    while len(path) > 0 and _table_of(table, path[0]) is not None:
-        table, where = _table_of(table, path[0]), f"{where}, {path.pop(0)}"
+    if path and path[0] in _TABLES:
+        table, where = _TABLES[path[0]], f"{where}, {path.pop(0)}"
     kind, found = fault["type"], fault["input"]
     if kind == "value_error":
         return f"{where}: {fault['ctx']['error']}"
@@ -470,23 +381,15 @@ def _sentence(fault: Mapping[str, Any], where: str) -> str:
     return f"{where}: {name} must be {allowed}, found {found!r}"
 
 
-def _table_of(table: Any, name: str) -> Any:  # noqa: ANN401 - a class, as pydantic keeps it
-    """The dataclass of a key that is a table itself; None for other keys."""
-    field = table.__pydantic_fields__.get(name)
-    annotation = DataConfig if table is TrainConfig and name == "data" else getattr(field, "annotation", None)
-    return annotation if isinstance(annotation, type) and is_pydantic_dataclass(annotation) else None
-
-
 def _range_of(limits: list[Any]) -> str:
     """Describe a field's limits."""
     low = next((limit for limit in limits if isinstance(limit, Ge | Gt)), None)
     high = next((limit for limit in limits if isinstance(limit, Le | Lt)), None)
     if low is None:
         return "a finite number"
-    least = low.ge if isinstance(low, Ge) else low.gt
+    least, open_below = (low.ge, False) if isinstance(low, Ge) else (low.gt, True)
     if high is None:
-        return f"{least} or more" if isinstance(low, Ge) else "positive" if least == 0 else f"above {least}"
-    most = f"at most {high.le}" if isinstance(high, Le) else f"below {high.lt}"
-    if isinstance(low, Gt):
-        return f"above {least} and {most}"
-    return f"from {least} to {most.removeprefix('at most ')}"
+        return f"{least} or more" if not open_below else "positive" if least == 0 else f"above {least}"
+    if open_below:
+        return f"above {least} and " + (f"at most {high.le}" if isinstance(high, Le) else f"below {high.lt}")
+    return f"from {least} to " + (f"{high.le}" if isinstance(high, Le) else f"below {high.lt}")

@@ -2,10 +2,15 @@
 
 import math
 import signal
+import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +18,21 @@ from torch.nn.utils import clip_grad_norm_
 
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import Batch, prefetched, training_batches, validation_batches
-from pfld_edge_train.callbacks import Callback
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.errors import TrainingDivergedError, TrainingInterruptedError
 from pfld_edge_train.face_cache import FaceCache
-from pfld_edge_train.interruption import CheckpointClock, Interruption
 from pfld_edge_train.learner import Learner, training_mode, update_ema
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.processes import Processes
+from pfld_edge_train.run_log import Callback
 from pfld_edge_train.run_state import REMEDY, RunState, save_run
 
 _GPU_WORKERS = 4
 """Threads that prepare batches for a GPU; for training on the CPU one is enough."""
 _LAG = 4
 """Steps that a GPU may run ahead of the figures that are read from it."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what schedulers of clusters and ``docker stop`` send before they kill."""
 
 
 def train_step(
@@ -39,21 +45,14 @@ def train_step(
     save: bool = False,
     stop: bool = False,
 ) -> Tensor:
-    """Update the weights once.
+    """Update the weights of a learner in training mode once, in place.
 
-    Args:
-        learner: In training mode; changed in place.
-        batch: This process's part of the whole batch, on its device.
-        loss_of: The loss.
-        config: The run.
-        steps_per_epoch: For the schedule.
-        processes: Those of the run.
-        save: Whether this process wants a checkpoint; all processes learn of it.
-        stop: Whether this process was asked to stop; all processes learn of it.
+    `batch` is this process's part of the whole batch, on its device. `save` and `stop` tell whether this process wants
+    a checkpoint, or was asked to stop; all processes learn of it.
 
     Returns:
-        ``(4,)`` on the device, what `FigureReader` reads. After a loss that is not finite the weights are spoilt: read
-        the figures before saving them.
+        ``(4,)`` on the device, the fields of `_StepFigures`. After a loss that is not finite the weights are spoilt:
+        read the figures before saving them.
     """
     rate = learning_rate_at(learner.step, steps_per_epoch, config)
     for group in learner.optimizer.param_groups:
@@ -92,6 +91,100 @@ def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> fl
     return optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+class CheckpointClock:
+    """Says when a checkpoint is due: after a number of steps of an epoch, or of minutes."""
+
+    def __init__(self, steps: int, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
+        """Start; 0 steps or minutes turn that rule off."""
+        self._steps, self._seconds, self._now = steps, 60 * minutes, now
+        self._saved_at = now()
+
+    def due(self, epoch_step: int) -> bool:
+        """Whether to save after `epoch_step` steps of the epoch; if so, count from now."""
+        by_steps = self._steps > 0 and epoch_step % self._steps == 0
+        due = by_steps or (self._seconds > 0 and self._now() - self._saved_at >= self._seconds)
+        if due:
+            self.restart()
+        return due
+
+    def restart(self) -> None:
+        """Count from now."""
+        self._saved_at = self._now()
+
+
+@contextmanager
+def listening_for_signals() -> Iterator[list[int]]:
+    """Record the first signal that asks the run to stop; a second one has its usual effect.
+
+    Outside of the main thread, where Python receives no signals, nothing is recorded.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        restore()
+
+    for number in _SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        restore()
+
+
+class _StepFigures(NamedTuple):
+    """Figures of one step, equal in all processes: loss in pixels, gradient norm before clipping, save and stop."""
+
+    loss: float
+    gradient_norm: float
+    save: bool
+    stop: bool
+
+
+class _FigureReader:
+    """Reads the figures of steps in order; on a GPU some steps later, so that it never waits for Python.
+
+    All processes read a step at the same moment, so that they agree on when to save and to stop.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._lag = _LAG if device.type == "cuda" else 0
+        self._waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    def add(self, figures: Tensor) -> Iterator[_StepFigures]:
+        """Take a step's ``(4,)`` figures; yield those that are due."""
+        event = None
+        if figures.is_cuda:
+            host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
+            host.copy_(figures, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            figures = host
+        self._waiting.append((figures, event))
+        while len(self._waiting) > self._lag:
+            yield self._next()
+
+    def rest(self) -> Iterator[_StepFigures]:
+        """Yield all that were not read yet."""
+        while self._waiting:
+            yield self._next()
+
+    def _next(self) -> _StepFigures:
+        figures, event = self._waiting.popleft()
+        if event is not None:
+            event.synchronize()
+        loss, norm, save, stop = figures.tolist()
+        return _StepFigures(loss, norm, save > 0, stop > 0)
+
+
 def train_epoch(
     state: RunState,
     cache: FaceCache,
@@ -99,20 +192,12 @@ def train_epoch(
     steps: int,
     path: Path,
     clock: CheckpointClock,
-    interruption: Interruption,
+    signals: list[int],
     callback: Callback,
 ) -> None:
-    """Train from the current step of an epoch to its end.
+    """Train from the current step of an epoch of `steps` steps to its end.
 
-    Args:
-        state: Changed in place.
-        cache: The faces.
-        loss_of: The loss.
-        steps: Of a whole epoch.
-        path: Checkpoint that is written when `clock` says so, and after a signal.
-        clock: Asked after every step.
-        interruption: Asked after every step.
-        callback: Called after every step.
+    The checkpoint at `path` is written when `clock` says so, and after a signal; see `listening_for_signals`.
 
     Raises:
         TrainingDivergedError: A loss or a gradient is not finite; nothing computed with it is saved.
@@ -131,36 +216,38 @@ def train_epoch(
         world_size=processes.count,
         device=processes.device,
     )
-    reader = FigureReader(processes.device)
+    reader = _FigureReader(processes.device)
     callback.epoch(state.next_epoch, state.epoch_step)
     training_mode(state.learner.runner, freeze_statistics=state.freezes_statistics(cache.training_faces))
 
-    def take(figures: StepFigures) -> StepFigures:
-        _check(figures, state)
-        state.epoch_step += 1
-        state.epoch_loss += figures.loss
-        callback.step(figures.loss)
-        return figures
+    def taken(known: Iterable[_StepFigures]) -> list[_StepFigures]:
+        read = []
+        for figures in known:
+            _check(figures, state)
+            state.epoch_step += 1
+            state.epoch_loss += figures.loss
+            callback.step(figures.loss)
+            read.append(figures)
+        return read
 
     workers = _GPU_WORKERS if processes.device.type == "cuda" else 1
     for number, part in enumerate(prefetched(batches, workers=workers), start=state.epoch_step + 1):
         tensors = {item.name: getattr(part, item.name) for item in fields(part)}
         batch = replace(part, **{name: t.to(processes.device, non_blocking=True) for name, t in tensors.items()})
         save = processes.first and number < steps and clock.due(number)
-        stop = interruption.signal != 0
-        figures = train_step(state.learner, batch, loss_of, config, steps, processes, save, stop)
-        read = [take(known) for known in reader.add(figures)]
+        read = taken(
+            reader.add(train_step(state.learner, batch, loss_of, config, steps, processes, save, bool(signals)))
+        )
         if any(known.save or known.stop for known in read):
-            read += [take(known) for known in reader.rest()]
+            read += taken(reader.rest())
             if processes.first:
                 save_run(state, path)
         if any(known.stop for known in read):
-            raise processes.everywhere(_interrupted(state, steps, interruption))
-    for known in reader.rest():
-        take(known)
+            raise processes.everywhere(_interrupted(state, steps, signals))
+    taken(reader.rest())
 
 
-def _check(figures: "StepFigures", state: RunState) -> None:
+def _check(figures: _StepFigures, state: RunState) -> None:
     """Refuse what is not finite; in float16 the scaler handles infinite gradients."""
     names = {"loss": figures.loss} if state.config.fp16 else {"loss": figures.loss, "gradient": figures.gradient_norm}
     for name, value in names.items():
@@ -171,8 +258,8 @@ def _check(figures: "StepFigures", state: RunState) -> None:
             raise state.processes.everywhere(TrainingDivergedError(message))
 
 
-def _interrupted(state: RunState, steps: int, interruption: Interruption) -> TrainingInterruptedError:
-    number = interruption.signal or signal.SIGTERM
+def _interrupted(state: RunState, steps: int, signals: list[int]) -> TrainingInterruptedError:
+    number = signals[0] if signals else signal.SIGTERM
     return TrainingInterruptedError(
         f"stopped by {signal.Signals(number).name} in epoch {state.next_epoch + 1} after step {state.epoch_step} of "
         f"{steps}; it is saved, --resume goes on from there",
@@ -180,84 +267,24 @@ def _interrupted(state: RunState, steps: int, interruption: Interruption) -> Tra
     )
 
 
-@dataclass(frozen=True, slots=True)
-class StepFigures:
-    """Figures of one step, equal in all processes: loss in pixels, gradient norm before clipping, save and stop."""
-
-    loss: float
-    gradient_norm: float
-    save: bool
-    stop: bool
-
-
-class FigureReader:
-    """Reads the figures of steps in order; on a GPU some steps later, so that it never waits for Python.
-
-    All processes read a step at the same moment, so that they agree on when to save and to stop.
-    """
-
-    def __init__(self, device: torch.device, lag: int | None = None) -> None:
-        """Start empty; `lag` steps may wait, None for the device's own number."""
-        self._lag = lag if lag is not None else _LAG if device.type == "cuda" else 0
-        self._waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
-
-    def add(self, figures: Tensor) -> Iterator[StepFigures]:
-        """Take a step's ``(4,)`` figures; yield those that are due."""
-        event = None
-        if figures.is_cuda:
-            host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
-            host.copy_(figures, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-            figures = host
-        self._waiting.append((figures, event))
-        while len(self._waiting) > self._lag:
-            yield self._next()
-
-    def rest(self) -> Iterator[StepFigures]:
-        """Yield all that were not read yet."""
-        while self._waiting:
-            yield self._next()
-
-    def _next(self) -> StepFigures:
-        figures, event = self._waiting.popleft()
-        if event is not None:
-            event.synchronize()
-        loss, norm, save, stop = figures.tolist()
-        return StepFigures(loss, norm, save > 0, stop > 0)
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationErrors:
-    """Mean errors of the validation faces, normalized by the distance of the outer eye corners.
-
-    Attributes:
-        nme: Of the plain faces.
-        hard_nme: Of their hard views; that of the plain faces where there is none.
-        score: What the best checkpoint is chosen by, the mean of both.
-    """
+class ValidationErrors(NamedTuple):
+    """NME of the validation faces, and of their hard views; that of the plain faces where there is none."""
 
     nme: float
     hard_nme: float
 
     @property
     def score(self) -> float:
-        """Mean of both errors."""
+        """What the best checkpoint is chosen by: the mean of both errors."""
         return (self.nme + self.hard_nme) / 2
 
 
 def validate(
     model: nn.Module, cache: FaceCache, contract: Contract, batch_size: int, hard_views: int, processes: Processes
 ) -> ValidationErrors:
-    """Measure a network on the validation faces; several processes share the work.
+    """Measure a network on the validation faces and on `hard_views` augmented views of each.
 
-    Args:
-        model: Put into evaluation mode.
-        cache: The faces.
-        contract: Of the network.
-        batch_size: Most faces in a batch.
-        hard_views: How many augmented views of each face are measured.
-        processes: Those of the run; all get the same errors.
+    It is put into evaluation mode. Several processes share the work; all get the same errors.
     """
 
     def error(views: range) -> float:
@@ -272,19 +299,14 @@ def validate(
 def mean_error(
     model: nn.Module, batches: Iterable[Batch], normalizing_points: tuple[int, int], processes: Processes | None = None
 ) -> float:
-    """Mean NME over all landmarks of the batches, weighted by the weight of each.
+    """Mean NME over all landmarks of the batches, weighted by the weight of each; `model` is put into evaluation mode.
 
-    Faces whose normalizing points are unlabelled or coincide have no NME and are left out; NaN where all are.
-
-    Args:
-        model: Put into evaluation mode.
-        batches: On the network's device; this process's where there are several.
-        normalizing_points: The two points whose distance divides a face's errors.
-        processes: Whose batches count together; None for this one alone.
+    Faces whose normalizing points are unlabelled or coincide have no NME and are left out; NaN where all are. The
+    batches lie on the network's device; those of all `processes` count together.
     """
     model.eval()
     first, second = normalizing_points
-    sums: Tensor | None = None
+    sums = torch.zeros(2, dtype=torch.float64, device="cpu" if processes is None else processes.device)
     for batch in batches:
         landmarks, weights = batch.landmarks, batch.weights
         predicted = model(batch.faces.contiguous(memory_format=torch.channels_last)).view(landmarks.shape)
@@ -292,11 +314,6 @@ def mean_error(
         measurable = (distance > 0) & (weights[:, first] > 0) & (weights[:, second] > 0)
         errors = (predicted - landmarks).norm(dim=2) / torch.where(measurable, distance, 1.0)[:, None]
         counted = weights * measurable[:, None]
-        part = torch.stack([(errors * counted).sum().double(), counted.sum().double()])
-        sums = part if sums is None else sums + part
-    if processes is not None:
-        sums = processes.summed(torch.zeros(2, dtype=torch.float64, device=processes.device) if sums is None else sums)
-    if sums is None:
-        raise ValueError("no batch to measure on")
-    total, weight = sums.tolist()
+        sums += torch.stack([(errors * counted).sum(), counted.sum()])
+    total, weight = (sums if processes is None else processes.summed(sums)).tolist()
     return total / weight if weight else float("nan")

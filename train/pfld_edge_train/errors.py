@@ -19,7 +19,6 @@ class TrainingInterruptedError(PfldEdgeError, InterruptedError):
     """
 
     def __init__(self, message: str, signal: int) -> None:
-        """Take the sentence and the signal."""
         super().__init__(message)
         self.signal = signal
 

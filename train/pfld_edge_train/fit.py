@@ -10,15 +10,20 @@ import torch
 from pfld_edge_calib.datasets.units import Skip
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import epoch_order
-from pfld_edge_train.callbacks import Callback, plan_of
 from pfld_edge_train.config import TrainConfig
-from pfld_edge_train.engine import ValidationErrors, learning_rate_at, train_epoch, validate
+from pfld_edge_train.engine import (
+    CheckpointClock,
+    ValidationErrors,
+    learning_rate_at,
+    listening_for_signals,
+    train_epoch,
+    validate,
+)
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
 from pfld_edge_train.face_cache import FaceCache, open_cache
-from pfld_edge_train.interruption import CheckpointClock, listening_for_signals
 from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies
 from pfld_edge_train.processes import Processes
-from pfld_edge_train.run_log import EpochResult, RunLog, open_tensorboard
+from pfld_edge_train.run_log import Callback, EpochResult, RunLog, RunPlan, open_tensorboard
 from pfld_edge_train.run_state import REMEDY, RunState, new_run, resumed_run, save_average, save_run
 
 LAST, BEST, AVERAGE = "last.pth", "best.pth", "ema.pth"
@@ -35,17 +40,9 @@ def train(
     cache: Path | None = None,
     skip: Skip | None = None,
 ) -> None:
-    """Train into a folder, from the start or from its last checkpoint.
+    """Train into the folder `out`, from the start or, to `resume`, from its last checkpoint.
 
-    Args:
-        config: The run.
-        out: Its folder.
-        processes: Where it runs.
-        callback: Called as it proceeds.
-        resume: Resume from the folder's last checkpoint, where there is one.
-        init: Checkpoint to start from otherwise.
-        cache: Folder of cropped faces; one in `out` where None.
-        skip: Takes the error of each file of faces that can't be read; where None it is raised.
+    `init` is a checkpoint to start from, `cache` the folder of cropped faces (one in `out` where None).
 
     Raises:
         CheckpointError: A checkpoint can't be read.
@@ -53,6 +50,7 @@ def train(
         PfldEdgeError: What `fit` raises.
     """
     last = out / LAST
+        skip: Takes the error of each file of faces that can't be read; where None it is raised.
     with processes.together():
         if last.exists() and not resume:
             raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --output")
@@ -73,25 +71,20 @@ def use_threads(count: int) -> None:
 def fit(
     state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None, skip: Skip | None = None
 ) -> None:
-    """Train to the configuration's last epoch.
+    """Train a run, which is changed in place, to the configuration's last epoch.
 
     Writes into `out` after every epoch, each file by renaming: ``last.pth`` to resume from, ``best.pth`` (lowest error
     of the averaged weights on the validation faces), ``ema.pth`` (the averaged weights alone), ``log.csv`` and
-    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and after a signal. Weights of a
-    checkpoint that a run starts from are validated first: ``best.pth`` is never worse. Everything random depends on
-    seed, epoch and step alone: a run that was killed and resumed ends with the same weights, bit by bit on a CPU.
-
-    Args:
-        state: From `new_run` or `resumed_run`; changed in place.
-        out: The run's folder.
-        cache_folder: Where cropped faces are kept between runs.
-        callback: Called as it proceeds, in the first process only.
-        skip: See `open_cache`.
+    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and after a signal. Cropped faces are kept
+    in `cache_folder`. Weights of a checkpoint that a run starts from are validated first: ``best.pth`` is never worse.
+    Everything random depends on seed, epoch and step alone: a run that was killed and resumed ends with the same
+    weights, bit by bit on a CPU. The first process alone calls `callback`.
 
     Raises:
         FaceSetError: A source of faces can't be read.
         TrainConfigError: There are too few faces, or the batch can't be divided among the processes.
         TrainingDivergedError: A number is not finite; the last complete checkpoint stays.
+        skip: See `open_cache`.
         TrainingInterruptedError: A signal stopped the run; it is saved.
         OtherProcessError: Another process of the run failed.
     """
@@ -100,12 +93,14 @@ def fit(
     cache = processes.in_turn(lambda: open_cache(config, cache_folder, state.contract, skip))
     with processes.together():
         steps = _steps_per_epoch(state, cache)
-        loss_of = LandmarkLoss(config.loss, config.input_size, state.contract, _frequencies(cache))
+        attributes, shown = (torch.from_numpy(values[~cache.held_out]) for values in (cache.attributes, cache.repeats))
+        frequencies = attribute_frequencies(attributes, shown)
+        loss_of = LandmarkLoss(config.loss, config.input_size, state.contract, frequencies)
         out.mkdir(parents=True, exist_ok=True)
     wanted = config.tensorboard and processes.first
     events = open_tensorboard(out / "tensorboard", state.next_epoch) if wanted else None
     log = RunLog(out, events)
-    callback.begin(plan_of(state, cache, steps))
+    callback.begin(_plan(state, cache, steps))
     if wanted and events is None:
         callback.note("tensorboard = true, but its package is missing: no events; pip install tensorboard")
     unmeasured = int((cache.held_out & ~cache.measurable(state.contract.landmarks.normalizing_points)).sum())
@@ -117,10 +112,10 @@ def fit(
     if state.fine_tuned and state.learner.step == 0:
         _validate_start(state, cache, out / BEST, callback)
     clock = CheckpointClock(config.checkpoint_steps, config.checkpoint_minutes)
-    with listening_for_signals() as interruption:
+    with listening_for_signals() as signals:
         while state.next_epoch < config.epochs:
             begun, started = state.epoch_step, time.perf_counter()
-            train_epoch(state, cache, loss_of, steps, out / LAST, clock, interruption, callback)
+            train_epoch(state, cache, loss_of, steps, out / LAST, clock, signals, callback)
             speed = (steps - begun) * config.batch_size / (time.perf_counter() - started)
             errors = _validated(state, cache)
             result = _close_epoch(state, errors, steps, speed)
@@ -187,13 +182,6 @@ def _steps_per_epoch(state: RunState, cache: FaceCache) -> int:
     return steps
 
 
-def _frequencies(cache: FaceCache) -> torch.Tensor:
-    training = ~cache.held_out
-    return attribute_frequencies(
-        torch.from_numpy(cache.attributes[training]), torch.from_numpy(cache.repeats[training])
-    )
-
-
 def _save(state: RunState, errors: ValidationErrors, best: bool, out: Path) -> None:
     """Write the checkpoints; ``last.pth`` last, since it marks the epoch as done."""
     contract = _measured(state, errors)
@@ -205,3 +193,30 @@ def _save(state: RunState, errors: ValidationErrors, best: bool, out: Path) -> N
 
 def _measured(state: RunState, errors: ValidationErrors) -> Contract:
     return state.contract.replace(nme=round(errors.nme, 6), nme_data="validation split of the training faces")
+
+
+def _plan(state: RunState, cache: FaceCache, steps: int) -> RunPlan:
+    config, processes = state.config, state.processes
+    held_out = int(cache.held_out.sum())
+    parameters = sum(parameter.numel() for parameter in state.learner.model.parameters())
+    points, size = state.contract.landmarks.num_landmarks, config.input_size
+    start = state.origin
+    if state.learner.step:
+        start += f": epoch {state.next_epoch + 1}, step {state.epoch_step} of {steps}"
+    views = f", each also in {config.hard_views} hard view{'s'[: config.hard_views - 1]}" if config.hard_views else ""
+    compiled = ", compiled" if config.compile else ""
+    precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
+    lines = (
+        f"network: {config.model}, {size} x {size} pixels, {points} points, {parameters:,} parameters",
+        f"faces: {cache.training_faces:,} to train on, {held_out:,} held out for validation{views}",
+        f"steps: {config.epochs} epochs of {steps:,}, {config.batch_size} faces each",
+        f"computes on: {_place(processes.device, processes.count)}, {precision}{compiled}",
+        start,
+    )
+    return RunPlan(config.epochs, steps, state.next_epoch * steps + state.epoch_step, lines)
+
+
+def _place(device: torch.device, processes: int) -> str:
+    threads = torch.get_num_threads()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} thread{'s'[: threads - 1]}"
+    return name if processes == 1 else f"{processes} processes, each {name}"

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class Learner:
         average: Exponential moving average of its weights.
         auxiliary: Predicts the head's pose from its features, where the loss needs it.
         optimizer: Over both.
-        runner: The module that a step calls: network and auxiliary network, wrapped for several processes, compiled.
+        runner: What a step calls: network and auxiliary network, wrapped for several processes, compiled.
         scaler: Scales the loss in float16; does nothing in other precisions.
         step: Steps done.
     """
@@ -58,8 +59,8 @@ def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) 
         runner = WithAuxiliary(model, auxiliary)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = parameter_groups(model, config.optimizer.weight_decay, config.finetune, auxiliary)
-    kinds: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    optimizer = kinds[config.optimizer.kind](groups, lr=config.optimizer.learning_rate)  # type: ignore[call-arg]
+    kind = torch.optim.AdamW if config.optimizer.kind == "adamw" else torch.optim.Adam
+    optimizer = kind(groups, lr=config.optimizer.learning_rate)
     runner = processes.wrapped(runner)
     if config.compile:
         runner.compile()
@@ -89,16 +90,17 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float, step: int) ->
 def freeze_layers(model: nn.Module, names: Sequence[str]) -> None:
     """Freeze the parameters of some layers, in place.
 
-    Args:
-        model: The network.
-        names: Layers' names or their beginnings, up to a dot; `BACKBONE` for all but the last layer.
+    `names` are layers' names or their beginnings, up to a dot; `BACKBONE` stands for all but the last layer.
 
     Raises:
         TrainConfigError: A name fits no layer, or nothing would be left to train.
     """
     parameters = dict(model.named_parameters())
     for name in names:
-        fitting = [key for key in parameters if _belongs(key, name)]
+        if name == BACKBONE:
+            fitting = [key for key in parameters if not key.startswith(f"{LAST_LAYER}.")]
+        else:
+            fitting = [key for key in parameters if f"{key}.".startswith(f"{name}.")]
         if not fitting:
             layers = dict.fromkeys(key.split(".")[0] for key in parameters)
             raise TrainConfigError(f"finetune, freeze: no layer {name!r}; the network has {', '.join(layers)}")
@@ -106,12 +108,6 @@ def freeze_layers(model: nn.Module, names: Sequence[str]) -> None:
             parameters[key].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise TrainConfigError("finetune, freeze: nothing is left to train; leave a layer out")
-
-
-def _belongs(parameter: str, name: str) -> bool:
-    if name == BACKBONE:
-        return not parameter.startswith(f"{LAST_LAYER}.")
-    return parameter == name or parameter.startswith(f"{name}.")
 
 
 def training_mode(model: nn.Module, *, freeze_statistics: bool = False) -> None:
@@ -140,19 +136,14 @@ def parameter_groups(
         free. The auxiliary network's factor is 1.
     """
     factors = layer_factors(model, config)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for factor in sorted({1.0, *factors.values()}, reverse=True):
-        groups |= {(factor, True): [], (factor, False): []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[factors[name], parameter.ndim > 1].append(parameter)
-    for parameter in () if auxiliary is None else auxiliary.parameters():
-        groups[1.0, parameter.ndim > 1].append(parameter)
-    return [
-        {"params": parameters, "weight_decay": weight_decay if decayed else 0.0, "rate": factor}
-        for (factor, decayed), parameters in groups.items()
-        if parameters
-    ]
+    trained = [(factors[name], value) for name, value in model.named_parameters() if value.requires_grad]
+    trained += [(1.0, value) for value in (() if auxiliary is None else auxiliary.parameters())]
+    groups = []
+    for factor, decayed in product(sorted({factor for factor, _ in trained}, reverse=True), (True, False)):
+        chosen = [value for own, value in trained if own == factor and (value.ndim > 1) == decayed]
+        if chosen:
+            groups.append({"params": chosen, "weight_decay": weight_decay if decayed else 0.0, "rate": factor})
+    return groups
 
 
 def layer_factors(model: nn.Module, config: FinetuneConfig) -> dict[str, float]:

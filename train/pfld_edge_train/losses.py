@@ -1,7 +1,6 @@
 """Losses on landmarks in pixels of the network's input, and the weights of faces.
 
-Each loss by name maps predicted and true ``(N, P, 2)`` pixels to ``(N, P)``, the mean over a landmark's coordinates.
-`LossConfig` describes their parameters.
+A landmark's loss is the mean over its coordinates. `LossConfig` names the losses and their parameters.
 
 PFLD (Guo et al., arXiv 1902.10859, section 3.2, equation 2) multiplies each face's loss by
 ``sum over c of omega_c * sum over k of (1 - cos theta_k)``: c are the classes that the face belongs to, omega_c is the
@@ -9,11 +8,9 @@ inverse of the class's share of the training faces, theta_k are the errors of th
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pfld_edge_runtime import Contract
@@ -28,46 +25,17 @@ _FRONTAL = 0.48
 """Distance of the outer eye corners as a share of the crop: the median of frontal faces."""
 
 
-def l1_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """``|x|``."""
-    return F.l1_loss(predicted, target, reduction="none").mean(dim=2)
-
-
-def l2_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """``x ** 2``, in square pixels.
-
-    Half the squared distance that PFLD minimises (arXiv 1902.10859, equation 1).
-    """
-    return F.mse_loss(predicted, target, reduction="none").mean(dim=2)
-
-
-def smooth_l1_loss(predicted: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
-    """Smooth L1 (Girshick, "Fast R-CNN", ICCV 2015, equation 3).
-
-    ``x ** 2 / (2 * beta)`` below `beta`, ``|x| - beta / 2`` above.
-    """
-    return F.smooth_l1_loss(predicted, target, reduction="none", beta=beta).mean(dim=2)
-
-
-def wing_loss(predicted: Tensor, target: Tensor, w: float = 10.0, epsilon: float = 2.0) -> Tensor:
+def wing_loss(error: Tensor, w: float = 10.0, epsilon: float = 2.0) -> Tensor:
     """Wing loss (Feng et al., "Wing Loss for Robust Facial Landmark Localisation", CVPR 2018, equation 5).
 
     ``w * ln(1 + |x| / epsilon)`` below `w`, ``|x| - C`` above, with C such that the parts meet. `w` and `epsilon` are
     pixels: on coordinates in 0..1 the loss would never leave its logarithmic part.
     """
-    error = (predicted - target).abs()
-    offset = w - w * math.log(1 + w / epsilon)
-    loss = torch.where(error < w, w * torch.log1p(error / epsilon), error - offset)
-    return loss.mean(dim=2)
+    return torch.where(error < w, w * torch.log1p(error / epsilon), error - w + w * math.log1p(w / epsilon))
 
 
 def adaptive_wing_loss(
-    predicted: Tensor,
-    target: Tensor,
-    omega: float = 14.0,
-    theta: float = 10.0,
-    epsilon: float = 2.0,
-    alpha: float = 2.1,
+    error: Tensor, omega: float = 14.0, theta: float = 10.0, epsilon: float = 2.0, alpha: float = 2.1
 ) -> Tensor:
     """Adaptive wing loss (Wang et al., "Adaptive Wing Loss", ICCV 2019, arXiv 1904.07399) on coordinates.
 
@@ -80,45 +48,48 @@ def adaptive_wing_loss(
     ratio = (theta / epsilon) ** exponent
     slope = omega * exponent * ratio / theta / (1 + ratio)
     offset = theta * slope - omega * math.log1p(ratio)
-    error = (predicted - target).abs()
     curve = omega * torch.log1p((error / epsilon) ** exponent)
-    return torch.where(error < theta, curve, slope * error - offset).mean(dim=2)
+    return torch.where(error < theta, curve, slope * error - offset)
 
 
-def soft_wing_loss(
-    predicted: Tensor, target: Tensor, omega1: float = 2.0, omega2: float = 20.0, epsilon: float = 2.0
-) -> Tensor:
+def soft_wing_loss(error: Tensor, omega1: float = 2.0, omega2: float = 20.0, epsilon: float = 2.0) -> Tensor:
     """Soft wing loss (Lin et al., "Structure-Coherent Deep Feature Learning for Robust Face Alignment", IEEE TIP 2021).
 
     ``|x|`` below `omega1`, ``omega2 * ln(1 + |x| / epsilon) + B`` above, with B such that the parts meet. The defaults
     are those of the authors' code, where it is called wider wing loss.
     """
-    error = (predicted - target).abs()
     offset = omega1 - omega2 * math.log1p(omega1 / epsilon)
-    return torch.where(error < omega1, error, omega2 * torch.log1p(error / epsilon) + offset).mean(dim=2)
+    return torch.where(error < omega1, error, omega2 * torch.log1p(error / epsilon) + offset)
+
+
+def smooth_l1_loss(error: Tensor, beta: float = 1.0) -> Tensor:
+    """``x^2 / (2 * beta)`` below `beta`, ``|x| - beta / 2`` above (Girshick, "Fast R-CNN", ICCV 2015, equation 3)."""
+    return torch.where(error < beta, error.square() / (2 * beta), error - beta / 2)
+
+
+_LOSSES: Mapping[str, Callable[..., Tensor]] = {
+    "wing": wing_loss,
+    "adaptive-wing": adaptive_wing_loss,
+    "soft-wing": soft_wing_loss,
+    "smooth-l1": smooth_l1_loss,
+    "l2": torch.square,  # half the squared distance that PFLD minimises (arXiv 1902.10859, equation 1)
+    "l1": torch.abs,
+}
+"""By `LossConfig.kind`: absolute errors in pixels to losses."""
 
 
 def point_loss(config: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """Choose ``config.kind`` with its parameters: predicted and true ``(N, P, 2)`` pixels to ``(N, P)``."""
-    losses: dict[str, Callable[..., Tensor]] = {
-        "wing": wing_loss,
-        "adaptive-wing": adaptive_wing_loss,
-        "soft-wing": soft_wing_loss,
-        "smooth-l1": smooth_l1_loss,
-        "l2": l2_loss,
-        "l1": l1_loss,
-    }
     prefix = f"{config.kind.replace('-', '_')}_"
     settings = {name.removeprefix(prefix): value for name, value in vars(config).items() if name.startswith(prefix)}
-    return partial(losses[config.kind], **settings)
+    return lambda predicted, target: _LOSSES[config.kind]((predicted - target).abs(), **settings).mean(dim=2)
 
 
 def attribute_frequencies(attributes: Tensor, counts: Tensor | None = None) -> Tensor:
     """Share of faces that have each attribute, ``(6,)`` float32 from 0 to 1.
 
-    Args:
-        attributes: ``(N, 6)`` bool, of all training faces.
-        counts: ``(N,)`` how often an epoch shows each face; None: once.
+    `attributes` ``(N, 6)`` bool are those of all training faces, `counts` ``(N,)`` how often an epoch shows each (None:
+    once).
     """
     shown = torch.ones(len(attributes)) if counts is None else counts.float()
     return (attributes.float() * shown[:, None]).sum(dim=0) / shown.sum().clamp_min(1)
@@ -130,13 +101,10 @@ def attribute_factors(frequencies: Tensor, *, floor: float = _RAREST) -> Tensor:
 
 
 def attribute_weights(attributes: Tensor, frequencies: Tensor, mode: str) -> Tensor:
-    """Weigh faces by their attributes, ``(N,)``.
+    """Weigh faces with attributes ``(N, 6)`` bool by the training faces' `attribute_frequencies`: ``(N,)``.
 
-    Args:
-        attributes: ``(N, 6)`` bool.
-        frequencies: ``(6,)`` of the training faces, see `attribute_frequencies`.
-        mode: As `LossConfig.attribute_weight`. With ``paper`` a face without any attribute weighs nothing; with
-            ``balanced`` the mean over the training faces is 1.
+    `mode` is `LossConfig.attribute_weight`. With ``paper`` a face without any attribute weighs nothing; with
+    ``balanced`` the mean over the training faces is 1.
     """
     if mode == "none":
         return torch.ones(len(attributes), device=attributes.device)
@@ -159,11 +127,10 @@ def pose_deviation(predicted: Tensor, true: Tensor) -> Tensor:
 def pose_weights(true: Tensor, deviation: Tensor | None, config: LossConfig) -> Tensor:
     """Weigh faces by their pose, ``(N,)``; 1 where it is unknown.
 
-    Args:
-        true: ``(N, 3)`` yaw, pitch, roll in radians; NaN where unknown.
-        deviation: ``(N,)`` from `pose_deviation`; None where no angles are predicted.
-        config: `LossConfig.pose_weight` is read. ``paper``: the deviation, with its gradient. ``deviation``: one plus
-            it, without gradient. ``turned``: one plus ``1 - cos`` of yaw and pitch; roll hides no feature.
+    `true` ``(N, 3)`` are yaw, pitch, roll in radians, NaN where unknown; `deviation` ``(N,)`` is `pose_deviation`, None
+    where no angles are predicted. `LossConfig.pose_weight` says how. ``paper``: the deviation, with its gradient.
+    ``deviation``: one plus it, without gradient. ``turned``: one plus ``1 - cos`` of yaw and pitch; roll hides no
+    feature.
     """
     known = true.isfinite().all(dim=1)
     if config.pose_weight == "turned":
@@ -188,11 +155,7 @@ class LandmarkLoss:
     ) -> None:
         """Check that the configuration fits the data.
 
-        Args:
-            config: Loss and weights.
-            input_size: Side of the network's input in pixels.
-            contract: Gives the landmark scheme.
-            attribute_frequencies: See there; needed for an `attribute_weight`.
+        An `attribute_weight` needs `attribute_frequencies`.
 
         Raises:
             TrainConfigError: Pose is asked for and the scheme is not WFLW's, or attributes are and no face has any.
@@ -213,29 +176,24 @@ class LandmarkLoss:
         self._point_loss = point_loss(config)
         self._frequencies = torch.zeros(6) if attribute_frequencies is None else attribute_frequencies.float()
 
-    @property
-    def needs_auxiliary(self) -> bool:
-        """Whether `__call__` must be given predicted angles (see `pfld_edge_train.models.AuxiliaryNet`)."""
-        return self._config.needs_auxiliary
-
     def __call__(
         self, predicted: Tensor, batch: Batch, predicted_angles: Tensor | None = None, normalizer: Tensor | None = None
     ) -> Tensor:
-        """Compute the loss, a scalar.
+        """Compute the loss of ``(N, P, 2)`` fractions of the crop, a scalar.
 
-        Args:
-            predicted: ``(N, P, 2)`` fractions of the crop.
-            batch: True landmarks, weights and attributes, on the same device.
-            predicted_angles: ``(N, 3)`` yaw, pitch, roll in radians, where `needs_auxiliary`.
-            normalizer: What the sum over landmarks is divided by; None for ``batch.weights.sum()``. Where the batch is
-                spread over W processes whose gradients are averaged: the sum over all processes, divided by W.
+        The batch lies on the same device. `predicted_angles` are ``(N, 3)`` yaw, pitch, roll in radians, needed where
+        the configuration `needs_auxiliary`. The sum over landmarks is divided by `normalizer`; None for
+        ``batch.weights.sum()``. Where the batch is spread over W processes whose gradients are averaged it is the sum
+        over all of them, divided by W.
 
         Raises:
             ValueError: `predicted_angles` are needed and missing.
         """
         config = self._config
         losses = self._point_loss(predicted.float() * self._input_size, batch.landmarks * self._input_size)
-        losses = losses * self._attribute_weights(batch)[:, None]
+        if self._frequencies.device != batch.attributes.device:
+            self._frequencies = self._frequencies.to(batch.attributes.device)
+        losses = losses * attribute_weights(batch.attributes, self._frequencies, config.attribute_weight)[:, None]
         if config.eye_normalized:
             losses = losses * self._eye_weights(batch)[:, None]
         if config.needs_pose:
@@ -257,8 +215,3 @@ class LandmarkLoss:
         distance = (batch.landmarks[:, first] - batch.landmarks[:, second]).norm(dim=1)
         known = (batch.weights[:, first] > 0) & (batch.weights[:, second] > 0)
         return torch.where(known, _FRONTAL * distance.clamp_min(_FRONTAL / 4).reciprocal(), 1.0)
-
-    def _attribute_weights(self, batch: Batch) -> Tensor:
-        if self._frequencies.device != batch.attributes.device:
-            self._frequencies = self._frequencies.to(batch.attributes.device)
-        return attribute_weights(batch.attributes, self._frequencies, self._config.attribute_weight)

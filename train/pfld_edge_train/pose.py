@@ -30,15 +30,12 @@ def head_angles(landmarks: Tensor, weights: Tensor | None = None) -> Tensor:
     """Estimate yaw, pitch and roll, by the conventions of `pfld_edge_runtime.HeadPose`, relative to the crop's centre.
 
     The start is the scaled orthographic projection nearest to a weighted linear fit. Gauss-Newton steps on the
-    reprojection error follow, all faces at once, without a branch that waits for the device.
-
-    Args:
-        landmarks: ``(N, 98, 2)`` WFLW points, fractions of the crop.
-        weights: ``(N, 98)`` weight of each point, 0 for unlabelled; None: all 1.
+    reprojection error follow, all faces at once, without a branch that waits for the device. `landmarks` are ``(N, 98,
+    2)`` fractions of the crop, `weights` ``(N, 98)``, 0 for unlabelled (None: all 1).
 
     Returns:
-        ``(N, 3)`` yaw, pitch and roll in radians on the landmarks' device, without gradient; NaN for faces whose
-        labelled points coincide or lie in a plane of the head.
+        ``(N, 3)`` radians on the landmarks' device, without gradient; NaN for faces whose labelled points coincide or
+        lie in a plane of the head.
     """
     with torch.no_grad(), torch.autocast(landmarks.device.type, enabled=False):
         points = list(RIGID_POINTS)

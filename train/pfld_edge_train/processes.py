@@ -23,15 +23,10 @@ _PATIENCE = timedelta(hours=12)
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among those of the run.
+    """This process among those of the run: its device, its number from 0 among `count`, and that on its machine.
 
-    Attributes:
-        device: Where it computes.
-        rank: Its number, from 0; the first one writes and prints.
-        count: How many there are.
-        local_rank: Its number on its machine, from 0.
-        group: For sums over all processes; None for a single one.
-        waiting: A group on CPUs with a long time limit, for waiting; None for a single one.
+    `group` is for sums over all processes, `waiting`, on CPUs with a long time limit, for waiting; None where there is
+    one process.
     """
 
     device: torch.device
@@ -106,21 +101,21 @@ class Processes:
 def joined_processes(device: str = "auto") -> Iterator[Processes]:
     """Join the processes that torchrun started; a single one otherwise.
 
-    Args:
-        device: ``auto``, ``cpu`` or ``cuda``; the processes of a machine take one GPU each.
+    `device` is ``auto``, ``cpu`` or ``cuda``; the processes of a machine take one GPU each.
 
     Raises:
         TrainConfigError: CUDA is asked for and absent, or there are fewer GPUs than processes.
         OtherProcessError: The connection to another process broke.
     """
-    kind = _kind(device)
+    present = torch.cuda.is_available()
+    if device == "cuda" and not present:
+        raise TrainConfigError("device = 'cuda': torch sees no GPU here; use device = 'auto' or 'cpu'")
+    kind = ("cuda" if present else "cpu") if device == "auto" else device
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         yield Processes(torch.device(kind))
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    place = torch.device(kind)
-    if kind == "cuda":
-        place = _own_gpu(local_rank)
+    place = _own_gpu(local_rank) if kind == "cuda" else torch.device(kind)
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", device_id=place if kind == "cuda" else None)
     waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
@@ -131,13 +126,6 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
         raise
     finally:
         dist.destroy_process_group()
-
-
-def _kind(device: str) -> str:
-    present = torch.cuda.is_available()
-    if device == "cuda" and not present:
-        raise TrainConfigError("device = 'cuda': torch sees no GPU here; use device = 'auto' or 'cpu'")
-    return ("cuda" if present else "cpu") if device == "auto" else device
 
 
 def _own_gpu(local_rank: int) -> torch.device:

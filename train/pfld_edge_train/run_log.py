@@ -1,12 +1,17 @@
-"""What a run records after every epoch: ``log.csv``, ``curves.png`` and TensorBoard's events."""
+"""What a run tells: callbacks and lines of text, ``log.csv``, ``curves.png`` and TensorBoard's events."""
 
 import csv
-import os
-from collections.abc import Sequence
+import io
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from pfld_edge_calib.files import replacing, write_atomically
+
+_SECONDS = 30.0
+"""Between two lines within an epoch."""
 _COLUMNS = {
     "epoch": "{:d}",
     "loss": "{:.5f}",
@@ -20,16 +25,10 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """The figures of one epoch.
+    """The figures of one epoch, counted from 0: mean training loss in pixels, NME of the averaged weights.
 
-    Attributes:
-        epoch: Counted from 0.
-        loss: Mean training loss, in pixels.
-        nme: Of the averaged weights on the validation faces.
-        best: Whether this is the best so far, the starting weights of ``--init`` included.
-        hard_nme: Of the averaged weights on the validation faces' hard views.
-        learning_rate: At its end.
-        images_per_second: Of training, since the run was started or resumed; 0 where unknown.
+    `best`: the best so far, the starting weights of ``--init`` included. `learning_rate` is that at its end.
+    `images_per_second` counts since the run was started or resumed; 0 where unknown.
     """
 
     epoch: int
@@ -41,11 +40,86 @@ class EpochResult:
     images_per_second: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run in numbers, before it starts: epochs in all, steps of an epoch, steps done, and lines for the user."""
+
+    epochs: int
+    steps: int
+    first_step: int
+    lines: tuple[str, ...]
+
+
+class Callback:
+    """Callbacks of a run, called in its first process; these do nothing."""
+
+    def begin(self, plan: RunPlan) -> None:
+        """Called once, before the first step."""
+
+    def note(self, text: str) -> None:
+        """Called with a remark for the user."""
+
+    def epoch(self, number: int, done: int) -> None:
+        """Called when epoch `number`, from 0, begins or is resumed after `done` steps."""
+
+    def step(self, loss: float) -> None:
+        """Called after a step with its loss, in pixels."""
+
+    def result(self, result: EpochResult) -> None:
+        """Called after an epoch."""
+
+
+class TextProgress(Callback):
+    """Prints the plan, a line for each epoch, and one every half minute within an epoch."""
+
+    def __init__(self, output: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+        self._output, self._now = output, now
+        self._plan = RunPlan(0, 0, 0, ())
+        self._epoch = self._step = 0
+        self._written = now()
+
+    def begin(self, plan: RunPlan) -> None:
+        """Write the plan."""
+        self._plan = plan
+        for line in plan.lines:
+            self._write(line)
+
+    def note(self, text: str) -> None:
+        """Write a remark."""
+        self._write(f"Note: {text}")
+
+    def epoch(self, number: int, done: int) -> None:
+        """Count from the epoch's first step."""
+        self._epoch, self._step = number, done
+
+    def step(self, loss: float) -> None:
+        """Write a line if the last one is half a minute old."""
+        self._step += 1
+        if self._now() - self._written >= _SECONDS:
+            place = f"epoch {self._epoch + 1}/{self._plan.epochs}, step {self._step}/{self._plan.steps}"
+            self._write(f"{place}: loss {loss:.3f}")
+
+    def result(self, result: EpochResult) -> None:
+        """Write an epoch's line."""
+        self._write(result_line(result, self._plan.epochs))
+
+    def _write(self, line: str) -> None:
+        self._output.write(f"{line}\n")
+        self._output.flush()
+        self._written = self._now()
+
+
+def result_line(result: EpochResult, epochs: int) -> str:
+    """Describe an epoch of a run of `epochs` epochs in a line."""
+    errors = f"validation NME {result.nme:.5f}, hard views {result.hard_nme:.5f}{' (best)' if result.best else ''}"
+    speed = f"{result.images_per_second:.0f} images/s"
+    return f"epoch {result.epoch + 1}/{epochs}: loss {result.loss:.3f}, {errors}, {speed}"
+
+
 class RunLog:
     """``log.csv`` and ``curves.png`` in a run's folder, and the events of an open TensorBoard writer."""
 
     def __init__(self, folder: Path, events: Any = None) -> None:  # noqa: ANN401 - TensorBoard is optional
-        """Take the folder; nothing is written yet."""
         self._folder, self._events = folder, events
 
     def add(self, result: EpochResult) -> None:
@@ -53,12 +127,11 @@ class RunLog:
         rows = [row for row in self._rows() if int(row["epoch"]) < result.epoch]
         values = asdict(result) | {"validation_nme": result.nme}
         rows.append({name: form.format(values[name]) for name, form in _COLUMNS.items()})
-        partial = self._folder / ".log.csv.partial"
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(_COLUMNS), restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(self._folder / "log.csv")
+        written = io.StringIO(newline="")
+        writer = csv.DictWriter(written, list(_COLUMNS), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self._folder / "log.csv", written.getvalue().encode())
         epochs = [int(row["epoch"]) + 1 for row in rows]
         names = {"loss": "training loss, pixels", "validation_nme": "validation NME", "hard_nme": "NME of hard views"}
         loss, nme, hard = ((names[column], [_number(row.get(column)) for row in rows]) for column in names)
@@ -87,10 +160,8 @@ class RunLog:
 def draw_curves(epochs: Sequence[int], panels: Sequence[Sequence[tuple[str, Sequence[float]]]], path: Path) -> None:
     """Write a PNG of panels below each other with logarithmic y axes.
 
-    Args:
-        epochs: Counted from 1.
-        panels: Curves that share axes: a name and a value for each epoch; values that are not positive leave a gap.
-        path: Written by renaming.
+    A panel's curves share axes: each is a name and a value for every epoch, counted from 1; values that are not
+    positive leave a gap.
     """
     from matplotlib.figure import Figure  # costs half a second, which reading a configuration must not
 
@@ -104,9 +175,8 @@ def draw_curves(epochs: Sequence[int], panels: Sequence[Sequence[tuple[str, Sequ
         axes.set_xlabel("epoch")
         axes.grid(which="both", alpha=0.3)
         axes.legend(loc="upper right")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
 
 
 def open_tensorboard(folder: Path, next_epoch: int) -> Any:  # noqa: ANN401 - TensorBoard is optional

@@ -1,19 +1,29 @@
-"""The state of a run between two steps: new, read from a checkpoint, written to one."""
+"""The state of a run between two steps: new, also from another network's checkpoint, resumed, and saved."""
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pfld_edge_runtime import Contract, CropRule
-from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfld_edge_runtime import (
+    FIVE_POINTS,
+    IBUG_68,
+    WFLW_98,
+    Contract,
+    CropRule,
+    LandmarkScheme,
+    five_points,
+    landmarks_68,
+)
+from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from pfld_edge_train.config import TrainConfig, landmark_scheme
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
-from pfld_edge_train.initial_weights import start_from
-from pfld_edge_train.learner import Learner, freeze_layers, make_learner
+from pfld_edge_train.learner import LAST_LAYER, Learner, freeze_layers, make_learner
 from pfld_edge_train.models import ModelConfig, build_model
 from pfld_edge_train.processes import Processes
 
@@ -21,6 +31,15 @@ REMEDY = "lower learning_rate or clip_norm; --resume goes on from the last check
 """Advice after a run diverged."""
 _HARMLESS = frozenset({"device", "compile", "checkpoint_steps", "checkpoint_minutes", "tensorboard", "trained_on"})
 """Keys that don't change what a run learns."""
+_MAPPINGS = {IBUG_68: landmarks_68, FIVE_POINTS: five_points}
+"""The runtime's maps from WFLW's 98 points; each new point is a weighted mean of old ones."""
+_UNNAMED = re.compile(r"point_\d+")
+_REMEDIES = {
+    "fused": "fused = {} in [finetune]",
+    "pointwise_scale": "pointwise_scale = {} in [finetune]",
+    "kind": "model = {!r}",
+}
+"""Configuration keys of a network's properties; the others have the property's name."""
 
 
 @dataclass(slots=True)
@@ -32,12 +51,10 @@ class RunState:
         contract: Of the network.
         learner: The network and its optimizer.
         processes: Where it runs.
-        next_epoch: The current epoch, from 0.
-        epoch_step: Steps of it that are done.
+        next_epoch: The current epoch, from 0; `epoch_step` steps of it are done.
         epoch_loss: Sum of their losses.
         best_nme: Lowest score on the validation faces so far, see `ValidationErrors`.
-        origin: What weights it started from, in a line.
-        fine_tuned: Whether it started from a checkpoint's weights.
+        origin: What weights it started from, in a line; `fine_tuned` where they are a checkpoint's.
     """
 
     config: TrainConfig
@@ -57,12 +74,7 @@ class RunState:
 
 
 def new_run(config: TrainConfig, init: Path | None = None, processes: Processes | None = None) -> RunState:
-    """Start a run.
-
-    Args:
-        config: The run.
-        init: Checkpoint to start from, of the same network, also for other landmarks; random weights where None.
-        processes: Where it runs; one process on the CPU where None.
+    """Start a run from random weights, or from the checkpoint `init` of the same network, also for other landmarks.
 
     Raises:
         CheckpointError: The checkpoint can't be read.
@@ -127,8 +139,9 @@ def save_run(state: RunState, path: Path, contract: Contract | None = None) -> N
         TrainingDivergedError: A weight is not finite; the existing file stays.
     """
     learner = state.learner
-    for network in (learner.model, learner.average):
-        _check_finite(network.state_dict(), learner.step)
+    for name, value in (*learner.model.state_dict().items(), *learner.average.state_dict().items()):
+        if not bool(torch.isfinite(value).all()):
+            raise TrainingDivergedError(f"{name} is not finite after step {learner.step}, nothing was saved: {REMEDY}")
     checkpoint = Checkpoint(
         weights=learner.model.state_dict(),
         ema_weights=learner.average.state_dict(),
@@ -150,18 +163,14 @@ def save_run(state: RunState, path: Path, contract: Contract | None = None) -> N
 
 def save_average(state: RunState, path: Path, contract: Contract) -> None:
     """Write the averaged weights alone, which are converted and shipped."""
-    model = _model_config(state.config, state.contract)
-    weights = state.learner.average.state_dict()
     checkpoint = Checkpoint(
-        weights=weights, model=model, step=state.learner.step, epoch=state.next_epoch - 1, contract=contract.to_dict()
+        weights=state.learner.average.state_dict(),
+        model=_model_config(state.config, state.contract),
+        step=state.learner.step,
+        epoch=state.next_epoch - 1,
+        contract=contract.to_dict(),
     )
     save_checkpoint(path, checkpoint)
-
-
-def _check_finite(weights: dict[str, Tensor], step: int) -> None:
-    for name, value in weights.items():
-        if not bool(torch.isfinite(value).all()):
-            raise TrainingDivergedError(f"{name} is not finite after step {step}, nothing was saved: {REMEDY}")
 
 
 def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
@@ -195,14 +204,93 @@ def _differences(before: dict[str, Any], now: dict[str, Any], table: str = "") -
             continue
         if isinstance(value, dict):
             yield from _differences(old, value, f"{name}.")
-        elif name == "data":
-            yield from _differences_of_data(old, value)
-        elif old != value:
-            yield f"{table}{name} was {old!r} and is {value!r} now"
+        elif name != "data":
+            if old != value:
+                yield f"{table}{name} was {old!r} and is {value!r} now"
+        elif len(old) != len(value):
+            yield f"it had {len(old)} sources of faces and has {len(value)} now"
+        else:
+            for number, sources in enumerate(zip(old, value, strict=True), start=1):
+                yield from _differences(*sources, f"data {number}, ")
 
 
-def _differences_of_data(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> Iterator[str]:
-    if len(before) != len(now):
-        yield f"it had {len(before)} sources of faces and has {len(now)} now"
-    for number, (old, new) in enumerate(zip(before, now, strict=False), start=1):
-        yield from _differences(old, new, f"data {number}, ")
+def map_points(old: LandmarkScheme | None, old_count: int, new: LandmarkScheme) -> tuple[Tensor, str]:
+    """Find what the points of one scheme are in another: weighted means, and the reason in words for the user.
+
+    Rows of the matrix ``(new points, old points)`` sum to 1, or to 0 where a point is new.
+
+    Where `old` is None (a checkpoint without a scheme) as many points are taken as the same ones.
+    """
+    if old is None or old == new or (old.name, len(old.names)) == (new.name, len(new.names)):
+        if old_count == new.num_landmarks:
+            assumed = ", taken as the same points, for the file doesn't say" if old is None else ""
+            return torch.eye(old_count, dtype=torch.float64), f"all {old_count} points{assumed}"
+    elif old == WFLW_98 and new in _MAPPINGS:
+        # The runtime's map is linear: its values for each single point.
+        units = np.zeros((WFLW_98.num_landmarks, WFLW_98.num_landmarks, 2))
+        units[..., 0] = np.eye(WFLW_98.num_landmarks)
+        matrix = torch.from_numpy(_MAPPINGS[new](units)[..., 0].T).double()
+        return matrix, f"all {new.num_landmarks} points follow from {old.name}"
+    matrix = torch.zeros(new.num_landmarks, old_count, dtype=torch.float64)
+    places = {name: i for i, name in enumerate(old.names if old else ()) if not _UNNAMED.fullmatch(name)}
+    for row, name in zip(matrix, new.names, strict=True):
+        if name in places:
+            row[places[name]] = 1
+    shared = int(matrix.sum())
+    own = f"{shared} of {new.num_landmarks} points are {old.name}'s of the same name" if old and shared else "no point"
+    return matrix, own
+
+
+def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: LandmarkScheme) -> str:
+    """Fill a new network, in place, with a checkpoint's weights, averaged ones if there are any; say what was taken.
+
+    All layers but the last must fit. The last one takes its rows from the matching points of the checkpoint's scheme,
+    by `map_points`; other points keep their random weights. (A point between two others starts at their mean with a
+    linear layer, only near it with heat maps.)
+
+    Raises:
+        CheckpointError: The checkpoint can't be read.
+        ModelContractError: Its contract is damaged.
+        TrainConfigError: It holds another network.
+    """
+    source, checkpoint = load_model(path)
+    _check_network(path, checkpoint.model, config)
+    state = source.state_dict()
+    matrix, reason = map_points(_scheme(checkpoint), checkpoint.model.num_landmarks, scheme)
+    own = model.state_dict()
+    for name, _ in model.named_parameters():
+        if name.startswith(f"{LAST_LAYER}."):
+            state[name] = _mapped(state[name], own[name], matrix)
+    model.load_state_dict(state)
+    taken = "averaged weights" if checkpoint.ema_weights is not None else "weights"
+    fresh = int((~matrix.any(dim=1)).sum())
+    end = f"; {fresh} start fresh" if fresh else ""
+    return f"starts from the {taken} of {path.name}; last layer: {reason}{end}"
+
+
+def _mapped(old: Tensor, fresh: Tensor, matrix: Tensor) -> Tensor:
+    """Combine rows: a point's outputs, x and y or its heat map, are consecutive."""
+    outputs = len(old) // matrix.shape[1]
+    by_point = old.double().view(matrix.shape[1], outputs, -1)
+    mapped = torch.einsum("np,pdc->ndc", matrix, by_point).reshape(fresh.shape).to(fresh.dtype)
+    known = matrix.any(dim=1).repeat_interleave(outputs).view(-1, *[1] * (fresh.ndim - 1))
+    return torch.where(known, mapped, fresh)
+
+
+def _scheme(checkpoint: Checkpoint) -> LandmarkScheme | None:
+    if checkpoint.contract:
+        return Contract.from_dict(checkpoint.contract).landmarks
+    # As published: a file of 98 points is WFLW's.
+    return WFLW_98 if checkpoint.model.num_landmarks == WFLW_98.num_landmarks else None
+
+
+def _check_network(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+    found = replace(found, num_landmarks=wanted.num_landmarks)
+    for item in fields(ModelConfig):
+        have, asked = getattr(found, item.name), getattr(wanted, item.name)
+        if have != asked:
+            value = str(have).lower() if isinstance(have, bool) else have
+            remedy = _REMEDIES.get(item.name, f"{item.name} = {{}}").format(value)
+            raise TrainConfigError(
+                f"{path}: its {item.name} is {have}, the configuration asks for {asked}: start from it with {remedy}"
+            )

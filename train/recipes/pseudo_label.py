@@ -17,6 +17,7 @@ no face. LFW's photographs are easy: every third one is labelled, with one detec
 """
 
 import csv
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from pfld_edge_calib.files import replacing
 from pfld_edge_runtime import WFLW_98, Contract, FaceLandmarker, crop_faces, crop_windows, tight_box
 from pfld_edge_runtime.detection import SCRFD, YuNet, find_boxes
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
@@ -56,11 +58,10 @@ def label_row(image: str, landmarks: Array, confidence: Array) -> list[str]:
 
 def write_labels(target: Path, rows: Iterable[Sequence[str]]) -> None:
     """Write a CSV of labels by renaming."""
-    partial = target.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        csv.writer(file).writerows([HEADER])
-        csv.writer(file).writerows(rows)
-    partial.replace(target)
+    with replacing(target) as binary:
+        file = io.TextIOWrapper(binary, newline="", write_through=True)
+        csv.writer(file).writerows(chain([HEADER], rows))
+        file.detach()
 
 
 def reference_network(path: Path) -> Network:
@@ -104,7 +105,6 @@ class Labeller:
     """The networks and detectors of one process."""
 
     def __init__(self, shared: Path) -> None:
-        """Load every network under `shared`."""
         self.fast = [reference_network(path) for path in sorted((shared / "models/reference").glob("*.onnx"))]
         self.slow = [peppa_network(shared / "models/teachers/peppa_kps98_128.MNN")]
         folder = shared / "models/detectors"

@@ -32,7 +32,7 @@ from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.face_cache import FaceCache, open_cache
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
-from pfld_edge_train.models.multi_scale import MultiScaleNet, all_scales
+from pfld_edge_train.models.pfld import MultiScaleNet, all_scales
 
 BATCHES, BATCH_SIZE = 22000, 4
 """Small batches, since a map has many examples: 5,000 faces, 4 at a time, left a half to a seventh of the errors that
@@ -52,7 +52,6 @@ class Teacher:
     """A published GhostOne network, and the outputs of its stem and bottlenecks."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, without what comes after the last bottleneck."""
         model = onnx.load(str(path))
         makers = {name: node.op_type for node in model.graph.node for name in node.output}
         joins = [node for node in model.graph.node if node.op_type == "Concat" and len(node.input) == 2]
@@ -122,20 +121,15 @@ def set_scales(stage: Stage, given: Tensor, hint: Tensor | None) -> None:
         aims = (torch.zeros(len(layer.weight)), torch.ones(len(layer.weight)))
         if layer in own:
             aims = own[layer].mean(dim=(0, 2, 3)), own[layer].std(dim=(0, 2, 3))
-        out = output_of(layer, stage, given)
+        seen: list[Tensor] = []
+        handle = layer.register_forward_hook(lambda _layer, _given, out, seen=seen: seen.append(out))
+        stage.run(given)
+        handle.remove()
+        out = seen[0]
         gain = aims[1] / out.std(dim=(0, 2, 3)).clamp_min(1e-3)
         layer.weight *= gain[:, None, None, None]
         if layer.bias is not None:
             layer.bias += aims[0] - gain * out.mean(dim=(0, 2, 3))
-
-
-def output_of(layer: nn.Conv2d, stage: Stage, given: Tensor) -> Tensor:
-    """Run a stage; give the output of one of its layers."""
-    seen: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _layer, _given, out: seen.append(out))
-    stage.run(given)
-    handle.remove()
-    return seen[0]
 
 
 def spreads(wanted: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ labels the drawn faces again.
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -89,18 +90,10 @@ def turn_matrix(axis: Array, degrees: float) -> Array:
 def turned(
     picture: NDArray[np.uint8], points: Array, pose: Array, scale: float, shape: Array, angles: tuple[float, float]
 ) -> tuple[NDArray[np.uint8], Array, NDArray[np.bool_]] | None:
-    """Rotate one face.
+    """Rotate the face in the middle of a picture ``(S, S, 3)`` with points ``(98, 2)`` by yaw and pitch in degrees.
 
-    Args:
-        picture: ``(S, S, 3)``, the face in its middle.
-        points: ``(98, 2)`` pixels of it.
-        pose: ``(3, 3)``, head to camera.
-        scale: Pixels a millimetre.
-        shape: From `mean_shape`.
-        angles: Yaw and pitch to add, in degrees.
-
-    Returns:
-        The new picture, its points, and which were moved to the outline; None where the mesh leaves the picture.
+    `pose` ``(3, 3)`` is from head to camera, `scale` pixels a millimetre, `shape` from `mean_shape`. Gives the new
+    picture, its points, and which were moved to the outline; None where the mesh leaves the picture.
     """
     size = len(picture)
     rotated = shape @ pose.T * scale
@@ -121,10 +114,9 @@ def turned(
     depth = np.concatenate([moved[:, 2], np.full(len(border), moved[:, 2].max() + 50 * scale)])
     if not ((source > 0) & (source < size)).all() or not ((target > 0) & (target < size)).all():
         return None
-    image = painted(picture, source, target, depth)
     final = moved[:98, :2].copy()
     hidden = to_outline(final, pose, spin)
-    return image, final, hidden
+    return painted(picture, source, target, depth), final, hidden
 
 
 def painted(picture: NDArray[np.uint8], source: Array, target: Array, depth: Array) -> NDArray[np.uint8]:
@@ -181,22 +173,12 @@ def to_outline(points: Array, pose: Array, spin: Array) -> NDArray[np.bool_]:
     return hidden
 
 
-_shape: Array | None = None
-
-
-def start(shape: Array) -> None:
-    """Keep the shape in each process."""
-    global _shape
-    cv2.setNumThreads(1)
-    _shape = shape
-
-
-def turn_one(task: tuple[Solved, Path, int]) -> list[str] | None:
+def turn_one(task: tuple[Solved, Path, int], shape: Array) -> list[str] | None:
     """Rotate one face and write its picture; its line of the CSV."""
     item, target, seed = task
     landmarks = item.face.landmarks
     photo = cv2.imread(str(item.face.image))
-    if landmarks is None or photo is None or _shape is None:
+    if landmarks is None or photo is None:
         return None
     rng = np.random.default_rng(seed)
     low, high = landmarks.min(axis=0), landmarks.max(axis=0)
@@ -210,7 +192,7 @@ def turn_one(task: tuple[Solved, Path, int]) -> list[str] | None:
     if abs(wanted) < abs(yaw) + 10:
         return None
     found = turned(
-        picture, points, item.rotation, item.scale * SIDE / side, _shape, (wanted - yaw, float(rng.normal(0, 8)))
+        picture, points, item.rotation, item.scale * SIDE / side, shape, (wanted - yaw, float(rng.normal(0, 8)))
     )
     if found is None:
         return None
@@ -238,8 +220,9 @@ def main() -> None:
                 stem = f"{item.face.image.stem}-{number}-{copy}"
                 tasks.append((item, out / "images" / f"{stem}.jpg", seed * 1_000_003 + len(tasks)))
     shape = mean_shape(everyone)
-    with ProcessPoolExecutor(2, initializer=start, initargs=(shape,)) as pool:
-        rows = track(pool.map(turn_one, tasks, chunksize=32), description="rotating", total=len(tasks))
+    with ProcessPoolExecutor(2, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        found = pool.map(partial(turn_one, shape=shape), tasks, chunksize=32)
+        rows = track(found, description="rotating", total=len(tasks))
         write_labels(out / "turned.csv", (row for row in rows if row is not None))
 
 

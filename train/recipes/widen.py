@@ -23,11 +23,7 @@ LEAST_SHARE = 0.25
 
 
 def copied_channels(old: int, new: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Choose which old channel each new one copies, and its share of it.
-
-    Returns:
-        ``(new,)`` int64 and ``(new,)`` float32; the shares of one channel's copies sum to 1.
-    """
+    """Choose which old channel each new one copies, ``(new,)``, and its share; those of one channel sum to 1."""
     sources = torch.arange(old)
     while len(sources) < new:
         sources = torch.cat([sources, torch.randperm(old, generator=generator)[: new - len(sources)]])
@@ -38,10 +34,7 @@ def copied_channels(old: int, new: int, generator: torch.Generator) -> tuple[Ten
 def widened(narrow: nn.Module, wide: nn.Module, seed: int) -> dict[str, Tensor]:
     """Fill the wide network's stages from the narrow one's; give its whole state dict.
 
-    Args:
-        narrow: Trained; its blocks have one branch each.
-        wide: Its blocks are the narrow one's first ones, each at least as wide.
-        seed: Of the copies.
+    The narrow blocks have one branch each; the wide blocks are the first of them, each at least as wide.
     """
     generator = torch.Generator().manual_seed(seed)
     target = wide.state_dict()

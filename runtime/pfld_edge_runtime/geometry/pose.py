@@ -10,9 +10,9 @@ from pfld_edge_runtime.geometry.landmarks import check_landmarks
 
 Array = NDArray[np.float64]
 
-# Found by `train/recipes/face_shape.py` from landmarks alone: structure from motion (Tomasi and Kanade, IJCV 1992; weak
-# perspective, symmetric) over the landmarks that published networks predict on 18,230 faces: LFW, video faces and
-# WFLW's unlabelled photographs, none of WFLW's test list. No scan and no published face model went into it.
+# Found from landmarks alone: structure from motion (Tomasi and Kanade, IJCV 1992; weak perspective, symmetric) over the
+# landmarks that published networks predict on 18,230 faces: LFW, video faces and WFLW's unlabelled photographs, none of
+# WFLW's test list. No scan and no published face model went into it.
 _PLACES: dict[int, tuple[float, float, float]] = {
     33: (-54.8, -12.0, 6.8),  # outer ends of the brows
     46: (54.8, -12.0, 6.8),

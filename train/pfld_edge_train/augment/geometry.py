@@ -44,9 +44,7 @@ class FaceFrames:
     def within(self, windows: NDArray[np.int64], side: int) -> "FaceFrames":
         """Convert frames in photographs to frames in cached crops.
 
-        Args:
-            windows: ``(N, 3)``, x, y and side of each crop's window in its photograph.
-            side: Of the cached crops, in pixels.
+        `windows` ``(N, 3)`` are x, y and side of each crop's window in its photograph, `side` the crops' in pixels.
         """
         scales = side / windows[:, 2]
         centers = (self.centers - windows[:, :2]) * scales[:, None]
@@ -65,10 +63,8 @@ class FaceFrames:
 def plain_frames(landmarks: NDArray[np.floating], known: NDArray[np.bool_], margin: float) -> FaceFrames:
     """Give the runtime's crop windows around the landmarks' tight boxes.
 
-    Args:
-        landmarks: ``(N, P, 2)`` photograph pixels.
-        known: ``(N, P)``: which are labelled; a face without any is boxed by all.
-        margin: The crop rule's margin.
+    `landmarks` are ``(N, P, 2)`` photograph pixels, `known` ``(N, P)`` tells which are labelled (a face without any is
+    boxed by all), `margin` is the crop rule's.
     """
     centers, sides = _windows(landmarks.astype(np.float64), known, margin)
     return FaceFrames(np.eye(2) * sides[:, None, None], centers, np.zeros(len(landmarks), np.bool_))
@@ -84,14 +80,7 @@ def random_frames(
     """Draw a frame for each face: rotation, shear, flip, the crop rule, then a detector's errors in place and size.
 
     The window is that of the *rotated* landmarks: on a device a rotated face is cropped by its own tight box. How many
-    numbers are drawn depends on N alone, never on the strengths.
-
-    Args:
-        landmarks: As for `plain_frames`.
-        known: As for `plain_frames`.
-        margin: The crop rule's margin.
-        config: Strengths.
-        generator: Random numbers.
+    numbers are drawn depends on N alone, never on the strengths. Arguments as for `plain_frames`.
     """
     count = len(landmarks)
     basis, flipped = _random_basis(count, config, generator)
@@ -110,10 +99,7 @@ def warp_landmarks(
 ) -> NDArray[np.float32]:
     """Map ``(N, P, 2)`` pixels of the pictures to ``(N, P, 2)`` fractions of their frames.
 
-    Args:
-        landmarks: Pixel edges at integers.
-        frames: N frames.
-        mirror: ``(P,)``, the scheme's mirror permutation, applied where a frame mirrors.
+    `mirror` ``(P,)`` is the scheme's mirror permutation, applied where a frame mirrors.
     """
     local = (landmarks - frames.centers[:, None]) @ np.linalg.inv(frames.matrices).transpose(0, 2, 1) + 0.5
     return np.asarray(np.where(frames.flipped[:, None, None], local[:, mirror], local), np.float32)
@@ -149,11 +135,9 @@ def _normal(shape: tuple[int, ...], generator: np.random.Generator) -> Floats:
 
 
 def supersampling(affines: NDArray[np.float64], antialiased: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many samples along each side a result's pixel averages, ``(N,)``, 1 to 4.
+    """How many samples along each side a result's pixel averages, ``(N,)``, 1 to 4; 1 where not `antialiased`.
 
-    Args:
-        affines: ``(N, 2, 3)`` from the result's pixel indices to the picture's.
-        antialiased: ``(N,)``: 1 for the others.
+    `affines` ``(N, 2, 3)`` map the result's pixel indices to the picture's.
     """
     steps = np.sqrt(np.square(affines[:, :, :2]).sum(axis=1)).max(axis=1)
     wanted = np.where(antialiased & (steps > _LEAST_SHRINKING), np.ceil(steps), 1)
@@ -167,14 +151,10 @@ def warp_picture(
     samples: int = 1,
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Warp one picture with OpenCV.
+    """Warp one picture ``(H, W, 3)`` or ``(H, W)`` with OpenCV.
 
-    Args:
-        picture: ``(H, W, 3)`` or ``(H, W)``.
-        affine: ``(2, 3)`` from the result's pixel indices to the picture's.
-        size: Width and height of the result.
-        samples: Along each side of a pixel.
-        out: Where the result goes, C-contiguous; None for a new array.
+    `affine` ``(2, 3)`` maps the result's pixel indices to the picture's, `size` is the result's width and height,
+    `samples` those along each side of a pixel. The result goes into `out`, C-contiguous, if given.
     """
     fine = (size[0] * samples, size[1] * samples)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -187,11 +167,7 @@ def warp_picture(
 def warp_pictures(pictures: Tensor, affines: NDArray[np.float64], size: int, samples: int = 1) -> Tensor:
     """Warp ``(N, C, H, W)`` floating-point pictures with torch to ``(N, C, size, size)`` on their device.
 
-    Args:
-        pictures: On any device.
-        affines: ``(N, 2, 3)`` from the results' pixel indices to the pictures'.
-        size: Side of the square results.
-        samples: Along each side of a pixel.
+    `affines` ``(N, 2, 3)`` map the results' pixel indices to the pictures', `samples` as for `warp_picture`.
     """
     height, width = pictures.shape[2:]
     # grid_sample counts from -1 to 1 over the pixels' outer edges.

@@ -6,6 +6,7 @@ A shape is a small picture of opacity, drawn once and laid over faces by affine 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -146,8 +147,7 @@ class Occlusions:
     skin: Points
 
 
-@dataclass(frozen=True, slots=True)
-class _Axes:
+class _Axes(NamedTuple):
     """Axes of N faces in their crops: the middle between the eyes, unit vectors to the right and down, extents."""
 
     eyes: Points
@@ -156,6 +156,20 @@ class _Axes:
     eye_distance: Points
     width: Points
     height: Points
+
+
+class _Material(NamedTuple):
+    """Shapes of a layer, probability of skin, saturation, brightest grey level, least opacity."""
+
+    shapes: Sequence[int]
+    skin: float = 0.6
+    vivid: float = 0.7
+    brightest: float = 255.0
+    thinnest: float = 0.7
+
+
+Placed = tuple[NDArray[np.bool_], Points, Points]
+"""Which faces, centre ``(N, 2)``, and half axes as columns ``(N, 2, 2)``, in fractions of the crop."""
 
 
 def draw_occlusions(
@@ -169,14 +183,8 @@ def draw_occlusions(
 ) -> tuple[Occlusions, ...]:
     """Draw three layers of occlusions; how many numbers are drawn depends on N alone, never on the strengths.
 
-    Args:
-        fractions: ``(N, P, 2)`` landmarks as fractions of the crop.
-        eyes: The scheme's two normalizing points, which lie at or in the eyes.
-        rows: ``(N,)`` each face's row in the cache; skin comes from these faces.
-        frames: Of the same faces.
-        size: Side of the crop in pixels.
-        config: Strengths.
-        generator: Random numbers.
+    `fractions` ``(N, P, 2)`` are landmarks as fractions of the crop of `size` pixels, `eyes` the scheme's two
+    normalizing points, which lie at or in the eyes. Skin comes from these faces' `rows` ``(N,)`` in the cache.
     """
     axes = _axes(fractions.astype(np.float64), eyes)
     glass = _Material(GLASSES, skin=0.2, vivid=0.4, brightest=90.0, thinnest=0.4)
@@ -186,21 +194,6 @@ def draw_occlusions(
         (_placed_glasses(axes, config, generator), glass),
     )
     return tuple(_occlusions(*place, material, rows, frames, size, generator) for place, material in placed)
-
-
-Placed = tuple[NDArray[np.bool_], Points, Points]
-"""Which faces, centre ``(N, 2)``, and half axes as columns ``(N, 2, 2)``, in fractions of the crop."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Material:
-    """Shapes of a layer, probability of skin, saturation, brightest grey level, least opacity."""
-
-    shapes: Sequence[int]
-    skin: float = 0.6
-    vivid: float = 0.7
-    brightest: float = 255.0
-    thinnest: float = 0.7
 
 
 def _placed_things(fractions: NDArray[np.float32], config: AugmentConfig, generator: np.random.Generator) -> Placed:
@@ -214,7 +207,7 @@ def _placed_things(fractions: NDArray[np.float32], config: AugmentConfig, genera
     angle = generator.uniform(0, 2 * np.pi, count)
     right = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     down = np.stack([-np.sin(angle), np.cos(angle)], axis=1)
-    return shown, center, np.stack([right * half[:, :1], down * half[:, 1:]], axis=2)
+    return shown, center, _half_axes(right, half[:, 0], down, half[:, 1])
 
 
 def _placed_masks(axes: _Axes, config: AugmentConfig, generator: np.random.Generator) -> Placed:
@@ -225,8 +218,7 @@ def _placed_masks(axes: _Axes, config: AugmentConfig, generator: np.random.Gener
     bottom = generator.uniform(1.02, 1.25, count) * axes.height
     half_width = generator.uniform(0.5, 0.75, count) * axes.width
     center = axes.eyes + axes.down * ((top + bottom) / 2)[:, None]
-    half = np.stack([axes.right * half_width[:, None], axes.down * ((bottom - top) / 2)[:, None]], axis=2)
-    return shown, center, half
+    return shown, center, _half_axes(axes.right, half_width, axes.down, (bottom - top) / 2)
 
 
 def _placed_glasses(axes: _Axes, config: AugmentConfig, generator: np.random.Generator) -> Placed:
@@ -236,8 +228,11 @@ def _placed_glasses(axes: _Axes, config: AugmentConfig, generator: np.random.Gen
     half_width = generator.uniform(0.6, 0.8, count) * axes.eye_distance
     half_height = generator.uniform(0.35, 0.55, count) * half_width
     center = axes.eyes + axes.down * (generator.uniform(-0.1, 0.3, count) * half_height)[:, None]
-    half = np.stack([axes.right * half_width[:, None], axes.down * half_height[:, None]], axis=2)
-    return shown, center, half
+    return shown, center, _half_axes(axes.right, half_width, axes.down, half_height)
+
+
+def _half_axes(right: Points, half_width: Points, down: Points, half_height: Points) -> Points:
+    return np.stack([right * half_width[:, None], down * half_height[:, None]], axis=2)
 
 
 def _axes(fractions: Points, eyes: tuple[int, int]) -> _Axes:

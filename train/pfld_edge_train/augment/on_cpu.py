@@ -12,22 +12,15 @@ from pfld_edge_train.augment.geometry import supersampling, warp_picture
 from pfld_edge_train.augment.occlusions import Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank
 from pfld_edge_train.augment.plan import AugmentPlan
-from pfld_edge_train.face_sources import Crops
+from pfld_edge_train.face_cache import Crops
 
 Face = NDArray[np.uint8]
 
 
 def render_on_cpu(crops: Crops, plan: AugmentPlan, size: int, color_order: str) -> NDArray[np.uint8]:
-    """Crop and augment the faces of a plan.
+    """Crop and augment the N faces of a plan: ``(N, size, size, 3)`` uint8.
 
-    Args:
-        crops: ``(M, H, W, 3)``, the whole cache; only the plan's rows are read.
-        plan: Of N faces.
-        size: Side of the result in pixels.
-        color_order: ``bgr`` or ``rgb``.
-
-    Returns:
-        ``(N, size, size, 3)`` uint8.
+    Only the plan's rows of the cache ``(M, H, W, 3)`` are read. `color_order` is ``bgr`` or ``rgb``.
     """
     faces = np.empty((len(plan.rows), size, size, 3), np.uint8)
     affines = plan.frames.affines(size)

@@ -6,9 +6,11 @@ full-range colours as in JFIF, chroma halved, 8 x 8 DCT, the tables of Annex K s
 Group's library does it. Entropy coding is lossless and left out.
 """
 
-import math
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,40 +20,32 @@ from torch import Tensor
 from pfld_edge_train.augment.geometry import supersampling, warp_pictures
 from pfld_edge_train.augment.occlusions import Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank, resolution_matrices
-from pfld_edge_train.augment.plan import AugmentPlan
-from pfld_edge_train.face_sources import Crops
+from pfld_edge_train.augment.plan import AugmentPlan, take_rows
+from pfld_edge_train.face_cache import Crops
+
+Record = TypeVar("Record")
 
 
 def render_on_device(crops: Crops, plan: AugmentPlan, size: int, color_order: str, device: torch.device) -> Tensor:
-    """Crop and augment the faces of a plan.
+    """Crop and augment the N faces of a plan: ``(N, 3, size, size)`` float32 on the device, whole grey levels 0 to 255.
 
-    Args:
-        crops: ``(M, H, W, 3)``, the whole cache; only the plan's rows are read and sent to the device.
-        plan: Of N faces.
-        size: Side of the result in pixels.
-        color_order: ``bgr`` or ``rgb``.
-        device: Where to compute.
-
-    Returns:
-        ``(N, 3, size, size)`` float32 on the device, whole grey levels 0 to 255.
+    Only the plan's rows of the cache ``(M, H, W, 3)`` are read and sent to the device. `color_order` is ``bgr`` or
+    ``rgb``.
     """
     affines = plan.frames.affines(size)
     sources = _pictures(crops, plan.rows, device)
+    faces = _levels(warp_pictures(sources, affines, size))
     change = plan.change
     if change is None:
-        return _levels(warp_pictures(sources, affines, size))
+        return faces
     factors = supersampling(affines, change.smooth)
-    faces = _levels(warp_pictures(sources, affines, size))
     for factor in sorted(set(factors[factors > 1].tolist())):
-        chosen, index = _chosen(factors == factor, device)
+        chosen = np.flatnonzero(factors == factor)
+        index = torch.from_numpy(chosen).to(device)
         faces[index] = _levels(warp_pictures(sources[index], affines[chosen], size, factor))
-    for occlusions in change.occlusions:
-        _occlude(faces, crops, occlusions)
-    _tone(faces, change.photometry)
-    _blur(faces, change.photometry)
-    _narrow(faces, change.photometry)
-    _add_noise(faces, change.photometry)
-    _finish(faces, change.photometry, color_order)
+    for layer in change.occlusions:
+        _change(faces, layer.shown, layer, lambda under, layer: _occluded(under, layer, crops))
+    _photograph(faces, change.photometry, color_order)
     return faces
 
 
@@ -70,126 +64,91 @@ def _levels(faces: Tensor) -> Tensor:
     return faces.clamp_(0, 255).round_()
 
 
-def _chosen(shown: NDArray[np.bool_], device: torch.device) -> tuple[NDArray[np.int64], Tensor]:
-    """Indices on the host and on the device."""
+def _change(
+    faces: Tensor, shown: NDArray[np.bool_], record: Record, function: Callable[[Tensor, Record], Tensor]
+) -> None:
+    """Replace the shown faces; the function gets them, and their rows of the record."""
     chosen = np.flatnonzero(shown)
-    return chosen, torch.from_numpy(chosen).to(device)
+    if len(chosen):
+        index = torch.from_numpy(chosen).to(faces.device)
+        faces[index] = _levels(function(faces[index], take_rows(record, chosen)))
 
 
-def _sent(values: NDArray[np.generic], like: Tensor) -> Tensor:
-    """Float32 numbers beside the faces."""
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(like.device)
+def _per_face(values: NDArray[np.generic], like: Tensor) -> Tensor:
+    """``(N,)`` or ``(N, C)`` numbers beside the faces: float32, ``(N, 1 or C, 1, 1)``."""
+    flat = np.ascontiguousarray(values.reshape(len(values), -1), np.float32)
+    return torch.from_numpy(flat).to(like.device)[:, :, None, None]
 
 
-def _occlude(faces: Tensor, crops: Crops, occlusions: Occlusions) -> None:
-    """Draw one layer of occlusions onto the faces that have one."""
-    chosen, index = _chosen(occlusions.shown, faces.device)
-    if not len(chosen):
-        return
-    size = faces.shape[-1]
-    bank = _shapes(faces.device)
-    shapes = bank[torch.from_numpy(occlusions.shape[chosen]).to(faces.device)].float()
-    opacity = warp_pictures(shapes, occlusions.affines[chosen], size) * (
-        _per_face(occlusions.opacity[chosen], faces) / 255
-    )
-    occlusion = _sent(occlusions.color[chosen], faces)[:, :, None, None].expand(-1, -1, size, size).clone()
-    textured, place = _chosen(occlusions.texture[chosen] > 0, faces.device)
+@lru_cache(maxsize=32)
+def _kept(device: torch.device, make: Callable[..., NDArray[np.generic]], *arguments: object) -> Tensor:
+    """A constant array, kept on the device."""
+    return torch.from_numpy(make(*arguments).copy()).to(device)
+
+
+def _occluded(under: Tensor, occlusions: Occlusions, crops: Crops) -> Tensor:
+    """Lay one layer of occlusions over the faces that have one."""
+    size, device = under.shape[-1], under.device
+    shapes = _kept(device, shape_bank)[torch.from_numpy(occlusions.shape).to(device), None].float()
+    opacity = warp_pictures(shapes, occlusions.affines, size) * (_per_face(occlusions.opacity, under) / 255)
+    occlusion = _per_face(occlusions.color, under).expand(-1, -1, size, size).clone()
+    textured = np.flatnonzero(occlusions.texture > 0)
     if len(textured):
-        donors = chosen[textured]
-        skin = warp_pictures(_pictures(crops, occlusions.donor[donors], faces.device), occlusions.skin[donors], size)
-        occlusion[place] += (skin - occlusion[place]) * _per_face(occlusions.texture[donors], faces)
-    under = faces[index]
-    faces[index] = _levels(under + (occlusion - under) * opacity)
+        place = torch.from_numpy(textured).to(device)
+        skin = warp_pictures(_pictures(crops, occlusions.donor[textured], device), occlusions.skin[textured], size)
+        occlusion[place] += (skin - occlusion[place]) * _per_face(occlusions.texture[textured], under)
+    return under + (occlusion - under) * opacity
 
 
-def _tone(faces: Tensor, photometry: Photometry) -> None:
-    """Gamma, gain and offset of every channel, side light."""
-    chosen, index = _chosen(photometry.gamma != 1, faces.device)
-    if len(chosen):
-        exponent = _per_face(photometry.gamma[chosen], faces)
-        faces[index] = _levels(255 * (faces[index] / 255) ** exponent)
-    faces *= _sent(photometry.gain, faces)[:, :, None, None]
-    faces += _sent(photometry.offset, faces)[:, :, None, None]
+def _photograph(faces: Tensor, photometry: Photometry, color_order: str) -> None:
+    """Light and camera, in the order of `Photometry`, in place."""
+    _change(faces, photometry.gamma != 1, photometry, lambda x, own: 255 * (x / 255) ** _per_face(own.gamma, x))
+    faces *= _per_face(photometry.gain, faces)
+    faces += _per_face(photometry.offset, faces)
     _levels(faces)
-    chosen, index = _chosen((photometry.slopes != 0).max(axis=1), faces.device)
-    if len(chosen):
-        line = torch.linspace(-1, 1, faces.shape[-1], device=faces.device)
-        slopes = _sent(photometry.slopes[chosen], faces)[:, :, None, None]
-        field = torch.exp(slopes[:, :1] * line + slopes[:, 1:] * line[:, None])
-        faces[index] = _levels(faces[index] * field)
+    _change(faces, (photometry.slopes != 0).max(axis=1), photometry, _lit)
+    _change(faces, photometry.blur_kind > 0, photometry, _blurred)
+    _change(faces, photometry.narrow > 0, photometry, _narrowed)
+    _change(faces, photometry.noise > 0, photometry, _noisy)
+    shares = _kept(faces.device, luma, color_order)[:, None, None]
+    _change(faces, photometry.gray, photometry, lambda x, _: (x * shares).sum(dim=1, keepdim=True))
+    _change(
+        faces,
+        photometry.jpeg > 0,
+        photometry,
+        lambda x, own: jpeg_artefacts(x, torch.from_numpy(own.jpeg).to(x.device), color_order),
+    )
 
 
-def _blur(faces: Tensor, photometry: Photometry) -> None:
-    """Filter each blurred face by its own kernel."""
-    chosen, index = _chosen(photometry.blur_kind > 0, faces.device)
-    if not len(chosen):
-        return
-    size = faces.shape[-1]
-    kernels = _sent(blur_kernels(photometry, size)[0], faces)
-    radius = kernels.shape[-1] // 2
-    padded = F.pad(faces[index], (radius,) * 4, mode="replicate")
-    # Every channel of every face is a group of its own.
-    grouped = padded.reshape(1, -1, *padded.shape[2:])
+def _lit(faces: Tensor, photometry: Photometry) -> Tensor:
+    line = torch.linspace(-1, 1, faces.shape[-1], device=faces.device)
+    slopes = _per_face(photometry.slopes, faces)
+    return faces * torch.exp(slopes[:, :1] * line + slopes[:, 1:] * line[:, None])
+
+
+def _blurred(faces: Tensor, photometry: Photometry) -> Tensor:
+    """Filter each face by its own kernel: every channel of every face is a group."""
+    kernels = torch.from_numpy(blur_kernels(photometry, faces.shape[-1])[0]).to(faces.device)
+    padded = F.pad(faces, (kernels.shape[-1] // 2,) * 4, mode="replicate")
     weights = kernels.repeat_interleave(3, dim=0)[:, None]
-    filtered = F.conv2d(grouped, weights, groups=len(weights))
-    faces[index] = _levels(filtered.reshape(-1, 3, size, size))
+    return F.conv2d(padded.reshape(1, -1, *padded.shape[2:]), weights, groups=len(weights)).view_as(faces)
 
 
-def _narrow(faces: Tensor, photometry: Photometry) -> None:
+def _narrowed(faces: Tensor, photometry: Photometry) -> Tensor:
     """Low resolution: a matrix on either side of each face."""
-    chosen, index = _chosen(photometry.narrow > 0, faces.device)
-    if len(chosen):
-        sides = torch.from_numpy(photometry.narrow[chosen]).to(faces.device)
-        matrices = _resolutions(faces.shape[-1], faces.device)[sides][:, None]
-        faces[index] = _levels(matrices @ faces[index] @ matrices.mT)
+    matrices = _kept(faces.device, resolution_matrices, faces.shape[-1])
+    own = matrices[torch.from_numpy(photometry.narrow).to(faces.device)][:, None]
+    return own @ faces @ own.mT
 
 
-def _add_noise(faces: Tensor, photometry: Photometry) -> None:
+def _noisy(faces: Tensor, photometry: Photometry) -> Tensor:
     """Add the noise bank, which is laid out as rows of pixels with their channels."""
-    chosen, index = _chosen(photometry.noise > 0, faces.device)
-    if not len(chosen):
-        return
-    size = faces.shape[-1]
-    values = 3 * size * size
-    starts = torch.from_numpy(photometry.noise_start[chosen]).to(faces.device)
-    noise = _noise(values, faces.device)[starts[:, None] + torch.arange(values, device=faces.device)].float() - 128
-    strength = _per_face(photometry.noise[chosen] / BANK_STD, faces)
-    faces[index] = _levels(faces[index] + noise.view(-1, size, size, 3).permute(0, 3, 1, 2) * strength)
-
-
-def _finish(faces: Tensor, photometry: Photometry, color_order: str) -> None:
-    """Grey faces, then JPEG."""
-    chosen, index = _chosen(photometry.gray, faces.device)
-    if len(chosen):
-        shares = _sent(luma(color_order), faces)[:, None, None]
-        faces[index] = _levels((faces[index] * shares).sum(dim=1, keepdim=True).repeat(1, 3, 1, 1))
-    chosen, index = _chosen(photometry.jpeg > 0, faces.device)
-    if len(chosen):
-        quality = torch.from_numpy(photometry.jpeg[chosen]).to(faces.device)
-        faces[index] = jpeg_artefacts(faces[index], quality, color_order)
-
-
-@lru_cache(maxsize=4)
-def _noise(values: int, device: torch.device) -> Tensor:
-    """The noise bank, kept on the device."""
-    return torch.from_numpy(noise_bank(values).copy()).to(device)
-
-
-@lru_cache(maxsize=4)
-def _shapes(device: torch.device) -> Tensor:
-    """The shape bank ``(K, 1, H, W)``, kept on the device."""
-    return torch.from_numpy(shape_bank()[:, None].copy()).to(device)
-
-
-@lru_cache(maxsize=4)
-def _resolutions(size: int, device: torch.device) -> Tensor:
-    """The matrices of `resolution_matrices`, kept on the device."""
-    return torch.from_numpy(resolution_matrices(size)).to(device)
-
-
-def _per_face(values: NDArray[np.floating], like: Tensor) -> Tensor:
-    """``(N, 1, 1, 1)`` beside the faces."""
-    return _sent(values, like)[:, None, None, None]
+    size, values = faces.shape[-1], faces[0].numel()
+    starts = torch.from_numpy(photometry.noise_start).to(faces.device)
+    bank = _kept(faces.device, noise_bank, values)
+    noise = bank[starts[:, None] + torch.arange(values, device=faces.device)].float() - 128
+    strength = _per_face(photometry.noise / BANK_STD, faces)
+    return faces + noise.view(-1, size, size, 3).permute(0, 3, 1, 2) * strength
 
 
 _LUMINANCE = (
@@ -211,34 +170,30 @@ _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, 
 
 def quantization_tables(quality: Tensor) -> Tensor:
     """The luminance and chrominance tables at each quality ``(N,)`` from 1 to 100, ``(N, 2, 8, 8)``."""
-    tables = _annex_k(quality.device)
     quality = quality.float()
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
+    tables = _kept(quality.device, _annex_k)
     return ((tables * percent[:, None, None, None] + 50) / 100).floor().clamp(1, 255)
 
 
 def jpeg_artefacts(faces: Tensor, quality: Tensor, color_order: str) -> Tensor:
-    """Compress faces as JPEG and decompress them, as libjpeg does to within rounding.
+    """Compress ``(N, 3, S, S)`` faces as JPEG and decompress them, as libjpeg does to within rounding.
 
-    Args:
-        faces: ``(N, 3, S, S)`` float32, grey levels 0 to 255.
-        quality: ``(N,)`` 1 to 100.
-        color_order: ``bgr`` or ``rgb``.
-
-    Returns:
-        ``(N, 3, S, S)`` whole grey levels 0 to 255.
+    Grey levels 0 to 255, whole ones in the result; `quality` ``(N,)`` is 1 to 100, `color_order` ``bgr`` or ``rgb``.
     """
     size = faces.shape[-1]
-    to_ycc, to_colors, shift = _colors(color_order, faces.device)
+    to_ycc, to_colors = _kept(faces.device, _colors, color_order)
+    # The DCT's level shift for Y; Cb and Cr are centred on 128 and shifted back by it.
+    shift = _kept(faces.device, np.array, (128, 0, 0), np.float32)[:, None, None]
     full = -size % 16
     padded = F.pad(faces, (0, full, 0, full), mode="replicate") if full else faces
-    # Minus 128 is the DCT's level shift for Y; Cb and Cr are centred on 128 and shifted back by it.
-    planes = torch.einsum("dc,nchw->ndhw", to_ycc, padded)
-    planes = (planes - shift).round()
+    planes = (torch.einsum("dc,nchw->ndhw", to_ycc, padded) - shift).round()
     tables = quantization_tables(quality)
     bright = _coded(planes[:, :1], tables[:, :1])
     hue = _coded(F.avg_pool2d(planes[:, 1:], 2).round(), tables[:, 1:])
-    restored = torch.cat([bright, _doubled(hue)], dim=1).clamp(-128, 127) + shift
+    # Weights 3/4 and 1/4, libjpeg's default for halved chroma.
+    doubled = F.interpolate(hue, scale_factor=2.0, mode="bilinear", align_corners=False)
+    restored = torch.cat([bright, doubled], dim=1).clamp(-128, 127) + shift
     colors = torch.einsum("cd,ndhw->nchw", to_colors, restored)
     return colors[:, :, :size, :size].round().clamp(0, 255)
 
@@ -246,7 +201,7 @@ def jpeg_artefacts(faces: Tensor, quality: Tensor, color_order: str) -> Tensor:
 def _coded(planes: Tensor, tables: Tensor) -> Tensor:
     """Quantize the 8 x 8 DCT of ``(N, C, H, W)`` planes by ``(N, 1, 8, 8)`` tables; sides are multiples of 8."""
     count, channels, height, width = planes.shape
-    transform = _dct(planes.device)
+    transform = _kept(planes.device, _dct)
     blocks = planes.reshape(count, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
     steps = tables[:, :, None, None]
     levels = ((transform @ blocks @ transform.T) / steps).round()
@@ -254,33 +209,19 @@ def _coded(planes: Tensor, tables: Tensor) -> Tensor:
     return restored.reshape(count, channels, height, width).round()
 
 
-@lru_cache(maxsize=4)
-def _dct(device: torch.device) -> Tensor:
+def _dct() -> NDArray[np.float32]:
     """The orthonormal DCT-II of 8 values as a matrix (T.81, A.3.3)."""
-    index = torch.arange(8, dtype=torch.float32)
-    matrix = torch.cos((2 * index + 1) * index[:, None] * (math.pi / 16)) / 2
-    matrix[0] /= math.sqrt(2)
-    return matrix.to(device)
+    return np.asarray(cv2.dct(np.eye(8), flags=cv2.DCT_ROWS).T, np.float32)
 
 
-@lru_cache(maxsize=4)
-def _annex_k(device: torch.device) -> Tensor:
+def _annex_k() -> NDArray[np.float32]:
     """Both tables, ``(2, 8, 8)``."""
-    tables = torch.full((2, 8, 8), 99.0)
-    tables[0], tables[1, :4, :4] = torch.tensor(_LUMINANCE), torch.tensor(_CHROMINANCE)
-    return tables.to(device)
+    tables = np.full((2, 8, 8), 99, np.float32)
+    tables[0], tables[1, :4, :4] = _LUMINANCE, _CHROMINANCE
+    return tables
 
 
-@lru_cache(maxsize=4)
-def _colors(color_order: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """To YCbCr, back, and the level shift of Y, ``(3, 1, 1)``."""
-    matrix = torch.tensor(_TO_YCC, dtype=torch.float64)
-    if color_order == "bgr":
-        matrix = matrix.flip(1)
-    shift = torch.tensor([128.0, 0.0, 0.0])[:, None, None]
-    return matrix.float().to(device), torch.linalg.inv(matrix).float().to(device), shift.to(device)
-
-
-def _doubled(planes: Tensor) -> Tensor:
-    """Double both sides with weights 3/4 and 1/4, libjpeg's default for halved chroma."""
-    return F.interpolate(planes, scale_factor=2.0, mode="bilinear", align_corners=False)
+def _colors(color_order: str) -> NDArray[np.float32]:
+    """To YCbCr, and back, ``(2, 3, 3)``."""
+    matrix = np.array(_TO_YCC)[:, :: 1 if color_order == "rgb" else -1]
+    return np.stack([matrix, np.linalg.inv(matrix)]).astype(np.float32)

@@ -8,6 +8,7 @@ device, and cheaper than drawing.
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -131,9 +132,7 @@ def _blurs(
 def blur_kernels(photometry: Photometry, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Make the kernels of the B blurred faces of `size` pixels.
 
-    Returns:
-        Kernels ``(B, K, K)`` that sum to 1, K odd and large enough for all, and for each the radius ``(B,)`` beyond
-        which it is zero.
+    They are ``(B, K, K)`` and sum to 1; K is odd and large enough for all. Beyond its radius ``(B,)`` each is zero.
     """
     chosen = photometry.blur_kind > 0
     kind, angle = photometry.blur_kind[chosen], photometry.blur_angle[chosen]
@@ -155,34 +154,14 @@ def blur_kernels(photometry: Photometry, size: int) -> tuple[NDArray[np.float32]
     return kernels.astype(np.float32), radii
 
 
-@lru_cache(maxsize=8)
-def resolution_matrices(size: int) -> NDArray[np.float32]:
-    """Matrices that shrink a line of `size` pixels and enlarge it again, with OpenCV's sampling positions.
+def resolution_matrices(size: int) -> Floats:
+    """Matrices that shrink a line of `size` pixels by area and enlarge it again bilinearly, as OpenCV does.
 
-    Returns:
-        ``(size + 1, size, size)``: matrix ``k`` goes through k pixels; matrix 0 is the identity.
+    Of the ``(size + 1, size, size)`` matrix ``k`` goes through k pixels; matrix 0 is the identity.
     """
-    matrices = np.empty((size + 1, size, size), np.float32)
-    matrices[0] = np.eye(size)
-    for narrow in range(1, size + 1):
-        matrices[narrow] = _enlarging(narrow, size) @ _shrinking(size, narrow)
-    return matrices
-
-
-def _shrinking(size: int, narrow: int) -> NDArray[np.float64]:
-    """``(narrow, size)``: a pixel of the short line is the mean over its area."""
-    ends = np.arange(narrow + 1) * (size / narrow)
-    pixels = np.arange(size)
-    cover = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
-    shares: NDArray[np.float64] = cover.clip(0, None) * (narrow / size)
-    return shares
-
-
-def _enlarging(narrow: int, size: int) -> NDArray[np.float64]:
-    """``(size, narrow)``: bilinear between pixel centres, the edges repeated."""
-    place = ((np.arange(size) + 0.5) * narrow / size - 0.5).clip(0, narrow - 1)
-    weights: NDArray[np.float64] = 1 - np.abs(place[:, None] - np.arange(narrow))
-    return weights.clip(0, None)
+    identity = np.eye(size, dtype=np.float32)
+    shrunk = [cv2.resize(identity, (size, narrow), interpolation=cv2.INTER_AREA) for narrow in range(1, size + 1)]
+    return np.stack([identity, *(cv2.resize(lines, (size, size)) for lines in shrunk)])
 
 
 @lru_cache(maxsize=4)

@@ -20,10 +20,7 @@ Record = TypeVar("Record")
 class Change:
     """Changes of N faces after they are cropped.
 
-    Attributes:
-        smooth: ``(N,)`` bool: antialiased.
-        occlusions: Layers of occlusions, the lowest first.
-        photometry: Light and camera.
+    `smooth` ``(N,)`` says which are antialiased; layers of occlusions, the lowest first; then light and camera.
     """
 
     smooth: NDArray[np.bool_]

@@ -18,21 +18,11 @@ def conv_block(
     linear: bool = False,
     fused: bool = False,
 ) -> nn.Sequential:
-    """Build ``(N, in, H, W)`` to ``(N, out, H', W')``.
+    """Build ``(N, in, H, W)`` to ``(N, out, H', W')``; `groups` is `in_channels` for a depthwise convolution.
 
-    Children are ``0`` (convolution without bias), ``1`` (BatchNorm) and ``2`` (ReLU), an empty `Sequential` where a
-    part is left out: the parameter names of the public PFLD checkpoints depend on these places.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel_size: Side of the kernel.
-        stride: Step of the kernel.
-        padding: Zeros around the input.
-        groups: ``in_channels`` for a depthwise convolution.
-        batch_norm: Whether BatchNorm follows.
-        linear: Leave out the ReLU.
-        fused: Build the inference form, with BatchNorm folded into the convolution's bias.
+    Children are ``0`` (convolution without bias), ``1`` (BatchNorm) and ``2`` (ReLU, not where `linear`), an empty
+    `Sequential` where a part is left out: the parameter names of the public PFLD checkpoints depend on these places.
+    `fused` builds the inference form, with BatchNorm folded into the convolution's bias.
     """
     bias = fused and batch_norm
     return nn.Sequential(
@@ -50,7 +40,6 @@ class DepthwiseSeparableConv(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        """Build the two convolutions, each with BatchNorm and ReLU."""
         super().__init__()
         self.depthwise = conv_block(in_channels, in_channels, 3, stride, 1, groups=in_channels)
         self.pointwise = conv_block(in_channels, out_channels, 1)

@@ -4,8 +4,9 @@ The block follows Vasu et al., "An Improved One millisecond Mobile Backbone", ar
 modules follow arXiv 1911.11907, section 3.1, joined as in the public PFLD-GhostOne networks.
 """
 
+import operator
 from collections import OrderedDict
-from functools import partial
+from functools import partial, reduce
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pfld_edge_train.blocks.merged_branches import MergedBlock, merge_pays, merged_forward
+from pfld_edge_train.blocks.merged_branches import merge_pays, merged_branches
 from pfld_edge_train.blocks.patch_moments import PatchGeometry
 
 
@@ -54,19 +55,11 @@ class MobileOneBlock(nn.Module):
         linear: bool = False,
         fused: bool = False,
     ) -> None:
-        """Build the block with padding ``kernel_size // 2``.
+        """Build the block with an odd `kernel_size` and padding ``kernel_size // 2``.
 
-        Args:
-            in_channels: Channels of the input.
-            out_channels: Channels of the output.
-            kernel_size: Odd side of the kernel.
-            stride: Step of the kernel.
-            groups: ``in_channels`` for a depthwise block.
-            conv_branches: Number of k x k branches, at least 1.
-            side_branches: Whether the scale and skip branches exist.
-            pointwise_scale: Whether a 1x1 block has a scale branch too.
-            linear: Leave out the ReLU.
-            fused: Build the inference form: one convolution with bias.
+        `groups` is `in_channels` for a depthwise block, `conv_branches` the number of k x k branches. `side_branches`:
+        scale and skip branches exist; `pointwise_scale`: in a 1x1 block too. `linear`: no ReLU. `fused`: the inference
+        form, one convolution with bias.
         """
         super().__init__()
         self.linear = linear
@@ -84,44 +77,35 @@ class MobileOneBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``."""
-        if self.training and self.rbr_conv is not None and self.training_form != "branches":
-            convs, norms = self._branches()
-            if self._merges(x, convs[0], norms):
-                block = MergedBlock(_geometry(convs[0]), norms, self.linear, self.statistics_group)
-                return merged_forward(x, block, [conv.weight for conv in convs])
-        out = self._linear_part(x)
+        merged = self._merged(x) if self.training and self.training_form != "branches" else None
+        if merged is not None:
+            return merged if self.linear else merged.relu_()
+        out = self.reparam_conv(x) if self.reparam_conv is not None else self._sum_of_branches(x)
         return out if self.linear else torch.relu(out)
 
-    def _linear_part(self, x: Tensor) -> Tensor:
-        out: Tensor
-        if self.reparam_conv is not None:
-            out = self.reparam_conv(x)
-            return out
+    def _sum_of_branches(self, x: Tensor) -> Tensor:
         terms = [branch(x) for branch in (*(self.rbr_conv or ()), self.rbr_skip) if branch is not None]
         if self.rbr_scale is not None:
             terms.append(_scaled(x, self.rbr_scale))
-        out = terms[0]
-        for term in terms[1:]:
-            out = out + term
+        out: Tensor = reduce(operator.add, terms)
         return out
 
-    def _branches(self) -> tuple[list[nn.Conv2d], list[nn.BatchNorm2d]]:
-        """The convolutions, the 1x1 last, and the BatchNorms in the same order, then a skip branch's."""
-        sequences = (*(self.rbr_conv or ()), self.rbr_scale)
-        convs, norms = map(list, zip(*(branch for branch in sequences if branch is not None), strict=True))
-        return convs, norms if self.rbr_skip is None else [*norms, self.rbr_skip]
-
-    def _merges(self, x: Tensor, conv: nn.Conv2d, norms: list[nn.BatchNorm2d]) -> bool:
-        """Whether this step merges the branches: not where a BatchNorm is frozen, or of another kind."""
+    def _merged(self, x: Tensor) -> Tensor | None:
+        """The sum of the branches, merged; None where that is slower, or a BatchNorm is frozen or of another kind."""
+        if self.rbr_conv is None:
+            return None
+        sequences = [branch for branch in (*self.rbr_conv, self.rbr_scale) if branch is not None]
+        convs: list[nn.Conv2d] = [branch[0] for branch in sequences]
+        norms: list[nn.BatchNorm2d] = [branch[1] for branch in sequences]
+        norms += [] if self.rbr_skip is None else [self.rbr_skip]
         if not all(norm.training and isinstance(norm, nn.BatchNorm2d) for norm in norms):
-            return False
-        if self.training_form == "merged":
-            return True
-        return x.is_cpu and merge_pays(conv.in_channels, conv.out_channels, _geometry(conv), len(norms))
-
-
-def _geometry(conv: nn.Conv2d) -> PatchGeometry:
-    return PatchGeometry(conv.kernel_size[0], conv.stride[0], conv.groups)
+            return None
+        conv = convs[0]
+        geometry = PatchGeometry(conv.kernel_size[0], conv.stride[0], conv.groups)
+        pays = x.is_cpu and merge_pays(conv.in_channels, conv.out_channels, geometry, len(norms))
+        if self.training_form != "merged" and not pays:
+            return None
+        return merged_branches(x, geometry, [conv.weight for conv in convs], norms, self.statistics_group)
 
 
 def _scaled(x: Tensor, branch: nn.Sequential) -> Tensor:

@@ -37,13 +37,7 @@ _CORNERS = ((0, 0, 8), (0, -1, 6), (-1, 0, 2), (-1, -1, 0))
 
 @dataclass(frozen=True, slots=True)
 class PatchGeometry:
-    """Patches of ``kernel_size`` squared, over an input padded with ``kernel_size // 2`` zeros on each side.
-
-    Attributes:
-        kernel_size: Odd side of the kernel.
-        stride: Step of the kernel.
-        groups: Groups of the convolution.
-    """
+    """Patches of an odd ``kernel_size`` squared, over an input padded with ``kernel_size // 2`` zeros on each side."""
 
     kernel_size: int
     stride: int
@@ -68,26 +62,22 @@ class PatchGeometry:
         return "lags" if self.stride == 1 else "taps"
 
 
-def images_at_once(x: Tensor, geometry: PatchGeometry) -> int:
-    """Choose how many images of ``(N, C, H, W)`` make a chunk that fits into the cache; all of them on a GPU."""
+def _chunks(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, ...]:
+    """Split ``(N, C, H, W)`` into groups of images that fit into the cache; not on a GPU."""
     if not x.is_cpu:
-        return max(1, len(x))
+        return (x,)
     copies = geometry.kernel_size**2 / geometry.stride**2 if geometry.method(x) == "unfolded" else 1
-    return max(1, int(_CHUNK_VALUES / max(1, copies * x[0].numel())))
+    return torch.split(x, max(1, int(_CHUNK_VALUES / max(1, copies * x[0].numel()))))
 
 
 def patch_moments(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
-    """Compute the moments of a convolution's input patches.
-
-    Args:
-        x: ``(N, C, H, W)``.
-        geometry: Of the convolution.
+    """Compute the moments of the patches of ``(N, C, H, W)``.
 
     Returns:
         The mean ``(G, d)`` and the covariance ``(G, d, d)``, divided by the count; float64 for small patches.
     """
     total = products = torch.zeros((), dtype=torch.float64, device=x.device)
-    for part in torch.split(x, images_at_once(x, geometry)):
+    for part in _chunks(x, geometry):
         sums = _sums(part if part.dtype == torch.float64 else part.float(), geometry)
         total, products = total + sums[0], products + sums[1]
     count = geometry.places(x)
@@ -127,12 +117,16 @@ def _sums(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
 def patch_gradient(x: Tensor, geometry: PatchGeometry, constant: Tensor, linear: Tensor) -> Tensor:
     """Fold patches p that have the gradient ``constant + linear p`` back to the gradient of x, ``(N, C, H, W)``.
 
-    Args:
-        x: ``(N, C, H, W)``.
-        geometry: Of the convolution.
-        constant: ``(G, d)``, float32 or float64.
-        linear: ``(G, d, d)``, symmetric, of the same type.
+    `constant` is ``(G, d)``, `linear` ``(G, d, d)`` and symmetric.
     """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    constant, linear, found = constant.to(dtype), linear.to(dtype), torch.empty_like(x)
+    for part, into in zip(_chunks(x, geometry), _chunks(found, geometry), strict=True):
+        into.copy_(_gradient(part, geometry, constant, linear))
+    return found
+
+
+def _gradient(x: Tensor, geometry: PatchGeometry, constant: Tensor, linear: Tensor) -> Tensor:
     x, side = x.to(linear.dtype), geometry.kernel_size
     method = geometry.method(x)
     if method == "pointwise":
@@ -178,25 +172,8 @@ def _taps(x: Tensor, geometry: PatchGeometry) -> Iterator[tuple[slice, slice]]:
 def _correlation(x: Tensor, seen: Tensor, geometry: PatchGeometry) -> Tensor:
     """Correlate each channel of two maps, ``(C, k, k)``: the weight gradient of a depthwise convolution."""
     weight = x.new_empty(x.shape[1], 1, geometry.kernel_size, geometry.kernel_size)
-    return _convolution_backward(seen, x, weight, geometry, [False, True, False])[1][:, 0]
-
-
-def convolution_gradients(
-    out_gradient: Tensor, x: Tensor, weight: Tensor, geometry: PatchGeometry, *, wanted: bool
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Compute the gradients of a convolution's input, if `wanted`, of its kernel and of its bias."""
-    # In less than float32 the bias's gradient would be rounded.
-    whole = out_gradient.dtype in (torch.float32, torch.float64)
-    found = _convolution_backward(out_gradient, x, weight, geometry, [wanted, True, whole])
-    bias = found[2] if whole else out_gradient.sum(dim=(0, 2, 3), dtype=torch.float32)
-    return found[0] if wanted else None, found[1], bias
-
-
-def _convolution_backward(
-    out_gradient: Tensor, x: Tensor, weight: Tensor, geometry: PatchGeometry, wanted: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
     stride, padding = [geometry.stride] * 2, [geometry.padding] * 2
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        out_gradient, x, weight, [len(weight)], stride, padding, [1, 1], False, [0, 0], geometry.groups, wanted
-    )
-    return found
+    found: Tensor = torch.ops.aten.convolution_backward(
+        seen, x, weight, None, stride, padding, [1, 1], False, [0, 0], geometry.groups, [False, True, False]
+    )[1]
+    return found[:, 0]

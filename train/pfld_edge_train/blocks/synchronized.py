@@ -12,12 +12,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def summed_over_processes(values: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
-    """Add up tensors of one type, with equal shapes in all processes, in one message."""
-    flat = torch.cat([value.flatten() for value in values])
-    dist.all_reduce(flat, group=group)
-    parts = torch.split(flat, [value.numel() for value in values])
-    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+class _SumOverProcesses(torch.autograd.Function):
+    """Add up a tensor over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, group: dist.ProcessGroup) -> Tensor:  # noqa: ANN401 - torch's own interface
+        ctx.group, total = group, own.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - torch's own interface
+        total = gradient.clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
 
 
 def moments_over_processes(
@@ -25,24 +34,21 @@ def moments_over_processes(
 ) -> tuple[Tensor, Tensor, int]:
     """Join the moments of several processes' batches, in float64: mean ``(G, d)``, covariance ``(G, d, d)``, count."""
     own = mean.double()
-    products = torch.baddbmm(covariance.double(), own[:, :, None], own[:, None])
-    size = own.new_tensor([float(count)])
-    total, products, size = summed_over_processes((own * count, products * count, size), group)
-    whole = round(float(size))
-    joint = total / whole
-    products = torch.baddbmm(products, joint[:, :, None], joint[:, None], beta=1 / whole, alpha=-1)
+    products = covariance.double() + own[:, :, None] * own[:, None]
+    flat = torch.cat([(own * count).flatten(), (products * count).flatten(), own.new_tensor([float(count)])])
+    total: Tensor = _SumOverProcesses.apply(flat, group)  # type: ignore[no-untyped-call]
+    whole = round(float(total[-1].detach()))
+    joint = total[: own.numel()].view(own.shape) / whole
+    products = total[own.numel() : -1].view(covariance.shape) / whole - joint[:, :, None] * joint[:, None]
     return joint.to(mean.dtype), products.to(mean.dtype), whole
 
 
 @torch.no_grad()
 def move_statistics(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: Tensor, count: int) -> None:
-    """Update the running statistics of B layers as BatchNorm does.
+    """Update the running statistics of B layers, where they have any, as BatchNorm does.
 
-    Args:
-        norms: Their buffers are changed, if they have any.
-        means: ``(G, B, O)``, of B layers with G x O channels.
-        variances: Likewise, divided by the count; the running ones are the unbiased estimates.
-        count: Values of each channel.
+    Means and variances (divided by the `count` of each channel's values; the running ones are the unbiased estimates)
+    are ``(G, B, O)``, of B layers with G x O channels.
     """
     unbiased = variances * (count / max(1, count - 1))
     for i, norm in enumerate(norms):
@@ -55,34 +61,8 @@ def move_statistics(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: T
             buffer.lerp_(values[:, i].flatten().to(buffer.dtype), share)
 
 
-class _JointMoments(torch.autograd.Function):
-    """Mean and variance of each channel over all processes; their gradients come from all processes as well."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 - torch's own interface
-        # About the mean of its own batch each process loses no digits.
-        variance, mean = (values.double()[:, None] for values in torch.var_mean(x, (0, 2, 3), correction=0))
-        joint, spread, count = moments_over_processes(mean, variance[:, :, None], x.numel() // x.shape[1], group)
-        ctx.save_for_backward(x, joint)
-        ctx.group, ctx.count = group, count
-        return joint[:, 0], spread[:, 0, 0].clamp(min=0), joint.new_tensor(float(count))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, mean: Tensor, variance: Tensor, _: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - torch's own interface
-        x, joint = ctx.saved_tensors
-        mean, variance = summed_over_processes((mean, variance), ctx.group)
-        linear = variance * (2 / ctx.count)
-        constant = mean / ctx.count - linear * joint[:, 0]
-        return constant.to(x.dtype)[:, None, None] + linear.to(x.dtype)[:, None, None] * x, None
-
-
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose training statistics are those of all processes of a group.
-
-    Attributes:
-        process_group: The processes.
-    """
+    """BatchNorm whose training statistics are those of all processes of `process_group`."""
 
     process_group: dist.ProcessGroup
 
@@ -91,12 +71,16 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        mean, variance, count = _JointMoments.apply(wide, self.process_group)  # type: ignore[no-untyped-call]
+        # About the mean of its own batch each process loses no digits.
+        own, mean = (values.double()[:, None] for values in torch.var_mean(wide, (0, 2, 3), correction=0))
+        count = wide.numel() // wide.shape[1]
+        mean, covariance, count = moments_over_processes(mean, own[:, :, None], count, self.process_group)
+        mean, variance = mean[:, 0], covariance[:, 0, 0].clamp(min=0)
         if count == 1:
             raise ValueError(
                 f"BatchNorm needs more than one value for each channel, not an input of {tuple(input.shape)}"
             )
-        move_statistics([self], mean.detach()[None, None], variance.detach()[None, None], int(count))
+        move_statistics([self], mean.detach()[None, None], variance.detach()[None, None], count)
         factor = self.weight * torch.rsqrt(variance + self.eps)
         offset = self.bias - mean * factor
         out: Tensor = wide * factor.to(wide.dtype)[:, None, None] + offset.to(wide.dtype)[:, None, None]
@@ -104,13 +88,9 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize_batch_norm(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-    """Let every BatchNorm of a network see the batches of all processes, in place.
+    """Let every BatchNorm of a network see the batches of all processes (None: of all there are), in place.
 
     Weights, buffers and their names stay. `MobileOneBlock` gets the group for its merged branches.
-
-    Args:
-        model: Any network of `pfld_edge_train.models`.
-        group: The processes; None for all of them.
     """
     group = group or dist.group.WORLD
     if group is None:

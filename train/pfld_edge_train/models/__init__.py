@@ -9,8 +9,7 @@ from types import MappingProxyType
 from pfld_edge_train.errors import ModelConfigError
 from pfld_edge_train.models.edge import PFLDEdgeM, PFLDEdgeS
 from pfld_edge_train.models.landmark_net import AuxiliaryNet, LandmarkNet, ModelConfig, WithAuxiliary
-from pfld_edge_train.models.multi_scale import PFLDGhostNet, PFLDGhostNetSlim, PFLDGhostOne
-from pfld_edge_train.models.pfld import PFLD
+from pfld_edge_train.models.pfld import PFLD, PFLDGhostNet, PFLDGhostNetSlim, PFLDGhostOne
 
 __all__ = ["MODEL_KINDS", "AuxiliaryNet", "LandmarkNet", "ModelConfig", "WithAuxiliary", "build_model"]
 

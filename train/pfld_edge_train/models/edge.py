@@ -36,18 +36,13 @@ def mean_places(heat: Tensor, places: Tensor) -> Tensor:
 class HeatMaps(nn.Module):
     """A map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
 
-    A 1x1 convolution gives a heat map for each landmark; the landmark is the mean of the cells' places. Unlike a linear
-    layer over the map, it has the same weights everywhere.
-
-    Attributes:
-        heat: The convolution.
-        grid: ``(H * H, 2)``, x and y of the cells, fractions of the crop.
+    A 1x1 convolution (`heat`) gives a heat map for each landmark; the landmark is the mean of the cells' places
+    (`grid`). Unlike a linear layer over the map, it has the same weights everywhere.
     """
 
     grid: Tensor
 
     def __init__(self, channels: int, side: int, num_landmarks: int) -> None:
-        """Build the layer for maps of `channels` channels and `side` cells along each side."""
         super().__init__()
         self.heat = nn.Conv2d(channels, num_landmarks, 1)
         self.register_buffer("grid", cell_places(side))
@@ -78,7 +73,6 @@ class _PFLDEdge(LandmarkNet):
     """Channels and blocks of each stage; the first block of a stage halves the map."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Build the stages."""
         super().__init__()
         block = _block_of(config)
         channels = config.scaled(self.STEM)
@@ -111,7 +105,6 @@ class PFLDEdgeS(_PFLDEdge):
     STAGES = ((32, 2), (64, 2), (128, 3))
 
     def __init__(self, config: ModelConfig) -> None:
-        """Add a head that keeps places, and one linear layer."""
         super().__init__(config)
         # Sixteen channels that keep their place on the map: the linear layer must know where, not only what.
         self.head = _block_of(config)(config.scaled(self.STAGES[-1][0]), 16, 1)
@@ -137,7 +130,6 @@ class PFLDEdgeM(_PFLDEdge):
     STAGES = ((48, 2), (96, 2), (192, 2))
 
     def __init__(self, config: ModelConfig) -> None:
-        """Add the way back up, and the heat maps."""
         super().__init__(config)
         block = _block_of(config)
         middle, last = (config.scaled(width) for width, _ in self.STAGES[1:])

@@ -35,7 +35,6 @@ class ModelConfig:
     pointwise_scale: bool = False
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if self.input_size % 16 or not 32 <= self.input_size <= 1024:
             raise ModelConfigError(f"input size must be a multiple of 16 from 32 to 1024 pixels, not {self.input_size}")
         if not 0.1 <= self.width_factor <= 8:
@@ -70,6 +69,12 @@ class LandmarkNet(nn.Module):
         """Map ``(N, 3, S, S)`` to ``(N, 2 * num_landmarks)``."""
         return self.forward_features(x)[0]
 
+    def run(self, x: Tensor, *layers: str) -> Tensor:
+        """Run some layers by name, one after the other."""
+        for name in layers:
+            x = self.get_submodule(name)(x)
+        return x
+
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, 3, S, S)`` to landmarks and the map ``(N, feature_channels, S / 4, S / 4)`` on the way to them."""
         raise NotImplementedError
@@ -84,7 +89,6 @@ class AuxiliaryNet(nn.Module):
     """
 
     def __init__(self, channels: int, input_size: int = 112) -> None:
-        """Build the network for feature maps of `channels` channels and an input of `input_size` pixels."""
         super().__init__()
         self.convolutions = nn.Sequential(
             conv_block(channels, 128, 3, 2, 1),
@@ -105,7 +109,6 @@ class WithAuxiliary(nn.Module):
     """A landmark network and its auxiliary network as one module with one forward pass, for DistributedDataParallel."""
 
     def __init__(self, network: LandmarkNet, auxiliary: AuxiliaryNet) -> None:
-        """Join the two without copying them."""
         super().__init__()
         self.network = network
         self.auxiliary = auxiliary

@@ -1,12 +1,39 @@
-"""PFLD (Guo et al., arXiv 1902.10859, section 3.3): MobileNetV2 blocks and a head that reads three scales at once."""
+"""PFLD, PFLD-GhostNet, its slim variant and PFLD-GhostOne: bottlenecks, and a head that reads several scales at once.
 
+After PFLD (Guo et al., arXiv 1902.10859, section 3.3: multi-scale features into one fully connected layer), with the
+blocks of MobileNetV2 (arXiv 1801.04381), Ghost (arXiv 1911.11907) or MobileOne (arXiv 2206.04040), laid out as in the
+public networks. Channels below are those at a width factor of 1.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pfld_edge_train.blocks import InvertedResidual, conv_block
+from pfld_edge_train.blocks import (
+    GhostBottleneck,
+    GhostOneBottleneck,
+    InvertedResidual,
+    MobileOneBlock,
+    conv_block,
+)
 from pfld_edge_train.models.landmark_net import LandmarkNet, ModelConfig
-from pfld_edge_train.models.multi_scale import all_scales
+
+Bottleneck = Callable[[int, int, int, int], nn.Module]
+"""Builds a bottleneck from input, hidden and output channels and stride."""
+
+STAGES = ((3, 80, 3), (4, 96, 3), (5, 144, 4), (6, 16, 1))
+"""Number, output channels and bottlenecks of GhostNet's and GhostOne's stages; all but the last halve the map."""
+GHOST_WIDTHS = ((128, 160), (240, 288), (384, 576), (288, 288))
+"""Hidden channels of each stage: of its first bottleneck, then of the others."""
+SLIM_WIDTHS = ((96, 120), (200, 240), (336, 504), (216, 216))
+
+
+def all_scales(averaged: Sequence[Tensor], last: Tensor) -> Tensor:
+    """Concatenate the means over the area of ``(N, C, H, W)`` maps and a ``(N, C, 1, 1)`` output: ``(N, all C)``."""
+    return torch.cat([*(F.adaptive_avg_pool2d(x, 1).flatten(1) for x in averaged), last.flatten(1)], dim=1)
 
 
 class PFLD(LandmarkNet):
@@ -16,7 +43,6 @@ class PFLD(LandmarkNet):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        """Build the network."""
         super().__init__()
         c3, c5, c6, c7, c8 = map(config.scaled, (64, 128, 16, 32, 128))
         block = partial(conv_block, fused=config.fused)
@@ -35,15 +61,84 @@ class PFLD(LandmarkNet):
         self.conv8 = conv_block(c7, c8, config.input_size // 16, batch_norm=False)
         self.feature_channels = c3
         self.fc = nn.Linear(c6 + c7 + c8, 2 * config.num_landmarks)
-        self._early = ["conv1", "conv2", *(f"conv3_{i}" for i in range(1, 6))]
-        self._late = ["conv4", *(f"conv5_{i}" for i in range(1, 7)), "conv6"]
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, 3, S, S)`` to landmarks and conv3_5's map."""
-        for name in self._early:
-            x = self.get_submodule(name)(x)
-        early = x
-        for name in self._late:
-            x = self.get_submodule(name)(x)
-        scale2 = self.conv7(x)
-        return self.fc(all_scales([x, scale2], self.conv8(scale2))), early
+        early = self.run(x, "conv1", "conv2", *(f"conv3_{i}" for i in range(1, 6)))
+        scale1 = self.run(early, "conv4", *(f"conv5_{i}" for i in range(1, 7)), "conv6")
+        scale2 = self.conv7(scale1)
+        return self.fc(all_scales([scale1, scale2], self.conv8(scale2))), early
+
+
+class MultiScaleNet(LandmarkNet):
+    """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
+
+    Stem (conv1, conv2), eleven bottlenecks, conv7, conv8 over the whole map, one linear layer.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        scaled: Callable[[int], int],
+        stem: tuple[nn.Module, nn.Module],
+        bottleneck: Bottleneck,
+        conv7: nn.Module,
+        widths: tuple[tuple[int, int], ...],
+    ) -> None:
+        super().__init__()
+        conv8 = conv_block(scaled(32), scaled(128), config.input_size // 16, batch_norm=False)
+        self.conv1, self.conv2 = stem
+        channels = scaled(64)
+        for (stage, out, depth), hidden in zip(STAGES, widths, strict=True):
+            for i in range(depth):
+                stride = 2 if i == 0 and stage < 6 else 1
+                name = f"conv{stage}_{i + 1}" if depth > 1 else f"conv{stage}"
+                self.add_module(name, bottleneck(channels, scaled(hidden[min(i, 1)]), scaled(out), stride))
+                channels = scaled(out)
+        self.conv7, self.conv8 = conv7, conv8
+        self.feature_channels = scaled(80)
+        self.fc = nn.Linear(sum(map(scaled, (64, 80, 96, 144, 128))), 2 * config.num_landmarks)
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(N, 3, S, S)`` to landmarks and conv3_3's map."""
+        scales = [self.conv2(self.conv1(x))]
+        for stage, _, depth in STAGES[:3]:
+            scales.append(self.run(scales[-1], *(f"conv{stage}_{i + 1}" for i in range(depth))))
+        last = self.run(scales[-1], "conv6", "conv7", "conv8")
+        return self.fc(all_scales(scales, last)), scales[1]
+
+
+class PFLDGhostNet(MultiScaleNet):
+    """0.804 M parameters at 112 pixels and 98 points."""
+
+    widths = GHOST_WIDTHS
+
+    def __init__(self, config: ModelConfig) -> None:
+        c1, c6, c7 = map(config.scaled, (64, 16, 32))
+        block = partial(conv_block, fused=config.fused)
+        stem = block(3, c1, 3, 2, 1), block(c1, c1, 3, 1, 1, groups=c1)
+        bottleneck = partial(GhostBottleneck, fused=config.fused)
+        super().__init__(config, config.scaled, stem, bottleneck, block(c6, c7, 3, 1, 1), self.widths)
+
+
+class PFLDGhostNetSlim(PFLDGhostNet):
+    """0.736 M parameters: narrower hidden layers."""
+
+    widths = SLIM_WIDTHS
+
+
+class PFLDGhostOne(MultiScaleNet):
+    """0.703 M parameters at inference, at 112 pixels and 98 points."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the network; channels are rounded down to even numbers, which GhostOne modules need."""
+
+        def scaled(channels: int) -> int:
+            return max(2, config.scaled(channels) // 2 * 2)
+
+        c1, c6, c7 = map(scaled, (64, 16, 32))
+        branches, fused, scale = config.conv_branches, config.fused, config.pointwise_scale
+        block = partial(MobileOneBlock, conv_branches=branches, fused=fused)
+        stem = block(3, c1, 3, 2), block(c1, c1, 3, groups=c1)
+        bottleneck = partial(GhostOneBottleneck, conv_branches=branches, fused=fused, pointwise_scale=scale)
+        super().__init__(config, scaled, stem, bottleneck, block(c6, c7, 3), SLIM_WIDTHS)
