@@ -50,7 +50,6 @@ def train(
         PfldEdgeError: What `fit` raises.
     """
     last = out / LAST
-        skip: Takes the error of each file of faces that can't be read; where None it is raised.
     with processes.together():
         if last.exists() and not resume:
             raise TrainConfigError(f"{out} holds a run already: give --resume to go on, or another --output")
@@ -84,7 +83,6 @@ def fit(
         FaceSetError: A source of faces can't be read.
         TrainConfigError: There are too few faces, or the batch can't be divided among the processes.
         TrainingDivergedError: A number is not finite; the last complete checkpoint stays.
-        skip: See `open_cache`.
         TrainingInterruptedError: A signal stopped the run; it is saved.
         OtherProcessError: Another process of the run failed.
     """
