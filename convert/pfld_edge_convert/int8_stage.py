@@ -13,15 +13,18 @@ from pfld_edge_calib.evaluation.drift import Verdict, paired_drift
 from pfld_edge_convert.benchmark import timing
 from pfld_edge_convert.errors import CalibrationError, ConvertError, FellShortError
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.quantization.mixed_precision import DriftBudget, FaceDrift, layer_costs, search_float_layers
-from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
-from pfld_edge_convert.quantization.report import (
+from pfld_edge_convert.quantization.mixed_precision import (
     Coverage,
+    DriftBudget,
+    FaceDrift,
     QuantizationReport,
     attach_report,
     face_times,
     fusion_coverage,
+    layer_costs,
+    search_float_layers,
 )
+from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
 

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.litert_file import LiteRTFile, Quantization
 from pfld_edge_convert.formats.steps import Arithmetic, Step, integer_steps, nearest_resize, with_resized
-from pfld_edge_convert.passes.graph_index import attribute, is_spatial_mean
-from pfld_edge_convert.quantization.plan import LEVELS, Grid, Layer, Plan
-from pfld_edge_convert.quantization.weights import IntegerWeights
+from pfld_edge_convert.passes.base import attribute, is_spatial_mean
+from pfld_edge_convert.quantization.plan import LEVELS, Grid, IntegerWeights, Layer, Plan
 from pfld_edge_runtime import CONTRACT_KEY, Contract
 
 Array = NDArray[np.generic]

@@ -13,8 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from pfld_edge_convert.formats.onnx_writer import OnnxWriter
-from pfld_edge_convert.formats.steps import Arithmetic, Step, with_resized
+from pfld_edge_convert.formats.steps import Arithmetic, OnnxWriter, Step, with_resized
 from pfld_edge_convert.quantization.plan import Grid, Plan, layer_input
 
 _TO_SIGNED = 128

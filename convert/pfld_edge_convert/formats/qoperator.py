@@ -10,10 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from pfld_edge_convert.formats.onnx_writer import CONTRIB, OnnxWriter
-from pfld_edge_convert.formats.steps import Arithmetic, Step
-from pfld_edge_convert.quantization.plan import Grid, Layer, Plan, layer_input
-from pfld_edge_convert.quantization.weights import IntegerWeights
+from pfld_edge_convert.formats.steps import CONTRIB, Arithmetic, OnnxWriter, Step
+from pfld_edge_convert.quantization.plan import Grid, IntegerWeights, Layer, Plan, layer_input
 
 
 def write_qoperator(plan: Plan) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from pfld_edge_convert.errors import ImportOnnxError
-from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, graph_inputs
+from pfld_edge_convert.passes.base import GraphIndex, attribute, graph_inputs
 
 Weights = TypeVar("Weights")
 Ours = TypeVar("Ours")

@@ -8,7 +8,7 @@ from pfld_edge_convert.passes.canonical_form import (
     UpgradeOpset,
     canonical_form,
 )
-from pfld_edge_convert.passes.eliminate_dead_channels import EliminateDeadChannels
+from pfld_edge_convert.passes.channels import EliminateDeadChannels
 from pfld_edge_convert.passes.operator_rewrites import ConvToGemm, FoldBatchNorm, MeanToPool
 
 __all__ = [

@@ -12,15 +12,16 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.passes.base import GraphPass, run_passes
-from pfld_edge_convert.passes.graph_index import (
+from pfld_edge_convert.passes.base import (
     Dims,
     GraphIndex,
+    GraphPass,
     attribute,
     constant_value,
     drop_unused,
     graph_inputs,
     onnx_opset,
+    run_passes,
 )
 from pfld_edge_convert.passes.operator_rewrites import FoldBatchNorm
 

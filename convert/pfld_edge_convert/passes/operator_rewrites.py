@@ -5,8 +5,7 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
-from pfld_edge_convert.passes.base import GraphPass
-from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, is_spatial_mean, spatially_unpadded
+from pfld_edge_convert.passes.base import GraphIndex, GraphPass, attribute, is_spatial_mean, spatially_unpadded
 
 
 class FoldBatchNorm(GraphPass):

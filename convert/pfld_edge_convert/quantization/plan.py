@@ -12,9 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pfld_edge_convert.passes.channel_map import channel_weights, is_depthwise
-from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.quantization.weights import IntegerWeights
+from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.channels import channel_weights, is_depthwise
 
 Array = NDArray[np.float64]
 
@@ -72,6 +71,30 @@ class Grid:
     def dequantize(self, integers: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Real values of integers on the grid."""
         return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerWeights:
+    """Quantized weights of a Conv or Gemm.
+
+    Attributes:
+        integers: ``(O, I, ...)`` int8.
+        scales: ``(O,)`` float32, real weight = integer * scale.
+        bias: ``(O,)`` float64, real.
+    """
+
+    integers: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    bias: Array
+
+    def integer_bias(self, input_scale: float) -> NDArray[np.int32]:
+        """Bias in units of the accumulator, input scale times weight scale."""
+        return np.rint(self.bias / (input_scale * self.scales.astype(np.float64))).astype(np.int32)
+
+    def real(self) -> Array:
+        """``(O, I, ...)`` dequantized weights."""
+        shape = (-1,) + (1,) * (self.integers.ndim - 1)
+        return self.integers.astype(np.float64) * self.scales.reshape(shape).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,22 +13,26 @@ from pfld_edge_convert.errors import CalibrationError, ConvertError
 from pfld_edge_convert.formats import FORMATS
 from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.align_channels import AlignChannels
-from pfld_edge_convert.passes.base import check_equivalence
-from pfld_edge_convert.passes.equalize_channels import EqualizeChannels
-from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.passes.uint8_input import CENTER, FoldNormalization, SpaceToDepthStem
-from pfld_edge_convert.quantization.activation_statistics import collect_histograms, with_outputs
+from pfld_edge_convert.passes.base import GraphIndex, check_equivalence
+from pfld_edge_convert.passes.int8_preparation import (
+    CENTER,
+    AlignChannels,
+    EqualizeChannels,
+    FoldNormalization,
+    SpaceToDepthStem,
+)
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import (
     Histograms,
     align_addition_scales,
     channel_magnitudes,
+    collect_histograms,
     grids_from,
     is_feature,
     select_method,
     with_headroom,
+    with_outputs,
 )
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
 from pfld_edge_convert.quantization.settings import EQUALIZE_BY, RANGE_CANDIDATES, QuantizationSettings, target_named

@@ -4,7 +4,6 @@ import platform
 from dataclasses import dataclass
 
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.quantization.weights import FULL_RANGE, SATURATION_FREE, WeightLimits
 from pfld_edge_runtime.device_check import cpu_features
 
 RANGE_CANDIDATES = ("minmax", "faces:98", "percentile:99.99", "percentile:99.9", "moving-average", "mse", "entropy")
@@ -12,6 +11,28 @@ RANGE_CANDIDATES = ("minmax", "faces:98", "percentile:99.99", "percentile:99.9",
 
 EQUALIZE_BY = ("minmax", "faces:98")
 """Range methods that cross-layer equalization tries: with extremes over all faces, and without a few outliers."""
+
+_X86 = frozenset({"x86_64", "amd64"})
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLimits:
+    """Largest weights that a processor's multiply-add takes.
+
+    Attributes:
+        largest: Largest magnitude of a weight.
+        largest_pair: Largest sum of two neighbouring weights of one sign, or None where sums are held in 32 bits.
+            x86 without VNNI multiplies unsigned with signed bytes in pairs and clips the sum to 16 bits (VPMADDUBSW):
+            with activations of 255, two weights may sum to 128, for 255 * 128 < 2**15. Halving all weights ("reduced
+            range") ensures that too, but coarsens every weight for the sake of few.
+    """
+
+    largest: int = 127
+    largest_pair: int | None = None
+
+
+FULL_RANGE = WeightLimits()
+SATURATION_FREE = WeightLimits(largest_pair=128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +65,6 @@ class Target:
             return False
         return not self.features or not self.features.isdisjoint(cpu_features() or ())
 
-
-_X86 = frozenset({"x86_64", "amd64"})
 
 TARGETS: dict[str, Target] = {
     target.name: target
