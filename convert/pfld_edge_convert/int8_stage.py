@@ -113,12 +113,7 @@ class Int8Outcome:
 
 
 def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) -> Int8Outcome:
-    """Make an INT8 network that holds what was asked for.
-
-    Args:
-        model: Optimized float network; left as it is.
-        contract: How it is fed.
-        request: Faces, settings, budget.
+    """Make an INT8 network of an optimized float network that `contract` describes.
 
     Raises:
         CalibrationError: The faces can't be used, or a budget was given without labelled faces.

@@ -37,13 +37,9 @@ _AXES = (0, 3, 1, 2)
 
 
 def write_litert(plan: Plan, contract: Contract) -> bytes:
-    """Write the INT8 network of a plan, for one face a call.
+    """Write the INT8 network of a plan, for one face a call; `contract` goes into the metadata.
 
     The input is ``(1, S, S, 3)`` uint8 pixels, or float32 where the plan's input is float; the output is float32.
-
-    Args:
-        plan: Of the network.
-        contract: Of the file; it goes into the metadata.
 
     Raises:
         ConvertError: The network has an operator that has no counterpart in LiteRT.
@@ -185,15 +181,7 @@ class _Writer:
         return total
 
     def _wide_product(self, name: str, source: str, integers: NDArray[np.int8], unit: Real, bias: Real) -> int:
-        """Multiply ``(O, K)`` weights in 16 bits and dequantize.
-
-        Args:
-            name: Of what is made.
-            source: The tensor.
-            integers: The weights.
-            unit: ``(O,)`` what a product of two integers stands for.
-            bias: ``(O,)`` real.
-        """
+        """Multiply ``(O, K)`` weights in 16 bits and dequantize."""
         grid, file, shape = self._grids[source], self._file, (1, len(integers))
         wide = file.tensor(f"{name}.int16", self._shape(source), "int16", Quantization.of(grid.scale, 0))
         file.operator("QUANTIZE", [self._as_integer(source)], wide, "QuantizeOptions")

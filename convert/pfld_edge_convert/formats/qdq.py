@@ -21,12 +21,7 @@ _TO_SIGNED = 128
 
 
 def write_qdq(plan: Plan, *, signed: bool = False) -> onnx.ModelProto:
-    """Write the INT8 network of a plan.
-
-    Args:
-        plan: Of the network.
-        signed: Activations are int8 instead of uint8; the grids have the same steps. The image stays uint8.
-    """
+    """Write the INT8 network of a plan; `signed` activations are int8 on the same grids. The image stays uint8."""
     return _Writer(plan, signed=signed).written()
 
 

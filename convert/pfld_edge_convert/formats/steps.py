@@ -1,7 +1,4 @@
-"""The steps of a quantized network: which nodes of a plan's float graph compute in integers, and how.
-
-What the writers of ONNX formats share: nodes and constants of the graph that is written, its image input.
-"""
+"""The steps of a quantized network, which compute in integers or in float, and the writer that ONNX formats share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -37,14 +34,7 @@ class Arithmetic(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One node of the float graph, or a layer with its Relu.
-
-    Attributes:
-        node: The node; of a layer its Conv or Gemm.
-        arithmetic: How it computes.
-        output: The tensor that it makes.
-        layer: With `Arithmetic.LAYER`, the layer.
-    """
+    """One node of the float graph, or a layer with its Relu (`node` is its Conv or Gemm); makes the tensor `output`."""
 
     node: onnx.NodeProto
     arithmetic: Arithmetic
@@ -53,14 +43,10 @@ class Step:
 
 
 def integer_steps(plan: Plan, grids: Mapping[str, Grid]) -> Iterator[Step]:
-    """Go through a plan's graph, first to last.
+    """Go through a plan's graph, first to last; `grids` are the plan's and maybe more: see `with_resized`.
 
     A step computes in integers where everything that it reads is made in integers; layers and `Arithmetic.COLUMNS`
     quantize what they read if need be.
-
-    Args:
-        plan: The plan.
-        grids: Its grids, and maybe more: see `with_resized`.
     """
     image = plan.model.graph.input[0].name
     integer = {image} if plan.uint8_input else set()
@@ -127,10 +113,7 @@ def _arithmetic(plan: Plan, node: onnx.NodeProto, grids: Mapping[str, Grid], int
 
 
 def _is_columns(plan: Plan, node: onnx.NodeProto, grids: list[Grid]) -> bool:
-    """Whether features of several grids are concatenated for a Gemm that has their scales in its columns.
-
-    What still is float among them must then become integers, since no grid could be given to the whole.
-    """
+    """Whether features of several grids are concatenated for a Gemm that has their scales in its columns."""
     reader = plan.index.only_consumer(node.output[0])
     if reader is None or reader.op_type != "Gemm" or len(set(grids)) < 2 or plan.index.rank(node.output[0]) != 2:
         return False
@@ -141,12 +124,7 @@ class OnnxWriter(ABC):
     """Collects the nodes and constants of a quantized graph, one step of a plan after the other."""
 
     def __init__(self, plan: Plan, grids: Mapping[str, Grid]) -> None:
-        """Begin a graph.
-
-        Args:
-            plan: Of the network.
-            grids: As for `integer_steps`.
-        """
+        """Begin a graph; `grids` are as for `integer_steps`."""
         self._plan, self._index = plan, plan.index
         self._image = plan.model.graph.input[0].name if plan.uint8_input else ""
         self._grids = dict(grids)
@@ -200,11 +178,7 @@ class OnnxWriter(ABC):
         return name
 
     def _channel_grid(self, name: str, grid: Grid, kind: type[np.integer]) -> list[str]:
-        """Scale and zero point once for each channel, all the same.
-
-        Behind a single scale, onnxruntime (1.32, WeightBiasQuantization) takes a float Conv between DequantizeLinear
-        and QuantizeLinear for a QDQ one, and quantizes its weights itself.
-        """
+        """Scale and zero point once for each channel, all the same."""
         shape = self._index.shapes.get(name, ())
         channels = shape[1] if len(shape) > 1 and isinstance(shape[1], int) else 1
         scales, zeros = np.full(channels, grid.scale, np.float32), np.full(channels, grid.zero_point, kind)

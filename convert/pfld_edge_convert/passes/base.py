@@ -1,6 +1,4 @@
-"""An index of an ONNX graph: producers, consumers, constants and shapes of its tensors; and helpers to edit nodes.
-
-Graph passes, and the check that each keeps what the graph computes.
+"""Graph passes, and the index of a graph by which they find their way.
 
 A pass takes a model and returns a `PassResult`; it never edits the model that it was given. `run_passes` applies
 passes in order, checks each result with onnx's checker, and compares its outputs in onnxruntime on sample inputs.
@@ -28,8 +26,6 @@ class GraphIndex:
     """Producers, consumers, constants and shapes of a graph's tensors; make a new index after editing nodes.
 
     Attributes:
-        graph: The graph.
-        producers: Node that makes each tensor.
         consumers: Nodes that read each tensor, one entry a use.
         constants: Values of initializers and of ``Constant`` nodes.
         shapes: What onnx's shape inference knows of every tensor.
@@ -62,11 +58,7 @@ class GraphIndex:
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def weights(self, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Constant weight and bias (zeros where absent) of a Conv or Gemm; None where they aren't constant.
-
-        Returns:
-            Weight with output channels first (a Gemm's is transposed if need be) and bias ``(outputs,)``.
-        """
+        """Weight, output channels first, and bias (or zeros) of a Conv or Gemm; None where they aren't constant."""
         weight = self.constants.get(node.input[1])
         if weight is None:
             return None
@@ -223,7 +215,6 @@ class PassResult:
     """Result of a pass.
 
     Attributes:
-        name: The pass's name.
         model: The rewritten model, or the model that was given where nothing changed.
         detail: What changed, in one line; empty where nothing did.
         max_difference: Largest absolute difference that it made to an output on the samples of `run_passes`.
@@ -253,11 +244,7 @@ class GraphPass(ABC):
     tolerance: ClassVar[float] = 1e-6
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        """Rewrite a copy of the model.
-
-        Raises:
-            ConvertError: The model can't be rewritten by this pass.
-        """
+        """Rewrite a copy of the model; `ConvertError` where this pass can't."""
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         detail = self.rewrite(copy)
@@ -274,7 +261,7 @@ class GraphPass(ABC):
 def check_equivalence(
     before: onnx.ModelProto, after: onnx.ModelProto, inputs: NDArray[np.float32], tolerance: float, name: str
 ) -> float:
-    """Check with onnxruntime that two models compute the same.
+    """Check with onnxruntime that two models compute the same; give the largest absolute difference.
 
     Args:
         before: The reference model.
@@ -283,9 +270,6 @@ def check_equivalence(
         tolerance: Largest absolute difference of any value of any output; where an output exceeds 1, as a share of
             its largest value.
         name: Of the step that rewrote it, for the message.
-
-    Returns:
-        The largest absolute difference.
 
     Raises:
         ConvertError: The difference exceeds the tolerance, the outputs' shapes differ, or a model does not run.
@@ -316,15 +300,7 @@ def _with_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 def run_passes(
     model: onnx.ModelProto, passes: Sequence[GraphPass], inputs: NDArray[np.float32]
 ) -> tuple[onnx.ModelProto, list[PassResult]]:
-    """Apply passes in order, first to last, and check each.
-
-    Args:
-        model: Left as it is.
-        passes: The passes.
-        inputs: ``(N, 3, S, S)`` float32 samples to compare outputs on.
-
-    Returns:
-        The rewritten model, and the result of each pass.
+    """Apply passes in order to a model and check each on ``(N, 3, S, S)`` float32 samples; give the result of each.
 
     Raises:
         ConvertError: A pass made an invalid model, or changed the output; the message names it.

@@ -1,10 +1,8 @@
-"""Follows channels through a graph: which tensors share them, which must stay, which are constant.
+"""Follows channels through a graph, and removes those that can't change the output.
 
 Axis 1 of every activation holds the channels. A channel gets a number where it is computed; operators that treat
 channels separately (Relu, pooling, depthwise convolution) keep it, Concat concatenates numbers, Flatten repeats each
 over the pixels, and Add makes two numbers equal. Channels of one number are removed, padded and scaled together.
-
-Removes channels that can't change the output.
 """
 
 from collections.abc import Iterator
@@ -299,16 +297,7 @@ def _opaque(index: GraphIndex, channels: ChannelMap) -> set[int]:
 
 
 def _largest_shares(channels: ChannelMap, gains: dict[int, float]) -> Array:
-    """Weigh the channels of one node against each other as their consumers' outputs see them.
-
-    Args:
-        channels: Of the graph.
-        gains: How large each channel can be, by its number, in one unit for all.
-
-    Returns:
-        For each channel, in the order of `gains`: its largest term in any consumer's output divided by the largest
-        term that any of these channels has in the same output; 0 where no layer reads it.
-    """
+    """Weigh the channels of one node against each other as their consumers' outputs see them."""
     shares = dict.fromkeys(gains, 0.0)
     for consumer, weight, _ in channels.dense_layers():
         numbers = [int(number) for number in channels.channels(consumer.input[0])]

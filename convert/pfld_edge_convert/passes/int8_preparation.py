@@ -1,8 +1,6 @@
-"""uint8 images as input: normalization folded into the first layers, and a stem that reads four pixels at a time.
+"""Passes that prepare a float network for 8 bits: pixels as input, aligned channels, equalized channels.
 
-Pads the channels of depthwise convolutions to the multiple that vector kernels take.
-
-Cross-layer equalization: one range for all channels of an activation, so that one 8-bit grid serves them all.
+`SpaceToDepthStem` rewrites the quantized network: its first convolution then reads four pixels at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,12 +52,7 @@ class FoldNormalization(GraphPass):
     name: ClassVar[str] = "fold-normalization"
 
     def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
-        """Set the normalization.
-
-        Args:
-            mean: Three grey levels in the network's channel order.
-            scale: Three divisors.
-        """
+        """Set three grey levels and three divisors, in the network's channel order."""
         self._mean, self._scale = np.asarray(mean, np.float64), np.asarray(scale, np.float64)
 
     def applies(self, model: onnx.ModelProto) -> bool:
@@ -175,11 +168,7 @@ def _replace(index: GraphIndex, transpose: onnx.NodeProto, node: onnx.NodeProto,
 
 
 def _weights_of_two(weight: Int8) -> Int8:
-    """``(2 M, 12, 3, 2)``: kernels of the left and of the right one of two neighbouring outputs.
-
-    A group holds pixels 4 g ... 4 g + 3. The left output looks at pixels -1, 0 and 1 of its group, the right one at 1,
-    2 and 3; pixel -1 is the last of the group before.
-    """
+    """``(2 M, 12, 3, 2)``: kernels of the left and of the right one of two neighbouring outputs."""
     outputs = len(weight)
     result = np.zeros((2, outputs, 4, 3, 3, 2), np.int8)
     for half in range(2):
@@ -209,57 +198,89 @@ class AlignChannels(GraphPass):
 
     def rewrite(self, model: onnx.ModelProto) -> str:
         """Edit the model in place."""
-        index = GraphIndex(model)
-        channels = ChannelMap(index)
-        numbers = {name: channels.channels(name) for name, ids in channels.ids.items() if len(ids)}
-        fixed = channels.pinned | _over_pixels(index, numbers)
+        tensors = _PaddedChannels(GraphIndex(model), self._multiple)
+        depthwise = tensors.depthwise()
         pads: dict[int, int] = {}
-        depthwise = [node for node in index.graph.node if is_depthwise(index, node) and node.input[0] in numbers]
-        for node in depthwise:
-            aligned = [numbers[other.input[0]] for other in depthwise]
-            pads = self._widened(index, node, numbers, fixed, pads, [ids for ids in aligned if self._fits(ids, pads)])
+        for node, ids in depthwise:
+            if not tensors.fits(ids, pads):
+                aligned = [others for _, others in depthwise if tensors.fits(others, pads)]
+                pads = tensors.widened(node, [ids, *aligned], pads)
         if not pads:
             return ""
-        widened = sum(len(_layout(ids, pads)) > len(ids) for ids in (numbers[node.input[0]] for node in depthwise))
-        before, after = (_weight_count(index, numbers, chosen) for chosen in ({}, pads))
-        for node in index.graph.node:
-            _pad(index, node, numbers, pads)
+        widened = sum(len(_layout(ids, pads)) > len(ids) for _, ids in depthwise)
+        before, after = tensors.weight_count({}), tensors.weight_count(pads)
+        for node in model.graph.node:
+            tensors.pad(node, pads)
         return f"{widened} depthwise convolutions; {before} weights to {after}"
 
-    def _fits(self, ids: Ids, pads: Mapping[int, int]) -> bool:
+
+class _PaddedChannels:
+    """The channels of a graph, and what it costs to put zeros behind some: `pads` says how many behind which."""
+
+    def __init__(self, index: GraphIndex, multiple: int) -> None:
+        channels = ChannelMap(index)
+        self._index, self._multiple = index, multiple
+        self._numbers = {name: channels.channels(name) for name, ids in channels.ids.items() if len(ids)}
+        self._fixed = channels.pinned
+        for node in index.graph.node:
+            made = self._numbers.get(node.output[0], ())
+            if node.op_type == "Flatten" and len(made) != len(self._numbers.get(node.input[0], ())):
+                # A channel that is spread over several columns.
+                self._fixed.update(map(int, made))
+
+    def depthwise(self) -> list[tuple[onnx.NodeProto, Ids]]:
+        """Depthwise convolutions with their channels."""
+        nodes = [node for node in self._index.graph.node if is_depthwise(self._index, node)]
+        return [(node, self._numbers[node.input[0]]) for node in nodes if node.input[0] in self._numbers]
+
+    def fits(self, ids: Ids, pads: Mapping[int, int]) -> bool:
         return len(_layout(ids, pads)) % self._multiple == 0
 
-    def _widened(
-        self,
-        index: GraphIndex,
-        node: onnx.NodeProto,
-        numbers: Mapping[str, Ids],
-        fixed: set[int],
-        pads: Mapping[int, int],
-        aligned: Sequence[Ids],
-    ) -> dict[int, int]:
-        """Give the padding that suits this node too and leaves aligned what is, or `pads` if none pays."""
-        ids = numbers[node.input[0]]
-        if self._fits(ids, pads):
-            return dict(pads)
-        for last in dict.fromkeys(map(int, ids[::-1])):
+    def widened(self, node: onnx.NodeProto, aligned: Sequence[Ids], pads: Mapping[int, int]) -> dict[int, int]:
+        """Give the padding that aligns a node, the first of `aligned`, and the others, or `pads` if none pays."""
+        for last in dict.fromkeys(map(int, aligned[0][::-1])):
             wider = dict(pads)
-            while last not in fixed and wider.get(last, 0) < pads.get(last, 0) + self._multiple:
+            while last not in self._fixed and wider.get(last, 0) < pads.get(last, 0) + self._multiple:
                 wider[last] = wider.get(last, 0) + 1
-                if all(self._fits(others, wider) for others in (ids, *aligned)):
-                    values = int(np.prod([size for size in index.shapes[node.output[0]][1:] if isinstance(size, int)]))
-                    added = _weight_count(index, numbers, wider) - _weight_count(index, numbers, pads)
+                if all(self.fits(ids, wider) for ids in aligned):
+                    sizes = self._index.shapes[node.output[0]][1:]
+                    values = int(np.prod([size for size in sizes if isinstance(size, int)]))
+                    added = self.weight_count(wider) - self.weight_count(pads)
                     return wider if values >= _VALUES_PER_BYTE * added else dict(pads)
         return dict(pads)
 
+    def weight_count(self, pads: Mapping[int, int]) -> int:
+        count = 0
+        for node in self._index.graph.node:
+            weights = channel_weights(self._index, node)
+            if weights is not None:
+                rows, columns = self._layouts(node, weights[0], pads)
+                count += len(rows) * len(columns) * int(np.prod(weights[0].shape[2:]))
+        return count
 
-def _over_pixels(index: GraphIndex, numbers: Mapping[str, Ids]) -> set[int]:
-    """Channels that a Flatten spreads over several columns."""
-    found: set[int] = set()
-    for node in index.graph.node:
-        if node.op_type == "Flatten" and len(numbers.get(node.output[0], ())) != len(numbers.get(node.input[0], ())):
-            found.update(map(int, numbers.get(node.output[0], ())))
-    return found
+    def pad(self, node: onnx.NodeProto, pads: Mapping[int, int]) -> None:
+        weights = channel_weights(self._index, node)
+        if weights is None:
+            return
+        weight, bias = weights
+        depthwise = is_depthwise(self._index, node)
+        rows, columns = self._layouts(node, weight, pads)
+        if len(rows) == weight.shape[0] and len(columns) == weight.shape[1]:
+            return
+        wider = np.zeros((len(rows), len(columns), *weight.shape[2:]), weight.dtype)
+        wider[np.ix_(rows >= 0, columns >= 0)] = weight
+        offsets = np.zeros(len(rows), bias.dtype)
+        offsets[rows >= 0] = bias
+        self._index.set_weights(node, wider, offsets)
+        if depthwise:
+            set_attribute(node, "group", len(rows))
+
+    def _layouts(self, node: onnx.NodeProto, weight: NDArray[np.generic], pads: Mapping[int, int]) -> tuple[Ids, Ids]:
+        """Layouts of a weight's rows and columns."""
+        made, read = self._numbers.get(node.output[0]), self._numbers.get(node.input[0])
+        rows = np.arange(weight.shape[0]) if made is None else _layout(made, pads)
+        whole = read is None or is_depthwise(self._index, node)
+        return rows, np.arange(weight.shape[1]) if whole or read is None else _layout(read, pads)
 
 
 def _layout(ids: Ids, pads: Mapping[int, int]) -> Ids:
@@ -268,48 +289,6 @@ def _layout(ids: Ids, pads: Mapping[int, int]) -> Ids:
     for position, number in enumerate(map(int, ids)):
         result += [position] + [-1] * pads.get(number, 0)
     return np.array(result)
-
-
-def _weight_count(index: GraphIndex, numbers: Mapping[str, Ids], pads: Mapping[int, int]) -> int:
-    count = 0
-    for node in index.graph.node:
-        weights = channel_weights(index, node)
-        if weights is not None:
-            rows, columns = _layouts(index, node, weights[0], numbers, pads)
-            count += len(rows) * len(columns) * int(np.prod(weights[0].shape[2:]))
-    return count
-
-
-def _layouts(
-    index: GraphIndex,
-    node: onnx.NodeProto,
-    weight: NDArray[np.generic],
-    numbers: Mapping[str, Ids],
-    pads: Mapping[int, int],
-) -> tuple[Ids, Ids]:
-    """Layouts of a weight's rows and columns."""
-    made, read = numbers.get(node.output[0]), numbers.get(node.input[0])
-    rows = np.arange(weight.shape[0]) if made is None else _layout(made, pads)
-    whole = read is None or is_depthwise(index, node)
-    return rows, np.arange(weight.shape[1]) if whole or read is None else _layout(read, pads)
-
-
-def _pad(index: GraphIndex, node: onnx.NodeProto, numbers: Mapping[str, Ids], pads: Mapping[int, int]) -> None:
-    weights = channel_weights(index, node)
-    if weights is None:
-        return
-    weight, bias = weights
-    depthwise = is_depthwise(index, node)
-    rows, columns = _layouts(index, node, weight, numbers, pads)
-    if len(rows) == weight.shape[0] and len(columns) == weight.shape[1]:
-        return
-    wider = np.zeros((len(rows), len(columns), *weight.shape[2:]), weight.dtype)
-    wider[np.ix_(rows >= 0, columns >= 0)] = weight
-    offsets = np.zeros(len(rows), bias.dtype)
-    offsets[rows >= 0] = bias
-    index.set_weights(node, wider, offsets)
-    if depthwise:
-        set_attribute(node, "group", len(rows))
 
 
 class EqualizeChannels(GraphPass):
@@ -330,12 +309,10 @@ class EqualizeChannels(GraphPass):
     tolerance: ClassVar[float] = 1e-5
 
     def __init__(self, ranges: Mapping[str, Array], strength: float = 1.0) -> None:
-        """Set the ranges.
+        """Set the largest magnitudes ``(C,)`` of tensors as Conv, Relu or Add make them.
 
-        Args:
-            ranges: For tensors as Conv, Relu or Add make them, ``(C,)`` largest magnitude of each channel.
-            strength: 1 levels the ranges wholly; less leaves a part of the levelling to the weights that read them, as
-                SmoothQuant does (Xiao et al., arXiv 2211.10438, section 4).
+        A `strength` of 1 levels them wholly; less leaves a part of the levelling to the weights that read them, as
+        SmoothQuant does (Xiao et al., arXiv 2211.10438, section 4).
         """
         self._ranges = ranges
         self._strength = strength

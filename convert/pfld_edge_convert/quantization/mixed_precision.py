@@ -1,6 +1,7 @@
-"""Mixed precision by sensitivity analysis: the layers whose quantization moves landmarks most stay in float.
+"""Mixed precision by sensitivity analysis, and the report that a quantized file carries of it.
 
-Facts about a quantized file: the layer costs in its metadata, the operators that run in 8 bits, its latency.
+The layers whose quantization moves landmarks most stay in float. `fusion_coverage` and `face_times` tell what
+onnxruntime makes of the file.
 """
 
 import json
@@ -42,10 +43,7 @@ def deviation_per_face(
 ) -> NDArray[np.float64]:
     """Mean landmark distance of each face, ``(N,)``, as a fraction of the distance of two landmarks of `expected`.
 
-    Args:
-        found: ``(N, 2 * P)`` or ``(N, P, 2)`` landmarks.
-        expected: The same of the float network.
-        normalizing_points: Indices of the two landmarks, e.g. the outer eye corners.
+    Landmarks are ``(N, 2 * P)`` or ``(N, P, 2)``; the two are e.g. the outer eye corners.
     """
     one, other = (np.asarray(values, np.float64).reshape(len(values), -1, 2) for values in (found, expected))
     first, second = normalizing_points
@@ -61,8 +59,7 @@ class LayerCost:
     Attributes:
         layer: `Layer.output`.
         sqnr: Signal to quantization noise ratio of its output, dB; 0 for the last layer, whose output is float.
-        low: Lower end of its output's grid, in the units of the equalized network.
-        high: Upper end.
+        low, high: Ends of its output's grid, in the units of the equalized network.
         deviation: Mean landmark deviation from the float network, a fraction of the eye distance.
         large_pose: The same over the quarter of faces with the largest pose.
     """
@@ -110,12 +107,7 @@ def layer_costs(
 
 @dataclass(frozen=True, slots=True)
 class FaceDrift:
-    """Relative change of the NME, with its interval.
-
-    Attributes:
-        all: Over all faces.
-        large_pose: Over the faces of large pose (``largepose``, where the set says so); over all where none has.
-    """
+    """Relative change of the NME, with its interval: over all faces, and over those of large pose where there are."""
 
     all: DriftEstimate
     large_pose: DriftEstimate
@@ -136,7 +128,6 @@ class DriftBudget:
     Attributes:
         allowed: Largest allowed drift.
         drifts: Drift with 0, 1, 2, ... layers in float; the last one is of the network that was kept.
-        float_layers: Layers that stayed in float.
     """
 
     allowed: float
@@ -182,10 +173,7 @@ def search_float_layers(
 
 
 def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
-    """The float network with one layer's weights and output on their grids, its bias corrected for the mean input.
-
-    The plan's own bias can't be used: it also corrects the errors of the layers before.
-    """
+    """The float network with one layer's weights and output on their grids, its bias corrected for the mean input."""
     copy = onnx.ModelProto()
     copy.CopyFrom(plan.model)
     index = GraphIndex(copy)
@@ -281,11 +269,7 @@ class QuantizationReport:
 
     @classmethod
     def from_json(cls, text: str) -> "QuantizationReport":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ModelContractError: It is damaged.
-        """
+        """Read what `to_json` wrote; `ModelContractError` where it is damaged."""
         try:
             record = json.loads(text)
             costs = tuple(LayerCost(**dict(zip(_FIELDS, row, strict=True))) for row in record["layers"])
@@ -303,11 +287,7 @@ def attach_report(model: onnx.ModelProto, report: QuantizationReport) -> None:
 
 
 def read_report(model: onnx.ModelProto) -> QuantizationReport | None:
-    """Read the report from a model's metadata; None where it carries none.
-
-    Raises:
-        ModelContractError: It is damaged.
-    """
+    """Read the report from a model's metadata, None without one; `ModelContractError` where it is damaged."""
     for entry in model.metadata_props:
         if entry.key == REPORT_KEY:
             return QuantizationReport.from_json(entry.value)
@@ -320,13 +300,7 @@ def _short(value: float | str) -> float | str:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Convolutions and matrix products that onnxruntime runs in 8 bits.
-
-    Attributes:
-        integer: Names of those in 8 bits.
-        floating: Names of those in float.
-        conversions: Number of QuantizeLinear and DequantizeLinear nodes.
-    """
+    """Names of the convolutions and products that onnxruntime runs in 8 bits and in float; number of conversions."""
 
     integer: tuple[str, ...]
     floating: tuple[str, ...]
@@ -346,11 +320,7 @@ class Coverage:
 
 
 def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
-    """Read from onnxruntime's optimized graph which operators run in 8 bits.
-
-    Raises:
-        ConvertError: onnxruntime refuses the model.
-    """
+    """Read from onnxruntime's optimized graph which operators run in 8 bits; `ConvertError` where it refuses."""
     named = [(node.op_type, node.output[0]) for node in optimized_graph(model).graph.node]
     return Coverage(
         tuple(name for kind, name in named if kind in _INTEGER),
@@ -360,13 +330,9 @@ def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
 
 
 def face_times(models: dict[str, onnx.ModelProto], rounds: int = 100) -> dict[str, Times]:
-    """Time one face through each network, one thread, on this machine.
+    """Time one face through each network, `rounds` times, one thread, on this machine.
 
     The networks run in turns, so that other load slows all of them alike: ratios are steadier than times.
-
-    Args:
-        models: Networks by name, each with one input of known shape but for the batch.
-        rounds: Timed calls of each.
     """
     calls = {name: _one_face(model) for name, model in models.items()}
     return take_turns(calls, rounds, warm_up=_WARM_UP)

@@ -99,14 +99,7 @@ class IntegerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A Conv or Gemm with constant weights, fused with the Relu that alone reads it, if there is one.
-
-    Attributes:
-        node: The Conv or Gemm.
-        relu: Its Relu, or None.
-        name: The node's name, or its output's.
-        depthwise: Whether each channel is convolved by itself.
-    """
+    """A Conv or Gemm with constant weights, fused with the Relu that alone reads it, if there is one."""
 
     node: onnx.NodeProto
     relu: onnx.NodeProto | None
@@ -210,13 +203,10 @@ class LayerInput:
     """The grid of a layer's input, or of each column where features of several grids are concatenated.
 
     Integer kernels take one scale and zero point. Where columns differ, their scales go into the weights and their
-    zero points into the bias.
+    zero points into the bias; the kernel then takes a scale of 1 and a zero point of 0.
 
     Attributes:
-        scale: Scale that the integer kernel takes; 1 where columns differ.
-        zero_point: Zero point that it takes; 0 where columns differ.
-        column_scales: ``(K,)`` scale of each column, else None.
-        column_zeros: ``(K,)`` their zero points, else None.
+        column_scales, column_zeros: ``(K,)`` of each column, else None.
     """
 
     scale: float
@@ -260,16 +250,7 @@ class LayerInput:
 
 
 def layer_input(index: GraphIndex, source: str, grids: Mapping[str, Grid]) -> LayerInput | None:
-    """Describe the integers that a layer reads.
-
-    Args:
-        index: The float graph.
-        source: The tensor.
-        grids: As `propagate_grids` gives them.
-
-    Returns:
-        None where the tensor has no grid, so that the layer must stay in float.
-    """
+    """Describe the integers that a layer reads; None where its input has no grid: it must stay in float."""
     if source in grids:
         return LayerInput(grids[source].scale, grids[source].zero_point)
     node = index.producers.get(source)

@@ -117,12 +117,7 @@ class Quantizer:
         self.layers = tuple(self._initial_plan(self._network, self._method).weights)
 
     def make(self, float_layers: tuple[str, ...] = (), advance: Callable[[int], object] | None = None) -> Quantized:
-        """Round the weights, correct the biases, write the network.
-
-        Args:
-            float_layers: Names of layers that stay in float.
-            advance: Called with 1 after each layer of the network.
-        """
+        """Round the weights, correct the biases, write the network; `advance` is called with 1 after each layer."""
         settings, network = self._settings, self._network
         plan = self._initial_plan(network, self._method, float_layers)
         plan = self._reconstructed(network, plan, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance)
@@ -215,13 +210,7 @@ class Quantizer:
 
 @dataclass(frozen=True, slots=True)
 class _FloatNetwork:
-    """A float network and its activation statistics.
-
-    Attributes:
-        model: For uint8 input it reads ``pixel - 128``.
-        contract: How the INT8 network will be fed.
-        histograms: Of every tensor that needs a grid.
-    """
+    """A float network and its activation statistics."""
 
     model: onnx.ModelProto
     contract: Contract
@@ -238,11 +227,7 @@ class _FloatNetwork:
         return {**grids, self.model.graph.input[0].name: _input_grid(self.contract)}
 
     def equalized(self, strength: float, method: str, samples: Crops) -> "_FloatNetwork":
-        """Equalize channels by the ranges that a method gives them; histograms are rescaled, not collected anew.
-
-        Raises:
-            ConvertError: The outputs on `samples` changed.
-        """
+        """Equalize channels by the ranges that a method gives them; histograms are rescaled, not collected anew."""
         equalize = EqualizeChannels(channel_magnitudes(GraphIndex(self.model), self.histograms, method), strength)
         result = equalize(self.model).model
         inputs = _float_input(samples, self.contract)
@@ -255,11 +240,7 @@ class _FloatNetwork:
 
 
 def _collect(model: onnx.ModelProto, contract: Contract, crops: Crops, varied: Crops) -> _FloatNetwork:
-    """Collect the histograms of every tensor; of pooled features also on the varied faces.
-
-    Raises:
-        ConvertError: The network gives values that aren't finite.
-    """
+    """Collect the histograms of every tensor; of pooled features also on the varied faces."""
     index = GraphIndex(model)
     names = integer_tensors(index, weighted_layers(index))
     histograms = collect_histograms(model, names, _float_batches(crops, contract))

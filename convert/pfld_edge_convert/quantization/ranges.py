@@ -1,6 +1,4 @@
-"""Activation statistics: histograms of every channel, and second moments of layers' inputs, summed up over faces.
-
-Range estimation: the grid of each activation, given its histogram.
+"""Activation statistics and range estimation: histograms of every channel, and the grids that follow from them.
 
 `estimate_range` implements the range methods, `select_method` finds the one with the least landmark deviation.
 """
@@ -68,13 +66,7 @@ def with_outputs(model: onnx.ModelProto, *tensors: str) -> onnx.ModelProto:
 def activations(
     model: onnx.ModelProto, names: Sequence[str], batches: Iterable[NDArray[np.float32]]
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Run a network and yield the named tensors, for chunks of at most 16 faces.
-
-    Args:
-        model: Float or INT8; left as it is.
-        names: Tensors that nodes of the graph make.
-        batches: As the network takes them.
-    """
+    """Run a network and yield the named tensors, for chunks of at most 16 faces; `batches` are as it takes them."""
     if not names:
         return
     session = open_model(with_outputs(model, *names))
@@ -122,10 +114,8 @@ class ChannelHistogram:
     Attributes:
         counts: ``(C, BINS)`` how many values fell in each bin.
         width: ``(C,)`` width of the bins; 0 for a channel of zeros.
-        low: ``(C,)`` smallest values.
-        high: ``(C,)`` largest values.
-        average_low: ``(C,)`` moving average of the batches' smallest values.
-        average_high: ``(C,)`` moving average of the batches' largest values.
+        low, high: ``(C,)`` extremes.
+        average_low, average_high: ``(C,)`` moving averages of the batches' extremes.
         peaks: Histograms of each face's largest values, and of its negated smallest ones.
     """
 
@@ -142,11 +132,7 @@ class ChannelHistogram:
             self.peaks = tuple(ChannelHistogram(channels, with_peaks=False) for _ in range(2))
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Count a batch.
-
-        Args:
-            values: ``(n, C)`` or ``(n, C, H, W)``, finite.
-        """
+        """Count a batch of finite values, ``(n, C)`` or ``(n, C, H, W)``."""
         flat = values.reshape(*values.shape[:2], -1)
         low, high = flat.min(axis=(0, 2)).astype(np.float64), flat.max(axis=(0, 2)).astype(np.float64)
         share = 1.0 if self._batches == 0 else _MOMENTUM
@@ -242,14 +228,6 @@ def estimate_range(histogram: ChannelHistogram, method: str) -> Ranges:
     return np.minimum(np.maximum(low, histogram.low), 0), np.maximum(np.minimum(high, histogram.high), 0)
 
 
-def _minmax(histogram: ChannelHistogram, _: str) -> Ranges:
-    return histogram.low, histogram.high
-
-
-def _moving_average(histogram: ChannelHistogram, _: str) -> Ranges:
-    return histogram.average_low, histogram.average_high
-
-
 def _percentile(histogram: ChannelHistogram, argument: str) -> Ranges:
     outside = (1 - float(argument or 99.99) / 100) * histogram.counts.sum(axis=1, keepdims=True)
     edges = np.arange(BINS + 1) - BINS // 2
@@ -324,8 +302,8 @@ def _divergence(counts: NDArray[np.int64], width: float, low: float, high: float
 
 
 RANGE_METHODS: dict[str, Callable[[ChannelHistogram, str], Ranges]] = {
-    "minmax": _minmax,
-    "moving-average": _moving_average,
+    "minmax": lambda histogram, _: (histogram.low, histogram.high),
+    "moving-average": lambda histogram, _: (histogram.average_low, histogram.average_high),
     "percentile": _percentile,
     "faces": _faces,
     "mse": _mse,
@@ -404,12 +382,8 @@ def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[
     without fused multiply-adds, and rounds halves to even or away from zero, depending on the processor. With ratios
     of ``p / 255`` every result is a multiple of 1/255, at least 1/510 away from a half, so that all agree.
 
-    Args:
-        index: The float graph.
-        grids: A grid for each tensor that has one of its own; tensors that are concatenated have equal ones.
-
     Returns:
-        The same, with summands' scales larger by less than 1/255 of their sum's. Where two sums read a tensor, the
+        The grids, with summands' scales larger by less than 1/255 of their sum's. Where two sums read a tensor, the
         later one counts.
     """
     result = dict(grids)

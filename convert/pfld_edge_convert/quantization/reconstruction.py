@@ -1,13 +1,8 @@
 """Layer-wise reconstruction: rounds the weights of each layer given the quantized outputs of the layers before it.
 
-The quantized and the float network run node by node over all faces. At each layer weights are rounded with error
-feedback and the bias is corrected, before the next node runs. The quantized network runs as QOperator nodes, whatever
-format is written in the end.
-
-Integer weights: a scale for each output channel, and rounding to nearest or with error feedback (GPTQ).
-
-Convolutions and matrix products get int8 weights with zero points of 0. `WeightLimits` bounds them to what a
-processor's multiply-add sums without saturating.
+The quantized and the float network run node by node over all faces. At each layer weights are rounded, to nearest or
+with error feedback (GPTQ), and the bias is corrected, before the next node runs. The quantized network runs as
+QOperator nodes, whatever format is written in the end.
 """
 
 from collections import Counter
@@ -48,14 +43,7 @@ def in_memory_order(weight: Array) -> Array:
 
 
 def round_nearest(weight: Array, bias: Array, input_scale: float, limits: WeightLimits) -> IntegerWeights:
-    """Round each weight by itself.
-
-    Args:
-        weight: ``(O, I, ...)`` real.
-        bias: ``(O,)`` real.
-        input_scale: Scale of the layer's input.
-        limits: Of the processor.
-    """
+    """Round each weight ``(O, I, ...)`` by itself; `bias` ``(O,)`` is real."""
     scales = _row_scales(weight, bias, input_scale, limits)
     shape = (-1,) + (1,) * (weight.ndim - 1)
     integers = np.rint(weight / scales.reshape(shape)).clip(-limits.largest, limits.largest)
@@ -139,13 +127,9 @@ def _inverse_factors(moments: Array, damping: float) -> Array:
 class Moments:
     """Sums over samples of a layer's inputs: x of the quantized network, f of the float network.
 
-    For a depthwise convolution each array has a leading axis for the channel.
-
     Attributes:
-        count: Samples.
-        mean: ``(K,)`` sum of x.
-        float_mean: ``(K,)`` sum of f.
-        second: ``(K, K)`` sum of x times x.
+        mean, float_mean: ``(K,)`` sums of x and of f; of a depthwise convolution ``(C, K)``.
+        second: ``(K, K)`` sum of x times x; of a depthwise convolution ``(C, K, K)``.
     """
 
     count: int = 0
@@ -176,14 +160,7 @@ class Moments:
 def input_patches(
     node: onnx.NodeProto, values: NDArray[np.float32], positions: int, random: np.random.Generator, *, depthwise: bool
 ) -> NDArray[np.float32]:
-    """Cut the input patches of some output positions of a layer (im2col).
-
-    Args:
-        node: A Conv or Gemm.
-        values: ``(n, C, H, W)`` or ``(n, K)`` input of the node.
-        positions: Output positions a face, at random.
-        random: Equal generators give equal positions.
-        depthwise: Whether the channels are convolved apart.
+    """Cut the input patches of `positions` random output positions a face (im2col).
 
     Returns:
         ``(samples, K)``, channels fastest; for a depthwise convolution ``(C, samples, kh * kw)``.
@@ -212,15 +189,7 @@ def initial_plan(
     *,
     uint8_input: bool = False,
 ) -> Plan:
-    """Make a plan with every weight rounded to the nearest integer.
-
-    Args:
-        model: The float network.
-        grids: Of activations.
-        limits: Of the processor.
-        float_layers: Names of layers that stay in float (`Layer.output`).
-        uint8_input: See `Plan`.
-    """
+    """Make a plan with every weight rounded to the nearest integer; `float_layers` (`Layer.output`) stay in float."""
     plan = Plan(model, grids, uint8_input=uint8_input)
     plan = replace(plan, grids=propagate_grids(plan.index, grids))
     weights = {}
@@ -336,20 +305,13 @@ def _improved(
 class NodewiseRunner:
     """Runs a network node by node over many faces and can stop before any node.
 
-    Tensors are kept for all faces, and only until the last node that reads them has run.
-
     Attributes:
         constants: Values of the initializers; those of nodes that have not run yet may be replaced.
-        values: Tensors that are known and still needed.
+        values: Tensors of all faces, until the last node that reads them has run.
     """
 
     def __init__(self, model: onnx.ModelProto, inputs: NDArray[np.generic]) -> None:
-        """Start before the first node.
-
-        Args:
-            model: Float or QOperator, with one input; left as it is.
-            inputs: All faces, as the network takes them.
-        """
+        """Start before the first node of a float or QOperator network with one input."""
         self._opset_imports, self._ir_version = list(model.opset_import), model.ir_version
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.values: dict[str, NDArray[np.generic]] = {model.graph.input[0].name: inputs}

@@ -43,11 +43,9 @@ class Target:
     has fast kernels on x86 and arm64.
 
     Attributes:
-        name: As on the command line.
         limits: Bounds of the integer weights. -128 is never used: arm64's depthwise kernel overflows on it.
         channel_multiple: Channels that its depthwise kernel takes at a time.
-        space_to_depth: Apply `SpaceToDepthStem` to the first convolution. Not where pairs are limited: it makes other
-            weights neighbours.
+        space_to_depth: Apply `SpaceToDepthStem`. Not where pairs are limited: it makes other weights neighbours.
         machines: Values of `platform.machine`, lower case; any where empty.
         features: A processor has one of these `cpu_features`; any where empty.
     """
