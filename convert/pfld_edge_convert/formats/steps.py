@@ -1,7 +1,7 @@
 """The steps of a quantized network, which compute in integers or in float, and the writer that ONNX formats share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -10,8 +10,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pfld_edge_convert.passes.base import attribute
-from pfld_edge_convert.quantization.plan import MOVES, Grid, Layer, Plan
+from pfld_edge_convert.quantization.plan import (
+    COMPUTED,
+    LEVELS,
+    Grid,
+    Layer,
+    Plan,
+    clamp_bounds,
+    fused_clamp,
+    hard_swish_offset,
+    keeps_grid,
+)
 
 CONTRIB = "com.microsoft"
 """The domain of onnxruntime's own operators."""
@@ -22,28 +31,30 @@ class Arithmetic(Enum):
 
     FLOAT = auto()
     LAYER = auto()
-    """A Conv or Gemm with integer weights, its Relu included."""
+    """A Conv or Gemm with integer weights."""
     MOVE = auto()
-    """Integers of one grid are copied or chosen among; nothing is rescaled."""
+    """Integers of one grid are copied, chosen among or averaged; nothing is rescaled."""
+    CLAMP = auto()
+    """Integers of one grid are clamped."""
     COLUMNS = auto()
     """Features of several grids are concatenated for a Gemm that has their scales in its columns."""
-    ADD = auto()
-    MEAN = auto()
-    """Mean over a map."""
+    COMPUTE = auto()
+    """One of `COMPUTED`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One node of the float graph, or a layer with its Relu (`node` is its Conv or Gemm); makes the tensor `output`."""
+    """A node of the float graph that makes the tensor `output`, together with the Relu or Clip behind it (`clamp`)."""
 
     node: onnx.NodeProto
     arithmetic: Arithmetic
     output: str
     layer: Layer | None = None
+    clamp: onnx.NodeProto | None = None
 
 
-def integer_steps(plan: Plan, grids: Mapping[str, Grid]) -> Iterator[Step]:
-    """Go through a plan's graph, first to last; `grids` are the plan's and maybe more: see `with_resized`.
+def integer_steps(plan: Plan) -> Iterator[Step]:
+    """Go through a plan's graph, first to last.
 
     A step computes in integers where everything that it reads is made in integers; layers and `Arithmetic.COLUMNS`
     quantize what they read if need be.
@@ -51,65 +62,44 @@ def integer_steps(plan: Plan, grids: Mapping[str, Grid]) -> Iterator[Step]:
     image = plan.model.graph.input[0].name
     integer = {image} if plan.uint8_input else set()
     layers = {layer.node.output[0]: layer for layer in plan.layers if layer.output in plan.weights}
-    fused = {layer.relu.output[0] for layer in layers.values() if layer.relu}
+    fused: set[str] = set()
     for node in plan.model.graph.node:
-        output = node.output[0]
-        if output in fused or node.op_type == "Constant":
+        if node.output[0] in fused or node.op_type == "Constant":
             continue
-        layer = layers.get(output)
-        if layer is not None:
-            integer.add(layer.source)
-            if layer.output in grids:
-                integer.add(layer.output)
-            yield Step(node, Arithmetic.LAYER, layer.output, layer)
+        layer, clamp = layers.get(node.output[0]), fused_clamp(plan.index, node)
+        output = (clamp or node).output[0]
+        arithmetic = _arithmetic(plan, node, output, integer) if layer is None else Arithmetic.LAYER
+        if arithmetic is Arithmetic.FLOAT:
+            yield Step(node, arithmetic, node.output[0])
             continue
-        arithmetic = _arithmetic(plan, node, grids, integer)
-        if arithmetic is Arithmetic.COLUMNS:
-            integer.update(node.input)
-        if arithmetic is not Arithmetic.FLOAT:
+        if clamp is not None:
+            fused.add(output)
+        if arithmetic in (Arithmetic.LAYER, Arithmetic.COLUMNS):
+            integer.update(node.input if layer is None else [layer.source])
+        if layer is None or output in plan.grids:
             integer.add(output)
-        yield Step(node, arithmetic, output)
+        yield Step(node, arithmetic, output, layer, clamp)
 
 
-def with_resized(plan: Plan) -> dict[str, Grid]:
-    """The plan's grids, and those of maps that are enlarged by repeating integers."""
-    grids = dict(plan.grids)
-    for node in plan.model.graph.node:
-        if nearest_resize(node) and node.input[0] in grids:
-            grids.setdefault(node.output[0], grids[node.input[0]])
-    return grids
-
-
-def nearest_resize(node: onnx.NodeProto) -> bool:
-    """Whether a node is a Resize that copies, pixel y reading pixel ``floor(y / factor)``."""
-    return (
-        node.op_type == "Resize"
-        and attribute(node, "mode", b"nearest") == b"nearest"
-        and attribute(node, "coordinate_transformation_mode", b"half_pixel") == b"asymmetric"
-        and attribute(node, "nearest_mode", b"round_prefer_floor") == b"floor"
-    )
-
-
-def _arithmetic(plan: Plan, node: onnx.NodeProto, grids: Mapping[str, Grid], integer: set[str]) -> Arithmetic:
+def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]) -> Arithmetic:
     """How a node without weights computes."""
-    inputs = node.input[:1] if nearest_resize(node) else node.input
-    known = [grids[name] for name in inputs if name in grids]
-    if not known or len(known) < len(inputs):
+    inputs = [name for name in node.input if name and name not in plan.index.constants]
+    grids = [plan.grids[name] for name in inputs if name in plan.grids]
+    if not inputs or len(grids) < len(inputs):
         return Arithmetic.FLOAT
-    if node.op_type == "Concat" and _is_columns(plan, node, known):
+    if node.op_type == "Concat" and _is_columns(plan, node, grids):
         return Arithmetic.COLUMNS
-    if not all(name in integer for name in inputs):
+    if not integer.issuperset(inputs) or output not in plan.grids:
         return Arithmetic.FLOAT
-    output = node.output[0]
-    if node.op_type in MOVES or (node.op_type == "Concat" and len(set(known)) == 1):
+    if {*grids} == {plan.grids[output]} and (node.op_type == "Concat" or keeps_grid(node)):
         return Arithmetic.MOVE
-    if nearest_resize(node) and grids.get(output) == known[0]:
-        return Arithmetic.MOVE
-    if node.op_type == "GlobalAveragePool" and output in grids:
-        return Arithmetic.MEAN
-    if node.op_type == "Add" and output in grids and len(inputs) == 2:
-        return Arithmetic.ADD
-    return Arithmetic.FLOAT
+    if grids == [plan.grids[output]] and clamp_bounds(plan.index, node):
+        return Arithmetic.CLAMP
+    if node.op_type not in COMPUTED or len(inputs) < len(node.input):
+        return Arithmetic.FLOAT
+    if node.op_type == "HardSwish" and hard_swish_offset(grids[0]) is None:
+        return Arithmetic.FLOAT
+    return Arithmetic.COMPUTE
 
 
 def _is_columns(plan: Plan, node: onnx.NodeProto, grids: list[Grid]) -> bool:
@@ -123,11 +113,11 @@ def _is_columns(plan: Plan, node: onnx.NodeProto, grids: list[Grid]) -> bool:
 class OnnxWriter(ABC):
     """Collects the nodes and constants of a quantized graph, one step of a plan after the other."""
 
-    def __init__(self, plan: Plan, grids: Mapping[str, Grid]) -> None:
-        """Begin a graph; `grids` are as for `integer_steps`."""
+    def __init__(self, plan: Plan) -> None:
+        """Begin a graph."""
         self._plan, self._index = plan, plan.index
         self._image = plan.model.graph.input[0].name if plan.uint8_input else ""
-        self._grids = dict(grids)
+        self._grids = dict(plan.grids)
         self._integer: dict[str, str] = {}
         """Names of the tensors of integers that stand for tensors of the float graph."""
         self._nodes: list[onnx.NodeProto] = []
@@ -138,13 +128,13 @@ class OnnxWriter(ABC):
         """Write the whole network."""
         if self._image:
             self._open_image()
-        for step in integer_steps(self._plan, self._grids):
+        for step in integer_steps(self._plan):
             if step.arithmetic is Arithmetic.FLOAT:
                 self._write_float(step.node)
             else:
                 self._write_integer(step)
         for value in self._plan.model.graph.output:
-            self._as_float(value.name)
+            self._named(value.name, self._as_float)
         return self._assembled()
 
     @abstractmethod
@@ -153,7 +143,20 @@ class OnnxWriter(ABC):
 
     @abstractmethod
     def _as_float(self, name: str) -> str:
-        """Name of a tensor's real values, which are dequantized if need be; a constant is kept."""
+        """Name of a tensor's real values, which are dequantized if need be."""
+
+    def _named(self, name: str, of: Callable[[str], str]) -> str:
+        """Name of a tensor in one of its forms; constants, and inputs that are left out, have only one."""
+        if name and name not in self._index.constants:
+            return of(name)
+        self._kept.add(name)
+        return name
+
+    def _levels(self, step: Step) -> tuple[int, int]:
+        """The integers to which a step's output must be clamped; all of the grid where there is nothing to do."""
+        clamp = step.node if step.arithmetic is Arithmetic.CLAMP else step.clamp
+        bounds = clamp and clamp_bounds(self._index, clamp)
+        return self._grids[step.output].clamped(bounds) if bounds else (0, LEVELS)
 
     def _open_image(self) -> None:
         name = self._image
@@ -164,8 +167,17 @@ class OnnxWriter(ABC):
     def _write_float(self, node: onnx.NodeProto) -> None:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        copy.input[:] = [self._as_float(name) if name else "" for name in node.input]
+        copy.input[:] = [self._named(name, self._as_float) for name in node.input]
         self._nodes.append(copy)
+
+    def _write_clamp(self, clamp: onnx.NodeProto, real: str, output: str) -> str:
+        """Add a Relu or Clip of real values."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(clamp)
+        copy.input[:] = [real, *(self._named(name, self._as_float) for name in clamp.input[1:])]
+        copy.output[0] = output
+        self._nodes.append(copy)
+        return output
 
     def _shared(self, value: NDArray[np.generic] | np.generic) -> str:
         """A constant that many nodes use, once in the file."""
@@ -179,6 +191,8 @@ class OnnxWriter(ABC):
 
     def _channel_grid(self, name: str, grid: Grid, kind: type[np.integer]) -> list[str]:
         """Scale and zero point once for each channel, all the same."""
+        # Behind a single scale, onnxruntime (1.32, WeightBiasQuantization) takes a float Conv between DequantizeLinear
+        # and QuantizeLinear for a QDQ one, and quantizes its weights itself.
         shape = self._index.shapes.get(name, ())
         channels = shape[1] if len(shape) > 1 and isinstance(shape[1], int) else 1
         scales, zeros = np.full(channels, grid.scale, np.float32), np.full(channels, grid.zero_point, kind)

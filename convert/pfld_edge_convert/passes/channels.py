@@ -24,7 +24,9 @@ from pfld_edge_convert.passes.base import (
 Ids = NDArray[np.int64]
 Values = NDArray[np.float64]
 Number = TypeVar("Number", np.int64, np.float64)
-_CHANNELWISE = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "Identity"})
+_CHANNELWISE = frozenset(
+    {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "Identity", "Clip"}
+)
 _POOLS = frozenset({"AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"})
 
 NEGLIGIBLE = 2.0**-24
@@ -148,9 +150,12 @@ class ChannelMap:
         return rank > 1 and attribute(node, "axis", 0) % rank == 1
 
     def _same_shapes(self, node: onnx.NodeProto) -> bool:
-        # Broadcasting would tie one channel to many. Batch sizes may be spelled differently, the rest may not.
+        # Broadcasting would tie one channel to many, unless it is over the pixels alone. Batch sizes may be spelled
+        # differently, the rest may not.
         shapes = {self._index.shapes.get(name, ())[1:] for name in node.input}
-        return len(shapes) == 1 and shapes != {()}
+        shapes = {shape for shape in shapes if shape[1:] != (1, 1)} or shapes
+        channels = {self._index.shapes.get(name, ("?", "?"))[1:2] for name in node.input}
+        return len(shapes) == 1 and shapes != {()} and len(channels) == 1
 
     def _merged(self, first: Ids, second: Ids) -> Ids:
         for one, other in zip(first, second, strict=True):
@@ -192,6 +197,10 @@ def _constants_of(index: GraphIndex, node: onnx.NodeProto, known: dict[str, Valu
     match node.op_type:
         case "Relu":
             return np.maximum(inputs[0], 0)
+        case "Clip":
+            ends = [index.constants.get(name) for name in node.input[1:] if name]
+            known_ends = len(node.input) == 3 and len(ends) == 2 and all(end is not None for end in ends)
+            return np.clip(inputs[0], *(end.item() for end in ends if end is not None)) if known_ends else None
         case "Identity" | "GlobalAveragePool" | "GlobalMaxPool":
             return inputs[0]
         case "AveragePool" | "MaxPool":

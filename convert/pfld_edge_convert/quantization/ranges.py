@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.inference import open_model
 from pfld_edge_convert.passes.base import GraphIndex, drop_unused
-from pfld_edge_convert.quantization.plan import LEVELS, Grid, shared_grids
+from pfld_edge_convert.quantization.plan import (
+    LEVELS,
+    Grid,
+    clamp_bounds,
+    fused_clamp,
+    hard_swish_grid,
+    shared_grids,
+)
 
 Array = NDArray[np.float64]
 
@@ -313,7 +320,8 @@ RANGE_METHODS: dict[str, Callable[[ChannelHistogram, str], Ranges]] = {
 
 def is_feature(index: GraphIndex, name: str) -> bool:
     """Whether a tensor is one number a channel and face: pooled, or behind the last map."""
-    return index.rank(name) == 2 or index.producers[name].op_type == "GlobalAveragePool"
+    pooled = index.producers[name].op_type == "GlobalAveragePool" or index.shapes.get(name, ())[2:] == (1, 1)
+    return pooled or index.rank(name) == 2
 
 
 def with_headroom(index: GraphIndex, histograms: Histograms) -> dict[str, ChannelHistogram]:
@@ -337,19 +345,31 @@ def channel_magnitudes(index: GraphIndex, histograms: Histograms, method: str) -
 def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Grid]:
     """Give every tensor a grid, one for all tensors that are concatenated.
 
-    Features that are one number a face always get all of their range: clipping them clips large poses.
+    Features that are one number a face always get all of their range: clipping them clips large poses. No range goes
+    beyond the bounds of a Relu or Clip.
     """
     ends = {}
     for name, histogram in histograms.items():
         used = "minmax" if is_feature(index, name) else method
         low, high = estimate_range(histogram if used.startswith("faces") else histogram.merged(), used)
-        ends[name] = (float(low.min()), float(high.max()))
+        least, most = clamp_bounds(index, index.producers[name]) or (-math.inf, math.inf)
+        ends[name] = (max(float(low.min()), least), min(float(high.max()), most))
     for group in shared_grids(index):
         known = [ends[name] for name in group if name in ends]
         if known:
             common = (min(low for low, _ in known), max(high for _, high in known))
             ends.update({name: common for name in group if name in ends})
-    return {name: Grid.covering(*pair) for name, pair in ends.items()}
+    grids = {name: Grid.covering(*pair) for name, pair in ends.items()}
+    for node in index.graph.node:
+        source, output = node.input[0] if node.input else "", node.output[0]
+        if node.op_type == "HardSwish" and source in ends:
+            # What lies below -3 gives 0 as -3 does; only another reader needs it.
+            least, most = ends[source]
+            grids[source] = hard_swish_grid(-3.0 if index.only_consumer(source) is not None else least, most)
+        elif node.op_type == "Sigmoid" and output in grids:
+            # The grid that LiteRT's kernel demands.
+            grids[output] = Grid(1 / 256, 0)
+    return grids
 
 
 def select_method(
@@ -395,7 +415,8 @@ def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[
         return [member for member in group if member in result]
 
     for node in reversed(index.graph.node):
-        made = together(node.output[0])
+        clamp = fused_clamp(index, node)
+        made = together((clamp or node).output[0])
         if node.op_type != "Add" or not made:
             continue
         settled.update(made)

@@ -196,8 +196,8 @@ def initial_plan(
     for layer in plan.layers:
         source = plan.layer_input(layer)
         # QGemm can write float; QLinearConv can't.
-        is_last_gemm = layer.output in plan.index.outputs and layer.node.op_type == "Gemm"
-        if layer.output not in float_layers and source is not None and (layer.output in plan.grids or is_last_gemm):
+        is_written = layer.output in plan.grids or layer.node.op_type == "Gemm"
+        if layer.output not in float_layers and source is not None and is_written:
             weight, bias = layer.weights(plan.index)
             rounded = round_nearest(source.scaled_weights(weight), bias, source.scale, _limits_of(layer, limits))
             weights[layer.output] = source.with_bias(rounded, bias)
