@@ -1,7 +1,6 @@
 """Operators between layers run in integers, within a step of their grids of what onnxruntime computes in float."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +16,7 @@ from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, wei
 from pfld_edge_convert.quantization.ranges import collect_histograms, grids_from, with_outputs
 from pfld_edge_convert.quantization.reconstruction import initial_plan
 from pfld_edge_convert.quantization.settings import SATURATION_FREE
+from pfld_edge_runtime import Contract
 
 Build = Callable[..., onnx.ModelProto]
 Nodes = Sequence[onnx.NodeProto]
@@ -56,7 +56,9 @@ def on_grids(plan: Plan, tensors: Sequence[str]) -> onnx.ModelProto:
         weights = plan.weights[layer.output]
         scale = plan.grids[layer.source].scale
         bias = weights.integer_bias(scale) * (scale * weights.scales.astype(np.float64))
-        index.set_weights(index.producers[layer.node.output[0]], weights.real().astype(np.float32), bias.astype(np.float32))
+        index.set_weights(
+            index.producers[layer.node.output[0]], weights.real().astype(np.float32), bias.astype(np.float32)
+        )
     for name in tensors:
         grid = plan.grids[name]
         ends = [index.add_constant(f"{name}.scale", np.array(grid.scale, np.float32))]
@@ -134,6 +136,24 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], list[str], s
         ["a"],
         {"QLinearAveragePool"},
     ),
+    "max pool that pads": (
+        [node("MaxPool", ["a"], ["m"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])],
+        {},
+        ["a"],
+        {"MaxPool"},
+    ),
+    "resize": (
+        [
+            node("MaxPool", ["a"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+            node(
+                "Resize", ["p", "", "twice"], ["r"], coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+            ),
+            node("Add", ["r", "b"], ["m"]),
+        ],
+        {"twice": np.array([1, 1, 2, 2], np.float32)},
+        ["a", "b"],
+        {"MaxPool", "Resize", "QLinearAdd"},
+    ),
     "max pool": ([node("MaxPool", ["a"], ["m"], kernel_shape=[2, 2], strides=[2, 2])], {}, ["a"], {"MaxPool"}),
 }
 
@@ -149,6 +169,28 @@ def test_an_operator_runs_in_integers_within_a_step(build: Build, name: str) -> 
     assert steps_apart(plan, written, inputs) < 1.01
     for signed in (False, True):
         assert steps_apart(plan, write_qdq(plan, signed=signed), inputs) < 1.01
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_litert_has_the_same_integers(build: Build, name: str) -> None:
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+    between, constants, _, _ = CASES[name]
+    plan = quantized(network(build, between, **constants))
+    kind = interpreter.OpResolverType.BUILTIN_REF
+    opened = interpreter.Interpreter(model_content=write_litert(plan, Contract()), experimental_op_resolver_type=kind)
+    opened.allocate_tensors()
+    source, result = (side()[0]["index"] for side in (opened.get_input_details, opened.get_output_details))
+    found = []
+    for image in INPUTS.transpose(0, 2, 3, 1):
+        opened.set_tensor(source, image[None])
+        opened.invoke()
+        found.append(opened.get_tensor(result))
+    expected = run_model(write_qoperator(plan), INPUTS)
+    # A step of what the last layer reads, times its weights, and a step of its own.
+    reach = np.abs(plan.weights["last"].real()).sum(axis=(1, 2, 3)).max() * plan.grids["m"].scale
+    deviation = np.abs(np.concatenate(found) - expected)
+    assert deviation.max() < reach + 1.01 * plan.grids["last"].scale
+    assert deviation.mean() < 0.7 * plan.grids["last"].scale
 
 
 def test_a_clip_that_would_lose_a_bit_on_its_input_s_grid_stays_in_float(build: Build) -> None:

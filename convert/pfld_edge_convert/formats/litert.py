@@ -299,8 +299,22 @@ class _Writer:
         shape = (1, *(size + first + last for size, first, last in zip(sizes, before, after, strict=True)))
         made = self._file.like(source, name, (*shape, self._shape(node.input[0])[3]))
         rows = np.array([[0, 0], [before[0], after[0]], [before[1], after[1]], [0, 0]], np.int32)
-        self._file.operator("PAD", [source, self._file.constant(f"{name}.rows", rows)], made, "PadOptions")
+        inputs = [source, self._file.constant(f"{name}.rows", rows)]
+        if node.op_type == "MaxPool":
+            # No zeros: they would be larger than what is negative.
+            lowest = (
+                np.array([-_TO_SIGNED], np.int8) if node.input[0] in self._integer else np.array([-inf], np.float32)
+            )
+            inputs.append(self._file.like(source, f"{name}.lowest", (1,), lowest))
+            self._file.operator("PADV2", inputs, made, "PadV2Options")
+        else:
+            self._file.operator("PAD", inputs, made, "PadOptions")
         return made, "VALID"
+
+    def _is_plain_pool(self, node: onnx.NodeProto) -> bool:
+        plain = len(node.output) == 1 and not attribute(node, "ceil_mode", 0)
+        plain &= set(attribute(node, "dilations", [1])) == {1}
+        return plain and (node.op_type == "MaxPool" or not any(attribute(node, "pads", [])))
 
     def _multiply(self, inputs: Sequence[int], output: int, fused: int = 0, *, keep: bool = False) -> None:
         self._file.operator(
@@ -330,7 +344,7 @@ class _Writer:
             axes = file.constant(f"{node.output[0]}.axes", np.array([1, 2], np.int32))
             keep = kind == "GlobalAveragePool" or bool(attribute(node, "keepdims", 1))
             file.operator("MEAN", [inputs[0], axes], output, "ReducerOptions", keepDims=keep)
-        elif kind in ("MaxPool", "AveragePool") and not any(attribute(node, "pads", [])):
+        elif kind in ("MaxPool", "AveragePool") and self._is_plain_pool(node):
             kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
             options = {
                 "filterHeight": kernel[0],
@@ -338,8 +352,9 @@ class _Writer:
                 "strideH": strides[0],
                 "strideW": strides[1],
             }
+            read, padding = self._padded(node, inputs[0], kernel)
             pool = "MAX_POOL_2D" if kind == "MaxPool" else "AVERAGE_POOL_2D"
-            file.operator(pool, inputs, output, "Pool2DOptions", padding=file.number("Padding", "VALID"), **options)
+            file.operator(pool, [read], output, "Pool2DOptions", padding=file.number("Padding", padding), **options)
         elif nearest_resize(node):
             sizes = file.constant(f"{node.output[0]}.sizes", np.array(self._shape(node.output[0])[1:3], np.int32))
             file.operator("RESIZE_NEAREST_NEIGHBOR", [inputs[0], sizes], output, "ResizeNearestNeighborOptions")

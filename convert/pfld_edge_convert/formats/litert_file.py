@@ -105,10 +105,11 @@ class LiteRTFile:
         self._kinds.append(kind)
         return len(self._tensors) - 1
 
-    def like(self, number: int, name: str, shape: Sequence[int]) -> int:
-        """Add a tensor of the type and quantization of another, in another shape."""
+    def like(self, number: int, name: str, shape: Sequence[int], value: NDArray[np.generic] | None = None) -> int:
+        """Add a tensor of the type and quantization of another, in another shape; with a value, a constant."""
         other = self._tensors[number]
-        made = self.tensor(name, shape, self._kinds[number])
+        buffer = 0 if value is None else self._buffer(value.tobytes())
+        made = self.tensor(name, shape, self._kinds[number], buffer=buffer)
         self._tensors[made].quantization = other.quantization
         return made
 

@@ -225,7 +225,8 @@ def _shifted_source(index: GraphIndex, name: str) -> str:
 def _become(node: onnx.NodeProto, kind: str, source: str, **attributes: float) -> int:
     node.op_type = kind
     node.input[:] = [source]
-    node.attribute[:] = [onnx.helper.make_attribute(name, value) for name, value in attributes.items()]
+    del node.attribute[:]
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
     return 1
 
 
