@@ -12,6 +12,7 @@ from pfld_edge_calib import nme_per_face
 from pfld_edge_calib.evaluation.drift import Verdict, paired_drift
 from pfld_edge_convert.benchmark import timing
 from pfld_edge_convert.errors import CalibrationError, ConvertError, FellShortError
+from pfld_edge_convert.formats.steps import float_operators
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.quantization.mixed_precision import (
     Coverage,
@@ -152,7 +153,14 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     speed = timing.judge(times["int8"], times["fp32"], ratio, _SPEED_PRECISION)
     if speed.verdict is timing.Verdict.SLOWER and not request.allow_slower:
         _require_foreign(request.settings.target, times)
-    report = QuantizationReport(quantized.method, quantized.tried, tuple(costs), quantized.float_layers, len(faces))
+    report = QuantizationReport(
+        quantized.method,
+        quantized.tried,
+        tuple(costs),
+        quantized.float_layers,
+        len(faces),
+        float_operators(quantized.plan),
+    )
     attach_report(quantized.model, report)
     # The NME was measured on the float network.
     int8_contract = quantized.contract.replace(calibration=request.source, nme=None, nme_data="")

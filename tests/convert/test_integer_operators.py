@@ -10,9 +10,10 @@ from onnx import helper
 from pfld_edge_convert.formats.litert import write_litert
 from pfld_edge_convert.formats.qdq import write_qdq
 from pfld_edge_convert.formats.qoperator import write_qoperator
+from pfld_edge_convert.formats.steps import float_operators
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes.base import GraphIndex
-from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, weighted_layers
+from pfld_edge_convert.quantization.plan import Grid, Plan, clamp_bounds, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import collect_histograms, grids_from, with_outputs
 from pfld_edge_convert.quantization.reconstruction import initial_plan
 from pfld_edge_convert.quantization.settings import SATURATION_FREE
@@ -25,7 +26,7 @@ INPUTS = np.random.default_rng(1).normal(scale=2, size=(4, 3, 8, 8)).astype(np.f
 node = helper.make_node
 
 
-def network(build: Build, between: Nodes, opset: int = 18, **constants: np.ndarray) -> onnx.ModelProto:
+def network(build: Build, between: Nodes, constants: dict[str, np.ndarray], opset: int = 18) -> onnx.ModelProto:
     """``a = conv(x)`` and ``b = conv(x)``, the nodes between, which make ``m``, and a last layer that reads it."""
     random = np.random.default_rng(0)
     weights = {name: random.normal(scale=0.6, size=(8, size, 1, 1)) for name, size in (("wa", 3), ("wb", 3), ("wy", 8))}
@@ -161,9 +162,10 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], list[str], s
 @pytest.mark.parametrize("name", CASES)
 def test_an_operator_runs_in_integers_within_a_step(build: Build, name: str) -> None:
     between, constants, inputs, kinds = CASES[name]
-    plan = quantized(network(build, between, **constants))
+    plan = quantized(network(build, between, constants))
     written = write_qoperator(plan)
     onnx.checker.check_model(written)
+    assert not float_operators(plan)
     expected = {"QuantizeLinear", "QLinearConv", "DequantizeLinear", "Flatten"}
     assert {item.op_type for item in written.graph.node} == expected | kinds
     assert steps_apart(plan, written, inputs) < 1.01
@@ -175,7 +177,7 @@ def test_an_operator_runs_in_integers_within_a_step(build: Build, name: str) -> 
 def test_litert_has_the_same_integers(build: Build, name: str) -> None:
     interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
     between, constants, _, _ = CASES[name]
-    plan = quantized(network(build, between, **constants))
+    plan = quantized(network(build, between, constants))
     kind = interpreter.OpResolverType.BUILTIN_REF
     opened = interpreter.Interpreter(model_content=write_litert(plan, Contract()), experimental_op_resolver_type=kind)
     opened.allocate_tensors()
@@ -195,13 +197,34 @@ def test_litert_has_the_same_integers(build: Build, name: str) -> None:
 
 def test_a_clip_that_would_lose_a_bit_on_its_input_s_grid_stays_in_float(build: Build) -> None:
     between = [node("Clip", ["a", "low", "high"], ["c"]), node("Add", ["c", "a"], ["m"])]
-    model = network(build, between, **bounds(-0.5, 0.5))
+    model = network(build, between, bounds(-0.5, 0.5))
     plan = quantized(model)
     assert plan.grids["c"].scale < plan.grids["a"].scale / 2
+    assert float_operators(plan) == (
+        "Clip c: its bounds leave less than half of its input's range",
+        "Add m: what it reads is in float",
+    )
     written = write_qoperator(plan)
     assert [item.op_type for item in written.graph.node].count("QLinearConv") == 3
     expected = run_model(on_grids(plan, ["x", "a", "c", "m"]), INPUTS, optimize=False)
     assert np.abs(run_model(written, INPUTS) - expected).max() < 2 * plan.grids["last"].scale
+
+
+def test_layers_around_an_operator_without_integer_kernel_stay_in_integers(build: Build) -> None:
+    slopes = np.random.default_rng(3).uniform(0.1, 0.5, size=(8, 1, 1)).astype(np.float32)
+    plan = quantized(network(build, [node("PRelu", ["a", "slopes"], ["m"])], {"slopes": slopes}))
+    assert float_operators(plan) == ("PRelu m: PRelu has no integer kernel",)
+    kinds = [item.op_type for item in write_qoperator(plan).graph.node]
+    assert kinds.count("QLinearConv") == 3
+    assert steps_apart(plan, write_qoperator(plan), ["a"]) < 1.01
+
+
+@pytest.mark.parametrize("opset", [6, 10, 18])
+def test_bounds_are_read_from_attributes_and_from_inputs(build: Build, opset: int) -> None:
+    clip = node("Clip", ["a"], ["m"], min=0.0, max=6.0) if opset < 11 else node("Clip", ["a", "low", "high"], ["m"])
+    model = network(build, [clip], RELU6 if opset > 10 else {}, opset)
+    index = GraphIndex(model)
+    assert clamp_bounds(index, index.producers["m"]) == (0, 6)
 
 
 @pytest.mark.parametrize("activation", ["Relu", "Clip"])
@@ -210,7 +233,7 @@ def test_the_bounds_hold_where_a_concatenation_shares_a_wider_grid(build: Build,
     between = [node(activation, inputs, ["r"]), node("Concat", ["r", "b"], ["m"], axis=1)]
     constants = {} if activation == "Relu" else RELU6
     weight = np.random.default_rng(2).normal(size=(8, 16, 1, 1)).astype(np.float32)
-    model = network(build, between, **constants)
+    model = network(build, between, constants)
     model.graph.initializer.extend([onnx.numpy_helper.from_array(weight, "wm")])
     next(item for item in model.graph.node if item.output[0] == "last").input[1] = "wm"
     plan = quantized(model)

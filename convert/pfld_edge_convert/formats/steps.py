@@ -17,6 +17,7 @@ from pfld_edge_convert.quantization.plan import (
     Layer,
     Plan,
     clamp_bounds,
+    followed_by,
     fused_clamp,
     hard_swish_offset,
     keeps_grid,
@@ -44,13 +45,17 @@ class Arithmetic(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A node of the float graph that makes the tensor `output`, together with the Relu or Clip behind it (`clamp`)."""
+    """A node of the float graph that makes the tensor `output`, together with the Relu or Clip behind it (`clamp`).
+
+    `reason` tells why it stays in float.
+    """
 
     node: onnx.NodeProto
     arithmetic: Arithmetic
     output: str
     layer: Layer | None = None
     clamp: onnx.NodeProto | None = None
+    reason: str = ""
 
 
 def integer_steps(plan: Plan) -> Iterator[Step]:
@@ -69,8 +74,8 @@ def integer_steps(plan: Plan) -> Iterator[Step]:
         layer, clamp = layers.get(node.output[0]), fused_clamp(plan.index, node)
         output = (clamp or node).output[0]
         arithmetic = _arithmetic(plan, node, output, integer) if layer is None else Arithmetic.LAYER
-        if arithmetic is Arithmetic.FLOAT:
-            yield Step(node, arithmetic, node.output[0])
+        if isinstance(arithmetic, str):
+            yield Step(node, Arithmetic.FLOAT, node.output[0], reason=arithmetic)
             continue
         if clamp is not None:
             fused.add(output)
@@ -81,29 +86,44 @@ def integer_steps(plan: Plan) -> Iterator[Step]:
         yield Step(node, arithmetic, output, layer, clamp)
 
 
-def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]) -> Arithmetic:
-    """How a node without weights computes."""
+def float_operators(plan: Plan) -> tuple[str, ...]:
+    """Operators without weights that compute in float although a layer follows them, each with the reason."""
+    followed = followed_by(plan.index, plan.layers)
+    layers = {layer.node.output[0] for layer in plan.layers}
+    return tuple(
+        f"{step.node.op_type} {step.output}: {step.reason}"
+        for step in integer_steps(plan)
+        if step.arithmetic is Arithmetic.FLOAT and step.output in followed and step.output not in layers
+    )
+
+
+def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]) -> Arithmetic | str:
+    """How a node without weights computes, or why it stays in float."""
     inputs = [name for name in node.input if name and name not in plan.index.constants]
     grids = [plan.grids[name] for name in inputs if name in plan.grids]
     if not inputs or len(grids) < len(inputs):
-        return Arithmetic.FLOAT
+        return "what it reads is in float"
     if node.op_type == "Concat" and _is_columns(plan, node, grids):
         return Arithmetic.COLUMNS
-    if not integer.issuperset(inputs) or output not in plan.grids:
-        return Arithmetic.FLOAT
-    if {*grids} == {plan.grids[output]} and (node.op_type == "Concat" or keeps_grid(node)):
-        return Arithmetic.MOVE
-    if grids == [plan.grids[output]] and clamp_bounds(plan.index, node):
-        return Arithmetic.CLAMP
+    if not integer.issuperset(inputs):
+        return "what it reads is in float"
+    if output not in plan.grids:
+        return f"{node.op_type} has no integer kernel"
+    same = {*grids} == {plan.grids[output]}
+    if node.op_type == "Concat" or keeps_grid(node):
+        return Arithmetic.MOVE if same else "its inputs differ in scale"
+    if clamp_bounds(plan.index, node):
+        return Arithmetic.CLAMP if same else "its bounds leave less than half of its input's range"
     if node.op_type not in COMPUTED or len(inputs) < len(node.input):
-        return Arithmetic.FLOAT
+        return f"{node.op_type} has no integer kernel"
     if node.op_type == "HardSwish" and hard_swish_offset(grids[0]) is None:
-        return Arithmetic.FLOAT
+        return "its input shares a grid on which -3 and 3 are no integers"
     return Arithmetic.COMPUTE
 
 
 def _is_columns(plan: Plan, node: onnx.NodeProto, grids: list[Grid]) -> bool:
     """Whether features of several grids are concatenated for a Gemm that has their scales in its columns."""
+    # What still is float among them must then become integers, since no grid could be given to the whole.
     reader = plan.index.only_consumer(node.output[0])
     if reader is None or reader.op_type != "Gemm" or len(set(grids)) < 2 or plan.index.rank(node.output[0]) != 2:
         return False

@@ -306,7 +306,11 @@ def _opaque(index: GraphIndex, channels: ChannelMap) -> set[int]:
 
 
 def _largest_shares(channels: ChannelMap, gains: dict[int, float]) -> Array:
-    """Weigh the channels of one node against each other as their consumers' outputs see them."""
+    """Weigh the channels of one node against each other as their consumers' outputs see them.
+
+    For each channel of `gains` (how large each can be), its largest term in any consumer's output divided by the
+    largest term that any of these channels has in the same output; 0 where no layer reads it.
+    """
     shares = dict.fromkeys(gains, 0.0)
     for consumer, weight, _ in channels.dense_layers():
         numbers = [int(number) for number in channels.channels(consumer.input[0])]

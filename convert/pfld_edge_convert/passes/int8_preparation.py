@@ -169,6 +169,8 @@ def _replace(index: GraphIndex, transpose: onnx.NodeProto, node: onnx.NodeProto,
 
 def _weights_of_two(weight: Int8) -> Int8:
     """``(2 M, 12, 3, 2)``: kernels of the left and of the right one of two neighbouring outputs."""
+    # A group holds pixels 4 g ... 4 g + 3. The left output looks at pixels -1, 0 and 1 of its group, the right one at
+    # 1, 2 and 3; pixel -1 is the last of the group before.
     outputs = len(weight)
     result = np.zeros((2, outputs, 4, 3, 3, 2), np.int8)
     for half in range(2):

@@ -174,6 +174,7 @@ def search_float_layers(
 
 def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
     """The float network with one layer's weights and output on their grids, its bias corrected for the mean input."""
+    # The plan's own bias can't be used: it also corrects the errors of the layers before.
     copy = onnx.ModelProto()
     copy.CopyFrom(plan.model)
     index = GraphIndex(copy)
@@ -248,6 +249,7 @@ class QuantizationReport:
         costs: Of each layer alone, the most expensive first.
         float_layers: Layers that stayed in float.
         faces: Number of faces that the costs were measured on.
+        float_operators: Operators between layers that compute in float, each with the reason.
     """
 
     method: str
@@ -255,6 +257,7 @@ class QuantizationReport:
     costs: tuple[LayerCost, ...]
     float_layers: tuple[str, ...] = ()
     faces: int = 0
+    float_operators: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Compact JSON with three significant digits."""
@@ -265,7 +268,8 @@ class QuantizationReport:
             "faces": self.faces,
             "layers": [[_short(getattr(cost, name)) for name in _FIELDS] for cost in self.costs],
         }
-        return json.dumps(record, separators=(",", ":"))
+        operators = {"float_operators": list(self.float_operators)} if self.float_operators else {}
+        return json.dumps({**record, **operators}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "QuantizationReport":
@@ -273,7 +277,10 @@ class QuantizationReport:
         try:
             record = json.loads(text)
             costs = tuple(LayerCost(**dict(zip(_FIELDS, row, strict=True))) for row in record["layers"])
-            return cls(record["method"], record["tried"], costs, tuple(record["float"]), int(record["faces"]))
+            operators = tuple(map(str, record.get("float_operators", ())))
+            return cls(
+                record["method"], record["tried"], costs, tuple(record["float"]), int(record["faces"]), operators
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelContractError(f"the file's quantization report is damaged: {error}") from error
 

@@ -221,11 +221,7 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
     convolution that can't write float gets a grid there.
     """
     sources = {layer.source for layer in layers}
-    followed: set[str] = set()
-    for node in reversed(index.graph.node):
-        if followed.union(sources).intersection(node.output):
-            followed.update(node.input)
-    followed |= sources
+    followed = followed_by(index, layers)
     made = {layer.node.output[0]: layer.output for layer in layers}
     names: dict[str, None] = {}
     covered = {value.name for value in index.graph.input}
@@ -248,6 +244,15 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
             covered.add(output)
     of_floats = (name for name in names if index.types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT)
     return [name for name in of_floats if index.rank(name) not in (0, 1)]
+
+
+def followed_by(index: GraphIndex, layers: list[Layer]) -> set[str]:
+    """Tensors from which a layer is reached."""
+    found = {layer.source for layer in layers}
+    for node in reversed(index.graph.node):
+        if found.intersection(node.output):
+            found.update(node.input)
+    return found
 
 
 def _computed_inputs(index: GraphIndex, node: onnx.NodeProto) -> list[str]:
