@@ -360,9 +360,10 @@ def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[s
             common = (min(low for low, _ in known), max(high for _, high in known))
             ends.update({name: common for name in group if name in ends})
     grids = {name: Grid.covering(*pair) for name, pair in ends.items()}
+    tied = {name for group in shared_grids(index) if len(ends.keys() & group) > 1 for name in group}
     for node in index.graph.node:
         source, output = node.input[0] if node.input else "", node.output[0]
-        if node.op_type == "HardSwish" and source in ends:
+        if node.op_type == "HardSwish" and source in ends and source not in tied:
             # What lies below -3 gives 0 as -3 does; only another reader needs it.
             least, most = ends[source]
             grids[source] = hard_swish_grid(-3.0 if index.only_consumer(source) is not None else least, most)
