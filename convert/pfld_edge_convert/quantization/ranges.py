@@ -417,7 +417,7 @@ def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[
 
     for node in reversed(index.graph.node):
         clamp = fused_clamp(index, node)
-        made = together((clamp or node).output[0])
+        made = (together(clamp.output[0]) if clamp else []) or together(node.output[0])
         if node.op_type != "Add" or not made:
             continue
         settled.update(made)
