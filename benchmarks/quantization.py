@@ -29,9 +29,8 @@ from pfld_edge_convert.int8_stage import LabelledCrops
 from pfld_edge_convert.model_file import checkpoint_contract
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
-from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
+from pfld_edge_convert.quantization.mixed_precision import deviation_per_face, face_times
 from pfld_edge_convert.quantization.quantizer import Quantizer
-from pfld_edge_convert.quantization.report import face_times
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
 from pfld_edge_train.checkpoint import load_model, save_checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pfld_edge_convert.inspection import Inspection, signature
-from pfld_edge_convert.passes.graph_index import graph_inputs
+from pfld_edge_convert.passes.base import graph_inputs
 from pfld_edge_convert.quantized_models import LayerWeights, float_equivalent, layer_weights
 from pfld_edge_runtime import Contract
 

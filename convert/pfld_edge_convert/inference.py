@@ -38,16 +38,7 @@ def open_model(model: onnx.ModelProto, *, optimize: bool = True, fuse_qdq: bool 
 def run_model(
     model: onnx.ModelProto, inputs: NDArray[np.generic], *, optimize: bool = True, fuse_qdq: bool = True
 ) -> NDArray[np.float32]:
-    """Run a model with one input and read its first output.
-
-    Args:
-        model: The network.
-        inputs: ``(N, ...)``; in one call where the network's batch is dynamic, else one by one.
-        optimize: As for `open_model`.
-        fuse_qdq: As for `open_model`.
-
-    Returns:
-        The first output, concatenated over the batch.
+    """Run a model with one input ``(N, ...)``, one by one where its batch is fixed; give its first output.
 
     Raises:
         ConvertError: onnxruntime refuses the model or the inputs.
@@ -65,10 +56,8 @@ def run_model(
 def optimized_graph(model: onnx.ModelProto | Path, *, layout: bool = True) -> onnx.ModelProto:
     """Open a model as a device would and read back the optimized graph.
 
-    Args:
-        model: In memory, or a file.
-        layout: With the rewrites that depend on the processor (blocked and channels-last layouts), which rename
-            tensors; without them tensors keep the file's names.
+    With `layout` come the rewrites that depend on the processor (blocked and channels-last layouts), which rename
+    tensors; without them tensors keep the file's names.
 
     Raises:
         ConvertError: onnxruntime refuses the model.

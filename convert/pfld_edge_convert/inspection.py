@@ -12,7 +12,7 @@ from pfld_edge_convert.inference import optimized_graph
 from pfld_edge_convert.model_file import load_onnx, read_contract
 from pfld_edge_convert.model_stats import ModelStats, model_stats
 from pfld_edge_convert.passes.canonical_form import with_image_size
-from pfld_edge_convert.quantization.report import QuantizationReport, fusion_coverage, read_report
+from pfld_edge_convert.quantization.mixed_precision import QuantizationReport, fusion_coverage, read_report
 from pfld_edge_runtime import Contract, ModelFileError
 from pfld_edge_runtime.errors import naming
 

@@ -12,16 +12,20 @@ from pfld_edge_calib import nme_per_face
 from pfld_edge_calib.evaluation.drift import Verdict, paired_drift
 from pfld_edge_convert.benchmark import timing
 from pfld_edge_convert.errors import CalibrationError, ConvertError, FellShortError
+from pfld_edge_convert.formats.steps import float_operators
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.quantization.mixed_precision import DriftBudget, FaceDrift, layer_costs, search_float_layers
-from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
-from pfld_edge_convert.quantization.report import (
+from pfld_edge_convert.quantization.mixed_precision import (
     Coverage,
+    DriftBudget,
+    FaceDrift,
     QuantizationReport,
     attach_report,
     face_times,
     fusion_coverage,
+    layer_costs,
+    search_float_layers,
 )
+from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
 
@@ -110,12 +114,7 @@ class Int8Outcome:
 
 
 def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) -> Int8Outcome:
-    """Make an INT8 network that holds what was asked for.
-
-    Args:
-        model: Optimized float network; left as it is.
-        contract: How it is fed.
-        request: Faces, settings, budget.
+    """Make an INT8 network of an optimized float network that `contract` describes.
 
     Raises:
         CalibrationError: The faces can't be used, or a budget was given without labelled faces.
@@ -154,7 +153,14 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     speed = timing.judge(times["int8"], times["fp32"], ratio, _SPEED_PRECISION)
     if speed.verdict is timing.Verdict.SLOWER and not request.allow_slower:
         _require_foreign(request.settings.target, times)
-    report = QuantizationReport(quantized.method, quantized.tried, tuple(costs), quantized.float_layers, len(faces))
+    report = QuantizationReport(
+        quantized.method,
+        quantized.tried,
+        tuple(costs),
+        quantized.float_layers,
+        len(faces),
+        float_operators(quantized.plan),
+    )
     attach_report(quantized.model, report)
     # The NME was measured on the float network.
     int8_contract = quantized.contract.replace(calibration=request.source, nme=None, nme_data="")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from pfld_edge_convert.passes.graph_index import Dims, GraphIndex, attribute
+from pfld_edge_convert.passes.base import Dims, GraphIndex, attribute
 from pfld_edge_convert.quantized_models import float_equivalent
 
 _COUNTED = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})

@@ -71,7 +71,6 @@ class ConversionReport:
     Attributes:
         files: The float file, then an INT8 file for each format that was asked for; the float file and the QOperator
             file each before its end-to-end graph where those were asked for.
-        passes: Result of each graph pass.
         int8: How the INT8 network was made, where one was asked for.
     """
 
@@ -171,13 +170,7 @@ def _wrap(made: _Made, plain: ConvertedFile, contents: dict[Path, bytes]) -> Con
     path = end_to_end_path(made.path)
     files = model_files(graph, contract, path)
     contents.update(files)
-    return replace(
-        plain,
-        path=path,
-        size=len(files[path]),
-        nodes=len(graph.graph.node),
-        pixel_difference=difference,
-    )
+    return replace(plain, path=path, size=len(files[path]), nodes=len(graph.graph.node), pixel_difference=difference)
 
 
 def _other_format(

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pfld_edge_convert.passes.graph_index import GraphIndex, attribute
+from pfld_edge_convert.passes.base import GraphIndex, attribute
 
 Float = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from pfld_edge.console import new_table
 from pfld_edge_convert.comparison import Comparison, Difference
 from pfld_edge_convert.inspection import Inspection
 from pfld_edge_convert.model_stats import ModelStats
-from pfld_edge_convert.quantization.report import QuantizationReport
+from pfld_edge_convert.quantization.mixed_precision import QuantizationReport
 from pfld_edge_runtime import Contract
 
 if TYPE_CHECKING:

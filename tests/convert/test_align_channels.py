@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes import run_passes
-from pfld_edge_convert.passes.align_channels import AlignChannels
+from pfld_edge_convert.passes.int8_preparation import AlignChannels
 
 Build = Callable[..., onnx.ModelProto]
 Array = NDArray[np.generic]

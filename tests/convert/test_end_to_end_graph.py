@@ -25,7 +25,7 @@ from pfld_edge_convert.end_to_end import (
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.inference import open_model
 from pfld_edge_convert.model_file import attach_contract, read_contract, write_model
-from pfld_edge_convert.passes import graph_index
+from pfld_edge_convert.passes import base
 from pfld_edge_runtime import (
     BUNDLED_MODEL,
     Contract,
@@ -208,7 +208,7 @@ def test_the_networks_nodes_and_weights_are_the_plain_files() -> None:
 
 def test_what_is_added_is_standard_and_reads_the_photograph_as_bytes() -> None:
     graph = bundled()
-    index = graph_index.GraphIndex(graph)
+    index = base.GraphIndex(graph)
     added = [node for node in graph.graph.node if node.name.startswith("crop/")]
     assert {node.domain for node in added} == {""}
     assert {node.op_type for node in added} == {

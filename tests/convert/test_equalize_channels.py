@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.equalize_channels import EqualizeChannels
-from pfld_edge_convert.quantization.activation_statistics import activations
+from pfld_edge_convert.passes.int8_preparation import EqualizeChannels
+from pfld_edge_convert.quantization.ranges import activations
 
 Build = Callable[..., onnx.ModelProto]
 Array = NDArray[np.generic]

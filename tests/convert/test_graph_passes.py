@@ -1,6 +1,8 @@
 """Canonical form and operator rewrites, and the check on sample inputs that every pass goes through."""
 
+import io
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
+from torch import nn
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.inference import run_model
@@ -377,3 +380,44 @@ def test_the_sum_stays_the_same(build: Build, seed: int, bias: bool, epsilon: fl
 
 def test_a_convolution_that_something_else_reads_is_left_alone(build: Build) -> None:
     assert not FoldBatchNorm()(graph(build, np.random.default_rng(0), True, 1e-5, shared=True)).modified
+
+
+class HardSwishByHand(nn.Module):
+    """As in implementations of MobileNetV3 that are older than torch's, with the division last or first."""
+
+    def __init__(self, *, product_first: bool) -> None:
+        super().__init__()
+        self.product_first = product_first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = nn.functional.relu6(x + 3)
+        return x * gate / 6 if self.product_first else x * (gate / 6)
+
+
+ACTIVATIONS: dict[str, tuple[nn.Module, list[str]]] = {
+    "hard-swish": (nn.Hardswish(), ["HardSwish"]),
+    "hard-swish by hand, product first": (HardSwishByHand(product_first=True), ["HardSwish"]),
+    "hard-swish by hand": (HardSwishByHand(product_first=False), ["HardSwish"]),
+    "hard-sigmoid": (nn.Hardsigmoid(), ["Clip"]),
+    "one slope": (nn.PReLU(), ["LeakyRelu"]),
+    "a slope for each channel": (nn.PReLU(8), ["PRelu"]),
+}
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_hard_activations_are_recognized(name: str, opset: int) -> None:
+    activation, expected = ACTIVATIONS[name]
+    if isinstance(activation, nn.PReLU) and activation.num_parameters > 1:
+        nn.init.uniform_(activation.weight, 0.1, 0.4)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), activation, nn.Conv2d(8, 4, 1)).eval()
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (torch.zeros(1, 3, 8, 8),), content, dynamo=False, opset_version=opset)
+    inputs = np.random.default_rng(0).normal(scale=3, size=(4, 3, 8, 8)).astype(np.float32)
+    model, _ = run_passes(onnx.load_from_string(content.getvalue()), default_passes(), inputs[:1])
+    assert [item.op_type for item in model.graph.node] == ["Conv", *expected, "Conv"]
+    with torch.inference_mode():
+        np.testing.assert_allclose(run_model(model, inputs), network(torch.from_numpy(inputs)).numpy(), atol=1e-5)

@@ -20,17 +20,20 @@ from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import Int8Request, LabelledCrops, make_int8
 from pfld_edge_convert.passes import default_passes, run_passes
-from pfld_edge_convert.passes.graph_index import GraphIndex
+from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.quantization.mixed_precision import (
     FaceDrift,
     LayerCost,
+    QuantizationReport,
+    attach_report,
     deviation_per_face,
+    fusion_coverage,
     layer_costs,
+    read_report,
     search_float_layers,
 )
 from pfld_edge_convert.quantization.plan import Layer, Plan
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
-from pfld_edge_convert.quantization.report import QuantizationReport, attach_report, fusion_coverage, read_report
 from pfld_edge_convert.quantization.settings import TARGETS, QuantizationSettings
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import Contract, ModelContractError, prepare_input

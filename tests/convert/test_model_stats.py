@@ -14,12 +14,11 @@ from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.inspection import inspect_file
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.passes import MakeBatchDynamic, MeanToPool, UpgradeOpset, run_passes
-from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.quantization.activation_statistics import collect_histograms
+from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.quantization.plan import Grid, integer_tensors, weighted_layers
-from pfld_edge_convert.quantization.ranges import grids_from
+from pfld_edge_convert.quantization.ranges import collect_histograms, grids_from
 from pfld_edge_convert.quantization.reconstruction import initial_plan
-from pfld_edge_convert.quantization.weights import FULL_RANGE
+from pfld_edge_convert.quantization.settings import FULL_RANGE
 
 Build = Callable[..., onnx.ModelProto]
 

@@ -16,9 +16,8 @@ from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, 
 from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.passes import MakeBatchDynamic, UpgradeOpset, default_passes, run_passes
-from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
+from pfld_edge_convert.quantization.mixed_precision import deviation_per_face, fusion_coverage
 from pfld_edge_convert.quantization.quantizer import Quantizer
-from pfld_edge_convert.quantization.report import fusion_coverage
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import Contract, prepare_input
 

@@ -11,10 +11,16 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.quantization.activation_statistics import BINS, ChannelHistogram
+from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.quantization.plan import LEVELS, Grid
-from pfld_edge_convert.quantization.ranges import ADDITION_PARTS, RANGE_METHODS, align_addition_scales, estimate_range
+from pfld_edge_convert.quantization.ranges import (
+    ADDITION_PARTS,
+    BINS,
+    RANGE_METHODS,
+    ChannelHistogram,
+    align_addition_scales,
+    estimate_range,
+)
 
 Array = np.ndarray
 Build = Callable[..., onnx.ModelProto]

@@ -8,15 +8,14 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.quantization.activation_statistics import Moments, input_patches
-from pfld_edge_convert.quantization.weights import (
-    FULL_RANGE,
-    SATURATION_FREE,
-    WeightLimits,
+from pfld_edge_convert.quantization.reconstruction import (
+    Moments,
     in_memory_order,
+    input_patches,
     round_nearest,
     round_with_feedback,
 )
+from pfld_edge_convert.quantization.settings import FULL_RANGE, SATURATION_FREE, WeightLimits
 
 Array = np.ndarray
 

@@ -11,7 +11,7 @@ the LiteRT 8-bit quantization specification demands. Three things differ from th
 """
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 import onnx
@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.litert_file import LiteRTFile, Quantization
-from pfld_edge_convert.formats.steps import Arithmetic, Step, integer_steps, nearest_resize, with_resized
-from pfld_edge_convert.passes.graph_index import attribute, is_spatial_mean
-from pfld_edge_convert.quantization.plan import LEVELS, Grid, Layer, Plan
-from pfld_edge_convert.quantization.weights import IntegerWeights
+from pfld_edge_convert.formats.steps import Arithmetic, Step, integer_steps
+from pfld_edge_convert.passes.base import attribute, is_spatial_mean
+from pfld_edge_convert.quantization.plan import LEVELS, Grid, IntegerWeights, Layer, Plan, clamp_bounds, nearest_resize
 from pfld_edge_runtime import CONTRACT_KEY, Contract
 
 Array = NDArray[np.generic]
@@ -33,18 +32,20 @@ _LARGEST_OUTPUT = 4.0
 """Of landmarks, sides of the crop: what lies further outside is clipped to it."""
 
 _SIXTEEN_BITS = 32767
+
+_ACTIVATIONS = {(0.0, inf): 1, (-1.0, 1.0): 2, (0.0, 6.0): 3}
+"""Bounds of the schema's ``ActivationFunctionType`` RELU, RELU_N1_TO_1, RELU6."""
+
+_ELEMENTWISE = {"Relu": "RELU", "Sigmoid": "LOGISTIC", "HardSwish": "HARD_SWISH"}
+
 _AXES = (0, 3, 1, 2)
 """Where the axes of ``(N, C, H, W)`` are in a file."""
 
 
 def write_litert(plan: Plan, contract: Contract) -> bytes:
-    """Write the INT8 network of a plan, for one face a call.
+    """Write the INT8 network of a plan, for one face a call; `contract` goes into the metadata.
 
     The input is ``(1, S, S, 3)`` uint8 pixels, or float32 where the plan's input is float; the output is float32.
-
-    Args:
-        plan: Of the network.
-        contract: Of the file; it goes into the metadata.
 
     Raises:
         ConvertError: The network has an operator that has no counterpart in LiteRT.
@@ -58,14 +59,14 @@ class _Writer:
 
     def __init__(self, plan: Plan) -> None:
         self._plan, self._index = plan, plan.index
-        self._grids = with_resized(plan)
+        self._grids = dict(plan.grids)
         self._file = LiteRTFile()
         self._integer: dict[str, int] = {}
         self._float: dict[str, int] = {}
 
     def written(self, contract: Contract) -> bytes:
         source = self._open()
-        for step in integer_steps(self._plan, self._grids):
+        for step in integer_steps(self._plan):
             if step.arithmetic is Arithmetic.FLOAT:
                 self._write_float(step.node)
             else:
@@ -89,17 +90,40 @@ class _Writer:
     def _write_integer(self, step: Step) -> None:
         node, output = step.node, step.output
         if step.layer is not None:
-            self._write_layer(step.layer, self._plan.weights[output])
+            self._write_layer(step, step.layer, self._plan.weights[output])
         elif step.arithmetic is Arithmetic.COLUMNS:
             # The product that reads them takes each by itself.
             for name in node.input:
                 self._as_integer(name)
         elif node.op_type == "Identity":
             self._integer[output] = self._integer[node.input[0]]
+        elif step.arithmetic is Arithmetic.CLAMP:
+            self._integer[output] = self._clamped(step, self._as_integer(node.input[0]))
         else:
             inputs = [self._as_integer(name) for name in node.input if name in self._grids]
-            self._integer[output] = self._new_integer(output)
-            self._write_operator(node, inputs, self._integer[output])
+            made = self._new_integer(output)
+            self._write_operator(node, inputs, made, fused := self._fused(step))
+            self._integer[output] = made if fused else self._clamped(step, made)
+
+    def _fused(self, step: Step) -> int:
+        """Number of the fused activation function that is a step's Relu or Clip; 0 where none is."""
+        bounds = step.clamp and clamp_bounds(self._index, step.clamp)
+        return _ACTIVATIONS.get(bounds, 0) if bounds else 0
+
+    def _clamped(self, step: Step, integers: int) -> int:
+        """Clamp int8 to the bounds of a step's Relu or Clip, unless all of the grid lies within."""
+        grid, clamp = self._grids[step.output], step.clamp
+        bounds = clamp_bounds(self._index, step.node if clamp is None else clamp)
+        low, high = grid.clamped(bounds) if bounds else (0, LEVELS)
+        for kind, level, is_needed in (("MAXIMUM", low, low > 0), ("MINIMUM", high, high < LEVELS)):
+            if is_needed:
+                quantization = Quantization.of(grid.scale, grid.zero_point - _TO_SIGNED)
+                name = f"{step.output}.{kind.lower()}"
+                bound = self._file.constant(name, np.array([level - _TO_SIGNED], np.int8), quantization)
+                made = self._file.like(integers, f"{name}.int8", self._shape(step.output))
+                self._file.operator(kind, [integers, bound], made, "MaximumMinimumOptions")
+                integers = made
+        return integers
 
     def _write_float(self, node: onnx.NodeProto) -> None:
         output, source = node.output[0], node.input[0]
@@ -136,26 +160,28 @@ class _Writer:
         stored = self._file.constant(f"{output}.w", self._in_file_order(source, weight))
         self._multiply([read, stored, self._file.constant(f"{output}.b", bias)], self._float[output], keep=keep)
 
-    def _write_layer(self, layer: Layer, weights: IntegerWeights) -> None:
+    def _write_layer(self, step: Step, layer: Layer, weights: IntegerWeights) -> None:
         name, source = layer.output, self._plan.layer_input(layer)
         if source is None:
             raise ValueError(f"{name} has integer weights, but its input has no grid")
         if source.column_scales is not None or name not in self._grids:
             self._float[name] = self._wide_layer(layer, weights)
             return
-        read, bias, relu = self._as_integer(layer.source), weights.integer_bias(source.scale), layer.relu is not None
+        read, bias, fused = self._as_integer(layer.source), weights.integer_bias(source.scale), self._fused(step)
         unit = np.asarray(np.float32(source.scale) * weights.scales, np.float32)
-        self._integer[name] = self._new_integer(name)
+        made = self._new_integer(name)
         if layer.node.op_type == "Conv":
             constants = self._convolution_constants(layer.node, name, weights.integers, bias, (weights.scales, unit))
-            self._convolve(layer.node, read, constants, self._integer[name], relu=relu)
+            self._convolve(layer.node, read, constants, made, fused)
+            self._integer[name] = made if fused else self._clamped(step, made)
             return
         stored = self._in_file_order(layer.source, weights.integers)
         constants = [
             self._file.constant(f"{name}.w", stored, Quantization(weights.scales)),
             self._file.constant(f"{name}.b", bias, Quantization(unit)),
         ]
-        self._multiply([read, *constants], self._integer[name], relu=relu)
+        self._multiply([read, *constants], made, fused)
+        self._integer[name] = made if fused else self._clamped(step, made)
 
     def _wide_layer(self, layer: Layer, weights: IntegerWeights) -> int:
         """A product of 16-bit integers, or of features of several grids one for each, dequantized."""
@@ -179,22 +205,14 @@ class _Writer:
                     file.operator("ADD", [total, made], summed, "AddOptions")
                     made = summed
                 total = made
-        if layer.relu is not None:
-            rectified = file.tensor(name, self._shape(name), "float32")
-            file.operator("RELU", [total], rectified)
-            total = rectified
+        if layer.clamp is not None:
+            clamped = file.tensor(name, self._shape(name), "float32")
+            self._write_operator(layer.clamp, [total], clamped)
+            total = clamped
         return total
 
     def _wide_product(self, name: str, source: str, integers: NDArray[np.int8], unit: Real, bias: Real) -> int:
-        """Multiply ``(O, K)`` weights in 16 bits and dequantize.
-
-        Args:
-            name: Of what is made.
-            source: The tensor.
-            integers: The weights.
-            unit: ``(O,)`` what a product of two integers stands for.
-            bias: ``(O,)`` real.
-        """
+        """Multiply ``(O, K)`` weights in 16 bits and dequantize."""
         grid, file, shape = self._grids[source], self._file, (1, len(integers))
         wide = file.tensor(f"{name}.int16", self._shape(source), "int16", Quantization.of(grid.scale, 0))
         file.operator("QUANTIZE", [self._as_integer(source)], wide, "QuantizeOptions")
@@ -239,7 +257,7 @@ class _Writer:
         return groups > 1 and groups == self._shape(node.input[0])[3]
 
     def _convolve(
-        self, node: onnx.NodeProto, source: int, constants: Sequence[int], output: int, *, relu: bool = False
+        self, node: onnx.NodeProto, source: int, constants: Sequence[int], output: int, fused: int = 0
     ) -> None:
         kernel = attribute(node, "kernel_shape") or self._index.constants[node.input[1]].shape[2:]
         source, padding = self._padded(node, source, kernel)
@@ -250,7 +268,7 @@ class _Writer:
             "strideW": strides[1],
             "dilationHFactor": dilations[0],
             "dilationWFactor": dilations[1],
-            "fusedActivationFunction": int(relu),
+            "fusedActivationFunction": fused,
         }
         kind, table = "CONV_2D", "Conv2DOptions"
         if self._is_depthwise(node):
@@ -281,20 +299,34 @@ class _Writer:
         shape = (1, *(size + first + last for size, first, last in zip(sizes, before, after, strict=True)))
         made = self._file.like(source, name, (*shape, self._shape(node.input[0])[3]))
         rows = np.array([[0, 0], [before[0], after[0]], [before[1], after[1]], [0, 0]], np.int32)
-        self._file.operator("PAD", [source, self._file.constant(f"{name}.rows", rows)], made, "PadOptions")
+        inputs = [source, self._file.constant(f"{name}.rows", rows)]
+        if node.op_type == "MaxPool":
+            # No zeros: they would be larger than what is negative.
+            lowest = (
+                np.array([-_TO_SIGNED], np.int8) if node.input[0] in self._integer else np.array([-inf], np.float32)
+            )
+            inputs.append(self._file.like(source, f"{name}.lowest", (1,), lowest))
+            self._file.operator("PADV2", inputs, made, "PadV2Options")
+        else:
+            self._file.operator("PAD", inputs, made, "PadOptions")
         return made, "VALID"
 
-    def _multiply(self, inputs: Sequence[int], output: int, *, relu: bool = False, keep: bool = False) -> None:
+    def _is_plain_pool(self, node: onnx.NodeProto) -> bool:
+        plain = len(node.output) == 1 and not attribute(node, "ceil_mode", 0)
+        plain &= set(attribute(node, "dilations", [1])) == {1}
+        return plain and (node.op_type == "MaxPool" or not any(attribute(node, "pads", [])))
+
+    def _multiply(self, inputs: Sequence[int], output: int, fused: int = 0, *, keep: bool = False) -> None:
         self._file.operator(
             "FULLY_CONNECTED",
             inputs,
             output,
             "FullyConnectedOptions",
-            fusedActivationFunction=int(relu),
+            fusedActivationFunction=fused,
             keepNumDims=keep,
         )
 
-    def _write_operator(self, node: onnx.NodeProto, inputs: list[int], output: int) -> None:
+    def _write_operator(self, node: onnx.NodeProto, inputs: list[int], output: int, fused: int = 0) -> None:
         """Add the operator that computes a node without weights, of int8 as of float tensors."""
         file, kind, source = self._file, node.op_type, node.input[0]
         rank = self._index.rank(source)
@@ -305,14 +337,14 @@ class _Writer:
             axis = _AXES[axis] if rank == 4 else axis
             file.operator("CONCATENATION", inputs, output, "ConcatenationOptions", axis=axis)
         elif kind == "Add":
-            file.operator("ADD", inputs, output, "AddOptions", potScaleInt16=False)
+            file.operator("ADD", inputs, output, "AddOptions", potScaleInt16=False, fusedActivationFunction=fused)
         elif kind == "Mul":
-            file.operator("MUL", inputs, output, "MulOptions")
+            file.operator("MUL", inputs, output, "MulOptions", fusedActivationFunction=fused)
         elif kind == "GlobalAveragePool" or is_spatial_mean(self._index, node):
             axes = file.constant(f"{node.output[0]}.axes", np.array([1, 2], np.int32))
             keep = kind == "GlobalAveragePool" or bool(attribute(node, "keepdims", 1))
             file.operator("MEAN", [inputs[0], axes], output, "ReducerOptions", keepDims=keep)
-        elif kind == "MaxPool" and not any(attribute(node, "pads", [])):
+        elif kind in ("MaxPool", "AveragePool") and self._is_plain_pool(node):
             kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
             options = {
                 "filterHeight": kernel[0],
@@ -320,20 +352,30 @@ class _Writer:
                 "strideH": strides[0],
                 "strideW": strides[1],
             }
-            file.operator(
-                "MAX_POOL_2D", inputs, output, "Pool2DOptions", padding=file.number("Padding", "VALID"), **options
-            )
+            read, padding = self._padded(node, inputs[0], kernel)
+            pool = "MAX_POOL_2D" if kind == "MaxPool" else "AVERAGE_POOL_2D"
+            file.operator(pool, [read], output, "Pool2DOptions", padding=file.number("Padding", padding), **options)
         elif nearest_resize(node):
             sizes = file.constant(f"{node.output[0]}.sizes", np.array(self._shape(node.output[0])[1:3], np.int32))
             file.operator("RESIZE_NEAREST_NEIGHBOR", [inputs[0], sizes], output, "ResizeNearestNeighborOptions")
         elif kind == "Softmax" and rank < 4 and int(attribute(node, "axis", -1)) % rank == rank - 1:
             file.operator("SOFTMAX", inputs, output, "SoftmaxOptions", beta=1.0)
-        elif kind == "Relu":
-            file.operator("RELU", inputs, output)
+        elif kind in _ELEMENTWISE:
+            file.operator(_ELEMENTWISE[kind], inputs, output)
+        elif kind == "LeakyRelu":
+            file.operator("LEAKY_RELU", inputs, output, "LeakyReluOptions", alpha=attribute(node, "alpha", 0.01))
+        elif kind == "Clip" and (bounds := clamp_bounds(self._index, node)):
+            self._write_float_clip(node.output[0], inputs[0], output, bounds)
         else:
             raise ConvertError(
                 f"the LiteRT format has no counterpart of {kind} ({node.output[0]}): choose other formats"
             )
+
+    def _write_float_clip(self, name: str, source: int, output: int, bounds: tuple[float, float]) -> None:
+        ends = [self._file.constant(f"{name}.{i}", np.array([bound], np.float32)) for i, bound in enumerate(bounds)]
+        above = self._file.like(source, f"{name}.above", self._shape(name))
+        self._file.operator("MAXIMUM", [source, ends[0]], above, "MaximumMinimumOptions")
+        self._file.operator("MINIMUM", [above, ends[1]], output, "MaximumMinimumOptions")
 
     def _reshape(self, node: onnx.NodeProto, source: int, output: int) -> None:
         """Reshape in the order of ``(N, C, H, W)``, unless the product that reads it has its columns reordered."""

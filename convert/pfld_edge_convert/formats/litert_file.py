@@ -32,7 +32,13 @@ _VERSIONS = {
     ("DEQUANTIZE", "int16"): 3,
     ("FULLY_CONNECTED", "int8"): 4,
     ("FULLY_CONNECTED", "int16"): 7,
+    ("AVERAGE_POOL_2D", "int8"): 2,
+    ("LEAKY_RELU", "int8"): 2,
+    ("LOGISTIC", "int8"): 2,
+    ("MAXIMUM", "int8"): 2,
     ("MAX_POOL_2D", "int8"): 2,
+    ("MINIMUM", "int8"): 2,
+    ("MUL", "int8"): 2,
     ("MEAN", "int8"): 2,
     ("PAD", "int8"): 2,
     ("PADV2", "int8"): 2,
@@ -45,11 +51,7 @@ _VERSIONS = {
 
 
 def litert_schema() -> Any:  # noqa: ANN401 - generated, without types
-    """Import the schema's classes.
-
-    Raises:
-        MissingPackageError: The package ``ai-edge-litert`` isn't installed.
-    """
+    """Import the schema's classes; `MissingPackageError` where the package ``ai-edge-litert`` isn't installed."""
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError as error:
@@ -61,13 +63,7 @@ def litert_schema() -> Any:  # noqa: ANN401 - generated, without types
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """What the integers of a tensor stand for: real value = scale * (integer - zero point).
-
-    Attributes:
-        scales: One, or one for each place along `axis`.
-        zero_point: The integer that stands for 0.
-        axis: Of several scales.
-    """
+    """What the integers of a tensor stand for: scale * (integer - zero point); one scale, or one along `axis`."""
 
     scales: NDArray[np.float32]
     zero_point: int = 0
@@ -83,11 +79,7 @@ class LiteRTFile:
     """A file with one graph; tensors and operators are numbered in the order in which they are added."""
 
     def __init__(self) -> None:
-        """Begin an empty file.
-
-        Raises:
-            MissingPackageError: The package ``ai-edge-litert`` isn't installed.
-        """
+        """Begin an empty file; `MissingPackageError` where the package ``ai-edge-litert`` isn't installed."""
         self._schema = litert_schema()
         # By convention buffer 0 is empty: tensors that are computed have it.
         self._buffers: list[Any] = [self._schema.BufferT()]
@@ -99,15 +91,7 @@ class LiteRTFile:
     def tensor(
         self, name: str, shape: Sequence[int], kind: str, quantization: Quantization | None = None, buffer: int = 0
     ) -> int:
-        """Add a tensor that an operator computes, or the graph's input; give its number.
-
-        Args:
-            name: For people.
-            shape: Sizes.
-            kind: numpy's name of the type.
-            quantization: Of integers.
-            buffer: Of a constant.
-        """
+        """Add a tensor of numpy's type `kind` that an operator computes, or the graph's input; give its number."""
         tensor = self._schema.TensorT()
         tensor.name, tensor.shape = name, np.array(shape, np.int32)
         tensor.type, tensor.buffer = getattr(self._schema.TensorType, _TYPES[kind]), buffer
@@ -121,10 +105,11 @@ class LiteRTFile:
         self._kinds.append(kind)
         return len(self._tensors) - 1
 
-    def like(self, number: int, name: str, shape: Sequence[int]) -> int:
-        """Add a tensor of the type and quantization of another, in another shape."""
+    def like(self, number: int, name: str, shape: Sequence[int], value: NDArray[np.generic] | None = None) -> int:
+        """Add a tensor of the type and quantization of another, in another shape; with a value, a constant."""
         other = self._tensors[number]
-        made = self.tensor(name, shape, self._kinds[number])
+        buffer = 0 if value is None else self._buffer(value.tobytes())
+        made = self.tensor(name, shape, self._kinds[number], buffer=buffer)
         self._tensors[made].quantization = other.quantization
         return made
 
@@ -140,15 +125,7 @@ class LiteRTFile:
         options: str = "",
         **values: Any,  # noqa: ANN401
     ) -> None:
-        """Add an operator.
-
-        Args:
-            kind: Name in the schema's ``BuiltinOperator``.
-            inputs: Numbers of tensors.
-            output: Number of the tensor that it computes.
-            options: Name of the table of its options, e.g. ``Conv2DOptions``.
-            values: The options.
-        """
+        """Add an operator of the schema's ``BuiltinOperator``; `options` names their table, e.g. ``Conv2DOptions``."""
         schema = self._schema
         operator = schema.OperatorT()
         operator.opcodeIndex = self._code(kind, self._kinds[inputs[0]])
@@ -165,13 +142,7 @@ class LiteRTFile:
         return int(getattr(getattr(self._schema, table), name))
 
     def written(self, inputs: Sequence[int], outputs: Sequence[int], metadata: Mapping[str, str]) -> bytes:
-        """Give the file's bytes.
-
-        Args:
-            inputs: Numbers of the graph's inputs.
-            outputs: And of its outputs.
-            metadata: Texts by name.
-        """
+        """Give the file's bytes; inputs and outputs are numbers of tensors, metadata texts by name."""
         import flatbuffers
 
         schema = self._schema

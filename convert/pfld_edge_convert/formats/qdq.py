@@ -13,21 +13,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from pfld_edge_convert.formats.onnx_writer import OnnxWriter
-from pfld_edge_convert.formats.steps import Arithmetic, Step, with_resized
-from pfld_edge_convert.quantization.plan import Grid, Plan, layer_input
+from pfld_edge_convert.formats.steps import Arithmetic, OnnxWriter, Step
+from pfld_edge_convert.quantization.plan import LEVELS, Grid, Plan, layer_input
 
 _TO_SIGNED = 128
 """An int8 activation is the uint8 one less this."""
 
 
 def write_qdq(plan: Plan, *, signed: bool = False) -> onnx.ModelProto:
-    """Write the INT8 network of a plan.
-
-    Args:
-        plan: Of the network.
-        signed: Activations are int8 instead of uint8; the grids have the same steps. The image stays uint8.
-    """
+    """Write the INT8 network of a plan; `signed` activations are int8 on the same grids. The image stays uint8."""
     return _Writer(plan, signed=signed).written()
 
 
@@ -35,7 +29,7 @@ class _Writer(OnnxWriter):
     """Every integer tensor has a twin behind DequantizeLinear, which float operators read."""
 
     def __init__(self, plan: Plan, *, signed: bool) -> None:
-        super().__init__(plan, with_resized(plan))
+        super().__init__(plan)
         self._kind: type[np.integer] = np.int8 if signed else np.uint8
         self._shift = _TO_SIGNED if signed else 0
         self._real: dict[str, str] = {}
@@ -65,10 +59,10 @@ class _Writer(OnnxWriter):
             self._integer[output] = self._node("Concat", inputs, f"{output}_q", axis=1)
             self._grids[output] = Grid(1.0, self._shift)
         else:
-            inputs = [self._read(name) for name in node.input]
+            inputs = [self._named(name, self._read) for name in node.input]
             self._node(node.op_type, inputs, f"{output}_raw")
             self._nodes[-1].attribute.extend(node.attribute)
-            self._quantize(output, f"{output}_raw")
+            self._finish(step, f"{output}_raw")
 
     def _write_layer(self, step: Step) -> None:
         node, name, weights = step.node, step.output, self._plan.weights[step.output]
@@ -90,18 +84,29 @@ class _Writer(OnnxWriter):
             self._node("DequantizeLinear", [weight, scales, zeros], f"{name}.weight", axis=0),
             self._node("DequantizeLinear", [bias, bias_scales, bias_zeros], f"{name}.bias", axis=0),
         ]
-        target = self._grids.get(name)
-        raw = name if target is None else f"{name}_raw"
+        raw = f"{name}_raw" if step.clamp is not None or name in self._grids else name
         made = helper.make_node(node.op_type, inputs, [raw], name=node.name)
         if node.op_type == "Gemm":
             made.attribute.append(helper.make_attribute("transB", 1))
         else:
             made.attribute.extend(item for item in node.attribute if item.name != "auto_pad")
         self._nodes.append(made)
-        if target is None:
-            self._made.add(name)
-        else:
-            self._quantize(name, raw)
+        self._finish(step, raw)
+
+    def _finish(self, step: Step, real: str) -> None:
+        """Quantize what a step computed, where it has a grid, and add the clamp that is left to do."""
+        output, clamp = step.output, step.clamp
+        if output not in self._grids:
+            self._made.add(output)
+            if clamp is not None:
+                self._write_clamp(clamp, real, output)
+            return
+        if clamp is not None and self._levels(step) != (0, LEVELS):
+            # Between two conversions, so that runtimes find the layer between conversions too.
+            wide = self._node("QuantizeLinear", [real, *self._grid(output)], f"{output}_wide_q")
+            wide = self._node("DequantizeLinear", [wide, *self._grid(output)], f"{output}_wide_dq")
+            real = self._write_clamp(clamp, wide, f"{output}_clamped")
+        self._quantize(output, real)
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:  # noqa: ANN401
         self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
@@ -116,19 +121,13 @@ class _Writer(OnnxWriter):
         return self._integer[name]
 
     def _read(self, name: str) -> str:
-        """Name of a tensor's dequantized twin, for a step in integers; what isn't quantized passes unchanged."""
-        if name in self._index.constants or not name:
-            self._kept.add(name)
-            return name
+        """Name of a tensor's dequantized twin, for a step in integers."""
         if name not in self._real:
             inputs = [self._as_integer(name), *self._grid(name)]
             self._real[name] = self._node("DequantizeLinear", inputs, f"{name}_dq")
         return self._real[name]
 
     def _as_float(self, name: str) -> str:
-        if name in self._index.constants:
-            self._kept.add(name)
-            return name
         if name in self._made:
             return name
         real = f"{name}_float" if name == self._image else name

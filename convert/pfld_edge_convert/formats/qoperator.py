@@ -3,17 +3,21 @@
 It is what onnxruntime runs as it stands on a processor: no rewriting by the runtime is needed for any layer.
 """
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from pfld_edge_convert.formats.onnx_writer import CONTRIB, OnnxWriter
-from pfld_edge_convert.formats.steps import Arithmetic, Step
-from pfld_edge_convert.quantization.plan import Grid, Layer, Plan, layer_input
-from pfld_edge_convert.quantization.weights import IntegerWeights
+from pfld_edge_convert.formats.steps import CONTRIB, Arithmetic, OnnxWriter, Step
+from pfld_edge_convert.quantization.plan import (
+    LEVELS,
+    Grid,
+    IntegerWeights,
+    Layer,
+    Plan,
+    hard_swish_offset,
+    layer_input,
+)
 
 
 def write_qoperator(plan: Plan) -> onnx.ModelProto:
@@ -22,7 +26,7 @@ def write_qoperator(plan: Plan) -> onnx.ModelProto:
     Every layer with integer weights, and every addition, mean and concatenation between tensors with grids, becomes
     integer arithmetic; the rest stays float, with conversions in between.
     """
-    return _Writer(plan, plan.grids).written()
+    return _Writer(plan).written()
 
 
 def weight_constants(layer: Layer, weights: IntegerWeights, input_scale: float) -> dict[str, NDArray[np.generic]]:
@@ -48,8 +52,8 @@ def integer_name(written: onnx.ModelProto, tensor: str) -> str:
 class _Writer(OnnxWriter):
     """Knows which tensors exist as integers, as floats, or as both so far."""
 
-    def __init__(self, plan: Plan, grids: Mapping[str, Grid]) -> None:
-        super().__init__(plan, grids)
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
         image = {self._image} if self._image else set()
         self._float = {value.name for value in plan.model.graph.input} - image
 
@@ -58,16 +62,23 @@ class _Writer(OnnxWriter):
         self._float.update(node.output)
 
     def _write_integer(self, step: Step) -> None:
+        node, output = step.node, step.output
         match step.arithmetic:
             case Arithmetic.LAYER:
                 self._write_layer(step)
-            case Arithmetic.ADD:
-                self._call("QLinearAdd", step.node.input, step.output)
-            case Arithmetic.MEAN:
-                self._call("QLinearGlobalAveragePool", step.node.input, step.output)
+            case Arithmetic.COMPUTE if node.op_type == "HardSwish":
+                self._write_hard_swish(node, output)
+            case Arithmetic.COMPUTE:
+                operands = [*self._operands(*node.input), *self._ends(output)]
+                self._emit(f"QLinear{node.op_type}", operands, step, CONTRIB).attribute.extend(node.attribute)
+            case Arithmetic.CLAMP:
+                self._integer[output] = self._clip(self._as_integer(node.input[0]), f"{output}_q", self._levels(step))
+            case Arithmetic.MOVE if node.op_type == "AveragePool":
+                operands = [*self._operands(*node.input), *self._ends(output)]
+                self._emit("QLinearAveragePool", operands, step, CONTRIB).attribute.extend(node.attribute)
             case _:
-                inputs = [self._as_integer(name) for name in step.node.input]
-                self._emit(step.node.op_type, inputs, step.output).attribute.extend(step.node.attribute)
+                inputs = [self._named(name, self._as_integer) for name in node.input]
+                self._emit(node.op_type, inputs, step).attribute.extend(node.attribute)
 
     def _write_layer(self, step: Step) -> None:
         layer, name, node = step.layer, step.output, step.node
@@ -80,34 +91,56 @@ class _Writer(OnnxWriter):
             self._constant(constant, value)
         zeros = np.zeros(() if node.op_type == "Conv" else len(weights.scales), np.int8)
         operands += [f"{name}.w", f"{name}.s", self._shared(zeros)]
-        target = self._grids.get(name)
-        ends = [] if target is None else self._grid_constants(target)
         if node.op_type == "Gemm":
-            self._emit("QGemm", [*operands, f"{name}.b", *ends], name, CONTRIB, integer=target is not None)
+            self._emit("QGemm", [*operands, f"{name}.b", *self._ends(name)], step, CONTRIB)
             return
-        if target is None:
+        if name not in self._grids:
             raise ValueError(f"{layer.name} has integer weights, but its output has no grid")
-        made = self._emit("QLinearConv", [*operands, *ends, f"{name}.b"], name)
+        made = self._emit("QLinearConv", [*operands, *self._ends(name), f"{name}.b"], step)
         made.attribute.extend(item for item in node.attribute if item.name != "auto_pad")
 
-    def _call(self, kind: str, sources: Sequence[str], output: str) -> None:
-        """Emit one of onnxruntime's operators, whose every tensor is followed by its scale and zero point."""
-        operands = []
-        for name in sources:
-            operands += [self._as_integer(name), *self._grid_constants(self._grids[name])]
-        self._emit(kind, [*operands, *self._grid_constants(self._grids[output])], output, CONTRIB)
+    def _write_hard_swish(self, node: onnx.NodeProto, output: str) -> None:
+        """Write ``x * clip(x / 6 + 1 / 2, 0, 1)``; see `hard_swish_offset`."""
+        (source,) = node.input
+        grid = self._grids[source]
+        offset = hard_swish_offset(grid) or 0
+        sixth = Grid(grid.scale / 6, offset)
+        gate = self._clip(self._as_integer(source), f"{output}_gate", sixth.clamped((0, 1)))
+        operands = [*self._operands(source), gate, *self._grid_constants(sixth), *self._ends(output)]
+        self._emit("QLinearMul", operands, Step(node, Arithmetic.COMPUTE, output), CONTRIB)
 
-    def _emit(
-        self, kind: str, inputs: list[str], output: str, domain: str = "", *, integer: bool = True
-    ) -> onnx.NodeProto:
+    def _operands(self, *names: str) -> list[str]:
+        """Tensors as onnxruntime's operators take them, each followed by its scale and zero point."""
+        return [item for name in names for item in (self._as_integer(name), *self._grid_constants(self._grids[name]))]
+
+    def _ends(self, output: str) -> list[str]:
+        return self._grid_constants(self._grids[output]) if output in self._grids else []
+
+    def _emit(self, kind: str, inputs: list[str], step: Step, domain: str = "") -> onnx.NodeProto:
+        """Add the node that makes a step's output, in integers where that has a grid, and the clamp that is left."""
+        output = step.output
+        integer = output in self._grids or step.arithmetic is Arithmetic.COLUMNS
         name = f"{output}_q" if integer else output
         node = helper.make_node(kind, inputs, [name], domain=domain)
         self._nodes.append(node)
-        if integer:
-            self._integer[output] = name
-        else:
+        if not integer:
             self._float.add(output)
+            if step.clamp is not None:
+                node.output[0] = f"{output}_wide"
+                self._write_clamp(step.clamp, node.output[0], output)
+            return node
+        self._integer[output] = name
+        if step.clamp is not None and self._levels(step) != (0, LEVELS):
+            node.output[0] = f"{output}_wide"
+            self._clip(node.output[0], name, self._levels(step))
         return node
+
+    def _clip(self, integers: str, output: str, levels: tuple[int, int]) -> str:
+        if levels == (0, LEVELS):
+            return integers
+        ends = [self._shared(np.uint8(level)) for level in levels]
+        self._nodes.append(helper.make_node("Clip", [integers, *ends], [output]))
+        return output
 
     def _as_integer(self, name: str) -> str:
         if name not in self._integer:
@@ -117,9 +150,6 @@ class _Writer(OnnxWriter):
         return self._integer[name]
 
     def _as_float(self, name: str) -> str:
-        if name in self._index.constants:
-            self._kept.add(name)
-            return name
         # The name of the image is taken: the graph's input has it.
         real = f"{name}_float" if name == self._image else name
         if name not in self._float:

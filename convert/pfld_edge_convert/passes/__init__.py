@@ -8,8 +8,8 @@ from pfld_edge_convert.passes.canonical_form import (
     UpgradeOpset,
     canonical_form,
 )
-from pfld_edge_convert.passes.eliminate_dead_channels import EliminateDeadChannels
-from pfld_edge_convert.passes.operator_rewrites import ConvToGemm, FoldBatchNorm, MeanToPool
+from pfld_edge_convert.passes.channels import EliminateDeadChannels
+from pfld_edge_convert.passes.operator_rewrites import ConvToGemm, FoldBatchNorm, MeanToPool, RecognizeHardActivations
 
 __all__ = [
     "ConvToGemm",
@@ -21,6 +21,7 @@ __all__ = [
     "MakeBatchDynamic",
     "MeanToPool",
     "PassResult",
+    "RecognizeHardActivations",
     "UpgradeOpset",
     "canonical_form",
     "check_equivalence",
@@ -37,6 +38,7 @@ def default_passes() -> tuple[GraphPass, ...]:
         MakeBatchDynamic(),
         EliminateIdentity(),
         FoldBatchNorm(),
+        RecognizeHardActivations(),
         MeanToPool(),
         EliminateDeadChannels(),
         ConvToGemm(),

@@ -1,21 +1,213 @@
-"""Graph passes, and the check that each keeps what the graph computes.
+"""Graph passes, and the index of a graph by which they find their way.
 
 A pass takes a model and returns a `PassResult`; it never edits the model that it was given. `run_passes` applies
 passes in order, checks each result with onnx's checker, and compares its outputs in onnxruntime on sample inputs.
 """
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.graph_index import drop_unused
+
+Dims = tuple[int | str, ...]
+"""A shape: numbers where known, names where symbolic, ``"?"`` where unknown."""
+
+
+class GraphIndex:
+    """Producers, consumers, constants and shapes of a graph's tensors; make a new index after editing nodes.
+
+    Attributes:
+        consumers: Nodes that read each tensor, one entry a use.
+        constants: Values of initializers and of ``Constant`` nodes.
+        shapes: What onnx's shape inference knows of every tensor.
+        types: Element types (``onnx.TensorProto.FLOAT``, ...) of the tensors with a shape.
+        outputs: Names of the graph's outputs.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = model.graph
+        self.outputs = {value.name for value in self.graph.output}
+        self.producers: dict[str, onnx.NodeProto] = {}
+        self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
+        for node in self.graph.node:
+            self.producers.update(dict.fromkeys(node.output, node))
+            for name in node.input:
+                self.consumers[name].append(node)
+            value = constant_value(node)
+            if value is not None:
+                self.constants[node.output[0]] = value
+        self.shapes, self.types = _shapes_and_types(model)
+
+    def rank(self, name: str) -> int:
+        """Number of axes of a tensor; -1 where unknown."""
+        return len(self.shapes[name]) if name in self.shapes else -1
+
+    def only_consumer(self, name: str) -> onnx.NodeProto | None:
+        """The single node that reads a tensor; None where there are more, or where it is an output of the graph."""
+        readers = self.consumers[name]
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+    def weights(self, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Weight, output channels first, and bias (or zeros) of a Conv or Gemm; None where they aren't constant."""
+        weight = self.constants.get(node.input[1])
+        if weight is None:
+            return None
+        if node.op_type == "Gemm" and not attribute(node, "transB", 0):
+            weight = weight.T
+        if len(node.input) < 3 or not node.input[2]:
+            return weight, np.zeros(len(weight), weight.dtype)
+        bias = self.constants.get(node.input[2])
+        if bias is None or bias.shape != (len(weight),):
+            return None
+        return weight, bias
+
+    def set_weights(self, node: onnx.NodeProto, weight: NDArray[Any], bias: NDArray[Any]) -> None:
+        """Give a Conv or Gemm new weights, in the orientation of `weights`."""
+        if node.op_type == "Gemm" and not attribute(node, "transB", 0):
+            weight = weight.T
+        had_bias = len(node.input) > 2 and bool(node.input[2])
+        self.set_constant(node, 1, weight)
+        if had_bias or np.any(bias):
+            self.set_constant(node, 2, bias)
+
+    def set_constant(self, node: onnx.NodeProto, position: int, value: NDArray[Any]) -> None:
+        """Make an input of a node the given constant, under its old name where no other node reads that."""
+        while len(node.input) <= position:
+            node.input.append("")
+        old = node.input[position]
+        shared = len(self.consumers[old]) > 1 if old else True
+        name = self.add_constant(old or f"{node.output[0]}_input{position}", value, replace=not shared)
+        node.input[position] = name
+
+    def add_constant(self, name: str, value: NDArray[Any], *, replace: bool = False) -> str:
+        """Add an initializer and return its name, made unique unless it replaces the one of that name."""
+        if not replace:
+            taken = set(self.constants) | set(self.producers) | {item.name for item in self.graph.input}
+            stem, count = name, 1
+            while name in taken:
+                name, count = f"{stem}_{count}", count + 1
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        kept = [item for item in self.graph.initializer if item.name == name]
+        if kept:
+            kept[0].CopyFrom(tensor)
+        else:
+            self.graph.initializer.append(tensor)
+        self.constants[name] = value
+        return name
+
+    def bypass(self, node: onnx.NodeProto) -> bool:
+        """Remove a node whose output is its first input; False where the names of inputs and outputs forbid that."""
+        source, result = node.input[0], node.output[0]
+        if result not in self.outputs:
+            _rename_input(self.graph, result, source)
+        elif source in self.producers and source not in self.outputs:
+            producer = self.producers[source]
+            producer.output[list(producer.output).index(source)] = result
+            _rename_input(self.graph, source, result)
+        else:
+            return False
+        self.graph.node.remove(node)
+        return True
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:  # noqa: ANN401 - ints, floats, tensors
+    """Value of a node's attribute, or the default where it is absent."""
+    for item in node.attribute:
+        if item.name == name:
+            return onnx.helper.get_attribute_value(item)
+    return default
+
+
+def constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
+    """Value of a ``Constant`` node; None of other nodes, and of sparse tensors and strings."""
+    if node.op_type != "Constant" or not node.attribute:
+        return None
+    value, name = onnx.helper.get_attribute_value(node.attribute[0]), node.attribute[0].name
+    if name == "value":
+        return numpy_helper.to_array(value)
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    return np.array(value, kinds[name]) if name in kinds else None
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a caller feeds: files of IR version 3 list their initializers among them."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
+
+
+def set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
+    """Give a node an attribute, in place of one of that name."""
+    kept = [item for item in node.attribute if item.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+def onnx_opset(model: onnx.ModelProto) -> int:
+    """Version of the standard operator set that a model uses."""
+    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+
+
+def spatially_unpadded(node: onnx.NodeProto) -> bool:
+    """Whether a Conv or pool certainly looks at nothing outside its input."""
+    padding = attribute(node, "auto_pad", b"NOTSET")
+    return padding in (b"NOTSET", b"VALID") and not any(attribute(node, "pads", []))
+
+
+def is_spatial_mean(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Whether a node is a ReduceMean over both spatial axes of a rank-4 tensor."""
+    if node.op_type != "ReduceMean" or index.rank(node.input[0]) != 4:
+        return False
+    axes = index.constants.get(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
+    return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
+
+
+def drop_unused(model: onnx.ModelProto) -> None:
+    """Remove nodes and initializers that nothing reads, and recorded shapes, which an edit may have made wrong."""
+    graph = model.graph
+    wanted = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    initializers = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    for name, items in (("node", kept[::-1]), ("initializer", initializers), ("input", graph_inputs(model))):
+        saved = [type(item).FromString(item.SerializeToString()) for item in items]
+        graph.ClearField(name)
+        getattr(graph, name).extend(saved)
+    graph.ClearField("value_info")
+
+
+def _rename_input(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name == old:
+                node.input[position] = new
+
+
+def _shapes_and_types(model: onnx.ModelProto) -> tuple[dict[str, Dims], dict[str, int]]:
+    # Data propagation lets inference see through the Shape -> Gather -> Reshape chains that exporters leave.
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes: dict[str, Dims] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape"):
+            types[value.name] = tensor.elem_type
+            shapes[value.name] = tuple(
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim
+            )
+    return shapes, types
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +215,6 @@ class PassResult:
     """Result of a pass.
 
     Attributes:
-        name: The pass's name.
         model: The rewritten model, or the model that was given where nothing changed.
         detail: What changed, in one line; empty where nothing did.
         max_difference: Largest absolute difference that it made to an output on the samples of `run_passes`.
@@ -53,11 +244,7 @@ class GraphPass(ABC):
     tolerance: ClassVar[float] = 1e-6
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        """Rewrite a copy of the model.
-
-        Raises:
-            ConvertError: The model can't be rewritten by this pass.
-        """
+        """Rewrite a copy of the model; `ConvertError` where this pass can't."""
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         detail = self.rewrite(copy)
@@ -74,7 +261,7 @@ class GraphPass(ABC):
 def check_equivalence(
     before: onnx.ModelProto, after: onnx.ModelProto, inputs: NDArray[np.float32], tolerance: float, name: str
 ) -> float:
-    """Check with onnxruntime that two models compute the same.
+    """Check with onnxruntime that two models compute the same; give the largest absolute difference.
 
     Args:
         before: The reference model.
@@ -83,9 +270,6 @@ def check_equivalence(
         tolerance: Largest absolute difference of any value of any output; where an output exceeds 1, as a share of
             its largest value.
         name: Of the step that rewrote it, for the message.
-
-    Returns:
-        The largest absolute difference.
 
     Raises:
         ConvertError: The difference exceeds the tolerance, the outputs' shapes differ, or a model does not run.
@@ -116,15 +300,7 @@ def _with_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 def run_passes(
     model: onnx.ModelProto, passes: Sequence[GraphPass], inputs: NDArray[np.float32]
 ) -> tuple[onnx.ModelProto, list[PassResult]]:
-    """Apply passes in order, first to last, and check each.
-
-    Args:
-        model: Left as it is.
-        passes: The passes.
-        inputs: ``(N, 3, S, S)`` float32 samples to compare outputs on.
-
-    Returns:
-        The rewritten model, and the result of each pass.
+    """Apply passes in order to a model and check each on ``(N, 3, S, S)`` float32 samples; give the result of each.
 
     Raises:
         ConvertError: A pass made an invalid model, or changed the output; the message names it.

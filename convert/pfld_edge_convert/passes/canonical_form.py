@@ -12,15 +12,16 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.passes.base import GraphPass, run_passes
-from pfld_edge_convert.passes.graph_index import (
+from pfld_edge_convert.passes.base import (
     Dims,
     GraphIndex,
+    GraphPass,
     attribute,
     constant_value,
     drop_unused,
     graph_inputs,
     onnx_opset,
+    run_passes,
 )
 from pfld_edge_convert.passes.operator_rewrites import FoldBatchNorm
 
@@ -45,17 +46,11 @@ _KEPT = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
 
 
 def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Bring a network to opset 18 with a dynamic batch, and remove what does nothing.
+    """Bring a network with one input ``(N, ...)``, of any opset, to opset 18 with a dynamic batch.
 
-    Every output is compared with the original's in onnxruntime after each pass, on random inputs.
-
-    Args:
-        model: Any network with one input ``(N, ...)``, of any opset; left as it is.
-
-    Returns:
-        A network with the same outputs: without Constant, Identity, Dropout and other nodes without effect, without
-        computed shapes where they depend on nothing but the batch, and with BatchNormalization folded into
-        convolutions. Newer opsets than 18 are kept.
+    The result has the same outputs: without Constant, Identity, Dropout and other nodes without effect, without
+    computed shapes where they depend on nothing but the batch, and with BatchNormalization folded into convolutions.
+    Newer opsets than 18 are kept. Every output is compared with the original's after each pass, on random inputs.
 
     Raises:
         ConvertError: The network has several inputs, or a pass can't rewrite it.
@@ -357,12 +352,7 @@ def _looks_at_one_pixel(node: onnx.NodeProto) -> bool:
 
 
 def with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
-    """Copy a model with inputs of certain shapes; recorded shapes of other tensors are dropped.
-
-    Args:
-        model: Left as it is.
-        shapes: By the input's name; others stay as they are.
-    """
+    """Copy a model with other shapes of the named inputs; recorded shapes of other tensors are dropped."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     for value in fixed.graph.input:
@@ -376,12 +366,7 @@ def with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]
 def with_image_size(model: onnx.ModelProto, side: int) -> onnx.ModelProto | None:
     """Copy a model with the free height and width of its input image set, the batch left free.
 
-    Args:
-        model: Left as it is.
-        side: Pixels.
-
-    Returns:
-        None where nothing but the batch is free, or where the input isn't one image.
+    None where nothing but the batch is free, or where the input isn't one image.
     """
     inputs = graph_inputs(model)
     dims = inputs[0].type.tensor_type.shape.dim if len(inputs) == 1 else []

@@ -1,12 +1,18 @@
-"""Replaces operators by those that onnxruntime runs fastest: BatchNormalization, means and covering convolutions."""
+"""Replaces operators by those that run fastest: BatchNormalization, means, covering convolutions, hard activations."""
 
 from typing import ClassVar
 
 import numpy as np
 import onnx
 
-from pfld_edge_convert.passes.base import GraphPass
-from pfld_edge_convert.passes.graph_index import GraphIndex, attribute, is_spatial_mean, spatially_unpadded
+from pfld_edge_convert.passes.base import (
+    GraphIndex,
+    GraphPass,
+    attribute,
+    drop_unused,
+    is_spatial_mean,
+    spatially_unpadded,
+)
 
 
 class FoldBatchNorm(GraphPass):
@@ -148,3 +154,125 @@ def _replace_by_gemm(index: GraphIndex, conv: onnx.NodeProto) -> bool:
     del conv.attribute[:]
     conv.attribute.append(onnx.helper.make_attribute("transB", 1))
     return True
+
+
+class RecognizeHardActivations(GraphPass):
+    """Gives hard-sigmoid and hard-swish their operators, and folds a hard-sigmoid behind a layer into its weights.
+
+    Howard et al., Searching for MobileNetV3, arXiv 1905.02244, section 5.2. Integer kernels know HardSwish by two
+    nodes, and a Clip behind a layer by the layer's own range.
+
+    Rewrite rules:
+        - ``Clip(x + 3, 0, 6) / 6`` becomes ``HardSigmoid(x, 1/6, 1/2)``, also where it is multiplied by 1/6.
+        - ``x * HardSigmoid(x, 1/6, 1/2)`` and ``x * Clip(x + 3, 0, 6) / 6`` become ``HardSwish(x)``.
+        - ``HardSigmoid(Conv(x, w, b), alpha, beta)`` or of ``Gemm``, where nothing else reads the layer, becomes
+          ``Clip(Conv(x, alpha * w, alpha * b + beta), 0, 1)``.
+        - ``PRelu`` with one slope for all channels becomes ``LeakyRelu``.
+    """
+
+    name: ClassVar[str] = "recognize-hard-activations"
+    tolerance: ClassVar[float] = 1e-5
+
+    def rewrite(self, model: onnx.ModelProto) -> str:
+        """Edit the model in place; return what was done."""
+        count = 0
+        for rule, kinds in (
+            (_sigmoid_of_clip, ("Mul", "Div")),
+            (_swish_of_sigmoid, ("Mul",)),
+            (_clip_of_sigmoid, ("HardSigmoid",)),
+            (_leaky_of_prelu, ("PRelu",)),
+        ):
+            index = GraphIndex(model)
+            for node in list(model.graph.node):
+                if node.op_type in kinds and rule(index, node):
+                    count, index = count + 1, GraphIndex(model)
+            # What a rule left unread would look like a reader to the next.
+            drop_unused(model)
+        return f"{count} activations" if count else ""
+
+
+def _scalar(index: GraphIndex, name: str) -> float | None:
+    value = index.constants.get(name)
+    return float(value.item()) if value is not None and value.size == 1 else None
+
+
+def _and_scalar(index: GraphIndex, node: onnx.NodeProto) -> tuple[str, float] | None:
+    """The computed input and the constant of an Add, Mul or Div of two inputs, one of them a constant number."""
+    for place, other in ((1, 0), (0, 1)) if node.op_type != "Div" else ((1, 0),):
+        value = _scalar(index, node.input[place])
+        if value is not None:
+            return node.input[other], value
+    return None
+
+
+def _is_sixth(node: onnx.NodeProto, value: float) -> bool:
+    return abs(value - 6) < 1e-6 if node.op_type == "Div" else abs(value - 1 / 6) < 1e-6
+
+
+def _shifted_source(index: GraphIndex, name: str) -> str:
+    """x, where a tensor is ``Clip(x + 3, 0, 6)`` and nothing else reads what lies between; else an empty string."""
+    clip = index.producers.get(name)
+    if clip is None or clip.op_type != "Clip" or len(clip.input) != 3 or index.only_consumer(name) is None:
+        return ""
+    add = index.producers.get(clip.input[0])
+    if add is None or add.op_type != "Add" or index.only_consumer(clip.input[0]) is None:
+        return ""
+    added = _and_scalar(index, add)
+    bounds = [_scalar(index, end) for end in clip.input[1:]]
+    return added[0] if added is not None and (added[1], *bounds) == (3, 0, 6) else ""
+
+
+def _become(node: onnx.NodeProto, kind: str, source: str, **attributes: float) -> int:
+    node.op_type = kind
+    node.input[:] = [source]
+    del node.attribute[:]
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
+    return 1
+
+
+def _sigmoid_of_clip(index: GraphIndex, node: onnx.NodeProto) -> int:
+    scaled = _and_scalar(index, node)
+    if scaled is None or not _is_sixth(node, scaled[1]):
+        return 0
+    if source := _shifted_source(index, scaled[0]):
+        return _become(node, "HardSigmoid", source, alpha=1 / 6, beta=0.5)
+    product = index.producers.get(scaled[0])
+    if product is None or product.op_type != "Mul" or index.only_consumer(scaled[0]) is None:
+        return 0
+    for one, other in (product.input, reversed(product.input)):
+        if one == _shifted_source(index, other):
+            return _become(node, "HardSwish", one)
+    return 0
+
+
+def _swish_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> int:
+    for one, other in (node.input, reversed(node.input)):
+        gate = index.producers.get(other)
+        if gate is not None and gate.op_type == "HardSigmoid" and gate.input[0] == one:
+            slope, offset = attribute(gate, "alpha", 0.2), attribute(gate, "beta", 0.5)
+            if abs(slope - 1 / 6) < 1e-6 and offset == 0.5:
+                return _become(node, "HardSwish", one)
+    return 0
+
+
+def _clip_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> int:
+    layer = index.producers.get(node.input[0])
+    if layer is None or layer.op_type not in ("Conv", "Gemm") or index.only_consumer(node.input[0]) is None:
+        return 0
+    weights = index.weights(layer)
+    plain = (attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)) == (1.0, 1.0)
+    if weights is None or not plain or node.input[0] in layer.input:
+        return 0
+    slope, offset = attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)
+    weight, bias = (values.astype(np.float64) for values in weights)
+    index.set_weights(layer, (slope * weight).astype(np.float32), (slope * bias + offset).astype(np.float32))
+    _become(node, "Clip", node.input[0])
+    node.input.extend(index.add_constant(f"{node.output[0]}_{end}", np.array(end, np.float32)) for end in (0, 1))
+    return 1
+
+
+def _leaky_of_prelu(index: GraphIndex, node: onnx.NodeProto) -> int:
+    slopes = index.constants.get(node.input[1])
+    if slopes is None or slopes.size == 0 or (slopes != slopes.flat[0]).any():
+        return 0
+    return _become(node, "LeakyRelu", node.input[0], alpha=float(slopes.flat[0]))

@@ -1,7 +1,13 @@
-"""Mixed precision by sensitivity analysis: the layers whose quantization moves landmarks most stay in float."""
+"""Mixed precision by sensitivity analysis, and the report that a quantized file carries of it.
 
+The layers whose quantization moves landmarks most stay in float. `fusion_coverage` and `face_times` tell what
+onnxruntime makes of the file.
+"""
+
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -10,15 +16,26 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pfld_edge_calib.evaluation.drift import FEWEST_FACES, DriftEstimate, Verdict, judge
-from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.quantization.activation_statistics import activations
+from pfld_edge_convert.benchmark.timing import Times, take_turns
+from pfld_edge_convert.inference import open_model, optimized_graph, run_model
+from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.quantization.plan import Grid, Layer, Plan
+from pfld_edge_convert.quantization.ranges import activations
+from pfld_edge_runtime import ModelContractError
 
 Network = TypeVar("Network")
 
 MOST_FLOAT_LAYERS = 12
 """With more layers in float the file is hardly smaller or faster than the float file."""
+
+REPORT_KEY = "pfld_edge.quantization"
+"""Key of the report's JSON in an ONNX file's ``metadata_props``."""
+
+_FIELDS = ("layer", "sqnr", "low", "high", "deviation", "large_pose")
+_INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"})
+_FLOAT = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
+_CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_WARM_UP = 10
 
 
 def deviation_per_face(
@@ -26,10 +43,7 @@ def deviation_per_face(
 ) -> NDArray[np.float64]:
     """Mean landmark distance of each face, ``(N,)``, as a fraction of the distance of two landmarks of `expected`.
 
-    Args:
-        found: ``(N, 2 * P)`` or ``(N, P, 2)`` landmarks.
-        expected: The same of the float network.
-        normalizing_points: Indices of the two landmarks, e.g. the outer eye corners.
+    Landmarks are ``(N, 2 * P)`` or ``(N, P, 2)``; the two are e.g. the outer eye corners.
     """
     one, other = (np.asarray(values, np.float64).reshape(len(values), -1, 2) for values in (found, expected))
     first, second = normalizing_points
@@ -45,8 +59,7 @@ class LayerCost:
     Attributes:
         layer: `Layer.output`.
         sqnr: Signal to quantization noise ratio of its output, dB; 0 for the last layer, whose output is float.
-        low: Lower end of its output's grid, in the units of the equalized network.
-        high: Upper end.
+        low, high: Ends of its output's grid, in the units of the equalized network.
         deviation: Mean landmark deviation from the float network, a fraction of the eye distance.
         large_pose: The same over the quarter of faces with the largest pose.
     """
@@ -94,12 +107,7 @@ def layer_costs(
 
 @dataclass(frozen=True, slots=True)
 class FaceDrift:
-    """Relative change of the NME, with its interval.
-
-    Attributes:
-        all: Over all faces.
-        large_pose: Over the faces of large pose (``largepose``, where the set says so); over all where none has.
-    """
+    """Relative change of the NME, with its interval: over all faces, and over those of large pose where there are."""
 
     all: DriftEstimate
     large_pose: DriftEstimate
@@ -120,7 +128,6 @@ class DriftBudget:
     Attributes:
         allowed: Largest allowed drift.
         drifts: Drift with 0, 1, 2, ... layers in float; the last one is of the network that was kept.
-        float_layers: Layers that stayed in float.
     """
 
     allowed: float
@@ -166,10 +173,8 @@ def search_float_layers(
 
 
 def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
-    """The float network with one layer's weights and output on their grids, its bias corrected for the mean input.
-
-    The plan's own bias can't be used: it also corrects the errors of the layers before.
-    """
+    """The float network with one layer's weights and output on their grids, its bias corrected for the mean input."""
+    # The plan's own bias can't be used: it also corrects the errors of the layers before.
     copy = onnx.ModelProto()
     copy.CopyFrom(plan.model)
     index = GraphIndex(copy)
@@ -232,3 +237,117 @@ def _large_pose(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArra
     asymmetry = np.linalg.norm(centered - flipped, axis=2).mean(axis=1) / np.maximum(size, 1e-9)
     result: NDArray[np.bool_] = asymmetry >= np.quantile(asymmetry, 0.75)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationReport:
+    """How a network was quantized, as its file's metadata say.
+
+    Attributes:
+        method: Range method.
+        tried: Mean landmark deviation on held-back faces with each range method; see `select_method`.
+        costs: Of each layer alone, the most expensive first.
+        float_layers: Layers that stayed in float.
+        faces: Number of faces that the costs were measured on.
+        float_operators: Operators between layers that compute in float, each with the reason.
+    """
+
+    method: str
+    tried: dict[str, float]
+    costs: tuple[LayerCost, ...]
+    float_layers: tuple[str, ...] = ()
+    faces: int = 0
+    float_operators: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Compact JSON with three significant digits."""
+        record = {
+            "method": self.method,
+            "tried": {name: _short(value) for name, value in self.tried.items()},
+            "float": list(self.float_layers),
+            "faces": self.faces,
+            "layers": [[_short(getattr(cost, name)) for name in _FIELDS] for cost in self.costs],
+        }
+        operators = {"float_operators": list(self.float_operators)} if self.float_operators else {}
+        return json.dumps({**record, **operators}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "QuantizationReport":
+        """Read what `to_json` wrote; `ModelContractError` where it is damaged."""
+        try:
+            record = json.loads(text)
+            costs = tuple(LayerCost(**dict(zip(_FIELDS, row, strict=True))) for row in record["layers"])
+            operators = tuple(map(str, record.get("float_operators", ())))
+            return cls(
+                record["method"], record["tried"], costs, tuple(record["float"]), int(record["faces"]), operators
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelContractError(f"the file's quantization report is damaged: {error}") from error
+
+
+def attach_report(model: onnx.ModelProto, report: QuantizationReport) -> None:
+    """Write a report into a model's metadata; it replaces an existing one."""
+    kept = [entry for entry in model.metadata_props if entry.key != REPORT_KEY]
+    model.ClearField("metadata_props")
+    model.metadata_props.extend(kept)
+    model.metadata_props.add(key=REPORT_KEY, value=report.to_json())
+
+
+def read_report(model: onnx.ModelProto) -> QuantizationReport | None:
+    """Read the report from a model's metadata, None without one; `ModelContractError` where it is damaged."""
+    for entry in model.metadata_props:
+        if entry.key == REPORT_KEY:
+            return QuantizationReport.from_json(entry.value)
+    return None
+
+
+def _short(value: float | str) -> float | str:
+    return value if isinstance(value, str) else float(f"{value:.3g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Names of the convolutions and products that onnxruntime runs in 8 bits and in float; number of conversions."""
+
+    integer: tuple[str, ...]
+    floating: tuple[str, ...]
+    conversions: int
+
+    @property
+    def share(self) -> float:
+        """Fraction of the convolutions and matrix products that run in 8 bits."""
+        total = len(self.integer) + len(self.floating)
+        return len(self.integer) / total if total else 0.0
+
+    def describe(self) -> str:
+        """One line."""
+        total = len(self.integer) + len(self.floating)
+        floating = f", in float: {', '.join(self.floating)}" if self.floating else ""
+        return f"{len(self.integer)} of {total} convolutions and products run in 8 bits{floating}"
+
+
+def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
+    """Read from onnxruntime's optimized graph which operators run in 8 bits; `ConvertError` where it refuses."""
+    named = [(node.op_type, node.output[0]) for node in optimized_graph(model).graph.node]
+    return Coverage(
+        tuple(name for kind, name in named if kind in _INTEGER),
+        tuple(name for kind, name in named if kind in _FLOAT),
+        sum(kind in _CONVERSIONS for kind, _ in named),
+    )
+
+
+def face_times(models: dict[str, onnx.ModelProto], rounds: int = 100) -> dict[str, Times]:
+    """Time one face through each network, `rounds` times, one thread, on this machine.
+
+    The networks run in turns, so that other load slows all of them alike: ratios are steadier than times.
+    """
+    calls = {name: _one_face(model) for name, model in models.items()}
+    return take_turns(calls, rounds, warm_up=_WARM_UP)
+
+
+def _one_face(model: onnx.ModelProto) -> Callable[[], object]:
+    session = open_model(model)
+    value = session.get_inputs()[0]
+    noise = np.random.default_rng(0).integers(0, 256, [1, *value.shape[1:]])
+    inputs = noise.astype(np.uint8) if value.type == "tensor(uint8)" else (noise / 127.5 - 1).astype(np.float32)
+    return lambda: session.run(None, {value.name: inputs})

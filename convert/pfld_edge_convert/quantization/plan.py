@@ -4,6 +4,7 @@ A `Plan` is all that a writer in `pfld_edge_convert.formats` needs. Activations 
 point per tensor: real value = scale * (integer - zero point).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,17 +13,22 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pfld_edge_convert.passes.channel_map import channel_weights, is_depthwise
-from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.quantization.weights import IntegerWeights
+from pfld_edge_convert.passes.base import GraphIndex, attribute
+from pfld_edge_convert.passes.channels import channel_weights, is_depthwise
 
 Array = NDArray[np.float64]
 
 LEVELS = 255
 """Steps of an 8-bit grid."""
 
-MOVES = frozenset({"Flatten", "Identity", "MaxPool"})
+_MOVES = frozenset({"Flatten", "Identity", "MaxPool"})
 """Operators that only move or select values, so that they work on integers as on real values."""
+
+COMPUTED = frozenset({"Add", "GlobalAveragePool", "HardSwish", "LeakyRelu", "Mul", "Sigmoid"})
+"""Operators without weights that are computed in integers, from the grids of their inputs to one of their own."""
+
+_CLAMPED = frozenset({"Add", "Mul"})
+"""Those that saturate to the bounds of the Relu or Clip that alone reads them, as Conv and Gemm do."""
 
 _SMALLEST_SCALE = 1e-12
 
@@ -69,24 +75,46 @@ class Grid:
         steps = np.rint(values / np.float32(self.scale)) + self.zero_point
         return np.asarray(np.clip(steps, 0, LEVELS), np.uint8)
 
+    def clamped(self, bounds: tuple[float, float]) -> tuple[int, int]:
+        """The integers nearest to the bounds of a Relu or Clip."""
+        low, high = (float(np.clip(bound / self.scale + self.zero_point, 0, LEVELS)) for bound in bounds)
+        return round(low), round(high)
+
     def dequantize(self, integers: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Real values of integers on the grid."""
         return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """A Conv or Gemm with constant weights, fused with the Relu that alone reads it, if there is one.
+class IntegerWeights:
+    """Quantized weights of a Conv or Gemm.
 
     Attributes:
-        node: The Conv or Gemm.
-        relu: Its Relu, or None.
-        name: The node's name, or its output's.
-        depthwise: Whether each channel is convolved by itself.
+        integers: ``(O, I, ...)`` int8.
+        scales: ``(O,)`` float32, real weight = integer * scale.
+        bias: ``(O,)`` float64, real.
     """
 
+    integers: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    bias: Array
+
+    def integer_bias(self, input_scale: float) -> NDArray[np.int32]:
+        """Bias in units of the accumulator, input scale times weight scale."""
+        return np.rint(self.bias / (input_scale * self.scales.astype(np.float64))).astype(np.int32)
+
+    def real(self) -> Array:
+        """``(O, I, ...)`` dequantized weights."""
+        shape = (-1,) + (1,) * (self.integers.ndim - 1)
+        return self.integers.astype(np.float64) * self.scales.reshape(shape).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A Conv or Gemm with constant weights, fused with the Relu or Clip (`clamp`) that alone reads it, if any."""
+
     node: onnx.NodeProto
-    relu: onnx.NodeProto | None
+    clamp: onnx.NodeProto | None
     name: str
     depthwise: bool
 
@@ -97,8 +125,8 @@ class Layer:
 
     @property
     def output(self) -> str:
-        """The tensor that the layer computes, after the Relu where there is one."""
-        return str((self.relu or self.node).output[0])
+        """The tensor that the layer computes, after the Relu or Clip where there is one."""
+        return str((self.clamp or self.node).output[0])
 
     def weights(self, index: GraphIndex) -> tuple[Array, Array]:
         """Real weights ``(O, I, ...)`` and bias ``(O,)``, float64."""
@@ -139,47 +167,153 @@ class Plan:
         return layer_input(self.index, layer.source, self.grids)
 
 
+def clamp_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float, float] | None:
+    """Bounds of a Relu, or of a Clip of any opset with constant bounds; None of any other node."""
+    if node.op_type == "Relu":
+        return 0.0, math.inf
+    if node.op_type != "Clip":
+        return None
+    bounds = [attribute(node, "min", -math.inf), attribute(node, "max", math.inf)]
+    for place, name in enumerate(node.input[1:]):
+        if name and name not in index.constants:
+            return None
+        if name:
+            bounds[place] = index.constants[name].item()
+    return float(bounds[0]), float(bounds[1])
+
+
+def fused_clamp(index: GraphIndex, node: onnx.NodeProto) -> onnx.NodeProto | None:
+    """The Relu or Clip that a layer, an addition or a product takes over; None where there is none."""
+    reader = index.only_consumer(node.output[0])
+    fuses = node.op_type in _CLAMPED or channel_weights(index, node) is not None
+    return reader if fuses and reader is not None and clamp_bounds(index, reader) is not None else None
+
+
 def weighted_layers(index: GraphIndex) -> list[Layer]:
     """All Conv and Gemm with constant weights, first to last."""
-    layers = []
-    for node in index.graph.node:
-        if channel_weights(index, node) is not None:
-            reader = index.only_consumer(node.output[0])
-            relu = reader if reader is not None and reader.op_type == "Relu" else None
-            layers.append(Layer(node, relu, node.name or node.output[0], is_depthwise(index, node)))
-    return layers
+    return [
+        Layer(node, fused_clamp(index, node), node.name or node.output[0], is_depthwise(index, node))
+        for node in index.graph.node
+        if channel_weights(index, node) is not None
+    ]
+
+
+def nearest_resize(node: onnx.NodeProto) -> bool:
+    """Whether a node is a Resize that copies, pixel y reading pixel ``floor(y / factor)``."""
+    return (
+        node.op_type == "Resize"
+        and attribute(node, "mode", b"nearest") == b"nearest"
+        and attribute(node, "coordinate_transformation_mode", b"half_pixel") == b"asymmetric"
+        and attribute(node, "nearest_mode", b"round_prefer_floor") == b"floor"
+    )
+
+
+def keeps_grid(node: onnx.NodeProto) -> bool:
+    """Whether a node moves, selects or averages values, so that its output has the grid of its input."""
+    return node.op_type in _MOVES or node.op_type == "AveragePool" or nearest_resize(node)
 
 
 def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
-    """Tensors that need a grid of their own: outputs of layers, additions and means."""
-    made = [layer.output for layer in layers if layer.output not in index.outputs]
-    return made + [node.output[0] for node in index.graph.node if node.op_type in ("Add", "GlobalAveragePool")]
+    """Tensors that need a grid of their own, first to last.
+
+    These are outputs of layers and of `COMPUTED` operators, of Relu and Clip that aren't fused, and whatever else a
+    layer reads. Where no layer follows, as in the last Gemm or behind heat maps, results stay float: nothing but a
+    convolution that can't write float gets a grid there.
+    """
+    sources = {layer.source for layer in layers}
+    followed = followed_by(index, layers)
+    made = {layer.node.output[0]: layer.output for layer in layers}
+    names: dict[str, None] = {}
+    covered = {value.name for value in index.graph.input}
+    for node in index.graph.node:
+        output = node.output[0]
+        if output in made:
+            own = made[output] not in index.outputs and (node.op_type == "Conv" or made[output] in followed)
+            output = made[output]
+        elif node.op_type in COMPUTED or clamp_bounds(index, node):
+            clamp = fused_clamp(index, node)
+            output = clamp.output[0] if clamp else output
+            own = output in followed and output not in covered
+        elif keeps_grid(node) or node.op_type == "Concat":
+            own = output in sources and not covered.issuperset(_computed_inputs(index, node))
+            covered.add(output)
+        else:
+            own = output in sources
+        if own:
+            names[output] = None
+            covered.add(output)
+    of_floats = (name for name in names if index.types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT)
+    return [name for name in of_floats if index.rank(name) not in (0, 1)]
+
+
+def followed_by(index: GraphIndex, layers: list[Layer]) -> set[str]:
+    """Tensors from which a layer is reached."""
+    found = {layer.source for layer in layers}
+    for node in reversed(index.graph.node):
+        if found.intersection(node.output):
+            found.update(node.input)
+    return found
+
+
+def _computed_inputs(index: GraphIndex, node: onnx.NodeProto) -> list[str]:
+    return [name for name in node.input if name and name not in index.constants]
 
 
 def shared_grids(index: GraphIndex) -> list[list[str]]:
-    """Tensors that must share a grid: the inputs and the output of each Concat of maps, which then copies bytes.
+    """Tensors that must share a grid: inputs and output of each Concat of maps, and of whatever keeps a grid.
 
     Pooled features (rank 2) may have different grids: the Gemm that reads them holds their scales in its weights.
     """
     groups: list[set[str]] = []
     for node in index.graph.node:
-        if node.op_type == "Concat" and index.rank(node.output[0]) == 4:
-            group = {*node.input, node.output[0]}
+        if keeps_grid(node) or (node.op_type == "Concat" and index.rank(node.output[0]) == 4):
+            group = {*_computed_inputs(index, node), node.output[0]}
             touching = [other for other in groups if other & group]
             groups = [other for other in groups if not other & group] + [group.union(*touching)]
     return [sorted(group) for group in groups]
 
 
 def propagate_grids(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[str, Grid]:
-    """Add the grids of tensors that only move numbers: Flatten, MaxPool, and Concat of equal grids."""
+    """Add the grids of tensors that keep their input's, of Concat of equal grids, and of Relu and Clip not fused.
+
+    A Relu or Clip takes its input's grid, on which it is exact to half a step, unless that would cost it a bit.
+    """
     result = dict(grids)
+    joined = {node.output[0] for node in index.graph.node if node.op_type == "Concat"}
+    tied = {name for group in shared_grids(index) if joined.intersection(group) for name in group}
     for node in index.graph.node:
-        inputs = {result.get(name) for name in node.input if name not in index.constants}
-        if len(inputs) == 1 and (node.op_type in MOVES or node.op_type == "Concat"):
-            (grid,) = inputs
-            if grid is not None:
-                result.setdefault(node.output[0], grid)
+        inputs = {result.get(name) for name in _computed_inputs(index, node)}
+        if len(inputs) != 1:
+            continue
+        (grid,) = inputs
+        output = node.output[0]
+        if grid is not None and (keeps_grid(node) or node.op_type == "Concat"):
+            result.setdefault(output, grid)
+        elif grid is not None and clamp_bounds(index, node) and output not in tied:
+            own = result.get(output, grid)
+            if own.scale > grid.scale / 2:
+                result[output] = grid
     return result
+
+
+def hard_swish_grid(low: float, high: float) -> Grid:
+    """The grid that covers a range and [-3, 0], with 3 a multiple of its scale; see `hard_swish_offset`."""
+    low, high = min(low, -3.0), max(high, 0.0)
+    steps = math.floor(3 * LEVELS / (high - low))
+    while steps > 1 and math.ceil(-low * steps / 3) + math.ceil(high * steps / 3) > LEVELS:
+        steps -= 1
+    return Grid(float(np.float32(3 / max(steps, 1))), min(math.ceil(-low * max(steps, 1) / 3), LEVELS))
+
+
+def hard_swish_offset(grid: Grid) -> int | None:
+    """The integer that stands for -3, if -3 and 3 are integers of a grid.
+
+    HardSwish is ``x * clip(x / 6 + 1 / 2, 0, 1)``. With q the integers of x, ``x / 6 + 1 / 2`` has the same integers on
+    a grid of scale ``scale / 6`` whose zero point is this offset, so that a Clip and a product of integers suffice.
+    """
+    steps = 3 / grid.scale
+    offset = grid.zero_point - round(steps)
+    return offset if abs(steps - round(steps)) < 1e-3 and offset >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +321,10 @@ class LayerInput:
     """The grid of a layer's input, or of each column where features of several grids are concatenated.
 
     Integer kernels take one scale and zero point. Where columns differ, their scales go into the weights and their
-    zero points into the bias.
+    zero points into the bias; the kernel then takes a scale of 1 and a zero point of 0.
 
     Attributes:
-        scale: Scale that the integer kernel takes; 1 where columns differ.
-        zero_point: Zero point that it takes; 0 where columns differ.
-        column_scales: ``(K,)`` scale of each column, else None.
-        column_zeros: ``(K,)`` their zero points, else None.
+        column_scales, column_zeros: ``(K,)`` of each column, else None.
     """
 
     scale: float
@@ -237,16 +368,7 @@ class LayerInput:
 
 
 def layer_input(index: GraphIndex, source: str, grids: Mapping[str, Grid]) -> LayerInput | None:
-    """Describe the integers that a layer reads.
-
-    Args:
-        index: The float graph.
-        source: The tensor.
-        grids: As `propagate_grids` gives them.
-
-    Returns:
-        None where the tensor has no grid, so that the layer must stay in float.
-    """
+    """Describe the integers that a layer reads; None where its input has no grid: it must stay in float."""
     if source in grids:
         return LayerInput(grids[source].scale, grids[source].zero_point)
     node = index.producers.get(source)

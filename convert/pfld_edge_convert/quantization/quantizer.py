@@ -13,22 +13,26 @@ from pfld_edge_convert.errors import CalibrationError, ConvertError
 from pfld_edge_convert.formats import FORMATS
 from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.align_channels import AlignChannels
-from pfld_edge_convert.passes.base import check_equivalence
-from pfld_edge_convert.passes.equalize_channels import EqualizeChannels
-from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.passes.uint8_input import CENTER, FoldNormalization, SpaceToDepthStem
-from pfld_edge_convert.quantization.activation_statistics import collect_histograms, with_outputs
+from pfld_edge_convert.passes.base import GraphIndex, check_equivalence
+from pfld_edge_convert.passes.int8_preparation import (
+    CENTER,
+    AlignChannels,
+    EqualizeChannels,
+    FoldNormalization,
+    SpaceToDepthStem,
+)
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import (
     Histograms,
     align_addition_scales,
     channel_magnitudes,
+    collect_histograms,
     grids_from,
     is_feature,
     select_method,
     with_headroom,
+    with_outputs,
 )
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
 from pfld_edge_convert.quantization.settings import EQUALIZE_BY, RANGE_CANDIDATES, QuantizationSettings, target_named
@@ -113,12 +117,7 @@ class Quantizer:
         self.layers = tuple(self._initial_plan(self._network, self._method).weights)
 
     def make(self, float_layers: tuple[str, ...] = (), advance: Callable[[int], object] | None = None) -> Quantized:
-        """Round the weights, correct the biases, write the network.
-
-        Args:
-            float_layers: Names of layers that stay in float.
-            advance: Called with 1 after each layer of the network.
-        """
+        """Round the weights, correct the biases, write the network; `advance` is called with 1 after each layer."""
         settings, network = self._settings, self._network
         plan = self._initial_plan(network, self._method, float_layers)
         plan = self._reconstructed(network, plan, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance)
@@ -211,13 +210,7 @@ class Quantizer:
 
 @dataclass(frozen=True, slots=True)
 class _FloatNetwork:
-    """A float network and its activation statistics.
-
-    Attributes:
-        model: For uint8 input it reads ``pixel - 128``.
-        contract: How the INT8 network will be fed.
-        histograms: Of every tensor that needs a grid.
-    """
+    """A float network and its activation statistics."""
 
     model: onnx.ModelProto
     contract: Contract
@@ -234,11 +227,7 @@ class _FloatNetwork:
         return {**grids, self.model.graph.input[0].name: _input_grid(self.contract)}
 
     def equalized(self, strength: float, method: str, samples: Crops) -> "_FloatNetwork":
-        """Equalize channels by the ranges that a method gives them; histograms are rescaled, not collected anew.
-
-        Raises:
-            ConvertError: The outputs on `samples` changed.
-        """
+        """Equalize channels by the ranges that a method gives them; histograms are rescaled, not collected anew."""
         equalize = EqualizeChannels(channel_magnitudes(GraphIndex(self.model), self.histograms, method), strength)
         result = equalize(self.model).model
         inputs = _float_input(samples, self.contract)
@@ -251,11 +240,7 @@ class _FloatNetwork:
 
 
 def _collect(model: onnx.ModelProto, contract: Contract, crops: Crops, varied: Crops) -> _FloatNetwork:
-    """Collect the histograms of every tensor; of pooled features also on the varied faces.
-
-    Raises:
-        ConvertError: The network gives values that aren't finite.
-    """
+    """Collect the histograms of every tensor; of pooled features also on the varied faces."""
     index = GraphIndex(model)
     names = integer_tensors(index, weighted_layers(index))
     histograms = collect_histograms(model, names, _float_batches(crops, contract))

@@ -1,20 +1,44 @@
-"""Range estimation: the grid of each activation, given its histogram.
+"""Activation statistics and range estimation: histograms of every channel, and the grids that follow from them.
 
 `estimate_range` implements the range methods, `select_method` finds the one with the least landmark deviation.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.quantization.activation_statistics import BINS, ChannelHistogram
-from pfld_edge_convert.quantization.plan import LEVELS, Grid, shared_grids
+from pfld_edge_convert.errors import CalibrationError
+from pfld_edge_convert.inference import open_model
+from pfld_edge_convert.passes.base import GraphIndex, drop_unused
+from pfld_edge_convert.quantization.plan import (
+    LEVELS,
+    Grid,
+    clamp_bounds,
+    fused_clamp,
+    hard_swish_grid,
+    shared_grids,
+)
 
 Array = NDArray[np.float64]
-Histograms = Mapping[str, ChannelHistogram]
+
+BINS = 1024
+"""Bins of a channel; half of them below zero."""
+
+_PIXELS = 784
+"""Largest number of pixels per face that are counted; extremes are those of all pixels."""
+
+_MOMENTUM = 0.1
+"""Weight of the newest batch in the moving average of extremes."""
+
+_ZERO = 1e-30
+"""Smaller values count as 0: they have no reciprocal in float32."""
+
+_CHUNK = 16
+"""Largest number of faces in one run, which bounds memory (some 8 MB per face for the PFLD family)."""
+
 Ranges = tuple[Array, Array]
 """Lower and upper ends, ``(C,)`` each; the lower never above 0, the upper never below."""
 
@@ -36,6 +60,160 @@ _SHARES = np.geomspace(0.05, 1, 61)
 """Parts of the whole range that are tried as clipping points."""
 
 
+def with_outputs(model: onnx.ModelProto, *tensors: str) -> onnx.ModelProto:
+    """The part of a network that computes some tensors, which are its outputs."""
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    part.graph.ClearField("output")
+    part.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
+    drop_unused(part)
+    return part
+
+
+def activations(
+    model: onnx.ModelProto, names: Sequence[str], batches: Iterable[NDArray[np.float32]]
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Run a network and yield the named tensors, for chunks of at most 16 faces; `batches` are as it takes them."""
+    if not names:
+        return
+    session = open_model(with_outputs(model, *names))
+    source = session.get_inputs()[0].name
+    for batch in batches:
+        for start in range(0, len(batch), _CHUNK):
+            found = session.run(list(names), {source: batch[start : start + _CHUNK]})
+            yield dict(zip(names, found, strict=True))
+
+
+def collect_histograms(
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    batches: Iterable[NDArray[np.float32]],
+    known: Mapping[str, "ChannelHistogram"] | None = None,
+) -> dict[str, "ChannelHistogram"]:
+    """Collect the histograms of some tensors over any number of faces.
+
+    Args:
+        model: Float; left as it is.
+        names: The tensors.
+        batches: As the network takes them.
+        known: Histograms to continue.
+
+    Raises:
+        CalibrationError: No faces.
+    """
+    histograms = dict(known or {})
+    for tensors in activations(model, names, batches):
+        for name, values in tensors.items():
+            if name not in histograms:
+                histograms[name] = ChannelHistogram(values.shape[1])
+            histograms[name].add(values)
+    if not histograms and names:
+        raise CalibrationError("no calibration faces: INT8 needs at least one, some 200 give steady ranges")
+    return histograms
+
+
+class ChannelHistogram:
+    """Exact extremes and a histogram of each channel of a tensor.
+
+    Bins are centred on zero and of equal width in a channel. A value outside doubles the width until it fits, which
+    merges pairs of bins, so that the order of the batches does not matter.
+
+    Attributes:
+        counts: ``(C, BINS)`` how many values fell in each bin.
+        width: ``(C,)`` width of the bins; 0 for a channel of zeros.
+        low, high: ``(C,)`` extremes.
+        average_low, average_high: ``(C,)`` moving averages of the batches' extremes.
+        peaks: Histograms of each face's largest values, and of its negated smallest ones.
+    """
+
+    def __init__(self, channels: int, *, with_peaks: bool = True) -> None:
+        self.counts = np.zeros((channels, BINS), np.int64)
+        self.width: Array = np.zeros(channels)
+        self.low: Array = np.full(channels, np.inf)
+        self.high: Array = np.full(channels, -np.inf)
+        self.average_low: Array = np.zeros(channels)
+        self.average_high: Array = np.zeros(channels)
+        self._batches = 0
+        self.peaks: tuple[ChannelHistogram, ...] = ()
+        if with_peaks:
+            self.peaks = tuple(ChannelHistogram(channels, with_peaks=False) for _ in range(2))
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count a batch of finite values, ``(n, C)`` or ``(n, C, H, W)``."""
+        flat = values.reshape(*values.shape[:2], -1)
+        low, high = flat.min(axis=(0, 2)).astype(np.float64), flat.max(axis=(0, 2)).astype(np.float64)
+        share = 1.0 if self._batches == 0 else _MOMENTUM
+        self.average_low += share * (low - self.average_low)
+        self.average_high += share * (high - self.average_high)
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+        self._widen(np.maximum(-low, high))
+        step = -(-flat.shape[2] // _PIXELS)
+        self._count(flat[:, :, self._batches % step :: step])
+        self._batches += 1
+        for sign, peaks in zip((1, -1), self.peaks, strict=False):
+            peaks.add((sign * flat).max(axis=2))
+
+    def divided(self, scales: Array) -> "ChannelHistogram":
+        """The histogram of the values divided by a positive number per channel."""
+        result = ChannelHistogram(len(self.width), with_peaks=False)
+        result.peaks = tuple(peaks.divided(scales) for peaks in self.peaks)
+        result.counts, result.width = self.counts, self.width / scales
+        for name in ("low", "high", "average_low", "average_high"):
+            setattr(result, name, getattr(self, name) / scales)
+        result._batches = self._batches
+        return result
+
+    def stretched(self, factor: float) -> "ChannelHistogram":
+        """The histogram with extremes multiplied by a factor."""
+        result = self.divided(np.ones(len(self.width)))
+        result.low, result.high = np.minimum(self.low, self.low * factor), np.maximum(self.high, self.high * factor)
+        return result
+
+    def merged(self) -> "ChannelHistogram":
+        """The histogram of all channels together, without peaks."""
+        result = ChannelHistogram(1, with_peaks=False)
+        result.low, result.high = self.low.min(keepdims=True), self.high.max(keepdims=True)
+        result.average_low = self.average_low.min(keepdims=True)
+        result.average_high = self.average_high.max(keepdims=True)
+        result._batches = self._batches
+        width = self.width.max(initial=0)
+        result.width = np.array([width])
+        if width > 0:
+            centers = (np.arange(BINS) + 0.5 - BINS // 2) * self.width[:, None] / width
+            bins = np.clip(np.floor(centers).astype(np.int64) + BINS // 2, 0, BINS - 1)
+            result.counts = np.bincount(bins.ravel(), self.counts.ravel(), BINS).astype(np.int64)[None]
+        else:
+            result.counts = self.counts.sum(axis=0, keepdims=True)
+        return result
+
+    def centers(self) -> Array:
+        """``(C, BINS)`` value in the middle of each bin."""
+        middle: Array = (np.arange(BINS) + 0.5 - BINS // 2) * self.width[:, None]
+        return middle
+
+    def _widen(self, reach: Array) -> None:
+        fresh = (self.width == 0) & (reach > _ZERO)
+        # A little room, so that the largest value itself is inside.
+        self.width[fresh] = reach[fresh] * 1.001 / (BINS // 2)
+        if fresh.any():
+            # Only zeros were counted so far, which are in the bin right of the middle whatever the width.
+            self.counts[fresh] = np.where(np.arange(BINS) == BINS // 2, self.counts[fresh].sum(axis=1)[:, None], 0)
+        while (small := reach >= self.width * (BINS // 2)).any() and (small := small & (self.width > 0)).any():
+            pairs = self.counts[small].reshape(-1, BINS // 2, 2).sum(axis=2)
+            self.counts[small] = np.pad(pairs, ((0, 0), (BINS // 4, BINS // 4)))
+            self.width[small] *= 2
+
+    def _count(self, values: NDArray[np.float32]) -> None:
+        channels = values.shape[1]
+        factor = np.divide(1, self.width, out=np.zeros_like(self.width), where=self.width > 0).astype(np.float32)
+        bins = np.floor(values * factor[:, None]).astype(np.int32)
+        bins += BINS // 2 + BINS * np.arange(channels, dtype=np.int32)[:, None]
+        self.counts += np.bincount(bins.ravel(), minlength=channels * BINS).reshape(channels, BINS)
+
+
+Histograms = Mapping[str, ChannelHistogram]
+
+
 def estimate_range(histogram: ChannelHistogram, method: str) -> Ranges:
     """Estimate the range of each row.
 
@@ -55,14 +233,6 @@ def estimate_range(histogram: ChannelHistogram, method: str) -> Ranges:
     low, high = RANGE_METHODS[name](histogram, argument)
     # Bins are wider than the values in them: never beyond what was seen.
     return np.minimum(np.maximum(low, histogram.low), 0), np.maximum(np.minimum(high, histogram.high), 0)
-
-
-def _minmax(histogram: ChannelHistogram, _: str) -> Ranges:
-    return histogram.low, histogram.high
-
-
-def _moving_average(histogram: ChannelHistogram, _: str) -> Ranges:
-    return histogram.average_low, histogram.average_high
 
 
 def _percentile(histogram: ChannelHistogram, argument: str) -> Ranges:
@@ -139,8 +309,8 @@ def _divergence(counts: NDArray[np.int64], width: float, low: float, high: float
 
 
 RANGE_METHODS: dict[str, Callable[[ChannelHistogram, str], Ranges]] = {
-    "minmax": _minmax,
-    "moving-average": _moving_average,
+    "minmax": lambda histogram, _: (histogram.low, histogram.high),
+    "moving-average": lambda histogram, _: (histogram.average_low, histogram.average_high),
     "percentile": _percentile,
     "faces": _faces,
     "mse": _mse,
@@ -150,7 +320,8 @@ RANGE_METHODS: dict[str, Callable[[ChannelHistogram, str], Ranges]] = {
 
 def is_feature(index: GraphIndex, name: str) -> bool:
     """Whether a tensor is one number a channel and face: pooled, or behind the last map."""
-    return index.rank(name) == 2 or index.producers[name].op_type == "GlobalAveragePool"
+    pooled = index.producers[name].op_type == "GlobalAveragePool" or index.shapes.get(name, ())[2:] == (1, 1)
+    return pooled or index.rank(name) == 2
 
 
 def with_headroom(index: GraphIndex, histograms: Histograms) -> dict[str, ChannelHistogram]:
@@ -174,19 +345,32 @@ def channel_magnitudes(index: GraphIndex, histograms: Histograms, method: str) -
 def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Grid]:
     """Give every tensor a grid, one for all tensors that are concatenated.
 
-    Features that are one number a face always get all of their range: clipping them clips large poses.
+    Features that are one number a face always get all of their range: clipping them clips large poses. No range goes
+    beyond the bounds of a Relu or Clip.
     """
     ends = {}
     for name, histogram in histograms.items():
         used = "minmax" if is_feature(index, name) else method
         low, high = estimate_range(histogram if used.startswith("faces") else histogram.merged(), used)
-        ends[name] = (float(low.min()), float(high.max()))
+        least, most = clamp_bounds(index, index.producers[name]) or (-math.inf, math.inf)
+        ends[name] = (max(float(low.min()), least), min(float(high.max()), most))
     for group in shared_grids(index):
         known = [ends[name] for name in group if name in ends]
         if known:
             common = (min(low for low, _ in known), max(high for _, high in known))
             ends.update({name: common for name in group if name in ends})
-    return {name: Grid.covering(*pair) for name, pair in ends.items()}
+    grids = {name: Grid.covering(*pair) for name, pair in ends.items()}
+    tied = {name for group in shared_grids(index) if len(ends.keys() & group) > 1 for name in group}
+    for node in index.graph.node:
+        source, output = node.input[0] if node.input else "", node.output[0]
+        if node.op_type == "HardSwish" and source in ends and source not in tied:
+            # What lies below -3 gives 0 as -3 does; only another reader needs it.
+            least, most = ends[source]
+            grids[source] = hard_swish_grid(-3.0 if index.only_consumer(source) is not None else least, most)
+        elif node.op_type == "Sigmoid" and output in grids:
+            # The grid that LiteRT's kernel demands.
+            grids[output] = Grid(1 / 256, 0)
+    return grids
 
 
 def select_method(
@@ -219,12 +403,8 @@ def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[
     without fused multiply-adds, and rounds halves to even or away from zero, depending on the processor. With ratios
     of ``p / 255`` every result is a multiple of 1/255, at least 1/510 away from a half, so that all agree.
 
-    Args:
-        index: The float graph.
-        grids: A grid for each tensor that has one of its own; tensors that are concatenated have equal ones.
-
     Returns:
-        The same, with summands' scales larger by less than 1/255 of their sum's. Where two sums read a tensor, the
+        The grids, with summands' scales larger by less than 1/255 of their sum's. Where two sums read a tensor, the
         later one counts.
     """
     result = dict(grids)
@@ -236,7 +416,8 @@ def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[
         return [member for member in group if member in result]
 
     for node in reversed(index.graph.node):
-        made = together(node.output[0])
+        clamp = fused_clamp(index, node)
+        made = (together(clamp.output[0]) if clamp else []) or together(node.output[0])
         if node.op_type != "Add" or not made:
             continue
         settled.update(made)

@@ -1,36 +1,184 @@
 """Layer-wise reconstruction: rounds the weights of each layer given the quantized outputs of the layers before it.
 
-The quantized and the float network run node by node over all faces. At each layer weights are rounded with error
-feedback and the bias is corrected, before the next node runs. The quantized network runs as QOperator nodes, whatever
-format is written in the end.
+The quantized and the float network run node by node over all faces. At each layer weights are rounded, to nearest or
+with error feedback (GPTQ), and the bias is corrected, before the next node runs. The quantized network runs as
+QOperator nodes, whatever format is written in the end.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pfld_edge_convert.formats.qoperator import integer_name, weight_constants, write_qoperator
 from pfld_edge_convert.inference import open_model, run_model
-from pfld_edge_convert.quantization.activation_statistics import Moments, input_patches, with_outputs
-from pfld_edge_convert.quantization.plan import Grid, Layer, LayerInput, Plan, propagate_grids
-from pfld_edge_convert.quantization.weights import (
-    IntegerWeights,
-    WeightLimits,
-    in_memory_order,
-    round_nearest,
-    round_with_feedback,
-)
+from pfld_edge_convert.passes.base import attribute
+from pfld_edge_convert.quantization.plan import Grid, IntegerWeights, Layer, LayerInput, Plan, propagate_grids
+from pfld_edge_convert.quantization.ranges import with_outputs
+from pfld_edge_convert.quantization.settings import WeightLimits
 
 _POSITIONS = 48
 """Output positions of a map that are sampled in each face."""
 
 _CHUNK = 32
 """Faces in one run of a node."""
+
+Array = NDArray[np.float64]
+
+_LARGEST_BIAS = 2.0**30
+"""Half of int32's range; the other half is for the sums."""
+
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+"""Scales of weights that weight decay left below 1e-42 would be 0 in float32."""
+
+
+def in_memory_order(weight: Array) -> Array:
+    """``(O, K)`` in the order in which kernels multiply, channels last."""
+    return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
+
+
+def round_nearest(weight: Array, bias: Array, input_scale: float, limits: WeightLimits) -> IntegerWeights:
+    """Round each weight ``(O, I, ...)`` by itself; `bias` ``(O,)`` is real."""
+    scales = _row_scales(weight, bias, input_scale, limits)
+    shape = (-1,) + (1,) * (weight.ndim - 1)
+    integers = np.rint(weight / scales.reshape(shape)).clip(-limits.largest, limits.largest)
+    return IntegerWeights(integers.astype(np.int8), scales, bias)
+
+
+def round_with_feedback(
+    weight: Array, bias: Array, input_scale: float, limits: WeightLimits, moments: Array, damping: float = 0.01
+) -> IntegerWeights:
+    """Round one column after the other, and correct the remaining columns for the error.
+
+    Optimal Brain Quantization in fixed order, as in GPTQ (Frantar et al., arXiv 2210.17323, section 3).
+
+    Args:
+        weight: ``(O, I, ...)`` real; for a depthwise convolution ``(C, 1, kh, kw)``.
+        bias: ``(O,)`` real.
+        input_scale: Scale of the layer's input.
+        limits: Of the processor.
+        moments: ``(K, K)`` second moments of the inputs in the order of `in_memory_order`; for a depthwise
+            convolution ``(C, K, K)``, one matrix a channel.
+        damping: Added to the diagonal, as a share of its mean.
+    """
+    scales = _row_scales(weight, bias, input_scale, limits).astype(np.float64)
+    rows = in_memory_order(weight).astype(np.float64) / scales[:, None]
+    integers = np.empty_like(rows)
+    factors = _inverse_factors(moments, damping)
+    for column in range(rows.shape[1]):
+        integers[:, column] = _rounded(rows[:, column], integers[:, :column], limits)
+        error = (rows[:, column] - integers[:, column]) / factors[..., column, column]
+        rows[:, column:] -= error[:, None] * factors[..., column, column:]
+    shaped = np.moveaxis(integers.reshape(np.moveaxis(weight, 1, -1).shape), -1, 1)
+    return IntegerWeights(shaped.astype(np.int8), scales.astype(np.float32), bias)
+
+
+def _row_scales(weight: Array, bias: Array, input_scale: float, limits: WeightLimits) -> NDArray[np.float32]:
+    """``(O,)`` finest scale of each output channel that the limits and an int32 bias allow."""
+    rows = in_memory_order(weight)
+    scales = np.abs(rows).max(axis=1) / limits.largest
+    if limits.largest_pair is not None:
+        # Rounding may add half a step to either weight of a pair.
+        scales = np.maximum(scales, _largest_pairs(rows) / (limits.largest_pair - 1))
+    scales = np.maximum(scales, np.abs(bias) / (input_scale * _LARGEST_BIAS))
+    return np.where(scales > 0, np.maximum(scales, _SMALLEST_SCALE), 1).astype(np.float32)
+
+
+def _largest_pairs(rows: Array) -> Array:
+    """``(O,)`` largest sum of the positive parts, or of the negative parts, of two neighbours."""
+    even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    pairs = even.reshape(len(rows), -1, 2)
+    positive = np.maximum(pairs, 0).sum(axis=2).max(axis=1)
+    result: Array = np.maximum(positive, np.maximum(-pairs, 0).sum(axis=2).max(axis=1))
+    return result
+
+
+def _rounded(column: Array, before: Array, limits: WeightLimits) -> Array:
+    """Round a column within the limits, the pair with its left neighbour included."""
+    low, high = np.full(len(column), -limits.largest), np.full(len(column), limits.largest)
+    if limits.largest_pair is not None and before.shape[1] % 2:
+        left = before[:, -1]
+        high = np.minimum(high, limits.largest_pair - np.maximum(left, 0))
+        low = np.maximum(low, -limits.largest_pair - np.minimum(left, 0))
+    return np.clip(np.rint(column), low, high)
+
+
+def _inverse_factors(moments: Array, damping: float) -> Array:
+    """Upper Cholesky factor of the inverse of each damped matrix."""
+    size = moments.shape[-1]
+    diagonal = np.einsum("...ii->...i", moments).mean(axis=-1)
+    # Of inputs that hardly vary about a large mean, float32 sums leave a covariance with negative eigenvalues; their
+    # size is how far all eigenvalues are uncertain.
+    eigenvalues = np.linalg.eigvalsh(moments)
+    least = np.maximum(1e-6 * np.abs(eigenvalues).max(axis=-1), 1e-12)
+    ridge = np.maximum(damping * diagonal, least) - 2 * np.minimum(eigenvalues.min(axis=-1), 0)
+    damped = moments + ridge[..., None, None] * np.eye(size)
+    # With R upper and M = R R', the inverse of M is (R^-1)' R^-1: more stable than factoring the inverse itself.
+    upper = np.linalg.cholesky(damped[..., ::-1, ::-1])[..., ::-1, ::-1]
+    return np.linalg.inv(upper)
+
+
+@dataclass(slots=True)
+class Moments:
+    """Sums over samples of a layer's inputs: x of the quantized network, f of the float network.
+
+    Attributes:
+        mean, float_mean: ``(K,)`` sums of x and of f; of a depthwise convolution ``(C, K)``.
+        second: ``(K, K)`` sum of x times x; of a depthwise convolution ``(C, K, K)``.
+    """
+
+    count: int = 0
+    mean: Array | float = 0.0
+    float_mean: Array | float = 0.0
+    second: Array | float = 0.0
+
+    def add(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+        """Add samples ``(..., n, K)`` of x and of f."""
+        transposed = np.swapaxes(found, -1, -2)
+        self.count += found.shape[-2]
+        self.mean = self.mean + found.sum(axis=-2, dtype=np.float64)
+        self.float_mean = self.float_mean + wanted.sum(axis=-2, dtype=np.float64)
+        self.second = self.second + (transposed @ found).astype(np.float64)
+
+    def centered(self) -> tuple[Array, Array, Array]:
+        """Means of x and of f, and the covariance of x.
+
+        The covariance is shrunk towards its diagonal by ``K / (K + count)``, since with few samples it is singular.
+        """
+        mean, wanted = np.asarray(self.mean) / self.count, np.asarray(self.float_mean) / self.count
+        second = np.asarray(self.second) / self.count - mean[..., :, None] * mean[..., None, :]
+        size = second.shape[-1]
+        share = size / (size + self.count)
+        return mean, wanted, second * np.where(np.eye(size) > 0, 1.0, 1 - share)
+
+
+def input_patches(
+    node: onnx.NodeProto, values: NDArray[np.float32], positions: int, random: np.random.Generator, *, depthwise: bool
+) -> NDArray[np.float32]:
+    """Cut the input patches of `positions` random output positions a face (im2col).
+
+    Returns:
+        ``(samples, K)``, channels fastest; for a depthwise convolution ``(C, samples, kh * kw)``.
+    """
+    if node.op_type == "Gemm":
+        return values
+    height, width = attribute(node, "kernel_shape")
+    top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
+    down, across = attribute(node, "strides", [1, 1])
+    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    windows = sliding_window_view(padded, (height, width), axis=(2, 3))[:, :, ::down, ::across]
+    count, _, rows, columns = windows.shape[:4]
+    chosen = np.stack([random.permutation(rows * columns)[:positions] for _ in range(count)])
+    faces = np.repeat(np.arange(count), chosen.shape[1])
+    cut = windows[faces, :, chosen.ravel() // columns, chosen.ravel() % columns]
+    if depthwise:
+        return np.ascontiguousarray(cut.transpose(1, 0, 2, 3)).reshape(cut.shape[1], len(cut), -1)
+    return np.ascontiguousarray(cut.transpose(0, 2, 3, 1)).reshape(len(cut), -1)
 
 
 def initial_plan(
@@ -41,23 +189,15 @@ def initial_plan(
     *,
     uint8_input: bool = False,
 ) -> Plan:
-    """Make a plan with every weight rounded to the nearest integer.
-
-    Args:
-        model: The float network.
-        grids: Of activations.
-        limits: Of the processor.
-        float_layers: Names of layers that stay in float (`Layer.output`).
-        uint8_input: See `Plan`.
-    """
+    """Make a plan with every weight rounded to the nearest integer; `float_layers` (`Layer.output`) stay in float."""
     plan = Plan(model, grids, uint8_input=uint8_input)
     plan = replace(plan, grids=propagate_grids(plan.index, grids))
     weights = {}
     for layer in plan.layers:
         source = plan.layer_input(layer)
         # QGemm can write float; QLinearConv can't.
-        is_last_gemm = layer.output in plan.index.outputs and layer.node.op_type == "Gemm"
-        if layer.output not in float_layers and source is not None and (layer.output in plan.grids or is_last_gemm):
+        is_written = layer.output in plan.grids or layer.node.op_type == "Gemm"
+        if layer.output not in float_layers and source is not None and is_written:
             weight, bias = layer.weights(plan.index)
             rounded = round_nearest(source.scaled_weights(weight), bias, source.scale, _limits_of(layer, limits))
             weights[layer.output] = source.with_bias(rounded, bias)
@@ -165,20 +305,13 @@ def _improved(
 class NodewiseRunner:
     """Runs a network node by node over many faces and can stop before any node.
 
-    Tensors are kept for all faces, and only until the last node that reads them has run.
-
     Attributes:
         constants: Values of the initializers; those of nodes that have not run yet may be replaced.
-        values: Tensors that are known and still needed.
+        values: Tensors of all faces, until the last node that reads them has run.
     """
 
     def __init__(self, model: onnx.ModelProto, inputs: NDArray[np.generic]) -> None:
-        """Start before the first node.
-
-        Args:
-            model: Float or QOperator, with one input; left as it is.
-            inputs: All faces, as the network takes them.
-        """
+        """Start before the first node of a float or QOperator network with one input."""
         self._opset_imports, self._ir_version = list(model.opset_import), model.ir_version
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self.values: dict[str, NDArray[np.generic]] = {model.graph.input[0].name: inputs}

@@ -4,7 +4,6 @@ import platform
 from dataclasses import dataclass
 
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.quantization.weights import FULL_RANGE, SATURATION_FREE, WeightLimits
 from pfld_edge_runtime.device_check import cpu_features
 
 RANGE_CANDIDATES = ("minmax", "faces:98", "percentile:99.99", "percentile:99.9", "moving-average", "mse", "entropy")
@@ -12,6 +11,28 @@ RANGE_CANDIDATES = ("minmax", "faces:98", "percentile:99.99", "percentile:99.9",
 
 EQUALIZE_BY = ("minmax", "faces:98")
 """Range methods that cross-layer equalization tries: with extremes over all faces, and without a few outliers."""
+
+_X86 = frozenset({"x86_64", "amd64"})
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLimits:
+    """Largest weights that a processor's multiply-add takes.
+
+    Attributes:
+        largest: Largest magnitude of a weight.
+        largest_pair: Largest sum of two neighbouring weights of one sign, or None where sums are held in 32 bits.
+            x86 without VNNI multiplies unsigned with signed bytes in pairs and clips the sum to 16 bits (VPMADDUBSW):
+            with activations of 255, two weights may sum to 128, for 255 * 128 < 2**15. Halving all weights ("reduced
+            range") ensures that too, but coarsens every weight for the sake of few.
+    """
+
+    largest: int = 127
+    largest_pair: int | None = None
+
+
+FULL_RANGE = WeightLimits()
+SATURATION_FREE = WeightLimits(largest_pair=128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +43,9 @@ class Target:
     has fast kernels on x86 and arm64.
 
     Attributes:
-        name: As on the command line.
         limits: Bounds of the integer weights. -128 is never used: arm64's depthwise kernel overflows on it.
         channel_multiple: Channels that its depthwise kernel takes at a time.
-        space_to_depth: Apply `SpaceToDepthStem` to the first convolution. Not where pairs are limited: it makes other
-            weights neighbours.
+        space_to_depth: Apply `SpaceToDepthStem`. Not where pairs are limited: it makes other weights neighbours.
         machines: Values of `platform.machine`, lower case; any where empty.
         features: A processor has one of these `cpu_features`; any where empty.
     """
@@ -44,8 +63,6 @@ class Target:
             return False
         return not self.features or not self.features.isdisjoint(cpu_features() or ())
 
-
-_X86 = frozenset({"x86_64", "amd64"})
 
 TARGETS: dict[str, Target] = {
     target.name: target

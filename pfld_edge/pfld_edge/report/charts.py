@@ -18,7 +18,7 @@ from pfld_edge_calib.evaluation import ModelResult, Robustness, Verification
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.benchmark.record import BenchReport, Timing
 from pfld_edge_convert.benchmark.timing import Verdict
-from pfld_edge_convert.quantization.report import QuantizationReport
+from pfld_edge_convert.quantization.mixed_precision import QuantizationReport
 
 # Names of models are taken as they are, "$" and all, and stay text in an SVG.
 _STYLE: Any = {

@@ -23,7 +23,7 @@ from pfld_edge_calib.evaluation import ModelResult, Robustness, Verdict, Verific
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.benchmark.processor import environment
 from pfld_edge_convert.model_file import load_onnx
-from pfld_edge_convert.quantization.report import QuantizationReport, read_report
+from pfld_edge_convert.quantization.mixed_precision import QuantizationReport, read_report
 
 _FOLDER = Path(__file__).parent
 _SAME = 1e-4
