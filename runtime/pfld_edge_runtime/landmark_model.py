@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
-from pfld_edge_runtime.crop import crop_faces, crop_windows
+from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError
 from pfld_edge_runtime.litert import is_litert, litert_contract, litert_function
 from pfld_edge_runtime.session import open_session, running_device
@@ -45,8 +45,6 @@ class LandmarkModel:
         ... )
     """
 
-    takes_roll = True
-    """Whether `locate` can turn its crops."""
     _device = "callable"
 
     def __init__(
@@ -62,15 +60,9 @@ class LandmarkModel:
     ) -> None:
         """Make a model of a callable.
 
-        Args:
-            contract: Of the network.
-            function: From ``(n, S, S, 3)`` uint8 crops in the contract's colour order and size to ``(n, P, 2)`` or
-                ``(n, 2 * P)`` fractions of the crop; `prepare_input` does the normalization that the contract names.
-            batch_size: Most crops that `function` gets in one call, at least 1.
-            name: See the class, like the arguments after it.
-            path: The file.
-            kind: What runs the network.
-            assumed: Whether `contract` is not the file's own.
+        `function` maps ``(n, S, S, 3)`` uint8 crops in the contract's colour order and size, `batch_size` at most, to
+        ``(n, P, 2)`` or ``(n, 2 * P)`` fractions of the crop; `prepare_input` does the contract's normalization. For
+        the other arguments see the class.
         """
         self.name, self.path, self.kind, self.assumed = name, path, kind, assumed
         self._contract = contract
@@ -215,8 +207,7 @@ class LandmarkModel:
             ImageError: The image can't be used.
             BoxError: A box can't be used.
         """
-        if color not in ("rgb", "bgr"):
-            raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+        check_color(color)
         windows = crop_windows(boxes, self._contract.crop.margin, roll)
         swap = color != self._contract.color_order
         return windows.to_image(self.predict(crop_faces(image, windows, self._contract.input_size, swap_channels=swap)))
@@ -282,11 +273,7 @@ def _agreed(carried: Contract | None, given: Contract | None) -> Contract:
 
 
 def session_contract(session: onnxruntime.InferenceSession) -> Contract | None:
-    """Read the contract from an open model's metadata; None where the file carries none.
-
-    Raises:
-        ModelContractError: The contract is damaged or of a newer format.
-    """
+    """Read the contract from an open model's metadata; None where it carries none, an error where it is damaged."""
     try:
         text = session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
     except UnicodeDecodeError as error:
@@ -295,11 +282,7 @@ def session_contract(session: onnxruntime.InferenceSession) -> Contract | None:
 
 
 def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -> None:
-    """Check that the network's input and output have the shapes that the contract promises.
-
-    Raises:
-        ModelContractError: They differ, or the file is an end-to-end graph.
-    """
+    """Raise a `ModelContractError` if input or output differ from what the contract promises, or crop by themselves."""
     if contract.end_to_end:
         raise ModelContractError(
             "the model is an end-to-end graph, which crops faces itself: feed onnxruntime its `image` and `boxes`, or "

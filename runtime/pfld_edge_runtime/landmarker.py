@@ -38,17 +38,7 @@ class FaceLandmarker:
         strict: bool = False,
         spinning: bool = False,
     ) -> None:
-        """Open a model.
-
-        Args:
-            model: As for `LandmarkModel.open`, like the other arguments and the errors; or a `LandmarkModel`, for which
-                they are not used.
-            device: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ``coreml``, ``xnnpack``, or ``auto``.
-            threads: Threads of one call; 0 for onnxruntime's own choice.
-            contract: For files that carry none.
-            strict: Fail where `device` can't run the model, instead of a warning.
-            spinning: Let idle threads wait in a loop.
-        """
+        """Open a model: arguments and errors are those of `LandmarkModel.open`; a `LandmarkModel` is taken as it is."""
         if not isinstance(model, LandmarkModel):
             model = LandmarkModel.open(model, device, threads, contract=contract, strict=strict, spinning=spinning)
         self.model = model
@@ -100,11 +90,7 @@ class FaceLandmarker:
 
 
 def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None) -> "Called | FaceLandmarker":
-    """Open what `FaceLandmarker` takes, and leave a callable as it is.
-
-    Raises:
-        ModelContractError: It is neither; otherwise as for `LandmarkModel.open`.
-    """
+    """Open what `FaceLandmarker` takes, and leave a callable as it is; a `ModelContractError` says it is neither."""
     if landmarker is None or isinstance(landmarker, str | Path | bytes | LandmarkModel):
         return FaceLandmarker(landmarker)
     if not callable(landmarker):
@@ -115,7 +101,7 @@ def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None
 def takes_roll(landmarker: Callable[..., object]) -> bool:
     """Whether a landmarker can turn its crops: it has the argument `roll` of `FaceLandmarker`'s call."""
     if isinstance(landmarker, FaceLandmarker):
-        return landmarker.model.takes_roll
+        return not landmarker.contract.end_to_end
     try:
         return "roll" in inspect.signature(landmarker).parameters
     except (TypeError, ValueError):

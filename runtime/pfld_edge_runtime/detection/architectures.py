@@ -1,4 +1,4 @@
-"""The published detector networks: YuNet, SCRFD and UltraFace, each as an input normalization and a decoder."""
+"""The detector networks: pfld-edge's own, YuNet, SCRFD and UltraFace, each as an input normalization and a decoder."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,12 +8,57 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.detection.detector import BoxMap
-from pfld_edge_runtime.detection.onnx_detector import Candidates, Letterbox, OnnxDetector
+from pfld_edge_runtime.detection.onnx_detector import Letterbox, OnnxDetector
+
+Float32 = NDArray[np.float32]
 
 _STRIDES = (8, 16, 32)
 
 # Each `box_map` is the median over the faces of WFLW's unlabelled photographs, by benchmarks/detector_boxes.py. Faces
 # are symmetric, so nothing moves sideways.
+
+
+class PfldEdgeDetector(OnnxDetector):
+    """pfld-edge's own detector, whose file comes with the package: BGR, ``(p - 128) / 128``, longer side about 320.
+
+    Per stride a map of 11 channels, one face a cell: score (logit), offset of the box's centre from the cell's, log of
+    width and height, and offsets of left eye, right eye and mouth, in strides. The three points give the roll, so faces
+    of any roll are cropped upright. A file with uint8 input takes the pixels as they are.
+    """
+
+    score_threshold = 0.5
+    nms_threshold = 0.45
+    largest_side = 320
+
+    box_map = BoxMap(shift=(0.0, 0.12), scale=(1.03, 0.775))
+
+    _color = "bgr"
+    _mean = 128.0
+    _scale = 128.0
+    _whole_factor = True
+
+    @classmethod
+    def reads(cls, session: onnxruntime.InferenceSession) -> bool:
+        """Whether an open model has the outputs ``stride8``, ``stride16`` and ``stride32`` of 11 channels."""
+        outputs = [(output.name, output.shape[1:2]) for output in session.get_outputs()]
+        return outputs == [(f"stride{stride}", [11]) for stride in _STRIDES] and len(session.get_inputs()) == 1
+
+    def _decode(self, outputs: Sequence[Float32], canvas: tuple[int, int]) -> Float32:  # noqa: ARG002
+        with np.errstate(divide="ignore"):
+            least = -np.log(1 / np.float64(self._score_threshold) - 1)
+        faces = []
+        for stride, maps in zip(_STRIDES, outputs, strict=True):
+            rows, columns = np.nonzero(maps[0, 0] >= least)
+            cells = maps[0][:, rows, columns].T
+            center = cells[:, 1:3] + np.stack([columns, rows], axis=1) + np.float32(0.5)
+            half = np.exp(cells[:, 3:5]) / 2
+            boxes = np.concatenate([center - half, center + half], axis=1) * stride
+            left, right, mouth = (cells[:, x] + 1j * cells[:, x + 1] for x in (5, 7, 9))
+            # The directions from eye to eye and, turned by a quarter, from the eyes to the mouth; see `face_roll`.
+            rolls = np.degrees(np.angle(right - left - 1j * (mouth - (left + right) / 2)))
+            scores = 1 / (1 + np.exp(-cells[:, 0]))
+            faces.append(np.column_stack([boxes, scores, rolls]).astype(np.float32))
+        return np.concatenate(faces)
 
 
 class YuNet(OnnxDetector):
@@ -42,16 +87,16 @@ class YuNet(OnnxDetector):
         wanted = {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox") for stride in _STRIDES}
         return len(session.get_inputs()) == 1 and wanted <= names
 
-    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> Candidates:
+    def _decode(self, outputs: Sequence[Float32], canvas: tuple[int, int]) -> Float32:
         named = dict(zip((output.name for output in self._session.get_outputs()), outputs, strict=True))
-        boxes, scores = [], []
+        faces = []
         for stride in _STRIDES:
             classes, objects, cells = (named[f"{kind}_{stride}"][0] for kind in ("cls", "obj", "bbox"))
             centers = cells[:, :2] + grid_points(canvas[0] // stride, canvas[1] // stride)
             half = np.exp(cells[:, 2:]) / 2
-            boxes.append(np.concatenate([centers - half, centers + half], axis=1) * np.float32(stride))
-            scores.append(np.sqrt(np.clip(classes[:, 0], 0, 1) * np.clip(objects[:, 0], 0, 1)))
-        return np.concatenate(boxes), np.concatenate(scores)
+            boxes = np.concatenate([centers - half, centers + half], axis=1) * np.float32(stride)
+            faces.append(np.column_stack([boxes, np.sqrt(np.clip(classes, 0, 1) * np.clip(objects, 0, 1))]))
+        return np.concatenate(faces)
 
 
 class SCRFD(OnnxDetector):
@@ -78,38 +123,28 @@ class SCRFD(OnnxDetector):
     _color = "rgb"
     _mean = 127.5
     _scale = 128.0
-    _enlarge = True
     _look_smaller = True
 
     @classmethod
     def reads(cls, session: onnxruntime.InferenceSession) -> bool:
         """Whether an open model is an SCRFD: per stride outputs of 1, 4 and perhaps 10 columns."""
-        columns = sorted(_columns(session), key=str)
+        columns = sorted((output.shape[-1] for output in session.get_outputs()), key=str)
         plain, with_points = [1] * 3 + [4] * 3, [1] * 3 + [10] * 3 + [4] * 3
         return len(session.get_inputs()) == 1 and columns in (plain, with_points)
 
-    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> Candidates:
-        widths = _columns(self._session)
+    def _decode(self, outputs: Sequence[Float32], canvas: tuple[int, int]) -> Float32:
         # Exporters order the outputs by kind or by stride; the finest grid always has the most rows.
         scores, distances = (
-            sorted(
-                (found.reshape(-1, wanted) for found, width in zip(outputs, widths, strict=True) if width == wanted),
-                key=len,
-                reverse=True,
-            )
+            sorted((found.reshape(-1, wanted) for found in outputs if found.shape[-1] == wanted), key=len, reverse=True)
             for wanted in (1, 4)
         )
-        boxes = []
-        for stride, edges in zip(_STRIDES, distances, strict=True):
+        faces = []
+        for stride, edges, score in zip(_STRIDES, distances, scores, strict=True):
             width, height = canvas[0] // stride, canvas[1] // stride
             points = grid_points(width, height, len(edges) // (width * height))
-            boxes.append(np.concatenate([points - edges[:, :2], points + edges[:, 2:]], axis=1) * np.float32(stride))
-        return np.concatenate(boxes), np.concatenate(scores)[:, 0]
-
-
-def _columns(session: onnxruntime.InferenceSession) -> list[object]:
-    """Last dimension of every output."""
-    return [output.shape[-1] for output in session.get_outputs()]
+            boxes = np.concatenate([points - edges[:, :2], points + edges[:, 2:]], axis=1) * np.float32(stride)
+            faces.append(np.column_stack([boxes, score]))
+        return np.concatenate(faces)
 
 
 class UltraFace(OnnxDetector):
@@ -129,7 +164,6 @@ class UltraFace(OnnxDetector):
     _color = "rgb"
     _mean = 127.0
     _scale = 128.0
-    _enlarge = True
 
     @classmethod
     def reads(cls, session: onnxruntime.InferenceSession) -> bool:
@@ -142,22 +176,16 @@ class UltraFace(OnnxDetector):
         canvas = self._canvas or (320, 240)
         return Letterbox(photo, canvas, canvas)
 
-    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> Candidates:
+    def _decode(self, outputs: Sequence[Float32], canvas: tuple[int, int]) -> Float32:
         named = dict(zip((output.name for output in self._session.get_outputs()), outputs, strict=True))
-        return named["boxes"][0] * np.array([*canvas, *canvas], np.float32), named["scores"][0, :, 1]
+        return np.column_stack([named["boxes"][0] * np.array([*canvas, *canvas], np.float32), named["scores"][0, :, 1]])
 
 
 @lru_cache(maxsize=64)
-def grid_points(width: int, height: int, repeats: int = 1) -> NDArray[np.float32]:
-    """Give the column and row of every cell of a feature map, row by row.
+def grid_points(width: int, height: int, repeats: int = 1) -> Float32:
+    """Columns and rows of a feature map's cells, row by row, each repeated: ``(width * height * repeats, 2)`` float32.
 
-    Args:
-        width: Cells in a row.
-        height: Rows.
-        repeats: Predictions a cell, one after the other.
-
-    Returns:
-        ``(width * height * repeats, 2)`` float32, x and y; read-only, since it is kept for the next call.
+    Read-only, since it is kept for the next call.
     """
     rows, columns = np.divmod(np.arange(width * height), width)
     points = np.stack([columns, rows], axis=1).repeat(repeats, axis=0).astype(np.float32)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import ConfidenceCurve, Contract
-from pfld_edge_runtime.crop import crop_faces, crop_windows
-from pfld_edge_runtime.errors import ImageError, LandmarkError, ModelContractError
+from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
+from pfld_edge_runtime.errors import LandmarkError, ModelContractError
 from pfld_edge_runtime.schemes import LandmarkScheme
 
 if TYPE_CHECKING:
@@ -27,12 +27,7 @@ def predict_with_mirror(
 ) -> tuple[Landmarks, Landmarks]:
     """Find landmarks twice: on each face's crop and on the crop's mirror image, in one batch of 2 N.
 
-    Args:
-        landmarker: The network.
-        image: As for `FaceLandmarker`.
-        boxes: As for `FaceLandmarker`.
-        color: As for `FaceLandmarker`.
-        roll: As for `FaceLandmarker`.
+    The arguments are those of the landmarker's own call.
 
     Returns:
         Two ``(N, P, 2)`` float32 in photograph pixels: the landmarks that `landmarker` gives,
@@ -43,8 +38,7 @@ def predict_with_mirror(
         BoxError: A box can't be used.
         LandmarkError: The network's landmark scheme has no mirror permutation.
     """
-    if color not in ("rgb", "bgr"):
-        raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+    check_color(color)
     contract = landmarker.contract
     if not contract.landmarks.has_mirror:
         name = contract.landmarks.name
@@ -86,19 +80,11 @@ def landmark_confidence(
     contract: Contract,
     curve: ConfidenceCurve | None = None,
 ) -> Landmarks:
-    """Estimate the probability that each face's NME is under 0.1.
+    """Estimate the probability, ``(N,)`` float32 in 0..1, that each face's NME is under 0.1.
 
     Where the box holds no face, or is badly off the face, the probability is low too; its reliability and its failures
-    are measured in ``docs/reading-landmarks.md``.
-
-    Args:
-        landmarks: As for `mirror_disagreement`.
-        mirrored: As for `mirror_disagreement`.
-        contract: Of the network that found the points; has their scheme and the network's confidence curve.
-        curve: In place of the contract's.
-
-    Returns:
-        ``(N,)`` float32, 0..1.
+    are measured in ``docs/reading-landmarks.md``. Landmarks are as for `mirror_disagreement`; `contract` is that of the
+    network that found them, and `curve` is taken in place of its own.
 
     Raises:
         ModelContractError: There is no curve.

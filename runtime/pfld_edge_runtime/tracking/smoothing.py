@@ -53,12 +53,7 @@ class OneEuro:
 
 
 def low_pass_gain(cutoff: Array | float, interval: float) -> Array:
-    """The share of a new sample in a first-order low-pass filter (equation 5 of the paper): ``1 / (1 + tau / Te)``.
-
-    Args:
-        cutoff: Hz, any shape.
-        interval: Seconds since the last sample.
-    """
+    """The share of a new sample in a first-order low-pass filter (equation 5 of the paper): ``1 / (1 + tau / Te)``."""
     turn = 2 * pi * np.asarray(cutoff, np.float64) * interval
     gain: Array = turn / (1 + turn)
     return gain
@@ -74,14 +69,9 @@ class SpeedGain:
         self._seen = 1
 
     def __call__(self, innovation: Array, interval: float) -> Array:
-        """Compute the gain of the next samples.
+        """Give the ``(..., 1)`` gains, 0..1, of the next samples ``(..., D)``, given less the last filtered values.
 
-        Args:
-            innovation: ``(..., D)`` the samples less the last filtered values; the D components share one speed.
-            interval: Seconds since the last sample, above 0.
-
-        Returns:
-            ``(..., 1)`` gains in 0..1.
+        The D components share one speed; `interval` is in seconds since the last sample, above 0.
         """
         settings = self._settings
         gain = low_pass_gain(settings.derivative_cutoff, interval)
@@ -142,11 +132,9 @@ class OneEuroFilter:
         self._value: Array | None = None
 
     def __call__(self, sample: NDArray[np.floating], interval: float) -> Array:
-        """Filter the next sample.
+        """Filter the next sample ``(..., D)``, the first of which comes back as it is.
 
-        Args:
-            sample: ``(..., D)``, the same shape every time.
-            interval: Seconds since the last sample, above 0; unused for the first, which comes back as it is.
+        `interval` is in seconds since the last sample, above 0.
         """
         value = np.asarray(sample, np.float64)
         if self._value is not None:
@@ -187,14 +175,9 @@ class FaceSmoother:
         self._shape = SpeedGain(settings.shape)
 
     def __call__(self, landmarks: NDArray[np.floating], interval: float) -> Array:
-        """Smooth the next frame's landmarks.
+        """Smooth the next frame's landmarks, ``(P, 2)`` pixels; the first come back as they are.
 
-        Args:
-            landmarks: ``(P, 2)`` pixels.
-            interval: Seconds since the last frame, above 0; unused for the first, which comes back as it is.
-
-        Returns:
-            ``(P, 2)`` float64 pixels.
+        `interval` is in seconds since the last frame, above 0.
         """
         found = np.asarray(landmarks, np.float64)
         last, self._landmarks = self._landmarks, found

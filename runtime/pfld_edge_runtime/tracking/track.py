@@ -164,10 +164,7 @@ def is_implausible(landmarks: Array, image_size: tuple[int, int]) -> bool:
 def is_discontinuous(before: Array, now: Array, predicted_shift: Array) -> bool:
     """Whether ``(P, 2)`` landmarks changed more than those of one face do between consecutive frames.
 
-    Args:
-        before: The last frame's.
-        now: This frame's, finite.
-        predicted_shift: ``(2,)`` how far the face was to move by its speed, in pixels.
+    `now` must be finite; `predicted_shift`, ``(2,)`` pixels, is how far the face was to move by its speed.
     """
     size = face_size(before)
     bend = np.sqrt(((now - fit_similarity(before, now).apply(before)) ** 2).sum(axis=1).mean())

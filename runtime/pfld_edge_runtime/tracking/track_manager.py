@@ -6,17 +6,13 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.contract import Contract
+from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.geometry.landmarks import face_size, tight_box
-from pfld_edge_runtime.geometry.roll import Predict, refine_detected, shifted_boxes, turned_box
+from pfld_edge_runtime.geometry.roll import Predict, detected_rolls, refine_detected, shifted_boxes, turned_box
 from pfld_edge_runtime.schemes import LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import Smoothing
-from pfld_edge_runtime.tracking.track import (
-    Track,
-    is_discontinuous,
-    is_implausible,
-    is_off_center,
-    moves_with_crop,
-)
+from pfld_edge_runtime.tracking.track import Track, is_discontinuous, is_implausible, is_off_center, moves_with_crop
 
 Array = NDArray[np.float64]
 
@@ -66,16 +62,10 @@ class TrackManager:
     def update(
         self, predict: Predict, now: float, image_size: tuple[int, int], checked: Callable[[Track], bool]
     ) -> list[Track]:
-        """Predict the landmarks of all visible faces in their predicted boxes.
+        """Predict the landmarks of all visible faces in their predicted boxes, at the time `now` in seconds.
 
-        Args:
-            predict: Gives landmarks.
-            now: Seconds.
-            image_size: Width and height.
-            checked: Whether a track's presence is checked by a second prediction in a shifted box.
-
-        Returns:
-            The unconfirmed tracks, which a detector must confirm; they keep the last frame's landmarks until then.
+        `checked` says whether a track's presence is checked by a second prediction in a shifted box. Gives the
+        unconfirmed tracks, which a detector must confirm; they keep the last frame's landmarks until then.
         """
         tracks = self.visible
         if not tracks:
@@ -103,40 +93,38 @@ class TrackManager:
 
     def associate(
         self,
-        found: tuple[Array, NDArray[np.float32]],
+        found: Detections,
+        contract: Contract | None,
         predict: Predict,
         now: float,
         image_size: tuple[int, int],
         unconfirmed: Sequence[Track],
-        boxes_at: Callable[[float], Array],
     ) -> None:
-        """Match tracks with detected faces: confirm, lose, recover and add tracks.
+        """Match tracks with detected faces: confirm, lose, recover and add tracks; `contract` is the landmarker's.
 
-        Args:
-            found: ``(N, 4)`` boxes, and N scores, NaN where there is none.
-            predict: Gives landmarks.
-            now: Seconds.
-            image_size: Width and height.
-            unconfirmed: From `update`; those that are not detected become lost.
-            boxes_at: Gives the ``(N, 4)`` boxes if the faces lean by so many degrees.
+        Those of `unconfirmed`, from `update`, that are not detected become lost.
         """
-        boxes, scores = found
+        rolls = detected_rolls(found.rolls, self._scheme)
+        boxes = found.landmark_boxes(contract, rolls)
         matches = self._matches(boxes, now, unconfirmed)
         for index, track in matches.items():
-            track.misses, track.last_detected, track.score = 0, now, float(scores[index])
+            track.misses, track.last_detected, track.score = 0, now, float(found.scores[index])
         stale = {index: track for index, track in matches.items() if track.lost or track in unconfirmed}
         new = [index for index in range(len(boxes)) if index not in matches]
-        new.sort(key=lambda index: _priority(boxes[index], float(scores[index])))
+        new.sort(key=lambda index: _priority(boxes[index], float(found.scores[index])))
         order = [*stale, *new]
-        first = predict(boxes[order], np.zeros(len(order)))
+        first = predict(boxes[order], rolls[order])
         usable = [row for row, points in enumerate(first) if not is_implausible(points, image_size)]
         rows = [order[row] for row in usable]
-        refined = refine_detected(predict, first[usable], lambda roll: boxes_at(roll)[rows], self._scheme)
+        some = found[rows]
+        refined = refine_detected(
+            predict, first[usable], rolls[rows], lambda roll: some.landmark_boxes(contract, roll), self._scheme
+        )
         updated = []
         for row, points, box, roll in zip(rows, *refined, strict=True):
             known = stale.get(row)
             if not is_implausible(points, image_size) and self._has_room_for(points, known, now):
-                track = known or self._add(points, box, now, float(scores[row]))
+                track = known or self._add(points, box, now, float(found.scores[row]))
                 track.update(points, box, float(roll), now)
                 updated.append(track)
         for track in stale.values():
@@ -184,15 +172,8 @@ def match_boxes(known: Array, found: Array, gate: float) -> list[tuple[int, int]
     Distance is that of the boxes' centres in faces, plus the absolute logarithm of the ratio of their sizes. Unlike
     intersection over union it orders boxes that no longer overlap, as after an occlusion. Greedy pairing differs
     from the optimal assignment only where two found boxes both suit two known ones, so where heads are within a gate of
-    each other; there the closest pair is also the most certain one.
-
-    Args:
-        known: ``(N, 4)`` x0 y0 x1 y1.
-        found: ``(M, 4)``.
-        gate: Largest distance of a pair.
-
-    Returns:
-        Indices into `known` and `found`.
+    each other; there the closest pair is also the most certain one. Gives indices into the ``(N, 4)`` known and the
+    ``(M, 4)`` found boxes, of pairs whose distance is at most `gate`.
     """
     if len(known) == 0 or len(found) == 0:
         return []

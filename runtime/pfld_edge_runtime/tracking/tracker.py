@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract
-from pfld_edge_runtime.crop import check_image
+from pfld_edge_runtime.crop import check_color, check_image
 from pfld_edge_runtime.detection import Detector
 from pfld_edge_runtime.detection.catalogue import as_detector
-from pfld_edge_runtime.detection.detector import detect_boxes, landmark_boxes
-from pfld_edge_runtime.errors import ImageError, TimestampError, TrackerError
+from pfld_edge_runtime.detection.detector import Detections
+from pfld_edge_runtime.errors import TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
 from pfld_edge_runtime.landmark_model import LandmarkModel
@@ -61,7 +61,7 @@ class FaceTracker:
     landmarker.
 
     Example:
-        >>> tracker = FaceTracker(detector)
+        >>> tracker = FaceTracker()
         >>> for frame, seconds in video:
         ...     faces = tracker(frame, seconds)
         ...     print(faces.ids, faces.landmarks.shape)  # (N,), (N, 98, 2)
@@ -69,7 +69,7 @@ class FaceTracker:
 
     def __init__(
         self,
-        detector: Detector | str | Path,
+        detector: Detector | str | Path | None = None,
         landmarker: Landmarker | LandmarkModel | str | Path | bytes | None = None,
         *,
         every: int = 15,
@@ -83,7 +83,7 @@ class FaceTracker:
         """Make a tracker.
 
         Args:
-            detector: Finds faces; as for `FaceAnalyzer`.
+            detector: Finds faces; as for `FaceAnalyzer`, None for the bundled one.
             landmarker: Finds their landmarks; a `FaceLandmarker` or what it takes, or a callable with its signature;
                 None for the bundled model.
             every: Frames from one run of the detector to the next while no face is lost, at least 1.
@@ -110,7 +110,8 @@ class FaceTracker:
             raise TrackerError(f"memory is {memory!r}; it must be 0 seconds or more")
         self._detector = as_detector(detector)
         self._landmarker: Landmarker = as_landmarker(landmarker)
-        self._contract = _contract(self._landmarker)
+        contract = getattr(self._landmarker, "contract", None)
+        self._contract = contract if isinstance(contract, Contract) else None
         self._scheme: LandmarkScheme = WFLW_98 if self._contract is None else self._contract.landmarks
         self._every, self._search_every, self._check_every = every, search_every, check_every
         # Boxes always come from smoothed landmarks, whatever the caller gets (see `Track`).
@@ -149,8 +150,7 @@ class FaceTracker:
             TrackerError: The landmarker returned an array of a wrong shape.
         """
         image = check_image(frame)
-        if color not in ("rgb", "bgr"):
-            raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+        check_color(color)
         now = self._clock(timestamp)
         change = self._cuts(image)
         if change is Change.CUT:
@@ -164,13 +164,8 @@ class FaceTracker:
             predict, now, (width, height), lambda track: possible_cut or (index + track.id) % self._check_every == 0
         )
         if unconfirmed or self._search_is_due():
-            detected, scores = detect_boxes(self._detector, frame, color)
-
-            def boxes_at(roll: float) -> Array:
-                return landmark_boxes(self._detector, detected, self._contract, roll)
-
-            found = boxes_at(0.0), scores
-            self._tracks.associate(found, predict, now, (width, height), unconfirmed, boxes_at)
+            found = Detections.find(self._detector, frame, color)
+            self._tracks.associate(found, self._contract, predict, now, (width, height), unconfirmed)
             self._searched = index
         self._tracks.drop_expired(now)
         self._frames += 1
@@ -183,7 +178,6 @@ class FaceTracker:
         )
 
     def _predict(self, frame: Image, color: str) -> Predict:
-        """The landmarker for one frame, with a check of its output."""
         points = self._scheme.num_landmarks
 
         def predict(boxes: Array, rolls: Array) -> Array:
@@ -215,12 +209,6 @@ class FaceTracker:
         )
 
 
-def _contract(landmarker: Landmarker) -> Contract | None:
-    """The landmarker's contract, where it has one."""
-    contract = getattr(landmarker, "contract", None)
-    return contract if isinstance(contract, Contract) else None
-
-
 class FrameClock:
     """Gives every frame a time, and refuses times that don't increase."""
 
@@ -231,11 +219,7 @@ class FrameClock:
         self._now: float | None = None
 
     def __call__(self, timestamp: float | None) -> float:
-        """Give the next frame's time in seconds; a timestamp of None is one frame interval after the last.
-
-        Raises:
-            TimestampError: It is not a finite number, or not after the last frame's.
-        """
+        """Give the next frame's time in seconds; a timestamp of None is one frame interval after the last."""
         last = self._now
         if timestamp is None:
             now = 0.0 if last is None else last + self._interval
@@ -275,12 +259,7 @@ class SceneCutDetector:
         self._shape: tuple[int, ...] = ()
 
     def __call__(self, image: NDArray[np.generic]) -> Change:
-        """Compare a frame with the last.
-
-        Args:
-            image: ``(H, W, C)``, uint8 or floating point; no copy is made of it. A frame of another size than the
-                last is a cut.
-        """
+        """Compare a frame ``(H, W, C)`` with the last; one of another size is a cut."""
         last, known = self._last, self._shape
         signature, self._shape = _signature(image), image.shape[:2]
         resized = known not in ((), self._shape)
@@ -299,7 +278,7 @@ class SceneCutDetector:
 
 
 def _signature(image: NDArray[np.generic]) -> NDArray[np.float64] | None:
-    """Block means of a strided sample, less their mean and over their deviation; None for a frame without contrast."""
+    """Block means of a strided sample, standardized; None for a frame without contrast."""
     step = max(1, image.shape[0] // _ROWS)
     sample = image[step // 2 :: step, step // 2 :: step, image.shape[2] // 2].astype(np.float64)
     rows, columns = (max(1, length // _BLOCK) for length in sample.shape)
