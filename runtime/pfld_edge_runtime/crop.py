@@ -77,14 +77,9 @@ class CropWindows:
 
 
 def check_boxes(boxes: object) -> NDArray[np.float64]:
-    """Validate face boxes.
+    """Validate face boxes, ``(N, 4)`` or one ``(4,)``: x0, y0, x1, y1 in pixels, right and bottom edges exclusive.
 
-    Args:
-        boxes: ``(N, 4)`` or one ``(4,)`` box: x0, y0, x1, y1 in pixels, right and bottom edges exclusive. Columns
-            after the fourth (a detector's score) are ignored.
-
-    Returns:
-        ``(N, 4)`` float64; N may be 0.
+    Columns after the fourth (a detector's score) are ignored. Gives ``(N, 4)`` float64; N may be 0.
 
     Raises:
         BoxError: Wrong shape or type, NaN or infinite, or no area.
@@ -187,17 +182,17 @@ def _check_rolls(roll: object, count: int) -> NDArray[np.float64] | None:
 
 
 def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> NDArray[np.uint8]:
-    """Crop and resize every window.
+    """Crop and resize every window of a photograph, as `FaceLandmarker` takes it.
 
     Args:
-        image: As for `check_image`.
-        windows: N windows of that photograph.
+        image: The photograph.
+        windows: N windows of it.
         size: Side of the result in pixels.
         swap_channels: Reverse the channel order (RGB to BGR or back).
 
     Returns:
         ``(N, size, size, 3)`` uint8, grey photographs repeated over the channels. Within one grey level of
-        ``cv2.copyMakeBorder`` + ``cv2.resize`` (``INTER_LINEAR``), which rounds its weights to 11 bits.
+            ``cv2.copyMakeBorder`` + ``cv2.resize`` (``INTER_LINEAR``), which rounds its weights to 11 bits.
 
     Raises:
         ImageError: The image can't be used.
@@ -224,11 +219,8 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
 def resize(photo: NDArray[np.generic], width: int, height: int) -> NDArray[np.uint8]:
     """Resize a photograph ``(H, W, C)`` from `check_image` as ``cv2.resize`` does with ``INTER_LINEAR``.
 
-    Returns:
-        ``(3, height, width)`` uint8, grey photographs repeated over the channels. Only the pixels needed are read.
-
-    Raises:
-        ImageError: A floating-point photograph is not in 0..1.
+    Gives ``(3, height, width)`` uint8, grey photographs repeated over the channels. Only the pixels needed are read. An
+    `ImageError` says that a floating-point photograph is not in 0..1.
     """
     factor = photo.shape[1] // width
     if photo.dtype == np.uint8 and photo.shape[:2] == (height * factor, width * factor):
@@ -266,10 +258,8 @@ def _shrunk(photo: NDArray[np.generic], factor: int) -> NDArray[np.uint8]:
 def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
     """Sample a photograph as ``cv2.warpAffine`` does with ``INTER_LINEAR | WARP_INVERSE_MAP`` and a black border.
 
-    Args:
-        photo: ``(H, W, C)`` from `check_image`; an `ImageError` says that floating-point values are not in 0..1.
-        matrix: ``(2, 3)``, from ``(x, y, 1)`` in the result to photograph pixels.
-        size: Side of the ``(size, size, C)`` result in pixels.
+    `matrix` is ``(2, 3)``, from ``(x, y, 1)`` in the ``(size, size, C)`` result to pixels of the ``(H, W, C)``
+    photograph from `check_image`; an `ImageError` says that floating-point values are not in 0..1.
     """
     steps = np.arange(size)
     x = matrix[0, 0] * steps + matrix[0, 1] * steps[:, None] + matrix[0, 2]

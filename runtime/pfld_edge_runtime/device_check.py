@@ -93,15 +93,9 @@ class SelfTest:
 
 
 def self_test(model: str | Path | bytes | None = None, device: str = "cpu", *, strict: bool = False) -> SelfTest:
-    """Run a model on its fingerprint's image and compare the output with the exporter's.
+    """Run a model on its fingerprint's image and compare the output with the exporter's; the difference is no error.
 
-    Args:
-        model: An ONNX file that carries its contract, or its bytes; None for the bundled model.
-        device: As for `FaceLandmarker`.
-        strict: As for `FaceLandmarker`.
-
-    Returns:
-        The difference; it is not an error.
+    Arguments are those of `FaceLandmarker`.
 
     Raises:
         ModelFileError: The file is missing or not an ONNX model.
@@ -152,12 +146,8 @@ def installed_wheels() -> dict[str, str]:
 def wheel_clash(installed: dict[str, str], wanted: str = "") -> str | None:
     """Report two wheels that share the folder ``onnxruntime``, where the last one installed overwrites the other.
 
-    Args:
-        installed: As from `installed_wheels`.
-        wanted: The wheel that should stay; otherwise the first one that is not plain ``onnxruntime``.
-
-    Returns:
-        One sentence with the commands that repair it; None where there is at most one wheel.
+    Gives one sentence with the commands that repair it, None where there is at most one of `installed_wheels`. `wanted`
+    is the wheel that should stay; otherwise the first one that is not plain ``onnxruntime``.
     """
     if len(installed) < 2:
         return None
@@ -184,8 +174,7 @@ def missing_provider_advice(device: str) -> str:
 def cpu_features() -> tuple[str, ...] | None:
     """List the features of this processor that matter here, sorted, e.g. ``avx2``, ``avx512_vnni``, ``dotprod``.
 
-    Returns:
-        Names; an empty tuple where the processor has none of them; None where this system doesn't say.
+    An empty tuple where the processor has none of them; None where this system doesn't say.
     """
     system = platform.system()
     if system == "Linux":
@@ -196,7 +185,7 @@ def cpu_features() -> tuple[str, ...] | None:
 
 
 def _known(found: set[str]) -> tuple[str, ...] | None:
-    """Translate the system's names; no names at all means that it didn't say."""
+    """The system's names translated; no names at all mean that it didn't say."""
     return tuple(sorted({_NAMES[name] for name in found if name in _NAMES})) if found else None
 
 
@@ -211,7 +200,6 @@ def _linux() -> set[str]:
 
 
 def _macos() -> set[str]:
-    """Read what ``sysctl`` says of an Apple or Intel processor."""
     names = ("hw.optional", "machdep.cpu.features", "machdep.cpu.leaf7_features")
     found: set[str] = set()
     for name in names:

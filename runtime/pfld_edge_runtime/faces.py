@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import LandmarkError, MissingPackageError
-from pfld_edge_runtime.geometry.alignment import aligned_faces
-from pfld_edge_runtime.geometry.openness import eye_openness, mouth_openness
 from pfld_edge_runtime.geometry.pose import HeadPose, head_pose
+from pfld_edge_runtime.geometry.wflw_points import aligned_faces, eye_openness, mouth_openness
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 
 Float = NDArray[np.float32]
@@ -47,7 +46,6 @@ class Faces:
     rolls: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        """Refuse arrays of different lengths."""
         count = len(self.landmarks)
         if len(self.rolls) == 0:
             object.__setattr__(self, "rolls", np.zeros(count))
@@ -97,9 +95,8 @@ class Faces:
     def to_dicts(self) -> list[dict[str, Any]]:
         """Turn the faces into plain JSON types, one dictionary a face.
 
-        Returns:
-            ``id`` (None where untracked), ``box`` (four pixels), ``score`` and ``confidence`` (None where unknown), and
-            ``landmarks``, P pairs of pixels. Pixels are rounded to hundredths, scores to four digits.
+        ``id`` (None where untracked), ``box`` (four pixels), ``score`` and ``confidence`` (None where unknown),
+        ``landmarks`` (P pairs of pixels). Pixels are rounded to hundredths, scores to four digits.
         """
         return [
             {
@@ -144,7 +141,6 @@ class Faces:
 
 
 def _rounded(pixels: Float) -> list[Any]:
-    """Pixels as nested lists, to a hundredth."""
     hundredths: list[Any] = np.round(pixels.astype(np.float64), 2).tolist()
     return hundredths
 

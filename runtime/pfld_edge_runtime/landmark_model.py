@@ -112,14 +112,10 @@ class LandmarkModel:
 
     @classmethod
     def from_session(cls, session: onnxruntime.InferenceSession, contract: Contract | None = None) -> "LandmarkModel":
-        """Make a model of an open onnxruntime session.
+        """Make a model of an open onnxruntime session of a network with one input and one output.
 
-        Args:
-            session: Of a network with one input and one output.
-            contract: For files that carry none; must be None where the file has its own.
-
-        Raises:
-            ModelContractError: There is no contract, a damaged one, or one that the network contradicts.
+        `contract` is for files that carry none, and None otherwise; a `ModelContractError` says that there is none, a
+        damaged one, or one that the network contradicts.
         """
         carried = session_contract(session)
         agreed = _agreed(carried, contract)
@@ -191,21 +187,9 @@ class LandmarkModel:
     def locate(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
     ) -> NDArray[np.float32]:
-        """Find the landmarks of every boxed face: crop, predict, map back to the photograph.
+        """Find the landmarks of every boxed face: crop, predict, map back to the photograph; see `FaceLandmarker`.
 
-        Args:
-            image: ``(H, W, 3)``, ``(H, W, 4)``, ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in 0..1.
-            boxes: ``(N, 4)`` x0, y0, x1, y1 in pixels, tight around the face's landmarks; may leave the photograph.
-            color: Channel order of `image`: ``rgb`` or ``bgr``.
-            roll: Degrees by which each face leans; see `crop_windows`.
-
-        Returns:
-            ``(N, P, 2)`` float32, x and y in photograph pixels, P points in the contract's order. No boxes give
-            ``(0, P, 2)``. A damaged network may give NaN.
-
-        Raises:
-            ImageError: The image can't be used.
-            BoxError: A box can't be used.
+        A damaged network may give NaN.
         """
         check_color(color)
         windows = crop_windows(boxes, self._contract.crop.margin, roll)
@@ -241,14 +225,9 @@ class LandmarkModel:
 
 
 def prepare_input(crops: NDArray[np.uint8], contract: Contract) -> NDArray[np.generic]:
-    """Turn crops into the network's input: normalized, in its layout and dtype.
+    """Turn ``(N, S, S, 3)`` uint8 crops in the contract's colour order into the network's input.
 
-    Args:
-        crops: ``(N, S, S, 3)`` uint8 in the contract's colour order.
-        contract: The network's contract.
-
-    Returns:
-        ``(N, 3, S, S)`` or ``(N, S, S, 3)``, contiguous, float32 ``(pixel - mean) / scale`` or the raw uint8.
+    ``(N, 3, S, S)`` or ``(N, S, S, 3)``, contiguous, float32 ``(pixel - mean) / scale`` or the raw uint8.
     """
     batch: NDArray[np.generic] = crops
     if contract.input_dtype == "float32":
@@ -260,7 +239,6 @@ def prepare_input(crops: NDArray[np.uint8], contract: Contract) -> NDArray[np.ge
 
 
 def _agreed(carried: Contract | None, given: Contract | None) -> Contract:
-    """The contract that a file carries, or else the one that was given."""
     if carried is not None and given is not None and carried != given:
         raise ModelContractError("the model carries its own contract: leave `contract` out")
     agreed = carried or given

@@ -45,17 +45,17 @@ class FaceLandmarker:
 
     @property
     def contract(self) -> Contract:
-        """What the model promises: crop rule, colour order, landmark scheme."""
+        """See `LandmarkModel.contract`."""
         return self.model.contract
 
     @property
     def device(self) -> str:
-        """The device that really runs the model (most of its layers, where onnxruntime tells), never ``auto``."""
+        """See `LandmarkModel.device`."""
         return self.model.device
 
     @property
     def providers(self) -> list[str]:
-        """The onnxruntime execution providers that loaded, first choice first."""
+        """See `LandmarkModel.providers`."""
         return self.model.providers
 
     def __call__(
@@ -85,7 +85,7 @@ class FaceLandmarker:
         return landmarks
 
     def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Predict the landmarks of cropped faces, as fractions of the crop; see `LandmarkModel.predict`."""
+        """See `LandmarkModel.predict`."""
         return self.model.predict(crops)
 
 

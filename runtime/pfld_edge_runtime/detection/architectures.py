@@ -39,7 +39,7 @@ class PfldEdgeDetector(OnnxDetector):
 
     @classmethod
     def reads(cls, session: onnxruntime.InferenceSession) -> bool:
-        """Whether an open model has the outputs ``stride8``, ``stride16`` and ``stride32`` of 11 channels."""
+        """See `OnnxDetector`: ``stride8``, ``stride16`` and ``stride32`` of 11 channels."""
         outputs = [(output.name, output.shape[1:2]) for output in session.get_outputs()]
         return outputs == [(f"stride{stride}", [11]) for stride in _STRIDES] and len(session.get_inputs()) == 1
 
@@ -82,7 +82,7 @@ class YuNet(OnnxDetector):
 
     @classmethod
     def reads(cls, session: onnxruntime.InferenceSession) -> bool:
-        """Whether an open model is a YuNet of 2022 or later: ``cls``, ``obj`` and ``bbox`` of three strides."""
+        """See `OnnxDetector`: ``cls``, ``obj`` and ``bbox`` of three strides, as since 2022."""
         names = {output.name for output in session.get_outputs()}
         wanted = {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox") for stride in _STRIDES}
         return len(session.get_inputs()) == 1 and wanted <= names
@@ -127,7 +127,7 @@ class SCRFD(OnnxDetector):
 
     @classmethod
     def reads(cls, session: onnxruntime.InferenceSession) -> bool:
-        """Whether an open model is an SCRFD: per stride outputs of 1, 4 and perhaps 10 columns."""
+        """See `OnnxDetector`: per stride outputs of 1, 4 and perhaps 10 columns."""
         columns = sorted((output.shape[-1] for output in session.get_outputs()), key=str)
         plain, with_points = [1] * 3 + [4] * 3, [1] * 3 + [10] * 3 + [4] * 3
         return len(session.get_inputs()) == 1 and columns in (plain, with_points)
@@ -167,7 +167,7 @@ class UltraFace(OnnxDetector):
 
     @classmethod
     def reads(cls, session: onnxruntime.InferenceSession) -> bool:
-        """Whether an open model is an UltraFace: one input of fixed size, ``scores`` and ``boxes``."""
+        """See `OnnxDetector`: one input of fixed size, ``scores`` and ``boxes``."""
         outputs = {output.name: output.shape[-1] for output in session.get_outputs()}
         sides = session.get_inputs()[0].shape[2:]
         return outputs == {"scores": 2, "boxes": 4} and all(isinstance(side, int) for side in sides)
@@ -183,10 +183,7 @@ class UltraFace(OnnxDetector):
 
 @lru_cache(maxsize=64)
 def grid_points(width: int, height: int, repeats: int = 1) -> Float32:
-    """Columns and rows of a feature map's cells, row by row, each repeated: ``(width * height * repeats, 2)`` float32.
-
-    Read-only, since it is kept for the next call.
-    """
+    """Columns and rows of a map's cells, row by row, each repeated: ``(n, 2)`` float32, kept and so read-only."""
     rows, columns = np.divmod(np.arange(width * height), width)
     points = np.stack([columns, rows], axis=1).repeat(repeats, axis=0).astype(np.float32)
     points.flags.writeable = False

@@ -75,12 +75,7 @@ class Letterbox:
         """Resize a photograph into the input: bilinear without antialiasing, top left, black beside and below.
 
         The published detectors were trained and measured with ``cv2.resize``'s ``INTER_LINEAR``, which `resize` equals.
-
-        Returns:
-            ``(3, height, width)`` uint8 of the canvas; grey photographs are repeated over the channels.
-
-        Raises:
-            ImageError: The image can't be used.
+        Gives ``(3, height, width)`` uint8 of the canvas, grey repeated over the channels.
         """
         width, height = self.inner
         levels = resize(check_image(image)[: self.photo[1], : self.photo[0]], width, height)
@@ -170,7 +165,6 @@ class OnnxDetector(FaceDetector):
         self._side = kind.largest_side if largest_side is None else _count("largest_side", largest_side)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments, not the session."""
         if self._reopen is None:
             raise TypeError("a detector of an open session can't be pickled: make it of its file")
         return self._reopen, ()
@@ -185,7 +179,6 @@ class OnnxDetector(FaceDetector):
         """``(N, 5)`` candidates: boxes in pixels of the input, scores in 0..1; a sixth column is the roll."""
 
     def _letterbox(self, photo: tuple[int, int]) -> Letterbox:
-        """Lay a photograph of some width and height into the input."""
         if self._canvas is not None:
             return Letterbox.inside(photo, self._canvas, enlarge=self._enlarge)
         return Letterbox.within(photo, self._side, self._multiple, enlarge=self._enlarge, whole=self._whole_factor)

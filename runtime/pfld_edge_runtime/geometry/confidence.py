@@ -56,15 +56,10 @@ def predict_with_mirror(
 def mirror_disagreement(
     landmarks: NDArray[np.floating], mirrored: NDArray[np.floating], scheme: LandmarkScheme
 ) -> NDArray[np.float64]:
-    """Mean distance between two predictions of the same points, over the distance that normalizes the NME.
+    """Mean distance between two predictions of ``(N, P, 2)`` points, over the distance that normalizes the NME.
 
-    Args:
-        landmarks: ``(N, P, 2)`` pixels.
-        mirrored: ``(N, P, 2)`` pixels, the same points found in the mirror image; see `predict_with_mirror`.
-        scheme: Of the points; names the two that normalize.
-
-    Returns:
-        ``(N,)``, 0 and above; infinite where the two normalizing points coincide.
+    The second are the points found in the mirror image, see `predict_with_mirror`. ``(N,)``, 0 and above; infinite
+    where the two normalizing points of the scheme coincide.
     """
     apart = np.linalg.norm(landmarks.astype(np.float64) - mirrored, axis=2).mean(axis=1)
     first, second = scheme.normalizing_points

@@ -11,17 +11,10 @@ Array = NDArray[np.float64]
 
 
 def check_landmarks(landmarks: object, points: int | None = 98) -> Array:
-    """Validate landmarks.
-
-    Args:
-        landmarks: ``(N, P, 2)``, or ``(P, 2)`` for one face; x and y in photograph pixels.
-        points: The P that the caller needs; None for any.
-
-    Returns:
-        ``(N, P, 2)`` float64; N may be 0.
+    """Validate landmarks ``(N, P, 2)``, or ``(P, 2)`` for one face, and give them as ``(N, P, 2)`` float64.
 
     Raises:
-        LandmarkError: Wrong shape or type, another number of points, NaN or infinite.
+        LandmarkError: Wrong shape or type, not as many `points` as the caller needs (None: any), NaN or infinite.
     """
     wanted = "P" if points is None else points
     try:
@@ -53,7 +46,7 @@ def tight_box(landmarks: object) -> Array:
 
     Returns:
         ``(N, 4)``, or ``(4,)`` for one face: float64 x0, y0, x1, y1, ``trunc`` of the least and ``trunc + 1`` of the
-        greatest coordinates; right and bottom edges exclusive. May leave the photograph.
+            greatest coordinates; right and bottom edges exclusive. May leave the photograph.
 
     Raises:
         LandmarkError: The landmarks can't be used.
@@ -103,17 +96,11 @@ class Similarity:
 
 
 def fit_similarity(source: Array, target: Array) -> Similarity:
-    """Find the similarity transforms that bring points nearest to others, in least squares.
+    """Find the similarity transforms that bring points ``(..., P, 2)`` nearest to others, in least squares.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991, eq. 40 to
     42, without reflection: in the plane a quotient of sums of complex numbers, without a singular value decomposition.
-
-    Args:
-        source: ``(..., P, 2)``.
-        target: ``(P, 2)``, or as `source`.
-
-    Returns:
-        One transform for each leading index; its factor is NaN where all points of the source coincide.
+    A factor is NaN where all points of the source coincide.
     """
     points, goals = _complex(source), _complex(target)
     center, end = points.mean(axis=-1), goals.mean(axis=-1)

@@ -65,7 +65,6 @@ def face_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None) ->
 
 @lru_cache(maxsize=64)
 def _weights(scheme: LandmarkScheme) -> NDArray[np.complex128] | None:
-    """Weights whose sum with the points x + iy is the vector from eye to eye, plus that from eyes to mouth over i."""
     left, right, mouth = (
         np.array([any(name.startswith(part) for part in parts) for name in scheme.names], np.float64)
         for parts in (("left_eye",), ("right_eye",), ("outer_lip", "left_mouth", "right_mouth"))
@@ -80,10 +79,7 @@ def _weights(scheme: LandmarkScheme) -> NDArray[np.complex128] | None:
 def follow_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None, rolls: Array) -> Array:
     """Choose the ``(N,)`` rolls of faces' next crops: the last ones, as long as the faces stand upright in them.
 
-    Args:
-        landmarks: ``(N, P, 2)`` in the photograph.
-        scheme: Of the points; None, where crops can't be turned, changes nothing.
-        rolls: ``(N,)`` degrees, of the crops that the landmarks were found in.
+    A scheme of None, where crops can't be turned, changes nothing.
     """
     return _next_rolls(face_roll(landmarks, scheme), rolls)
 
@@ -101,16 +97,8 @@ def _next_rolls(found: Array, rolls: Array) -> Array:
 def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
     """Find the tight boxes of faces turned upright, at the place of the faces: what `crop_windows` takes with a roll.
 
-    Args:
-        landmarks: ``(N, P, 2)`` in photograph pixels.
-        rolls: ``(N,)`` degrees.
-
-    Returns:
-        ``(N, 4)``: the `tight_box` of the landmarks turned back by the roll, with the centre where it lies in the
-        photograph, to a pixel. The same as `tight_box` where the roll is 0.
-
-    Raises:
-        LandmarkError: The landmarks can't be used.
+    ``(N, 4)``: the `tight_box` of the ``(N, P, 2)`` landmarks turned back by their ``(N,)`` rolls, with the centre
+    where it lies in the photograph, to a pixel. The same as `tight_box` where the roll is 0, with its errors.
     """
     if not rolls.any():
         return tight_box(landmarks)
@@ -134,7 +122,7 @@ def refine_detected(
         predict: Gives landmarks.
         first: ``(N, P, 2)`` landmarks of the first crops.
         rolls: ``(N,)`` degrees by which those were turned.
-        boxes: As for `search_roll`.
+        boxes: Gives the detector's boxes.
         scheme: Of the points; None where crops can't be turned.
 
     Returns:
@@ -157,15 +145,8 @@ def refine_detected(
 def search_roll(predict: Predict, boxes: BoxesAt, scheme: LandmarkScheme) -> tuple[Landmarks, Array, Array]:
     """Find faces of any roll: of four crops a quarter turn apart, that whose landmarks move least with the crop.
 
-    Landmarks of a face stay when their crop is refined, and when it is shifted; guesses move with it.
-
-    Args:
-        predict: Gives landmarks; is called four times, for four crops a face.
-        boxes: Gives the ``(N, 4)`` boxes of the faces if they lean by so many degrees.
-        scheme: Of the points.
-
-    Returns:
-        As `refine_detected`.
+    Landmarks of a face stay when their crop is refined, and when it is shifted; guesses move with it. Arguments and
+    results are those of `refine_detected`.
     """
     first = np.concatenate([boxes(roll) for roll in _QUADRANTS])
     rolls = np.repeat(_QUADRANTS, len(first) // len(_QUADRANTS))

@@ -44,7 +44,6 @@ class OneEuro:
     dead_band: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
         for item in fields(self):
             value = getattr(self, item.name)
             least = "above 0" if item.name.endswith("cutoff") else "0 or more"

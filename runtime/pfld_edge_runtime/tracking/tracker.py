@@ -1,6 +1,5 @@
 """`FaceTracker`: detection in some frames, landmarks in all, ids that stay; with the frame clock and scene cuts."""
 
-from enum import Enum
 from math import isfinite
 from pathlib import Path
 from typing import Protocol
@@ -84,12 +83,11 @@ class FaceTracker:
 
         Args:
             detector: Finds faces; as for `FaceAnalyzer`, None for the bundled one.
-            landmarker: Finds their landmarks; a `FaceLandmarker` or what it takes, or a callable with its signature;
-                None for the bundled model.
+            landmarker: Finds their landmarks; as for `FaceAnalyzer`, or a callable with its signature.
             every: Frames from one run of the detector to the next while no face is lost, at least 1.
             search_every: The same while no face is visible or one is lost, at least 1.
-            check_every: Frames from one presence check of a face to the next (see `track`), at least 1; each check
-                costs one more face in the landmarker's batch.
+            check_every: Frames from one presence check of a face to the next (see `track_manager`), at least 1; each
+                check costs one more face in the landmarker's batch.
             max_faces: Most faces to track, at least 1; those of the highest scores, or the largest. None for all.
             smoothing: How landmarks are smoothed; a `OneEuro` is used for motion and shape; None for raw landmarks.
             memory: Seconds, 0 or more, for which a lost face keeps its id.
@@ -106,6 +104,8 @@ class FaceTracker:
                 raise TrackerError(f"{name} is {value!r}; it counts frames and must be at least 1")
         if max_faces is not None and max_faces < 1:
             raise TrackerError(f"max_faces is {max_faces!r}; it must be at least 1, or None for all")
+        if not (isfinite(fps) and fps > 0):
+            raise TrackerError(f"fps is {fps!r}; it must be finite and above 0")
         if not memory >= 0:
             raise TrackerError(f"memory is {memory!r}; it must be 0 seconds or more")
         self._detector = as_detector(detector)
@@ -119,16 +119,16 @@ class FaceTracker:
         settings = Smoothing(smoothing, smoothing) if isinstance(smoothing, OneEuro) else smoothing or Smoothing()
         turned = self._scheme if takes_roll(self._landmarker) else None
         self._tracks = TrackManager(settings, memory, max_faces, turned)
-        self._clock = FrameClock(fps)
-        self._cuts = SceneCutDetector()
+        self._interval = 1 / fps
         self.reset()
 
     def reset(self) -> None:
         """Forget all faces and the time, as before another video. Ids continue: none is given twice."""
-        self._clock.reset()
-        self._cuts.reset()
         self._tracks.clear()
         self._frames = 0
+        self._now: float | None = None
+        self._signature: Array | None = None  # of the last frame that had contrast
+        self._size: tuple[int, ...] = ()
         self._searched: int | None = None  # the frame in which the detector ran last; None: it must run
 
     def __call__(self, frame: Image, timestamp: float | None = None, color: str = "rgb") -> Faces:
@@ -151,14 +151,14 @@ class FaceTracker:
         """
         image = check_image(frame)
         check_color(color)
-        now = self._clock(timestamp)
-        change = self._cuts(image)
-        if change is Change.CUT:
+        now = self._time(timestamp)
+        correlation = self._correlation(image)
+        if correlation < _CUT:
             self._tracks.clear()
             self._searched = None
         width, height = image.shape[1], image.shape[0]
         predict = self._predict(frame, color)
-        index, possible_cut = self._frames, change is Change.POSSIBLE_CUT
+        index, possible_cut = self._frames, _CUT <= correlation < _POSSIBLE_CUT
         # The presence checks of several faces fall on different frames, to even out the cost.
         unconfirmed = self._tracks.update(
             predict, now, (width, height), lambda track: possible_cut or (index + track.id) % self._check_every == 0
@@ -170,6 +170,37 @@ class FaceTracker:
         self._tracks.drop_expired(now)
         self._frames += 1
         return self._faces((width, height))
+
+    def _time(self, timestamp: float | None) -> float:
+        """The frame's time in seconds; without a timestamp, one frame interval after the last."""
+        last = self._now
+        if timestamp is None:
+            now = 0.0 if last is None else last + self._interval
+        else:
+            try:
+                now = float(timestamp)
+            except (TypeError, ValueError) as error:
+                raise TimestampError(f"timestamp is {timestamp!r}; it must be a number of seconds, or None") from error
+            if not isfinite(now):
+                raise TimestampError(f"timestamp is {timestamp!r}; it must be a finite number of seconds")
+            if last is not None and now <= last:
+                raise TimestampError(
+                    f"timestamp {now:g} s is not after the last frame's {last:g} s: call reset() before another video, "
+                    "or leave out frames that come twice"
+                )
+        self._now = now
+        return now
+
+    def _correlation(self, image: Image) -> float:
+        """Correlation of a frame with the last one that had contrast: 1 where there is none, -1 for another size."""
+        last, size = self._signature, self._size
+        signature, self._size = _signature(image), image.shape[:2]
+        resized = size not in ((), self._size)
+        if signature is not None or resized:
+            self._signature = signature
+        if resized:
+            return -1.0
+        return 1.0 if signature is None or last is None else float((signature * last).mean())
 
     def _search_is_due(self) -> bool:
         complete = self._tracks.visible and not self._tracks.lost
@@ -209,75 +240,7 @@ class FaceTracker:
         )
 
 
-class FrameClock:
-    """Gives every frame a time, and refuses times that don't increase."""
-
-    def __init__(self, fps: float) -> None:
-        if not (isfinite(fps) and fps > 0):
-            raise TrackerError(f"fps is {fps!r}; it must be finite and above 0")
-        self._interval = 1 / fps
-        self._now: float | None = None
-
-    def __call__(self, timestamp: float | None) -> float:
-        """Give the next frame's time in seconds; a timestamp of None is one frame interval after the last."""
-        last = self._now
-        if timestamp is None:
-            now = 0.0 if last is None else last + self._interval
-        else:
-            try:
-                now = float(timestamp)
-            except (TypeError, ValueError) as error:
-                raise TimestampError(f"timestamp is {timestamp!r}; it must be a number of seconds, or None") from error
-            if not isfinite(now):
-                raise TimestampError(f"timestamp is {timestamp!r}; it must be a finite number of seconds")
-            if last is not None and now <= last:
-                raise TimestampError(
-                    f"timestamp {now:g} s is not after the last frame's {last:g} s: call reset() before another video, "
-                    "or leave out frames that come twice"
-                )
-        self._now = now
-        return now
-
-    def reset(self) -> None:
-        """Forget the last frame."""
-        self._now = None
-
-
-class Change(Enum):
-    """The change of scene from one frame to the next."""
-
-    SAME = "same"
-    POSSIBLE_CUT = "possible cut"
-    CUT = "cut"
-
-
-class SceneCutDetector:
-    """Compares each frame with the last one that had contrast, by a few hundred numbers of each."""
-
-    def __init__(self) -> None:
-        self._last: NDArray[np.float64] | None = None
-        self._shape: tuple[int, ...] = ()
-
-    def __call__(self, image: NDArray[np.generic]) -> Change:
-        """Compare a frame ``(H, W, C)`` with the last; one of another size is a cut."""
-        last, known = self._last, self._shape
-        signature, self._shape = _signature(image), image.shape[:2]
-        resized = known not in ((), self._shape)
-        if signature is not None or resized:
-            self._last = signature
-        if resized:
-            return Change.CUT
-        if signature is None or last is None:
-            return Change.SAME
-        correlation = float((signature * last).mean())
-        return Change.CUT if correlation < _CUT else Change.POSSIBLE_CUT if correlation < _POSSIBLE_CUT else Change.SAME
-
-    def reset(self) -> None:
-        """Forget the last frame."""
-        self._last, self._shape = None, ()
-
-
-def _signature(image: NDArray[np.generic]) -> NDArray[np.float64] | None:
+def _signature(image: Image) -> Array | None:
     """Block means of a strided sample, standardized; None for a frame without contrast."""
     step = max(1, image.shape[0] // _ROWS)
     sample = image[step // 2 :: step, step // 2 :: step, image.shape[2] // 2].astype(np.float64)
@@ -288,5 +251,5 @@ def _signature(image: NDArray[np.generic]) -> NDArray[np.float64] | None:
     # Not `contrast < _FLAT`: NaN pixels must give no signature either.
     if not contrast >= _FLAT:
         return None
-    standard: NDArray[np.float64] = (blocks - blocks.mean()) / blocks.std()
+    standard: Array = (blocks - blocks.mean()) / blocks.std()
     return standard
