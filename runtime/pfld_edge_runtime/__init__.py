@@ -20,8 +20,7 @@ from pfld_edge_runtime.errors import (
     TimestampError,
     TrackerError,
 )
-from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, LandmarkModel, prepare_input
-from pfld_edge_runtime.landmarker import FaceLandmarker
+from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, FaceLandmarker, LandmarkModel, prepare_input
 from pfld_edge_runtime.schemes import FIVE_POINTS, IBUG_68, WFLW_98, LandmarkScheme
 from pfld_edge_runtime.session import DEVICES, DeviceWarning
 

@@ -14,8 +14,7 @@ from pfld_edge_runtime.errors import DetectorError, ModelContractError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_with_mirror
 from pfld_edge_runtime.geometry.roll import detected_rolls, follow_roll, refine_detected, turned_box
-from pfld_edge_runtime.landmark_model import LandmarkModel
-from pfld_edge_runtime.landmarker import FaceLandmarker, as_landmarker, takes_roll
+from pfld_edge_runtime.landmark_model import FaceLandmarker, LandmarkModel, as_landmarker, takes_roll
 
 Array = NDArray[np.float64]
 
@@ -70,15 +69,10 @@ class FaceAnalyzer:
         self._max_faces = max_faces
 
     def __call__(self, image: NDArray[np.generic], color: str = "rgb") -> Faces:
-        """Find faces and landmarks.
+        """Find faces and landmarks; the arguments are those of `FaceLandmarker`.
 
-        Args:
-            image: As for `FaceLandmarker`.
-            color: Channel order of `image`: ``rgb`` or ``bgr``.
-
-        Returns:
-            The faces, the detector's best first; `Faces.boxes` are those of the last crop. A photograph with no
-            face gives no faces, never an error. Confidences are NaN and ids -1.
+        Gives the faces, the detector's best first; `Faces.boxes` are those of the last crop. A photograph with no face
+        gives no faces, never an error. Confidences are NaN and ids -1.
 
         Raises:
             ImageError: The image can't be used.
@@ -127,18 +121,10 @@ def read_faces(
     confidence: bool = False,
     curve: ConfidenceCurve | None = None,
 ) -> Faces:
-    """Find the landmarks of every boxed face and, if asked, their confidence.
+    """Find the landmarks of every boxed face, as ``landmarker(image, boxes, color)`` does, and give them as `Faces`.
 
-    Args:
-        landmarker: The network.
-        image: As for `FaceLandmarker`.
-        boxes: As for `FaceLandmarker`; a fifth column is the detector's score.
-        color: Channel order of `image`: ``rgb`` or ``bgr``.
-        confidence: Fill `Faces.confidences`; costs a second row of the batch for each face.
-        curve: In place of the contract's `confidence_curve`.
-
-    Returns:
-        N faces; the landmarks are those of ``landmarker(image, boxes, color)``, with confidences or without.
+    A fifth column of `boxes` is the detector's score. With `confidence`, `Faces.confidences` are filled, which costs a
+    second row of the batch for each face; `curve` is taken in place of the contract's `confidence_curve`.
 
     Raises:
         ImageError: The image can't be used.

@@ -50,10 +50,8 @@ class CropRule:
     def __post_init__(self) -> None:
         known = {"box": "landmarks-tight", "shape": "square", "padding": "zero"}
         for name, value in known.items():
-            if getattr(self, name) != value:
-                raise ModelContractError(
-                    f"crop rule {name}={getattr(self, name)!r} is unknown; this runtime knows {value!r}"
-                )
+            if (found := getattr(self, name)) != value:
+                raise ModelContractError(f"crop rule {name}={found!r} is unknown; this runtime knows {value!r}")
         if not 0.1 <= self.margin <= 10:
             raise ModelContractError(f"crop margin must be from 0.1 to 10, not {self.margin!r}")
 
@@ -206,8 +204,7 @@ class Contract:
         if unknown:
             raise ModelContractError(
                 f"the contract has unknown fields: {', '.join(unknown)}: "
-                "upgrade with `pip install -U pfld-edge-runtime`, "
-                "or convert the model again"
+                "upgrade with `pip install -U pfld-edge-runtime`, or convert the model again"
             )
         try:
             return cls(**_rebuilt(record))
@@ -230,7 +227,7 @@ def _rebuilt(record: dict[str, Any]) -> dict[str, Any]:
     values = dict(record)
     for name in ("mean", "scale"):
         if name in values:
-            values[name] = tuple(float(value) for value in values[name])
+            values[name] = tuple(map(float, values[name]))
     if "crop" in values:
         values["crop"] = CropRule(**values["crop"])
     if "landmarks" in values:
@@ -241,12 +238,10 @@ def _rebuilt(record: dict[str, Any]) -> dict[str, Any]:
             mirror=tuple(map(int, scheme["mirror"])),
             normalizing_points=tuple(map(int, scheme["normalizing_points"])),  # type: ignore[arg-type]
         )
-    if values.get("fingerprint") is not None:
-        seen = values["fingerprint"]
+    if (seen := values.get("fingerprint")) is not None:
         output = tuple(map(float, seen["output"]))
         values["fingerprint"] = Fingerprint(int(seen["seed"]), output, float(seen["tolerance"]))
-    if values.get("confidence_curve") is not None:
-        curve = values["confidence_curve"]
+    if (curve := values.get("confidence_curve")) is not None:
         values["confidence_curve"] = ConfidenceCurve(float(curve["middle"]), float(curve["steepness"]))
     return values
 

@@ -22,6 +22,7 @@ Int64 = NDArray[np.int64]
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
 _LARGEST_COORDINATE = 1e9
+_LARGEST_KEPT = 1 << 20  # float32 values of scratch memory, enough for crops of 256 x 256; no detector's whole input
 _BOTH_TAPS = np.array([[0], [1]])
 
 
@@ -146,17 +147,14 @@ def turn_points(
 
 
 def crop_windows(boxes: object, margin: float, roll: object = None) -> CropWindows:
-    """Find the square crop window of each box.
+    """Find the square crop window of each box, in the published protocol that of `tight_box`.
 
     Args:
-        boxes: As for `check_boxes`; the published protocol's boxes are those of `tight_box`.
+        boxes: As for `FaceLandmarker`.
         margin: Side of the square as a multiple of the box's longer side.
         roll: Degrees by which each face leans, ``(N,)`` or one number for all, positive clockwise in the photograph, as
             `HeadPose.roll`. The window is turned by it about its centre; the box is that of the face before it is
             turned, see `turned_box`. None for upright faces.
-
-    Returns:
-        N windows.
 
     Raises:
         BoxError: A box or a roll can't be used.
@@ -182,20 +180,11 @@ def _check_rolls(roll: object, count: int) -> NDArray[np.float64] | None:
 
 
 def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> NDArray[np.uint8]:
-    """Crop and resize every window of a photograph, as `FaceLandmarker` takes it.
+    """Crop and resize every window of a photograph to ``(N, size, size, 3)`` uint8.
 
-    Args:
-        image: The photograph.
-        windows: N windows of it.
-        size: Side of the result in pixels.
-        swap_channels: Reverse the channel order (RGB to BGR or back).
-
-    Returns:
-        ``(N, size, size, 3)`` uint8, grey photographs repeated over the channels. Within one grey level of
-            ``cv2.copyMakeBorder`` + ``cv2.resize`` (``INTER_LINEAR``), which rounds its weights to 11 bits.
-
-    Raises:
-        ImageError: The image can't be used.
+    Grey photographs are repeated over the channels; `swap_channels` reverses their order. Within one grey level of
+    ``cv2.copyMakeBorder`` + ``cv2.resize`` (``INTER_LINEAR``), which rounds its weights to 11 bits. An `ImageError`
+    says that the image can't be used.
     """
     photo = check_image(image)
     channels = np.arange(photo.shape[2])[:: -1 if swap_channels else 1]
@@ -315,7 +304,7 @@ def _resample(
     left, right = int(columns[0, 0]), int(columns[1, -1]) + 1
     strip = photo[:, left:right]
     samples = ((columns - left)[:, :, None] * photo.shape[2] + channels).ravel()
-    face, below = _scratch.arrays(len(samples), len(upper))
+    face, below = _scratch_arrays(len(samples), len(upper))
     # Overflow and NaN raise an ImageError in `_grey_levels`; numpy needn't warn besides.
     with np.errstate(over="ignore", invalid="ignore"):
         face[:] = strip[upper].reshape(len(upper), -1)[:, samples].T
@@ -342,22 +331,19 @@ def _grey_levels(sampled: Float32, dtype: np.dtype[np.generic]) -> Float32:
     return levels
 
 
-class _Scratch(threading.local):
-    """Memory that a thread uses again for its next face: fresh pages cost as much as the arithmetic."""
+def _scratch_arrays(samples: int, lines: int) -> tuple[Float32, Float32]:
+    """Two uninitialised ``(samples, lines)`` arrays that last until the thread's next call.
 
-    _LARGEST_KEPT = 1 << 20  # float32 values, enough for crops of 256 x 256; a detector's whole input is not kept
-
-    def __init__(self) -> None:
-        self._buffer = np.empty(0, np.float32)
-
-    def arrays(self, samples: int, lines: int) -> tuple[Float32, Float32]:
-        """Two uninitialised ``(samples, lines)`` arrays that last until the thread's next call."""
-        needed = 2 * samples * lines
-        buffer = self._buffer if needed <= self._buffer.size else np.empty(needed, np.float32)
-        if needed <= self._LARGEST_KEPT:
-            self._buffer = buffer
-        first, second = buffer[:needed].reshape(2, samples, lines)
-        return first, second
+    A thread uses the memory again for its next face: fresh pages cost as much as the arithmetic.
+    """
+    needed = 2 * samples * lines
+    buffer: Float32 = getattr(_scratch, "buffer", np.empty(0, np.float32))
+    if needed > buffer.size:
+        buffer = np.empty(needed, np.float32)
+        if needed <= _LARGEST_KEPT:
+            _scratch.buffer = buffer
+    first, second = buffer[:needed].reshape(2, samples, lines)
+    return first, second
 
 
-_scratch = _Scratch()
+_scratch = threading.local()

@@ -17,6 +17,8 @@ from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 
 Float = NDArray[np.float32]
 
+_ARRAYS = ("landmarks", "boxes", "scores", "confidences", "ids", "rolls")
+
 
 @dataclass(frozen=True, slots=True)
 class Faces:
@@ -50,7 +52,7 @@ class Faces:
         if len(self.rolls) == 0:
             object.__setattr__(self, "rolls", np.zeros(count))
         shapes = {"landmarks": (count, self.scheme.num_landmarks, 2), "boxes": (count, 4)}
-        for name in ("landmarks", "boxes", "scores", "confidences", "ids", "rolls"):
+        for name in _ARRAYS:
             expected, found = shapes.get(name, (count,)), np.shape(getattr(self, name))
             if found != expected:
                 raise LandmarkError(f"faces need {name} of shape {expected}, found {found}: give one row a face")
@@ -62,15 +64,7 @@ class Faces:
     def __getitem__(self, chosen: int | slice | list[int] | NDArray[np.generic]) -> "Faces":
         """Choose faces; an integer gives the one face, still as `Faces`."""
         rows = np.arange(len(self))[chosen].reshape(-1)
-        return replace(
-            self,
-            landmarks=self.landmarks[rows],
-            boxes=self.boxes[rows],
-            scores=self.scores[rows],
-            confidences=self.confidences[rows],
-            ids=self.ids[rows],
-            rolls=self.rolls[rows],
-        )
+        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
 
     def __iter__(self) -> Iterator["Faces"]:
         """Give the faces one by one, each as `Faces`."""
@@ -140,9 +134,8 @@ class Faces:
         return key_points(**fields)
 
 
-def _rounded(pixels: Float) -> list[Any]:
-    hundredths: list[Any] = np.round(pixels.astype(np.float64), 2).tolist()
-    return hundredths
+def _rounded(pixels: Float) -> Any:  # noqa: ANN401 - nested lists
+    return np.round(pixels.astype(np.float64), 2).tolist()
 
 
 def _known(value: float) -> float | None:

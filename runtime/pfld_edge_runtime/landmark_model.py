@@ -1,11 +1,12 @@
-"""`LandmarkModel`: a landmark network and its contract, whatever runs it; cropped faces in, landmarks out."""
+"""`LandmarkModel`, a landmark network and its contract, whatever runs it; `FaceLandmarker`, which users call."""
 
 import copyreg
 import hashlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -16,6 +17,8 @@ from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError
 from pfld_edge_runtime.litert import is_litert, litert_contract, litert_function
 from pfld_edge_runtime.session import open_session, running_device
+
+Called = TypeVar("Called")
 
 BUNDLED_MODEL = Path(__file__).parent / "models" / "pfld-edge-s.int8.onnx"
 """The INT8 network that comes with the package."""
@@ -136,13 +139,13 @@ class LandmarkModel:
     def _open_litert(
         cls, source: str | Path | bytes, device: str, threads: int, contract: Contract | None
     ) -> "LandmarkModel":
-        if not isinstance(source, bytes) and not Path(source).is_file():
-            raise ModelFileError(f"{source}: no such model file")
+        path = None if isinstance(source, bytes) else Path(source)
+        if path is not None and not path.is_file():
+            raise ModelFileError(f"{path}: no such model file")
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         carried = litert_contract(content)
         agreed = _agreed(carried, contract)
         run = litert_function(content, agreed, device, threads)
-        path = None if isinstance(source, bytes) else Path(source)
         model = cls(
             agreed,
             lambda crops: run(prepare_input(crops, agreed)),
@@ -197,13 +200,9 @@ class LandmarkModel:
         return windows.to_image(self.predict(crop_faces(image, windows, self._contract.input_size, swap_channels=swap)))
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Predict the landmarks of cropped faces.
+        """Predict landmarks of ``(N, S, S, 3)`` uint8 crops in the contract's colour order and size; see `crop_faces`.
 
-        Args:
-            crops: ``(N, S, S, 3)`` uint8 in the contract's colour order and size; see `crop_faces`.
-
-        Returns:
-            ``(N, P, 2)`` float32, fractions of the crop's side, P points in the contract's order.
+        Gives ``(N, P, 2)`` float32, fractions of the crop's side, P points in the contract's order.
 
         Raises:
             ImageError: The crops have another shape or dtype.
@@ -222,6 +221,99 @@ class LandmarkModel:
                 )
             found[start : start + len(batch)] = output.reshape(-1, points, 2)
         return found
+
+
+class FaceLandmarker:
+    """Finds the landmarks of faces whose boxes are known: crops them, runs a `LandmarkModel`, maps its output back.
+
+    Thread-safe: a call keeps nothing in the object.
+
+    Attributes:
+        model: The network that is run on the crops.
+
+    Example:
+        >>> landmarker = FaceLandmarker()
+        >>> landmarks = landmarker(image, [[120, 80, 260, 240]])  # (1, 98, 2), photograph pixels
+    """
+
+    def __init__(
+        self,
+        model: str | Path | bytes | LandmarkModel | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+        *,
+        contract: Contract | None = None,
+        strict: bool = False,
+        spinning: bool = False,
+    ) -> None:
+        """Open a model: arguments and errors are those of `LandmarkModel.open`; a `LandmarkModel` is taken as it is."""
+        if not isinstance(model, LandmarkModel):
+            model = LandmarkModel.open(model, device, threads, contract=contract, strict=strict, spinning=spinning)
+        self.model = model
+
+    @property
+    def contract(self) -> Contract:
+        """See `LandmarkModel.contract`."""
+        return self.model.contract
+
+    @property
+    def device(self) -> str:
+        """See `LandmarkModel.device`."""
+        return self.model.device
+
+    @property
+    def providers(self) -> list[str]:
+        """See `LandmarkModel.providers`."""
+        return self.model.providers
+
+    def __call__(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> NDArray[np.float32]:
+        """Find the landmarks of every boxed face, all in one batch.
+
+        Args:
+            image: ``(H, W, 3)``, ``(H, W, 4)``, ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in 0..1.
+            boxes: ``(N, 4)`` x0, y0, x1, y1 in pixels, tight around the face's landmarks; may leave the photograph.
+            color: Channel order of `image`: ``rgb`` or ``bgr``.
+            roll: Degrees by which each face leans, for faces that lie or stand on their head; see `crop_windows`.
+
+        Returns:
+            ``(N, P, 2)`` float32, x and y in photograph pixels, P points in the contract's order. No boxes give
+            ``(0, P, 2)``.
+
+        Raises:
+            ImageError: The image can't be used.
+            BoxError: A box can't be used.
+            ModelFileError: The network gave NaN or infinity.
+        """
+        landmarks = self.model.locate(image, boxes, color, roll)
+        if not np.isfinite(landmarks).all():
+            name = self.model.name or "the model"
+            raise ModelFileError(f"{name} gave landmarks that are not finite numbers: the file is damaged")
+        return landmarks
+
+    def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `LandmarkModel.predict`."""
+        return self.model.predict(crops)
+
+
+def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None) -> "Called | FaceLandmarker":
+    """Open what `FaceLandmarker` takes, and leave a callable as it is; a `ModelContractError` says it is neither."""
+    if landmarker is None or isinstance(landmarker, str | Path | bytes | LandmarkModel):
+        return FaceLandmarker(landmarker)
+    if not callable(landmarker):
+        raise ModelContractError(f"a landmarker is an ONNX file, a LandmarkModel or a callable; found {landmarker!r}")
+    return landmarker
+
+
+def takes_roll(landmarker: Callable[..., object]) -> bool:
+    """Whether a landmarker can turn its crops: it has the argument `roll` of `FaceLandmarker`'s call."""
+    if isinstance(landmarker, FaceLandmarker):
+        return not landmarker.contract.end_to_end
+    try:
+        return "roll" in inspect.signature(landmarker).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def prepare_input(crops: NDArray[np.uint8], contract: Contract) -> NDArray[np.generic]:

@@ -43,7 +43,9 @@ def open_session(
     chain = device_chain(device, onnxruntime.get_available_providers())
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
         raise DeviceError(f"threads must be a whole number, 0 or more, not {threads!r}")
-    source, name = _source(model)
+    if not isinstance(model, bytes) and not Path(model).is_file():
+        raise ModelFileError(f"{model}: no such model file")
+    source = model if isinstance(model, bytes) else str(model)
     failure = ""  # why the first choice, if it is there at all, doesn't run the model
     for candidate in chain:
         try:
@@ -53,6 +55,7 @@ def open_session(
             if candidate != "cpu":  # a provider that fails may raise anything; the CPU then tells whether it's the file
                 failure = failure or f"it did not start: {reason}"
                 continue
+            name = "the model given as bytes" if isinstance(model, bytes) else model
             raise ModelFileError(
                 f"{name} is not an ONNX model that onnxruntime {onnxruntime.__version__} opens: {reason}"
             ) from error
@@ -65,16 +68,6 @@ def open_session(
     if device not in ("auto", running):
         _warn_or_raise(device, running, failure, strict=strict)
     return session
-
-
-def _source(model: str | Path | bytes) -> tuple[str | bytes, str]:
-    """What onnxruntime opens, and a name for messages."""
-    if isinstance(model, bytes):
-        return model, "the model given as bytes"
-    path = Path(model)
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file")
-    return str(path), str(path)
 
 
 def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) -> onnxruntime.InferenceSession:

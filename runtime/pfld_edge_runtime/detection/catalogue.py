@@ -98,15 +98,9 @@ def open_detector(
 ) -> OnnxDetector:
     """Open a detector. It never downloads; `download_detector` does.
 
-    Args:
-        name: None for the bundled detector; ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface`` from the cache
-            folder; or the path of an ONNX file, whose architecture is recognized by its inputs and outputs.
-        score_threshold: As for `OnnxDetector`; likewise the rest.
-        nms_threshold: Largest intersection over union of two faces.
-        largest_side: Longer side in pixels at which the network sees a photograph.
-        max_faces: Give only so many faces, the best.
-        device: ``cpu``, ``cuda`` or ``auto``.
-        threads: Threads of one call.
+    `name` is None for the bundled detector; ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface`` from the cache
+    folder; or the path of an ONNX file, whose architecture is recognized by its inputs and outputs. The other arguments
+    are those of `OnnxDetector`.
 
     Raises:
         DetectorError: The name is unknown, the named file isn't downloaded or is damaged, or a setting is out of range.
@@ -157,13 +151,10 @@ def _path(name: str | Path) -> Path:
 def download_detector(
     name: str, folder: Path | None = None, advance: Callable[[int], object] | None = None, timeout: float = 30.0
 ) -> Path:
-    """Download a detector, unless its file is there already.
+    """Download a detector by its name, unless its file is there already, and give the file's path.
 
-    Args:
-        name: ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface``.
-        folder: Where to put it; None for the cache folder, where `open_detector` looks.
-        advance: Called with the number of bytes of each part that came.
-        timeout: Seconds that the server may stay silent.
+    `folder` is where to put it, None for the cache folder, where `open_detector` looks; `advance` is called with the
+    number of bytes of each part that came; `timeout` are the seconds that the server may stay silent.
 
     Raises:
         DetectorError: There is no detector of that name.

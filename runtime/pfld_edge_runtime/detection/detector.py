@@ -53,17 +53,10 @@ class FaceDetector(ABC):
     box_map: BoxMap = BoxMap()
 
     def __call__(self, image: NDArray[np.generic], color: str = "rgb") -> NDArray[np.float32]:
-        """Find faces.
+        """Find faces; the arguments are those of `FaceLandmarker`.
 
-        Args:
-            image: As for `FaceLandmarker`.
-            color: Channel order of `image`: ``rgb`` or ``bgr``.
-
-        Returns:
-            ``(N, 5)`` float32: x0, y0, x1, y1 in pixels, and a score in 0..1; the best first.
-
-        Raises:
-            ImageError: The image can't be used.
+        Gives ``(N, 5)`` float32: x0, y0, x1, y1 in pixels, and a score in 0..1; the best first. An `ImageError` says
+        that the image can't be used.
         """
         check_color(color)
         return self._detect(image, color)[:, :5]
@@ -129,17 +122,10 @@ class Detections:
 def find_boxes(
     detector: Detector, image: NDArray[np.generic], color: str = "rgb", contract: Contract | None = None
 ) -> tuple[Array, NDArray[np.float32]]:
-    """Run any detector and give the landmark boxes of a photograph.
+    """Run any detector and give the landmark boxes of a photograph, for a network of some contract (None: WFLW-98).
 
-    Args:
-        detector: A `FaceDetector`, whose boxes are mapped to landmark boxes, or a callable, whose boxes are taken as
-            landmark boxes and which gets the image unchanged.
-        image: As for `FaceLandmarker`.
-        color: Channel order of `image`.
-        contract: Of the network that the boxes are for; None for WFLW's 98 points.
-
-    Returns:
-        ``(N, 4)`` float64 boxes that are tight around landmarks, and ``(N,)`` float32 scores, NaN where it gave none.
+    The boxes of a `FaceDetector` are mapped to landmark boxes; those of a callable, which gets the image unchanged, are
+    taken as landmark boxes. Gives ``(N, 4)`` float64 boxes and ``(N,)`` float32 scores, NaN where it gave none.
 
     Raises:
         BoxError: The detector returned something other than boxes.

@@ -44,15 +44,10 @@ class Letterbox:
     def within(
         cls, photo: tuple[int, int], largest_side: int, multiple: int, *, enlarge: bool, whole: bool = False
     ) -> "Letterbox":
-        """Choose an input for a photograph.
+        """Choose an input, its sides a multiple of so many pixels, that shows a photograph at some longer side.
 
-        Args:
-            photo: Its size.
-            largest_side: The longer side's length after shrinking.
-            multiple: Of what the input's sides must be multiples.
-            enlarge: Enlarge small photographs too.
-            whole: Shrink by a whole factor, several times faster, where that leaves the longer side within a tenth of
-                `largest_side`; fewer pixels than the factor are cut off on the right and below.
+        With `whole` it is shrunk by a whole factor, several times faster, where that leaves the longer side within a
+        tenth of `largest_side`; fewer pixels than the factor are cut off on the right and below.
         """
         factor = round(max(photo) / largest_side)
         within_tolerance = abs(max(photo) - factor * largest_side) <= _WHOLE_FACTOR_TOLERANCE * factor * largest_side
@@ -139,9 +134,16 @@ class OnnxDetector(FaceDetector):
             DeviceError: The device is unknown or unavailable.
         """
         kind = type(self)
-        self._score_threshold = _share("score_threshold", kind.score_threshold, score_threshold)
-        self._nms_threshold = _share("nms_threshold", kind.nms_threshold, nms_threshold)
-        self._max_faces = None if max_faces is None else _count("max_faces", max_faces)
+        for setting, share in {"score_threshold": score_threshold, "nms_threshold": nms_threshold}.items():
+            if share is not None and not 0 <= share <= 1:
+                raise DetectorError(f"{setting} must be from 0 to 1, not {share!r}")
+        for setting, count in {"max_faces": max_faces, "largest_side": largest_side}.items():
+            if count is not None and count < 1:
+                raise DetectorError(f"{setting} must be 1 or more, not {count!r}")
+        self._score_threshold = kind.score_threshold if score_threshold is None else score_threshold
+        self._nms_threshold = kind.nms_threshold if nms_threshold is None else nms_threshold
+        self._side = kind.largest_side if largest_side is None else largest_side
+        self._max_faces = max_faces
         self._session: onnxruntime.InferenceSession
         self._reopen: Callable[[], OnnxDetector] | None = None
         if isinstance(model, str | Path | bytes):
@@ -162,7 +164,6 @@ class OnnxDetector(FaceDetector):
             raise DetectorError(
                 f"this {kind.__name__} file sees every photograph at {width} x {height}: leave largest_side out"
             )
-        self._side = kind.largest_side if largest_side is None else _count("largest_side", largest_side)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopen is None:
@@ -207,32 +208,13 @@ class OnnxDetector(FaceDetector):
         return faces
 
 
-def _share(name: str, usual: float, given: float | None) -> float:
-    value = usual if given is None else given
-    if not 0 <= value <= 1:
-        raise DetectorError(f"{name} must be from 0 to 1, not {value!r}")
-    return value
-
-
-def _count(name: str, given: int) -> int:
-    if given < 1:
-        raise DetectorError(f"{name} must be 1 or more, not {given!r}")
-    return given
-
-
 def non_maximum_suppression(
     boxes: NDArray[np.floating], scores: NDArray[np.floating], threshold: float, most: int | None = None
 ) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression: drop boxes that overlap a better one by more than a threshold.
+    """Greedy non-maximum suppression: indices of the ``(N, 4)`` boxes to keep, by falling score, at most so many.
 
-    Args:
-        boxes: ``(N, 4)`` x0, y0, x1, y1, of positive area.
-        scores: ``(N,)``; of equal scores the earlier box wins.
-        threshold: Largest intersection over union, 0..1, that two chosen boxes may have.
-        most: Stop after so many.
-
-    Returns:
-        ``(M,)`` int64 indices into `boxes`, by falling score.
+    Drops boxes whose intersection over union with a better one exceeds a threshold; of equal scores the earlier box
+    wins.
     """
     # The same order, strictness and float32 rounding as cv2.dnn.NMSBoxes.
     left = np.argsort(-scores, kind="stable")[:_MAX_CANDIDATES]

@@ -17,7 +17,7 @@ from pfld_edge_runtime.errors import LandmarkError, ModelContractError
 from pfld_edge_runtime.schemes import LandmarkScheme
 
 if TYPE_CHECKING:
-    from pfld_edge_runtime.landmarker import FaceLandmarker
+    from pfld_edge_runtime.landmark_model import FaceLandmarker
 
 Landmarks = NDArray[np.float32]
 
@@ -27,11 +27,8 @@ def predict_with_mirror(
 ) -> tuple[Landmarks, Landmarks]:
     """Find landmarks twice: on each face's crop and on the crop's mirror image, in one batch of 2 N.
 
-    The arguments are those of the landmarker's own call.
-
-    Returns:
-        Two ``(N, P, 2)`` float32 in photograph pixels: the landmarks that `landmarker` gives,
-        and those of the mirror images, mapped back point by point.
+    Takes the arguments of the landmarker's own call. Gives two ``(N, P, 2)`` float32 in photograph pixels: the
+    landmarks that `landmarker` gives, and those of the mirror images, mapped back point by point.
 
     Raises:
         ImageError: The image can't be used.

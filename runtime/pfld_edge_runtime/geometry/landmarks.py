@@ -38,18 +38,11 @@ def check_landmarks(landmarks: object, points: int | None = 98) -> Array:
 def tight_box(landmarks: object) -> Array:
     """Find the boxes that landmark networks are trained on: the integer tight box of the published PFLD evaluation.
 
-    Coordinates are truncated toward zero, as that protocol's conversion to integers does, so a box may cut off the
-    fraction of a pixel by which landmarks lie left of or above the photograph's first pixel.
-
-    Args:
-        landmarks: ``(N, P, 2)`` of any scheme, in photograph pixels, or ``(P, 2)`` for one face.
-
-    Returns:
-        ``(N, 4)``, or ``(4,)`` for one face: float64 x0, y0, x1, y1, ``trunc`` of the least and ``trunc + 1`` of the
-            greatest coordinates; right and bottom edges exclusive. May leave the photograph.
-
-    Raises:
-        LandmarkError: The landmarks can't be used.
+    Of ``(N, P, 2)`` landmarks of any scheme in photograph pixels, or ``(P, 2)`` for one face: ``(N, 4)`` or ``(4,)``
+    float64 x0, y0, x1, y1, ``trunc`` of the least and ``trunc + 1`` of the greatest coordinates; right and bottom edges
+    exclusive. Coordinates are truncated toward zero, as that protocol's conversion to integers does, so a box may cut
+    off the fraction of a pixel by which landmarks lie left of or above the photograph's first pixel. It may leave the
+    photograph. A `LandmarkError` says that the landmarks can't be used.
     """
     points = check_landmarks(landmarks, points=None)
     boxes: Array = np.concatenate([np.trunc(points.min(axis=1)), np.trunc(points.max(axis=1)) + 1], axis=1)

@@ -118,15 +118,9 @@ def refine_detected(
     The first landmarks give the tight box and the roll that landmark networks are trained on; a detector's box only
     approximates the one and seldom tells the other. Where landmarks move with the crop, `search_roll` follows.
 
-    Args:
-        predict: Gives landmarks.
-        first: ``(N, P, 2)`` landmarks of the first crops.
-        rolls: ``(N,)`` degrees by which those were turned.
-        boxes: Gives the detector's boxes.
-        scheme: Of the points; None where crops can't be turned.
-
-    Returns:
-        ``(N, P, 2)`` landmarks, and the ``(N, 4)`` boxes and ``(N,)`` rolls of their crops.
+    `first` are the ``(N, P, 2)`` landmarks of crops that were turned by `rolls`; `boxes` gives the detector's boxes; a
+    `scheme` of None means that crops can't be turned. Gives the new landmarks, and the ``(N, 4)`` boxes and ``(N,)``
+    rolls of their crops.
     """
     rolls = follow_roll(first, scheme, rolls)
     places = turned_box(first, rolls)

@@ -34,8 +34,7 @@ def landmarks_68(landmarks: object) -> NDArray[np.float32]:
 
 
 def five_points(landmarks: object) -> NDArray[np.float32]:
-    """Compute the eyes' centres, nose tip and mouth corners: ``(N, 5, 2)`` float32 pixels, as `FIVE_POINTS` orders
-    them.
+    """Compute the eyes' centres, nose tip and mouth corners, ``(N, 5, 2)`` float32, ordered as `FIVE_POINTS`.
 
     An eye's centre is the mean of its eight lid points: unlike the pupil it doesn't move with the gaze. Arguments and
     errors are those of `landmarks_68`.
@@ -54,20 +53,14 @@ _INNER_LIPS = ((88, 92), (89, 90, 91), (95, 94, 93))
 def eye_openness(landmarks: object) -> Array:
     """Measure how far each eye is open: the gap between the lids as a share of the eye's width.
 
-    The eye aspect ratio of Soukupová and Čech ("Real-time eye blink detection using facial landmarks", CVWW 2016,
-    eq. 1) with WFLW's three pairs of lid points in place of their two: the mean distance of 61-67, 62-66 and 63-65 over
+    The eye aspect ratio of Soukupová and Čech ("Real-time eye blink detection using facial landmarks", CVWW 2016, eq.
+    1) with WFLW's three pairs of lid points in place of their two: the mean distance of 61-67, 62-66 and 63-65 over
     that of the corners 60-64. Scale, place and roll of the face don't change it; a yaw shortens the width, so compare
     it with the same person's earlier frames rather than with a constant.
 
-    Args:
-        landmarks: ``(N, 98, 2)`` WFLW points in pixels, or ``(98, 2)`` for one face.
-
-    Returns:
-        ``(N, 2)``: the eyes on the photograph's left and right, 0 and above; NaN where the corners coincide. Measured
-        ranges: ``docs/reading-landmarks.md``.
-
-    Raises:
-        LandmarkError: The landmarks can't be used.
+    Of ``(N, 98, 2)`` WFLW points in pixels, or ``(98, 2)`` for one face: ``(N, 2)``, the eyes on the photograph's left
+    and right, 0 and above; NaN where the corners coincide. Measured ranges: ``docs/reading-landmarks.md``. A
+    `LandmarkError` says that the landmarks can't be used.
     """
     points = check_landmarks(landmarks)
     return np.column_stack([_aspect_ratio(points, *_LEFT_EYE), _aspect_ratio(points, *_RIGHT_EYE)])
@@ -113,15 +106,8 @@ def aligned_faces(image: NDArray[np.generic], landmarks: object, size: int = 112
     """Rotate, scale and crop faces so that five points lie nearest to ArcFace's template, which grows with `size`.
 
     Bilinear, black outside the photograph, no smoothing of large faces: what ``cv2.warpAffine`` does with a similarity,
-    and what recognition networks are trained on. Only the pixels that the crop needs are read.
-
-    Args:
-        image: As for `FaceLandmarker`.
-        landmarks: ``(N, 98, 2)`` WFLW points in photograph pixels, or ``(98, 2)`` for one face.
-        size: Side of the crops in pixels.
-
-    Returns:
-        ``(N, size, size, 3)`` uint8 in the image's channel order.
+    and what recognition networks are trained on. Only the pixels that the crop needs are read. Gives ``(N, size, size,
+    3)`` uint8 in the image's channel order for ``(N, 98, 2)`` WFLW points, or ``(98, 2)`` for one face.
 
     Raises:
         ImageError: The image can't be used.

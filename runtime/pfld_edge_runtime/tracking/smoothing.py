@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import SmoothingError
-from pfld_edge_runtime.geometry.landmarks import Similarity, face_size, fit_similarity
+from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity
 
 Array = NDArray[np.float64]
 
@@ -185,21 +185,13 @@ class FaceSmoother:
         step = fit_similarity(last, found)
         if abs(step.factor) < _COLLAPSED:
             return found
-        moved = float(self._motion(_rigid_motion(step, last) / size, interval)[0, 0])
+        # The motion in pixels: the translation, and how far rotation and scale move a typical point.
+        spread = (step.factor - 1) * float(np.sqrt(np.var(last, axis=0).sum()))
+        motion = np.array([[step.shift.real, step.shift.imag, spread.real, spread.imag]])
+        moved = float(self._motion(motion / size, interval)[0, 0])
         residual = found - step.apply(last)
-        bent = last + self._shape(residual / size, interval) * _before(residual, step)
+        # Rotated and scaled back to the frame before.
+        before = (residual[:, 0] + 1j * residual[:, 1]) / step.factor
+        bent = last + self._shape(residual / size, interval) * np.stack([before.real, before.imag], axis=1)
         self._landmarks = step.apply(bent, moved)
         return self._landmarks
-
-
-def _rigid_motion(step: Similarity, points: Array) -> Array:
-    """A similarity as ``(1, 4)`` pixels: the translation, and how far rotation and scale move a typical point."""
-    reach = float(np.sqrt(np.var(points, axis=0).sum()))
-    spread = (step.factor - 1) * reach
-    return np.array([[step.shift.real, step.shift.imag, spread.real, spread.imag]])
-
-
-def _before(residual: Array, step: Similarity) -> Array:
-    """Rotate and scale residuals after the step back to the frame before it."""
-    before = (residual[:, 0] + 1j * residual[:, 1]) / step.factor
-    return np.stack([before.real, before.imag], axis=1)

@@ -84,22 +84,17 @@ _COAST_TIME = 0.5
 class Track:
     """One face.
 
+    The next box always comes from smoothed landmarks, so that the jitter of one frame's landmarks doesn't become the
+    jitter of the next frame's crop.
+
     Attributes:
-        id: Its number.
-        smoothing: Settings of the smoothing. The next box always comes from smoothed landmarks, so that the jitter of
-            one frame's landmarks doesn't become the jitter of the next frame's crop.
-        landmarks: ``(P, 2)`` the network's last output.
-        box: ``(4,)`` the box of that crop, before it was turned.
-        last_seen: Seconds, the time of `landmarks`.
-        score: The detector's; NaN where it gave none.
-        roll: Degrees by which that crop was turned.
+        landmarks: ``(P, 2)`` the network's last output, found at `last_seen` seconds in a crop of `box` turned by
+            `roll`.
         scheme: Of the points; None where crops can't be turned.
-        smoothed: ``(P, 2)`` the smoothed landmarks.
         speed: ``(2,)`` pixels a second.
         prediction_error: Mean distance of late between the face and its predicted place, in faces.
         lost: It was not found in the last frame, and may reappear.
         misses: How many times in a row the detector didn't find it.
-        last_detected: Seconds, when the detector last found it.
     """
 
     id: int
@@ -335,13 +330,12 @@ class TrackManager:
 
 
 def match_boxes(known: Array, found: Array, gate: float) -> list[tuple[int, int]]:
-    """Pair boxes of the same face, the closest first, each box at most once.
+    """Pair ``(N, 4)`` known and ``(M, 4)`` found boxes of the same face, the closest first, each box at most once.
 
-    Distance is that of the boxes' centres in faces, plus the absolute logarithm of the ratio of their sizes. Unlike
-    intersection over union it orders boxes that no longer overlap, as after an occlusion. Greedy pairing differs
-    from the optimal assignment only where two found boxes both suit two known ones, so where heads are within a gate of
-    each other; there the closest pair is also the most certain one. Gives indices into the ``(N, 4)`` known and the
-    ``(M, 4)`` found boxes, of pairs whose distance is at most `gate`.
+    Distance, at most `gate`, is that of the boxes' centres in faces, plus the absolute logarithm of the ratio of their
+    sizes. Unlike intersection over union it orders boxes that no longer overlap, as after an occlusion. Greedy pairing
+    differs from the optimal assignment only where two found boxes both suit two known ones, so where heads are within a
+    gate of each other; there the closest pair is also the most certain one.
     """
     if len(known) == 0 or len(found) == 0:
         return []

@@ -15,8 +15,7 @@ from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.errors import TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
-from pfld_edge_runtime.landmark_model import LandmarkModel
-from pfld_edge_runtime.landmarker import as_landmarker, takes_roll
+from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, takes_roll
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
 from pfld_edge_runtime.tracking.track_manager import TrackManager
@@ -140,8 +139,7 @@ class FaceTracker:
             color: Channel order of `frame`: ``rgb`` or ``bgr``.
 
         Returns:
-            The visible faces, oldest id first. `boxes` are those of their crops, `scores` those of the detector when it
-            last found them.
+            The visible faces, oldest id first, with the boxes of their crops and the scores of their last detection.
 
         Raises:
             ImageError: The frame can't be used.
