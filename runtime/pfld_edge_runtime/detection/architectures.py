@@ -46,19 +46,20 @@ class PfldEdgeDetector(OnnxDetector):
     def _decode(self, outputs: Sequence[Float32], canvas: tuple[int, int]) -> Float32:  # noqa: ARG002
         with np.errstate(divide="ignore"):
             least = -np.log(1 / np.float64(self._score_threshold) - 1)
-        faces = []
+        found = []
         for stride, maps in zip(_STRIDES, outputs, strict=True):
-            rows, columns = np.nonzero(maps[0, 0] >= least)
-            cells = maps[0][:, rows, columns].T
-            center = cells[:, 1:3] + np.stack([columns, rows], axis=1) + np.float32(0.5)
-            half = np.exp(cells[:, 3:5]) / 2
-            boxes = np.concatenate([center - half, center + half], axis=1) * stride
-            left, right, mouth = (cells[:, x] + 1j * cells[:, x + 1] for x in (5, 7, 9))
-            # The directions from eye to eye and, turned by a quarter, from the eyes to the mouth; see `face_roll`.
-            rolls = np.degrees(np.angle(right - left - 1j * (mouth - (left + right) / 2)))
-            scores = 1 / (1 + np.exp(-cells[:, 0]))
-            faces.append(np.column_stack([boxes, scores, rolls]).astype(np.float32))
-        return np.concatenate(faces)
+            index = np.flatnonzero(maps[0, 0] >= least)
+            rows, columns = np.divmod(index, maps.shape[3])
+            cells = maps[0].reshape(11, -1)[:, index]
+            cells[1:3] += np.stack([columns, rows]) + np.float32(0.5)
+            found.append(np.concatenate([cells, np.full((1, len(index)), stride, np.float32)]))
+        score, x, y, width, height, *points, strides = np.concatenate(found, axis=1)
+        half_width, half_height = np.exp(width) / 2, np.exp(height) / 2
+        edges = np.stack([x - half_width, y - half_height, x + half_width, y + half_height]) * strides
+        left, right, mouth = np.stack(points[::2]) + 1j * np.stack(points[1::2])
+        # The directions from eye to eye and, turned by a quarter, from the eyes to the mouth; see `face_roll`.
+        rolls = np.degrees(np.angle(right - left - 1j * (mouth - (left + right) / 2)))
+        return np.stack([*edges, 1 / (1 + np.exp(-score)), rolls], axis=1).astype(np.float32)
 
 
 class YuNet(OnnxDetector):

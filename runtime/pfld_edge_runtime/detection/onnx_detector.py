@@ -218,20 +218,15 @@ def non_maximum_suppression(
     """
     # The same order, strictness and float32 rounding as cv2.dnn.NMSBoxes.
     left = np.argsort(-scores, kind="stable")[:_MAX_CANDIDATES]
+    sizes = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
+    areas = sizes[:, 0] * sizes[:, 1]
     chosen: list[int] = []
     while len(left) and (most is None or len(chosen) < most):
         best, left = left[0], left[1:]
         chosen.append(int(best))
-        left = left[_overlaps(boxes[best], boxes[left]) <= np.float32(threshold)]
+        low, high = np.maximum(boxes[best, :2], boxes[left, :2]), np.minimum(boxes[best, 2:], boxes[left, 2:])
+        common = np.maximum(high - low, 0).astype(np.float64)
+        shared = common[:, 0] * common[:, 1]
+        distances = (1 - shared / (areas[best] + areas[left] - shared)).astype(np.float32)
+        left = left[np.float32(1) - distances <= np.float32(threshold)]
     return np.array(chosen, np.int64)
-
-
-def _overlaps(box: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Intersection over union of one box with ``(N, 4)`` others."""
-    low = np.maximum(box[:2], others[:, :2])
-    high = np.minimum(box[2:], others[:, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=1, dtype=np.float64)
-    areas = np.prod(others[:, 2:] - others[:, :2], axis=1, dtype=np.float64)
-    distances = 1 - shared / (np.prod(box[2:] - box[:2], dtype=np.float64) + areas - shared)
-    overlaps: NDArray[np.float32] = np.float32(1) - distances.astype(np.float32)
-    return overlaps
