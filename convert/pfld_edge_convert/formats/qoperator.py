@@ -66,7 +66,11 @@ class _Writer(OnnxWriter):
             case Arithmetic.MEAN:
                 self._call("QLinearGlobalAveragePool", step.node.input, step.output)
             case _:
-                inputs = [self._as_integer(name) for name in step.node.input]
+                # What has no grid are settings: the sizes of a Resize.
+                inputs = [
+                    self._as_integer(name) if name in self._grids else name and self._as_float(name)
+                    for name in step.node.input
+                ]
                 self._emit(step.node.op_type, inputs, step.output).attribute.extend(step.node.attribute)
 
     def _write_layer(self, step: Step) -> None:
