@@ -27,11 +27,13 @@ from pfld_edge_runtime.session import DEVICES, DeviceWarning
 if TYPE_CHECKING:
     from pfld_edge_runtime.analyzer import FaceAnalyzer, read_faces
     from pfld_edge_runtime.detection import (
+        BUNDLED_DETECTOR,
         DETECTOR_FILES,
         SCRFD,
         BoxMap,
         Detector,
         FaceDetector,
+        PfldEdgeDetector,
         UltraFace,
         YuNet,
         detector_folder,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARCFACE_POINTS",
+    "BUNDLED_DETECTOR",
     "BUNDLED_MODEL",
     "CONTRACT_KEY",
     "DETECTOR_FILES",
@@ -98,6 +101,7 @@ __all__ = [
     "ModelFileError",
     "OneEuro",
     "OneEuroFilter",
+    "PfldEdgeDetector",
     "PfldEdgeError",
     "SelfTest",
     "Smoothing",
@@ -138,8 +142,8 @@ __version__ = "0.1.0"
 _LATER = {
     "analyzer": "FaceAnalyzer read_faces",
     "detection": (
-        "DETECTOR_FILES SCRFD BoxMap Detector FaceDetector UltraFace YuNet detector_folder download_detector "
-        "find_boxes open_detector"
+        "BUNDLED_DETECTOR DETECTOR_FILES SCRFD BoxMap Detector FaceDetector PfldEdgeDetector UltraFace YuNet "
+        "detector_folder download_detector find_boxes open_detector"
     ),
     "device_check": "SelfTest self_test",
     "faces": "Faces",

@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_calib import Face, nme_per_face, portraits, read_photo
-from pfld_edge_runtime import FaceAnalyzer, FaceTracker, ModelFileError, find_boxes, open_detector
-from pfld_edge_runtime.detection import BUNDLED_DETECTOR, PfldEdgeDetector
+from pfld_edge_runtime import (
+    BUNDLED_DETECTOR,
+    FaceAnalyzer,
+    FaceTracker,
+    ModelFileError,
+    PfldEdgeDetector,
+    find_boxes,
+    open_detector,
+)
 from pfld_edge_runtime.detection.detector import Detections
 
 Image = NDArray[np.uint8]

@@ -92,7 +92,7 @@ def take_planes(written: onnx.ModelProto) -> None:
     for node in graph.node:
         node.input[:] = [name if value == transpose.output[0] else value for value in node.input]
     graph.node.remove(transpose)
-    shape = ["batch", 3, "height", "width"]
+    shape: list[str | int | None] = ["batch", 3, "height", "width"]
     graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(name, TensorProto.UINT8, shape))
 
 
