@@ -101,10 +101,9 @@ class Detections:
         box_map = detector.box_map if isinstance(detector, FaceDetector) else None
         return cls(boxes, columns[:, 0], columns[:, 1].astype(np.float64), box_map)
 
-    def __getitem__(self, rows: object) -> "Detections":
-        """Choose rows, by indices, a slice or a mask."""
-        boxes, scores, rolls = (array[rows] for array in (self.boxes, self.scores, self.rolls))  # type: ignore[index]
-        return Detections(boxes, scores, rolls, self.box_map)
+    def __getitem__(self, rows: list[int] | NDArray[np.int64]) -> "Detections":
+        """Choose rows by their indices."""
+        return Detections(self.boxes[rows], self.scores[rows], self.rolls[rows], self.box_map)
 
     def landmark_boxes(self, contract: Contract | None, rolls: Array | float = 0.0) -> Array:
         """Map the boxes to ``(N, 4)`` landmark boxes: those of the faces turned upright, if they lean by `rolls`."""

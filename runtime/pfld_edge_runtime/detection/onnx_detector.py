@@ -203,9 +203,10 @@ class OnnxDetector(FaceDetector):
             faces = self._decode(outputs, letterbox.canvas)
             kept = np.isfinite(faces[:, :4]).all(axis=1) & (faces[:, 2:4] > faces[:, :2]).all(axis=1)
         faces = faces[kept & (faces[:, 4] >= np.float32(self._score_threshold))]
-        faces = faces[non_maximum_suppression(faces[:, :4], faces[:, 4], self._nms_threshold, self._max_faces)]
-        faces[:, :4] = letterbox.to_image(faces[:, :4])
-        return faces
+        chosen = non_maximum_suppression(faces[:, :4], faces[:, 4], self._nms_threshold, self._max_faces)
+        found: NDArray[np.float32] = faces[chosen]
+        found[:, :4] = letterbox.to_image(found[:, :4])
+        return found
 
 
 def non_maximum_suppression(
