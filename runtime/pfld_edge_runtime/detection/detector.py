@@ -84,21 +84,20 @@ class Detections:
     @classmethod
     def find(cls, detector: Detector, image: NDArray[np.generic], color: str) -> "Detections":
         """Run any detector; see `find_boxes`."""
-        known = isinstance(detector, FaceDetector)
+        found: object
         if isinstance(detector, FaceDetector):
             check_color(color)
-            found: object = detector._detect(image, color)
+            found, box_map, most_columns = detector._detect(image, color), detector.box_map, 6
         else:
-            found = detector(image)
+            found, box_map, most_columns = detector(image), None, 5
         boxes = check_boxes(found)
         values = np.asarray(found, np.float32).reshape(len(boxes), -1) if len(boxes) else np.zeros((0, 4), np.float32)
-        if not 4 <= values.shape[1] <= 5 + known:
+        if not 4 <= values.shape[1] <= most_columns:
             raise BoxError(
                 f"a detector must give (N, 4) or (N, 5) numbers, x0 y0 x1 y1 and a score; found {values.shape}"
             )
         columns = np.full((len(boxes), 2), (np.nan, 0), np.float32)
         columns[:, : values.shape[1] - 4] = values[:, 4:]
-        box_map = detector.box_map if isinstance(detector, FaceDetector) else None
         return cls(boxes, columns[:, 0], columns[:, 1].astype(np.float64), box_map)
 
     def __getitem__(self, rows: list[int] | NDArray[np.int64]) -> "Detections":
