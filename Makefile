@@ -49,7 +49,7 @@ typecheck: $(READY)  ## check the types with mypy --strict
 	$(BIN)/mypy
 
 bench: $(READY)  ## speeds against references and bars (REFERENCE=PFLD_GhostOne_112_1_opt_sim.onnx; with PFLD_EDGE_SHARED also INT8 rows)
-	$(BIN)/pfld-edge bench $(wildcard runtime/pfld_edge_runtime/models/*.onnx demo-out/pfld-edge-s.onnx) $(if $(REFERENCE),--against $(REFERENCE))
+	$(BIN)/pfld-edge bench $(wildcard runtime/pfld_edge_runtime/models/pfld-edge-*.onnx demo-out/pfld-edge-s.onnx) $(if $(REFERENCE),--against $(REFERENCE))
 	$(BIN)/python benchmarks/runtime.py speed
 	$(BIN)/python benchmarks/runtime.py memory
 	$(if $(and $(REFERENCE),$(PFLD_EDGE_SHARED)),$(BIN)/python benchmarks/quantization.py --short $(REFERENCE) $(CHECKPOINT))

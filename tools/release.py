@@ -84,7 +84,8 @@ def _check_toolkit(out: Path, folder: Path) -> None:
     python = _environment(folder, [str(path) for path in sorted(out.glob("*.whl"))])
     program = python.with_name("pfld-edge")
     _run([str(program), "--version"])
-    _run([str(program), "inspect", str(next((folder / "lib").glob("*/site-packages/pfld_edge_runtime/models/*.onnx")))])
+    models = next((folder / "lib").glob("*/site-packages/pfld_edge_runtime/models"))
+    _run([str(program), "inspect", str(models / "pfld-edge-s.int8.onnx")])
     drawn = folder / "out.png"
     _run([str(program), "predict", str(PORTRAIT), "--box", "173,157,354,333", "-o", str(drawn)])
     if not drawn.is_file():

@@ -44,8 +44,6 @@ class EndToEndModel(LandmarkModel):
         super().__init__(contract, self.predict, **told)
         self.function = function
 
-    takes_roll = False
-
     def locate(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
     ) -> NDArray[np.float32]:

@@ -20,19 +20,20 @@ from pfld_edge_runtime.errors import (
     TimestampError,
     TrackerError,
 )
-from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, LandmarkModel, prepare_input
-from pfld_edge_runtime.landmarker import FaceLandmarker
+from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, FaceLandmarker, LandmarkModel, prepare_input
 from pfld_edge_runtime.schemes import FIVE_POINTS, IBUG_68, WFLW_98, LandmarkScheme
 from pfld_edge_runtime.session import DEVICES, DeviceWarning
 
 if TYPE_CHECKING:
     from pfld_edge_runtime.analyzer import FaceAnalyzer, read_faces
     from pfld_edge_runtime.detection import (
+        BUNDLED_DETECTOR,
         DETECTOR_FILES,
         SCRFD,
         BoxMap,
         Detector,
         FaceDetector,
+        PfldEdgeDetector,
         UltraFace,
         YuNet,
         detector_folder,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARCFACE_POINTS",
+    "BUNDLED_DETECTOR",
     "BUNDLED_MODEL",
     "CONTRACT_KEY",
     "DETECTOR_FILES",
@@ -99,6 +101,7 @@ __all__ = [
     "ModelFileError",
     "OneEuro",
     "OneEuroFilter",
+    "PfldEdgeDetector",
     "PfldEdgeError",
     "SelfTest",
     "Smoothing",
@@ -139,8 +142,8 @@ __version__ = "0.1.0"
 _LATER = {
     "analyzer": "FaceAnalyzer read_faces",
     "detection": (
-        "DETECTOR_FILES SCRFD BoxMap Detector FaceDetector UltraFace YuNet detector_folder download_detector "
-        "find_boxes open_detector"
+        "BUNDLED_DETECTOR DETECTOR_FILES SCRFD BoxMap Detector FaceDetector PfldEdgeDetector UltraFace YuNet "
+        "detector_folder download_detector find_boxes open_detector"
     ),
     "device_check": "SelfTest self_test",
     "faces": "Faces",

@@ -19,11 +19,7 @@ PASSED, DIFFERS, UNUSABLE = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report.
-
-    Returns:
-        0: every model computes what its exporter computed. 1: one differs. 2: one can't be opened.
-    """
+    """Print the report; 0: every model computes what its exporter computed, 1: one differs, 2: one can't be opened."""
     parser = argparse.ArgumentParser(
         prog="python -m pfld_edge_runtime",
         description="Report this device, and test that models compute here what their exporter computed.",
@@ -41,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tested(model: str | None, device: str, strict: bool) -> dict[str, Any]:
-    """Test one model, None for the bundled one; give its exit status, a sentence, the warnings and the figures."""
+    """Exit status, sentence, warnings and figures of one model, None for the bundled one."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -57,7 +53,6 @@ def _tested(model: str | None, device: str, strict: bool) -> dict[str, Any]:
 
 
 def _text(report: dict[str, Any]) -> str:
-    """Lay the report out in lines."""
     features = report["cpu_features"]
     if features is None:
         processor = "unknown on this system"

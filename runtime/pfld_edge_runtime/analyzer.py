@@ -9,13 +9,12 @@ from pfld_edge_runtime.contract import ConfidenceCurve, Contract
 from pfld_edge_runtime.crop import check_boxes, check_image
 from pfld_edge_runtime.detection import Detector
 from pfld_edge_runtime.detection.catalogue import as_detector
-from pfld_edge_runtime.detection.detector import detect_boxes, landmark_boxes
+from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.errors import DetectorError, ModelContractError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_with_mirror
-from pfld_edge_runtime.geometry.roll import follow_roll, refine_detected, turned_box
-from pfld_edge_runtime.landmark_model import LandmarkModel
-from pfld_edge_runtime.landmarker import FaceLandmarker, as_landmarker, takes_roll
+from pfld_edge_runtime.geometry.roll import detected_rolls, follow_roll, refine_detected, turned_box
+from pfld_edge_runtime.landmark_model import FaceLandmarker, LandmarkModel, as_landmarker, takes_roll
 
 Array = NDArray[np.float64]
 
@@ -26,14 +25,14 @@ class FaceAnalyzer:
     Thread-safe where the detector is; those of this package are.
 
     Example:
-        >>> analyze = FaceAnalyzer("yunet")
-        >>> faces = analyze(image)
+        >>> analyze = FaceAnalyzer()
+        >>> faces = analyze(cv2.imread("photo.jpg"), "bgr")
         >>> faces.landmarks  # (N, 98, 2), photograph pixels
     """
 
     def __init__(
         self,
-        detector: Detector | str | Path,
+        detector: Detector | str | Path | None = None,
         landmarker: FaceLandmarker | LandmarkModel | str | Path | bytes | None = None,
         refine: int = 1,
         max_faces: int | None = None,
@@ -42,12 +41,12 @@ class FaceAnalyzer:
 
         Args:
             detector: A `FaceDetector`; any callable that takes an image and gives ``(N, 4)`` or ``(N, 5)`` boxes tight
-                around landmarks; or what `open_detector` takes.
+                around landmarks; or what `open_detector` takes: None for the bundled detector.
             landmarker: A `FaceLandmarker`, or what it takes: a model's file or a `LandmarkModel`; None for the bundled
                 model.
             refine: How many times landmarks are predicted again, in the tight box of those found before: landmark
                 networks are trained on tight boxes, which detectors' boxes are not. Faces that lie or stand on their
-                head are cropped upright, see `refine_detected`. 0 uses the detector's box alone, not turned.
+                head are cropped upright, see `refine_detected`. 0 uses the detector's box alone.
             max_faces: Most faces to find the landmarks of, those of the best scores; None for all.
 
         Raises:
@@ -70,15 +69,10 @@ class FaceAnalyzer:
         self._max_faces = max_faces
 
     def __call__(self, image: NDArray[np.generic], color: str = "rgb") -> Faces:
-        """Find faces and landmarks.
+        """Find faces and landmarks; the arguments are those of `FaceLandmarker`.
 
-        Args:
-            image: As for `FaceLandmarker`.
-            color: Channel order of `image`: ``rgb`` or ``bgr``.
-
-        Returns:
-            The faces, the detector's best first; `Faces.boxes` are those of the last crop. A photograph with no
-            face gives no faces, never an error. Confidences are NaN and ids -1.
+        Gives the faces, the detector's best first; `Faces.boxes` are those of the last crop. A photograph with no face
+        gives no faces, never an error. Confidences are NaN and ids -1.
 
         Raises:
             ImageError: The image can't be used.
@@ -86,34 +80,33 @@ class FaceAnalyzer:
         """
         height, width = check_image(image).shape[:2]
         contract = self.landmarker.contract
-        detected, scores = detect_boxes(self.detector, image, color)
+        found = Detections.find(self.detector, image, color)
         # NaN, where a detector gives no scores, sorts last and keeps the detector's order.
-        order = np.argsort(-scores, kind="stable")[: self._max_faces]
-        detected, scores = detected[order], scores[order]
+        found = found[np.argsort(-found.scores, kind="stable")[: self._max_faces]]
 
-        def boxes_at(roll: float) -> Array:
-            return landmark_boxes(self.detector, detected, contract, roll)
+        def boxes_at(rolls: Array | float) -> Array:
+            return found.landmark_boxes(contract, rolls)
 
         def predict(boxes: Array, rolls: Array) -> NDArray[np.float32]:
             turned = {"roll": rolls} if rolls.any() else {}
             return self.landmarker(image, boxes, color, **turned)
 
-        boxes, rolls = boxes_at(0.0), np.zeros(len(detected))
+        rolls = detected_rolls(found.rolls, self._scheme)
+        boxes = boxes_at(rolls)
         landmarks = predict(boxes, rolls)
         for step in range(self._refine if len(boxes) else 0):
             if step == 0:
-                landmarks, boxes, rolls = refine_detected(predict, landmarks, boxes_at, self._scheme)
+                landmarks, boxes, rolls = refine_detected(predict, landmarks, rolls, boxes_at, self._scheme)
                 continue
             rolls = follow_roll(landmarks, self._scheme, rolls)
             boxes = turned_box(landmarks, rolls)
             landmarks = predict(boxes, rolls)
-        count = len(boxes)
         return Faces(
             landmarks=landmarks,
             boxes=boxes.astype(np.float32),
-            scores=scores,
-            confidences=np.full(count, np.nan, np.float32),
-            ids=np.full(count, -1, np.int64),
+            scores=found.scores,
+            confidences=np.full(len(boxes), np.nan, np.float32),
+            ids=np.full(len(boxes), -1, np.int64),
             image_size=(width, height),
             scheme=contract.landmarks,
             rolls=rolls,
@@ -128,18 +121,10 @@ def read_faces(
     confidence: bool = False,
     curve: ConfidenceCurve | None = None,
 ) -> Faces:
-    """Find the landmarks of every boxed face and, if asked, their confidence.
+    """Find the landmarks of every boxed face, as ``landmarker(image, boxes, color)`` does, and give them as `Faces`.
 
-    Args:
-        landmarker: The network.
-        image: As for `FaceLandmarker`.
-        boxes: As for `FaceLandmarker`; a fifth column is the detector's score.
-        color: Channel order of `image`: ``rgb`` or ``bgr``.
-        confidence: Fill `Faces.confidences`; costs a second row of the batch for each face.
-        curve: In place of the contract's `confidence_curve`.
-
-    Returns:
-        N faces; the landmarks are those of ``landmarker(image, boxes, color)``, with confidences or without.
+    A fifth column of `boxes` is the detector's score. With `confidence`, `Faces.confidences` are filled, which costs a
+    second row of the batch for each face; `curve` is taken in place of the contract's `confidence_curve`.
 
     Raises:
         ImageError: The image can't be used.
@@ -148,10 +133,8 @@ def read_faces(
     """
     valid = check_boxes(boxes)
     height, width = check_image(image).shape[:2]
-    unknown = np.full(len(valid), np.nan, np.float32)
     columns = np.asarray(boxes, np.float32).reshape(len(valid), -1) if len(valid) else valid
-    scheme = landmarker.contract.landmarks
-    confidences = unknown
+    confidences = unknown = np.full(len(valid), np.nan, np.float32)
     if confidence:
         landmarks, mirrored = predict_with_mirror(landmarker, image, valid, color)
         confidences = landmark_confidence(landmarks, mirrored, landmarker.contract, curve)
@@ -164,5 +147,5 @@ def read_faces(
         confidences=confidences,
         ids=np.full(len(valid), -1, np.int64),
         image_size=(width, height),
-        scheme=scheme,
+        scheme=landmarker.contract.landmarks,
     )

@@ -48,13 +48,10 @@ class CropRule:
     padding: str = "zero"
 
     def __post_init__(self) -> None:
-        """Refuse rules that this runtime doesn't implement."""
         known = {"box": "landmarks-tight", "shape": "square", "padding": "zero"}
         for name, value in known.items():
-            if getattr(self, name) != value:
-                raise ModelContractError(
-                    f"crop rule {name}={getattr(self, name)!r} is unknown; this runtime knows {value!r}"
-                )
+            if (found := getattr(self, name)) != value:
+                raise ModelContractError(f"crop rule {name}={found!r} is unknown; this runtime knows {value!r}")
         if not 0.1 <= self.margin <= 10:
             raise ModelContractError(f"crop margin must be from 0.1 to 10, not {self.margin!r}")
 
@@ -65,8 +62,8 @@ class Fingerprint:
 
     Attributes:
         seed: Seed of `fingerprint_image`.
-        output: The network's raw output for that image: ``2 * num_landmarks`` fractions of the crop, rounded to 6
-            decimals; of an end-to-end graph, pixels, the whole image being the box.
+        output: The raw output for that image: ``2 * num_landmarks`` fractions of the crop, rounded to 6 decimals; of an
+            end-to-end graph, pixels, the whole image being the box.
         tolerance: Largest absolute difference, in the output's unit, that a healthy device may show.
     """
 
@@ -91,7 +88,6 @@ class ConfidenceCurve:
     steepness: float
 
     def __post_init__(self) -> None:
-        """Refuse values that give no falling curve."""
         if not all(0 < value < math.inf for value in (self.middle, self.steepness)):
             raise ModelContractError(f"a confidence curve needs finite values above 0, not {asdict(self)}")
 
@@ -153,7 +149,6 @@ class Contract:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        """Refuse values that no runtime of this version can obey."""
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 expected = " or ".join(choices)
@@ -180,7 +175,7 @@ class Contract:
         return self.output_space == "image-pixels"
 
     def to_dict(self) -> dict[str, Any]:
-        """Turn the contract into plain JSON types (dicts, lists, strings, numbers, None)."""
+        """Give the contract as plain JSON types (dicts, lists, strings, numbers, None)."""
         result: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return result
 
@@ -194,11 +189,7 @@ class Contract:
 
     @classmethod
     def from_dict(cls, record: object) -> "Contract":
-        """Rebuild a contract from the plain types of `to_dict`.
-
-        Raises:
-            ModelContractError: The record is damaged, or of a format newer than this runtime.
-        """
+        """Rebuild a contract from `to_dict`; a `ModelContractError` says that it is damaged or of a newer format."""
         if not isinstance(record, dict):
             raise ModelContractError(f"the contract must be a JSON object, found {type(record).__name__}")
         version = record.get("format_version")
@@ -213,8 +204,7 @@ class Contract:
         if unknown:
             raise ModelContractError(
                 f"the contract has unknown fields: {', '.join(unknown)}: "
-                "upgrade with `pip install -U pfld-edge-runtime`, "
-                "or convert the model again"
+                "upgrade with `pip install -U pfld-edge-runtime`, or convert the model again"
             )
         try:
             return cls(**_rebuilt(record))
@@ -225,11 +215,7 @@ class Contract:
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
-        """Rebuild a contract from JSON text.
-
-        Raises:
-            ModelContractError: The text is not JSON, or not a contract that this runtime can obey.
-        """
+        """Rebuild a contract from JSON text; see `from_dict`."""
         try:
             record = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
@@ -238,11 +224,10 @@ class Contract:
 
 
 def _rebuilt(record: dict[str, Any]) -> dict[str, Any]:
-    """Turn the plain types of the nested records into their classes."""
     values = dict(record)
     for name in ("mean", "scale"):
         if name in values:
-            values[name] = tuple(float(value) for value in values[name])
+            values[name] = tuple(map(float, values[name]))
     if "crop" in values:
         values["crop"] = CropRule(**values["crop"])
     if "landmarks" in values:
@@ -253,28 +238,20 @@ def _rebuilt(record: dict[str, Any]) -> dict[str, Any]:
             mirror=tuple(map(int, scheme["mirror"])),
             normalizing_points=tuple(map(int, scheme["normalizing_points"])),  # type: ignore[arg-type]
         )
-    if values.get("fingerprint") is not None:
-        seen = values["fingerprint"]
+    if (seen := values.get("fingerprint")) is not None:
         output = tuple(map(float, seen["output"]))
         values["fingerprint"] = Fingerprint(int(seen["seed"]), output, float(seen["tolerance"]))
-    if values.get("confidence_curve") is not None:
-        curve = values["confidence_curve"]
+    if (curve := values.get("confidence_curve")) is not None:
         values["confidence_curve"] = ConfidenceCurve(float(curve["middle"]), float(curve["steepness"]))
     return values
 
 
 def fingerprint_image(seed: int, size: int) -> NDArray[np.uint8]:
-    """Draw a coarse mosaic of random colours: a 14 x 14 grid of flat tiles stretched to the input size.
+    """Draw a coarse mosaic of random colours: a 14 x 14 grid of flat tiles stretched to ``(size, size, 3)`` uint8.
 
     Tiles rather than single pixels: white noise drives a landmark network into a corner where tiny arithmetic
-    differences grow, flat tiles excite it as photographs do.
-
-    Args:
-        seed: Any integer from 0 to 2**32 - 1.
-        size: Side of the square image in pixels.
-
-    Returns:
-        ``(size, size, 3)`` uint8; channel order is whatever the model calls its own.
+    differences grow, flat tiles excite it as photographs do. `seed` is any integer from 0 to 2**32 - 1; the channel
+    order is whatever the model calls its own.
     """
     count = _GRID * _GRID * 3
     powers = np.cumprod(np.full(count, _MULTIPLIER, np.uint32), dtype=np.uint32)

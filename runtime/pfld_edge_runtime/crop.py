@@ -22,6 +22,7 @@ Int64 = NDArray[np.int64]
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
 _LARGEST_COORDINATE = 1e9
+_LARGEST_KEPT = 1 << 20  # float32 values of scratch memory, enough for crops of 256 x 256; no detector's whole input
 _BOTH_TAPS = np.array([[0], [1]])
 
 
@@ -68,14 +69,8 @@ class CropWindows:
     def sampling_positions(self, size: int) -> NDArray[np.float64]:
         """Give the photograph coordinates that `crop_faces` samples for windows that are not turned.
 
-        Integers are centres of pixels, as in OpenCV.
-
-        Args:
-            size: Side of the crop in pixels.
-
-        Returns:
-            ``(N, 2, size)`` float64: x of every column and y of every row of the crop, never beyond the centres of the
-            window's outermost pixels.
+        ``(N, 2, size)`` float64: x of every column and y of every row of the crop, never beyond the centres of the
+        window's outermost pixels. Integers are centres of pixels, as in OpenCV.
         """
         inside = _offsets(self.sizes, size).clip(0, (self.sizes - 1)[:, None])
         positions: NDArray[np.float64] = self.corners[:, :, None] + inside[:, None]
@@ -83,14 +78,9 @@ class CropWindows:
 
 
 def check_boxes(boxes: object) -> NDArray[np.float64]:
-    """Validate face boxes.
+    """Validate face boxes, ``(N, 4)`` or one ``(4,)``: x0, y0, x1, y1 in pixels, right and bottom edges exclusive.
 
-    Args:
-        boxes: ``(N, 4)`` or one ``(4,)`` box: x0, y0, x1, y1 in pixels, right and bottom edges exclusive. Columns
-            after the fourth (a detector's score) are ignored.
-
-    Returns:
-        ``(N, 4)`` float64; N may be 0.
+    Columns after the fourth (a detector's score) are ignored. Gives ``(N, 4)`` float64; N may be 0.
 
     Raises:
         BoxError: Wrong shape or type, NaN or infinite, or no area.
@@ -121,14 +111,7 @@ def check_boxes(boxes: object) -> NDArray[np.float64]:
 
 
 def check_image(image: object) -> NDArray[np.generic]:
-    """Validate a photograph and give it three axes, without copying it.
-
-    Args:
-        image: ``(H, W, 3)``, ``(H, W, 4)`` (alpha is ignored), ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in
-            0..1. Any strides.
-
-    Returns:
-        ``(H, W, C)`` view with C of 1 or 3.
+    """Validate a photograph, as `FaceLandmarker` takes it, and give its ``(H, W, C)`` view with C of 1 or 3.
 
     Raises:
         ImageError: Not an array, wrong shape or dtype, or empty.
@@ -146,6 +129,12 @@ def check_image(image: object) -> NDArray[np.generic]:
     return view[:, :, :3] if view.shape[2] == 4 else view
 
 
+def check_color(color: str) -> None:
+    """Raise an `ImageError` for a channel order that is neither ``rgb`` nor ``bgr``."""
+    if color not in ("rgb", "bgr"):
+        raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+
+
 def turn_points(
     points: NDArray[np.floating], centers: NDArray[np.float64], rolls: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -158,17 +147,14 @@ def turn_points(
 
 
 def crop_windows(boxes: object, margin: float, roll: object = None) -> CropWindows:
-    """Find the square crop window of each box.
+    """Find the square crop window of each box, in the published protocol that of `tight_box`.
 
     Args:
-        boxes: As for `check_boxes`; the published protocol's boxes are those of `tight_box`.
+        boxes: As for `FaceLandmarker`.
         margin: Side of the square as a multiple of the box's longer side.
         roll: Degrees by which each face leans, ``(N,)`` or one number for all, positive clockwise in the photograph, as
             `HeadPose.roll`. The window is turned by it about its centre; the box is that of the face before it is
             turned, see `turned_box`. None for upright faces.
-
-    Returns:
-        N windows.
 
     Raises:
         BoxError: A box or a roll can't be used.
@@ -181,7 +167,7 @@ def crop_windows(boxes: object, margin: float, roll: object = None) -> CropWindo
 
 
 def _check_rolls(roll: object, count: int) -> NDArray[np.float64] | None:
-    """Give ``(count,)`` finite degrees; None where all are 0."""
+    """``(count,)`` finite degrees; None where all are 0."""
     if roll is None:
         return None
     try:
@@ -194,20 +180,11 @@ def _check_rolls(roll: object, count: int) -> NDArray[np.float64] | None:
 
 
 def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> NDArray[np.uint8]:
-    """Crop and resize every window.
+    """Crop and resize every window of a photograph to ``(N, size, size, 3)`` uint8.
 
-    Args:
-        image: As for `check_image`.
-        windows: N windows of that photograph.
-        size: Side of the result in pixels.
-        swap_channels: Reverse the channel order (RGB to BGR or back).
-
-    Returns:
-        ``(N, size, size, 3)`` uint8, grey photographs repeated over the channels. Within one grey level of
-        ``cv2.copyMakeBorder`` + ``cv2.resize`` (``INTER_LINEAR``), which rounds its weights to 11 bits.
-
-    Raises:
-        ImageError: The image can't be used.
+    Grey photographs are repeated over the channels; `swap_channels` reverses their order. Within one grey level of
+    ``cv2.copyMakeBorder`` + ``cv2.resize`` (``INTER_LINEAR``), which rounds its weights to 11 bits. An `ImageError`
+    says that the image can't be used.
     """
     photo = check_image(image)
     channels = np.arange(photo.shape[2])[:: -1 if swap_channels else 1]
@@ -228,43 +205,50 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
     return crops
 
 
-def resize(photo: NDArray[np.generic], width: int, height: int) -> Float32:
-    """Resize a whole photograph as ``cv2.resize`` does with ``INTER_LINEAR``; only the rows that are needed are read.
+def resize(photo: NDArray[np.generic], width: int, height: int) -> NDArray[np.uint8]:
+    """Resize a photograph ``(H, W, C)`` from `check_image` as ``cv2.resize`` does with ``INTER_LINEAR``.
 
-    Args:
-        photo: ``(H, W, C)`` from `check_image`.
-        width: Of the result.
-        height: Of the result.
-
-    Returns:
-        ``(height, width, C)`` float32 grey levels, 0..255; overwritten by the thread's next crop.
-
-    Raises:
-        ImageError: A floating-point photograph is not in 0..1.
+    Gives ``(3, height, width)`` uint8, grey photographs repeated over the channels. Only the pixels needed are read. An
+    `ImageError` says that a floating-point photograph is not in 0..1.
     """
-    axes = [
-        _taps(_offsets(np.array(length), size), np.array(length), np.array(0), np.array(length))
-        for length, size in zip(photo.shape, (height, width), strict=False)
-    ]
-    lines, weights = zip(*axes, strict=True)
-    levels = _resample(photo, lines, weights, np.arange(photo.shape[2]))
-    resized: Float32 = levels.reshape(width, -1, height).transpose(2, 0, 1)
-    return resized
+    factor = photo.shape[1] // width
+    if photo.dtype == np.uint8 and photo.shape[:2] == (height * factor, width * factor):
+        planes = _shrunk(photo, factor)
+    else:
+        axes = [
+            _taps(_offsets(np.array(length), size), np.array(length), np.array(0), np.array(length))
+            for length, size in zip(photo.shape, (height, width), strict=False)
+        ]
+        lines, weights = zip(*axes, strict=True)
+        levels = _resample(photo, lines, weights, np.arange(photo.shape[2]))
+        levels += np.float32(0.5)
+        planes = levels.astype(np.uint8).reshape(width, -1, height).transpose(1, 2, 0)
+    return np.broadcast_to(planes, (3, height, width))
+
+
+def _shrunk(photo: NDArray[np.generic], factor: int) -> NDArray[np.uint8]:
+    """`resize` by a whole factor: the middle pixel of each block of an odd one, the mean of the middle four of another.
+
+    The strided copies are planar and of bytes, whose loops numpy runs fastest.
+    """
+    starts = [(factor - 1) // 2] if factor % 2 else [factor // 2 - 1, factor // 2]
+    taps = (photo[y::factor, x::factor].transpose(2, 0, 1) for y in starts for x in starts)
+    if len(starts) == 1:
+        return np.ascontiguousarray(next(taps), np.uint8)
+    tap = np.empty((photo.shape[2], photo.shape[0] // factor, photo.shape[1] // factor), np.uint8)
+    total = np.full(tap.shape, 2, np.uint16)
+    for pixels in taps:
+        tap[:] = pixels
+        total += tap
+    total >>= 2
+    return total.astype(np.uint8)
 
 
 def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
     """Sample a photograph as ``cv2.warpAffine`` does with ``INTER_LINEAR | WARP_INVERSE_MAP`` and a black border.
 
-    Args:
-        photo: ``(H, W, C)`` from `check_image`.
-        matrix: ``(2, 3)``, from ``(x, y, 1)`` in the result to photograph pixels.
-        size: Side of the result in pixels.
-
-    Returns:
-        ``(size, size, C)`` uint8.
-
-    Raises:
-        ImageError: A floating-point photograph is not in 0..1.
+    `matrix` is ``(2, 3)``, from ``(x, y, 1)`` in the ``(size, size, C)`` result to pixels of the ``(H, W, C)``
+    photograph from `check_image`; an `ImageError` says that floating-point values are not in 0..1.
     """
     steps = np.arange(size)
     x = matrix[0, 0] * steps + matrix[0, 1] * steps[:, None] + matrix[0, 2]
@@ -293,18 +277,9 @@ def _offsets(lengths: Int64, size: int) -> NDArray[np.float64]:
 
 
 def _taps(offsets: NDArray[np.float64], lengths: Int64, starts: Int64, limits: Int64) -> tuple[Int64, Float32]:
-    """Find the two photograph lines that each line of a result mixes, and their weights.
+    """Indices of the two photograph lines that each line of a result mixes, and their weights, both ``(..., 2, S)``.
 
     Zero padding needs no padded copy: a line outside the photograph keeps a legal index and gets weight zero.
-
-    Args:
-        offsets: ``(..., S)`` from `_offsets`.
-        lengths: ``(...)`` lines of the windows, whose edges are repeated.
-        starts: ``(...)`` the windows' first lines in the photograph; may lie outside.
-        limits: ``(...)`` lines of the photograph.
-
-    Returns:
-        Indices into the photograph, rising along S, and float32 weights in 0..1; both ``(..., 2, S)``.
     """
     first = np.floor(offsets)
     fraction = (offsets - first).astype(np.float32)
@@ -322,22 +297,14 @@ def _resample(
 
     The bytes of the four taps are gathered before any arithmetic, so a face of any size costs the arithmetic of the
     result's size. Columns and channels are one axis: numpy's loops are then long, and reordering channels is free. The
-    result is transposed because numpy gathers ``array[:, indices]`` fastest into that order.
-
-    Args:
-        photo: ``(H, W, D)``, any strides.
-        lines: ``(2, H')`` rows and ``(2, W')`` columns of the photograph from `_taps`.
-        weights: Of those lines.
-        channels: ``(C,)`` the photograph's channels in the result's order, each below D.
-
-    Returns:
-        ``(W' * C, H')`` float32 grey levels 0..255, columns and channels by rows, in the thread's scratch memory.
+    result, ``(W' * C, H')`` grey levels 0..255 in the thread's scratch memory, is transposed because numpy gathers
+    ``array[:, indices]`` fastest into that order.
     """
     ((upper, lower), columns), (row_weights, column_weights) = lines, weights
     left, right = int(columns[0, 0]), int(columns[1, -1]) + 1
     strip = photo[:, left:right]
     samples = ((columns - left)[:, :, None] * photo.shape[2] + channels).ravel()
-    face, below = _scratch.arrays(len(samples), len(upper))
+    face, below = _scratch_arrays(len(samples), len(upper))
     # Overflow and NaN raise an ImageError in `_grey_levels`; numpy needn't warn besides.
     with np.errstate(over="ignore", invalid="ignore"):
         face[:] = strip[upper].reshape(len(upper), -1)[:, samples].T
@@ -351,11 +318,7 @@ def _resample(
 
 
 def _grey_levels(sampled: Float32, dtype: np.dtype[np.generic]) -> Float32:
-    """Scale what was sampled of a photograph to 0..255: floating-point photographs hold 0..1.
-
-    Raises:
-        ImageError: A floating-point sample lies elsewhere, or is NaN.
-    """
+    """Scale what was sampled of a photograph to 0..255; of a floating-point one it must lie in 0..1."""
     if dtype == np.uint8:
         return sampled
     low, high = float(sampled.min()), float(sampled.max())
@@ -368,22 +331,19 @@ def _grey_levels(sampled: Float32, dtype: np.dtype[np.generic]) -> Float32:
     return levels
 
 
-class _Scratch(threading.local):
-    """Memory that a thread uses again for its next face: fresh pages cost as much as the arithmetic."""
+def _scratch_arrays(samples: int, lines: int) -> tuple[Float32, Float32]:
+    """Two uninitialised ``(samples, lines)`` arrays that last until the thread's next call.
 
-    _LARGEST_KEPT = 1 << 20  # float32 values, enough for crops of 256 x 256; a detector's whole input is not kept
-
-    def __init__(self) -> None:
-        self._buffer = np.empty(0, np.float32)
-
-    def arrays(self, samples: int, lines: int) -> tuple[Float32, Float32]:
-        """Give two uninitialised ``(samples, lines)`` arrays; they last until the thread's next call."""
-        needed = 2 * samples * lines
-        buffer = self._buffer if needed <= self._buffer.size else np.empty(needed, np.float32)
-        if needed <= self._LARGEST_KEPT:
-            self._buffer = buffer
-        first, second = buffer[:needed].reshape(2, samples, lines)
-        return first, second
+    A thread uses the memory again for its next face: fresh pages cost as much as the arithmetic.
+    """
+    needed = 2 * samples * lines
+    buffer: Float32 = getattr(_scratch, "buffer", np.empty(0, np.float32))
+    if needed > buffer.size:
+        buffer = np.empty(needed, np.float32)
+        if needed <= _LARGEST_KEPT:
+            _scratch.buffer = buffer
+    first, second = buffer[:needed].reshape(2, samples, lines)
+    return first, second
 
 
-_scratch = _Scratch()
+_scratch = threading.local()

@@ -22,12 +22,9 @@ INT8_DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "dotprod",
 
 # The kernel's names (Linux, arch/x86/include/asm/cpufeatures.h and arch/arm64/kernel/cpuinfo.c) and Apple's sysctl
 # names, to the names that processor manuals use.
+_MANUAL_NAMES = "sse4_1 avx avx2 fma f16c avx512f avx512_vnni avx_vnni amx_int8 neon i8mm bf16 sve sve2"
 _NAMES = {
-    **{
-        name: name
-        for name in ("sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
-    },
-    **{name: name for name in ("neon", "i8mm", "bf16", "sve", "sve2")},
+    **{name: name for name in _MANUAL_NAMES.split()},
     "asimd": "neon",
     "asimddp": "dotprod",
     "asimdhp": "fp16",
@@ -40,28 +37,18 @@ _NAMES = {
     "avx1.0": "avx",
 }
 
-_WHEELS = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-openvino",
-    "onnxruntime-directml",
-    "onnxruntime-qnn",
-    "onnxruntime-silicon",
-    "onnxruntime-rocm",
-    "onnxruntime-training",
-)
+_WHEEL_KINDS = ("gpu", "openvino", "directml", "qnn", "silicon", "rocm", "training")
+_WHEELS = ("onnxruntime", *(f"onnxruntime-{kind}" for kind in _WHEEL_KINDS))
 
 _WHEEL_OF = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """The result of the self-test of one model.
+    """The result of the self-test of one model, on the device that really ran it.
 
     Attributes:
         model: The file's path; the bundled model's name; or ``bytes``.
-        device: The device that really ran it.
-        providers: The onnxruntime execution providers that loaded, first choice first.
         difference: Largest absolute difference from the exporter's output, in fractions of the crop's side; NaN where
             the network gave NaN.
         tolerance: The largest difference that a healthy device may show.
@@ -93,15 +80,9 @@ class SelfTest:
 
 
 def self_test(model: str | Path | bytes | None = None, device: str = "cpu", *, strict: bool = False) -> SelfTest:
-    """Run a model on its fingerprint's image and compare the output with the exporter's.
+    """Run a model on its fingerprint's image and compare the output with the exporter's; the difference is no error.
 
-    Args:
-        model: An ONNX file that carries its contract, or its bytes; None for the bundled model.
-        device: As for `FaceLandmarker`.
-        strict: As for `FaceLandmarker`.
-
-    Returns:
-        The difference; it is not an error.
+    Arguments are those of `FaceLandmarker`.
 
     Raises:
         ModelFileError: The file is missing or not an ONNX model.
@@ -152,12 +133,8 @@ def installed_wheels() -> dict[str, str]:
 def wheel_clash(installed: dict[str, str], wanted: str = "") -> str | None:
     """Report two wheels that share the folder ``onnxruntime``, where the last one installed overwrites the other.
 
-    Args:
-        installed: As from `installed_wheels`.
-        wanted: The wheel that should stay; otherwise the first one that is not plain ``onnxruntime``.
-
-    Returns:
-        One sentence with the commands that repair it; None where there is at most one wheel.
+    Gives one sentence with the commands that repair it, None where there is at most one of `installed_wheels`. `wanted`
+    is the wheel that should stay; otherwise the first one that is not plain ``onnxruntime``.
     """
     if len(installed) < 2:
         return None
@@ -184,19 +161,10 @@ def missing_provider_advice(device: str) -> str:
 def cpu_features() -> tuple[str, ...] | None:
     """List the features of this processor that matter here, sorted, e.g. ``avx2``, ``avx512_vnni``, ``dotprod``.
 
-    Returns:
-        Names; an empty tuple where the processor has none of them; None where this system doesn't say.
+    An empty tuple where the processor has none of them; None where this system doesn't say.
     """
-    system = platform.system()
-    if system == "Linux":
-        return _known(_linux())
-    if system == "Darwin":
-        return _known(_macos())
-    return None
-
-
-def _known(found: set[str]) -> tuple[str, ...] | None:
-    """Translate the system's names; no names at all means that it didn't say."""
+    read = {"Linux": _linux, "Darwin": _macos}.get(platform.system(), set[str])
+    found = read()
     return tuple(sorted({_NAMES[name] for name in found if name in _NAMES})) if found else None
 
 
@@ -211,10 +179,8 @@ def _linux() -> set[str]:
 
 
 def _macos() -> set[str]:
-    """Read what ``sysctl`` says of an Apple or Intel processor."""
-    names = ("hw.optional", "machdep.cpu.features", "machdep.cpu.leaf7_features")
     found: set[str] = set()
-    for name in names:
+    for name in ("hw.optional", "machdep.cpu.features", "machdep.cpu.leaf7_features"):
         try:
             done = subprocess.run(["/usr/sbin/sysctl", name], capture_output=True, text=True, check=False, timeout=5)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired):

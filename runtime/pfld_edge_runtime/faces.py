@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import LandmarkError, MissingPackageError
-from pfld_edge_runtime.geometry.alignment import aligned_faces
-from pfld_edge_runtime.geometry.openness import eye_openness, mouth_openness
 from pfld_edge_runtime.geometry.pose import HeadPose, head_pose
+from pfld_edge_runtime.geometry.wflw_points import aligned_faces, eye_openness, mouth_openness
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 
 Float = NDArray[np.float32]
+
+_ARRAYS = ("landmarks", "boxes", "scores", "confidences", "ids", "rolls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,11 @@ class Faces:
     rolls: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        """Refuse arrays of different lengths."""
         count = len(self.landmarks)
         if len(self.rolls) == 0:
             object.__setattr__(self, "rolls", np.zeros(count))
         shapes = {"landmarks": (count, self.scheme.num_landmarks, 2), "boxes": (count, 4)}
-        for name in ("landmarks", "boxes", "scores", "confidences", "ids", "rolls"):
+        for name in _ARRAYS:
             expected, found = shapes.get(name, (count,)), np.shape(getattr(self, name))
             if found != expected:
                 raise LandmarkError(f"faces need {name} of shape {expected}, found {found}: give one row a face")
@@ -64,15 +64,7 @@ class Faces:
     def __getitem__(self, chosen: int | slice | list[int] | NDArray[np.generic]) -> "Faces":
         """Choose faces; an integer gives the one face, still as `Faces`."""
         rows = np.arange(len(self))[chosen].reshape(-1)
-        return replace(
-            self,
-            landmarks=self.landmarks[rows],
-            boxes=self.boxes[rows],
-            scores=self.scores[rows],
-            confidences=self.confidences[rows],
-            ids=self.ids[rows],
-            rolls=self.rolls[rows],
-        )
+        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
 
     def __iter__(self) -> Iterator["Faces"]:
         """Give the faces one by one, each as `Faces`."""
@@ -97,9 +89,8 @@ class Faces:
     def to_dicts(self) -> list[dict[str, Any]]:
         """Turn the faces into plain JSON types, one dictionary a face.
 
-        Returns:
-            ``id`` (None where untracked), ``box`` (four pixels), ``score`` and ``confidence`` (None where unknown), and
-            ``landmarks``, P pairs of pixels. Pixels are rounded to hundredths, scores to four digits.
+        ``id`` (None where untracked), ``box`` (four pixels), ``score`` and ``confidence`` (None where unknown),
+        ``landmarks`` (P pairs of pixels). Pixels are rounded to hundredths, scores to four digits.
         """
         return [
             {
@@ -143,10 +134,8 @@ class Faces:
         return key_points(**fields)
 
 
-def _rounded(pixels: Float) -> list[Any]:
-    """Pixels as nested lists, to a hundredth."""
-    hundredths: list[Any] = np.round(pixels.astype(np.float64), 2).tolist()
-    return hundredths
+def _rounded(pixels: Float) -> Any:  # noqa: ANN401 - nested lists
+    return np.round(pixels.astype(np.float64), 2).tolist()
 
 
 def _known(value: float) -> float | None:

@@ -1,22 +1,25 @@
-"""`LandmarkModel`: a landmark network and its contract, whatever runs it; cropped faces in, landmarks out."""
+"""`LandmarkModel`, a landmark network and its contract, whatever runs it; `FaceLandmarker`, which users call."""
 
 import copyreg
 import hashlib
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
-from pfld_edge_runtime.crop import crop_faces, crop_windows
+from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
 from pfld_edge_runtime.litert import is_litert, litert_contract, litert_function
 from pfld_edge_runtime.session import open_session, running_device
+
+Called = TypeVar("Called")
 
 BUNDLED_MODEL = Path(__file__).parent / "models" / "pfld-edge-s.int8.onnx"
 """The INT8 network that comes with the package."""
@@ -49,8 +52,6 @@ class LandmarkModel:
         ... )
     """
 
-    takes_roll = True
-    """Whether `locate` can turn its crops."""
     _device = "callable"
 
     def __init__(
@@ -66,15 +67,9 @@ class LandmarkModel:
     ) -> None:
         """Make a model of a callable.
 
-        Args:
-            contract: Of the network.
-            function: From ``(n, S, S, 3)`` uint8 crops in the contract's colour order and size to ``(n, P, 2)`` or
-                ``(n, 2 * P)`` fractions of the crop; `prepare_input` does the normalization that the contract names.
-            batch_size: Most crops that `function` gets in one call, at least 1.
-            name: See the class, like the arguments after it.
-            path: The file.
-            kind: What runs the network.
-            assumed: Whether `contract` is not the file's own.
+        `function` maps ``(n, S, S, 3)`` uint8 crops in the contract's colour order and size, `batch_size` at most, to
+        ``(n, P, 2)`` or ``(n, 2 * P)`` fractions of the crop; `prepare_input` does the contract's normalization. For
+        the other arguments see the class.
         """
         self.name, self.path, self.kind, self.assumed = name, path, kind, assumed
         self._contract = contract
@@ -126,14 +121,10 @@ class LandmarkModel:
 
     @classmethod
     def from_session(cls, session: onnxruntime.InferenceSession, contract: Contract | None = None) -> "LandmarkModel":
-        """Make a model of an open onnxruntime session.
+        """Make a model of an open onnxruntime session of a network with one input and one output.
 
-        Args:
-            session: Of a network with one input and one output.
-            contract: For files that carry none; must be None where the file has its own.
-
-        Raises:
-            ModelContractError: There is no contract, a damaged one, or one that the network contradicts.
+        `contract` is for files that carry none, and None otherwise; a `ModelContractError` says that there is none, a
+        damaged one, or one that the network contradicts.
         """
         carried = session_contract(session)
         agreed = _agreed(carried, contract)
@@ -154,13 +145,13 @@ class LandmarkModel:
     def _open_litert(
         cls, source: str | Path | bytes, device: str, threads: int, contract: Contract | None
     ) -> "LandmarkModel":
-        if not isinstance(source, bytes) and not Path(source).is_file():
-            raise ModelFileError(f"{source}: no such model file")
+        path = None if isinstance(source, bytes) else Path(source)
+        if path is not None and not path.is_file():
+            raise ModelFileError(f"{path}: no such model file")
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         carried = litert_contract(content)
         agreed = _agreed(carried, contract)
         run = litert_function(content, agreed, device, threads)
-        path = None if isinstance(source, bytes) else Path(source)
         model = cls(
             agreed,
             lambda crops: run(prepare_input(crops, agreed)),
@@ -205,37 +196,20 @@ class LandmarkModel:
     def locate(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
     ) -> NDArray[np.float32]:
-        """Find the landmarks of every boxed face: crop, predict, map back to the photograph.
+        """Find the landmarks of every boxed face: crop, predict, map back to the photograph; see `FaceLandmarker`.
 
-        Args:
-            image: ``(H, W, 3)``, ``(H, W, 4)``, ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in 0..1.
-            boxes: ``(N, 4)`` x0, y0, x1, y1 in pixels, tight around the face's landmarks; may leave the photograph.
-            color: Channel order of `image`: ``rgb`` or ``bgr``.
-            roll: Degrees by which each face leans; see `crop_windows`.
-
-        Returns:
-            ``(N, P, 2)`` float32, x and y in photograph pixels, P points in the contract's order. No boxes give
-            ``(0, P, 2)``. A damaged network may give NaN.
-
-        Raises:
-            ImageError: The image can't be used.
-            BoxError: A box can't be used.
+        A damaged network may give NaN.
         """
-        if color not in ("rgb", "bgr"):
-            raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+        check_color(color)
         windows = crop_windows(boxes, self._contract.crop.margin, roll)
         swap = color != self._contract.color_order
         return windows.to_image(self.predict(crop_faces(image, windows, self._contract.input_size, swap_channels=swap)))
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Predict the landmarks of cropped faces.
+        """Predict landmarks of ``(N, S, S, 3)`` uint8 crops in the contract's colour order and size; see `crop_faces`.
 
-        Args:
-            crops: ``(N, S, S, 3)`` uint8 in the contract's colour order and size; see `crop_faces`.
-
-        Returns:
-            ``(N, P, 2)`` float32, fractions of the crop's side, P points in the contract's order; NaN where a damaged
-            network gives NaN, infinity, or a number beyond any photograph.
+        Gives ``(N, P, 2)`` float32, fractions of the crop's side, P points in the contract's order; NaN where a damaged
+        network gives NaN, infinity, or a number beyond any photograph.
 
         Raises:
             ImageError: The crops have another shape or dtype.
@@ -257,15 +231,103 @@ class LandmarkModel:
         return found
 
 
+class FaceLandmarker:
+    """Finds the landmarks of faces whose boxes are known: crops them, runs a `LandmarkModel`, maps its output back.
+
+    Thread-safe: a call keeps nothing in the object.
+
+    Attributes:
+        model: The network that is run on the crops.
+
+    Example:
+        >>> landmarker = FaceLandmarker()
+        >>> landmarks = landmarker(image, [[120, 80, 260, 240]])  # (1, 98, 2), photograph pixels
+    """
+
+    def __init__(
+        self,
+        model: str | Path | bytes | LandmarkModel | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+        *,
+        contract: Contract | None = None,
+        strict: bool = False,
+        spinning: bool = False,
+    ) -> None:
+        """Open a model: arguments and errors are those of `LandmarkModel.open`; a `LandmarkModel` is taken as it is."""
+        if not isinstance(model, LandmarkModel):
+            model = LandmarkModel.open(model, device, threads, contract=contract, strict=strict, spinning=spinning)
+        self.model = model
+
+    @property
+    def contract(self) -> Contract:
+        """See `LandmarkModel.contract`."""
+        return self.model.contract
+
+    @property
+    def device(self) -> str:
+        """See `LandmarkModel.device`."""
+        return self.model.device
+
+    @property
+    def providers(self) -> list[str]:
+        """See `LandmarkModel.providers`."""
+        return self.model.providers
+
+    def __call__(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> NDArray[np.float32]:
+        """Find the landmarks of every boxed face, all in one batch.
+
+        Args:
+            image: ``(H, W, 3)``, ``(H, W, 4)``, ``(H, W, 1)`` or ``(H, W)``; uint8, or floating point in 0..1.
+            boxes: ``(N, 4)`` x0, y0, x1, y1 in pixels, tight around the face's landmarks; may leave the photograph.
+            color: Channel order of `image`: ``rgb`` or ``bgr``.
+            roll: Degrees by which each face leans, for faces that lie or stand on their head; see `crop_windows`.
+
+        Returns:
+            ``(N, P, 2)`` float32, x and y in photograph pixels, P points in the contract's order. No boxes give
+            ``(0, P, 2)``.
+
+        Raises:
+            ImageError: The image can't be used.
+            BoxError: A box can't be used.
+            ModelFileError: The network gave NaN or infinity.
+        """
+        landmarks = self.model.locate(image, boxes, color, roll)
+        if not np.isfinite(landmarks).all():
+            name = self.model.name or "the model"
+            raise ModelFileError(f"{name} gave landmarks that are not finite numbers: the file is damaged")
+        return landmarks
+
+    def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `LandmarkModel.predict`."""
+        return self.model.predict(crops)
+
+
+def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None) -> "Called | FaceLandmarker":
+    """Open what `FaceLandmarker` takes, and leave a callable as it is; a `ModelContractError` says it is neither."""
+    if landmarker is None or isinstance(landmarker, str | Path | bytes | LandmarkModel):
+        return FaceLandmarker(landmarker)
+    if not callable(landmarker):
+        raise ModelContractError(f"a landmarker is an ONNX file, a LandmarkModel or a callable; found {landmarker!r}")
+    return landmarker
+
+
+def takes_roll(landmarker: Callable[..., object]) -> bool:
+    """Whether a landmarker can turn its crops: it has the argument `roll` of `FaceLandmarker`'s call."""
+    if isinstance(landmarker, FaceLandmarker):
+        return not landmarker.contract.end_to_end
+    try:
+        return "roll" in inspect.signature(landmarker).parameters
+    except (TypeError, ValueError):
+        return False
+
+
 def prepare_input(crops: NDArray[np.uint8], contract: Contract) -> NDArray[np.generic]:
-    """Turn crops into the network's input: normalized, in its layout and dtype.
+    """Turn ``(N, S, S, 3)`` uint8 crops in the contract's colour order into the network's input.
 
-    Args:
-        crops: ``(N, S, S, 3)`` uint8 in the contract's colour order.
-        contract: The network's contract.
-
-    Returns:
-        ``(N, 3, S, S)`` or ``(N, S, S, 3)``, contiguous, float32 ``(pixel - mean) / scale`` or the raw uint8.
+    ``(N, 3, S, S)`` or ``(N, S, S, 3)``, contiguous, float32 ``(pixel - mean) / scale`` or the raw uint8.
     """
     batch: NDArray[np.generic] = crops
     if contract.input_dtype == "float32":
@@ -277,7 +339,6 @@ def prepare_input(crops: NDArray[np.uint8], contract: Contract) -> NDArray[np.ge
 
 
 def _agreed(carried: Contract | None, given: Contract | None) -> Contract:
-    """The contract that a file carries, or else the one that was given."""
     if carried is not None and given is not None and carried != given:
         raise ModelContractError("the model carries its own contract: leave `contract` out")
     agreed = carried or given
@@ -290,11 +351,7 @@ def _agreed(carried: Contract | None, given: Contract | None) -> Contract:
 
 
 def session_contract(session: onnxruntime.InferenceSession) -> Contract | None:
-    """Read the contract from an open model's metadata; None where the file carries none.
-
-    Raises:
-        ModelContractError: The contract is damaged or of a newer format.
-    """
+    """Read the contract from an open model's metadata; None where it carries none, an error where it is damaged."""
     try:
         text = session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
     except UnicodeDecodeError as error:
@@ -303,11 +360,7 @@ def session_contract(session: onnxruntime.InferenceSession) -> Contract | None:
 
 
 def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -> None:
-    """Check that the network's input and output have the shapes that the contract promises.
-
-    Raises:
-        ModelContractError: They differ, or the file is an end-to-end graph.
-    """
+    """Raise a `ModelContractError` if input or output differ from what the contract promises, or crop by themselves."""
     if contract.end_to_end:
         raise ModelContractError(
             "the model is an end-to-end graph, which crops faces itself: feed onnxruntime its `image` and `boxes`, or "

@@ -31,15 +31,7 @@ def is_litert(model: str | Path | bytes) -> bool:
 
 
 def litert_contract(content: bytes) -> Contract | None:
-    """Read the contract from a file's metadata; None where it carries none.
-
-    Args:
-        content: Of the file.
-
-    Raises:
-        ModelFileError: It is no LiteRT file, or is truncated.
-        ModelContractError: The contract is damaged or of a newer format.
-    """
+    """Read the contract from a file's metadata; None where it carries none, an error where it is damaged."""
     if content[4:8] != _IDENTIFIER:
         raise ModelFileError("the model is not a LiteRT file: it lacks the identifier TFL3")
     try:
@@ -54,15 +46,9 @@ def litert_function(
 ) -> Callable[[NDArray[np.generic]], NDArray[np.float32]]:
     """Open a network, and give the function that runs it on one prepared face, ``(1, S, S, 3)``.
 
-    Args:
-        content: Of the file.
-        contract: Of the network; its input and output are checked against it.
-        device: ``cpu`` or ``auto``.
-        threads: Threads of one call; 0 for the interpreter's own choice.
-
     Raises:
         MissingPackageError: Neither package is installed.
-        DeviceError: LiteRT files run on the CPU only.
+        DeviceError: The device is neither ``cpu`` nor ``auto``.
         ModelFileError: The interpreter refuses the file.
         ModelContractError: The contract contradicts the network.
     """
@@ -129,7 +115,6 @@ def _metadata(content: bytes, name: str) -> str | None:
 
 
 def _offset(content: bytes, place: int) -> int:
-    """Follow the reference at a place."""
     return place + int(struct.unpack_from("<I", content, place)[0])
 
 

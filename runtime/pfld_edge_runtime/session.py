@@ -31,16 +31,7 @@ class DeviceWarning(UserWarning):
 def open_session(
     model: str | Path | bytes, device: str = "cpu", threads: int = 1, *, strict: bool = False, spinning: bool = False
 ) -> onnxruntime.InferenceSession:
-    """Open an ONNX model.
-
-    Args:
-        model: Path of the file, or its bytes.
-        device: A key of `DEVICES`, or ``auto`` for the first of them that really runs the
-            model (never TensorRT, which compiles for seconds to minutes).
-        threads: Threads of one call; 0 for onnxruntime's own choice.
-        strict: Fail where `device` can't run the model; otherwise another device runs it and a warning says which.
-        spinning: Let idle threads wait in a loop: a call with several threads starts sooner, and the processor never
-            rests. Off by default: a device has better uses for its battery.
+    """Open an ONNX model on a device; the arguments are those of `LandmarkModel.open`.
 
     Raises:
         DeviceError: The device is unknown; or it can't run the model, and `strict` is set.
@@ -52,7 +43,9 @@ def open_session(
     chain = device_chain(device, onnxruntime.get_available_providers())
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
         raise DeviceError(f"threads must be a whole number, 0 or more, not {threads!r}")
-    source, name = _source(model)
+    if not isinstance(model, bytes) and not Path(model).is_file():
+        raise ModelFileError(f"{model}: no such model file")
+    source = model if isinstance(model, bytes) else str(model)
     failure = ""  # why the first choice, if it is there at all, doesn't run the model
     for candidate in chain:
         try:
@@ -62,6 +55,7 @@ def open_session(
             if candidate != "cpu":  # a provider that fails may raise anything; the CPU then tells whether it's the file
                 failure = failure or f"it did not start: {reason}"
                 continue
+            name = "the model given as bytes" if isinstance(model, bytes) else model
             raise ModelFileError(
                 f"{name} is not an ONNX model that onnxruntime {onnxruntime.__version__} opens: {reason}"
             ) from error
@@ -74,16 +68,6 @@ def open_session(
     if device not in ("auto", running):
         _warn_or_raise(device, running, failure, strict=strict)
     return session
-
-
-def _source(model: str | Path | bytes) -> tuple[str | bytes, str]:
-    """Give what onnxruntime opens, and a name for messages."""
-    if isinstance(model, bytes):
-        return model, "the model given as bytes"
-    path = Path(model)
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file")
-    return str(path), str(path)
 
 
 def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) -> onnxruntime.InferenceSession:
@@ -108,7 +92,6 @@ def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) 
 
 
 def _warn_or_raise(device: str, running: str, failure: str, *, strict: bool) -> None:
-    """Raise or warn that another device runs the model."""
     # Read only now: the list of installed distributions takes longer to read than everything else here.
     from pfld_edge_runtime.device_check import missing_provider_advice
 
@@ -126,15 +109,7 @@ def _warn_or_raise(device: str, running: str, failure: str, *, strict: bool) -> 
 
 
 def device_chain(device: str, available: list[str]) -> list[str]:
-    """List the devices to try, best first; the last is always the CPU.
-
-    Args:
-        device: A key of `DEVICES`, or ``auto``.
-        available: The providers that this build of onnxruntime has.
-
-    Raises:
-        DeviceError: No such device.
-    """
+    """List the devices to try, best first and the CPU last, of those whose providers are available."""
     if device != "auto" and device not in DEVICES:
         raise DeviceError(f"unknown device {device!r}; known: {', '.join(DEVICES)}, auto")
     wanted: tuple[str, ...] = (device, "cpu")
@@ -146,12 +121,7 @@ def device_chain(device: str, available: list[str]) -> list[str]:
 
 
 def provider_options(device: str, threads: int) -> dict[str, str]:
-    """Choose the options of a device's provider (onnxruntime's pages on execution providers name them).
-
-    Args:
-        device: A key of `DEVICES`.
-        threads: Threads of one call; 0 for the provider's own choice.
-    """
+    """Choose the options of a device's provider (onnxruntime's pages on execution providers name them)."""
     if device in ("cuda", "tensorrt"):
         # The default, EXHAUSTIVE, times every algorithm anew for each number of faces. TensorRT has no such option.
         return {"cudnn_conv_algo_search": "HEURISTIC"} if device == "cuda" else {}
@@ -165,13 +135,10 @@ def provider_options(device: str, threads: int) -> dict[str, str]:
 
 
 def running_device(session: onnxruntime.InferenceSession) -> str:
-    """Tell which device runs most of the network.
+    """Tell which device runs most of the network: a key of `DEVICES`, or a provider's name where it has none.
 
     A provider that loaded may still have refused every layer. onnxruntime before 1.24, or without
     ``session.record_ep_graph_assignment_info``, doesn't tell; there the first provider that loaded counts.
-
-    Returns:
-        A key of `DEVICES`, or the provider's own name where it has none.
     """
     names = {provider: device for device, provider in DEVICES.items()}
     providers = session.get_providers()

@@ -14,7 +14,7 @@ from pfld_edge import demo
 from pfld_edge_calib import portraits, read_photo
 from pfld_edge_runtime import eye_openness, head_pose, mouth_openness, open_detector
 from pfld_edge_runtime.detection import YuNet
-from pfld_edge_runtime.detection.onnx_detector import Letterbox, sample_letterbox
+from pfld_edge_runtime.detection.onnx_detector import Letterbox
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS, project
 
 SITE = Path(str(demo.__file__)).parent / "site"
@@ -99,7 +99,7 @@ def test_the_detector(tmp_path: Path) -> None:
     photo = read_photo(portraits()[0].image)[:, :, ::-1]
     height, width = photo.shape[:2]
     lies = Letterbox.within((width, height), 640, 32, enlarge=False)
-    pixels = sample_letterbox(photo, lies, swap_channels=True)
+    pixels = lies.sample(photo, swap_channels=True).transpose(1, 2, 0)
     session = detector._session  # the raw outputs, to decode them elsewhere
     values = session.run(None, {session.get_inputs()[0].name: pixels.transpose(2, 0, 1)[None].astype(np.float32)})
     outputs = {

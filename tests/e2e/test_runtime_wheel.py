@@ -81,7 +81,7 @@ def test_the_wheel_is_small_and_holds_the_runtime_alone(wheel: Path) -> None:
     assert wheel.stat().st_size < 1.5e6
     names = zipfile.ZipFile(wheel).namelist()
     assert all(name.startswith(("pfld_edge_runtime/", "pfld_edge_runtime-")) for name in names)
-    assert {"pfld_edge_runtime/py.typed", "pfld_edge_runtime/landmarker.py"} <= set(names)
+    assert {"pfld_edge_runtime/py.typed", "pfld_edge_runtime/landmark_model.py"} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
     if BUNDLED_MODEL.is_file():
         assert f"pfld_edge_runtime/models/{BUNDLED_MODEL.name}" in names

@@ -1,5 +1,7 @@
 """Letterbox input against cv2.resize, and non-maximum suppression against cv2.dnn.NMSBoxes."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -8,12 +10,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pfld_edge_runtime import ImageError
-from pfld_edge_runtime.detection.onnx_detector import Letterbox, non_maximum_suppression, sample_letterbox
+from pfld_edge_runtime.detection.onnx_detector import Letterbox, non_maximum_suppression
 
 Image = NDArray[np.uint8]
 
 
 SIDES = st.integers(1, 90)
+
+
+def sample_letterbox(image: Any, letterbox: Letterbox, *, swap_channels: bool) -> Image:
+    """The sampled planes as an image."""
+    return letterbox.sample(image, swap_channels=swap_channels).transpose(1, 2, 0)
 
 
 @given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 99))
@@ -25,6 +32,35 @@ def test_the_photograph_is_resized_as_opencv_does(width: int, height: int, inner
     assert np.abs(seen[:other, :inner].astype(int) - expected).max() <= 1
     assert not seen[other:].any()
     assert not seen[:, inner:].any()
+
+
+@given(SIDES, SIDES, st.integers(1, 7), st.integers(0, 99))
+def test_a_whole_factor_gives_what_opencv_gives(width: int, height: int, factor: int, seed: int) -> None:
+    photo = np.random.default_rng(seed).integers(0, 256, (height * factor, width * factor, 3), np.uint8)
+    inner, canvas = (width, height), (96, 96)
+    seen = sample_letterbox(photo, Letterbox((width * factor, height * factor), inner, canvas), swap_channels=True)
+    expected = cv2.resize(photo, inner, interpolation=cv2.INTER_LINEAR)
+    assert np.abs(seen[:height, :width, ::-1].astype(int) - expected).max() <= (0 if factor % 2 else 1)
+
+
+@pytest.mark.parametrize(
+    ("photo", "inner"),
+    [
+        ((1920, 1080), (320, 180)),
+        ((1024, 683), (341, 227)),
+        ((3024, 4032), (232, 310)),
+        ((352, 264), (352, 264)),
+        ((800, 600), (320, 240)),
+        ((500, 375), (320, 240)),
+        ((64, 48), (320, 240)),
+        ((1920, 2), (320, 1)),
+    ],
+    ids=str,
+)
+def test_a_whole_factor_is_taken_where_it_is_within_a_tenth(photo: tuple[int, int], inner: tuple[int, int]) -> None:
+    box = Letterbox.within(photo, 320, 32, enlarge=True, whole=True)
+    assert box.inner == inner
+    assert all(0 <= side - seen < max(1, max(photo) // 288) for side, seen in zip(photo, box.photo, strict=True))
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1000), st.booleans())

@@ -1,7 +1,8 @@
 """Face detection: the detector interface, published detectors, and their files."""
 
-from pfld_edge_runtime.detection.architectures import SCRFD, UltraFace, YuNet
+from pfld_edge_runtime.detection.architectures import SCRFD, PfldEdgeDetector, UltraFace, YuNet
 from pfld_edge_runtime.detection.catalogue import (
+    BUNDLED_DETECTOR,
     DETECTOR_FILES,
     DetectorFile,
     detector_folder,
@@ -14,6 +15,7 @@ from pfld_edge_runtime.detection.detector import BoxMap, Detector, FaceDetector,
 from pfld_edge_runtime.detection.onnx_detector import OnnxDetector
 
 __all__ = [
+    "BUNDLED_DETECTOR",
     "DETECTOR_FILES",
     "SCRFD",
     "BoxMap",
@@ -21,6 +23,7 @@ __all__ = [
     "DetectorFile",
     "FaceDetector",
     "OnnxDetector",
+    "PfldEdgeDetector",
     "UltraFace",
     "YuNet",
     "detector_folder",

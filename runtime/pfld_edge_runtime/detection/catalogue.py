@@ -1,4 +1,4 @@
-"""Published detector files: where they come from, their download, and `open_detector` by name or by path."""
+"""Detector files: the bundled one, the published ones and their download, and `open_detector`."""
 
 import hashlib
 import os
@@ -7,28 +7,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pfld_edge_runtime.detection.architectures import SCRFD, UltraFace, YuNet
+from pfld_edge_runtime.detection.architectures import SCRFD, PfldEdgeDetector, UltraFace, YuNet
 from pfld_edge_runtime.detection.detector import Detector
 from pfld_edge_runtime.detection.onnx_detector import OnnxDetector
 from pfld_edge_runtime.errors import DetectorError, DownloadError, ModelFileError
 from pfld_edge_runtime.session import open_session
 
 _CHUNK = 1 << 16
-_ARCHITECTURES: tuple[type[OnnxDetector], ...] = (YuNet, SCRFD, UltraFace)
+_ARCHITECTURES: tuple[type[OnnxDetector], ...] = (PfldEdgeDetector, YuNet, SCRFD, UltraFace)
+
+BUNDLED_DETECTOR = Path(__file__).parents[1] / "models" / "face-detector.int8.onnx"
+"""The INT8 face detector that comes with the package."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorFile:
-    """One published file.
-
-    Attributes:
-        name: What `open_detector` and ``pfld-edge detector download`` call it.
-        file: Its own name.
-        url: Public address, pinned to a commit.
-        sha256: Of its contents, in hex.
-        size: In bytes.
-        license: Terms of its authors, in short.
-    """
+    """One published file: what `open_detector` calls it, its own name, address, contents and terms."""
 
     name: str
     file: str
@@ -86,11 +80,7 @@ DETECTOR_FILES: dict[str, DetectorFile] = {entry.name: entry for entry in _FILES
 
 
 def named_file(name: str) -> DetectorFile:
-    """Look a name up.
-
-    Raises:
-        DetectorError: There is no detector of that name.
-    """
+    """Look a name up; a `DetectorError` says that there is no detector of that name."""
     if name not in DETECTOR_FILES:
         known = ", ".join(DETECTOR_FILES)
         raise DetectorError(f"unknown detector {name!r}; known: {known}, or the path of an ONNX file")
@@ -98,7 +88,7 @@ def named_file(name: str) -> DetectorFile:
 
 
 def open_detector(
-    name: str | Path,
+    name: str | Path | None = None,
     score_threshold: float | None = None,
     nms_threshold: float | None = None,
     largest_side: int | None = None,
@@ -108,22 +98,16 @@ def open_detector(
 ) -> OnnxDetector:
     """Open a detector. It never downloads; `download_detector` does.
 
-    Args:
-        name: ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface`` from the cache folder, or the path of an ONNX file;
-            the architecture is recognized by the file's inputs and outputs.
-        score_threshold: As for `YuNet`; likewise the rest.
-        nms_threshold: Largest intersection over union of two faces.
-        largest_side: Longer side in pixels at which the network sees a photograph.
-        max_faces: Give only so many faces, the best.
-        device: ``cpu``, ``cuda`` or ``auto``.
-        threads: Threads of one call.
+    `name` is None for the bundled detector; ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface`` from the cache
+    folder; or the path of an ONNX file, whose architecture is recognized by its inputs and outputs. The other arguments
+    are those of `OnnxDetector`.
 
     Raises:
         DetectorError: The name is unknown, the named file isn't downloaded or is damaged, or a setting is out of range.
-        ModelFileError: The file is missing, not an ONNX model, or none of the networks above.
+        ModelFileError: The file is missing, not an ONNX model, or none of the networks known here.
         DeviceError: The device is unknown or unavailable.
     """
-    path = _path(name)
+    path = BUNDLED_DETECTOR if name is None else _path(name)
     session = open_session(path, device, threads)
     for architecture in _ARCHITECTURES:
         if architecture.reads(session):
@@ -137,14 +121,9 @@ def open_detector(
     )
 
 
-def as_detector(detector: Detector | str | Path) -> Detector:
-    """Open what `open_detector` takes, and leave a callable as it is.
-
-    Raises:
-        DetectorError: It is neither; otherwise as for `open_detector`.
-        ModelFileError: As for `open_detector`.
-    """
-    if isinstance(detector, str | Path):
+def as_detector(detector: Detector | str | Path | None) -> Detector:
+    """Open what `open_detector` takes, and leave a callable as it is; a `DetectorError` says that it is neither."""
+    if detector is None or isinstance(detector, str | Path):
         return open_detector(detector)
     if not callable(detector):
         known = ", ".join(DETECTOR_FILES)
@@ -153,7 +132,6 @@ def as_detector(detector: Detector | str | Path) -> Detector:
 
 
 def _path(name: str | Path) -> Path:
-    """The path of a detector given by name or by path."""
     path = Path(name)
     # A file in the working folder that happens to be called `yunet` doesn't shadow the name.
     if name not in DETECTOR_FILES and (path.suffix or path.is_file() or isinstance(name, Path)):
@@ -173,16 +151,10 @@ def _path(name: str | Path) -> Path:
 def download_detector(
     name: str, folder: Path | None = None, advance: Callable[[int], object] | None = None, timeout: float = 30.0
 ) -> Path:
-    """Download a detector, unless its file is there already.
+    """Download a detector by its name, unless its file is there already, and give the file's path.
 
-    Args:
-        name: ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface``.
-        folder: Where to put it; None for the cache folder, where `open_detector` looks.
-        advance: Called with the number of bytes of each part that came.
-        timeout: Seconds that the server may stay silent.
-
-    Returns:
-        The file's path.
+    `folder` is where to put it, None for the cache folder, where `open_detector` looks; `advance` is called with the
+    number of bytes of each part that came; `timeout` are the seconds that the server may stay silent.
 
     Raises:
         DetectorError: There is no detector of that name.
@@ -210,7 +182,6 @@ def is_intact(entry: DetectorFile, path: Path) -> bool:
 
 
 def _fetch(entry: DetectorFile, path: Path, advance: Callable[[int], object], timeout: float) -> bytes:
-    """Read the file from its address, never more than its size, and compare it."""
     # Imported here: they bring ssl, which an app that never downloads need not load.
     from http.client import HTTPException
     from urllib.error import HTTPError
@@ -246,9 +217,6 @@ def detector_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """pfld-edge's cache folder: ``$XDG_CACHE_HOME/pfld-edge``, by default ``~/.cache/pfld-edge``.
-
-    A relative ``XDG_CACHE_HOME`` is ignored, as the XDG Base Directory Specification has it.
-    """
+    """pfld-edge's cache folder; a relative ``XDG_CACHE_HOME`` is ignored, as the XDG specification has it."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "pfld-edge"

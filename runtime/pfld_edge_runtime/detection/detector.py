@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract, CropRule
-from pfld_edge_runtime.crop import check_boxes, turn_points
-from pfld_edge_runtime.errors import BoxError, ImageError
+from pfld_edge_runtime.crop import check_boxes, check_color, turn_points
+from pfld_edge_runtime.errors import BoxError
+
+Array = NDArray[np.float64]
 
 Detector = Callable[[NDArray[np.generic]], object]
 """Any callable from an image to ``(N, 4)`` boxes, x0 y0 x1 y1 in pixels, or ``(N, 5)`` with a score."""
@@ -27,12 +29,13 @@ class BoxMap:
     shift: tuple[float, float] = (0.0, 0.0)
     scale: tuple[float, float] = (1.0, 1.0)
 
-    def __call__(self, boxes: NDArray[np.float64], roll: float = 0.0) -> NDArray[np.float64]:
-        """Map ``(N, 4)`` boxes of faces that lean by `roll` degrees, which turns the shift."""
+    def __call__(self, boxes: Array, rolls: Array | float = 0.0) -> Array:
+        """Map ``(N, 4)`` boxes of faces that lean by so many degrees, one number or ``(N,)``, which turns the shift."""
         sizes = boxes[:, 2:] - boxes[:, :2]
         shifts = sizes * self.shift
-        if roll:
-            shifts = turn_points(shifts[:, None], np.zeros((1, 2)), np.array([roll]))[:, 0]
+        if np.any(rolls):
+            degrees = np.broadcast_to(rolls, len(boxes))
+            shifts = turn_points(shifts[:, None], np.zeros((1, 2)), degrees)[:, 0]
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2 + shifts
         half = sizes * self.scale / 2
         return np.concatenate([centers - half, centers + half], axis=1)
@@ -41,6 +44,8 @@ class BoxMap:
 class FaceDetector(ABC):
     """A detector with a measured map from its boxes to landmark boxes.
 
+    A subclass has `_detect`, which gives the ``(N, 5)`` float32 of a call; a sixth column is the roll in degrees.
+
     Attributes:
         box_map: From its boxes to landmark boxes.
     """
@@ -48,83 +53,84 @@ class FaceDetector(ABC):
     box_map: BoxMap = BoxMap()
 
     def __call__(self, image: NDArray[np.generic], color: str = "rgb") -> NDArray[np.float32]:
-        """Find faces.
+        """Find faces; the arguments are those of `FaceLandmarker`.
 
-        Args:
-            image: As for `FaceLandmarker`.
-            color: Channel order of `image`: ``rgb`` or ``bgr``.
-
-        Returns:
-            ``(N, 5)`` float32: x0, y0, x1, y1 in pixels, and a score in 0..1; the best first.
-
-        Raises:
-            ImageError: The image can't be used.
+        Gives ``(N, 5)`` float32: x0, y0, x1, y1 in pixels, and a score in 0..1; the best first. An `ImageError` says
+        that the image can't be used.
         """
-        if color not in ("rgb", "bgr"):
-            raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
-        return self._detect(image, color)
+        check_color(color)
+        return self._detect(image, color)[:, :5]
 
     @abstractmethod
     def _detect(self, image: NDArray[np.generic], color: str) -> NDArray[np.float32]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a detector found in one photograph.
+
+    Attributes:
+        boxes: ``(N, 4)`` float64, the detector's own.
+        scores: ``(N,)`` float32, 0..1; NaN where it gave none.
+        rolls: ``(N,)`` float64 degrees by which each face leans; 0 where the detector doesn't tell.
+        box_map: From its boxes to landmark boxes; None for boxes that are landmark boxes already.
+    """
+
+    boxes: Array
+    scores: NDArray[np.float32]
+    rolls: Array
+    box_map: BoxMap | None
+
+    @classmethod
+    def find(cls, detector: Detector, image: NDArray[np.generic], color: str) -> "Detections":
+        """Run any detector; see `find_boxes`."""
+        found: object
+        if isinstance(detector, FaceDetector):
+            check_color(color)
+            found, box_map, most_columns = detector._detect(image, color), detector.box_map, 6
+        else:
+            found, box_map, most_columns = detector(image), None, 5
+        boxes = check_boxes(found)
+        values = np.asarray(found, np.float32).reshape(len(boxes), -1) if len(boxes) else np.zeros((0, 4), np.float32)
+        if not 4 <= values.shape[1] <= most_columns:
+            raise BoxError(
+                f"a detector must give (N, 4) or (N, 5) numbers, x0 y0 x1 y1 and a score; found {values.shape}"
+            )
+        columns = np.full((len(boxes), 2), (np.nan, 0), np.float32)
+        columns[:, : values.shape[1] - 4] = values[:, 4:]
+        return cls(boxes, columns[:, 0], columns[:, 1].astype(np.float64), box_map)
+
+    def __getitem__(self, rows: list[int] | NDArray[np.int64]) -> "Detections":
+        """Choose rows by their indices."""
+        return Detections(self.boxes[rows], self.scores[rows], self.rolls[rows], self.box_map)
+
+    def landmark_boxes(self, contract: Contract | None, rolls: Array | float = 0.0) -> Array:
+        """Map the boxes to ``(N, 4)`` landmark boxes: those of the faces turned upright, if they lean by `rolls`."""
+        # The box of a leaning face is not that of the face turned upright: a square of the mean side stands for it.
+        centers = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+        half = (self.boxes[:, 2:] - self.boxes[:, :2]).mean(axis=1, keepdims=True) / 2
+        squares = np.concatenate([centers - half, centers + half], axis=1)
+        boxes = np.where(np.reshape(rolls, (-1, 1)) == 0, self.boxes, squares)
+        if self.box_map is not None:
+            boxes = self.box_map(boxes, rolls)
+            boxes = boxes if contract is None else scheme_box_map(contract)(boxes, rolls)
+        return boxes
+
+
 def find_boxes(
     detector: Detector, image: NDArray[np.generic], color: str = "rgb", contract: Contract | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Run any detector and give the landmark boxes of a photograph.
+) -> tuple[Array, NDArray[np.float32]]:
+    """Run any detector and give the landmark boxes of a photograph, for a network of some contract (None: WFLW-98).
 
-    Args:
-        detector: A `FaceDetector`, whose boxes are mapped to landmark boxes, or a callable, whose boxes are taken as
-            landmark boxes and which gets the image unchanged.
-        image: As for `FaceLandmarker`.
-        color: Channel order of `image`.
-        contract: Of the network that the boxes are for; None for WFLW's 98 points.
-
-    Returns:
-        ``(N, 4)`` float64 boxes that are tight around landmarks, and ``(N,)`` float32 scores, NaN where it gave none.
+    The boxes of a `FaceDetector` are mapped to landmark boxes; those of a callable, which gets the image unchanged, are
+    taken as landmark boxes. Gives ``(N, 4)`` float64 boxes and ``(N,)`` float32 scores, NaN where it gave none.
 
     Raises:
         BoxError: The detector returned something other than boxes.
         ImageError: The image can't be used.
     """
-    boxes, scores = detect_boxes(detector, image, color)
-    return landmark_boxes(detector, boxes, contract), scores
-
-
-def detect_boxes(
-    detector: Detector, image: NDArray[np.generic], color: str = "rgb"
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Run any detector as `find_boxes` does, and give ``(N, 4)`` boxes of its own and ``(N,)`` scores."""
-    found = detector(image, color) if isinstance(detector, FaceDetector) else detector(image)
-    boxes = check_boxes(found)
-    values = np.asarray(found, np.float32)
-    if len(boxes) == 0:
-        return boxes, np.zeros(0, np.float32)
-    values = values.reshape(len(boxes), -1)
-    if values.shape[1] not in (4, 5):
-        raise BoxError(f"a detector must give (N, 4) or (N, 5) numbers, x0 y0 x1 y1 and a score; found {values.shape}")
-    return boxes, values[:, 4] if values.shape[1] == 5 else np.full(len(boxes), np.nan, np.float32)
-
-
-def landmark_boxes(
-    detector: Detector, boxes: NDArray[np.float64], contract: Contract | None = None, roll: float = 0.0
-) -> NDArray[np.float64]:
-    """Map a detector's ``(N, 4)`` boxes to landmark boxes: those of the faces turned upright, if they lean by `roll`.
-
-    Args:
-        detector: Only a `FaceDetector` has a map.
-        boxes: Of `detect_boxes`.
-        contract: As for `find_boxes`.
-        roll: Degrees, as for `crop_windows`.
-    """
-    if roll:
-        # The box of a leaning face is not that of the face turned upright: a square of the mean side stands for it.
-        centers, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).mean(axis=1, keepdims=True) / 2
-        boxes = np.concatenate([centers - half, centers + half], axis=1)
-    if isinstance(detector, FaceDetector):
-        boxes = detector.box_map(boxes, roll)
-        boxes = boxes if contract is None else scheme_box_map(contract)(boxes, roll)
-    return boxes
+    found = Detections.find(detector, image, color)
+    return found.landmark_boxes(contract), found.scores
 
 
 _SCHEME_MAPS = {
@@ -141,9 +147,6 @@ def scheme_box_map(contract: Contract) -> BoxMap:
 
     An unmeasured scheme is assumed to be centred and as large as its crop margin implies: crops show the same part of a
     face, so points with a larger margin fill a smaller box.
-
-    Args:
-        contract: Of the network.
     """
     side = CropRule().margin / contract.crop.margin
     return _SCHEME_MAPS.get(contract.landmarks.name, BoxMap(scale=(side, side)))

@@ -1,4 +1,4 @@
-"""What the published ONNX detectors share: letterbox input, score threshold, non-maximum suppression."""
+"""What the ONNX detectors share: letterbox input, score threshold, non-maximum suppression."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -17,9 +17,7 @@ from pfld_edge_runtime.errors import DetectorError, ModelFileError
 from pfld_edge_runtime.session import open_session
 
 _MAX_CANDIDATES = 5000  # the best boxes that enter non-maximum suppression, as in OpenCV's FaceDetectorYN
-
-Candidates = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""``(N, 4)`` boxes in pixels of the network's input, and ``(N,)`` scores in 0..1."""
+_WHOLE_FACTOR_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +25,8 @@ class Letterbox:
     """The place of a photograph in a detector's input. Sizes are width, height in pixels.
 
     Attributes:
-        photo: Size of the photograph.
-        inner: Size at which the photograph lies in the top left corner.
+        photo: Size of the part of the photograph that is seen, from its top left corner.
+        inner: Size at which that lies in the input's top left corner.
         canvas: Size of the input.
     """
 
@@ -38,28 +36,27 @@ class Letterbox:
 
     @classmethod
     def inside(cls, photo: tuple[int, int], canvas: tuple[int, int], *, enlarge: bool) -> "Letterbox":
-        """Fit a photograph into an input of fixed size, aspect kept.
-
-        Args:
-            photo: Size of the photograph.
-            canvas: Size of the input.
-            enlarge: Small photographs are enlarged too, not only large ones shrunk.
-        """
+        """Fit a photograph into an input of fixed size, aspect kept; `enlarge` small photographs too, or leave them."""
         scale = min(canvas[0] / photo[0], canvas[1] / photo[1])
         return cls(photo, _scaled(photo, scale if enlarge else min(scale, 1.0)), canvas)
 
     @classmethod
-    def within(cls, photo: tuple[int, int], largest_side: int, multiple: int, *, enlarge: bool) -> "Letterbox":
-        """Choose an input for a photograph, its sides multiples of what the network needs.
+    def within(
+        cls, photo: tuple[int, int], largest_side: int, multiple: int, *, enlarge: bool, whole: bool = False
+    ) -> "Letterbox":
+        """Choose an input, its sides a multiple of so many pixels, that shows a photograph at some longer side.
 
-        Args:
-            photo: Size of the photograph.
-            largest_side: The longer side's length after shrinking.
-            multiple: Of what the input's sides must be multiples.
-            enlarge: Small photographs are enlarged too, not only large ones shrunk.
+        With `whole` it is shrunk by a whole factor, several times faster, where that leaves the longer side within a
+        tenth of `largest_side`; fewer pixels than the factor are cut off on the right and below.
         """
-        scale = largest_side / max(photo)
-        inner = _scaled(photo, scale if enlarge else min(scale, 1.0))
+        factor = round(max(photo) / largest_side)
+        within_tolerance = abs(max(photo) - factor * largest_side) <= _WHOLE_FACTOR_TOLERANCE * factor * largest_side
+        if whole and 1 <= factor <= min(photo) and within_tolerance:
+            inner = photo[0] // factor, photo[1] // factor
+            photo = inner[0] * factor, inner[1] * factor
+        else:
+            scale = largest_side / max(photo)
+            inner = _scaled(photo, scale if enlarge else min(scale, 1.0))
         width, height = (-(-side // multiple) * multiple for side in inner)
         return cls(photo, inner, (width, height))
 
@@ -69,9 +66,25 @@ class Letterbox:
         placed: NDArray[np.float64] = boxes.astype(np.float64) * np.tile(scale, 2)
         return placed
 
+    def sample(self, image: object, *, swap_channels: bool) -> NDArray[np.uint8]:
+        """Resize a photograph into the input: bilinear without antialiasing, top left, black beside and below.
+
+        The published detectors were trained and measured with ``cv2.resize``'s ``INTER_LINEAR``, which `resize` equals.
+        Gives ``(3, height, width)`` uint8 of the canvas, grey repeated over the channels.
+        """
+        width, height = self.inner
+        levels = resize(check_image(image)[: self.photo[1], : self.photo[0]], width, height)
+        canvas = np.zeros((3, self.canvas[1], self.canvas[0]), np.uint8)
+        canvas[:, :height, :width] = levels[:: -1 if swap_channels else 1]
+        return canvas
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
 
 class OnnxDetector(FaceDetector):
-    """A published face detector. Thread-safe: a call keeps nothing in the object.
+    """A face detector in an ONNX file. Thread-safe: a call keeps nothing in the object.
 
     Can be pickled, for other processes, unless it was made of an open session: the copy opens its file again.
 
@@ -88,8 +101,9 @@ class OnnxDetector(FaceDetector):
     _color: ClassVar[str]
     _mean: ClassVar[float]
     _scale: ClassVar[float]
-    _enlarge: ClassVar[bool]
+    _enlarge: ClassVar[bool] = True
     _multiple: ClassVar[int] = 32
+    _whole_factor: ClassVar[bool] = False  # see `Letterbox.within`
     _look_smaller: ClassVar[bool] = False  # look again at half the size where no face was found
 
     def __init__(
@@ -120,9 +134,16 @@ class OnnxDetector(FaceDetector):
             DeviceError: The device is unknown or unavailable.
         """
         kind = type(self)
-        self._score_threshold = _share("score_threshold", kind.score_threshold, score_threshold)
-        self._nms_threshold = _share("nms_threshold", kind.nms_threshold, nms_threshold)
-        self._max_faces = None if max_faces is None else _count("max_faces", max_faces)
+        for setting, share in {"score_threshold": score_threshold, "nms_threshold": nms_threshold}.items():
+            if share is not None and not 0 <= share <= 1:
+                raise DetectorError(f"{setting} must be from 0 to 1, not {share!r}")
+        for setting, count in {"max_faces": max_faces, "largest_side": largest_side}.items():
+            if count is not None and count < 1:
+                raise DetectorError(f"{setting} must be 1 or more, not {count!r}")
+        self._score_threshold = kind.score_threshold if score_threshold is None else score_threshold
+        self._nms_threshold = kind.nms_threshold if nms_threshold is None else nms_threshold
+        self._side = kind.largest_side if largest_side is None else largest_side
+        self._max_faces = max_faces
         self._session: onnxruntime.InferenceSession
         self._reopen: Callable[[], OnnxDetector] | None = None
         if isinstance(model, str | Path | bytes):
@@ -135,18 +156,16 @@ class OnnxDetector(FaceDetector):
         if not self.reads(self._session):
             name = str(model) if isinstance(model, str | Path) else "the model"
             raise ModelFileError(f"{name} is not a {kind.__name__} network: its inputs and outputs are other ones")
-        self._input = self._session.get_inputs()[0].name
-        height, width = self._session.get_inputs()[0].shape[2:]
+        self._input = self._session.get_inputs()[0]
+        height, width = self._input.shape[2:]
         # A file exported with free sizes names them; one with fixed sizes takes no other.
         self._canvas = (width, height) if isinstance(width, int) and isinstance(height, int) else None
         if self._canvas is not None and largest_side is not None:
             raise DetectorError(
                 f"this {kind.__name__} file sees every photograph at {width} x {height}: leave largest_side out"
             )
-        self._side = kind.largest_side if largest_side is None else _count("largest_side", largest_side)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments, not the session."""
         if self._reopen is None:
             raise TypeError("a detector of an open session can't be pickled: make it of its file")
         return self._reopen, ()
@@ -154,16 +173,16 @@ class OnnxDetector(FaceDetector):
     @classmethod
     @abstractmethod
     def reads(cls, session: onnxruntime.InferenceSession) -> bool:
-        """Say whether an open model is this kind of network, by the names and shapes of its inputs and outputs."""
+        """Whether an open model is this kind of network, by the names and shapes of its inputs and outputs."""
 
     @abstractmethod
-    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> Candidates: ...
+    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> NDArray[np.float32]:
+        """``(N, 5)`` candidates: boxes in pixels of the input, scores in 0..1; a sixth column is the roll."""
 
     def _letterbox(self, photo: tuple[int, int]) -> Letterbox:
-        """Lay a photograph of some width and height into the input."""
         if self._canvas is not None:
             return Letterbox.inside(photo, self._canvas, enlarge=self._enlarge)
-        return Letterbox.within(photo, self._side, self._multiple, enlarge=self._enlarge)
+        return Letterbox.within(photo, self._side, self._multiple, enlarge=self._enlarge, whole=self._whole_factor)
 
     def _detect(self, image: NDArray[np.generic], color: str) -> NDArray[np.float32]:
         height, width = check_image(image).shape[:2]
@@ -174,90 +193,41 @@ class OnnxDetector(FaceDetector):
         return found
 
     def _detect_in(self, image: NDArray[np.generic], letterbox: Letterbox, color: str) -> NDArray[np.float32]:
-        pixels = sample_letterbox(image, letterbox, swap_channels=color != self._color)
-        planes = (pixels.transpose(2, 0, 1)[None] - np.float32(self._mean)) / np.float32(self._scale)
-        outputs = self._session.run(None, {self._input: np.ascontiguousarray(planes)})
-        # Boxes of candidates with a low score may overflow; they are dropped below.
+        planes: NDArray[Any] = letterbox.sample(image, swap_channels=color != self._color)[None]
+        if self._input.type == "tensor(float)":
+            planes = np.subtract(planes, np.float32(self._mean), dtype=np.float32)
+            planes /= np.float32(self._scale)
+        outputs = self._session.run(None, {self._input.name: planes})
+        # Boxes of candidates with a low score may overflow; they are dropped here.
         with np.errstate(over="ignore", invalid="ignore"):
-            boxes, scores = self._decode(outputs, letterbox.canvas)
-            valid = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        kept = valid & (scores >= self._score_threshold)
-        boxes, scores = boxes[kept], scores[kept]
-        chosen = non_maximum_suppression(boxes, scores, self._nms_threshold, self._max_faces)
-        placed = letterbox.to_image(boxes[chosen])
-        return np.concatenate([placed, scores[chosen, None]], axis=1).astype(np.float32)
-
-
-def _share(name: str, usual: float, given: float | None) -> float:
-    value = usual if given is None else given
-    if not 0 <= value <= 1:
-        raise DetectorError(f"{name} must be from 0 to 1, not {value!r}")
-    return value
-
-
-def _count(name: str, given: int) -> int:
-    if given < 1:
-        raise DetectorError(f"{name} must be 1 or more, not {given!r}")
-    return given
-
-
-def sample_letterbox(image: object, letterbox: Letterbox, *, swap_channels: bool) -> NDArray[np.uint8]:
-    """Resize a photograph into a network's input: bilinear without antialiasing, top left, black beside and below.
-
-    The published detectors were trained and measured with ``cv2.resize``'s ``INTER_LINEAR``, which `resize` equals.
-
-    Args:
-        image: As for `FaceLandmarker`, of the letterbox's size.
-        letterbox: Where the photograph goes.
-        swap_channels: Reverse the channel order (RGB to BGR or back).
-
-    Returns:
-        ``(height, width, 3)`` uint8 of the canvas; grey photographs are repeated over the channels.
-
-    Raises:
-        ImageError: The image can't be used.
-    """
-    width, height = letterbox.inner
-    levels = resize(check_image(image), width, height)
-    canvas = np.zeros((letterbox.canvas[1], letterbox.canvas[0], 3), np.uint8)
-    canvas[:height, :width] = (levels + np.float32(0.5))[:, :, :: -1 if swap_channels else 1]
-    return canvas
-
-
-def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+            faces = self._decode(outputs, letterbox.canvas)
+            kept = np.isfinite(faces[:, :4]).all(axis=1) & (faces[:, 2:4] > faces[:, :2]).all(axis=1)
+        faces = faces[kept & (faces[:, 4] >= np.float32(self._score_threshold))]
+        chosen = non_maximum_suppression(faces[:, :4], faces[:, 4], self._nms_threshold, self._max_faces)
+        found: NDArray[np.float32] = faces[chosen]
+        found[:, :4] = letterbox.to_image(found[:, :4])
+        return found
 
 
 def non_maximum_suppression(
     boxes: NDArray[np.floating], scores: NDArray[np.floating], threshold: float, most: int | None = None
 ) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression: drop boxes that overlap a better one by more than a threshold.
+    """Greedy non-maximum suppression: indices of the ``(N, 4)`` boxes to keep, by falling score, at most so many.
 
-    Args:
-        boxes: ``(N, 4)`` x0, y0, x1, y1, of positive area.
-        scores: ``(N,)``; of equal scores the earlier box wins.
-        threshold: Largest intersection over union, 0..1, that two chosen boxes may have.
-        most: Stop after so many.
-
-    Returns:
-        ``(M,)`` int64 indices into `boxes`, by falling score.
+    Drops boxes whose intersection over union with a better one exceeds a threshold; of equal scores the earlier box
+    wins.
     """
     # The same order, strictness and float32 rounding as cv2.dnn.NMSBoxes.
     left = np.argsort(-scores, kind="stable")[:_MAX_CANDIDATES]
+    sizes = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
+    areas = sizes[:, 0] * sizes[:, 1]
     chosen: list[int] = []
     while len(left) and (most is None or len(chosen) < most):
         best, left = left[0], left[1:]
         chosen.append(int(best))
-        left = left[_overlaps(boxes[best], boxes[left]) <= np.float32(threshold)]
+        low, high = np.maximum(boxes[best, :2], boxes[left, :2]), np.minimum(boxes[best, 2:], boxes[left, 2:])
+        common = np.maximum(high - low, 0).astype(np.float64)
+        shared = common[:, 0] * common[:, 1]
+        distances = (1 - shared / (areas[best] + areas[left] - shared)).astype(np.float32)
+        left = left[np.float32(1) - distances <= np.float32(threshold)]
     return np.array(chosen, np.int64)
-
-
-def _overlaps(box: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Intersection over union of one box with ``(N, 4)`` others."""
-    low = np.maximum(box[:2], others[:, :2])
-    high = np.minimum(box[2:], others[:, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=1, dtype=np.float64)
-    areas = np.prod(others[:, 2:] - others[:, :2], axis=1, dtype=np.float64)
-    distances = 1 - shared / (np.prod(box[2:] - box[:2], dtype=np.float64) + areas - shared)
-    overlaps: NDArray[np.float32] = np.float32(1) - distances.astype(np.float32)
-    return overlaps

@@ -1,12 +1,19 @@
 """Geometry of landmarks: head pose, eye and mouth openness, other schemes, aligned faces, confidence."""
 
 from pfld_edge_runtime.contract import ConfidenceCurve
-from pfld_edge_runtime.geometry.alignment import ARCFACE_POINTS, aligned_face, aligned_faces
 from pfld_edge_runtime.geometry.confidence import landmark_confidence, mirror_disagreement, predict_with_mirror
 from pfld_edge_runtime.geometry.landmarks import tight_box
-from pfld_edge_runtime.geometry.openness import eye_openness, mouth_openness
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS, HeadPose, default_camera, head_pose
-from pfld_edge_runtime.geometry.subsets import NEAREST_68, five_points, landmarks_68
+from pfld_edge_runtime.geometry.wflw_points import (
+    ARCFACE_POINTS,
+    NEAREST_68,
+    aligned_face,
+    aligned_faces,
+    eye_openness,
+    five_points,
+    landmarks_68,
+    mouth_openness,
+)
 
 __all__ = [
     "ARCFACE_POINTS",

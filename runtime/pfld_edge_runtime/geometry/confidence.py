@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import ConfidenceCurve, Contract
-from pfld_edge_runtime.crop import crop_faces, crop_windows
-from pfld_edge_runtime.errors import ImageError, LandmarkError, ModelContractError
+from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
+from pfld_edge_runtime.errors import LandmarkError, ModelContractError
 from pfld_edge_runtime.schemes import LandmarkScheme
 
 if TYPE_CHECKING:
-    from pfld_edge_runtime.landmarker import FaceLandmarker
+    from pfld_edge_runtime.landmark_model import FaceLandmarker
 
 Landmarks = NDArray[np.float32]
 
@@ -27,24 +27,15 @@ def predict_with_mirror(
 ) -> tuple[Landmarks, Landmarks]:
     """Find landmarks twice: on each face's crop and on the crop's mirror image, in one batch of 2 N.
 
-    Args:
-        landmarker: The network.
-        image: As for `FaceLandmarker`.
-        boxes: As for `FaceLandmarker`.
-        color: As for `FaceLandmarker`.
-        roll: As for `FaceLandmarker`.
-
-    Returns:
-        Two ``(N, P, 2)`` float32 in photograph pixels: the landmarks that `landmarker` gives,
-        and those of the mirror images, mapped back point by point.
+    Takes the arguments of the landmarker's own call. Gives two ``(N, P, 2)`` float32 in photograph pixels: the
+    landmarks that `landmarker` gives, and those of the mirror images, mapped back point by point.
 
     Raises:
         ImageError: The image can't be used.
         BoxError: A box can't be used.
         LandmarkError: The network's landmark scheme has no mirror permutation.
     """
-    if color not in ("rgb", "bgr"):
-        raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+    check_color(color)
     contract = landmarker.contract
     if not contract.landmarks.has_mirror:
         name = contract.landmarks.name
@@ -62,15 +53,10 @@ def predict_with_mirror(
 def mirror_disagreement(
     landmarks: NDArray[np.floating], mirrored: NDArray[np.floating], scheme: LandmarkScheme
 ) -> NDArray[np.float64]:
-    """Mean distance between two predictions of the same points, over the distance that normalizes the NME.
+    """Mean distance between two predictions of ``(N, P, 2)`` points, over the distance that normalizes the NME.
 
-    Args:
-        landmarks: ``(N, P, 2)`` pixels.
-        mirrored: ``(N, P, 2)`` pixels, the same points found in the mirror image; see `predict_with_mirror`.
-        scheme: Of the points; names the two that normalize.
-
-    Returns:
-        ``(N,)``, 0 and above; infinite where the two normalizing points coincide.
+    The second are the points found in the mirror image, see `predict_with_mirror`. ``(N,)``, 0 and above; infinite
+    where the two normalizing points of the scheme coincide.
     """
     apart = np.linalg.norm(landmarks.astype(np.float64) - mirrored, axis=2).mean(axis=1)
     first, second = scheme.normalizing_points
@@ -86,19 +72,11 @@ def landmark_confidence(
     contract: Contract,
     curve: ConfidenceCurve | None = None,
 ) -> Landmarks:
-    """Estimate the probability that each face's NME is under 0.1.
+    """Estimate the probability, ``(N,)`` float32 in 0..1, that each face's NME is under 0.1.
 
     Where the box holds no face, or is badly off the face, the probability is low too; its reliability and its failures
-    are measured in ``docs/reading-landmarks.md``.
-
-    Args:
-        landmarks: As for `mirror_disagreement`.
-        mirrored: As for `mirror_disagreement`.
-        contract: Of the network that found the points; has their scheme and the network's confidence curve.
-        curve: In place of the contract's.
-
-    Returns:
-        ``(N,)`` float32, 0..1.
+    are measured in ``docs/reading-landmarks.md``. Landmarks are as for `mirror_disagreement`; `contract` is that of the
+    network that found them, and `curve` is taken in place of its own.
 
     Raises:
         ModelContractError: There is no curve.

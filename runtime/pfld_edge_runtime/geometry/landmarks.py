@@ -11,17 +11,10 @@ Array = NDArray[np.float64]
 
 
 def check_landmarks(landmarks: object, points: int | None = 98) -> Array:
-    """Validate landmarks.
-
-    Args:
-        landmarks: ``(N, P, 2)``, or ``(P, 2)`` for one face; x and y in photograph pixels.
-        points: The P that the caller needs; None for any.
-
-    Returns:
-        ``(N, P, 2)`` float64; N may be 0.
+    """Validate landmarks ``(N, P, 2)``, or ``(P, 2)`` for one face, and give them as ``(N, P, 2)`` float64.
 
     Raises:
-        LandmarkError: Wrong shape or type, another number of points, NaN or infinite.
+        LandmarkError: Wrong shape or type, not as many `points` as the caller needs (None: any), NaN or infinite.
     """
     wanted = "P" if points is None else points
     try:
@@ -45,18 +38,11 @@ def check_landmarks(landmarks: object, points: int | None = 98) -> Array:
 def tight_box(landmarks: object) -> Array:
     """Find the boxes that landmark networks are trained on: the integer tight box of the published PFLD evaluation.
 
-    Coordinates are truncated toward zero, as that protocol's conversion to integers does, so a box may cut off the
-    fraction of a pixel by which landmarks lie left of or above the photograph's first pixel.
-
-    Args:
-        landmarks: ``(N, P, 2)`` of any scheme, in photograph pixels, or ``(P, 2)`` for one face.
-
-    Returns:
-        ``(N, 4)``, or ``(4,)`` for one face: float64 x0, y0, x1, y1, ``trunc`` of the least and ``trunc + 1`` of the
-        greatest coordinates; right and bottom edges exclusive. May leave the photograph.
-
-    Raises:
-        LandmarkError: The landmarks can't be used.
+    Of ``(N, P, 2)`` landmarks of any scheme in photograph pixels, or ``(P, 2)`` for one face: ``(N, 4)`` or ``(4,)``
+    float64 x0, y0, x1, y1, ``trunc`` of the least and ``trunc + 1`` of the greatest coordinates; right and bottom edges
+    exclusive. Coordinates are truncated toward zero, as that protocol's conversion to integers does, so a box may cut
+    off the fraction of a pixel by which landmarks lie left of or above the photograph's first pixel. It may leave the
+    photograph. A `LandmarkError` says that the landmarks can't be used.
     """
     points = check_landmarks(landmarks, points=None)
     boxes: Array = np.concatenate([np.trunc(points.min(axis=1)), np.trunc(points.max(axis=1)) + 1], axis=1)
@@ -103,17 +89,11 @@ class Similarity:
 
 
 def fit_similarity(source: Array, target: Array) -> Similarity:
-    """Find the similarity transforms that bring points nearest to others, in least squares.
+    """Find the similarity transforms that bring points ``(..., P, 2)`` nearest to others, in least squares.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991, eq. 40 to
     42, without reflection: in the plane a quotient of sums of complex numbers, without a singular value decomposition.
-
-    Args:
-        source: ``(..., P, 2)``.
-        target: ``(P, 2)``, or as `source`.
-
-    Returns:
-        One transform for each leading index; its factor is NaN where all points of the source coincide.
+    A factor is NaN where all points of the source coincide.
     """
     points, goals = _complex(source), _complex(target)
     center, end = points.mean(axis=-1), goals.mean(axis=-1)

@@ -85,14 +85,10 @@ class HeadPose:
 
 
 def default_camera(image_size: tuple[int, int]) -> Array:
-    """Give the intrinsic matrix to assume for a photograph of an unknown camera.
+    """Give the ``(3, 3)`` intrinsic matrix to assume for a photograph of an unknown camera.
 
-    Args:
-        image_size: Width and height in pixels.
-
-    Returns:
-        ``(3, 3)`` intrinsic matrix: focal length of one image width (a field of view of 53 degrees, about that of a
-        webcam or a telephone), principal point in the centre. Wrong for a photograph that was cut out of a larger one.
+    Focal length of one image width (a field of view of 53 degrees, about that of a webcam or a telephone), principal
+    point in the centre. Wrong for a photograph that was cut out of a larger one.
     """
     width, height = image_size
     return np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float64)
@@ -120,7 +116,6 @@ def head_pose(landmarks: object, image_size: tuple[int, int], camera_matrix: obj
 
 
 def _angles(rotation: Array) -> tuple[Array, Array, Array]:
-    """Yaw, pitch and roll in degrees of ``(N, 3, 3)`` rotations."""
     yaw = np.arcsin(rotation[:, 2, 0].clip(-1, 1))
     pitch = -np.arctan2(rotation[:, 2, 1], rotation[:, 2, 2])
     roll = np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])
@@ -137,36 +132,20 @@ def _checked_camera(camera_matrix: object) -> Array:
 
 
 def project(shape: Array, rotations: Array, translations: Array, camera: Array) -> Array:
-    """Project a shape into the photograph.
-
-    Args:
-        shape: ``(P, 3)`` in millimetres.
-        rotations: ``(N, 3, 3)`` from the shape's axes to the camera's.
-        translations: ``(N, 3)`` of the shape's origin in the camera's axes, in millimetres.
-        camera: ``(3, 3)`` intrinsic matrix, pixels.
-
-    Returns:
-        ``(N, P, 2)`` pixels.
-    """
+    """Project a ``(P, 3)`` shape in millimetres with N poses and a ``(3, 3)`` camera: ``(N, P, 2)`` pixels."""
     placed = (shape @ rotations.transpose(0, 2, 1) + translations[:, None]) @ camera.T
     seen: Array = placed[..., :2] / placed[..., 2:]
     return seen
 
 
 def solve_poses(points: Array, shape: Array, camera: Array) -> tuple[Array, Array]:
-    """Solve perspective-n-point for N faces: least squares of the reprojection error, in pixels.
+    """Solve perspective-n-point for ``(N, P, 2)`` pixels and a ``(P, 3)`` shape in millimetres, not in one plane.
 
-    The initial pose is the scaled orthographic projection nearest to the points (scale and rotation from the singular
-    value decomposition of a linear fit). Levenberg-Marquardt on rotation vector and translation follows, all faces side
-    by side, each with its own damping (Marquardt, SIAM J. 1963).
-
-    Args:
-        points: ``(N, P, 2)`` pixels.
-        shape: ``(P, 3)`` millimetres, not in one plane, origin anywhere.
-        camera: ``(3, 3)`` intrinsic matrix, pixels.
-
-    Returns:
-        Rotations ``(N, 3, 3)`` and translations ``(N, 3)``, as for `project`; NaN for faces whose points coincide.
+    Least squares of the reprojection error. The initial pose is the scaled orthographic projection nearest to the
+    points (scale and rotation from the singular value decomposition of a linear fit). Levenberg-Marquardt on rotation
+    vector and translation follows, all faces side by side, each with its own damping (Marquardt, SIAM J. 1963). Gives
+    ``(N, 3, 3)`` rotations from the shape's axes to the camera's and ``(N, 3)`` translations in millimetres; NaN for
+    faces whose points coincide.
     """
     inverse = np.linalg.inv(camera)
     rays = points @ inverse[:2, :2].T + inverse[:2, 2]
@@ -191,7 +170,6 @@ def solve_poses(points: Array, shape: Array, camera: Array) -> tuple[Array, Arra
 
 
 def _weak_perspective(rays: Array, shape: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Poses by scaled orthographic projection; ``(N,)`` bool says which faces have any extent."""
     middle, center = shape.mean(axis=0), rays.mean(axis=1)
     linear = np.einsum("kp,npi->nik", np.linalg.pinv(shape - middle), rays - center[:, None])
     left, scales, right = np.linalg.svd(linear, full_matrices=False)
@@ -234,7 +212,6 @@ def _steps(
 
 
 def _rotation_matrices(vectors: Array) -> Array:
-    """Rodrigues' formula for ``(N, 3)`` rotation vectors."""
     angles = np.linalg.norm(vectors, axis=1)[:, None, None]
     x, y, z = vectors.T
     zero = np.zeros_like(x)

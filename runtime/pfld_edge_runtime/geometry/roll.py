@@ -6,7 +6,8 @@ of 300-W (Helen, AFW), turned by a known angle and cropped as they were, the bun
 degrees, 5 % at 30, 17 % at 45 and 50 % at 60; the roll that it found was still right to 5 degrees at 60 (90 % of the
 faces), and meaningless from 90 on. So one prediction is enough to turn the next crop of a face that leans by up to 60
 degrees, and `search_roll` tries all four sides where the landmarks of a face move with its crop. The key points of
-YuNet and SCRFD are no help: beyond 60 and 110 degrees they too are those of an upright face.
+YuNet and SCRFD are no help: beyond 60 and 110 degrees they too are those of an upright face. The bundled detector is
+trained on faces of any roll; its points turn the first crop already.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,9 @@ Landmarks = NDArray[Any]
 Predict = Callable[[Array, Array], Landmarks]
 """From ``(N, 4)`` boxes and ``(N,)`` rolls in degrees to ``(N, P, 2)`` landmarks in one photograph."""
 
+BoxesAt = Callable[[float], Array]
+"""From a roll in degrees to the ``(N, 4)`` boxes of faces that lean by it."""
+
 _QUADRANTS = (0.0, 90.0, 180.0, 270.0)
 
 _UPRIGHT = 20.0
@@ -45,15 +49,10 @@ _LEAST_SHAPE = 0.4
 
 
 def face_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None) -> Array:
-    """Find by how much faces lean in the photograph: the direction from eye to eye and from the eyes to the mouth.
+    """Find by how much faces ``(N, P, 2)`` lean: the direction from eye to eye and from the eyes to the mouth.
 
-    Args:
-        landmarks: ``(N, P, 2)``.
-        scheme: Of the points.
-
-    Returns:
-        ``(N,)`` degrees, -180 to 180, positive clockwise as `HeadPose.roll`; NaN for landmarks that are not finite or
-        don't have the shape of a face, and for schemes without eyes and mouth, or None.
+    Gives ``(N,)`` degrees, -180 to 180, positive clockwise as `HeadPose.roll`; NaN for landmarks that are not finite or
+    don't have the shape of a face, and for schemes without eyes and mouth, or None.
     """
     weights = None if scheme is None else _weights(scheme)
     if weights is None or len(landmarks) == 0:
@@ -66,7 +65,6 @@ def face_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None) ->
 
 @lru_cache(maxsize=64)
 def _weights(scheme: LandmarkScheme) -> NDArray[np.complex128] | None:
-    """Weights whose sum with the points x + iy is the vector from eye to eye, plus that from eyes to mouth over i."""
     left, right, mouth = (
         np.array([any(name.startswith(part) for part in parts) for name in scheme.names], np.float64)
         for parts in (("left_eye",), ("right_eye",), ("outer_lip", "left_mouth", "right_mouth"))
@@ -79,17 +77,19 @@ def _weights(scheme: LandmarkScheme) -> NDArray[np.complex128] | None:
 
 
 def follow_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None, rolls: Array) -> Array:
-    """Choose the roll of faces' next crops: that of the last one, as long as the face stands upright in it.
+    """Choose the ``(N,)`` rolls of faces' next crops: the last ones, as long as the faces stand upright in them.
 
-    Args:
-        landmarks: ``(N, P, 2)`` in the photograph.
-        scheme: Of the points; None, where crops can't be turned, changes nothing.
-        rolls: ``(N,)`` degrees, of the crops that the landmarks were found in.
-
-    Returns:
-        ``(N,)`` degrees.
+    A scheme of None, where crops can't be turned, changes nothing.
     """
-    found = face_roll(landmarks, scheme)
+    return _next_rolls(face_roll(landmarks, scheme), rolls)
+
+
+def detected_rolls(found: Array, scheme: LandmarkScheme | None) -> Array:
+    """Choose the ``(N,)`` rolls of detected faces' first crops: the detector's for faces that lean, else 0."""
+    return np.zeros(len(found)) if scheme is None else _next_rolls(found, np.zeros(len(found)))
+
+
+def _next_rolls(found: Array, rolls: Array) -> Array:
     # Comparisons with NaN are false: such faces keep their roll.
     return np.where(np.abs((found - rolls + 180) % 360 - 180) > _UPRIGHT, found, rolls)
 
@@ -97,16 +97,8 @@ def follow_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None, 
 def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
     """Find the tight boxes of faces turned upright, at the place of the faces: what `crop_windows` takes with a roll.
 
-    Args:
-        landmarks: ``(N, P, 2)`` in photograph pixels.
-        rolls: ``(N,)`` degrees.
-
-    Returns:
-        ``(N, 4)``: the `tight_box` of the landmarks turned back by the roll, with the centre where it lies in the
-        photograph, to a pixel. The same as `tight_box` where the roll is 0.
-
-    Raises:
-        LandmarkError: The landmarks can't be used.
+    ``(N, 4)``: the `tight_box` of the ``(N, P, 2)`` landmarks turned back by their ``(N,)`` rolls, with the centre
+    where it lies in the photograph, to a pixel. The same as `tight_box` where the roll is 0, with its errors.
     """
     if not rolls.any():
         return tight_box(landmarks)
@@ -119,23 +111,18 @@ def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
 
 
 def refine_detected(
-    predict: Predict, first: Landmarks, boxes: Callable[[float], Array], scheme: LandmarkScheme | None
+    predict: Predict, first: Landmarks, rolls: Array, boxes: BoxesAt, scheme: LandmarkScheme | None
 ) -> tuple[Landmarks, Array, Array]:
     """Predict newly detected faces again, upright and in the tight box of the landmarks found first.
 
     The first landmarks give the tight box and the roll that landmark networks are trained on; a detector's box only
-    approximates the one and doesn't tell the other. Where landmarks move with the crop, `search_roll` follows.
+    approximates the one and seldom tells the other. Where landmarks move with the crop, `search_roll` follows.
 
-    Args:
-        predict: Gives landmarks.
-        first: ``(N, P, 2)`` landmarks from crops that are not turned.
-        boxes: As for `search_roll`.
-        scheme: Of the points; None where crops can't be turned.
-
-    Returns:
-        ``(N, P, 2)`` landmarks, and the ``(N, 4)`` boxes and ``(N,)`` rolls of their crops.
+    `first` are the ``(N, P, 2)`` landmarks of crops that were turned by `rolls`; `boxes` gives the detector's boxes; a
+    `scheme` of None means that crops can't be turned. Gives the new landmarks, and the ``(N, 4)`` boxes and ``(N,)``
+    rolls of their crops.
     """
-    rolls = follow_roll(first, scheme, np.zeros(len(first)))
+    rolls = follow_roll(first, scheme, rolls)
     places = turned_box(first, rolls)
     if scheme is None:
         return predict(places, rolls), places, rolls
@@ -149,20 +136,11 @@ def refine_detected(
     return landmarks, places, rolls
 
 
-def search_roll(
-    predict: Predict, boxes: Callable[[float], Array], scheme: LandmarkScheme
-) -> tuple[Landmarks, Array, Array]:
+def search_roll(predict: Predict, boxes: BoxesAt, scheme: LandmarkScheme) -> tuple[Landmarks, Array, Array]:
     """Find faces of any roll: of four crops a quarter turn apart, that whose landmarks move least with the crop.
 
-    Landmarks of a face stay when their crop is refined, and when it is shifted; guesses move with it.
-
-    Args:
-        predict: Gives landmarks; is called four times, for four crops a face.
-        boxes: Gives the ``(N, 4)`` boxes of the faces if they lean by so many degrees.
-        scheme: Of the points.
-
-    Returns:
-        ``(N, P, 2)`` landmarks, and the ``(N, 4)`` boxes and ``(N,)`` rolls of their crops.
+    Landmarks of a face stay when their crop is refined, and when it is shifted; guesses move with it. Arguments and
+    results are those of `refine_detected`.
     """
     first = np.concatenate([boxes(roll) for roll in _QUADRANTS])
     rolls = np.repeat(_QUADRANTS, len(first) // len(_QUADRANTS))
@@ -185,10 +163,7 @@ def shifted_boxes(boxes: Array) -> Array:
 
 
 def _movement(before: Landmarks, landmarks: Landmarks, shifted: Landmarks) -> Array:
-    """Mean distance of ``(N, P, 2)`` landmarks from those of the crop before, plus that from those of a shifted crop.
-
-    In faces; NaN where the landmarks lie on one point.
-    """
+    """``(N,)`` mean distances from the landmarks before plus those from a shifted crop's, in faces; NaN for a point."""
     sizes = np.ptp(landmarks, axis=1).max(axis=1)
     apart = [np.linalg.norm(other - landmarks, axis=2).mean(axis=1) for other in (before, shifted)]
     distance: Array = (apart[0] + apart[1]) / np.where(sizes > 0, sizes, np.nan)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import SmoothingError
-from pfld_edge_runtime.geometry.landmarks import Similarity, face_size, fit_similarity
+from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity
 
 Array = NDArray[np.float64]
 
@@ -44,7 +44,6 @@ class OneEuro:
     dead_band: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
         for item in fields(self):
             value = getattr(self, item.name)
             least = "above 0" if item.name.endswith("cutoff") else "0 or more"
@@ -53,12 +52,7 @@ class OneEuro:
 
 
 def low_pass_gain(cutoff: Array | float, interval: float) -> Array:
-    """The share of a new sample in a first-order low-pass filter (equation 5 of the paper): ``1 / (1 + tau / Te)``.
-
-    Args:
-        cutoff: Hz, any shape.
-        interval: Seconds since the last sample.
-    """
+    """The share of a new sample in a first-order low-pass filter (equation 5 of the paper): ``1 / (1 + tau / Te)``."""
     turn = 2 * pi * np.asarray(cutoff, np.float64) * interval
     gain: Array = turn / (1 + turn)
     return gain
@@ -74,14 +68,9 @@ class SpeedGain:
         self._seen = 1
 
     def __call__(self, innovation: Array, interval: float) -> Array:
-        """Compute the gain of the next samples.
+        """Give the ``(..., 1)`` gains, 0..1, of the next samples ``(..., D)``, given less the last filtered values.
 
-        Args:
-            innovation: ``(..., D)`` the samples less the last filtered values; the D components share one speed.
-            interval: Seconds since the last sample, above 0.
-
-        Returns:
-            ``(..., 1)`` gains in 0..1.
+        The D components share one speed; `interval` is in seconds since the last sample, above 0.
         """
         settings = self._settings
         gain = low_pass_gain(settings.derivative_cutoff, interval)
@@ -142,11 +131,9 @@ class OneEuroFilter:
         self._value: Array | None = None
 
     def __call__(self, sample: NDArray[np.floating], interval: float) -> Array:
-        """Filter the next sample.
+        """Filter the next sample ``(..., D)``, the first of which comes back as it is.
 
-        Args:
-            sample: ``(..., D)``, the same shape every time.
-            interval: Seconds since the last sample, above 0; unused for the first, which comes back as it is.
+        `interval` is in seconds since the last sample, above 0.
         """
         value = np.asarray(sample, np.float64)
         if self._value is not None:
@@ -187,14 +174,9 @@ class FaceSmoother:
         self._shape = SpeedGain(settings.shape)
 
     def __call__(self, landmarks: NDArray[np.floating], interval: float) -> Array:
-        """Smooth the next frame's landmarks.
+        """Smooth the next frame's landmarks, ``(P, 2)`` pixels; the first come back as they are.
 
-        Args:
-            landmarks: ``(P, 2)`` pixels.
-            interval: Seconds since the last frame, above 0; unused for the first, which comes back as it is.
-
-        Returns:
-            ``(P, 2)`` float64 pixels.
+        `interval` is in seconds since the last frame, above 0.
         """
         found = np.asarray(landmarks, np.float64)
         last, self._landmarks = self._landmarks, found
@@ -203,21 +185,13 @@ class FaceSmoother:
         step = fit_similarity(last, found)
         if abs(step.factor) < _COLLAPSED:
             return found
-        moved = float(self._motion(_rigid_motion(step, last) / size, interval)[0, 0])
+        # The motion in pixels: the translation, and how far rotation and scale move a typical point.
+        spread = (step.factor - 1) * float(np.sqrt(np.var(last, axis=0).sum()))
+        motion = np.array([[step.shift.real, step.shift.imag, spread.real, spread.imag]])
+        moved = float(self._motion(motion / size, interval)[0, 0])
         residual = found - step.apply(last)
-        bent = last + self._shape(residual / size, interval) * _before(residual, step)
+        # Rotated and scaled back to the frame before.
+        before = (residual[:, 0] + 1j * residual[:, 1]) / step.factor
+        bent = last + self._shape(residual / size, interval) * np.stack([before.real, before.imag], axis=1)
         self._landmarks = step.apply(bent, moved)
         return self._landmarks
-
-
-def _rigid_motion(step: Similarity, points: Array) -> Array:
-    """A similarity as ``(1, 4)`` pixels: the translation, and how far rotation and scale move a typical point."""
-    reach = float(np.sqrt(np.var(points, axis=0).sum()))
-    spread = (step.factor - 1) * reach
-    return np.array([[step.shift.real, step.shift.imag, spread.real, spread.imag]])
-
-
-def _before(residual: Array, step: Similarity) -> Array:
-    """Rotate and scale residuals after the step back to the frame before it."""
-    before = (residual[:, 0] + 1j * residual[:, 1]) / step.factor
-    return np.stack([before.real, before.imag], axis=1)

@@ -1,6 +1,5 @@
 """`FaceTracker`: detection in some frames, landmarks in all, ids that stay; with the frame clock and scene cuts."""
 
-from enum import Enum
 from math import isfinite
 from pathlib import Path
 from typing import Protocol
@@ -9,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract
-from pfld_edge_runtime.crop import check_image
+from pfld_edge_runtime.crop import check_color, check_image
 from pfld_edge_runtime.detection import Detector
 from pfld_edge_runtime.detection.catalogue import as_detector
-from pfld_edge_runtime.detection.detector import detect_boxes, landmark_boxes
-from pfld_edge_runtime.errors import ImageError, TimestampError, TrackerError
+from pfld_edge_runtime.detection.detector import Detections
+from pfld_edge_runtime.errors import TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
-from pfld_edge_runtime.landmark_model import LandmarkModel
-from pfld_edge_runtime.landmarker import as_landmarker, takes_roll
+from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, takes_roll
 from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
 from pfld_edge_runtime.tracking.track_manager import TrackManager
@@ -61,7 +59,7 @@ class FaceTracker:
     landmarker.
 
     Example:
-        >>> tracker = FaceTracker(detector)
+        >>> tracker = FaceTracker()
         >>> for frame, seconds in video:
         ...     faces = tracker(frame, seconds)
         ...     print(faces.ids, faces.landmarks.shape)  # (N,), (N, 98, 2)
@@ -69,7 +67,7 @@ class FaceTracker:
 
     def __init__(
         self,
-        detector: Detector | str | Path,
+        detector: Detector | str | Path | None = None,
         landmarker: Landmarker | LandmarkModel | str | Path | bytes | None = None,
         *,
         every: int = 15,
@@ -83,13 +81,12 @@ class FaceTracker:
         """Make a tracker.
 
         Args:
-            detector: Finds faces; as for `FaceAnalyzer`.
-            landmarker: Finds their landmarks; a `FaceLandmarker` or what it takes, or a callable with its signature;
-                None for the bundled model.
+            detector: Finds faces; as for `FaceAnalyzer`, None for the bundled one.
+            landmarker: Finds their landmarks; as for `FaceAnalyzer`, or a callable with its signature.
             every: Frames from one run of the detector to the next while no face is lost, at least 1.
             search_every: The same while no face is visible or one is lost, at least 1.
-            check_every: Frames from one presence check of a face to the next (see `track`), at least 1; each check
-                costs one more face in the landmarker's batch.
+            check_every: Frames from one presence check of a face to the next (see `track_manager`), at least 1; each
+                check costs one more face in the landmarker's batch.
             max_faces: Most faces to track, at least 1; those of the highest scores, or the largest. None for all.
             smoothing: How landmarks are smoothed; a `OneEuro` is used for motion and shape; None for raw landmarks.
             memory: Seconds, 0 or more, for which a lost face keeps its id.
@@ -106,11 +103,14 @@ class FaceTracker:
                 raise TrackerError(f"{name} is {value!r}; it counts frames and must be at least 1")
         if max_faces is not None and max_faces < 1:
             raise TrackerError(f"max_faces is {max_faces!r}; it must be at least 1, or None for all")
+        if not (isfinite(fps) and fps > 0):
+            raise TrackerError(f"fps is {fps!r}; it must be finite and above 0")
         if not memory >= 0:
             raise TrackerError(f"memory is {memory!r}; it must be 0 seconds or more")
         self._detector = as_detector(detector)
         self._landmarker: Landmarker = as_landmarker(landmarker)
-        self._contract = _contract(self._landmarker)
+        contract = getattr(self._landmarker, "contract", None)
+        self._contract = contract if isinstance(contract, Contract) else None
         self._scheme: LandmarkScheme = WFLW_98 if self._contract is None else self._contract.landmarks
         self._every, self._search_every, self._check_every = every, search_every, check_every
         # Boxes always come from smoothed landmarks, whatever the caller gets (see `Track`).
@@ -118,16 +118,16 @@ class FaceTracker:
         settings = Smoothing(smoothing, smoothing) if isinstance(smoothing, OneEuro) else smoothing or Smoothing()
         turned = self._scheme if takes_roll(self._landmarker) else None
         self._tracks = TrackManager(settings, memory, max_faces, turned)
-        self._clock = FrameClock(fps)
-        self._cuts = SceneCutDetector()
+        self._interval = 1 / fps
         self.reset()
 
     def reset(self) -> None:
         """Forget all faces and the time, as before another video. Ids continue: none is given twice."""
-        self._clock.reset()
-        self._cuts.reset()
         self._tracks.clear()
         self._frames = 0
+        self._now: float | None = None
+        self._signature: Array | None = None  # of the last frame that had contrast
+        self._size: tuple[int, ...] = ()
         self._searched: int | None = None  # the frame in which the detector ran last; None: it must run
 
     def __call__(self, frame: Image, timestamp: float | None = None, color: str = "rgb") -> Faces:
@@ -139,8 +139,7 @@ class FaceTracker:
             color: Channel order of `frame`: ``rgb`` or ``bgr``.
 
         Returns:
-            The visible faces, oldest id first. `boxes` are those of their crops, `scores` those of the detector when it
-            last found them.
+            The visible faces, oldest id first, with the boxes of their crops and the scores of their last detection.
 
         Raises:
             ImageError: The frame can't be used.
@@ -149,32 +148,57 @@ class FaceTracker:
             TrackerError: The landmarker returned an array of a wrong shape.
         """
         image = check_image(frame)
-        if color not in ("rgb", "bgr"):
-            raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
-        now = self._clock(timestamp)
-        change = self._cuts(image)
-        if change is Change.CUT:
+        check_color(color)
+        now = self._time(timestamp)
+        correlation = self._correlation(image)
+        if correlation < _CUT:
             self._tracks.clear()
             self._searched = None
         width, height = image.shape[1], image.shape[0]
         predict = self._predict(frame, color)
-        index, possible_cut = self._frames, change is Change.POSSIBLE_CUT
+        index, possible_cut = self._frames, _CUT <= correlation < _POSSIBLE_CUT
         # The presence checks of several faces fall on different frames, to even out the cost.
         unconfirmed = self._tracks.update(
             predict, now, (width, height), lambda track: possible_cut or (index + track.id) % self._check_every == 0
         )
         if unconfirmed or self._search_is_due():
-            detected, scores = detect_boxes(self._detector, frame, color)
-
-            def boxes_at(roll: float) -> Array:
-                return landmark_boxes(self._detector, detected, self._contract, roll)
-
-            found = boxes_at(0.0), scores
-            self._tracks.associate(found, predict, now, (width, height), unconfirmed, boxes_at)
+            found = Detections.find(self._detector, frame, color)
+            self._tracks.associate(found, self._contract, predict, now, (width, height), unconfirmed)
             self._searched = index
         self._tracks.drop_expired(now)
         self._frames += 1
         return self._faces((width, height))
+
+    def _time(self, timestamp: float | None) -> float:
+        """The frame's time in seconds; without a timestamp, one frame interval after the last."""
+        last = self._now
+        if timestamp is None:
+            now = 0.0 if last is None else last + self._interval
+        else:
+            try:
+                now = float(timestamp)
+            except (TypeError, ValueError) as error:
+                raise TimestampError(f"timestamp is {timestamp!r}; it must be a number of seconds, or None") from error
+            if not isfinite(now):
+                raise TimestampError(f"timestamp is {timestamp!r}; it must be a finite number of seconds")
+            if last is not None and now <= last:
+                raise TimestampError(
+                    f"timestamp {now:g} s is not after the last frame's {last:g} s: call reset() before another video, "
+                    "or leave out frames that come twice"
+                )
+        self._now = now
+        return now
+
+    def _correlation(self, image: Image) -> float:
+        """Correlation of a frame with the last one that had contrast: 1 where there is none, -1 for another size."""
+        last, size = self._signature, self._size
+        signature, self._size = _signature(image), image.shape[:2]
+        resized = size not in ((), self._size)
+        if signature is not None or resized:
+            self._signature = signature
+        if resized:
+            return -1.0
+        return 1.0 if signature is None or last is None else float((signature * last).mean())
 
     def _search_is_due(self) -> bool:
         complete = self._tracks.visible and not self._tracks.lost
@@ -183,7 +207,6 @@ class FaceTracker:
         )
 
     def _predict(self, frame: Image, color: str) -> Predict:
-        """The landmarker for one frame, with a check of its output."""
         points = self._scheme.num_landmarks
 
         def predict(boxes: Array, rolls: Array) -> Array:
@@ -215,91 +238,8 @@ class FaceTracker:
         )
 
 
-def _contract(landmarker: Landmarker) -> Contract | None:
-    """The landmarker's contract, where it has one."""
-    contract = getattr(landmarker, "contract", None)
-    return contract if isinstance(contract, Contract) else None
-
-
-class FrameClock:
-    """Gives every frame a time, and refuses times that don't increase."""
-
-    def __init__(self, fps: float) -> None:
-        if not (isfinite(fps) and fps > 0):
-            raise TrackerError(f"fps is {fps!r}; it must be finite and above 0")
-        self._interval = 1 / fps
-        self._now: float | None = None
-
-    def __call__(self, timestamp: float | None) -> float:
-        """Give the next frame's time in seconds; a timestamp of None is one frame interval after the last.
-
-        Raises:
-            TimestampError: It is not a finite number, or not after the last frame's.
-        """
-        last = self._now
-        if timestamp is None:
-            now = 0.0 if last is None else last + self._interval
-        else:
-            try:
-                now = float(timestamp)
-            except (TypeError, ValueError) as error:
-                raise TimestampError(f"timestamp is {timestamp!r}; it must be a number of seconds, or None") from error
-            if not isfinite(now):
-                raise TimestampError(f"timestamp is {timestamp!r}; it must be a finite number of seconds")
-            if last is not None and now <= last:
-                raise TimestampError(
-                    f"timestamp {now:g} s is not after the last frame's {last:g} s: call reset() before another video, "
-                    "or leave out frames that come twice"
-                )
-        self._now = now
-        return now
-
-    def reset(self) -> None:
-        """Forget the last frame."""
-        self._now = None
-
-
-class Change(Enum):
-    """The change of scene from one frame to the next."""
-
-    SAME = "same"
-    POSSIBLE_CUT = "possible cut"
-    CUT = "cut"
-
-
-class SceneCutDetector:
-    """Compares each frame with the last one that had contrast, by a few hundred numbers of each."""
-
-    def __init__(self) -> None:
-        self._last: NDArray[np.float64] | None = None
-        self._shape: tuple[int, ...] = ()
-
-    def __call__(self, image: NDArray[np.generic]) -> Change:
-        """Compare a frame with the last.
-
-        Args:
-            image: ``(H, W, C)``, uint8 or floating point; no copy is made of it. A frame of another size than the
-                last is a cut.
-        """
-        last, known = self._last, self._shape
-        signature, self._shape = _signature(image), image.shape[:2]
-        resized = known not in ((), self._shape)
-        if signature is not None or resized:
-            self._last = signature
-        if resized:
-            return Change.CUT
-        if signature is None or last is None:
-            return Change.SAME
-        correlation = float((signature * last).mean())
-        return Change.CUT if correlation < _CUT else Change.POSSIBLE_CUT if correlation < _POSSIBLE_CUT else Change.SAME
-
-    def reset(self) -> None:
-        """Forget the last frame."""
-        self._last, self._shape = None, ()
-
-
-def _signature(image: NDArray[np.generic]) -> NDArray[np.float64] | None:
-    """Block means of a strided sample, less their mean and over their deviation; None for a frame without contrast."""
+def _signature(image: Image) -> Array | None:
+    """Block means of a strided sample, standardized; None for a frame without contrast."""
     step = max(1, image.shape[0] // _ROWS)
     sample = image[step // 2 :: step, step // 2 :: step, image.shape[2] // 2].astype(np.float64)
     rows, columns = (max(1, length // _BLOCK) for length in sample.shape)
@@ -309,5 +249,5 @@ def _signature(image: NDArray[np.generic]) -> NDArray[np.float64] | None:
     # Not `contrast < _FLAT`: NaN pixels must give no signature either.
     if not contrast >= _FLAT:
         return None
-    standard: NDArray[np.float64] = (blocks - blocks.mean()) / blocks.std()
+    standard: Array = (blocks - blocks.mean()) / blocks.std()
     return standard
