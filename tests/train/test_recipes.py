@@ -1,16 +1,17 @@
-"""The recipes: widening keeps every map of the narrow network, hints teach a network stage by stage."""
+"""The recipes: widening, hints of a teacher stage by stage, the face detector."""
 
 import os
 import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pfld_edge_convert.onnx_import import import_onnx
-from pfld_edge_runtime import Contract
+from pfld_edge_runtime import Contract, open_detector
 from pfld_edge_train.batches import Batch
 from pfld_edge_train.checkpoint import load_checkpoint, save_checkpoint
 from pfld_edge_train.config import LossConfig
@@ -128,3 +129,46 @@ def test_a_stopped_run_goes_on_with_the_same_weights(tmp_path: Path) -> None:
         resumed.learn(batch, teacher, loss_of)
     for name, weights in whole.model.state_dict().items():
         assert torch.equal(weights, resumed.model.state_dict()[name])
+
+
+@pytest.fixture
+def detector_recipe(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    folder = Path(__file__).parents[2] / "train/recipes"
+    monkeypatch.syspath_prepend(str(folder))
+    return runpy.run_path(str(folder / "face_detector.py"))
+
+
+def test_the_runtime_reads_an_exported_detector_as_the_recipe_does(
+    detector_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = detector_recipe["FaceDetectorNet"]()
+    for output in network.outputs:
+        torch.nn.init.normal_(output.weight, std=0.05)
+        output.bias.data[0] = 0  # a new network finds nothing
+    torch.save({"ema": network.state_dict()}, tmp_path / "last.pt")
+    arguments = ["export", str(tmp_path / "last.pt"), "-o", str(tmp_path / "detector.onnx")]
+    detector_recipe["main"](arguments, standalone_mode=False)
+    photo = np.random.default_rng(0).integers(0, 256, (224, 320, 3), np.uint8)
+    network = detector_recipe["read_network"](tmp_path / "last.pt")
+    wanted = detector_recipe["network_detector"](network, 0.5)(photo)
+    found = open_detector(tmp_path / "detector.onnx", score_threshold=0.5, max_faces=len(wanted))(photo, "bgr")
+    assert len(wanted) > 10
+    # Only some way down, where scores tell the order.
+    assert np.allclose(np.sort(found[:, 4])[-10:], np.sort(wanted[:, 4])[-10:], atol=1e-4)
+    np.testing.assert_allclose(found[:5, :4], wanted[np.argsort(-wanted[:, 4])][:5, :4], atol=0.05)
+
+
+def test_cells_that_predict_a_face_exactly_have_no_loss_of_box_and_points(detector_recipe: dict[str, Any]) -> None:
+    centers, strides = detector_recipe["cell_grid"](64, 64)
+    box, points = np.array([[20, 20, 44, 44]], np.float32), np.array([[[26, 30], [38, 30], [32, 40]]], np.float32)
+    middle, marks = torch.tensor([32.0, 32.0]), torch.from_numpy(points[0])
+    cells = torch.zeros(1, len(centers), 11)
+    cells[0, :, 1:3] = (middle - centers) / strides[:, None]
+    cells[0, :, 3:5] = torch.log(24 / strides)[:, None]
+    cells[0, :, 5:] = ((marks[None] - centers[:, None]) / strides[:, None, None]).flatten(1)
+    sample = detector_recipe["Sample"](np.zeros((64, 64, 3), np.uint8), box, points, np.array([False]))
+    losses = detector_recipe["detection_loss"](cells, [sample], centers, strides)
+    torch.testing.assert_close(losses.box, torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(losses.points, torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert losses.score > 0

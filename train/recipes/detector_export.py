@@ -15,15 +15,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
-from pfld_edge_convert.passes.graph_index import GraphIndex
-from pfld_edge_convert.passes.uint8_input import CENTER, FoldNormalization
-from pfld_edge_convert.quantization.activation_statistics import collect_histograms
 
 from pfld_edge_calib import read_photo
 from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.passes import default_passes
+from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.int8_preparation import CENTER, FoldNormalization
 from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, weighted_layers
-from pfld_edge_convert.quantization.ranges import align_addition_scales, grids_from
+from pfld_edge_convert.quantization.ranges import align_addition_scales, collect_histograms, grids_from
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
 from pfld_edge_convert.quantization.settings import target_named
 from pfld_edge_runtime.detection import BUNDLED_DETECTOR
