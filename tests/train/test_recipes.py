@@ -152,7 +152,9 @@ def test_the_runtime_reads_an_exported_detector_as_the_recipe_does(
     photo = np.random.default_rng(0).integers(0, 256, (224, 320, 3), np.uint8)
     network = detector_recipe["read_network"](tmp_path / "last.pt")
     wanted = detector_recipe["network_detector"](network, 0.5)(photo)
-    found = open_detector(tmp_path / "detector.onnx", score_threshold=0.5, max_faces=len(wanted))(photo, "bgr")
+    found = open_detector(tmp_path / "detector.onnx", score_threshold=0.5, largest_side=320, max_faces=len(wanted))(
+        photo, "bgr"
+    )
     assert len(wanted) > 10
     # Only some way down, where scores tell the order.
     assert np.allclose(np.sort(found[:, 4])[-10:], np.sort(wanted[:, 4])[-10:], atol=1e-4)

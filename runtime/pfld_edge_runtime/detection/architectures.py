@@ -19,18 +19,18 @@ _STRIDES = (8, 16, 32)
 
 
 class PfldEdgeDetector(OnnxDetector):
-    """pfld-edge's own detector, whose file comes with the package: BGR, ``(p - 128) / 128``, longer side about 320.
+    """pfld-edge's own detector, whose file comes with the package: BGR, ``(p - 128) / 128``, longer side about 512.
 
     Per stride a map of 11 channels, one face a cell: score (logit), offset of the box's centre from the cell's, log of
     width and height, and offsets of left eye, right eye and mouth, in strides. The three points give the roll, so faces
     of any roll are cropped upright. A file with uint8 input takes the pixels as they are.
     """
 
-    score_threshold = 0.5
+    score_threshold = 0.6
     nms_threshold = 0.45
-    largest_side = 320
+    largest_side = 512
 
-    box_map = BoxMap(shift=(0.0, 0.12), scale=(1.03, 0.775))
+    box_map = BoxMap(shift=(0.0, 0.128), scale=(1.041, 0.766))
 
     _color = "bgr"
     _mean = 128.0
@@ -114,7 +114,7 @@ class SCRFD(OnnxDetector):
     non-commercial research only.
     """
 
-    score_threshold = 0.5
+    score_threshold = 0.6
     nms_threshold = 0.4
     largest_side = 640
 
