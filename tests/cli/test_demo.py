@@ -39,7 +39,7 @@ def test_what_the_page_cannot_use_is_one_line(
     cases: list[tuple[list[str], str]] = [
         ([str(tmp_path / "junk.onnx"), *site], "is not an ONNX file"),
         ([model, "--detector", model, *site], "is not a detector"),
-        ([model, "--detector", "yunnet", *site], "unknown detector 'yunnet'; known: yunet"),
+        ([model, "--detector", "yunnet", *site], "unknown detector 'yunnet'; known: bundled, yunet"),
         ([model, "--detector", "yunet", *site], "run `pfld-edge detector download yunet`"),
         *(
             ([model, "--detector", str(file), *site], "needs a YuNet file of free input size")

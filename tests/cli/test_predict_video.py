@@ -132,7 +132,7 @@ def test_a_folder_and_a_video_go_together(
     folder.mkdir(parents=True)
     cv2.imwrite(str(folder / "one.png"), face[0])
     record = tmp_path / "found.json"
-    arguments = ["predict", str(folder.parent), str(clip), "-o", str(tmp_path / "out"), "--detector", "yunet"]
+    arguments = ["predict", str(folder.parent), str(clip), "-o", str(tmp_path / "out")]
     assert run([*arguments, "--json", str(record)]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip-landmarks.mp4", "deep"]
     assert (tmp_path / "out/deep/one-landmarks.png").is_file()
@@ -167,7 +167,7 @@ def test_the_words_of_draw_are_the_drawable_parts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("clip.mp4 -o out", "a video needs --detector"),
+        ("clip.mp4 -o out --box whole", "--box goes with a single PHOTO"),
         ("missing.mp4 -o out --detector yunet", "missing.mp4: no such video"),
         ("clip.mp4 -o clip.mp4 --detector yunet", "clip.mp4 is the video itself"),
         ("clip.mp4 -o text.txt --detector yunet", "text.txt is neither a folder nor an .mp4 file"),
