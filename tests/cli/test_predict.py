@@ -234,8 +234,9 @@ def test_a_network_that_answers_nan_is_named(
     points = next(item for item in model.graph.initializer if item.name == "points")
     points.CopyFrom(numpy_helper.from_array(np.full(196, value, np.float32), "points"))
     onnx.save(model, known_model)
-    arguments = ["--box", where, "--draw", "points,contours,boxes,pose,ids,confidence", "--json", str(tmp_path / "a.json")]
-    assert run(["predict", str(photo), "-o", str(tmp_path / "out"), "--model", str(known_model), *arguments]) == 2
+    arguments = ["--draw", "points,contours,boxes,pose,ids,confidence", "--json", str(tmp_path / "a.json")]
+    command = ["predict", str(photo), "--box", where, "-o", str(tmp_path / "out"), "--model", str(known_model)]
+    assert run([*command, *arguments]) == 2
     printed = capsys.readouterr().err.splitlines()
     assert printed == [f"Error: {photo}: known.onnx gave landmarks that are not finite numbers: the file is damaged"]
 

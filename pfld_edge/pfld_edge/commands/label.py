@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import BUNDLED, PATH, check_suffix, detector_option, output_option, ray_option, runner, strict_option
+from pfld_edge.options import (
+    BUNDLED,
+    PATH,
+    check_suffix,
+    detector_option,
+    output_option,
+    ray_option,
+    runner,
+    strict_option,
+)
 
 if TYPE_CHECKING:
     from pfld_edge_calib.labelling.run import LabellingReport

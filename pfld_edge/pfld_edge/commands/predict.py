@@ -105,7 +105,8 @@ def predict_command(
     network = FaceLandmarker(opened)
     finder = None if boxes else open_detector(detector or BUNDLED, threads=threads)
     analyze = None if finder is None else FaceAnalyzer(finder, network, refine, max_faces)
-    remark = "" if boxes or detector else "the bundled detector finds the faces; --detector takes others, --box gives them"
+    assumed = "the bundled detector finds the faces; --detector takes others, --box gives them"
+    remark = "" if boxes or detector else assumed
     search = FaceSearch(network, boxes, analyze, confidence, remark)
     targets = [str(target) for target in (json_target, csv_path) if target is not None]
     with Prediction(output, draw, search, targets, strict=strict) as prediction:
