@@ -84,7 +84,7 @@ def row(name: str, path: Path, nme: Float, reference: Float | None = None) -> st
 
 @figure("bundled-accuracy")
 def bundled_accuracy() -> str:
-    """NME, drift and size of the published network, of the bundled INT8 model and of the checkpoint it was made from."""
+    """NME, drift and size of the published network, of the bundled INT8 model and of its checkpoint."""
     published = shared() / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
     checkpoint = ROOT / "checkpoints/pfld-edge-s.pth"
     reference, int8 = nmes(checkpoint), nmes(BUNDLED_MODEL)

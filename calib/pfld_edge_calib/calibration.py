@@ -13,7 +13,7 @@ from pfld_edge_calib.datasets.wflw import wflw_list
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import detected_faces
-from pfld_edge_calib.photo import listed_paths, photos_in, readable_photo
+from pfld_edge_calib.photo import listed_paths, photos_in
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, Detector, tight_box
 
 Array = NDArray[np.float64]

@@ -104,9 +104,9 @@ def open_detector(
 ) -> OnnxDetector:
     """Open a detector. It never downloads; `download_detector` does.
 
-    `name` is None or ``bundled`` for the bundled detector; ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface`` from the cache
-    folder; or the path of an ONNX file, whose architecture is recognized by its inputs and outputs. The other arguments
-    are those of `OnnxDetector`.
+    `name` is None or ``bundled`` for the bundled detector; ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface`` from
+    the cache folder; or the path of an ONNX file, whose architecture is recognized by its inputs and outputs. The other
+    arguments are those of `OnnxDetector`.
 
     Raises:
         DetectorError: The name is unknown, the named file isn't downloaded or is damaged, or a setting is out of range.
