@@ -201,7 +201,7 @@ class Prediction:
         self._files += 1
         try:
             opened = VideoSource(source)
-            done = self._follow(opened, target, tracker(), most)
+            done, shown = self._follow(opened, target, tracker(), most)
             if not done:
                 raise InputError(f"{opened.name}: no frame in it")
         except (InputError, ModelFileError) as error:
@@ -209,7 +209,7 @@ class Prediction:
             return
         for fault in opened.faults:
             note(f"{opened.name}: {fault}")
-        self._say(f"{opened.name} -> {target} ({done} frames)")
+        self._say(f"{opened.name} -> {target} ({done} frames{'' if shown else ', no face found'})")
 
     def check_skipped(self) -> None:
         """Raise a ClickException if files were skipped."""
@@ -221,10 +221,10 @@ class Prediction:
             if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
                 note(f"{path}: the box {x0:g},{y0:g},{x1:g},{y1:g} lies outside of the picture ({width} x {height})")
 
-    def _follow(self, source: VideoSource, target: Path, tracker: FaceTracker, most: int | None) -> int:
-        """Draw the frames of one video; gives their number."""
+    def _follow(self, source: VideoSource, target: Path, tracker: FaceTracker, most: int | None) -> tuple[int, int]:
+        """Draw the frames of one video; gives their number, and that of those which show a face."""
         expected = [count for count in (source.length, most) if count is not None]
-        done = 0
+        done = shown = 0
         try:
             with (
                 VideoSink(target, source) as sink,
@@ -235,13 +235,14 @@ class Prediction:
                     sink.write(draw_faces(frame, faces, self._draw), seconds)
                     self._record(FrameFaces(source.name, faces, done, seconds))
                     done += 1
+                    shown += len(faces) > 0
                     advance(1)
                     if done == most:
                         break
         except KeyboardInterrupt:
             note(f"{target}: {done} frames kept")
             raise
-        return done
+        return done, shown
 
     def _video_target(self, source: Path | int) -> Path:
         if self._out.suffix.lower() == ".mp4":

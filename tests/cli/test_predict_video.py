@@ -118,6 +118,25 @@ def test_an_interruption_keeps_what_is_done(
     assert [path.name for path in out.iterdir()] == ["clip-landmarks.mp4"]
 
 
+def test_a_video_needs_no_option_and_says_that_it_shows_no_face(
+    tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blank = tmp_path / "blank.mp4"
+    writer = cv2.VideoWriter(str(blank), cv2.VideoWriter.fourcc(*"mp4v"), 10, (160, 120))
+    for _ in range(3):
+        writer.write(np.full((120, 160, 3), 128, np.uint8))
+    writer.release()
+    out = tmp_path / "out"
+    assert run(["predict", str(clip), str(blank), "-o", str(out), "--frames", "2", "--csv", str(tmp_path / "a.csv")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[:2] == [
+        f"{clip} -> {out / 'clip-landmarks.mp4'} (2 frames)",
+        f"{blank} -> {out / 'blank-landmarks.mp4'} (2 frames, no face found)",
+    ]
+    assert printed.err.startswith("Note: the bundled detector finds the faces")
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+
+
 def test_so_many_frames_and_no_more(tmp_path: Path, clip: Path, detector: list[int]) -> None:
     arguments = ["predict", str(clip), "-o", str(tmp_path / "out"), "--detector", "yunet", "--no-smooth"]
     assert run([*arguments, "--frames", "3"]) == 0
