@@ -127,7 +127,8 @@ def test_a_video_needs_no_option_and_says_that_it_shows_no_face(
         writer.write(np.full((120, 160, 3), 128, np.uint8))
     writer.release()
     out = tmp_path / "out"
-    assert run(["predict", str(clip), str(blank), "-o", str(out), "--frames", "2", "--csv", str(tmp_path / "a.csv")]) == 0
+    command = ["predict", str(clip), str(blank), "-o", str(out), "--frames", "2", "--csv", str(tmp_path / "a.csv")]
+    assert run(command) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines()[:2] == [
         f"{clip} -> {out / 'clip-landmarks.mp4'} (2 frames)",
