@@ -27,7 +27,7 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml
 demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a portrait; results in demo-out/
 	$(BIN)/pfld-edge convert $(CHECKPOINT) --int8 -o demo-out/pfld-edge-s.onnx
 	$(BIN)/pfld-edge verify $(CHECKPOINT) demo-out/pfld-edge-s.onnx demo-out/pfld-edge-s.int8.onnx
-	$(BIN)/pfld-edge predict $(PORTRAIT) --box 173,157,354,333 --model demo-out/pfld-edge-s.int8.onnx -o demo-out/grace_hopper.png
+	$(BIN)/pfld-edge predict $(PORTRAIT) --model demo-out/pfld-edge-s.int8.onnx -o demo-out/grace_hopper.png
 	@echo "Open demo-out/grace_hopper.png"
 
 test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFLW faces)

@@ -1,6 +1,6 @@
 """An alarm that rings when somebody's eyes have been closed for long: the runtime, and OpenCV to read the video.
 
-    python examples/drowsiness.py drive.mp4 --detector yunet     # or a camera's number instead of the file
+    python examples/drowsiness.py drive.mp4     # or a camera's number instead of the file
 
 A demonstration, not what keeps a driver alive: the bundled network sees closing lids only in part
 (docs/reading-landmarks.md); `--model` takes a better one.
@@ -11,22 +11,21 @@ import argparse
 import cv2
 import numpy as np
 
-from pfld_edge_runtime import FaceLandmarker, FaceTracker, open_detector
+from pfld_edge_runtime import FaceTracker
 
 
 def main() -> None:
     """Print when eyes close for long, and when they open again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", help="a file, or a camera's number")
-    parser.add_argument("--detector", required=True, help="yunet, or the file of a detector")
+    parser.add_argument("--detector", default="bundled", help="bundled, yunet, or the file of a detector")
     parser.add_argument("--model", help="a network of your own instead of the bundled one")
     parser.add_argument("--closed", type=float, default=0.75, help="closed is below this share of the usual openness")
     parser.add_argument("--seconds", type=float, default=1.0, help="closed for so long rings")
     options = parser.parse_args()
     video = cv2.VideoCapture(int(options.video) if options.video.isdigit() else options.video)
     fps = video.get(cv2.CAP_PROP_FPS) or 30.0
-    landmarker = FaceLandmarker(options.model) if options.model else FaceLandmarker()
-    tracker = FaceTracker(open_detector(options.detector), landmarker, fps=fps)
+    tracker = FaceTracker(options.detector, options.model, fps=fps)
     usual, closed, frame = 0.0, 0, 0
     while (read := video.read())[0]:
         faces = tracker(np.asarray(read[1], np.uint8), color="bgr")

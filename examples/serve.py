@@ -1,7 +1,7 @@
 """An HTTP endpoint: photograph in, faces with landmarks out.
 
     pip install 'pfld-edge[examples]'
-    DETECTOR=yunet uvicorn --app-dir examples serve:app
+    uvicorn --app-dir examples serve:app    # the environment variable DETECTOR names another detector
     curl -F photo=@portrait.jpg localhost:8000/faces
 
 What strangers send is not trusted: uploads are cut off at 10 MB, pictures at 40 megapixels before they are unpacked.
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from fastapi import FastAPI, HTTPException, UploadFile
 
-from pfld_edge_runtime import FaceAnalyzer, open_detector
+from pfld_edge_runtime import FaceAnalyzer
 
 MOST_BYTES = 10_000_000
 MOST_PIXELS = 40_000_000
@@ -27,7 +27,7 @@ app = FastAPI(title="pfld-edge")
 @cache
 def analyzer() -> FaceAnalyzer:
     """Open the networks once; onnxruntime's sessions may be used from several threads."""
-    return FaceAnalyzer(open_detector(os.environ["DETECTOR"]))
+    return FaceAnalyzer(os.environ.get("DETECTOR"))
 
 
 @app.post("/faces")

@@ -26,9 +26,11 @@ PORTRAIT = ROOT / "calib/pfld_edge_calib/portraits/grace_hopper.jpg"
 
 RUNTIME_CHECK = """
 import sys, numpy as np
-from pfld_edge_runtime import FaceLandmarker
-found = FaceLandmarker()(np.zeros((300, 300, 3), np.uint8), [[50, 50, 250, 250]], "rgb")
+from pfld_edge_runtime import FaceAnalyzer, FaceLandmarker
+blank = np.zeros((300, 300, 3), np.uint8)
+found = FaceLandmarker()(blank, [[50, 50, 250, 250]], "rgb")
 assert found.shape == (1, 98, 2) and np.isfinite(found).all()
+assert FaceAnalyzer()(blank).landmarks.shape == (0, 98, 2)
 loaded = {name.partition(".")[0] for name in sys.modules}
 assert not loaded & {"torch", "cv2", "onnx", "click", "rich"}, loaded
 """
@@ -87,7 +89,7 @@ def _check_toolkit(out: Path, folder: Path) -> None:
     models = next((folder / "lib").glob("*/site-packages/pfld_edge_runtime/models"))
     _run([str(program), "inspect", str(models / "pfld-edge-s.int8.onnx")])
     drawn = folder / "out.png"
-    _run([str(program), "predict", str(PORTRAIT), "--box", "173,157,354,333", "-o", str(drawn)])
+    _run([str(program), "predict", str(PORTRAIT), "-o", str(drawn)])
     if not drawn.is_file():
         raise SystemExit("the toolkit's wheel drew nothing")
     _bill(python, out / "pfld-edge.cdx.json", ROOT / "pyproject.toml")

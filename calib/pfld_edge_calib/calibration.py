@@ -13,7 +13,7 @@ from pfld_edge_calib.datasets.wflw import wflw_list
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import detected_faces
-from pfld_edge_calib.photo import listed_paths, photos_in, readable_photo
+from pfld_edge_calib.photo import listed_paths, photos_in
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, Detector, tight_box
 
 Array = NDArray[np.float64]
@@ -63,6 +63,7 @@ def calibration_candidates(
     contract: Contract | None = None,
     advance: Callable[[int], object] | None = None,
     skip: Callable[[FaceSetError], object] | None = None,
+    faceless: Callable[[Path], object] | None = None,
 ) -> list[Face]:
     """List all faces of a dataset that may be used for calibration, in the order of their photographs.
 
@@ -70,13 +71,13 @@ def calibration_candidates(
 
     Args:
         path: A WFLW folder with its official training list; a CSV of landmarks; a folder of photographs, or a text file
-            that lists some, with a detector; a folder with a ``boxes.csv`` (``image,x0,y0,x1,y1``, a line a face); or
-            a folder with neither, each photograph of which is taken as a face.
+            that lists some, with a detector; or a folder with a ``boxes.csv`` (``image,x0,y0,x1,y1``, a line a face).
         images: For a CSV or a list, the folder that its photographs are relative to.
         detector: A detector of the runtime, or any callable that takes a BGR photograph.
         contract: Of the network that the detector's boxes are for; the published PFLD protocol where None.
         advance: Called with 1 after each photograph that was searched by the detector.
         skip: Called for each photograph that is read here and can't be; where None the first of them is an error.
+        faceless: Called for each photograph in which the detector found no face; such photographs are left out.
 
     Raises:
         FaceSetError: The path holds no faces that may be used.
@@ -84,9 +85,9 @@ def calibration_candidates(
     listed = path.suffix.lower() == ".txt"
     if detector is not None:
         photos = listed_paths(path, images) if listed else photos_in(path)
-        return detected_faces(photos, detector, contract or Contract(), advance, skip)
-    if listed:
-        raise FaceSetError(f"{path}: a list of photographs says nothing of their faces; give a detector too")
+        return detected_faces(photos, detector, contract or Contract(), advance, skip, faceless)
+    if needs_detector(path):
+        raise FaceSetError(f"{path}: photographs alone don't say where their faces are; give a detector too")
     if path.is_file():
         return open_faces(path, images=images, skip=skip).load(skip)
     if (path / "WFLW_annotations").is_dir():
@@ -96,22 +97,17 @@ def calibration_candidates(
                 f"never calibrated on; give a CSV, or a folder of photographs with a {BOXES_FILE}"
             )
         return open_faces(path, "train").load()
-    if (path / BOXES_FILE).is_file():
-        return read_boxes_csv(path / BOXES_FILE)
-    found = ((photo, readable_photo(photo, skip)) for photo in photos_in(path))
-    faces = [
-        Face(photo, np.array([0.0, 0.0, *picture.shape[1::-1]]), group=photo.name)
-        for photo, picture in found
-        if picture is not None
-    ]
-    if not faces:
-        raise FaceSetError(f"{path}: none of its photographs can be read")
-    return faces
+    return read_boxes_csv(path / BOXES_FILE)
 
 
 def is_photo_folder(path: Path) -> bool:
-    """Whether `calibration_candidates` takes every photograph of a folder: no list in it says where faces are."""
+    """Whether a path is a folder in which no list says where faces are."""
     return path.is_dir() and not (path / "WFLW_annotations").is_dir() and not (path / BOXES_FILE).is_file()
+
+
+def needs_detector(path: Path) -> bool:
+    """Whether a path holds photographs, or a list of some, without anything that says where their faces are."""
+    return is_photo_folder(path) or path.suffix.lower() == ".txt"
 
 
 def jittered(faces: Sequence[Face], copies: int, seed: int = 0, shift: float = 0.08, scale: float = 0.12) -> list[Face]:

@@ -268,11 +268,13 @@ def detected_faces(
     contract: Contract,
     advance: Callable[[int], object] | None = None,
     skip: Callable[[FaceSetError], object] | None = None,
+    faceless: Callable[[Path], object] | None = None,
 ) -> list[Face]:
     """Find the faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
 
     The network's contract gives the kind of box. `advance` gets 1 after each photograph, and `skip` the error of each
-    that can't be read; where None it is raised, as is FaceSetError where there is no face.
+    that can't be read; where None it is raised, as is FaceSetError where there is no face. `faceless` gets each
+    photograph without such a face.
     """
     faces = []
     for path in photos:
@@ -283,6 +285,8 @@ def detected_faces(
             # A detector that gives no scores gives NaN.
             chosen = boxes[large & ~(scores < _MIN_SCORE)].astype(np.float64)
             faces += [Face(path, box, group=str(path)) for box in chosen]
+            if len(chosen) == 0 and faceless is not None:
+                faceless(path)
         if advance is not None:
             advance(1)
     if not faces:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ from pfld_edge_calib import (
 )
 from pfld_edge_calib.files import replacing
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector
-from pfld_edge_runtime.detection.catalogue import cache_folder
+from pfld_edge_runtime.detection.catalogue import cache_folder, detector_path
 
 Crops = NDArray[np.uint8]
 
@@ -37,7 +38,7 @@ _OVERSAMPLE = 3
 _POSE_BINS = (5, 3)
 _LIGHT_BINS = (4, 2)
 
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 """To be raised when crops are cut or chosen differently, so that old ones are not taken for new."""
 
 
@@ -62,11 +63,15 @@ class CalibrationSource:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSet:
-    """``(N, S, S, 3)`` uint8 crops in the contract's colour order, what they are, and what is doubtful about them."""
+    """``(N, S, S, 3)`` uint8 crops in the contract's colour order, what they are, and what is doubtful about them.
+
+    `faceless` names the photographs in which the detector found no face; they give no crops.
+    """
 
     crops: Crops
     source: str
     warnings: tuple[str, ...] = ()
+    faceless: tuple[str, ...] = ()
 
 
 def calibration_crops(
@@ -91,7 +96,7 @@ def calibration_crops(
     if not source.path.exists():
         raise FaceSetError(f"{source.path}: no such file or folder")
     key = _cache_key(source, contract) if source.cache else ""
-    crops, skipped = _load_crops(key) if source.cache else None, False
+    kept, skipped = _load_crops(key) if source.cache else None, False
 
     def note_skipped(error: FaceSetError) -> None:
         nonlocal skipped
@@ -99,15 +104,16 @@ def calibration_crops(
         if skip is not None:
             skip(error)
 
-    if crops is None:
-        crops = _chosen(source, source.path, contract, advance, None if skip is None else note_skipped)
+    if kept is None:
+        kept = _chosen(source, source.path, contract, advance, None if skip is None else note_skipped)
         # What a run skipped, the next one is to name again.
         if source.cache and not skipped:
-            with suppress(OSError), replacing(crop_cache_folder() / f"{key}.npy") as file:
-                np.save(file, crops)
+            with suppress(OSError), replacing(crop_cache_folder() / f"{key}.npz") as file:
+                np.savez(file, crops=kept[0], faceless=np.array(kept[1], np.str_))
+    crops, faceless = kept
     name = source.path.name + (f" found by {Path(source.detector).name}" if source.detector else "")
     sentence = f"{len(crops)} faces of {name}, seed {source.seed}" + (", boxes jittered" if source.jitter else "")
-    return CalibrationSet(crops, sentence, calibration_warnings(crops, contract.color_order))
+    return CalibrationSet(crops, sentence, calibration_warnings(crops, contract.color_order), tuple(faceless))
 
 
 def sample_crops(contract: Contract, count: int = 16) -> Crops:
@@ -145,15 +151,21 @@ def _chosen(
     contract: Contract,
     advance: Callable[[int], object] | None,
     skip: Callable[[FaceSetError], object] | None,
-) -> Crops:
+) -> tuple[Crops, list[str]]:
+    """Give the crops, and the photographs in which no face was found."""
     detector = None if source.detector is None else open_detector(source.detector)
-    faces = calibration_candidates(path, source.images, detector, contract, advance, skip)
+    faceless = list[str]()
+    faces = calibration_candidates(
+        path, source.images, detector, contract, advance, skip, lambda photo: faceless.append(str(photo))
+    )
     if detector is not None:
         if source.model is None:
             raise ValueError("detected boxes need a network to refine them")
         # Landmarks of more faces than are cut would only cost time.
         some = np.sort(np.random.default_rng(source.seed).permutation(len(faces))[: 2 * _OVERSAMPLE * source.limit])
-        faces = refined([faces[index] for index in some], source.model)
+        faces = [faces[index] for index in some]
+        # The landmarks of an untrained network collapse in all of them.
+        faces = refined(faces, source.model) or faces
     posed = pose_features(faces)
     rows = stratified_sample(posed, _POSE_BINS, _OVERSAMPLE * source.limit, source.seed)
     kept = [faces[row] for row in rows]
@@ -161,7 +173,7 @@ def _chosen(
     if not readable:
         raise FaceSetError(f"{path}: none of its {len(rows)} photographs can be read")
     features = np.concatenate([posed[rows[readable]], brightness_features(crops)], axis=1)
-    return crops[stratified_sample(features, (*_POSE_BINS, *_LIGHT_BINS), source.limit, source.seed)]
+    return crops[stratified_sample(features, (*_POSE_BINS, *_LIGHT_BINS), source.limit, source.seed)], faceless
 
 
 def _cut(
@@ -190,7 +202,8 @@ def crop_cache_folder() -> Path:
 def _cache_key(source: CalibrationSource, contract: Contract) -> str:
     """Of all that the crops depend on; with a detector also the network, by its output on two faces."""
     stamps = []
-    for path in (Path(path) for path in (source.path, source.images, source.detector) if path is not None):
+    detector = None if source.detector is None else detector_path(source.detector)
+    for path in (path for path in (source.path, source.images, detector) if path is not None):
         files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
         stats = ((item, item.stat()) for item in files if item.exists())
         stamps += [str(path.resolve())]
@@ -201,11 +214,11 @@ def _cache_key(source: CalibrationSource, contract: Contract) -> str:
     return hashlib.sha256(repr((_CACHE_FORMAT, parts)).encode()).hexdigest()[:32]
 
 
-def _load_crops(key: str) -> Crops | None:
-    """``(N, S, S, 3)`` uint8, or None where there are none, or the file can't be read."""
+def _load_crops(key: str) -> tuple[Crops, list[str]] | None:
+    """What `_chosen` gave; None where there is nothing, or the file can't be read."""
     try:
-        with (crop_cache_folder() / f"{key}.npy").open("rb") as file:
-            crops = np.load(file)
-    except (OSError, ValueError, EOFError):
+        with (crop_cache_folder() / f"{key}.npz").open("rb") as file, np.load(file) as kept:
+            crops, faceless = kept["crops"], kept["faceless"].tolist()
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
         return None
-    return crops if crops.dtype == np.uint8 and crops.ndim == 4 else None
+    return (crops, faceless) if crops.dtype == np.uint8 and crops.ndim == 4 else None

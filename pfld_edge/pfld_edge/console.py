@@ -79,8 +79,18 @@ def note_left_out(folder: Path) -> None:
     """Name the files of a folder that are no photographs."""
     others = [str(path.relative_to(folder)) for path in other_files(folder)]
     if others:
-        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        note(f"{folder}: left out, as no photographs: {', '.join(others[:_NAMED])}{more}")
+        note(f"{folder}: left out, as no photographs: {_first_names(others)}")
+
+
+def note_faceless(photos: Sequence[str]) -> None:
+    """Count and name the photographs in which no face was found."""
+    if photos:
+        note(f"no face found in {len(photos)} photograph{'s' * (len(photos) > 1)}: {_first_names(photos)}")
+
+
+def _first_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 class SkippedFiles:

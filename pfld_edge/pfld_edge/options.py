@@ -16,6 +16,11 @@ T = TypeVar("T")
 Command = Callable[..., Any]
 Box = tuple[float, float, float, float]
 
+WHOLE: Box = (0.0, 0.0, float("inf"), float("inf"))
+"""The box of a whole photograph, whatever its size: ``--box whole``."""
+BUNDLED = "bundled"
+"""What `open_detector` calls the detector that comes with the runtime, the default of ``--detector``."""
+
 DRAWABLE = ("points", "contours", "boxes", "pose", "ids", "confidence")
 """Parts of a drawing that `--draw` names."""
 
@@ -99,10 +104,14 @@ def _draw_list(text: str) -> frozenset[str]:
 
 
 def _box(text: str) -> Box:
+    if text == "whole":
+        return WHOLE
     try:
         x0, y0, x1, y1 = (float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r} is not a box; give four pixel coordinates, e.g. 120,80,260,240") from None
+        raise ValueError(
+            f"{text!r} is not a box; give four pixel coordinates, e.g. 120,80,260,240, or whole for the whole picture"
+        ) from None
     return x0, y0, x1, y1
 
 
@@ -132,7 +141,7 @@ AXIS_SIZE = _parsed("name=size", _axis_size)
 DRAW_LIST = _parsed("PARTS", _draw_list)
 """A set of `DRAWABLE`, as ``points,contours``; ``none`` for the empty set."""
 BOX = _parsed("x0,y0,x1,y1", _box)
-"""A box in pixels."""
+"""A box in pixels, or `WHOLE`."""
 
 
 def output_option(
@@ -147,7 +156,8 @@ def output_option(
 
 def detector_option(more: str = "", *, multiple: bool = False) -> Callable[[Command], Command]:
     """Make ``--detector``, a name or a file; with `multiple` it may be repeated and is called `detectors`."""
-    help = f"Finds the faces: yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file{more}."  # noqa: A001
+    names = "bundled, yunet, scrfd, ultraface (`pfld-edge detector`) or an ONNX file"
+    help = f"Finds the faces: {names}{more}."  # noqa: A001
     return click.option("--detector", "detectors" if multiple else "detector", multiple=multiple, help=help)
 
 

@@ -10,9 +10,17 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge.console import InputError, OutputError, SkippedFiles, note, note_left_out, progress_bar
+from pfld_edge.console import (
+    InputError,
+    OutputError,
+    SkippedFiles,
+    note,
+    note_faceless,
+    note_left_out,
+    progress_bar,
+)
 from pfld_edge.drawing import draw_faces, write_picture
-from pfld_edge.options import Box
+from pfld_edge.options import WHOLE, Box
 from pfld_edge.records import FrameFaces, RecordFile
 from pfld_edge.video import VIDEO_SUFFIXES, VideoSink, VideoSource
 from pfld_edge_calib import FaceSetError, photos_in, read_photo
@@ -36,18 +44,21 @@ _DRAWN = "-landmarks"
 
 @dataclass(frozen=True)
 class FaceSearch:
-    """How the faces of a photograph are found: by `analyze`, in boxes, or else the photograph is taken as one face."""
+    """How the faces of a photograph are found: by `analyze`, or else in boxes."""
 
     network: FaceLandmarker
     boxes: Sequence[Box]
     analyze: FaceAnalyzer | None
     confidence: bool
+    detector_note: str = ""
+    """Said before the first result, where the user named no detector."""
 
     def __call__(self, photo: Image) -> Faces:
         """Find the faces of a ``(H, W, 3)`` uint8 BGR photograph."""
         if self.analyze is not None:
             return self.rated(self.analyze(photo, "bgr"), photo)
-        boxes = self.boxes or ((0, 0, photo.shape[1], photo.shape[0]),)
+        whole = (0.0, 0.0, photo.shape[1], photo.shape[0])
+        boxes = [whole if box == WHOLE else box for box in self.boxes]
         return self.rated(read_faces(self.network, photo, boxes, "bgr"), photo)
 
     def rated(self, faces: Faces, photo: Image) -> Faces:
@@ -141,6 +152,7 @@ class Prediction:
         self._quiet = "-" in targets
         self._records = [RecordFile(target, search.network.contract.landmarks) for target in targets]
         self._files, self._skipped = 0, SkippedFiles(strict=strict)
+        self._remark = search.detector_note
 
     def __enter__(self) -> "Prediction":
         return self
@@ -158,7 +170,7 @@ class Prediction:
         """
         if not photos:
             return
-        assumed = False
+        faceless = list[str]()
         for photo, target in zip(photos, _targets(photos, self._out), strict=True):
             self._files += 1
             try:
@@ -172,10 +184,11 @@ class Prediction:
                 continue
             write_picture(target, draw_faces(picture, faces, self._draw))
             self._record(FrameFaces(str(photo.path), faces))
-            self._say(f"{photo.path} -> {target}" + (f" ({len(faces)} faces)" if self._search.analyze else ""))
-            assumed = self._search.analyze is None and not self._search.boxes
-        if assumed:
-            note("no --detector and no --box: each photograph was taken as one face, from border to border")
+            count = {0: "no face found", 1: "1 face"}.get(len(faces), f"{len(faces)} faces")
+            self._say(f"{photo.path} -> {target} ({count})")
+            if len(faces) == 0:
+                faceless.append(str(photo.path))
+        note_faceless(faceless)
 
     def video(self, source: Path | int, tracker: Callable[[], FaceTracker], most: int | None, *, alone: bool) -> None:
         """Draw a video, or what the camera of a number sees, at most so many frames of it.
@@ -188,7 +201,7 @@ class Prediction:
         self._files += 1
         try:
             opened = VideoSource(source)
-            done = self._follow(opened, target, tracker(), most)
+            done, shown = self._follow(opened, target, tracker(), most)
             if not done:
                 raise InputError(f"{opened.name}: no frame in it")
         except (InputError, ModelFileError) as error:
@@ -196,7 +209,7 @@ class Prediction:
             return
         for fault in opened.faults:
             note(f"{opened.name}: {fault}")
-        self._say(f"{opened.name} -> {target} ({done} frames)")
+        self._say(f"{opened.name} -> {target} ({done} frames{'' if shown else ', no face found'})")
 
     def check_skipped(self) -> None:
         """Raise a ClickException if files were skipped."""
@@ -208,10 +221,10 @@ class Prediction:
             if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
                 note(f"{path}: the box {x0:g},{y0:g},{x1:g},{y1:g} lies outside of the picture ({width} x {height})")
 
-    def _follow(self, source: VideoSource, target: Path, tracker: FaceTracker, most: int | None) -> int:
-        """Draw the frames of one video; gives their number."""
+    def _follow(self, source: VideoSource, target: Path, tracker: FaceTracker, most: int | None) -> tuple[int, int]:
+        """Draw the frames of one video; gives their number, and that of those which show a face."""
         expected = [count for count in (source.length, most) if count is not None]
-        done = 0
+        done = shown = 0
         try:
             with (
                 VideoSink(target, source) as sink,
@@ -222,13 +235,14 @@ class Prediction:
                     sink.write(draw_faces(frame, faces, self._draw), seconds)
                     self._record(FrameFaces(source.name, faces, done, seconds))
                     done += 1
+                    shown += len(faces) > 0
                     advance(1)
                     if done == most:
                         break
         except KeyboardInterrupt:
             note(f"{target}: {done} frames kept")
             raise
-        return done
+        return done, shown
 
     def _video_target(self, source: Path | int) -> Path:
         if self._out.suffix.lower() == ".mp4":
@@ -249,4 +263,7 @@ class Prediction:
         self._skipped(error)
 
     def _say(self, line: str) -> None:
+        if self._remark:
+            note(self._remark)
+            self._remark = ""
         click.echo(line, err=self._quiet)

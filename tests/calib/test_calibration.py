@@ -131,15 +131,34 @@ def test_a_photograph_that_cannot_be_read_does_not_cost_the_others(
         assert [face.image.name for face in found] == names
         assert len(complaints) == 1
         return
+    model = LandmarkModel.open() if kind == "folder" else None
+    contract = CONTRACT if model is None else model.contract
+    source = CalibrationSource(path, detector="bundled" if model else None, model=model)
     # Again and again: a run's complaints are not lost in the cache.
     for _ in range(2):
         complaints = []
-        assert len(calibration_crops(CalibrationSource(path), CONTRACT, skip=complaints.append).crops) == 2
+        assert len(calibration_crops(source, contract, skip=complaints.append).crops) == 2
         assert {str(error) for error in complaints} == {
             f"{folder}/broken.jpg: not an image that can be read (JPEG, PNG, TIFF, AVIF, WebP, GIF, BMP expected)"
         }
     with pytest.raises(FaceSetError, match=r"broken\.jpg"):
-        calibration_crops(CalibrationSource(path), CONTRACT)
+        calibration_crops(source, contract)
+
+
+def test_photographs_without_a_face_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "face.jpg").write_bytes(portraits()[0].image.read_bytes())
+    cv2.imwrite(str(folder / "wall.png"), np.full((300, 400, 3), 128, np.uint8))
+    model = LandmarkModel.open()
+    source = CalibrationSource(folder, detector="bundled", model=model)
+    for _ in range(2):  # the second time from the cache
+        found = calibration_crops(source, model.contract)
+        assert len(found.crops) == 1
+        assert found.faceless == (str(folder / "wall.png"),)
+    with pytest.raises(FaceSetError, match="give a detector"):
+        calibration_candidates(folder)
 
 
 def test_sure_faces_of_any_detector_that_are_large_enough_are_taken(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from pfld_edge.cli import run
 from pfld_edge_calib import PORTRAITS
@@ -135,7 +136,7 @@ def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixt
                 "--detector",
                 "yunnet",
             ],
-            "unknown detector 'yunnet'; known: yunet, scrfd",
+            "unknown detector 'yunnet'; known: bundled, yunet, scrfd",
         ),
         (["convert", "{checkpoint}", "--int8", "--max-drift", "0.3%"], "--max-drift needs --data"),
         (["convert", "{checkpoint}", "--int8", "--target", "mips"], "mips"),
@@ -172,6 +173,7 @@ def test_calibration_skips_what_cannot_be_read_and_says_so_at_the_end(
         (folder / photo.name).write_bytes(photo.read_bytes())
     for name in ("broken.jpg", "._hidden.jpg", "notes.txt"):
         (folder / name).write_bytes(b"no picture")
+    Image.new("RGB", (300, 200), "grey").save(folder / "wall.png")
     out = tmp_path / "out.onnx"
     command = ["convert", str(checkpoint), "-o", str(out), "--int8", "--calibration", str(folder), "--ranges", "minmax"]
     assert run([*command, "--strict"]) == 2
@@ -180,7 +182,9 @@ def test_calibration_skips_what_cannot_be_read_and_says_so_at_the_end(
     assert not out.exists()
     assert run([*command, "--allow-slower"]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == f"Note: {folder}: left out, as no photographs: notes.txt"
-    assert said[1].startswith(f"Note: skipped {folder}/broken.jpg: not an image")
+    assert said[0] == "Note: the bundled detector finds the faces of --calibration; --detector takes others"
+    assert said[1] == f"Note: {folder}: left out, as no photographs: notes.txt"
+    assert said[2].startswith(f"Note: skipped {folder}/broken.jpg: not an image")
+    assert said[3] == f"Note: no face found in 1 photograph: {folder}/wall.png"
     assert said[-1] == "Error: 1 file could not be read (named above)"
     assert out.with_suffix(".int8.onnx").is_file()

@@ -8,13 +8,14 @@ import subprocess
 import threading
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from pfld_edge.cli import run
 from pfld_edge.demo.page import PageHandler, open_server
 from pfld_edge_calib import portraits, read_photo
-from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
+from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker, open_detector
 
 CHROMIUM = shutil.which("chromium") or ""
 PROBE = """<iframe id=f src="index.html"></iframe><script>
@@ -39,10 +40,10 @@ def test_what_the_page_cannot_use_is_one_line(
     cases: list[tuple[list[str], str]] = [
         ([str(tmp_path / "junk.onnx"), *site], "is not an ONNX file"),
         ([model, "--detector", model, *site], "is not a detector"),
-        ([model, "--detector", "yunnet", *site], "unknown detector 'yunnet'; known: yunet"),
+        ([model, "--detector", "yunnet", *site], "unknown detector 'yunnet'; known: bundled, yunet"),
         ([model, "--detector", "yunet", *site], "run `pfld-edge detector download yunet`"),
         *(
-            ([model, "--detector", str(file), *site], "needs a YuNet file of free input size")
+            ([model, "--detector", str(file), *site], "needs the bundled detector, or a YuNet file of free input size")
             for file in other_detectors()
         ),
         ([model, "--onnxruntime-web", str(tmp_path), *site], "give the folder of onnxruntime-web"),
@@ -69,6 +70,10 @@ def test_the_page_finds_what_python_finds(tmp_path: Path, capsys: pytest.Capture
         said = capsys.readouterr().err
         assert "npm" in said  # nothing else may keep the page from being written
         pytest.skip(f"onnxruntime-web can't be had: {said}")
+    left, right = (read_photo(face.image) for face in portraits())
+    photo = np.zeros((max(len(left), len(right)), left.shape[1] + right.shape[1], 3), np.uint8)
+    photo[: len(left), : left.shape[1]], photo[: len(right), left.shape[1] :] = left, right
+    cv2.imwrite(str(site / "portrait.jpg"), photo, [cv2.IMWRITE_JPEG_QUALITY, 95])
     (site / "probe.html").write_text(PROBE, encoding="utf-8")
     answers: queue.Queue[bytes] = queue.Queue()
 
@@ -85,12 +90,17 @@ def test_the_page_finds_what_python_finds(tmp_path: Path, capsys: pytest.Capture
         address = f"http://127.0.0.1:{server.server_address[1]}/probe.html"
         browser = subprocess.Popen([CHROMIUM, *options, *more, address], stderr=log)
         try:
-            (found,) = json.loads(answers.get(timeout=60))
+            found = json.loads(answers.get(timeout=60))
         finally:
             browser.terminate()
             browser.wait()
             server.shutdown()
-    (face,) = [face for face in portraits() if face.image.stem == "grace_hopper"]
-    expected = FaceLandmarker(BUNDLED_MODEL)(read_photo(face.image)[:, :, ::-1], face.bbox_xyxy[None], "rgb")
-    assert np.abs(np.reshape(found, (98, 2)) - expected[0]).max() < 0.5
+    drawn, boxes = read_photo(site / "portrait.jpg"), np.array(found["boxes"], np.float32)
+    ours = open_detector()
+    expected = np.sort(ours.box_map(ours(drawn, "bgr")[:, :4].astype(np.float64)), axis=0)
+    assert len(expected) == 2
+    # The browser scales pictures otherwise.
+    assert np.abs(np.sort(boxes, axis=0) - expected).max() < 0.1 * (expected[:, 2] - expected[:, 0]).min()
+    landmarks = np.reshape(found["landmarks"], (2, 98, 2))
+    assert np.abs(landmarks - FaceLandmarker(BUNDLED_MODEL)(drawn, boxes, "bgr")).max() < 0.5
     assert "CONSOLE" not in (tmp_path / "log").read_text(encoding="utf-8")

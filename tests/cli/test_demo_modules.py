@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pfld_edge import demo
+from pfld_edge.demo.page import _detector
 from pfld_edge_calib import portraits, read_photo
-from pfld_edge_runtime import eye_openness, head_pose, mouth_openness, open_detector
-from pfld_edge_runtime.detection import YuNet
+from pfld_edge_runtime import BUNDLED_DETECTOR, eye_openness, head_pose, mouth_openness, open_detector
 from pfld_edge_runtime.detection.onnx_detector import Letterbox
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS, project
 
@@ -92,29 +92,32 @@ def test_boxes_follow_keys_and_landmarks(tmp_path: Path) -> None:
     assert (grown, tight, drawn) == ([10, 15, 50, 85], [1, 4, 3, 11], [2, 1, 9, 8])
 
 
-@pytest.mark.skipif(not SHARED, reason="PFLD_EDGE_SHARED is not set: no detector")
-def test_the_detector(tmp_path: Path) -> None:
-    detector = open_detector(Path(SHARED).resolve() / "models/detectors/yunet_n_dynamic.onnx")
-    assert isinstance(detector, YuNet)
+@pytest.mark.parametrize("name", ["bundled", "yunet_n_dynamic.onnx"])
+def test_the_detector(tmp_path: Path, name: str) -> None:
+    if name != "bundled" and not SHARED:
+        pytest.skip("PFLD_EDGE_SHARED is not set: no YuNet file")
+    path = BUNDLED_DETECTOR if name == "bundled" else Path(SHARED).resolve() / "models/detectors" / name
+    _, settings = _detector(path)
+    detector = open_detector(path)
     photo = read_photo(portraits()[0].image)[:, :, ::-1]
     height, width = photo.shape[:2]
-    lies = Letterbox.within((width, height), 640, 32, enlarge=False)
+    lies = Letterbox.within((width, height), type(detector).largest_side, 32, enlarge=name == "bundled")
     pixels = lies.sample(photo, swap_channels=True).transpose(1, 2, 0)
     session = detector._session  # the raw outputs, to decode them elsewhere
-    values = session.run(None, {session.get_inputs()[0].name: pixels.transpose(2, 0, 1)[None].astype(np.float32)})
+    planes = pixels.transpose(2, 0, 1)[None].astype(settings["dtype"])
+    values = session.run(None, {session.get_inputs()[0].name: planes})
     outputs = {
         output.name: {"data": np.asarray(value).ravel().tolist()}
         for output, value in zip(session.get_outputs(), values, strict=True)
     }
-    given = {
-        "outputs": outputs,
-        "size": [width, height],
-        "map": {"shift": YuNet.box_map.shift, "scale": YuNet.box_map.scale},
-    }
-    body = """const { inner, canvas } = page.letterbox(...given.size); const found = page.decode(given.outputs, canvas);
-        return { inner, canvas, found, box: page.landmarkBox(found[0], given.map) };"""
+    given = {"outputs": outputs, "size": [width, height], "settings": settings}
+    body = """const { inner, canvas } = page.letterbox(...given.size, given.settings);
+        const found = page.decode(given.outputs, canvas, given.settings);
+        return { inner, canvas, found, box: page.landmarkBox(found[0], given.settings.map) };"""
     found = in_node(tmp_path, "detector", body, given)
     assert (found["inner"], found["canvas"]) == (list(lies.inner), list(lies.canvas))
-    expected = detector(photo)
+    expected = detector._detect_in(photo, lies, "rgb")[:, :5]
+    expected[:, :4] *= np.tile(np.divide(lies.inner, lies.photo), 2).astype(np.float32)
+    assert len(expected) == 1
     np.testing.assert_allclose(np.array(found["found"]), expected, atol=1e-2)
-    np.testing.assert_allclose(found["box"], detector.box_map(expected[:1, :4].astype(np.float64))[0], atol=1e-2)
+    np.testing.assert_allclose(found["box"], type(detector).box_map(expected[:1, :4].astype(np.float64))[0], atol=1e-2)

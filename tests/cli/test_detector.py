@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pfld_edge.cli import run
-from pfld_edge_runtime import DETECTOR_FILES
+from pfld_edge_runtime import BUNDLED_DETECTOR, DETECTOR_FILES
 
 Printed = pytest.CaptureFixture[str]
 
@@ -86,7 +86,8 @@ def test_another_file_than_the_published_is_refused(
     ("arguments", "says"),
     [
         ("download", "NAME"),
-        ("download blazeface", "unknown detector 'blazeface'; known: yunet, scrfd"),
+        ("download blazeface", "unknown detector 'blazeface'; known: bundled, yunet, scrfd"),
+        ("download bundled", "comes with pfld-edge-runtime: there is nothing to download"),
         ("download yunet blazeface", "unknown detector 'blazeface'"),
         ("upload", "No such command 'upload'"),
     ],
@@ -107,5 +108,5 @@ def test_help_says_what_each_does(arguments: list[str], capsys: Printed) -> None
 def test_the_list_for_machines(cache: Path, capsys: Printed) -> None:
     assert run(["detector", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {row["name"]: row["here"] for row in rows} == dict.fromkeys(DETECTOR_FILES, "no")
-    assert [Path(row["path"]).parent for row in rows] == [cache] * len(rows)
+    assert {row["name"]: row["here"] for row in rows} == {"bundled": "yes", **dict.fromkeys(DETECTOR_FILES, "no")}
+    assert [Path(row["path"]).parent for row in rows] == [BUNDLED_DETECTOR.parent] + [cache] * len(DETECTOR_FILES)

@@ -123,6 +123,15 @@ def test_strict_stops_at_the_first_unreadable_photograph_and_goes_on_once_it_is_
     assert "3 faces of 3 photographs" in said.out
 
 
+def test_the_bundled_detector_finds_the_faces_to_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "labels.csv"
+    one = ["label", "--teacher", str(BUNDLED_MODEL), "--flip", "-o", str(out), "--workers", "1"]
+    assert run([*one, str(PORTRAITS)]) == 0
+    said = capsys.readouterr()
+    assert "2 faces of 2 photographs" in said.out
+    assert "the bundled detector finds the faces" in said.err
+
+
 def test_a_folder_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.jpg").write_bytes((PORTRAITS / "grace_hopper.jpg").read_bytes())
@@ -151,7 +160,7 @@ def test_mistakes_get_a_sentence(boxes: Path, tmp_path: Path, capsys: pytest.Cap
             "other.pth finds 68 landmarks (ibug-68), pfld-edge-s.int8.onnx",
         ),
         ([*one, "--boxes", str(boxes)], "always agrees with itself"),
-        ([*one, "--flip", str(PORTRAITS)], "either --detector or --boxes"),
+        (arguments(boxes, out, "--detector", "yunet"), "--detector and --boxes both say where faces are"),
         ([*one, "--flip", "--detector", "yunet"], "give PHOTOS"),
         (arguments(boxes, tmp_path / "labels.txt"), "must end in .csv"),
         (arguments(tmp_path / "none.csv", out), "none.csv: no such CSV file"),

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from pfld_edge.cli import run
+from pfld_edge_calib import nme_per_face, portraits, read_photo
 
 
 @pytest.fixture
@@ -53,14 +54,17 @@ def test_the_face_is_drawn_and_nothing_else(tmp_path: Path, photo: Path, known_m
     assert [path.name for path in out.parent.iterdir()] == ["drawn.png"]
 
 
-def test_without_a_box_the_whole_picture_is_one_face(
+def test_a_whole_picture_may_be_the_box_of_a_face(
     tmp_path: Path, photo: Path, known_model: Path, fractions: NDArray[np.float32]
 ) -> None:
     record = tmp_path / "found.json"
     arguments = ["-o", str(tmp_path / "out"), "--model", str(known_model), "--json", str(record)]
-    assert run(["predict", str(photo), *arguments]) == 0
+    second = photo.with_name("second.png")
+    second.write_bytes(photo.read_bytes())
+    assert run(["predict", str(photo), str(second), "--box", "whole", *arguments]) == 0
     assert (tmp_path / "out" / "photo-landmarks.png").is_file()
-    (face,) = json.loads(record.read_text())["photos"][0]["faces"]
+    (face,), (other,) = (found["faces"] for found in json.loads(record.read_text())["photos"])
+    assert face["box"] == other["box"] == [0, 0, 300, 200]
     np.testing.assert_allclose(face["landmarks"], fractions * 360 + [150 - 180, 100 - 180], atol=0.02)
 
 
@@ -100,6 +104,7 @@ def test_huge_boxes_are_drawn_without_overflow(tmp_path: Path, photo: Path, know
         ("photo.png text.jpg -o one.png", "one.png is one file, and there are 2 photographs"),
         ("photo.png photo.png -o out", "2 photographs would be drawn to out/photo-landmarks.png"),
         ("photo.png text.jpg -o out --box 1,2,3,4", "--box goes with a single PHOTO"),
+        ("photo.png text.jpg -o out --box whole --box 1,2,3,4", "--box goes with a single PHOTO"),
         ("photo.png -o out --threads -1", "--threads"),
     ],
 )
@@ -144,7 +149,7 @@ def test_a_damaged_photograph_does_not_cost_the_others(
 ) -> None:
     out, table = tmp_path / "out", tmp_path / "found.csv"
     arguments = ["predict", str(folder), "-o", str(out), "--model", str(known_model), "--csv", str(table)]
-    assert run(arguments) == 2
+    assert run([*arguments, "--box", "whole"]) == 2
     printed = capsys.readouterr().err
     assert "skipped" in printed
     assert "b.jpg: not an image" in printed
@@ -221,26 +226,53 @@ def test_a_write_error_names_the_file(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("where", [[], ["--box", "10,10,90,90"]])
+@pytest.mark.parametrize("where", ["whole", "10,10,90,90"])
 def test_a_network_that_answers_nan_is_named(
-    tmp_path: Path, photo: Path, known_model: Path, value: float, where: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, photo: Path, known_model: Path, value: float, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = onnx.load(known_model)
     points = next(item for item in model.graph.initializer if item.name == "points")
     points.CopyFrom(numpy_helper.from_array(np.full(196, value, np.float32), "points"))
     onnx.save(model, known_model)
-    arguments = [*where, "--draw", "points,contours,boxes,pose,ids,confidence", "--json", str(tmp_path / "a.json")]
-    assert run(["predict", str(photo), "-o", str(tmp_path / "out"), "--model", str(known_model), *arguments]) == 2
+    arguments = ["--draw", "points,contours,boxes,pose,ids,confidence", "--json", str(tmp_path / "a.json")]
+    command = ["predict", str(photo), "--box", where, "-o", str(tmp_path / "out"), "--model", str(known_model)]
+    assert run([*command, *arguments]) == 2
     printed = capsys.readouterr().err.splitlines()
     assert printed == [f"Error: {photo}: known.onnx gave landmarks that are not finite numbers: the file is damaged"]
 
 
-def test_it_says_what_it_took_for_the_face(
+def test_all_faces_of_a_photograph_are_found_without_an_option(
+    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left, right = (read_photo(face.image) for face in portraits())
+    height = max(len(left), len(right))
+    both = np.zeros((height, left.shape[1] + right.shape[1], 3), np.uint8)
+    both[: len(left), : left.shape[1]], both[: len(right), left.shape[1] :] = left, right
+    cv2.imwrite(str(tmp_path / "both.png"), both)
+    record = tmp_path / "found.json"
+    command = ["predict", str(tmp_path / "both.png"), str(photo), "-o", str(tmp_path / "out"), "--json", str(record)]
+    assert run(command) == 0
+    printed = capsys.readouterr()
+    assert [line.rsplit("(")[-1] for line in printed.out.splitlines()[:2]] == ["2 faces)", "no face found)"]
+    assert printed.err.splitlines() == [
+        "Note: the bundled detector finds the faces; --detector takes others, --box gives them",
+        f"Note: no face found in 1 photograph: {photo}",
+    ]
+    found, nothing = json.loads(record.read_text())["photos"]
+    assert nothing["faces"] == []
+    assert (cv2.imread(str(tmp_path / "out/photo-landmarks.png")) == 90).all()
+    points = sorted((np.array(face["landmarks"]) for face in found["faces"]), key=lambda face: float(face[0, 0]))
+    for face, truth, shift in zip(points, portraits(), (0, left.shape[1]), strict=True):
+        assert truth.landmarks is not None
+        assert nme_per_face(face[None], truth.landmarks[None] + [shift, 0], (60, 72))[0] < 0.08
+    assert run([*command, "--detector", "bundled"]) == 0
+    assert "the bundled detector" not in capsys.readouterr().err
+
+
+def test_boxes_outside_of_the_picture_are_told(
     tmp_path: Path, photo: Path, known_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["predict", str(photo), "-o", str(tmp_path / "out"), "--model", str(known_model)]
-    assert run(command) == 0
-    assert "each photograph was taken as one face, from border to border" in capsys.readouterr().err
     assert run([*command, "--box", "10,10,90,90", "--box", "300,20,350,80", "--box", "-50,-50,0,9"]) == 0
     assert capsys.readouterr().err.splitlines() == [
         f"Note: {photo}: the box 300,20,350,80 lies outside of the picture (300 x 200)",

@@ -118,6 +118,26 @@ def test_an_interruption_keeps_what_is_done(
     assert [path.name for path in out.iterdir()] == ["clip-landmarks.mp4"]
 
 
+def test_a_video_needs_no_option_and_says_that_it_shows_no_face(
+    tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blank = tmp_path / "blank.mp4"
+    writer = cv2.VideoWriter(str(blank), cv2.VideoWriter.fourcc(*"mp4v"), 10, (160, 120))
+    for _ in range(3):
+        writer.write(np.full((120, 160, 3), 128, np.uint8))
+    writer.release()
+    out = tmp_path / "out"
+    command = ["predict", str(clip), str(blank), "-o", str(out), "--frames", "2", "--csv", str(tmp_path / "a.csv")]
+    assert run(command) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[:2] == [
+        f"{clip} -> {out / 'clip-landmarks.mp4'} (2 frames)",
+        f"{blank} -> {out / 'blank-landmarks.mp4'} (2 frames, no face found)",
+    ]
+    assert printed.err.startswith("Note: the bundled detector finds the faces")
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+
+
 def test_so_many_frames_and_no_more(tmp_path: Path, clip: Path, detector: list[int]) -> None:
     arguments = ["predict", str(clip), "-o", str(tmp_path / "out"), "--detector", "yunet", "--no-smooth"]
     assert run([*arguments, "--frames", "3"]) == 0
@@ -132,7 +152,7 @@ def test_a_folder_and_a_video_go_together(
     folder.mkdir(parents=True)
     cv2.imwrite(str(folder / "one.png"), face[0])
     record = tmp_path / "found.json"
-    arguments = ["predict", str(folder.parent), str(clip), "-o", str(tmp_path / "out"), "--detector", "yunet"]
+    arguments = ["predict", str(folder.parent), str(clip), "-o", str(tmp_path / "out")]
     assert run([*arguments, "--json", str(record)]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip-landmarks.mp4", "deep"]
     assert (tmp_path / "out/deep/one-landmarks.png").is_file()
@@ -167,7 +187,7 @@ def test_the_words_of_draw_are_the_drawable_parts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("clip.mp4 -o out", "a video needs --detector"),
+        ("clip.mp4 -o out --box whole", "--box goes with a single PHOTO"),
         ("missing.mp4 -o out --detector yunet", "missing.mp4: no such video"),
         ("clip.mp4 -o clip.mp4 --detector yunet", "clip.mp4 is the video itself"),
         ("clip.mp4 -o text.txt --detector yunet", "text.txt is neither a folder nor an .mp4 file"),

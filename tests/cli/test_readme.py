@@ -16,6 +16,7 @@ import click
 import pytest
 
 from pfld_edge.cli import cli
+from pfld_edge_calib import PORTRAITS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,12 +49,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("calib", "train", "checkpoints"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "photo.jpg").symlink_to(PORTRAITS / "grace_hopper.jpg")
     if SHARED is not None:
         (folder / "WFLW").symlink_to(SHARED / "data/WFLW")
         (folder / "PHOTOS").symlink_to(SHARED / "photos")
-        # Where `pfld-edge detector download yunet` puts it.
-        (folder / "cache/pfld-edge").mkdir(parents=True)
-        (folder / "cache/pfld-edge/detectors").symlink_to(SHARED / "models/detectors")
         for path in (SHARED / "models/reference").glob("*.onnx"):
             (folder / path.name).symlink_to(path)
     return folder
@@ -81,10 +80,17 @@ def test_the_readme_commands_run_in_order(checkout: Path) -> None:
 @pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"{CHECKPOINT.name} is not there")
 def test_the_readme_python_runs(checkout: Path) -> None:
     for code in blocks("python"):
-        if SHARED is None and "yunet" in code:
-            continue
         done = ran(["-c", code], checkout)
         assert done.returncode == 0, f"{code}\n{done.stderr}"
+        assert "cv2.imread" not in code or done.stdout.startswith("(1, 98, 2) [[")
+
+
+def test_the_readme_installs_what_a_release_builds_and_tries() -> None:
+    lines = "\n".join(blocks("console")).splitlines()
+    (line,) = [line for line in lines if "pip install" in line]
+    assert line == "$ pip install dist/pfld_edge_runtime-*.whl"
+    assert 'out.glob("pfld_edge_runtime-*.whl")' in (ROOT / "tools/release.py").read_text()
+    assert "make release" in (ROOT / ".ci/run").read_text()
 
 
 def test_the_tree_in_the_readme_is_the_tree() -> None:

@@ -18,20 +18,15 @@ from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-SHARED = os.environ.get("PFLD_EDGE_SHARED", "")
-YUNET = Path(SHARED).resolve() / "models/detectors/yunet_n_dynamic.onnx"
-
-needs_detector = pytest.mark.skipif(not SHARED, reason="PFLD_EDGE_SHARED is not set: no face detector")
 
 
 def python(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-@needs_detector
 def test_faces_are_aligned(tmp_path: Path) -> None:
     photos = sorted(PORTRAITS.glob("*.jpg"))
-    done = python(EXAMPLES / "align_for_recognition.py", *photos, "--detector", YUNET, "-o", tmp_path)
+    done = python(EXAMPLES / "align_for_recognition.py", *photos, "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     pictures = [cv2.imread(str(tmp_path / f"{photo.stem}-0.png")) for photo in photos]
     assert [picture.shape for picture in pictures if picture is not None] == [(112, 112, 3)] * len(photos)
@@ -52,7 +47,6 @@ def squeezed_eyes(photo: NDArray[np.uint8], landmarks: NDArray[np.float32], shar
     return np.asarray(cv2.remap(photo, x, y, cv2.INTER_LINEAR), np.uint8)
 
 
-@needs_detector
 def test_eyes_that_close_ring(tmp_path: Path) -> None:
     """The eyes of a portrait are closed for the middle two of six seconds."""
     face = next(face for face in portraits() if "collins" in face.image.stem)
@@ -64,7 +58,7 @@ def test_eyes_that_close_ring(tmp_path: Path) -> None:
     for frame in range(120):
         writer.write(shut if 40 <= frame < 80 else open_eyes)
     writer.release()
-    done = python(EXAMPLES / "drowsiness.py", tmp_path / "drive.avi", "--detector", YUNET)
+    done = python(EXAMPLES / "drowsiness.py", tmp_path / "drive.avi")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.partition(": ")[2] for line in lines] == ["eyes closed for 1 s", "eyes open again"]
@@ -73,11 +67,10 @@ def test_eyes_that_close_ring(tmp_path: Path) -> None:
     assert 3.9 < over < 4.4
 
 
-@needs_detector
 def test_the_endpoint_answers_and_survives_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fastapi", reason="the extra 'examples' is not installed: no fastapi")
     client_module = pytest.importorskip("fastapi.testclient", reason="httpx is not installed")
-    monkeypatch.setenv("DETECTOR", str(YUNET))
+    monkeypatch.delenv("DETECTOR", raising=False)
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import serve
 

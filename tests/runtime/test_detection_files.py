@@ -139,7 +139,7 @@ def test_opening_never_downloads(server: str, handler: type[Handler]) -> None:
 
 @pytest.mark.parametrize("name", ["blazeface", "", "YuNet"])
 def test_unknown_names_are_refused(name: str) -> None:
-    with pytest.raises(DetectorError, match=r"known: yunet, scrfd, scrfd-2\.5g, ultraface, or the path"):
+    with pytest.raises(DetectorError, match=r"known: bundled, yunet, scrfd, scrfd-2\.5g, ultraface, or the path"):
         open_detector(name)
     with pytest.raises(DetectorError, match="unknown detector"):
         download_detector(name)

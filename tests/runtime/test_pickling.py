@@ -97,7 +97,7 @@ def test_what_is_no_network_is_refused_at_construction(kind: Callable[..., Any],
     with pytest.raises(DetectorError, match="unknown detector 'haar'"):
         kind("haar")
     for wrong in (5, BOXES):
-        with pytest.raises(DetectorError, match=r"a detector is yunet, .* or a callable"):
+        with pytest.raises(DetectorError, match=r"a detector is bundled, yunet, .* or a callable"):
             kind(wrong)
     with pytest.raises(ModelFileError, match="no such model file"):
         kind(boxes, tmp_path / "own.onnx")

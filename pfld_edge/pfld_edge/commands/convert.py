@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.options import PATH, SHARE, check_suffix, detector_option, output_option, strict_option
+from pfld_edge.options import BUNDLED, PATH, SHARE, check_suffix, detector_option, output_option, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge.console import SkippedFiles
@@ -40,11 +40,11 @@ _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
 @click.option(
     "--calibration",
     type=PATH,
-    help="Faces for --int8: a WFLW folder, a CSV of points, or photographs: a folder (one face each, with a "
-    "boxes.csv, or with --detector) or a text file that lists them; the two bundled portraits, varied, where left out.",
+    help="Faces for --int8: a WFLW folder, a CSV of points, or photographs: a folder (where a boxes.csv may say where "
+    "faces are) or a text file that lists them; the two bundled portraits, varied, where left out.",
 )
 @click.option("--images", type=PATH, help="Folder of the images of a calibration CSV or list.")
-@detector_option(", in photographs to calibrate on")
+@detector_option(", in photographs to calibrate on; bundled where left out")
 @strict_option
 @click.option("--faces", type=click.IntRange(min=1), default=256, show_default=True, help="Most calibration faces.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of those faces.")
@@ -112,9 +112,17 @@ def convert_command(
     file = checkpoint.with_suffix(".onnx") if output is None else output
     check_suffix(file, "output", ".onnx")
 
-    from pfld_edge.console import SkippedFiles, console, note, note_assumed, note_left_out, progress_bar
+    from pfld_edge.console import (
+        SkippedFiles,
+        console,
+        note,
+        note_assumed,
+        note_faceless,
+        note_left_out,
+        progress_bar,
+    )
     from pfld_edge.model_tables import conversion_table, int8_lines, quantization_table
-    from pfld_edge_calib.calibration import is_photo_folder
+    from pfld_edge_calib.calibration import is_photo_folder, needs_detector
     from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
     from pfld_edge_convert.errors import FellShortError
     from pfld_edge_convert.int8_stage import Int8Request
@@ -132,12 +140,16 @@ def convert_command(
     request: Int8Request | None = None
     skip = SkippedFiles(strict=strict)
     if int8:
+        if detector is None and calibration is not None and needs_detector(calibration):
+            detector = BUNDLED
+            note("the bundled detector finds the faces of --calibration; --detector takes others")
         float_model = None if detector is None else open_landmark_model(checkpoint)
         source = CalibrationSource(calibration, images, detector, float_model, faces, seed, jitter, cache)
         if calibration is not None and is_photo_folder(calibration):
             note_left_out(calibration)
         with progress_bar("photographs searched") as advance:
             chosen = calibration_crops(source, contract, advance, skip)
+        note_faceless(chosen.faceless)
         for warning in chosen.warnings:
             note(warning)
         if calibration is None:

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import RESULT_FOLDER
+from pfld_edge.options import BUNDLED, RESULT_FOLDER
 
 
 @click.command("demo")
 @click.argument("models", nargs=-1, metavar="[MODEL]...", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--detector",
-    help="Finds the faces: yunet (`pfld-edge detector`) or a YuNet ONNX file; without it the box is drawn by hand.",
+    default=BUNDLED,
+    show_default=True,
+    help="Finds the faces: bundled, yunet (`pfld-edge detector`) or a YuNet ONNX file.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
@@ -27,7 +29,7 @@ from pfld_edge.options import RESULT_FOLDER
 @click.option("--no-open", is_flag=True, help="Don't open a browser.")
 def demo_command(
     models: tuple[Path, ...],
-    detector: str | None,
+    detector: str,
     host: str,
     port: int,
     export: Path | None,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import RESULT_FOLDER, json_option
+from pfld_edge.options import BUNDLED, RESULT_FOLDER, json_option
 
 
 @click.group("detector", invoke_without_command=True)
@@ -22,26 +22,26 @@ def detector_command(ctx: click.Context) -> None:
 @detector_command.command("list")
 @json_option("Write the list")
 def list_command(json_target: str | None) -> None:
-    """Show the detectors that are known by name, and which are here."""
+    """Show the detectors that are known by name, and which are here. The first comes with pfld-edge."""
     from rich.table import Table
 
     from pfld_edge.console import console, write_json
-    from pfld_edge_runtime import DETECTOR_FILES, detector_folder
+    from pfld_edge_runtime import BUNDLED_DETECTOR, DETECTOR_FILES, detector_folder
     from pfld_edge_runtime.detection import is_intact
 
-    known = [(entry, entry.path()) for entry in DETECTOR_FILES.values()]
-    states = ["yes" if is_intact(entry, path) else "damaged" if path.is_file() else "no" for entry, path in known]
+    known = [(BUNDLED, BUNDLED_DETECTOR, BUNDLED_DETECTOR.stat().st_size, "Apache-2.0", "yes")]
+    for entry in DETECTOR_FILES.values():
+        path = entry.path()
+        state = "yes" if is_intact(entry, path) else "damaged" if path.is_file() else "no"
+        known.append((entry.name, path, entry.size, entry.license, state))
     if json_target is not None:
-        rows = [
-            {"name": entry.name, "path": str(path), "bytes": entry.size, "license": entry.license, "here": state}
-            for (entry, path), state in zip(known, states, strict=True)
-        ]
-        write_json(json_target, rows)
+        names = ("name", "path", "bytes", "license", "here")
+        write_json(json_target, [{**dict(zip(names, row, strict=True)), "path": str(row[1])} for row in known])
     if json_target == "-":
         return
     table = Table("name", "file", "kB", "license", "here", box=None)
-    for (entry, _), state in zip(known, states, strict=True):
-        table.add_row(entry.name, entry.file, f"{entry.size / 1000:.0f}", entry.license, state)
+    for name, path, size, terms, state in known:
+        table.add_row(name, path.name, f"{size / 1000:.0f}", terms, state)
     console().print(table)
     click.echo(f"folder: {detector_folder()}")
 

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import PATH, check_suffix, detector_option, output_option, ray_option, runner, strict_option
+from pfld_edge.options import (
+    BUNDLED,
+    PATH,
+    check_suffix,
+    detector_option,
+    output_option,
+    ray_option,
+    runner,
+    strict_option,
+)
 
 if TYPE_CHECKING:
     from pfld_edge_calib.labelling.run import LabellingReport
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--passes", type=click.IntRange(1, 5), default=2, show_default=True, help="Each starts in the last one's box."
 )
-@detector_option("; several find more", multiple=True)
+@detector_option("; several find more; bundled where left out", multiple=True)
 @click.option("--least-score", type=click.FloatRange(0, 1), help="Of a detected face; the detector's own if left out.")
 @click.option("--boxes", type=PATH, help="CSV that says where faces are: image,x0,y0,x1,y1, or any points.")
 @click.option(
@@ -58,7 +67,8 @@ def label_command(
     """Label the faces of PHOTOS: folders, text files that list photographs, photographs, .tar or .parquet shards.
 
     Several networks look at each face. Their median is the label; where they disagree, its landmarks get little weight.
-    With --boxes, PHOTOS may be left out. Interrupted or killed, the same command goes on where it stopped, and the CSV
+    The bundled detector finds the faces, or --detector, or --boxes says where they are, or a shard does. With --boxes,
+    PHOTOS may be left out. Interrupted or killed, the same command goes on where it stopped, and the CSV
     comes out the same.
 
     Photographs that can't be read are skipped and named; the exit status is then 2.
@@ -71,17 +81,21 @@ def label_command(
     from pfld_edge_calib.parallel import usable_cores
 
     sharded = bool(photos) and any(map(is_sharded, photos))
-    if (bool(detectors) == (boxes is not None)) and not sharded:
-        raise click.UsageError("say where the faces are: either --detector or --boxes")
+    if detectors and boxes is not None and not sharded:
+        raise click.UsageError("--detector and --boxes both say where faces are: leave one out")
     if not photos and boxes is None:
         raise click.UsageError("give PHOTOS: folders, text files that list photographs, or photographs")
     check_suffix(output, "output", ".csv")
+    assumed = not (detectors or boxes or sharded)
+    detectors = (BUNDLED,) if assumed else detectors
     settings = LabelSettings(**rules)
     make = partial(open_labeller, teachers, detectors, least_score, settings)
     # Here first, before any process starts: what is wrong with the files is said at once.
     labeller = make()
     for teacher in labeller.teachers:
         note_assumed(teacher.name, teacher.assumed)
+    if assumed:
+        note("the bundled detector finds the faces; --detector takes others")
     together = 1 if ray is None else LABEL_UNIT
     for folder in [] if sharded else filter(Path.is_dir, photos):
         note_left_out(folder)

@@ -6,10 +6,12 @@ import click
 
 from pfld_edge.options import (
     BOX,
+    BUNDLED,
     DRAW_LIST,
     PATH,
     RESULT,
     RESULT_FILE,
+    WHOLE,
     Box,
     check_suffix,
     detector_option,
@@ -24,8 +26,14 @@ from pfld_edge.options import (
 @click.option("--camera", type=click.IntRange(0), help="Number of a camera instead of files; ends with Ctrl-C.")
 @output_option("Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.", RESULT)
 @click.option("--model", type=PATH, help="Checkpoint or ONNX file; the bundled INT8 file where left out.")
-@detector_option()
-@click.option("--box", "boxes", multiple=True, type=BOX, help="A face, tight around its landmarks; may be repeated.")
+@detector_option("; bundled where left out")
+@click.option(
+    "--box",
+    "boxes",
+    multiple=True,
+    type=BOX,
+    help="A face instead, tight around its landmarks; may be repeated; whole for a face from border to border.",
+)
 @click.option("--refine", type=click.IntRange(0), default=1, show_default=True, help="Further looks at found faces.")
 @click.option("--max-faces", type=click.IntRange(1), help="Look at so many faces at most, the surest.")
 @click.option("--confidence", is_flag=True, help="Say how far landmarks can be trusted; takes longer.")
@@ -66,9 +74,10 @@ def predict_command(
 ) -> None:
     """Draw the landmarks of the faces in photographs, folders of them, videos, or what a camera sees.
 
-    Faces come from --detector, or from --box, in pixels of a single photograph; with neither, a whole photograph is
-    taken as one face. Videos and cameras need a detector. Ctrl-C keeps what is done. Files that can't be read are
-    skipped and named; the exit status is then 2.
+    The bundled detector finds all faces, or another --detector. --box says where the faces of a single photograph are,
+    in its pixels; with --box whole each photograph is one face, from border to border. Photographs in which no face is
+    found are named. Ctrl-C keeps what is done. Files that can't be read are skipped and named; the exit status is then
+    2.
     """
     from functools import partial
 
@@ -81,12 +90,10 @@ def predict_command(
         raise click.UsageError("give photographs, videos or folders, or else --camera")
     photos, videos = sorted_inputs(inputs, output)
     moving: list[Path | int] = [*videos, *([] if camera is None else [camera])]
-    if boxes and (len(photos) != 1 or moving):
-        raise click.UsageError("--box goes with a single PHOTO")
+    if boxes and (moving or (len(photos) != 1 and {*boxes} != {WHOLE})):
+        raise click.UsageError("--box goes with a single PHOTO, --box whole with photographs")
     if boxes and detector:
         raise click.UsageError("--box and --detector both say where faces are: leave one out")
-    if moving and detector is None:
-        raise click.UsageError("a video needs --detector: yunet, scrfd, ultraface, or an ONNX file")
     if output.suffix.lower() in (".gif", ".bmp", ".webp", ".tif", ".tiff", ".avi", ".mov", ".mkv", ".webm"):
         raise click.UsageError(f"the output must be a folder, or end in .png, .jpg or .mp4, not {output.name}")
     if output.suffix.lower() == ".mp4" and (len(moving) != 1 or photos):
@@ -96,9 +103,11 @@ def predict_command(
     opened = open_landmark_model(model or BUNDLED_MODEL, threads)
     note_assumed(opened.name, opened.assumed)
     network = FaceLandmarker(opened)
-    finder = None if detector is None else open_detector(detector, threads=threads)
+    finder = None if boxes else open_detector(detector or BUNDLED, threads=threads)
     analyze = None if finder is None else FaceAnalyzer(finder, network, refine, max_faces)
-    search = FaceSearch(network, boxes, analyze, confidence)
+    assumed = "the bundled detector finds the faces; --detector takes others, --box gives them"
+    remark = "" if boxes or detector else assumed
+    search = FaceSearch(network, boxes, analyze, confidence, remark)
     targets = [str(target) for target in (json_target, csv_path) if target is not None]
     with Prediction(output, draw, search, targets, strict=strict) as prediction:
         prediction.photographs(photos)

@@ -15,12 +15,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from pfld_edge.console import InputError
-from pfld_edge_calib import PORTRAITS, portraits
+from pfld_edge_calib import PORTRAITS
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.end_to_end import end_to_end_model
 from pfld_edge_convert.model_file import load_onnx, read_contract
-from pfld_edge_runtime.detection import DETECTOR_FILES, YuNet, open_detector
-from pfld_edge_runtime.detection.catalogue import cache_folder
+from pfld_edge_runtime.detection import PfldEdgeDetector, YuNet, open_detector
+from pfld_edge_runtime.detection.catalogue import cache_folder, detector_path
 from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_runtime.session import open_session
@@ -33,7 +33,7 @@ WEB_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 
 def write_page_folder(
-    folder: Path, models: Sequence[Path], web_runtime: Path | None = None, detector: str | Path | None = None
+    folder: Path, models: Sequence[Path], web_runtime: Path | None = None, detector: str | Path = "bundled"
 ) -> None:
     """Write everything that the page loads, so that any web server can host it; files of these names are replaced.
 
@@ -41,7 +41,7 @@ def write_page_folder(
         folder: Where to.
         models: Plain ONNX files with a contract; each becomes an end-to-end graph.
         web_runtime: As for `web_runtime_files`.
-        detector: ``yunet``, or a YuNet file of free input size; without one people draw the box.
+        detector: ``bundled``, ``yunet``, or a file of one of the two networks of free input size.
 
     Raises:
         InputError: A model has no contract, the detector is another network, or onnxruntime-web can't be had.
@@ -59,26 +59,34 @@ def write_page_folder(
         files[file] = end_to_end_model(network, contract).SerializeToString()
         names.append({"name": path.name, "file": file})
     files["portrait.jpg"] = (PORTRAITS / "grace_hopper.jpg").read_bytes()
-    (box,) = [face.bbox_xyxy.tolist() for face in portraits() if face.image.stem == "grace_hopper"]
-    page: dict[str, object] = {"models": names, "box": box}
+    files["detector.onnx"], settings = _detector(detector)
+    page: dict[str, object] = {"models": names, "detector": {"file": "detector.onnx", **settings}}
     # The page computes head pose from the runtime's own shape: there is one copy of it.
     page["pose"] = {"points": list(RIGID_POINTS), "shape": FACE_SHAPE.tolist()}
-    if detector is not None:
-        files["detector.onnx"] = _checked_detector(detector)
-        page["detector"] = {"file": "detector.onnx", "map": asdict(YuNet.box_map)}
     files["demo.json"] = json.dumps(page).encode()
     files.update(web_runtime_files(web_runtime))
     for name, data in files.items():
         write_atomically(folder / name, data)
 
 
-def _checked_detector(name: str | Path) -> bytes:
-    """Read a detector's file if the page can use it."""
-    usable = isinstance(open_detector(name), YuNet)
-    path = DETECTOR_FILES[str(name)].path() if name in DETECTOR_FILES else Path(name)
-    if not usable or any(isinstance(side, int) for side in open_session(path).get_inputs()[0].shape[2:]):
-        raise InputError(f"{name}: the page needs a YuNet file of free input size (pfld-edge detector download yunet)")
-    return path.read_bytes()
+def _detector(name: str | Path) -> tuple[bytes, dict[str, object]]:
+    """Read a detector's file, and what the page must know of it, if the page can use it."""
+    kind = type(open_detector(name))
+    path = detector_path(name)
+    given = open_session(path).get_inputs()[0]
+    if kind not in (PfldEdgeDetector, YuNet) or any(isinstance(side, int) for side in given.shape[2:]):
+        raise InputError(f"{name}: the page needs the bundled detector, or a YuNet file of free input size")
+    if kind is PfldEdgeDetector and given.type != "tensor(uint8)":
+        raise InputError(f"{name}: the page needs the INT8 file of this detector, which takes pixels")
+    return path.read_bytes(), {
+        "kind": kind.__name__,
+        "dtype": given.type.removeprefix("tensor(").removesuffix(")").replace("float", "float32"),
+        "side": kind.largest_side,
+        "enlarge": kind is PfldEdgeDetector,
+        "score": kind.score_threshold,
+        "overlap": kind.nms_threshold,
+        "map": asdict(kind.box_map),
+    }
 
 
 def web_runtime_files(source: Path | None = None) -> dict[str, bytes]:

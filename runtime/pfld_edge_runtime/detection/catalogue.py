@@ -14,10 +14,11 @@ from pfld_edge_runtime.errors import DetectorError, DownloadError, ModelFileErro
 from pfld_edge_runtime.session import open_session
 
 _CHUNK = 1 << 16
+_BUNDLED = "bundled"
 _ARCHITECTURES: tuple[type[OnnxDetector], ...] = (PfldEdgeDetector, YuNet, SCRFD, UltraFace)
 
 BUNDLED_DETECTOR = Path(__file__).parents[1] / "models" / "face-detector.int8.onnx"
-"""The INT8 face detector that comes with the package."""
+"""The INT8 face detector that comes with the package; its name is ``bundled``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,16 @@ DETECTOR_FILES: dict[str, DetectorFile] = {entry.name: entry for entry in _FILES
 
 
 def named_file(name: str) -> DetectorFile:
-    """Look a name up; a `DetectorError` says that there is no detector of that name."""
+    """Look up a published file's name; a `DetectorError` says that there is none of that name."""
+    if name == _BUNDLED:
+        raise DetectorError("the bundled detector comes with pfld-edge-runtime: there is nothing to download")
     if name not in DETECTOR_FILES:
-        known = ", ".join(DETECTOR_FILES)
-        raise DetectorError(f"unknown detector {name!r}; known: {known}, or the path of an ONNX file")
+        raise DetectorError(f"unknown detector {name!r}; known: {_names()}, or the path of an ONNX file")
     return DETECTOR_FILES[name]
+
+
+def _names() -> str:
+    return ", ".join((_BUNDLED, *DETECTOR_FILES))
 
 
 def open_detector(
@@ -98,16 +104,16 @@ def open_detector(
 ) -> OnnxDetector:
     """Open a detector. It never downloads; `download_detector` does.
 
-    `name` is None for the bundled detector; ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface`` from the cache
-    folder; or the path of an ONNX file, whose architecture is recognized by its inputs and outputs. The other arguments
-    are those of `OnnxDetector`.
+    `name` is None or ``bundled`` for the bundled detector; ``yunet``, ``scrfd``, ``scrfd-2.5g`` or ``ultraface`` from
+    the cache folder; or the path of an ONNX file, whose architecture is recognized by its inputs and outputs. The other
+    arguments are those of `OnnxDetector`.
 
     Raises:
         DetectorError: The name is unknown, the named file isn't downloaded or is damaged, or a setting is out of range.
         ModelFileError: The file is missing, not an ONNX model, or none of the networks known here.
         DeviceError: The device is unknown or unavailable.
     """
-    path = BUNDLED_DETECTOR if name is None else _path(name)
+    path = detector_path(name)
     session = open_session(path, device, threads)
     for architecture in _ARCHITECTURES:
         if architecture.reads(session):
@@ -126,14 +132,16 @@ def as_detector(detector: Detector | str | Path | None) -> Detector:
     if detector is None or isinstance(detector, str | Path):
         return open_detector(detector)
     if not callable(detector):
-        known = ", ".join(DETECTOR_FILES)
-        raise DetectorError(f"a detector is {known}, the path of an ONNX file, or a callable; found {detector!r}")
+        raise DetectorError(f"a detector is {_names()}, the path of an ONNX file, or a callable; found {detector!r}")
     return detector
 
 
-def _path(name: str | Path) -> Path:
-    path = Path(name)
+def detector_path(name: str | Path | None) -> Path:
+    """Where the file lies that `open_detector` opens under a name; raises DetectorError as it does."""
     # A file in the working folder that happens to be called `yunet` doesn't shadow the name.
+    if name is None or name == _BUNDLED:
+        return BUNDLED_DETECTOR
+    path = Path(name)
     if name not in DETECTOR_FILES and (path.suffix or path.is_file() or isinstance(name, Path)):
         return path
     entry = named_file(str(name))

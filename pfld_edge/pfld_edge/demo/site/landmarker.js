@@ -17,22 +17,24 @@ export function rgbTensor({ data, width, height }) {
   return new ort.Tensor("uint8", rgb, [height, width, 3]);
 }
 
-/** Landmarks in one box: x, y of 98 points. */
-export async function findLandmarks(session, image, box) {
-  const boxes = new ort.Tensor("float32", Float32Array.from(box), [1, 4]);
-  return (await session.run({ image, boxes })).landmarks.data;
+/** Landmarks in each box: x, y of 98 points. */
+export async function findLandmarks(session, image, boxes) {
+  const given = new ort.Tensor("float32", Float32Array.from(boxes.flat()), [boxes.length, 4]);
+  const { data } = (await session.run({ image, boxes: given })).landmarks;
+  return boxes.map((_, i) => data.slice((i * data.length) / boxes.length, ((i + 1) * data.length) / boxes.length));
 }
 
 /** Landmark boxes of the faces in a canvas, the surest first. `scratch` is a 2-D context of a canvas that may be resized. */
-export async function findBoxes(session, source, scratch, map) {
-  const { inner, canvas } = letterbox(source.width, source.height);
+export async function findBoxes(session, source, scratch, settings) {
+  const { inner, canvas } = letterbox(source.width, source.height, settings);
   [scratch.canvas.width, scratch.canvas.height] = canvas;
   scratch.fillStyle = "#000";
   scratch.fillRect(0, 0, ...canvas);
   scratch.drawImage(source, 0, 0, ...inner);
-  const planes = bgrPlanes(scratch.getImageData(0, 0, ...canvas));
-  const input = new ort.Tensor("float32", planes, [1, 3, canvas[1], canvas[0]]);
-  const found = decode(await session.run({ [session.inputNames[0]]: input }), canvas);
+  const { dtype, map } = settings;
+  const planes = bgrPlanes(scratch.getImageData(0, 0, ...canvas), dtype === "uint8" ? Uint8Array : Float32Array);
+  const input = new ort.Tensor(dtype, planes, [1, 3, canvas[1], canvas[0]]);
+  const found = decode(await session.run({ [session.inputNames[0]]: input }), canvas, settings);
   const scale = [source.width / inner[0], source.height / inner[1]];
   return found.map((box) => landmarkBox(box.slice(0, 4).map((value, index) => value * scale[index % 2]), map));
 }

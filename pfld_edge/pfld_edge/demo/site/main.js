@@ -10,7 +10,9 @@ const frame = document.createElement("canvas");
 const pixels = frame.getContext("2d", { willReadFrequently: true });
 const scratch = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 const COLORS = ["#00e5ff", "#ffd400"];
-let models = [], rigid = null, detector = null, searched = 0, box = null, stream = null, busy = false, again = false, drag = null, said = -Infinity;
+let models = [], rigid = null, detector = null, searched = 0, stream = null, busy = false, again = false, drag = null, said = -Infinity;
+// Of all faces; the first is the one that is shown large and told of.
+let boxes = [];
 
 function say(text) { at("status").textContent = text; }
 
@@ -32,20 +34,21 @@ function dots(target, points, unit, color, place = (x, y) => [x, y]) {
   }
 }
 
-function draw(found) {
+function draw(found, boxes) {
   context.drawImage(frame, 0, 0);
-  if (!box) return;
-  context.lineWidth = Math.max(1, view.width / 300);
-  context.strokeStyle = "#fff";
-  context.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
-  found.forEach(({ points }, index) => {
-    dots(context, points, Math.max(1, (box[2] - box[0]) / 120), COLORS[index % COLORS.length]);
-    closeUp(at("faces").children[index].firstChild, points, COLORS[index % COLORS.length]);
+  boxes.forEach(([x0, y0, x1, y1], face) => {
+    context.lineWidth = Math.max(1, view.width / (face ? 600 : 300));
+    context.strokeStyle = "#fff";
+    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    found.forEach(({ faces }, index) => dots(context, faces[face], Math.max(1, (x1 - x0) / 120), COLORS[index % COLORS.length]));
+  });
+  found.forEach(({ faces: [points] }, index) => {
+    closeUp(at("faces").children[index].firstChild, boxes[0], points, COLORS[index % COLORS.length]);
   });
 }
 
-/** The face alone, large: what one model finds, beside what the other finds. */
-function closeUp(canvas, points, color) {
+/** The first face alone, large: what one model finds, beside what the other finds. */
+function closeUp(canvas, box, points, color) {
   const side = 1.3 * Math.max(box[2] - box[0], box[3] - box[1]);
   const [left, top] = [(box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2];
   const scale = canvas.width / side;
@@ -65,7 +68,7 @@ function addFace({ name }) {
 }
 
 function tell(found, decode, drawn) {
-  const row = ({ name, points, ms, pose }) => {
+  const row = ({ name, faces: [points], ms, pose }) => {
     const tr = document.createElement("tr");
     const angles = [pose.yaw, pose.pitch, pose.roll].map((x) => `${x.toFixed(0)}\u00b0`);
     const shares = [...eyeOpenness(points), mouthOpenness(points)].map((x) => x.toFixed(2));
@@ -73,10 +76,9 @@ function tell(found, decode, drawn) {
     return tr;
   };
   at("rows").replaceChildren(...found.map(row));
-  const search = detector ? `find the face ${searched.toFixed(1)} ms, ` : "";
-  let text = `Time: read the picture ${decode.toFixed(1)} ms, ${search}draw ${drawn.toFixed(1)} ms.`;
+  let text = `Time: read the picture ${decode.toFixed(1)} ms, find the faces ${searched.toFixed(1)} ms, draw ${drawn.toFixed(1)} ms.`;
   if (found.length > 1) {
-    const [a, b] = found.map(({ points }) => points);
+    const [a, b] = found.map(({ faces: [points] }) => points);
     let sum = 0;
     for (let i = 0; i < a.length; i += 2) sum += Math.hypot(a[i] - b[i], a[i + 1] - b[i + 1]);
     text += ` Mean distance between the first two models: ${(sum / (a.length / 2)).toFixed(2)} px.`;
@@ -85,12 +87,14 @@ function tell(found, decode, drawn) {
   if (performance.now() - said > 2000) {
     said = performance.now();
     const { yaw, pitch, roll } = found[0].pose;
-    say(`Landmarks found. Head: yaw ${yaw.toFixed(0)}, pitch ${pitch.toFixed(0)}, roll ${roll.toFixed(0)} degrees.`);
+    const count = boxes.length > 1 ? `${boxes.length} faces; of the one in the thick box (click another)` : "1 face";
+    say(`${count}: yaw ${yaw.toFixed(0)}, pitch ${pitch.toFixed(0)}, roll ${roll.toFixed(0)} degrees.`);
   }
 }
 
-async function look() {
-  if (!box || !frame.width) return;
+/** Find the landmarks of all boxes and draw them; without `aloud`, as in a first run, times are not shown. */
+async function look(aloud = true) {
+  if (!boxes.length || !frame.width) return;
   if (busy) { again = true; return; }
   busy = true;
   try {
@@ -99,18 +103,20 @@ async function look() {
       const start = performance.now();
       const image = rgbTensor(pixels.getImageData(0, 0, frame.width, frame.height));
       const decode = performance.now() - start;
-      const found = [];
+      const found = [], looked = boxes;
       const { width, height } = frame;
       for (const { name, session } of models) {
         const from = performance.now();
-        const points = await findLandmarks(session, image, box);
-        found.push({ name, points, ms: performance.now() - from, pose: headPose(points, width, height, rigid) });
+        const faces = await findLandmarks(session, image, looked);
+        found.push({ name, faces, ms: performance.now() - from, pose: headPose(faces[0], width, height, rigid) });
       }
       const from = performance.now();
-      draw(found);
-      tell(found, decode, performance.now() - from);
-      globalThis.found = found.map(({ points }) => Array.from(points));
-      if (stream && !drag) box = tightBox(found[0].points) ?? box;
+      draw(found, looked);
+      if (aloud) {
+        tell(found, decode, performance.now() - from);
+        globalThis.found = { boxes: looked, landmarks: found.map(({ faces }) => faces.map((points) => Array.from(points))) };
+      }
+      if (stream && boxes === looked) boxes = looked.map((box, face) => tightBox(found[0].faces[face]) ?? box);
     } while (again && !stream);
   } finally { busy = false; }
 }
@@ -121,26 +127,31 @@ function stop() {
   at("camera").setAttribute("aria-pressed", "false");
 }
 
-/** The surest face that the detector finds; null without one. */
+/** Boxes of all faces that the detector finds, the surest first. */
 async function search() {
-  if (!detector) return null;
   const start = performance.now();
-  const [found] = await findBoxes(detector.session, frame, scratch, detector.map);
+  const found = await findBoxes(detector.session, frame, scratch, detector.settings);
   searched = performance.now() - start;
-  return found ?? null;
+  return found;
 }
 
-const middle = () => [0.3, 0.2, 0.7, 0.8].map((share, i) => share * (i % 2 ? frame.height : frame.width));
-
-async function show(blob, known) {
+async function show(blob) {
   stop();
   try {
     const bitmap = await createImageBitmap(blob);
     take(bitmap, bitmap.width, bitmap.height);
   } catch { say("This file is no picture that the browser can read."); return; }
-  box = (await search()) ?? known ?? middle();
-  draw([]);
-  await look();
+  // Twice: a network's first run on a picture of another size takes longer, and only the second is told of.
+  for (const aloud of [false, true]) {
+    boxes = await search();
+    await look(aloud);
+  }
+  if (!boxes.length) {
+    draw([], []);
+    at("rows").replaceChildren();
+    at("stages").textContent = "";
+    say("No face found. Draw a box around it.");
+  }
 }
 
 async function camera() {
@@ -150,13 +161,14 @@ async function camera() {
   at("camera").setAttribute("aria-pressed", "true");
   const video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
   await video.play();
-  box = null;
+  boxes = [];
   let frames = 0;
   while (stream) {
     take(video, video.videoWidth, video.videoHeight);
-    // Landmarks lead from frame to frame; now and then the detector says where the face really is.
-    if (frames++ % 15 === 0 || !box) box = (await search()) ?? box ?? middle();
-    await look();
+    // Landmarks lead from frame to frame; now and then the detector says where the faces really are.
+    if (frames++ % 15 === 0 || !boxes.length) boxes = await search();
+    if (!boxes.length) draw([], []);
+    await look(frames > 2);
     await new Promise(requestAnimationFrame);
   }
 }
@@ -165,16 +177,22 @@ const place = (event) => {
   const area = view.getBoundingClientRect();
   return [((event.clientX - area.x) * view.width) / area.width, ((event.clientY - area.y) * view.height) / area.height];
 };
-view.addEventListener("pointerdown", (event) => { drag = place(event); view.setPointerCapture(event.pointerId); });
+view.addEventListener("pointerdown", (event) => {
+  drag = place(event);
+  view.setPointerCapture(event.pointerId);
+  const [x, y] = drag;
+  const clicked = boxes.find((box) => x > box[0] && y > box[1] && x < box[2] && y < box[3]);
+  if (clicked) { boxes = [clicked, ...boxes.filter((box) => box !== clicked)]; said = -Infinity; look(); }
+});
 view.addEventListener("pointermove", (event) => {
   if (!drag) return;
   const drawn = betweenCorners(drag, place(event));
-  if (drawn[2] - drawn[0] > 8 && drawn[3] - drawn[1] > 8) { box = drawn; look(); }
+  if (drawn[2] - drawn[0] > 8 && drawn[3] - drawn[1] > 8) { boxes = [drawn]; look(); }
 });
 for (const end of ["pointerup", "pointercancel"]) view.addEventListener(end, () => { drag = null; });
 view.addEventListener("keydown", (event) => {
-  const moved = box && keyedBox(box, event.key, event.shiftKey, Math.max(2, view.width / 100));
-  if (moved) { event.preventDefault(); box = moved; look(); }
+  const moved = boxes.length && keyedBox(boxes[0], event.key, event.shiftKey, Math.max(2, view.width / 100));
+  if (moved) { event.preventDefault(); boxes = [moved, ...boxes.slice(1)]; look(); }
 });
 at("file").addEventListener("change", ({ target }) => target.files[0] && show(target.files[0]));
 addEventListener("dragover", (event) => event.preventDefault());
@@ -183,9 +201,9 @@ at("camera").addEventListener("click", camera);
 
 try {
   const demo = await (await fetch("demo.json")).json();
-  const portrait = async () => show(await (await fetch("portrait.jpg")).blob(), demo.box);
+  const portrait = async () => show(await (await fetch("portrait.jpg")).blob());
   rigid = demo.pose;
-  if (demo.detector) detector = { session: await openModel(demo.detector.file), map: demo.detector.map };
+  detector = { session: await openModel(demo.detector.file), settings: demo.detector };
   for (const { name, file } of demo.models) {
     models.push({ name, session: await openModel(file) });
     addFace({ name });
