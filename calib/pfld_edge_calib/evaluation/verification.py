@@ -369,19 +369,8 @@ def verification_record(found: Verification) -> dict[str, Any]:
 
 
 def _model(model: ModelResult, found: Verification) -> dict[str, Any]:
-    same = [
-        "name",
-        "path",
-        "kind",
-        "sha256",
-        "verdict",
-        "reason",
-        "likely_causes",
-        "accuracy",
-        "nme_intervals",
-        "drift",
-    ]
-    return {name: getattr(model, name) for name in same} | {
+    same = "name path kind sha256 verdict reason likely_causes accuracy nme_intervals drift"
+    return {name: getattr(model, name) for name in same.split()} | {
         "contract_assumed": model.assumed,
         "shipping": dict(zip(("verdict", "reason"), shipping_verdict(found, model), strict=True)),
         "error": None if model.error is None else _deviation(model.error, found),
