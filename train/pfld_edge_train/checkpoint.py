@@ -42,20 +42,16 @@ class Checkpoint:
     """All that a training run needs to resume, and all that a conversion needs to start.
 
     Attributes:
-        weights: The network's state dict.
-        model: Which network they belong to.
-        ema_weights: Exponential moving average of the weights, which is shipped; None where there is none.
-        optimizer: The optimizer's state dict; None in files that can't be resumed.
-        step: Optimizer steps done.
+        weights: State dict of the network `model`.
+        ema_weights: Exponential moving average of the weights, which is shipped.
+        optimizer: Its state dict; None in files that can't be resumed.
+        step: Optimizer steps done; `epoch_step` of them in the epoch after `epoch`, of losses that sum to `epoch_loss`.
         epoch: Last finished epoch, from 0; -1 where unknown.
         best_nme: Lowest validation NME so far; infinite where unknown.
-        auxiliary: State dict of PFLD's auxiliary network, for training only; None where there is none.
+        auxiliary: State dict of PFLD's auxiliary network, for training only.
         scaler: State of float16's loss scaling; None for other precisions.
-        epoch_step: Steps done of the epoch after `epoch`; 0 between two epochs.
-        epoch_loss: Sum of those steps' losses.
         fine_tuned: Whether the run started from another checkpoint's weights.
-        config: The training configuration in plain types.
-        contract: The model's contract in plain types; None in other projects' files.
+        config: The training configuration in plain types, as is `contract`; both None in other projects' files.
     """
 
     weights: Mapping[str, Tensor]

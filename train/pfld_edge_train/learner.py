@@ -22,16 +22,10 @@ BACKBONE = "backbone"
 
 @dataclass(slots=True)
 class Learner:
-    """A network in training.
+    """A network in training: `average` is the exponential moving average of its weights, `step` the steps done.
 
-    Attributes:
-        model: The landmark network.
-        average: Exponential moving average of its weights.
-        auxiliary: Predicts the head's pose from its features, where the loss needs it.
-        optimizer: Over both.
-        runner: What a step calls: network and auxiliary network, wrapped for several processes, compiled.
-        scaler: Scales the loss in float16; does nothing in other precisions.
-        step: Steps done.
+    `auxiliary` predicts the head's pose from its features, where the loss needs it. A step calls `runner`: both
+    networks, wrapped for several processes, compiled. `scaler` does nothing in other precisions than float16.
     """
 
     model: LandmarkNet

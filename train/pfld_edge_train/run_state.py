@@ -46,15 +46,9 @@ _REMEDIES = {
 class RunState:
     """A run between two steps.
 
-    Attributes:
-        config: Its configuration.
-        contract: Of the network.
-        learner: The network and its optimizer.
-        processes: Where it runs.
-        next_epoch: The current epoch, from 0; `epoch_step` steps of it are done.
-        epoch_loss: Sum of their losses.
-        best_nme: Lowest score on the validation faces so far, see `ValidationErrors`.
-        origin: What weights it started from, in a line; `fine_tuned` where they are a checkpoint's.
+    Of the current epoch, `next_epoch` from 0, `epoch_step` steps are done, with the sum of losses `epoch_loss`.
+    `best_nme` is the lowest score on the validation faces so far, see `ValidationErrors`; `origin` says in a line what
+    weights the run started from, `fine_tuned` whether they were a checkpoint's.
     """
 
     config: TrainConfig

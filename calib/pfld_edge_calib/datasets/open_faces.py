@@ -62,15 +62,12 @@ def open_faces(
 ) -> FaceSet:
     """Open one or several datasets of annotated faces as one.
 
-    Args:
-        paths: WFLW folders; CSV files of landmarks; COCO keypoint files (``.json``); tar or Parquet shards, folders of
-            them, or ``name-{000..099}.tar``.
-        split: Which list of a WFLW folder, ``train`` or ``test``.
-        images: For CSV and COCO files, the folder that their image names are relative to; the file's own where None.
-        size: Most photographs or lines in a unit; a Parquet file's row groups stay whole.
-        group_by: For a CSV, see `pfld_edge_calib.datasets.points_csv.read_points_csv`.
-        advance: Called with the number of photographs in each unit that was found.
-        skip: Takes each shard that is damaged, whose photographs before the damage are kept; where None it is an error.
+    `paths` are WFLW folders, of which `split` chooses the list (``train`` or ``test``); CSV files of landmarks, with
+    `group_by` as in `read_points_csv`; COCO keypoint files (``.json``); tar or Parquet shards, folders of them, or
+    ``name-{000..099}.tar``. Images of CSV and COCO files are relative to `images`, or to the file's own folder. A unit
+    has at most `size` photographs or lines; a Parquet file's row groups stay whole. `advance` gets the number of
+    photographs in each unit that was found, `skip` the error of each shard that is damaged, whose photographs before
+    the damage are kept; where None it is raised.
 
     Raises:
         FaceSetError: A path is none of these, or is damaged.

@@ -269,20 +269,11 @@ def prepare_faces(
 ) -> PrepareReport:
     """Crop faces into the shards of a folder; resumes an earlier run of the same faces and settings.
 
-    The shards' bytes depend on faces, photographs and settings, not on the number of processes.
-
-    Args:
-        faces: With landmarks, all with the same number of points.
-        source: The dataset's name for the manifest.
-        root: Folder of the photographs.
-        out: Folder of the shards; created where it is missing.
-        settings: Of the crops and shards.
-        workers: Number of processes.
-        advance: Called with the number of faces done.
-        skip: Called for each photograph that can't be read, whose faces are left out.
-
-    Raises:
-        FaceSetError: No face could be cropped, or the folder holds another dataset.
+    The shards' bytes depend on faces, photographs and settings, not on the number of `workers`, which are processes.
+    `faces` have landmarks, all as many; `source` is the dataset's name for the manifest, `root` the folder of its
+    photographs, `out` that of the shards. `advance` gets the number of faces done, `skip` the error of each photograph
+    that can't be read, whose faces are left out. FaceSetError where no face could be cropped, or the folder holds
+    another dataset.
     """
     points = {len(face.landmarks) for face in faces if face.landmarks is not None}
     if len(points) != 1:

@@ -56,12 +56,8 @@ def paired_drift(
     BCa (Efron, "Better bootstrap confidence intervals", JASA 82, 1987), over whole photographs. More than 1,000
     photographs are resampled in 1,000 random bundles, which keeps the interval's width.
 
-    Args:
-        nmes: ``(N,)`` errors of the model that is judged, NaN for missed faces; those that either missed are left out.
-        reference: ``(N,)`` of the reference.
-        photographs: ``(N,)`` integers: faces with the same one share a photograph.
-        resamples: Number of bootstrap samples.
-        seed: Of the resampling.
+    `nmes` and `reference` are the ``(N,)`` errors of both, NaN for missed faces; those that either missed are left out.
+    Faces with the same of the ``(N,)`` integers `photographs` share one.
     """
     both = np.isfinite(nmes) & np.isfinite(reference)
     change, base = (nmes - reference)[both], reference[both]

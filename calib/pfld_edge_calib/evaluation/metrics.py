@@ -60,15 +60,11 @@ def mean_error(landmarks: NDArray[np.floating], truth: NDArray[np.floating]) -> 
 def nme_per_face(
     predicted: NDArray[np.floating], truth: NDArray[np.floating], normalizing_points: tuple[int, int]
 ) -> Float:
-    """Mean point error of each face divided by the distance between two of its true points.
+    """Mean point error of each face divided by the distance between two of its true points, ``(N,)`` float64.
 
-    Args:
-        predicted: ``(N, P, 2)``.
-        truth: ``(N, P, 2)``, same unit; NaN where a point is unlabelled, which leaves it out of the mean.
-        normalizing_points: For WFLW 60 and 72, the outer eye corners ("inter-ocular").
-
-    Returns:
-        ``(N,)`` float64; NaN where the two points are unlabelled or coincide.
+    Both arrays are ``(N, P, 2)`` in one unit; points that are NaN in `truth` are unlabelled and left out of the mean.
+    The normalizing points of WFLW are 60 and 72, the outer eye corners ("inter-ocular"). NaN where they are unlabelled
+    or coincide.
     """
     first, second = normalizing_points
     return np.asarray(mean_error(predicted, truth) / normalizing_distance(truth, [first], [second]))

@@ -183,15 +183,10 @@ def verify_models(
 ) -> Verification:
     """Run models over annotated faces, and compare the others with the first.
 
-    Args:
-        models: At least one, all of one landmark scheme.
-        faces: At least one; models are given their boxes. NaN where a detector missed a face.
-        settings: Of the verification.
-        compare: Whether the first model is the reference; otherwise each is evaluated by itself.
-        refine: Number of further passes, each with the tight box of the landmarks that the model predicted before.
-        advance: Called with the number of faces done.
-        unusable: Faces that are left out, to which those are added that can't be measured; where None a photograph that
-            can't be read is an error.
+    Models are given the boxes of the faces, NaN where a detector missed one. With `compare` the first model is the
+    reference; otherwise each is evaluated by itself. `refine` is the number of further passes, each with the tight box
+    of the landmarks that the model predicted before. `advance` gets the number of faces done, `unusable` those that
+    can't be measured; where it is None a photograph that can't be read is an error.
 
     Raises:
         ModelContractError: The models have different landmark schemes.

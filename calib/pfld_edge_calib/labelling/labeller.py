@@ -41,16 +41,9 @@ def augmented_predictions(
 ) -> NDArray[np.float32]:
     """Predict the landmarks of every face with every teacher under test-time augmentation.
 
-    Args:
-        photo: ``(H, W, 3)`` BGR.
-        boxes: ``(N, 4)`` tight boxes of the landmarks, N at least 1.
-        teachers: Networks of one landmark scheme.
-        flip: Predict each crop's mirror image too.
-        crops: Crops of each face; the first is the box's own, the others are shifted alike for every face.
-
-    Returns:
-        ``(V, N, P, 2)`` photograph pixels: V predictions, one for each teacher, crop and mirror image. One that is no
-        finite number is a LabellingError.
+    Of ``(N, 4)`` tight boxes in a ``(H, W, 3)`` BGR photograph: ``(V, N, P, 2)`` pixels, V predictions, one for each
+    teacher, crop and, with `flip`, mirror image. The first crop is the box's own, the others are shifted alike for
+    every face. A prediction that is no finite number is a LabellingError.
     """
     return np.stack(
         [
