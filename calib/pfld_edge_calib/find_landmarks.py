@@ -113,11 +113,9 @@ def cut_faces(
         yield FaceCrops(rows, [faces[row] for row in rows], np.stack(crops), _joined(windows))
 
 
-def predict_landmarks(
-    model: LandmarkModel, faces: Sequence[Face], advance: Callable[[int], object] | None = None
-) -> NDArray[np.float32]:
+def predict_landmarks(model: LandmarkModel, faces: Sequence[Face]) -> NDArray[np.float32]:
     """Predict the landmarks of faces with one model, ``(N, P, 2)`` float32 photograph pixels; see `find_landmarks`."""
-    return find_landmarks([model], faces, advance)[0]
+    return find_landmarks([model], faces)[0]
 
 
 def find_landmarks(

@@ -95,15 +95,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def load_model(path: Path, *, use_ema: bool = True) -> tuple[LandmarkNet, Checkpoint]:
-    """Rebuild a checkpoint's network in evaluation mode, with the averaged weights where there are any and `use_ema`.
+def load_model(path: Path) -> tuple[LandmarkNet, Checkpoint]:
+    """Rebuild a checkpoint's network in evaluation mode, with the averaged weights where there are any.
 
     Raises:
         CheckpointError: As `load_checkpoint`, or the weights don't fit the network that the file names.
     """
     checkpoint = load_checkpoint(path)
-    averaged = checkpoint.ema_weights if use_ema else None
-    model = build_model(checkpoint.model)
+    averaged, model = checkpoint.ema_weights, build_model(checkpoint.model)
     _fill(model, averaged if averaged is not None else checkpoint.weights, path)
     return model.eval(), checkpoint
 

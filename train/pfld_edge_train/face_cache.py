@@ -64,15 +64,10 @@ class Crops(Protocol):
 class FaceCache:
     """The N faces of a run.
 
-    Attributes:
-        crops: ``(N, S, S, 3)`` uint8 BGR, S larger than the network's input by about
-            `pfld_edge_calib.datasets.prepared.ROOM`.
-        windows: ``(N, 3)`` int64, x, y and side of each crop's window in its photograph, in pixels.
-        landmarks: ``(N, P, 2)`` float32, photograph pixels.
-        weights: ``(N, P)`` float32, weight of each landmark.
-        attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`.
-        repeats: ``(N,)`` int64, how often an epoch shows the face; 0 without a labelled landmark.
-        held_out: ``(N,)`` bool, the validation split; faces without a labelled landmark are not in it.
+    `crops` ``(N, S, S, 3)`` are uint8 BGR, larger than the network's input by about `ROOM`; `windows` ``(N, 3)`` x, y
+    and side of each crop in its photograph; `landmarks` ``(N, P, 2)`` photograph pixels; `weights` ``(N, P)``;
+    `attributes` ``(N, 6)`` bool those of `WFLW_ATTRIBUTES`. An epoch shows each face as often as `repeats` says;
+    `held_out` is the validation split. Faces without a labelled landmark are in neither.
     """
 
     crops: Crops

@@ -6,8 +6,8 @@ After FitNets (Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, ar
 the output maps of the teacher's stem and bottlenecks. Each part reads the teacher's map, so that all learn at once;
 what follows the last bottleneck learns the landmarks of the configuration's faces. The weights start random, with
 scales set as by Mishkin and Matas ("All you need is a good init", ICLR 2016, arXiv 1511.06422), in the inference form:
-five times as many faces a second as with BatchNorm. A stopped run resumes from its last thousand batches. Train from
-OUT afterwards, so that the parts learn to correct each other's errors.
+five times as many faces a second as with BatchNorm. Train from OUT afterwards, so that the parts learn to correct each
+other's errors.
 """
 
 import math
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from pfld_edge_convert.inference import open_model
 from pfld_edge_convert.quantization.ranges import with_outputs
 from pfld_edge_runtime import Contract
-from pfld_edge_train.batches import Batch, epoch_order, prefetched, training_batches
-from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pfld_edge_train.batches import Batch, prefetched, training_batches
+from pfld_edge_train.checkpoint import Checkpoint, save_checkpoint
 from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.face_cache import FaceCache, open_cache
 from pfld_edge_train.losses import LandmarkLoss
@@ -138,14 +138,10 @@ def spreads(wanted: Tensor) -> Tensor:
     return variance.clamp_min(0.05 * float(variance.mean()))
 
 
-def batches_from(first: int, cache: FaceCache, contract: Contract, config: TrainConfig) -> Iterator[Batch]:
-    """Yield the augmented batches of one epoch after the other, without the first ones."""
-    an_epoch = len(epoch_order(cache, config.seed, 0)) // BATCH_SIZE
-    for epoch in count(first // an_epoch):
-        skipped = first % an_epoch if epoch == first // an_epoch else 0
-        yield from prefetched(
-            training_batches(cache, contract, config.augment, BATCH_SIZE, config.seed, epoch, first_batch=skipped)
-        )
+def batches_of(cache: FaceCache, contract: Contract, config: TrainConfig) -> Iterator[Batch]:
+    """Yield the augmented batches of one epoch after the other."""
+    for epoch in count():
+        yield from prefetched(training_batches(cache, contract, config.augment, BATCH_SIZE, config.seed, epoch))
 
 
 @dataclass
@@ -156,21 +152,6 @@ class Run:
     stages: list[Stage]
     scales: list[Tensor]
     done: int = 0
-
-    def checkpoint(self, network: ModelConfig, contract: Contract) -> Checkpoint:
-        """What a run resumes from, and what training starts from."""
-        state = {"stages": [stage.optimizer.state_dict() for stage in self.stages], "scales": self.scales}
-        return Checkpoint(
-            self.model.state_dict(), network, optimizer=state, step=self.done, contract=contract.to_dict()
-        )
-
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Resume a stopped run."""
-        assert checkpoint.optimizer is not None  # noqa: S101 - `checkpoint` wrote it
-        self.model.load_state_dict(checkpoint.weights)
-        for stage, state in zip(self.stages, checkpoint.optimizer["stages"], strict=True):
-            stage.optimizer.load_state_dict(state)
-        self.scales, self.done = checkpoint.optimizer["scales"], checkpoint.step
 
     def learn(self, batch: Batch, teacher: Teacher, loss_of: LandmarkLoss) -> list[float]:
         """Update every part's weights once; give the losses, NaN for parts that are finished."""
@@ -207,13 +188,11 @@ def main() -> None:
     model = build_model(of_network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert isinstance(model, MultiScaleNet)  # noqa: S101 - tells the type checker
     run, loss_of = Run(model, stages_of(model, batches), []), LandmarkLoss(config.loss, config.input_size, contract)
-    if out.is_file():
-        run.resume(load_checkpoint(out))
-    faces = batches_from(run.done, open_cache(config, Path("runs/cache"), contract), contract, config)
+    faces = batches_of(open_cache(config, Path("runs/cache"), contract), contract, config)
     recent: list[list[float]] = []
     with Progress() as progress:
-        task = progress.add_task("hints", total=batches, completed=run.done)
-        for batch in islice(faces, batches - run.done):
+        task = progress.add_task("hints", total=batches)
+        for batch in islice(faces, batches):
             recent.append(run.learn(batch, teacher, loss_of))
             progress.advance(task)
             if run.done % 1000 == 0 or run.done == batches:
@@ -221,7 +200,8 @@ def main() -> None:
                 shown = " ".join(f"{mean:.4f}" if math.isfinite(mean) else "-" for mean in means)
                 progress.console.print(run.done, shown)
                 recent.clear()
-                save_checkpoint(out, run.checkpoint(of_network, contract))
+                saved = Checkpoint(model.state_dict(), of_network, step=run.done, contract=contract.to_dict())
+                save_checkpoint(out, saved)
 
 
 if __name__ == "__main__":

@@ -93,13 +93,9 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A prepared dataset.
+    """A prepared dataset of ``wflw train``, ``csv`` or ``coco`` (`source`), with the faces left out by reason.
 
-    Attributes:
-        source: The original dataset: ``wflw train``, ``csv``, ``coco``.
-        identity: Hash of the faces and settings that it was made from.
-        points: Landmarks a face.
-        skipped: Number of faces left out, by reason.
+    `identity` is a hash of the faces and settings that it was made from.
     """
 
     source: str
@@ -159,15 +155,10 @@ def is_complete(out: Path, entry: ShardEntry) -> bool:
 class Shard:
     """Faces of consecutive photographs.
 
-    Attributes:
-        crops: ``(N, S, S, 3)`` uint8 BGR.
-        landmarks: ``(N, P, 2)`` float32, pixels of the crop.
-        photo_landmarks: ``(N, P, 2)`` float32, pixels of the photograph.
-        windows: ``(N, 3)`` int64, x, y and side of each crop in its photograph, in pixels. A shard of an older version
-            has none: its crops then count as the photographs.
-        weights: ``(N, P)`` float32, confidence in each landmark, 0 to 1.
-        attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`.
-        groups: N names; faces of one person or one photograph share one.
+    `crops` ``(N, S, S, 3)`` are uint8 BGR; landmarks ``(N, P, 2)`` float32 are in pixels of the crop and of the
+    photograph. `windows` ``(N, 3)`` are x, y and side of each crop in its photograph; a shard of an older version has
+    none, and its crops count as the photographs. `weights` ``(N, P)`` are the confidences, 0 to 1; `attributes`
+    ``(N, 6)`` bool those of `WFLW_ATTRIBUTES`. Faces of one person or one photograph share one of the N `groups`.
     """
 
     crops: NDArray[np.uint8]

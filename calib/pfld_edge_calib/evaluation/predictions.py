@@ -26,14 +26,10 @@ _BATCH = 64
 class FacePredictions:
     """Annotations and predictions of N faces in order; as bytes a few hundred a face and model.
 
-    Attributes:
-        images: Paths of their photographs; in a shard the shard's path joined with the member's name.
-        attributes: Attributes of each face.
-        boxes: ``(N, 4)`` float64 x0, y0, x1, y1 in photograph pixels, that models were given; NaN where missed.
-        truth: ``(N, P, 2)`` float32 photograph pixels; NaN where a point is unlabelled.
-        found: The same shape for each model; NaN for missed faces.
-        outside: Photographs of further faces, one a face, that lie wholly outside of them.
-        unreadable: For each further face whose photograph can't be read, and each damaged member of a shard, why.
+    Models were given the ``(N, 4)`` `boxes`, x0 y0 x1 y1 in pixels, NaN where missed. `truth` and what each model
+    `found` are ``(N, P, 2)`` float32 pixels, NaN for unlabelled points and missed faces. `outside` are the photographs
+    of further faces, one a face, that lie wholly outside of them; `unreadable` says for each further face whose
+    photograph can't be read, and each damaged member of a shard, why.
     """
 
     images: tuple[str, ...]

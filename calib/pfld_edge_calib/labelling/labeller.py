@@ -85,12 +85,8 @@ class Consensus:
     error of any label, D squared, the face's disagreement, and d squared, the landmark's:
     ``T / sqrt(T^2 + D^2 + d^2)``, the product of the face's and the landmark's weight, as training multiplies them.
 
-    Attributes:
-        landmarks: ``(N, P, 2)`` float32 pixels, the median of the predictions.
-        disagreement: ``(N, P)`` float64, d, as shares of the face's size.
-        face_disagreement: ``(N,)`` float64, D, the median over the landmarks.
-        weights: ``(N,)`` float64 in 0 to 1, ``T / sqrt(T^2 + D^2)``.
-        point_weights: ``(N, P)`` float64 in 0 to 1, ``sqrt(T^2 + D^2) / sqrt(T^2 + D^2 + d^2)``.
+    `landmarks` are the median of the predictions in pixels. `disagreement` is d, ``(N, P)`` shares of the face's size,
+    `face_disagreement` D, its median over the landmarks; weights lie in 0 to 1.
     """
 
     landmarks: NDArray[np.float32]
@@ -136,14 +132,11 @@ _SAME_FACE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LabelSettings:
-    """How faces are labelled.
+    """How faces are labelled: with mirror images (`flip`), and so many `crops` of each face.
 
-    Attributes:
-        flip: Each teacher predicts the mirror image too.
-        crops: Crops of each face, at least 1.
-        passes: The last pass's predictions become the label; each pass before moves the box to the landmarks found.
-        least_agreement: Faces of a lower weight are dropped, 0 to 1; see `Consensus.weights`.
-        least_size: Faces with a smaller box are dropped, pixels of the longer side.
+    The last pass's predictions become the label; each pass before moves the box to the landmarks found. Faces are
+    dropped with a lower weight than `least_agreement`, 0 to 1 (see `Consensus`), or a longer side under `least_size`
+    pixels.
     """
 
     flip: bool = False
@@ -195,11 +188,7 @@ class Labeller:
         self._find, self._settings = find, settings
 
     def __call__(self, photo: DatasetPhoto) -> DonePhoto:
-        """Label the faces that are found in a photograph, or without `find` those in its boxes.
-
-        Raises:
-            LabellingError: A teacher is damaged.
-        """
+        """Label the faces that are found in a photograph, or without `find` those in its boxes."""
         if not photo.error and photo.faces is None and self._find is None:
             return DonePhoto(unreadable=f"{photo.image}: no box beside it; give a detector")
         try:

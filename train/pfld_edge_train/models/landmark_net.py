@@ -51,13 +51,10 @@ FEATURE_STRIDE = 4
 
 
 class LandmarkNet(nn.Module):
-    """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
-
-    Attributes:
-        feature_channels: Channels of the feature map that `forward_features` gives.
-    """
+    """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop."""
 
     feature_channels: int
+    """Of the map that `forward_features` gives."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, 3, S, S)`` to ``(N, 2 * num_landmarks)``."""
