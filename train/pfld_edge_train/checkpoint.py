@@ -146,8 +146,10 @@ def _own(record: dict[str, Any]) -> Checkpoint:
     present = [item for item in fields(Checkpoint) if item.name in record]
     values = {item.name: record[item.name] for item in present}
     for item in present:
-        found = values[item.name]
-        if not isinstance(found, _plain_types(item.default)):
+        found, default = values[item.name], item.default
+        plain = (float, int) if isinstance(default, float) else (type(default),)
+        types = {MISSING: (dict,), None: (dict, type(None))}.get(default, plain)
+        if not isinstance(found, types):
             raise CheckpointError(f"a damaged pfld-edge checkpoint: {item.name} is of type {type(found).__name__}")
     for weights in (values["weights"], values.get("ema_weights") or {}):
         if not all(isinstance(value, Tensor) for value in weights.values()):
@@ -159,13 +161,6 @@ def _own(record: dict[str, Any]) -> Checkpoint:
     if config.kind not in MODEL_KINDS:
         raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
     return Checkpoint(**{**values, "model": config})
-
-
-def _plain_types(default: object) -> tuple[type, ...]:
-    """Types in which a field with this default is saved."""
-    if default is MISSING or default is None:
-        return (dict,) if default is MISSING else (dict, type(None))
-    return (float, int) if isinstance(default, float) else (type(default),)
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:
@@ -226,12 +221,13 @@ def infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
     first = _first_convolutions(kind)
     stem = _shape(weights, next((name for name in first if name in weights), first[0]), axes=4)
     widths = width_candidates(kind, stem[0])
+    branches = (re.search(r"\.rbr_conv\.(\d{1,3})\.", name) for name in weights)
     config = ModelConfig(
         kind=kind,
         width_factor=widths[-1],
         input_size=_input_size(weights, kind),
         num_landmarks=_num_landmarks(weights),
-        conv_branches=_conv_branches(weights),
+        conv_branches=max((int(match[1]) for match in branches if match), default=0) + 1,
         fused=not any(name.endswith("running_mean") for name in weights),
         pointwise_scale=any(".primary_conv.rbr_scale." in name for name in weights),
     )
@@ -261,10 +257,7 @@ def _misfits(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
 
 
 def _first_convolutions(kind: str) -> tuple[str, ...]:
-    return _block_weights("blocks.0" if kind in _STEMS else "conv1")
-
-
-def _block_weights(block: str) -> tuple[str, ...]:
+    block = "blocks.0" if kind in _STEMS else "conv1"
     return f"{block}.0.weight", f"{block}.rbr_conv.0.conv.weight", f"{block}.reparam_conv.weight"
 
 
@@ -301,11 +294,6 @@ def _num_landmarks(weights: Mapping[str, Tensor]) -> int:
     if outputs % 2:
         raise CheckpointError(f"the last layer has {outputs} outputs, expected an x and a y for each landmark")
     return outputs // 2
-
-
-def _conv_branches(weights: Mapping[str, Tensor]) -> int:
-    found = (re.search(r"\.rbr_conv\.(\d{1,3})\.", name) for name in weights)
-    return max((int(match.group(1)) for match in found if match), default=0) + 1
 
 
 def _shape(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:

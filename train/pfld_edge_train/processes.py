@@ -121,7 +121,9 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     try:
         yield Processes(place, dist.get_rank(), dist.get_world_size(), local_rank, dist.group.WORLD, waiting)
     except RuntimeError as error:
-        if not isinstance(error, PfldEdgeError) and _broken_connection(error):
+        # Gloo names its sources in the error of a broken connection, NCCL has a class for it.
+        broken = isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
+        if broken and not isinstance(error, PfldEdgeError):
             raise OtherProcessError("another process of the run ended; --resume goes on from the last one") from error
         raise
     finally:
@@ -136,8 +138,3 @@ def _own_gpu(local_rank: int) -> torch.device:
     place = torch.device("cuda", local_rank)
     torch.cuda.set_device(place)
     return place
-
-
-def _broken_connection(error: RuntimeError) -> bool:
-    """Distinguish another process's end from an error of our own: gloo names its sources, NCCL has a class."""
-    return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)

@@ -9,6 +9,7 @@ error. ``docs/labelling.md`` has the figures, also of the alternatives that were
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -45,14 +46,11 @@ def augmented_predictions(
     teacher, crop and, with `flip`, mirror image. The first crop is the box's own, the others are shifted alike for
     every face. A prediction that is no finite number is a LabellingError.
     """
-    return np.stack(
-        [
-            _prediction(photo, moved, teacher, mirrored=mirrored)
-            for moved in _jittered_boxes(boxes, crops)
-            for teacher in teachers
-            for mirrored in ((False, True) if flip else (False,))
-        ]
-    )
+    # The same seed for each face, whose crops must not depend on the other faces.
+    jitters = [jittered([Face(Path(), box)], crops, 0, _SHIFT, _SCALE) for box in boxes]
+    moved = [np.array([faces[i].bbox_xyxy for faces in jitters]) for i in range(crops)]
+    views = product(moved, teachers, (False, True) if flip else (False,))
+    return np.stack([_prediction(photo, places, teacher, mirrored=mirrored) for places, teacher, mirrored in views])
 
 
 def _prediction(
@@ -69,12 +67,6 @@ def _prediction(
     if not np.isfinite(found).all():
         raise LabellingError(f"{teacher.name} gave landmarks that are not finite numbers: the file is damaged")
     return windows.to_image(found)
-
-
-def _jittered_boxes(boxes: NDArray[np.float64], crops: int) -> NDArray[np.float64]:
-    """Jitter boxes ``(crops, N, 4)``; the same seed for each face, whose crops must not depend on the other faces."""
-    moved = [jittered([Face(Path(), box)], crops, 0, _SHIFT, _SCALE) for box in boxes]
-    return np.array([[faces[i].bbox_xyxy for faces in moved] for i in range(crops)])
 
 
 @dataclass(frozen=True, slots=True)
