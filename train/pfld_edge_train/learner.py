@@ -123,11 +123,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group the parameters that train by weight decay and learning rate, for an optimizer.
 
-    Weights with more than one axis are decayed; biases and BatchNorm's factors are not.
-
-    Returns:
-        Groups with their factor to the run's learning rate as ``rate``, the last layer's first; decayed before
-        free. The auxiliary network's factor is 1.
+    Weights with more than one axis are decayed; biases and BatchNorm's factors are not. A group's factor to the run's
+    learning rate is its ``rate``, 1 for the auxiliary network; the last layer comes first, decayed before free.
     """
     factors = layer_factors(model, config)
     trained = [(factors[name], value) for name, value in model.named_parameters() if value.requires_grad]

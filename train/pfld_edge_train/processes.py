@@ -75,11 +75,7 @@ class Processes:
             raise OtherProcessError(messages[0]) from failure
 
     def in_turn(self, make: Callable[[], Made]) -> Made:
-        """Call what fills a disk: in the first process, then in one process of each machine, then in all others.
-
-        Raises:
-            OtherProcessError: It failed in another process.
-        """
+        """Call what fills a disk `together`: in the first process, then in one of each machine, then in all others."""
         turn = 0 if self.first else 1 if self.local_rank == 0 else 2
         made: list[Made] = []
         for number in range(3):

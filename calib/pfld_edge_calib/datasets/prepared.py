@@ -195,7 +195,9 @@ def read_shard(path: Path, size: int, *, pictures: bool = True) -> Shard:
             arrays = {name: file[name] for name in file.files if pictures or name != "pictures"}
         crops = np.zeros((0, size, size, 3), np.uint8)
         if pictures:
-            crops = np.stack([_decoded(each, size) for each in _parts(arrays["pictures"], arrays["picture_ends"])])
+            crops = np.stack(
+                [decoded_picture(each, size) for each in _parts(arrays["pictures"], arrays["picture_ends"])]
+            )
         groups = [bytes(name).decode() for name in _parts(arrays["groups"], arrays["group_ends"])]
         landmarks = arrays["landmarks"]
         shard = Shard(
@@ -221,7 +223,8 @@ def _parts(flat: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[NDArray[np.
     return np.split(flat, ends[:-1]) if len(ends) else []
 
 
-def _decoded(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def decoded_picture(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Decode a picture of a shard, ``(size, size, 3)`` BGR; a ValueError says that it has another size."""
     if len(picture) == size * size * 3:
         return picture.reshape(size, size, 3)
     crop = cv2.imdecode(picture, cv2.IMREAD_COLOR)

@@ -23,7 +23,7 @@ from pfld_edge_calib.errors import FaceSetError, LabellingError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.photo import decode_photo, read_photo
-from pfld_edge_runtime import LandmarkModel, LandmarkScheme, crop_faces, crop_windows, tight_box
+from pfld_edge_runtime import FaceLandmarker, LandmarkModel, LandmarkScheme, predict_with_mirror, tight_box
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
 TYPICAL_ERROR = 0.03
@@ -49,24 +49,14 @@ def augmented_predictions(
     # The same seed for each face, whose crops must not depend on the other faces.
     jitters = [jittered([Face(Path(), box)], crops, 0, _SHIFT, _SCALE) for box in boxes]
     moved = [np.array([faces[i].bbox_xyxy for faces in jitters]) for i in range(crops)]
-    views = product(moved, teachers, (False, True) if flip else (False,))
-    return np.stack([_prediction(photo, places, teacher, mirrored=mirrored) for places, teacher, mirrored in views])
-
-
-def _prediction(
-    photo: NDArray[np.uint8], boxes: NDArray[np.float64], teacher: LandmarkModel, *, mirrored: bool
-) -> NDArray[np.float32]:
-    contract = teacher.contract
-    windows = crop_windows(boxes, contract.crop.margin)
-    crops = crop_faces(photo, windows, contract.input_size, swap_channels=contract.color_order != "bgr")
-    if not mirrored:
-        found = teacher.predict(crops)
-    else:
-        flipped = teacher.predict(np.ascontiguousarray(crops[:, :, ::-1]))[:, contract.landmarks.mirror]
-        found = np.stack([1 - flipped[..., 0], flipped[..., 1]], axis=-1)
-    if not np.isfinite(found).all():
-        raise LabellingError(f"{teacher.name} gave landmarks that are not finite numbers: the file is damaged")
-    return windows.to_image(found)
+    found: list[NDArray[np.float32]] = []
+    for places, teacher in product(moved, teachers):
+        find = FaceLandmarker(teacher)
+        views = predict_with_mirror(find, photo, places, "bgr") if flip else (teacher.locate(photo, places, "bgr"),)
+        if not np.isfinite(views).all():
+            raise LabellingError(f"{teacher.name} gave landmarks that are not finite numbers: the file is damaged")
+        found += views
+    return np.stack(found)
 
 
 @dataclass(frozen=True, slots=True)

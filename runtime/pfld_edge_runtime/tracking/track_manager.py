@@ -87,14 +87,10 @@ class Track:
     The next box always comes from smoothed landmarks, so that the jitter of one frame's landmarks doesn't become the
     jitter of the next frame's crop.
 
-    Attributes:
-        landmarks: ``(P, 2)`` the network's last output, found at `last_seen` seconds in a crop of `box` turned by
-            `roll`.
-        scheme: Of the points; None where crops can't be turned.
-        speed: ``(2,)`` pixels a second.
-        prediction_error: Mean distance of late between the face and its predicted place, in faces.
-        lost: It was not found in the last frame, and may reappear.
-        misses: How many times in a row the detector didn't find it.
+    `landmarks` ``(P, 2)`` are the network's last output, found at `last_seen` seconds in a crop of `box` turned by
+    `roll`; a `scheme` of None means that crops can't be turned. `speed` ``(2,)`` is in pixels a second,
+    `prediction_error` the mean distance of late between the face and its predicted place, in faces. A `lost` face was
+    not found in the last frame, and may reappear; the detector didn't find it `misses` times in a row.
     """
 
     id: int
