@@ -25,7 +25,19 @@ PAPER = "[loss]\nauxiliary_weight = 0.1"
 
 
 def command(config: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "pfld_edge", "train", "--config", str(config), "-o", str(out), "--threads", "1", *more]
+    return [
+        sys.executable,
+        "-m",
+        "pfld_edge",
+        "train",
+        "--config",
+        str(config),
+        "-o",
+        str(out),
+        "--threads",
+        "1",
+        *more,
+    ]
 
 
 def test_what_is_shipped_is_the_average_alone(write_config: WriteConfig, tmp_path: Path) -> None:
