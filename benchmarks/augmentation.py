@@ -1,14 +1,9 @@
-"""What augmentation costs, and what it looks like.
+"""Draws what augmentation does to the two bundled portraits.
 
-    python benchmarks/augmentation.py speed [--config train/configs/pfld-edge-s.toml] [--device cuda]
-    python benchmarks/augmentation.py sheet docs/augmentation.png
-
-Both use the two bundled portraits unless a configuration names other faces.
+python benchmarks/augmentation.py docs/augmentation.png
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import click
@@ -16,18 +11,14 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 
-from harness import print_table
 from pfld_edge_calib import cut_faces, portraits
 from pfld_edge_runtime import Contract, CropRule
 from pfld_edge_train.augment import draw_plan, render_on_cpu, render_on_device
-from pfld_edge_train.batches import training_batches
-from pfld_edge_train.config import AugmentConfig, load_config
-from pfld_edge_train.face_cache import FaceCache, open_cache
+from pfld_edge_train.config import AugmentConfig
+from pfld_edge_train.face_cache import FaceCache
 
 OFF = AugmentConfig(**{item.name: 0.0 for item in fields(AugmentConfig)})
-GEOMETRY = ("rotation", "shear", "shift", "scale", "flip")
 SHOWN = {
     "rotation": 25.0,
     "shear": 0.3,
@@ -53,48 +44,10 @@ SHOWN = {
 COLUMNS = 6
 
 
-@click.group()
-def main() -> None:
-    """Measure and show the augmentation of training faces."""
-
-
-@main.command()
-@click.option("--config", "config_path", type=click.Path(path_type=Path), help="A run's TOML file: its faces.")
-@click.option("--cache", "folder", type=click.Path(path_type=Path), default=Path("runs/cache"), help="Of cut faces.")
-@click.option("--device", default="cpu", show_default=True, help="Where the batch is made; not cpu: with torch.")
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option(
-    "--rounds", type=click.IntRange(1), default=30, show_default=True, help="Batches of each; the best counts."
-)
-def speed(config_path: Path | None, folder: Path, device: str, batch_size: int, rounds: int) -> None:
-    """Print faces a second, and what each part adds to a face, at the default strengths."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    contract = Contract()
-    if config_path is None:
-        faces = portrait_cache(contract, 16 * batch_size)
-    else:
-        faces = open_cache(load_config(config_path), folder, contract)
-    defaults = asdict(AugmentConfig())
-    parts = {"plain crop": OFF, "everything": AugmentConfig()}
-    parts |= {"geometry": replace(OFF, **{name: defaults[name] for name in GEOMETRY})}
-    parts |= {name: replace(OFF, **{name: value}) for name, value in defaults.items() if name not in GEOMETRY}
-    best = dict.fromkeys(parts, np.inf)
-    for number in track(range(rounds), description="batches"):
-        # The first look at a round's faces reads them from the disk or from far memory.
-        training_batches(faces, contract, OFF, batch_size, 0, number, device=device)[0]
-        for name, config in parts.items():
-            batches = training_batches(faces, contract, config, batch_size, 0, number, device=device)
-            best[name] = min(best[name], seconds(lambda some=batches: some[0], device))
-    per_face = {name: 1e6 * value / batch_size for name, value in best.items()}
-    rows = [[name, f"{1e6 / cost:.0f}", f"{cost - per_face['plain crop']:.0f}"] for name, cost in per_face.items()]
-    print_table(["", "faces/s", "added to a face, microseconds"], rows)
-
-
-@main.command()
+@click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--device", default="cpu", show_default=True, help="Not cpu: drawn with torch.")
-def sheet(out: Path, device: str) -> None:
+def main(out: Path, device: str) -> None:
     """Draw every part on a portrait, with the landmarks, into the PNG file OUT."""
     contract = Contract(input_size=80)
     faces = portrait_cache(contract, 2)
@@ -128,16 +81,6 @@ def portrait_cache(contract: Contract, count: int) -> FaceCache:
         repeats=np.ones(count, np.int64),
         held_out=np.zeros(count, np.bool_),
     )
-
-
-def seconds(call: Callable[[], object], device: str) -> float:
-    """Time of one call: of this thread on a CPU, where others may be busy; by the clock elsewhere."""
-    clock = time.thread_time if device == "cpu" else time.perf_counter
-    start = clock()
-    call()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return clock() - start
 
 
 def face(

@@ -37,6 +37,7 @@ from pfld_edge_runtime.detection import YuNet
 from pfld_edge_runtime.geometry import ConfidenceCurve, landmarks_68, mirror_disagreement, predict_with_mirror
 
 Array = NDArray[np.float64]
+Cases = NDArray[np.void]
 THRESHOLD = 0.1
 BINS = (0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0001)
 COMPLEX = np.array([1, 1j])
@@ -53,24 +54,8 @@ class Case:
     person: str
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a network made of N cases: its disagreement and its true error, infinite without a face."""
-
-    disagreement: Array
-    nme: Array
-    people: NDArray[np.str_]
-
-    def __getitem__(self, chosen: NDArray[np.bool_]) -> "Seen":
-        return Seen(self.disagreement[chosen], self.nme[chosen], self.people[chosen])
-
-    def __add__(self, other: "Seen") -> "Seen":
-        return Seen(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("disagreement", "nme", "people")))
-
-    @property
-    def good(self) -> NDArray[np.bool_]:
-        """Which landmarks are near the truth."""
-        return self.nme < THRESHOLD
+SEEN = np.dtype([("disagreement", float), ("nme", float), ("person", "U64")])
+"""What a network made of a case: its disagreement and its true error, infinite without a face."""
 
 
 @click.command()
@@ -91,12 +76,10 @@ def main(model: Path | None, seed: int) -> None:
         "half covered": seen(landmarker, (covered(case, random) for case in cases(as_detected(youtube, seed)))),
     }
     nothing = seen(landmarker, backgrounds(shared, random))
-    everything = nothing
-    for part in faces.values():
-        everything += part
-    first = np.isin(everything.people, np.unique(everything.people)[::2])
+    everything = np.concatenate([nothing, *faces.values()])
+    first = np.isin(everything["person"], np.unique(everything["person"])[::2])
     trial, curve = fitted(everything[first]), fitted(everything)
-    click.echo(f"curve: middle={curve.middle:.4f}, steepness={curve.steepness:.2f} ({len(everything.nme)} cases)")
+    click.echo(f"curve: middle={curve.middle:.4f}, steepness={curve.steepness:.2f} ({len(everything)} cases)")
     click.echo(f"fitted on half of the people: middle={trial.middle:.4f}, steepness={trial.steepness:.2f}")
     wflw = open_faces(shared / "data/WFLW").load()
     tight = seen(landmarker, cases(wflw))
@@ -110,7 +93,7 @@ def main(model: Path | None, seed: int) -> None:
     print_table(head, rows)
     for name, part, used in (
         ("the other half of the people", everything[~first], trial),
-        ("WFLW", tight + detected, curve),
+        ("WFLW", np.concatenate([tight, detected]), curve),
     ):
         head = [f"confidence, {name}", "cases", "mean", "share with NME under 0.1"]
         print_table(head, calibration_rows(part, used))
@@ -173,7 +156,7 @@ def backgrounds(shared: Path, random: np.random.Generator) -> Iterator[Case]:
             yield Case(image, np.concatenate([low, low + side]), None, path.name)
 
 
-def seen(landmarker: FaceLandmarker, given: Iterator[Case]) -> Seen:
+def seen(landmarker: FaceLandmarker, given: Iterator[Case]) -> Cases:
     """Run the network over cases, each with its mirror image."""
     rows, scheme = [], landmarker.contract.landmarks
     for case in given:
@@ -184,28 +167,28 @@ def seen(landmarker: FaceLandmarker, given: Iterator[Case]) -> Seen:
             ends = (scheme if wider else IBUG_68).normalizing_points
             error = nme_per_face(found if wider else landmarks_68(found), case.truth[None], ends)[0]
         rows.append((apart, error, case.person))
-    return Seen(*(np.array(column) for column in zip(*rows, strict=True)))
+    return np.array(rows, SEEN)
 
 
-def fitted(data: Seen) -> ConfidenceCurve:
+def fitted(data: Cases) -> ConfidenceCurve:
     """Logistic regression on the logarithm of the disagreement: least negative log likelihood."""
-    apart, signs = np.log(data.disagreement), np.where(data.good, -1.0, 1.0)
+    apart, signs = np.log(data["disagreement"]), np.where(data["nme"] < THRESHOLD, -1.0, 1.0)
     loss = lambda line: np.logaddexp(0, signs * (line[0] * apart + line[1])).sum()  # noqa: E731
     slope, offset = minimize(loss, [-1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10}).x
     return ConfidenceCurve(middle=float(np.exp(-offset / slope)), steepness=float(-slope))
 
 
-def figures(name: str, data: Seen, curve: ConfidenceCurve, nothing: Seen) -> list[str]:
+def figures(name: str, data: Cases, curve: ConfidenceCurve, nothing: Cases) -> list[str]:
     """One row of the table."""
-    confidence = curve(data.disagreement)
-    bad, face = ~data.good, np.isfinite(data.nme)
+    disagreement, nme = data["disagreement"], data["nme"]
+    confidence, bad, face = curve(disagreement), nme >= THRESHOLD, np.isfinite(nme)
     row = [name, str(len(bad)), f"{bad.mean():.1%}", f"{confidence.mean():.2f}"]
-    row += [f"{((confidence - data.good) ** 2).mean():.3f}", "", "", ""]
+    row += [f"{((confidence - ~bad) ** 2).mean():.3f}", "", "", ""]
     if 0 < bad.sum() < len(bad):
-        row[6] = f"{auc(data.disagreement, bad):.3f}"
+        row[6] = f"{auc(disagreement, bad):.3f}"
     if face.any():
-        apart = np.concatenate([data.disagreement[face], nothing.disagreement])
-        row[5] = f"{spearmanr(data.disagreement[face], data.nme[face])[0]:.2f}"
+        apart = np.concatenate([disagreement[face], nothing["disagreement"]])
+        row[5] = f"{spearmanr(disagreement[face], nme[face])[0]:.2f}"
         row[7] = f"{auc(apart, np.arange(len(apart)) >= face.sum()):.3f}"
     return row
 
@@ -216,13 +199,13 @@ def auc(score: Array, positive: NDArray[np.bool_]) -> float:
     return float(found / (positive.sum() * (~positive).sum()))
 
 
-def calibration_rows(data: Seen, curve: ConfidenceCurve) -> Iterator[list[str]]:
+def calibration_rows(data: Cases, curve: ConfidenceCurve) -> Iterator[list[str]]:
     """Mean confidence and share of good landmarks, by confidence."""
-    confidence = curve(data.disagreement)
+    confidence, good = curve(data["disagreement"]), data["nme"] < THRESHOLD
     for low, high in pairwise(BINS):
         chosen = (confidence >= low) & (confidence < high)
         if chosen.any():
-            means = (f"{confidence[chosen].mean():.2f}", f"{data.good[chosen].mean():.2f}")
+            means = (f"{confidence[chosen].mean():.2f}", f"{good[chosen].mean():.2f}")
             yield [f"{low:.1f} to {min(high, 1):.1f}", str(chosen.sum()), *means]
 
 

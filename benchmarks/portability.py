@@ -24,8 +24,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -86,12 +86,7 @@ CPU revision\t: 0
 """
 
 
-class MissingPartError(Exception):
-    """Something that an emulation needs is missing or failed; the message is one line with the mend."""
-
-
-@dataclass(frozen=True)
-class Emulated:
+class Emulated(NamedTuple):
     """A processor that QEMU can play: QEMU's names, what onnxruntime must see of it, an arm processor's part number."""
 
     name: str
@@ -110,16 +105,7 @@ PROCESSORS = (
 )
 
 
-@dataclass(frozen=True)
-class Interpreter:
-    """A Python that can be started: its command, and for a foreign one its file tree."""
-
-    command: list[str]
-    root: Path | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What a model answered on a processor."""
 
     output: NDArray[np.float32]
@@ -140,75 +126,15 @@ def main(models: tuple[Path, ...], faces: int, arm64: Path | None) -> None:
     found = {machine: interpreter(machine, root) for machine in ("x86_64", "aarch64")}
     usable = {emulated: python for emulated in PROCESSORS if (python := found[emulated.machine])}
     try:
-        done = sum(compare(model, faces, usable) for model in models or (BUNDLED_MODEL,)) if usable else 0
-    except (PfldEdgeError, MissingPartError) as error:
+        done = sum(compare(model, faces, usable, root) for model in models or (BUNDLED_MODEL,)) if usable else 0
+    except (PfldEdgeError, RuntimeError) as error:
         click.echo(f"Error: {error}", err=True)
         done = 0
     sys.exit(0 if done else 2)
 
 
-def compare(model: Path, count: int, interpreters: dict[Emulated, Interpreter]) -> int:
-    """Run one model natively and on every emulated processor, print a line for each; how many emulations ran."""
-    contract = open_landmark_model(model).contract
-    known = portraits()
-    crops = next(cut_faces(jittered(known, -(-count // len(known))), contract, count)).crops
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        np.save(folder / "input.npy", prepare_input(crops, contract))
-        native = run(Interpreter([sys.executable]), model, folder)
-        click.echo(f"\n{model.name}, {len(crops)} faces; natively: {native.features}, {native.seconds:.2f} s")
-        click.echo(f"  {'processor':36} {'largest':>9} {'mean':>9} {'largest':>9} {'values that':>13}")
-        click.echo(f"  {'':36} {'px':>9} {'px':>9} {'of eyes':>9} {'differ':>13} {'seconds':>8}  features seen")
-        answers = [try_run(emulated, python, model, folder) for emulated, python in interpreters.items()]
-        for emulated, answer in zip(interpreters, answers, strict=True):
-            if answer:
-                click.echo(f"  {emulated.name:36} {difference(native, answer, contract)}")
-    return sum(answer is not None for answer in answers)
-
-
-def difference(native: Answer, answer: Answer, contract: Contract) -> str:
-    """Say how far two answers lie apart: pixels of the crop, share of the eyes' distance, values, seconds, features."""
-    shape = (len(native.output), contract.landmarks.num_landmarks, 2)
-    truth = native.output.reshape(shape).astype(np.float64) * contract.input_size
-    distances = np.linalg.norm(answer.output.reshape(shape).astype(np.float64) * contract.input_size - truth, axis=2)
-    first, second = contract.landmarks.normalizing_points
-    eyes = np.linalg.norm(truth[:, first] - truth[:, second], axis=1)
-    changed = f"{np.count_nonzero(native.output != answer.output)}/{native.output.size}"
-    return (
-        f"{distances.max():9.4f} {distances.mean():9.4f} {(distances / eyes[:, None]).max():9.2%} {changed:>13} "
-        f"{answer.seconds:8.2f}  {answer.features}"
-    )
-
-
-def try_run(emulated: Emulated, python: Interpreter, model: Path, folder: Path) -> Answer | None:
-    """Run the model on an emulated processor; a failure is told in one line and gives None."""
-    if python.root:
-        # The emulator's -L finds this file before the host's.
-        (python.root / "proc").mkdir(exist_ok=True)
-        (python.root / "proc" / "cpuinfo").write_text(ARM_CPUINFO.format(part=emulated.part))
-    try:
-        answer = run(python, model, folder, emulated.cpu)
-        if answer.features != emulated.features:
-            raise MissingPartError(f"QEMU plays '{answer.features}', not '{emulated.features}': use another (7.2 does)")
-    except MissingPartError as error:
-        click.echo(f"{emulated.name}: {error}", err=True)
-        return None
-    return answer
-
-
-def run(python: Interpreter, model: Path, folder: Path, cpu: str = "") -> Answer:
-    """Run the model on ``input.npy``."""
-    # Nothing of the host's environment: its library paths and Python settings mean nothing to another processor.
-    environment = {"PATH": os.defpath, "HOME": str(folder), "QEMU_CPU": cpu}
-    files = [str(path) for path in (model.resolve(), folder / "input.npy", folder / "output.npy")]
-    # The folder is the working directory too: a crashing emulator drops its core there.
-    printed = call([*python.command, "-s", "-c", PROGRAM, *files], environment, folder)
-    told = json.loads(printed.splitlines()[-1])
-    return Answer(np.load(folder / "output.npy"), " ".join(told["features"]), told["seconds"])
-
-
-def interpreter(machine: str, arm64: Path | None) -> Interpreter | None:
-    """Find a Python for an emulated architecture; what is missing is told in one line and gives None."""
+def interpreter(machine: str, arm64: Path | None) -> list[str] | None:
+    """Find the command of an emulated Python; what is missing is told in one line and gives None."""
     qemu = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
     reason = ""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
@@ -221,23 +147,79 @@ def interpreter(machine: str, arm64: Path | None) -> Interpreter | None:
         click.echo(f"{machine} processors left out: {reason}", err=True)
         return None
     if machine == "x86_64" or arm64 is None:
-        return Interpreter([qemu, sys.executable])
+        return [qemu, sys.executable]
     python = next(iter(sorted(arm64.glob("usr/local/bin/python3.*[0-9]"))), arm64 / "usr/bin/python3")
-    return Interpreter([qemu, "-L", str(arm64), str(python)], arm64)
+    return [qemu, "-L", str(arm64), str(python)]
 
 
-def call(command: list[str], environment: dict[str, str], folder: Path) -> str:
-    """Run a command; what it printed, or the failure with its last words in one line."""
+def compare(model: Path, count: int, interpreters: dict[Emulated, list[str]], arm64: Path | None) -> int:
+    """Run one model natively and on every emulated processor, print a line for each; how many emulations ran."""
+    contract = open_landmark_model(model).contract
+    known = portraits()
+    crops = next(cut_faces(jittered(known, -(-count // len(known))), contract, count)).crops
+    done = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "input.npy", prepare_input(crops, contract))
+        native = run([sys.executable], model, folder)
+        click.echo(f"\n{model.name}, {len(crops)} faces; natively: {native.features}, {native.seconds:.2f} s")
+        click.echo(f"  {'processor':36} {'largest':>9} {'mean':>9} {'largest':>9} {'values that':>13}")
+        click.echo(f"  {'':36} {'px':>9} {'px':>9} {'of eyes':>9} {'differ':>13} {'seconds':>8}  features seen")
+        for emulated, python in interpreters.items():
+            if emulated.part and arm64:
+                # The emulator's -L finds this file before the host's.
+                (arm64 / "proc").mkdir(exist_ok=True)
+                (arm64 / "proc/cpuinfo").write_text(ARM_CPUINFO.format(part=emulated.part))
+            try:
+                answer = run(python, model, folder, emulated.cpu)
+                if answer.features != emulated.features:
+                    played = f"QEMU plays '{answer.features}', not '{emulated.features}'"
+                    raise RuntimeError(f"{played}: use another (7.2 does)")
+            except RuntimeError as error:
+                click.echo(f"{emulated.name}: {error}", err=True)
+                continue
+            click.echo(f"  {emulated.name:36} {difference(native, answer, contract)}")
+            done += 1
+    return done
+
+
+def difference(native: Answer, answer: Answer, contract: Contract) -> str:
+    """Say how far two answers lie apart: pixels of the crop, share of the eyes' distance, values, seconds, features."""
+    shape = (len(native.output), contract.landmarks.num_landmarks, 2)
+    truth, found = (each.output.reshape(shape).astype(float) * contract.input_size for each in (native, answer))
+    distances = np.linalg.norm(found - truth, axis=2)
+    first, second = contract.landmarks.normalizing_points
+    eyes = np.linalg.norm(truth[:, first] - truth[:, second], axis=1)
+    changed = f"{np.count_nonzero(native.output != answer.output)}/{native.output.size}"
+    return (
+        f"{distances.max():9.4f} {distances.mean():9.4f} {(distances / eyes[:, None]).max():9.2%} {changed:>13} "
+        f"{answer.seconds:8.2f}  {answer.features}"
+    )
+
+
+def run(python: list[str], model: Path, folder: Path, cpu: str = "") -> Answer:
+    """Run the model on ``input.npy``; a RuntimeError holds the failed process's last words in one line."""
+    # Nothing of the host's environment: its library paths and Python settings mean nothing to another processor.
+    environment = {"PATH": os.defpath, "HOME": str(folder), "QEMU_CPU": cpu}
+    files = [str(path) for path in (model.resolve(), folder / "input.npy", folder / "output.npy")]
     try:
+        # The folder is the working directory too: a crashing emulator drops its core there.
         result = subprocess.run(  # noqa: S603, the commands are this file's own
-            command, capture_output=True, text=True, timeout=900, check=False, env=environment, cwd=folder
+            [*python, "-s", "-c", PROGRAM, *files],
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+            env=environment,
+            cwd=folder,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingPartError(f"the run failed: {error}") from error
+        raise RuntimeError(f"the run failed: {error}") from error
     if result.returncode:
         words = [line for line in result.stderr.splitlines() if line.strip() and "warning" not in line.lower()]
-        raise MissingPartError(f"the run failed: {words[-1] if words else f'exit status {result.returncode}'}")
-    return result.stdout
+        raise RuntimeError(f"the run failed: {words[-1] if words else f'exit status {result.returncode}'}")
+    told = json.loads(result.stdout.splitlines()[-1])
+    return Answer(np.load(folder / "output.npy"), " ".join(told["features"]), told["seconds"])
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ runs, as multiples of the first file's, untouched.
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -56,8 +57,7 @@ STEPS = {
 OURS_IN_SHORT = ("+ ranges chosen (x86-vnni)", "portable (the default)")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """An INT8 network, and how to feed it."""
 
     name: str
@@ -138,11 +138,10 @@ def by_onnxruntime(model: onnx.ModelProto, inputs: NDArray[np.float32], **option
     """Quantize with onnxruntime.quantization."""
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._parts = iter(inputs[:, None])
+        parts = iter(inputs[:, None])
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            part = next(self._parts, None)
+            part = next(self.parts, None)
             return None if part is None else {model.graph.input[0].name: part}
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,15 +1,11 @@
 """What tracking and smoothing do to jitter, lag and accuracy, on frames whose true motion is known.
 
-    python benchmarks/tracking.py [--model FILE.onnx] [--people 4]
+    python benchmarks/tracking.py [--model FILE.onnx]
 
 A photograph is drawn into 1920 x 1080 frames, its face 400 pixels large, with Gaussian noise on every pixel around it.
 Truth is the network's own answer for the noise-free photograph at rest, carried along by the known motion: what is
 measured is what noise, boxes and filters add. "Reference" is the exponential filter of the reference project's video
 script, new = 0.7 found + 0.3 old. Everything is seeded; nothing here is a WFLW test face.
-
---people takes, in place of the bundled portraits, video stills of persons on whom no setting of the filters was chosen,
-from $PFLD_EDGE_SHARED/data/youtube68. (Its clips have three frames each, seconds apart, so they show no motion that
-could be measured by itself.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import model_option, print_table, shared_folder
-from pfld_edge_calib import Face, portraits, read_photo, read_points_csv, tight_box
-from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing
+from harness import model_option, print_table
+from pfld_edge_calib import Face, portraits, read_photo
+from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing, tight_box
 from pfld_edge_runtime.tracking.smoothing import FaceSmoother
 
 Array = NDArray[np.float64]
@@ -282,25 +278,15 @@ def blink_rows(scenes: dict[str, Scene], landmarker: FaceLandmarker) -> None:
     print_table(head, ([name, f"{np.mean(shares):.0%}"] for name, shares in kept.items()))
 
 
-def people(count: int) -> list[Face]:
-    """One still each of some persons, in the order of their names."""
-    folder = shared_folder() / "data/youtube68"
-    faces = sorted(read_points_csv(folder / "train.csv", folder / "images", "person"), key=lambda face: face.image)
-    first = {face.group: face for face in reversed(faces)}
-    return [first[name] for name in sorted(first)][:: len(first) // count][:count]
-
-
 @click.command()
 @model_option
-@click.option("--people", "count", default=0, show_default=True, help="Video stills in place of portraits.")
-def main(model: Path | None, count: int) -> None:
+def main(model: Path | None) -> None:
     """Print tables in Markdown."""
     landmarker = FaceLandmarker(model)
-    faces = {face.group: face for face in people(count)} if count else {face.image.stem: face for face in portraits()}
-    scenes = {name: scene(face, landmarker) for name, face in faces.items()}
+    scenes = {face.image.stem: scene(face, landmarker) for face in portraits()}
     still_rows(scenes, landmarker)
     for noise in (8.0, 24.0):
-        moving_rows(scenes, landmarker, noise, [20] if count else [10, 11])
+        moving_rows(scenes, landmarker, noise, [10, 11])
     blink_rows(scenes, landmarker)
 
 

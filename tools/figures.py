@@ -30,18 +30,6 @@ RECORD = ROOT / "docs/figures.json"
 _MARK = re.compile(r"(<!-- figure: (?P<name>[\w-]+) -->)(?P<text>.*?)(<!-- /figure -->)", re.DOTALL)
 
 Float = NDArray[np.float64]
-Figure = Callable[[], str]
-FIGURES: dict[str, Figure] = {}
-
-
-def figure(name: str) -> Callable[[Figure], Figure]:
-    """Register the function that measures a figure and returns its Markdown."""
-
-    def register(measure: Figure) -> Figure:
-        FIGURES[name] = measure
-        return measure
-
-    return register
 
 
 @cache
@@ -82,7 +70,6 @@ def row(name: str, path: Path, nme: Float, reference: Float | None = None) -> st
     return f"| {name} | {nme.mean():.4f} ({low:.4f} to {high:.4f}) | {drift} | {size} |"
 
 
-@figure("bundled-accuracy")
 def bundled_accuracy() -> str:
     """NME, drift and size of the published network, of the bundled INT8 model and of its checkpoint."""
     published = shared() / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
@@ -97,10 +84,13 @@ def bundled_accuracy() -> str:
     return "\n".join(rows)
 
 
-@figure("bundled-size")
 def bundled_size() -> str:
     """Size of the bundled INT8 model."""
     return f"{BUNDLED_MODEL.stat().st_size / 1000:.0f} kB"
+
+
+FIGURES: dict[str, Callable[[], str]] = {"bundled-accuracy": bundled_accuracy, "bundled-size": bundled_size}
+"""The functions that measure figures, by name; they return Markdown."""
 
 
 def pages() -> list[Path]:

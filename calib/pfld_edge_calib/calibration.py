@@ -67,20 +67,13 @@ def calibration_candidates(
 ) -> list[Face]:
     """List all faces of a dataset that may be used for calibration, in the order of their photographs.
 
-    Those of WFLW's test list are never among them.
-
-    Args:
-        path: A WFLW folder with its official training list; a CSV of landmarks; a folder of photographs, or a text file
-            that lists some, with a detector; or a folder with a ``boxes.csv`` (``image,x0,y0,x1,y1``, a line a face).
-        images: For a CSV or a list, the folder that its photographs are relative to.
-        detector: A detector of the runtime, or any callable that takes a BGR photograph.
-        contract: Of the network that the detector's boxes are for; the published PFLD protocol where None.
-        advance: Called with 1 after each photograph that was searched by the detector.
-        skip: Called for each photograph that is read here and can't be; where None the first of them is an error.
-        faceless: Called for each photograph in which the detector found no face; such photographs are left out.
-
-    Raises:
-        FaceSetError: The path holds no faces that may be used.
+    `path` is a WFLW folder with its official training list, whose test list is never used; a CSV of landmarks; a folder
+    of photographs, or a text file that lists some, with a detector; or a folder with a ``boxes.csv``
+    (``image,x0,y0,x1,y1``, a line a face). Photographs of a CSV or a list are relative to `images`; `contract` is that
+    of the network that the detector's boxes are for, the published PFLD protocol where None. `advance` gets 1 after
+    each photograph that was searched by the detector, `skip` the error of each that is read here and can't be, which is
+    raised where None, `faceless` each in which the detector found no face; such photographs are left out. FaceSetError
+    where there are no faces that may be used.
     """
     listed = path.suffix.lower() == ".txt"
     if detector is not None:

@@ -76,10 +76,7 @@ def named_file(folder: Path, name: str) -> Path:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path` when the block ends; a killed run leaves the old file or the new one.
 
-    Missing folders are created.
-
-    Raises:
-        OSError: The file can't be written; names `path`.
+    Missing folders are created. Where the file can't be written the OSError names `path`.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

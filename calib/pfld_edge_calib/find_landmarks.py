@@ -95,15 +95,9 @@ def cut_faces(
 ) -> Iterator[FaceCrops]:
     """Crop faces in order with the runtime's crop, a batch at a time; one photograph is in memory at a time.
 
-    Args:
-        faces: Any number of faces; consecutive faces of one photograph share one read.
-        contract: Gives input size, colour order and crop rule.
-        batch_size: Most faces in a batch.
-        unusable: Takes the faces that can't be measured, which no batch holds; where None a photograph that can't be
-            read is an error, and crops of faces outside of their photographs are black.
-
-    Raises:
-        FaceSetError: A photograph can't be read, or a box has no area.
+    Consecutive faces of one photograph share one read. `unusable` takes the faces that can't be measured, which no
+    batch holds; where None a photograph that can't be read is a FaceSetError, and crops of faces outside of their
+    photographs are black. A box without area is a FaceSetError.
     """
     swap = contract.color_order == "rgb"  # photographs are read as BGR
 
@@ -119,11 +113,9 @@ def cut_faces(
         yield FaceCrops(rows, [faces[row] for row in rows], np.stack(crops), _joined(windows))
 
 
-def predict_landmarks(
-    model: LandmarkModel, faces: Sequence[Face], advance: Callable[[int], object] | None = None
-) -> NDArray[np.float32]:
+def predict_landmarks(model: LandmarkModel, faces: Sequence[Face]) -> NDArray[np.float32]:
     """Predict the landmarks of faces with one model, ``(N, P, 2)`` float32 photograph pixels; see `find_landmarks`."""
-    return find_landmarks([model], faces, advance)[0]
+    return find_landmarks([model], faces)[0]
 
 
 def find_landmarks(
@@ -135,17 +127,8 @@ def find_landmarks(
     """Predict the landmarks of every face with every model, for each ``(N, P, 2)`` float32 in photograph pixels.
 
     Models with the same input size and margin share crops, whatever their colour order, and all faces of one photograph
-    share one read.
-
-    Args:
-        models: At least one.
-        faces: At least one; a box of NaN marks a face that a detector missed. Its landmarks are NaN.
-        advance: Called with the number of faces done after each photograph.
-        unusable: Takes the faces that can't be measured, whose landmarks are NaN; where None a photograph that can't be
-            read is an error, and faces outside of their photographs are looked for in black crops.
-
-    Raises:
-        FaceSetError: A photograph can't be read, or a box has no area.
+    share one read. A box of NaN marks a face that a detector missed; its landmarks are NaN. `advance` gets the number
+    of faces done after each photograph; the rest is as for `cut_faces`, with landmarks of NaN for unusable faces.
     """
     return run_models(models, _boxed_photos(faces, unusable), len(faces), advance)
 

@@ -119,14 +119,9 @@ _MOST_BLOCKS = 1000
 def run_on_ray(address: str | None = None, workers: int | None = None) -> Runner:
     """Connect to a cluster, whose machines must see the set and the models under the paths that this one sees.
 
-    Args:
-        address: As `ray.init` takes it, ``auto`` for the cluster that runs here; None for the one that ``RAY_ADDRESS``
-            names, or else a new one of this machine's cores.
-        workers: Processes, each on one core; as many as the cluster has cores where None, and no more.
-
-    Raises:
-        MissingPackageError: Ray is not installed.
-        FaceSetError: The cluster doesn't answer.
+    `address` is what `ray.init` takes, ``auto`` for the cluster that runs here; None for the one that ``RAY_ADDRESS``
+    names, or else a new one of this machine's cores. `workers` are processes, each on one core, and no more than the
+    cluster has. MissingPackageError where Ray is not installed, FaceSetError where the cluster doesn't answer.
     """
     try:
         # Before the import: no usage statistics, no progress messages.

@@ -153,12 +153,7 @@ def _shard_member(path: Path) -> bytes | None:
 
 
 class UnusableFaces:
-    """The faces of a set that can't be measured and are left out, by their index in the set.
-
-    Attributes:
-        unreadable: Why the photograph can't be read, of each face whose photograph can't be.
-        outside: Faces whose boxes lie wholly outside of their photographs.
-    """
+    """The faces of a set that can't be measured, by index: with the reason if `unreadable`, or boxed `outside`."""
 
     def __init__(self, skip: Callable[[FaceSetError], object] | None = None) -> None:
         """Begin with none; `skip` takes the error of each photograph that can't be read, which is raised where None."""

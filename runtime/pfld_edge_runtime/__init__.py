@@ -26,40 +26,11 @@ from pfld_edge_runtime.session import DEVICES, DeviceWarning
 
 if TYPE_CHECKING:
     from pfld_edge_runtime.analyzer import FaceAnalyzer, read_faces
-    from pfld_edge_runtime.detection import (
-        BUNDLED_DETECTOR,
-        DETECTOR_FILES,
-        SCRFD,
-        BoxMap,
-        Detector,
-        FaceDetector,
-        PfldEdgeDetector,
-        UltraFace,
-        YuNet,
-        detector_folder,
-        download_detector,
-        find_boxes,
-        open_detector,
-    )
+    from pfld_edge_runtime.detection import *
     from pfld_edge_runtime.device_check import SelfTest, self_test
     from pfld_edge_runtime.faces import Faces
-    from pfld_edge_runtime.geometry import (
-        ARCFACE_POINTS,
-        HeadPose,
-        aligned_face,
-        aligned_faces,
-        default_camera,
-        eye_openness,
-        five_points,
-        head_pose,
-        landmark_confidence,
-        landmarks_68,
-        mirror_disagreement,
-        mouth_openness,
-        predict_with_mirror,
-        tight_box,
-    )
-    from pfld_edge_runtime.tracking import FaceSmoother, FaceTracker, Landmarker, OneEuro, OneEuroFilter, Smoothing
+    from pfld_edge_runtime.geometry import *
+    from pfld_edge_runtime.tracking import *
 
 __all__ = [
     "ARCFACE_POINTS",

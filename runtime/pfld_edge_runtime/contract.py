@@ -58,13 +58,10 @@ class CropRule:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The network's output for a seeded image, as the exporter computed it.
+    """The network's output for the `fingerprint_image` of a seed, as the exporter computed it.
 
-    Attributes:
-        seed: Seed of `fingerprint_image`.
-        output: The raw output for that image: ``2 * num_landmarks`` fractions of the crop, rounded to 6 decimals; of an
-            end-to-end graph, pixels, the whole image being the box.
-        tolerance: Largest absolute difference, in the output's unit, that a healthy device may show.
+    The raw output: ``2 * num_landmarks`` fractions of the crop, rounded to 6 decimals; of an end-to-end graph, pixels,
+    the whole image being the box. `tolerance` is the largest difference that a healthy device may show.
     """
 
     seed: int
@@ -77,11 +74,7 @@ class ConfidenceCurve:
     """The probability that a face's NME is under 0.1, as a function of its mirror disagreement (`mirror_disagreement`).
 
     A logistic curve over the logarithm of the disagreement d: ``1 / (1 + (d / middle) ** steepness)``. It holds for the
-    network that it was fitted on; ``benchmarks/confidence.py`` fits one to any model file.
-
-    Attributes:
-        middle: The disagreement at which the probability is 0.5, above 0.
-        steepness: How fast the probability falls there, above 0.
+    network that it was fitted on; ``benchmarks/confidence.py`` fits one to any model file. Both numbers are above 0.
     """
 
     middle: float

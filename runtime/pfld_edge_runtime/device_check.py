@@ -45,13 +45,10 @@ _WHEEL_OF = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """The result of the self-test of one model, on the device that really ran it.
+    """The result of the self-test of one model, a file's path or ``bytes``, on the device that really ran it.
 
-    Attributes:
-        model: The file's path; the bundled model's name; or ``bytes``.
-        difference: Largest absolute difference from the exporter's output, in fractions of the crop's side; NaN where
-            the network gave NaN.
-        tolerance: The largest difference that a healthy device may show.
+    `difference` is the largest from the exporter's output, in fractions of the crop's side, NaN where the network gave
+    NaN; a healthy device shows no more than `tolerance`.
     """
 
     model: str

@@ -39,6 +39,7 @@ class LandmarkModel:
     the copy opens its file again.
 
     Attributes:
+        contract: What the network promises: crop rule, colour order, landmark scheme.
         name: For tables and messages: the file's name.
         path: The file; None where there is none.
         kind: ``onnx fp32``, ``onnx int8``, ``torch``, ...; ``callable`` where the maker of the object names none.
@@ -72,7 +73,7 @@ class LandmarkModel:
         the other arguments see the class.
         """
         self.name, self.path, self.kind, self.assumed = name, path, kind, assumed
-        self._contract = contract
+        self.contract = contract
         self._function = function
         self._batch_size = batch_size
         self._session: onnxruntime.InferenceSession | None = None
@@ -174,11 +175,6 @@ class LandmarkModel:
         return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
     @property
-    def contract(self) -> Contract:
-        """What the network promises: crop rule, colour order, landmark scheme."""
-        return self._contract
-
-    @property
     def sha256(self) -> str:
         """Hash of the file, hexadecimal; empty where there is none."""
         return "" if self.path is None else hashlib.sha256(self.path.read_bytes()).hexdigest()
@@ -201,9 +197,9 @@ class LandmarkModel:
         A damaged network may give NaN.
         """
         check_color(color)
-        windows = crop_windows(boxes, self._contract.crop.margin, roll)
-        swap = color != self._contract.color_order
-        return windows.to_image(self.predict(crop_faces(image, windows, self._contract.input_size, swap_channels=swap)))
+        windows = crop_windows(boxes, self.contract.crop.margin, roll)
+        swap = color != self.contract.color_order
+        return windows.to_image(self.predict(crop_faces(image, windows, self.contract.input_size, swap_channels=swap)))
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Predict landmarks of ``(N, S, S, 3)`` uint8 crops in the contract's colour order and size; see `crop_faces`.
@@ -215,7 +211,7 @@ class LandmarkModel:
             ImageError: The crops have another shape or dtype.
             ModelContractError: The callable returned another number of values than the contract promises.
         """
-        size, points = self._contract.input_size, self._contract.landmarks.num_landmarks
+        size, points = self.contract.input_size, self.contract.landmarks.num_landmarks
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
             raise ImageError(f"crops must be uint8 (N, {size}, {size}, 3); found {crops.dtype} {crops.shape}")
         found = np.empty((len(crops), points, 2), np.float32)

@@ -25,7 +25,19 @@ PAPER = "[loss]\nauxiliary_weight = 0.1"
 
 
 def command(config: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "pfld_edge_train", "--config", str(config), "-o", str(out), "--threads", "1", *more]
+    return [
+        sys.executable,
+        "-m",
+        "pfld_edge",
+        "train",
+        "--config",
+        str(config),
+        "-o",
+        str(out),
+        "--threads",
+        "1",
+        *more,
+    ]
 
 
 def test_what_is_shipped_is_the_average_alone(write_config: WriteConfig, tmp_path: Path) -> None:
@@ -163,11 +175,11 @@ def test_two_processes_are_one(write_config: WriteConfig, tmp_path: Path) -> Non
         subprocess.Popen(
             command(config, tmp_path / "two", *cache),
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for rank in range(2)
     ]
-    printed = [process.communicate(timeout=600)[0] for process in both]
+    printed = [process.communicate(timeout=600)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert [output.count(b"epoch 1/1") for output in printed] == [1, 0]
     one, two = (load_checkpoint(tmp_path / name / "last.pth") for name in ("one", "two"))

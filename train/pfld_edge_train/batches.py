@@ -25,13 +25,10 @@ _TRAINING, _VALIDATION = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Faces as the network sees them, with their labels.
+    """Faces as the network sees them, ``(N, 3, S, S)`` float32, channels last, with their labels.
 
-    Attributes:
-        faces: ``(N, 3, S, S)`` float32, normalized as the contract says; channels last in memory.
-        landmarks: ``(N, P, 2)`` float32, fractions of the crop.
-        weights: ``(N, P)`` float32, weight of each landmark, 0 to 1.
-        attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`; all false where unknown.
+    `landmarks` ``(N, P, 2)`` are fractions of the crop, `weights` ``(N, P)`` lie in 0 to 1, `attributes` ``(N, 6)``
+    bool are those of `pfld_edge_calib.WFLW_ATTRIBUTES`, all false where unknown.
     """
 
     faces: Tensor

@@ -42,20 +42,16 @@ class Checkpoint:
     """All that a training run needs to resume, and all that a conversion needs to start.
 
     Attributes:
-        weights: The network's state dict.
-        model: Which network they belong to.
-        ema_weights: Exponential moving average of the weights, which is shipped; None where there is none.
-        optimizer: The optimizer's state dict; None in files that can't be resumed.
-        step: Optimizer steps done.
+        weights: State dict of the network `model`.
+        ema_weights: Exponential moving average of the weights, which is shipped.
+        optimizer: Its state dict; None in files that can't be resumed.
+        step: Optimizer steps done; `epoch_step` of them in the epoch after `epoch`, of losses that sum to `epoch_loss`.
         epoch: Last finished epoch, from 0; -1 where unknown.
         best_nme: Lowest validation NME so far; infinite where unknown.
-        auxiliary: State dict of PFLD's auxiliary network, for training only; None where there is none.
+        auxiliary: State dict of PFLD's auxiliary network, for training only.
         scaler: State of float16's loss scaling; None for other precisions.
-        epoch_step: Steps done of the epoch after `epoch`; 0 between two epochs.
-        epoch_loss: Sum of those steps' losses.
         fine_tuned: Whether the run started from another checkpoint's weights.
-        config: The training configuration in plain types.
-        contract: The model's contract in plain types; None in other projects' files.
+        config: The training configuration in plain types, as is `contract`; both None in other projects' files.
     """
 
     weights: Mapping[str, Tensor]
@@ -99,15 +95,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def load_model(path: Path, *, use_ema: bool = True) -> tuple[LandmarkNet, Checkpoint]:
-    """Rebuild a checkpoint's network in evaluation mode, with the averaged weights where there are any and `use_ema`.
+def load_model(path: Path) -> tuple[LandmarkNet, Checkpoint]:
+    """Rebuild a checkpoint's network in evaluation mode, with the averaged weights where there are any.
 
     Raises:
         CheckpointError: As `load_checkpoint`, or the weights don't fit the network that the file names.
     """
     checkpoint = load_checkpoint(path)
-    averaged = checkpoint.ema_weights if use_ema else None
-    model = build_model(checkpoint.model)
+    averaged, model = checkpoint.ema_weights, build_model(checkpoint.model)
     _fill(model, averaged if averaged is not None else checkpoint.weights, path)
     return model.eval(), checkpoint
 
@@ -151,8 +146,10 @@ def _own(record: dict[str, Any]) -> Checkpoint:
     present = [item for item in fields(Checkpoint) if item.name in record]
     values = {item.name: record[item.name] for item in present}
     for item in present:
-        found = values[item.name]
-        if not isinstance(found, _plain_types(item.default)):
+        found, default = values[item.name], item.default
+        plain = (float, int) if isinstance(default, float) else (type(default),)
+        types = {MISSING: (dict,), None: (dict, type(None))}.get(default, plain)
+        if not isinstance(found, types):
             raise CheckpointError(f"a damaged pfld-edge checkpoint: {item.name} is of type {type(found).__name__}")
     for weights in (values["weights"], values.get("ema_weights") or {}):
         if not all(isinstance(value, Tensor) for value in weights.values()):
@@ -164,13 +161,6 @@ def _own(record: dict[str, Any]) -> Checkpoint:
     if config.kind not in MODEL_KINDS:
         raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
     return Checkpoint(**{**values, "model": config})
-
-
-def _plain_types(default: object) -> tuple[type, ...]:
-    """Types in which a field with this default is saved."""
-    if default is MISSING or default is None:
-        return (dict,) if default is MISSING else (dict, type(None))
-    return (float, int) if isinstance(default, float) else (type(default),)
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:
@@ -231,12 +221,13 @@ def infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
     first = _first_convolutions(kind)
     stem = _shape(weights, next((name for name in first if name in weights), first[0]), axes=4)
     widths = width_candidates(kind, stem[0])
+    branches = (re.search(r"\.rbr_conv\.(\d{1,3})\.", name) for name in weights)
     config = ModelConfig(
         kind=kind,
         width_factor=widths[-1],
         input_size=_input_size(weights, kind),
         num_landmarks=_num_landmarks(weights),
-        conv_branches=_conv_branches(weights),
+        conv_branches=max((int(match[1]) for match in branches if match), default=0) + 1,
         fused=not any(name.endswith("running_mean") for name in weights),
         pointwise_scale=any(".primary_conv.rbr_scale." in name for name in weights),
     )
@@ -266,10 +257,7 @@ def _misfits(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
 
 
 def _first_convolutions(kind: str) -> tuple[str, ...]:
-    return _block_weights("blocks.0" if kind in _STEMS else "conv1")
-
-
-def _block_weights(block: str) -> tuple[str, ...]:
+    block = "blocks.0" if kind in _STEMS else "conv1"
     return f"{block}.0.weight", f"{block}.rbr_conv.0.conv.weight", f"{block}.reparam_conv.weight"
 
 
@@ -306,11 +294,6 @@ def _num_landmarks(weights: Mapping[str, Tensor]) -> int:
     if outputs % 2:
         raise CheckpointError(f"the last layer has {outputs} outputs, expected an x and a y for each landmark")
     return outputs // 2
-
-
-def _conv_branches(weights: Mapping[str, Tensor]) -> int:
-    found = (re.search(r"\.rbr_conv\.(\d{1,3})\.", name) for name in weights)
-    return max((int(match.group(1)) for match in found if match), default=0) + 1
 
 
 def _shape(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:

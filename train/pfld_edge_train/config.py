@@ -263,11 +263,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any], where: str = "configuration") -> "TrainConfig":
-        """Rebuild a configuration.
-
-        Raises:
-            TrainConfigError: A key is unknown, or a value has the wrong type or is out of range.
-        """
+        """Rebuild a configuration; TrainConfigError where a key is unknown, or a value has a wrong type or range."""
         try:
             config = TypeAdapter(cls).validate_python(record)
         except ValidationError as error:
@@ -303,12 +299,9 @@ def load_config(path: Path) -> TrainConfig:
 
 
 def landmark_scheme(config: LandmarksConfig) -> LandmarkScheme:
-    """The scheme that a configuration names or describes.
+    """The scheme that a configuration names or describes; TrainConfigError where it is incomplete, or contradictory.
 
     Without a mirror permutation it has none, see `LandmarkScheme.has_mirror`.
-
-    Raises:
-        TrainConfigError: The description is incomplete, or contradicts itself.
     """
     described = config.points or config.names or config.mirror or config.normalizing_points
     if config.scheme in KNOWN_SCHEMES:

@@ -48,11 +48,8 @@ def train_step(
     """Update the weights of a learner in training mode once, in place.
 
     `batch` is this process's part of the whole batch, on its device. `save` and `stop` tell whether this process wants
-    a checkpoint, or was asked to stop; all processes learn of it.
-
-    Returns:
-        ``(4,)`` on the device, the fields of `_StepFigures`. After a loss that is not finite the weights are spoilt:
-        read the figures before saving them.
+    a checkpoint, or was asked to stop; all processes learn of it. Gives ``(4,)`` on the device, the fields of
+    `_StepFigures`. After a loss that is not finite the weights are spoilt: read the figures before saving them.
     """
     rate = learning_rate_at(learner.step, steps_per_epoch, config)
     for group in learner.optimizer.param_groups:

@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -29,7 +28,7 @@ from pfld_edge_calib import (
     read_points_csv,
 )
 from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
-from pfld_edge_calib.datasets.prepared import MANIFEST, ROOM, open_prepared, read_shard
+from pfld_edge_calib.datasets.prepared import MANIFEST, ROOM, decoded_picture, open_prepared, read_shard
 from pfld_edge_calib.datasets.units import Skip
 from pfld_edge_calib.photo import UnusableFaces
 from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule, crop_windows
@@ -64,15 +63,10 @@ class Crops(Protocol):
 class FaceCache:
     """The N faces of a run.
 
-    Attributes:
-        crops: ``(N, S, S, 3)`` uint8 BGR, S larger than the network's input by about
-            `pfld_edge_calib.datasets.prepared.ROOM`.
-        windows: ``(N, 3)`` int64, x, y and side of each crop's window in its photograph, in pixels.
-        landmarks: ``(N, P, 2)`` float32, photograph pixels.
-        weights: ``(N, P)`` float32, weight of each landmark.
-        attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`.
-        repeats: ``(N,)`` int64, how often an epoch shows the face; 0 without a labelled landmark.
-        held_out: ``(N,)`` bool, the validation split; faces without a labelled landmark are not in it.
+    `crops` ``(N, S, S, 3)`` are uint8 BGR, larger than the network's input by about `ROOM`; `windows` ``(N, 3)`` x, y
+    and side of each crop in its photograph; `landmarks` ``(N, P, 2)`` photograph pixels; `weights` ``(N, P)``;
+    `attributes` ``(N, 6)`` bool those of `WFLW_ATTRIBUTES`. An epoch shows each face as often as `repeats` says;
+    `held_out` is the validation split. Faces without a labelled landmark are in neither.
     """
 
     crops: Crops
@@ -149,10 +143,7 @@ def balanced_repeats(
 
     The share is the distance of the normalizing points (the outer eye corners) over the longer side of the labelled
     landmarks' box: some 0.6 for a frontal face, towards 0 in profile. Faces without both points stay as they are.
-    Landmarks ``(N, P, 2)`` in any unit, weights ``(N, P)``, 0 where unlabelled.
-
-    Returns:
-        ``(N,)`` int64, from ``repeats`` to ``MOST_REPEATS * repeats``.
+    Landmarks ``(N, P, 2)`` in any unit, weights ``(N, P)``, 0 where unlabelled; ``MOST_REPEATS * repeats`` at most.
     """
     ends, known = list(normalizing_points), weights > 0
     distance = np.linalg.norm(landmarks[:, ends[0]] - landmarks[:, ends[1]], axis=1)
@@ -332,12 +323,10 @@ class ShardCrops:
     def __getitem__(self, row: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
         place = int(row)
         data = self._pictures[self._ends[place - 1] if place else 0 : self._ends[place]]
-        if data.size == np.prod(self.shape[1:]):
-            return data.reshape(self.shape[1:])
-        crop = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        if crop is None or crop.shape != self.shape[1:]:
-            raise FaceSetError(f"{self._path}: picture {place} is damaged; run `pfld-edge prepare` again")
-        return np.asarray(crop, np.uint8)
+        try:
+            return decoded_picture(data, self.shape[1])
+        except ValueError as error:
+            raise FaceSetError(f"{self._path}: picture {place} is damaged; run `pfld-edge prepare` again") from error
 
 
 class JoinedCrops:

@@ -40,14 +40,11 @@ def train(
     cache: Path | None = None,
     skip: Skip | None = None,
 ) -> None:
-    """Train into the folder `out`, from the start or, to `resume`, from its last checkpoint.
+    """Train into the folder `out`, from the start or, to `resume`, from its last checkpoint; errors as for `fit`.
 
-    `init` is a checkpoint to start from, `cache` the folder of cropped faces (one in `out` where None).
-
-    Raises:
-        CheckpointError: A checkpoint can't be read.
-        TrainConfigError: The folder holds a run already, or the configuration asks for something impossible.
-        PfldEdgeError: What `fit` raises.
+    `init` is a checkpoint to start from, `cache` the folder of cropped faces (one in `out` where None). A folder that
+    holds a run already, or an impossible configuration, is a TrainConfigError; an unreadable checkpoint a
+    CheckpointError.
     """
     last = out / LAST
     with processes.together():

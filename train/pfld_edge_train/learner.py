@@ -22,16 +22,10 @@ BACKBONE = "backbone"
 
 @dataclass(slots=True)
 class Learner:
-    """A network in training.
+    """A network in training: `average` is the exponential moving average of its weights, `step` the steps done.
 
-    Attributes:
-        model: The landmark network.
-        average: Exponential moving average of its weights.
-        auxiliary: Predicts the head's pose from its features, where the loss needs it.
-        optimizer: Over both.
-        runner: What a step calls: network and auxiliary network, wrapped for several processes, compiled.
-        scaler: Scales the loss in float16; does nothing in other precisions.
-        step: Steps done.
+    `auxiliary` predicts the head's pose from its features, where the loss needs it. A step calls `runner`: both
+    networks, wrapped for several processes, compiled. `scaler` does nothing in other precisions than float16.
     """
 
     model: LandmarkNet
@@ -129,11 +123,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group the parameters that train by weight decay and learning rate, for an optimizer.
 
-    Weights with more than one axis are decayed; biases and BatchNorm's factors are not.
-
-    Returns:
-        Groups with their factor to the run's learning rate as ``rate``, the last layer's first; decayed before
-        free. The auxiliary network's factor is 1.
+    Weights with more than one axis are decayed; biases and BatchNorm's factors are not. A group's factor to the run's
+    learning rate is its ``rate``, 1 for the auxiliary network; the last layer comes first, decayed before free.
     """
     factors = layer_factors(model, config)
     trained = [(factors[name], value) for name, value in model.named_parameters() if value.requires_grad]

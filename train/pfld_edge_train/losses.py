@@ -155,10 +155,7 @@ class LandmarkLoss:
     ) -> None:
         """Check that the configuration fits the data.
 
-        An `attribute_weight` needs `attribute_frequencies`.
-
-        Raises:
-            TrainConfigError: Pose is asked for and the scheme is not WFLW's, or attributes are and no face has any.
+        TrainConfigError where pose is asked for and the scheme is not WFLW's, or attributes are and no face has any.
         """
         scheme = contract.landmarks.name
         if config.needs_pose and scheme != POSE_SCHEME:
@@ -185,9 +182,6 @@ class LandmarkLoss:
         the configuration `needs_auxiliary`. The sum over landmarks is divided by `normalizer`; None for
         ``batch.weights.sum()``. Where the batch is spread over W processes whose gradients are averaged it is the sum
         over all of them, divided by W.
-
-        Raises:
-            ValueError: `predicted_angles` are needed and missing.
         """
         config = self._config
         losses = self._point_loss(predicted.float() * self._input_size, batch.landmarks * self._input_size)

@@ -31,11 +31,8 @@ def head_angles(landmarks: Tensor, weights: Tensor | None = None) -> Tensor:
 
     The start is the scaled orthographic projection nearest to a weighted linear fit. Gauss-Newton steps on the
     reprojection error follow, all faces at once, without a branch that waits for the device. `landmarks` are ``(N, 98,
-    2)`` fractions of the crop, `weights` ``(N, 98)``, 0 for unlabelled (None: all 1).
-
-    Returns:
-        ``(N, 3)`` radians on the landmarks' device, without gradient; NaN for faces whose labelled points coincide or
-        lie in a plane of the head.
+    2)`` fractions of the crop, `weights` ``(N, 98)``, 0 for unlabelled (None: all 1). Gives ``(N, 3)`` radians on the
+    landmarks' device, without gradient; NaN for faces whose labelled points coincide or lie in a plane of the head.
     """
     with torch.no_grad(), torch.autocast(landmarks.device.type, enabled=False):
         points = list(RIGID_POINTS)

@@ -75,11 +75,7 @@ class Processes:
             raise OtherProcessError(messages[0]) from failure
 
     def in_turn(self, make: Callable[[], Made]) -> Made:
-        """Call what fills a disk: in the first process, then in one process of each machine, then in all others.
-
-        Raises:
-            OtherProcessError: It failed in another process.
-        """
+        """Call what fills a disk `together`: in the first process, then in one of each machine, then in all others."""
         turn = 0 if self.first else 1 if self.local_rank == 0 else 2
         made: list[Made] = []
         for number in range(3):
@@ -121,7 +117,9 @@ def joined_processes(device: str = "auto") -> Iterator[Processes]:
     try:
         yield Processes(place, dist.get_rank(), dist.get_world_size(), local_rank, dist.group.WORLD, waiting)
     except RuntimeError as error:
-        if not isinstance(error, PfldEdgeError) and _broken_connection(error):
+        # Gloo names its sources in the error of a broken connection, NCCL has a class for it.
+        broken = isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)
+        if broken and not isinstance(error, PfldEdgeError):
             raise OtherProcessError("another process of the run ended; --resume goes on from the last one") from error
         raise
     finally:
@@ -136,8 +134,3 @@ def _own_gpu(local_rank: int) -> torch.device:
     place = torch.device("cuda", local_rank)
     torch.cuda.set_device(place)
     return place
-
-
-def _broken_connection(error: RuntimeError) -> bool:
-    """Distinguish another process's end from an error of our own: gloo names its sources, NCCL has a class."""
-    return isinstance(error, dist.DistBackendError) or "gloo" in str(error) or "Connection" in str(error)

@@ -46,15 +46,9 @@ _REMEDIES = {
 class RunState:
     """A run between two steps.
 
-    Attributes:
-        config: Its configuration.
-        contract: Of the network.
-        learner: The network and its optimizer.
-        processes: Where it runs.
-        next_epoch: The current epoch, from 0; `epoch_step` steps of it are done.
-        epoch_loss: Sum of their losses.
-        best_nme: Lowest score on the validation faces so far, see `ValidationErrors`.
-        origin: What weights it started from, in a line; `fine_tuned` where they are a checkpoint's.
+    Of the current epoch, `next_epoch` from 0, `epoch_step` steps are done, with the sum of losses `epoch_loss`.
+    `best_nme` is the lowest score on the validation faces so far, see `ValidationErrors`; `origin` says in a line what
+    weights the run started from, `fine_tuned` whether they were a checkpoint's.
     """
 
     config: TrainConfig
@@ -76,9 +70,7 @@ class RunState:
 def new_run(config: TrainConfig, init: Path | None = None, processes: Processes | None = None) -> RunState:
     """Start a run from random weights, or from the checkpoint `init` of the same network, also for other landmarks.
 
-    Raises:
-        CheckpointError: The checkpoint can't be read.
-        TrainConfigError: It holds another network.
+    CheckpointError where it can't be read, TrainConfigError where it holds another network.
     """
     processes = processes or Processes(torch.device("cpu"))
     # For the random weights; all later random numbers come from generators of their own.
@@ -104,9 +96,7 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
 def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = None) -> RunState:
     """Resume from a checkpoint of the same configuration, also in the middle of an epoch.
 
-    Raises:
-        CheckpointError: The file is damaged.
-        TrainConfigError: It belongs to another configuration, or holds no optimizer.
+    A file of another configuration, or without an optimizer, is a TrainConfigError, a damaged one a CheckpointError.
     """
     checkpoint = load_checkpoint(path)
     if checkpoint.config is None or checkpoint.optimizer is None or checkpoint.ema_weights is None:
@@ -246,12 +236,7 @@ def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: Landma
 
     All layers but the last must fit. The last one takes its rows from the matching points of the checkpoint's scheme,
     by `map_points`; other points keep their random weights. (A point between two others starts at their mean with a
-    linear layer, only near it with heat maps.)
-
-    Raises:
-        CheckpointError: The checkpoint can't be read.
-        ModelContractError: Its contract is damaged.
-        TrainConfigError: It holds another network.
+    linear layer, only near it with heat maps.) A checkpoint of another network is a TrainConfigError.
     """
     source, checkpoint = load_model(path)
     _check_network(path, checkpoint.model, config)

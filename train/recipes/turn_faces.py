@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pseudo_label import label_row, write_labels
 from rich.progress import track
+from scipy.spatial import Delaunay
 
 from pfld_edge_calib import Face, read_points_csv
 from pfld_edge_runtime import WFLW_98, CropWindows, crop_faces
@@ -82,11 +83,6 @@ def _confidence(face: Face) -> NDArray[np.float32]:
     return np.asarray(confidence * face.weight, np.float32)
 
 
-def turn_matrix(axis: Array, degrees: float) -> Array:
-    """Rotation about an axis (Rodrigues)."""
-    return np.asarray(cv2.Rodrigues(axis / np.linalg.norm(axis) * np.radians(degrees))[0])
-
-
 def turned(
     picture: NDArray[np.uint8], points: Array, pose: Array, scale: float, shape: Array, angles: tuple[float, float]
 ) -> tuple[NDArray[np.uint8], Array, NDArray[np.bool_]] | None:
@@ -101,7 +97,7 @@ def turned(
     front = np.concatenate([points, rotated[:, 2:]], axis=1)
     forehead = FOREHEAD @ pose.T * scale
     forehead[:, :2] += origin
-    spin = turn_matrix(pose[:, 1], angles[0]) @ turn_matrix(pose[:, 0], angles[1])
+    spin = cv2.Rodrigues(pose[:, 1] * np.radians(angles[0]))[0] @ cv2.Rodrigues(pose[:, 0] * np.radians(angles[1]))[0]
     head = np.concatenate([front, forehead])
     middle = head[:98].mean(axis=0)
     moved = (head - middle) @ spin.T + middle
@@ -122,7 +118,9 @@ def turned(
 def painted(picture: NDArray[np.uint8], source: Array, target: Array, depth: Array) -> NDArray[np.uint8]:
     """Draw the mesh's triangles at their new places, the farthest first."""
     size = len(picture)
-    triangles = delaunay(source, size)
+    triangles = Delaunay(source).simplices
+    clockwise = np.linalg.det(source[triangles[:, 1:]] - source[triangles[:, :1]]) < 0
+    triangles[clockwise] = triangles[clockwise, ::-1]
     corners = target[triangles]
     sides = corners[:, 1:] - corners[:, :1]
     facing = (sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0]) > 0.5
@@ -139,21 +137,6 @@ def painted(picture: NDArray[np.uint8], source: Array, target: Array, depth: Arr
     # A slit between triangles keeps the old pixel.
     mapped = np.where((index < 0)[:, :, None], places[:, :, :2], mapped).astype(np.float32)
     return cv2.remap(picture, mapped[:, :, 0], mapped[:, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-
-
-def delaunay(points: Array, size: int) -> NDArray[np.int64]:
-    """Triangles ``(T, 3)`` of indices, all of one orientation."""
-    division = cv2.Subdiv2D((-1, -1, size + 2, size + 2))
-    for x, y in points.tolist():
-        division.insert((x, y))
-    corners = division.getTriangleList().reshape(-1, 3, 2).astype(float)
-    distance = np.linalg.norm(corners[:, :, None] - points, axis=3)
-    triangles, near = distance.argmin(axis=2), distance.min(axis=2)
-    triangles = triangles[(near < 0.01).all(axis=1)]
-    sides = points[triangles[:, 1:]] - points[triangles[:, :1]]
-    area = sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0]
-    triangles[area < 0] = triangles[area < 0][:, ::-1]
-    return np.asarray(triangles[np.abs(area) > 1e-6])
 
 
 def to_outline(points: Array, pose: Array, spin: Array) -> NDArray[np.bool_]:

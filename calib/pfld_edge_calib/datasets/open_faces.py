@@ -56,21 +56,16 @@ def open_faces(
     images: Path | None = None,
     *,
     size: int = UNIT_FACES,
-    group_by: str = "image",
     advance: Callable[[int], object] = lambda _count: None,
     skip: Skip | None = None,
 ) -> FaceSet:
     """Open one or several datasets of annotated faces as one.
 
-    Args:
-        paths: WFLW folders; CSV files of landmarks; COCO keypoint files (``.json``); tar or Parquet shards, folders of
-            them, or ``name-{000..099}.tar``.
-        split: Which list of a WFLW folder, ``train`` or ``test``.
-        images: For CSV and COCO files, the folder that their image names are relative to; the file's own where None.
-        size: Most photographs or lines in a unit; a Parquet file's row groups stay whole.
-        group_by: For a CSV, see `pfld_edge_calib.datasets.points_csv.read_points_csv`.
-        advance: Called with the number of photographs in each unit that was found.
-        skip: Takes each shard that is damaged, whose photographs before the damage are kept; where None it is an error.
+    `paths` are WFLW folders, of which `split` chooses the list (``train`` or ``test``); CSV files of landmarks; COCO
+    keypoint files (``.json``); tar or Parquet shards, folders of them, or ``name-{000..099}.tar``. Images of CSV and
+    COCO files are relative to `images`, or to the file's own folder. A unit has at most `size` photographs or lines; a
+    Parquet file's row groups stay whole. `advance` gets the number of photographs in each unit that was found, `skip`
+    the error of each shard that is damaged, whose photographs before the damage are kept; where None it is raised.
 
     Raises:
         FaceSetError: A path is none of these, or is damaged.
@@ -80,7 +75,7 @@ def open_faces(
     identities = []
     given = [paths] if isinstance(paths, Path) else list(paths)
     for path in given:
-        found, identity = _opened(path, split, images, size, group_by, skip)
+        found, identity = _opened(path, split, images, size, skip)
         identities.append(identity)
         for unit in found:
             units.append(unit)
@@ -89,9 +84,7 @@ def open_faces(
     return FaceSet(tuple(units), identity, ", ".join(map(str, given)))
 
 
-def _opened(
-    path: Path, split: str, images: Path | None, size: int, group_by: str, skip: Skip | None
-) -> tuple[Iterable[Unit], str]:
+def _opened(path: Path, split: str, images: Path | None, size: int, skip: Skip | None) -> tuple[Iterable[Unit], str]:
     """Units of one dataset, and its identity."""
     suffix = path.suffix.lower()
     if is_sharded(path):
@@ -102,7 +95,7 @@ def _opened(
     if suffix == ".csv":
         if not path.is_file():
             raise FaceSetError(f"{path}: no such CSV file")
-        return csv_units(path, images, size, group_by), sha256_of(path)
+        return csv_units(path, images, size), sha256_of(path)
     if suffix == ".json":
         return photo_units(photos_of_faces(read_coco(path, images)), size), sha256_of(path)
     if not path.exists():

@@ -60,11 +60,7 @@ def points_as_wflw_98(
 
 
 def as_wflw_98(faces: Sequence[Face]) -> list[Face]:
-    """Map faces with the 68 points of `IBUG_68` to 98, of which those without counterpart have the weight 0.
-
-    Raises:
-        FaceSetError: A face has other points.
-    """
+    """Map faces with the 68 points of `IBUG_68`, or else a FaceSetError, to 98; those without counterpart weigh 0."""
     wider = []
     for face in faces:
         if face.landmarks is None or len(face.landmarks) != IBUG_68.num_landmarks:

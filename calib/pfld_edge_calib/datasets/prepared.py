@@ -93,13 +93,9 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A prepared dataset.
+    """A prepared dataset of ``wflw train``, ``csv`` or ``coco`` (`source`), with the faces left out by reason.
 
-    Attributes:
-        source: The original dataset: ``wflw train``, ``csv``, ``coco``.
-        identity: Hash of the faces and settings that it was made from.
-        points: Landmarks a face.
-        skipped: Number of faces left out, by reason.
+    `identity` is a hash of the faces and settings that it was made from.
     """
 
     source: str
@@ -159,15 +155,10 @@ def is_complete(out: Path, entry: ShardEntry) -> bool:
 class Shard:
     """Faces of consecutive photographs.
 
-    Attributes:
-        crops: ``(N, S, S, 3)`` uint8 BGR.
-        landmarks: ``(N, P, 2)`` float32, pixels of the crop.
-        photo_landmarks: ``(N, P, 2)`` float32, pixels of the photograph.
-        windows: ``(N, 3)`` int64, x, y and side of each crop in its photograph, in pixels. A shard of an older version
-            has none: its crops then count as the photographs.
-        weights: ``(N, P)`` float32, confidence in each landmark, 0 to 1.
-        attributes: ``(N, 6)`` bool, in the order of `pfld_edge_calib.WFLW_ATTRIBUTES`.
-        groups: N names; faces of one person or one photograph share one.
+    `crops` ``(N, S, S, 3)`` are uint8 BGR; landmarks ``(N, P, 2)`` float32 are in pixels of the crop and of the
+    photograph. `windows` ``(N, 3)`` are x, y and side of each crop in its photograph; a shard of an older version has
+    none, and its crops count as the photographs. `weights` ``(N, P)`` are the confidences, 0 to 1; `attributes`
+    ``(N, 6)`` bool those of `WFLW_ATTRIBUTES`. Faces of one person or one photograph share one of the N `groups`.
     """
 
     crops: NDArray[np.uint8]
@@ -204,7 +195,9 @@ def read_shard(path: Path, size: int, *, pictures: bool = True) -> Shard:
             arrays = {name: file[name] for name in file.files if pictures or name != "pictures"}
         crops = np.zeros((0, size, size, 3), np.uint8)
         if pictures:
-            crops = np.stack([_decoded(each, size) for each in _parts(arrays["pictures"], arrays["picture_ends"])])
+            crops = np.stack(
+                [decoded_picture(each, size) for each in _parts(arrays["pictures"], arrays["picture_ends"])]
+            )
         groups = [bytes(name).decode() for name in _parts(arrays["groups"], arrays["group_ends"])]
         landmarks = arrays["landmarks"]
         shard = Shard(
@@ -230,7 +223,8 @@ def _parts(flat: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[NDArray[np.
     return np.split(flat, ends[:-1]) if len(ends) else []
 
 
-def _decoded(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def decoded_picture(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Decode a picture of a shard, ``(size, size, 3)`` BGR; a ValueError says that it has another size."""
     if len(picture) == size * size * 3:
         return picture.reshape(size, size, 3)
     crop = cv2.imdecode(picture, cv2.IMREAD_COLOR)
@@ -269,20 +263,11 @@ def prepare_faces(
 ) -> PrepareReport:
     """Crop faces into the shards of a folder; resumes an earlier run of the same faces and settings.
 
-    The shards' bytes depend on faces, photographs and settings, not on the number of processes.
-
-    Args:
-        faces: With landmarks, all with the same number of points.
-        source: The dataset's name for the manifest.
-        root: Folder of the photographs.
-        out: Folder of the shards; created where it is missing.
-        settings: Of the crops and shards.
-        workers: Number of processes.
-        advance: Called with the number of faces done.
-        skip: Called for each photograph that can't be read, whose faces are left out.
-
-    Raises:
-        FaceSetError: No face could be cropped, or the folder holds another dataset.
+    The shards' bytes depend on faces, photographs and settings, not on the number of `workers`, which are processes.
+    `faces` have landmarks, all as many; `source` is the dataset's name for the manifest, `root` the folder of its
+    photographs, `out` that of the shards. `advance` gets the number of faces done, `skip` the error of each photograph
+    that can't be read, whose faces are left out. FaceSetError where no face could be cropped, or the folder holds
+    another dataset.
     """
     points = {len(face.landmarks) for face in faces if face.landmarks is not None}
     if len(points) != 1:

@@ -19,14 +19,11 @@ Skip = Callable[[FaceSetError], object]
 
 @dataclass(frozen=True, slots=True)
 class DatasetPhoto:
-    """A photograph of a dataset with its annotated faces.
+    """A photograph of a dataset with its annotated faces; None where it has no annotation.
 
-    Attributes:
-        image: Path of the photograph; in a shard the shard's path joined with the member's name.
-        name: Identifies the photograph wherever the dataset lies.
-        faces: None where the dataset has no annotation; without landmarks where it has boxes only.
-        encoded: The encoded photograph; None where `image` is to be read.
-        error: Why this member of a shard, or the rest of the shard, can't be used; empty where it can.
+    `image` is its path, in a shard the shard's path joined with the member's name; `name` identifies it wherever the
+    dataset lies. `encoded` is None where `image` is to be read. `error` says why this member of a shard, or the rest of
+    the shard, can't be used.
     """
 
     image: Path

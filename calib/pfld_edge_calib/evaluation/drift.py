@@ -26,16 +26,12 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True, slots=True)
 class DriftEstimate:
-    """The relative change of an NME with its confidence interval.
+    """The relative change of an NME with its 95 % interval from `low` to `high`.
 
-    Attributes:
-        value: Change of the mean error over the reference's mean error on the same faces: 0.01 is one percent worse.
-        low: Lower end of its 95 % interval; `high` is the upper one.
-        resolvable: Smallest drift that as many faces would distinguish from none with a power of 0.8: 2.8 standard
-            errors; infinite where there are too few photographs.
-        photographs: Number of photographs, which are resampled as wholes: faces of one photograph are not independent.
-        method: ``bca``; ``extremes`` with fewer than 8 photographs, where the interval reaches from the least to the
-            largest change of a single face; ``none`` where no face can be compared.
+    `value` is the change of the mean error over the reference's mean error on the same faces: 0.01 is one percent
+    worse. `resolvable` is the smallest drift that as many faces would distinguish from none with a power of 0.8: 2.8
+    standard errors; infinite where there are too few photographs. `method` is ``bca``; ``extremes`` with fewer than 8
+    photographs, where the interval reaches from the least to the largest change of a single face; or ``none``.
     """
 
     value: float
@@ -56,12 +52,8 @@ def paired_drift(
     BCa (Efron, "Better bootstrap confidence intervals", JASA 82, 1987), over whole photographs. More than 1,000
     photographs are resampled in 1,000 random bundles, which keeps the interval's width.
 
-    Args:
-        nmes: ``(N,)`` errors of the model that is judged, NaN for missed faces; those that either missed are left out.
-        reference: ``(N,)`` of the reference.
-        photographs: ``(N,)`` integers: faces with the same one share a photograph.
-        resamples: Number of bootstrap samples.
-        seed: Of the resampling.
+    `nmes` and `reference` are the ``(N,)`` errors of both, NaN for missed faces; those that either missed are left out.
+    Faces with the same of the ``(N,)`` integers `photographs` share one.
     """
     both = np.isfinite(nmes) & np.isfinite(reference)
     change, base = (nmes - reference)[both], reference[both]

@@ -60,15 +60,11 @@ def mean_error(landmarks: NDArray[np.floating], truth: NDArray[np.floating]) -> 
 def nme_per_face(
     predicted: NDArray[np.floating], truth: NDArray[np.floating], normalizing_points: tuple[int, int]
 ) -> Float:
-    """Mean point error of each face divided by the distance between two of its true points.
+    """Mean point error of each face divided by the distance between two of its true points, ``(N,)`` float64.
 
-    Args:
-        predicted: ``(N, P, 2)``.
-        truth: ``(N, P, 2)``, same unit; NaN where a point is unlabelled, which leaves it out of the mean.
-        normalizing_points: For WFLW 60 and 72, the outer eye corners ("inter-ocular").
-
-    Returns:
-        ``(N,)`` float64; NaN where the two points are unlabelled or coincide.
+    Both arrays are ``(N, P, 2)`` in one unit; points that are NaN in `truth` are unlabelled and left out of the mean.
+    The normalizing points of WFLW are 60 and 72, the outer eye corners ("inter-ocular"). NaN where they are unlabelled
+    or coincide.
     """
     first, second = normalizing_points
     return np.asarray(mean_error(predicted, truth) / normalizing_distance(truth, [first], [second]))
@@ -78,12 +74,9 @@ def nme_per_face(
 class FaceErrors:
     """Normalized mean error of each of N faces, ``(N,)``; NaN where the face was missed.
 
-    Attributes:
-        ocular: Divided by the distance of the scheme's normalizing points (WFLW 60 and 72, outer eye corners).
-        pupil: Divided by the distance of the pupils (WFLW 96 and 97); None where the scheme has no eyes.
-        diagonal: Divided by the diagonal of the tight box of the true landmarks.
-        measurable: Mask of the faces whose normalizing points are labelled and differ; None for all. The others count
-            in no figure.
+    Divided by the distance of the scheme's normalizing points (WFLW 60 and 72, outer eye corners), of the pupils (96
+    and 97; None where the scheme has no eyes), or by the diagonal of the true landmarks' tight box. Faces that are not
+    in the mask `measurable` (None: all) count in no figure: their normalizing points are unlabelled or coincide.
     """
 
     ocular: Float
@@ -125,17 +118,11 @@ def eye_centres(scheme: LandmarkScheme) -> tuple[tuple[int, ...], tuple[int, ...
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Accuracy over a set of faces. Missed faces count as failures; the mean errors leave them out.
+    """Accuracy over `faces` faces, of which a detector missed `misses`; these count as failures, but in no mean error.
 
-    Attributes:
-        faces: Number of faces, missed ones included; faces that have no normalizing distance are left out.
-        misses: Faces without landmarks, because the detector missed them.
-        nme: Mean error by the outer eye corners (the published protocol); NaN where all were missed.
-        nme_pupil: By the pupils; None where the scheme has no eyes.
-        nme_diagonal: By the diagonal of the landmarks' box.
-        failure_rate_08: Share of faces whose error by the outer eye corners exceeds 0.08.
-        failure_rate_10: The same for 0.1 (Wu et al. 2018, section 4).
-        auc_10: Area under the cumulative error curve from 0 to 0.1, divided by 0.1; 1 is perfect.
+    `nme` is by the outer eye corners (the published protocol), the others see `FaceErrors`; NaN where all were missed.
+    A failure rate is the share of faces whose `nme` exceeds 0.08 or 0.1 (Wu et al. 2018, section 4), `auc_10` the area
+    under the cumulative error curve from 0 to 0.1, divided by 0.1; 1 is perfect.
     """
 
     faces: int
@@ -206,12 +193,8 @@ class RegionDeviation:
 class Deviation:
     """Distances between a model's landmarks and the reference's, as fractions of the true eye distance.
 
-    Attributes:
-        mean: Over all points and faces.
-        largest: Largest of all, which is that of `largest_landmark` of `largest_face`, indices.
-        by_landmark: ``(P,)`` mean over the faces; the largest ones are `largest_by_landmark`.
-        by_face: ``(N,)`` mean over the points; NaN where either model has no landmarks.
-        by_region: See `landmark_regions`.
+    The `largest` is that of the landmark and face with these indices. ``(P,)`` means and largest values over the faces
+    are given by landmark, ``(N,)`` means over the points by face, NaN where either model has no landmarks.
     """
 
     mean: float

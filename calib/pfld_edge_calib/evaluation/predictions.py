@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -26,14 +26,10 @@ _BATCH = 64
 class FacePredictions:
     """Annotations and predictions of N faces in order; as bytes a few hundred a face and model.
 
-    Attributes:
-        images: Paths of their photographs; in a shard the shard's path joined with the member's name.
-        attributes: Attributes of each face.
-        boxes: ``(N, 4)`` float64 x0, y0, x1, y1 in photograph pixels, that models were given; NaN where missed.
-        truth: ``(N, P, 2)`` float32 photograph pixels; NaN where a point is unlabelled.
-        found: The same shape for each model; NaN for missed faces.
-        outside: Photographs of further faces, one a face, that lie wholly outside of them.
-        unreadable: For each further face whose photograph can't be read, and each damaged member of a shard, why.
+    Models were given the ``(N, 4)`` `boxes`, x0 y0 x1 y1 in pixels, NaN where missed. `truth` and what each model
+    `found` are ``(N, P, 2)`` float32 pixels, NaN for unlabelled points and missed faces. `outside` are the photographs
+    of further faces, one a face, that lie wholly outside of them; `unreadable` says for each further face whose
+    photograph can't be read, and each damaged member of a shard, why.
     """
 
     images: tuple[str, ...]
@@ -114,16 +110,26 @@ def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions
     faces = comparable(unit_faces(unit, skip), contract, skip)
     while batch := list(islice(faces, _BATCH)):
         unusable = UnusableFaces(lambda _error: None)
-        found = find_landmarks(models, batch, unusable=unusable)
-        parts.append(FacePredictions.of(batch, true_landmarks(batch, contract), found, unusable))
+        predicted = find_landmarks(models, batch, unusable=unusable)
+        parts.append(FacePredictions.of(batch, true_landmarks(batch, contract), predicted, unusable))
+    truth = np.concatenate([part.truth for part in parts])
+    found = tuple(map(np.concatenate, zip(*(part.found for part in parts), strict=True)))
+    joined = _joined(parts, truth, found)
+    return replace(joined, unreadable=(*joined.unreadable, *damaged))
+
+
+def _joined(
+    parts: Sequence[FacePredictions], truth: NDArray[np.float32], found: tuple[NDArray[np.float32], ...]
+) -> FacePredictions:
+    """Join all but the landmarks, which are given."""
     return FacePredictions(
         tuple(chain.from_iterable(part.images for part in parts)),
         tuple(chain.from_iterable(part.attributes for part in parts)),
         np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.truth for part in parts]),
-        tuple(map(np.concatenate, zip(*(part.found for part in parts), strict=True))),
+        truth,
+        found,
         tuple(chain.from_iterable(part.outside for part in parts)),
-        (*chain.from_iterable(part.unreadable for part in parts), *damaged),
+        tuple(chain.from_iterable(part.unreadable for part in parts)),
     )
 
 
@@ -132,31 +138,25 @@ def join_units(parts: Iterable[FacePredictions], models: int, points: int, folde
 
     `models` and `points` are the numbers of models and of landmarks a face. FaceSetError where no face can be measured.
     """
-    images: list[str] = []
     kinds: dict[frozenset[str], frozenset[str]] = {}  # equal sets of attributes are kept once
-    attributes: list[frozenset[str]] = []
-    boxes: list[NDArray[np.float64]] = []
-    outside: list[str] = []
-    unreadable: list[str] = []
+    light: list[FacePredictions] = []
     paths = [folder / "truth.f32", *(folder / f"found{i}.f32" for i in range(models))]
     for part in parts:
-        if not images:  # not earlier: a folder of results inside of which `folder` lies must be new
+        if not light:  # not earlier: a folder of results inside of which `folder` lies must be new
             folder.mkdir(parents=True, exist_ok=True)
             for path in paths:
                 path.unlink(missing_ok=True)
         for path, landmarks in zip(paths, (part.truth, *part.found), strict=True):
             with path.open("ab") as file:
                 file.write(np.ascontiguousarray(landmarks, "<f4").data)
-        images += part.images
-        attributes += [kinds.setdefault(names, names) for names in part.attributes]
-        boxes.append(part.boxes)
-        outside += part.outside
-        unreadable += part.unreadable
-    if not images:
+        attributes = tuple(kinds.setdefault(names, names) for names in part.attributes)
+        light.append(replace(part, attributes=attributes, truth=part.truth[:0].copy(), found=()))
+    count = sum(len(part.images) for part in light)
+    if not count:
+        outside, unreadable = ([text for part in light for text in getattr(part, n)] for n in ("outside", "unreadable"))
         raise no_face_left(outside, unreadable)
-    truth, *found = (np.memmap(path, "<f4", "r", shape=(len(images), points, 2)) for path in paths)
-    left_out = tuple(outside), tuple(unreadable)
-    return FacePredictions(tuple(images), tuple(attributes), np.concatenate(boxes), truth, tuple(found), *left_out)
+    truth, *found = (np.memmap(path, "<f4", "r", shape=(count, points, 2)) for path in paths)
+    return _joined(light, truth, tuple(found))
 
 
 def no_face_left(outside: Sequence[str], unreadable: Sequence[str]) -> FaceSetError:

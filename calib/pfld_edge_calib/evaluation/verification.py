@@ -49,13 +49,9 @@ _RECORD_FORMAT = 2
 class VerificationSettings:
     """Settings of a verification.
 
-    Attributes:
-        data: The dataset, as it was named; empty for the bundled portraits.
-        split: Of a WFLW folder.
-        max_drift: Budget, a share of the reference's NME; None where none was given.
-        accept_inconclusive: Whether the command succeeds with an inconclusive verdict.
-        detector: The detector whose boxes were used; empty for the dataset's own boxes.
-        resamples: Number of bootstrap samples; their seed is `seed`.
+    `data` is the dataset, as it was named, empty for the bundled portraits; `detector` that whose boxes were used,
+    empty for the dataset's own. The budget `max_drift` is a share of the reference's NME. `resamples` is the number of
+    bootstrap samples.
     """
 
     data: str = ""
@@ -71,10 +67,7 @@ class VerificationSettings:
 class LikelyCause:
     """A likely cause of a deviation; `proven` where undoing it brings the landmarks back, or the fingerprint shows it.
 
-    Attributes:
-        cause: ``weights``, ``color``, ``margin``, ``order`` or ``scale``.
-        sentence: Names the cause and the part of the file, e.g. the tensor.
-        evidence: The measured values behind it.
+    `cause` is ``weights``, ``color``, ``margin``, ``order`` or ``scale``, `evidence` the measured values behind it.
     """
 
     cause: str
@@ -87,15 +80,10 @@ class LikelyCause:
 class ModelResult:
     """Results of one model, and its comparison with the reference.
 
-    Attributes:
-        assumed: Whether the contract, by which the model was fed, was assumed.
-        landmarks: ``(N, P, 2)`` float32, pixels of each face's photograph; NaN where a detector missed the face.
-        accuracy: Of all faces (``all``) and of each subset that has faces; as are `drift` and `nme_intervals`.
-        drift: Against the reference, as is `deviation`; None for the reference itself, or where there is none.
-        verdict: Relation of the drift to the budget; `reason` explains it.
-        likely_causes: Causes of a deviation, the likeliest first.
-        error: Distances from the truth, where there is no reference to compare with.
-        nme_intervals: 95 % intervals of the NME in 8 photographs or more, where there is no reference.
+    `landmarks` are ``(N, P, 2)`` float32 pixels of each face's photograph, NaN where a detector missed the face.
+    `accuracy`, `drift` and `nme_intervals` (95 %, in 8 photographs or more) are of all faces (``all``) and of each
+    subset that has any. `drift` and `deviation` are against the reference; `error`, the distances from the truth, and
+    `nme_intervals` are given where there is none. `likely_causes` begin with the likeliest.
     """
 
     name: str
@@ -120,17 +108,12 @@ class ModelResult:
 class Verification:
     """Models, the faces that they were run on, and their results.
 
-    Attributes:
-        faces: N paths of photographs, one a face, as text.
-        photographs: ``(N,)`` integers: faces of one photograph share one.
-        subset_names: S subsets: WFLW's six, or the attributes of the dataset.
-        subsets: ``(N, S)`` mask of the faces in each subset.
-        truth: ``(N, P, 2)`` float32 pixels; unlabelled points lie at the mean of the labelled ones.
-        boxes: ``(N, 4)`` float64, x0 y0 x1 y1 in pixels, by which the faces were cropped; NaN where a detector missed.
-        models: At least one; the first is the reference, if there is one.
-        left_out: Photographs of the faces whose normalizing points are unlabelled or coincide, one a face: they have no
-            NME and count in no figure.
-        outside: Like `unreadable`, see `FacePredictions`; these faces are not among the N.
+    `faces` are N paths of photographs, one a face; faces of one photograph share one of the ``(N,)`` integers
+    `photographs`. `subsets` is the ``(N, S)`` mask of the faces with each of S attributes, `truth` ``(N, P, 2)`` pixels
+    with unlabelled points at the mean of the others, `boxes` ``(N, 4)`` x0 y0 x1 y1, NaN where a detector missed. The
+    first model is the reference, if there is one. `left_out` are the photographs of faces without NME, whose
+    normalizing points are unlabelled or coincide; for `outside` and `unreadable`, not among the N, see
+    `FacePredictions`.
     """
 
     faces: tuple[str, ...]
@@ -183,15 +166,10 @@ def verify_models(
 ) -> Verification:
     """Run models over annotated faces, and compare the others with the first.
 
-    Args:
-        models: At least one, all of one landmark scheme.
-        faces: At least one; models are given their boxes. NaN where a detector missed a face.
-        settings: Of the verification.
-        compare: Whether the first model is the reference; otherwise each is evaluated by itself.
-        refine: Number of further passes, each with the tight box of the landmarks that the model predicted before.
-        advance: Called with the number of faces done.
-        unusable: Faces that are left out, to which those are added that can't be measured; where None a photograph that
-            can't be read is an error.
+    Models are given the boxes of the faces, NaN where a detector missed one. With `compare` the first model is the
+    reference; otherwise each is evaluated by itself. `refine` is the number of further passes, each with the tight box
+    of the landmarks that the model predicted before. `advance` gets the number of faces done, `unusable` those that
+    can't be measured; where it is None a photograph that can't be read is an error.
 
     Raises:
         ModelContractError: The models have different landmark schemes.
@@ -369,19 +347,8 @@ def verification_record(found: Verification) -> dict[str, Any]:
 
 
 def _model(model: ModelResult, found: Verification) -> dict[str, Any]:
-    same = [
-        "name",
-        "path",
-        "kind",
-        "sha256",
-        "verdict",
-        "reason",
-        "likely_causes",
-        "accuracy",
-        "nme_intervals",
-        "drift",
-    ]
-    return {name: getattr(model, name) for name in same} | {
+    same = "name path kind sha256 verdict reason likely_causes accuracy nme_intervals drift"
+    return {name: getattr(model, name) for name in same.split()} | {
         "contract_assumed": model.assumed,
         "shipping": dict(zip(("verdict", "reason"), shipping_verdict(found, model), strict=True)),
         "error": None if model.error is None else _deviation(model.error, found),

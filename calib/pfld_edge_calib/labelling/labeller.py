@@ -9,6 +9,7 @@ error. ``docs/labelling.md`` has the figures, also of the alternatives that were
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,7 @@ from pfld_edge_calib.errors import FaceSetError, LabellingError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.photo import decode_photo, read_photo
-from pfld_edge_runtime import LandmarkModel, LandmarkScheme, crop_faces, crop_windows, tight_box
+from pfld_edge_runtime import FaceLandmarker, LandmarkModel, LandmarkScheme, predict_with_mirror, tight_box
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
 TYPICAL_ERROR = 0.03
@@ -41,47 +42,21 @@ def augmented_predictions(
 ) -> NDArray[np.float32]:
     """Predict the landmarks of every face with every teacher under test-time augmentation.
 
-    Args:
-        photo: ``(H, W, 3)`` BGR.
-        boxes: ``(N, 4)`` tight boxes of the landmarks, N at least 1.
-        teachers: Networks of one landmark scheme.
-        flip: Predict each crop's mirror image too.
-        crops: Crops of each face; the first is the box's own, the others are shifted alike for every face.
-
-    Returns:
-        ``(V, N, P, 2)`` photograph pixels: V predictions, one for each teacher, crop and mirror image. One that is no
-        finite number is a LabellingError.
+    Of ``(N, 4)`` tight boxes in a ``(H, W, 3)`` BGR photograph: ``(V, N, P, 2)`` pixels, V predictions, one for each
+    teacher, crop and, with `flip`, mirror image. The first crop is the box's own, the others are shifted alike for
+    every face. A prediction that is no finite number is a LabellingError.
     """
-    return np.stack(
-        [
-            _prediction(photo, moved, teacher, mirrored=mirrored)
-            for moved in _jittered_boxes(boxes, crops)
-            for teacher in teachers
-            for mirrored in ((False, True) if flip else (False,))
-        ]
-    )
-
-
-def _prediction(
-    photo: NDArray[np.uint8], boxes: NDArray[np.float64], teacher: LandmarkModel, *, mirrored: bool
-) -> NDArray[np.float32]:
-    contract = teacher.contract
-    windows = crop_windows(boxes, contract.crop.margin)
-    crops = crop_faces(photo, windows, contract.input_size, swap_channels=contract.color_order != "bgr")
-    if not mirrored:
-        found = teacher.predict(crops)
-    else:
-        flipped = teacher.predict(np.ascontiguousarray(crops[:, :, ::-1]))[:, contract.landmarks.mirror]
-        found = np.stack([1 - flipped[..., 0], flipped[..., 1]], axis=-1)
-    if not np.isfinite(found).all():
-        raise LabellingError(f"{teacher.name} gave landmarks that are not finite numbers: the file is damaged")
-    return windows.to_image(found)
-
-
-def _jittered_boxes(boxes: NDArray[np.float64], crops: int) -> NDArray[np.float64]:
-    """Jitter boxes ``(crops, N, 4)``; the same seed for each face, whose crops must not depend on the other faces."""
-    moved = [jittered([Face(Path(), box)], crops, 0, _SHIFT, _SCALE) for box in boxes]
-    return np.array([[faces[i].bbox_xyxy for faces in moved] for i in range(crops)])
+    # The same seed for each face, whose crops must not depend on the other faces.
+    jitters = [jittered([Face(Path(), box)], crops, 0, _SHIFT, _SCALE) for box in boxes]
+    moved = [np.array([faces[i].bbox_xyxy for faces in jitters]) for i in range(crops)]
+    found: list[NDArray[np.float32]] = []
+    for places, teacher in product(moved, teachers):
+        find = FaceLandmarker(teacher)
+        views = predict_with_mirror(find, photo, places, "bgr") if flip else (teacher.locate(photo, places, "bgr"),)
+        if not np.isfinite(views).all():
+            raise LabellingError(f"{teacher.name} gave landmarks that are not finite numbers: the file is damaged")
+        found += views
+    return np.stack(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +67,8 @@ class Consensus:
     error of any label, D squared, the face's disagreement, and d squared, the landmark's:
     ``T / sqrt(T^2 + D^2 + d^2)``, the product of the face's and the landmark's weight, as training multiplies them.
 
-    Attributes:
-        landmarks: ``(N, P, 2)`` float32 pixels, the median of the predictions.
-        disagreement: ``(N, P)`` float64, d, as shares of the face's size.
-        face_disagreement: ``(N,)`` float64, D, the median over the landmarks.
-        weights: ``(N,)`` float64 in 0 to 1, ``T / sqrt(T^2 + D^2)``.
-        point_weights: ``(N, P)`` float64 in 0 to 1, ``sqrt(T^2 + D^2) / sqrt(T^2 + D^2 + d^2)``.
+    `landmarks` are the median of the predictions in pixels. `disagreement` is d, ``(N, P)`` shares of the face's size,
+    `face_disagreement` D, its median over the landmarks; weights lie in 0 to 1.
     """
 
     landmarks: NDArray[np.float32]
@@ -143,14 +114,11 @@ _SAME_FACE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LabelSettings:
-    """How faces are labelled.
+    """How faces are labelled: with mirror images (`flip`), and so many `crops` of each face.
 
-    Attributes:
-        flip: Each teacher predicts the mirror image too.
-        crops: Crops of each face, at least 1.
-        passes: The last pass's predictions become the label; each pass before moves the box to the landmarks found.
-        least_agreement: Faces of a lower weight are dropped, 0 to 1; see `Consensus.weights`.
-        least_size: Faces with a smaller box are dropped, pixels of the longer side.
+    The last pass's predictions become the label; each pass before moves the box to the landmarks found. Faces are
+    dropped with a lower weight than `least_agreement`, 0 to 1 (see `Consensus`), or a longer side under `least_size`
+    pixels.
     """
 
     flip: bool = False
@@ -202,11 +170,7 @@ class Labeller:
         self._find, self._settings = find, settings
 
     def __call__(self, photo: DatasetPhoto) -> DonePhoto:
-        """Label the faces that are found in a photograph, or without `find` those in its boxes.
-
-        Raises:
-            LabellingError: A teacher is damaged.
-        """
+        """Label the faces that are found in a photograph, or without `find` those in its boxes."""
         if not photo.error and photo.faces is None and self._find is None:
             return DonePhoto(unreadable=f"{photo.image}: no box beside it; give a detector")
         try:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,9 +147,7 @@ class ProgressFile:
         """Return itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Close the file; after an error an empty one is deleted."""
         self._file.close()
         if error is not None and not self.kept():
@@ -207,14 +204,9 @@ def label_photos(
     The result for a photograph depends on that photograph only, so that neither the division into units, the number of
     workers nor an interruption changes a byte.
 
-    Args:
-        units: All units of the run, those done among them.
-        make: Returns the labeller; see `Runner`.
-        progress: Stores results, in order.
-        run: Where units are worked on.
-        advance: Called with 1 after each photograph.
-        skip: Called for each photograph that can't be read, before it is stored: what it raises ends the run, and the
-            photograph is read again by the next.
+    `units` are all of the run; `make` returns the labeller, see `Runner`. `advance` gets 1 after each photograph,
+    `skip` the error of each that can't be read, before it is stored: what it raises ends the run, and the photograph is
+    read again by the next.
     """
     left, known = list(units), progress.done
     while left and known >= left[0].count:

@@ -1,5 +1,6 @@
 """`pfld-edge train` and `pfld-edge import-onnx`: the commands that make a checkpoint."""
 
+import os
 from pathlib import Path
 
 import click
@@ -35,21 +36,27 @@ def train_command(
     """
     from pfld_edge.console import SkippedFiles
     from pfld_edge.training_progress import training_progress
+    from pfld_edge_runtime import PfldEdgeError
     from pfld_edge_train.config import load_config
-    from pfld_edge_train.errors import TrainingInterruptedError
+    from pfld_edge_train.errors import OtherProcessError, TrainingInterruptedError
     from pfld_edge_train.fit import train, use_threads
     from pfld_edge_train.processes import joined_processes
 
-    config = load_config(config_path)
     if threads:
         use_threads(threads)
     skip = SkippedFiles(strict=strict)
     try:
+        config = load_config(config_path)
         with joined_processes(config.device) as processes, training_progress(quiet=not processes.first) as watcher:
             train(config, output, processes, watcher, resume=resume, init=init, cache=cache, skip=skip)
     except TrainingInterruptedError as error:
         click.echo(str(error), err=True)
         ctx.exit(128 + error.signal)
+    except PfldEdgeError as error:
+        # Under torchrun every process of a machine meets a wrong configuration, and all learn of the error of one.
+        if os.environ.get("RANK" if isinstance(error, OtherProcessError) else "LOCAL_RANK", "0") != "0":
+            ctx.exit(2)
+        raise
     skip.check()
 
 

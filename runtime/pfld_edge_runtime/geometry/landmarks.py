@@ -58,10 +58,8 @@ def face_size(points: NDArray[np.floating]) -> float:
 class Similarity:
     """Similarity transforms of the plane, without reflection; points are complex numbers x + iy.
 
-    Attributes:
-        center: ``(...)`` centre of the source shape.
-        shift: ``(...)`` from there to the centre of the target.
-        factor: ``(...)`` rotation and scale: what multiplies the source's offsets from its centre.
+    `shift` leads from the source's `center` to the target's; `factor`, rotation and scale, multiplies the source's
+    offsets from its centre. All are of shape ``(...)``.
     """
 
     center: NDArray[np.complex128]

@@ -153,11 +153,8 @@ class Smoothing:
 
     A head moves all points together, an eyelid moves eight. With separate filters the head is followed without lag
     while the shape, where most of the visible jitter is, is smoothed strongly. The same `OneEuro` twice is the filter
-    of the paper over all landmarks.
-
-    Attributes:
-        motion: For translation, rotation and scale of the whole face.
-        shape: For each landmark's movement relative to that.
+    of the paper over all landmarks. `motion` filters translation, rotation and scale of the whole face, `shape` each
+    landmark's movement relative to that.
     """
 
     motion: OneEuro = _MOTION

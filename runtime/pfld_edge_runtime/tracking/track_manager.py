@@ -87,14 +87,10 @@ class Track:
     The next box always comes from smoothed landmarks, so that the jitter of one frame's landmarks doesn't become the
     jitter of the next frame's crop.
 
-    Attributes:
-        landmarks: ``(P, 2)`` the network's last output, found at `last_seen` seconds in a crop of `box` turned by
-            `roll`.
-        scheme: Of the points; None where crops can't be turned.
-        speed: ``(2,)`` pixels a second.
-        prediction_error: Mean distance of late between the face and its predicted place, in faces.
-        lost: It was not found in the last frame, and may reappear.
-        misses: How many times in a row the detector didn't find it.
+    `landmarks` ``(P, 2)`` are the network's last output, found at `last_seen` seconds in a crop of `box` turned by
+    `roll`; a `scheme` of None means that crops can't be turned. `speed` ``(2,)`` is in pixels a second,
+    `prediction_error` the mean distance of late between the face and its predicted place, in faces. A `lost` face was
+    not found in the last frame, and may reappear; the detector didn't find it `misses` times in a row.
     """
 
     id: int
@@ -274,7 +270,9 @@ class TrackManager:
             track.misses, track.last_detected, track.score = 0, now, float(found.scores[index])
         stale = {index: track for index, track in matches.items() if track.lost or track in unconfirmed}
         new = [index for index in range(len(boxes)) if index not in matches]
-        new.sort(key=lambda index: _priority(boxes[index], float(found.scores[index])))
+        # The highest score first, then the largest box; NaN counts as 0.
+        ranks = np.lexsort([-(boxes[:, 2:] - boxes[:, :2]).max(axis=1), -np.nan_to_num(found.scores)])
+        new.sort(key=ranks.tolist().index)
         order = [*stale, *new]
         first = predict(boxes[order], rolls[order])
         usable = [row for row, points in enumerate(first) if not is_implausible(points, image_size)]
@@ -372,8 +370,3 @@ def _recentered(predict: Predict, boxes: Array, rolls: Array, landmarks: Array) 
 
 def _table(boxes: Sequence[Array]) -> Array:
     return np.array(boxes, np.float64).reshape(-1, 4)
-
-
-def _priority(box: Array, score: float) -> tuple[float, float]:
-    """Sort key: the highest score first, then the largest box; NaN scores count as 0."""
-    return (-score if score == score else 0.0, -float((box[2:] - box[:2]).max()))

@@ -29,12 +29,10 @@ _LEAST_SHRINKING = 1.2
 
 @dataclass(frozen=True, slots=True)
 class FaceFrames:
-    """Where the network's input lies in N pictures: photographs, or cached crops of them.
+    """Where the network's input lies in N pictures, photographs or cached crops of them, and where it is mirrored.
 
-    Attributes:
-        matrices: ``(N, 2, 2)``: columns are the input's x and y axes, in pixels of the picture for a full side.
-        centers: ``(N, 2)``: the input's centre in pixels of the picture, pixel edges at integers.
-        flipped: ``(N,)`` bool: the frame mirrors the face.
+    Columns of the matrices ``(N, 2, 2)`` are the input's x and y axes, in pixels of the picture for a full side. The
+    centres ``(N, 2)`` are in pixels, whose edges lie at integers.
     """
 
     matrices: Floats

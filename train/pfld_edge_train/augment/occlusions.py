@@ -124,17 +124,11 @@ def _lenses(power: float) -> list[Points]:
 
 @dataclass(frozen=True, slots=True)
 class Occlusions:
-    """At most one occlusion for each of N faces. Occluded landmarks keep their labels.
+    """At most one occlusion for each of N faces, where `shown`. Occluded landmarks keep their labels.
 
-    Attributes:
-        shown: ``(N,)`` bool; where false the rest means nothing.
-        shape: ``(N,)`` index in the shape bank.
-        affines: ``(N, 2, 3)`` from pixel indices of the face to those of the shape's picture.
-        opacity: ``(N,)`` 0 to 1.
-        color: ``(N, 3)`` grey levels.
-        texture: ``(N,)`` share of another face's skin in the occlusion, 0 to 1; the rest is the colour.
-        donor: ``(N,)`` row of that face in the cache.
-        skin: ``(N, 2, 3)`` from pixel indices of the face to those of the donor's cached crop.
+    `shape` ``(N,)`` are indices in the shape bank; `affines` ``(N, 2, 3)`` lead from pixel indices of the face to those
+    of the shape's picture. `opacity` ``(N,)`` is 0 to 1, `color` ``(N, 3)`` grey levels, `texture` ``(N,)`` the share
+    of another face's skin, 0 to 1: of the row `donor` in the cache, to whose crop `skin` ``(N, 2, 3)`` leads.
     """
 
     shown: NDArray[np.bool_]

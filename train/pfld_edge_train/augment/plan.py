@@ -30,13 +30,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class AugmentPlan:
-    """How N cached faces become a batch.
+    """How N cached faces, `rows` of the cache, become a batch.
 
-    Attributes:
-        rows: ``(N,)`` rows of the cache.
-        frames: What is cropped, in pixels of the cached crops.
-        landmarks: ``(N, P, 2)`` fractions of the frames.
-        change: What follows; None for the runtime's plain crop.
+    `frames` are cropped, in pixels of the cached crops; `landmarks` ``(N, P, 2)`` are fractions of them. A `change` of
+    None leaves the runtime's plain crop.
     """
 
     rows: NDArray[np.int64]

@@ -26,11 +26,7 @@ class MobileOneBlock(nn.Module):
     re-parameterization ``reparam_conv`` replaces them. The attribute names are those of the public checkpoints.
 
     In training the branches are merged in every step where that is faster, with the same results; see
-    `pfld_edge_train.blocks.merged_branches`.
-
-    Attributes:
-        training_form: ``auto``, ``merged`` or ``branches``.
-        statistics_group: Processes whose batches are one batch for BatchNorm; None for this process alone.
+    `pfld_edge_train.blocks.merged_branches`. The batches of the processes of `statistics_group` are one for BatchNorm.
     """
 
     training_form: Literal["auto", "merged", "branches"] = "auto"
@@ -141,11 +137,7 @@ class GhostOneModule(nn.Module):
         fused: bool = False,
         pointwise_scale: bool = False,
     ) -> None:
-        """Build the two blocks; the options are those of `MobileOneBlock`.
-
-        Raises:
-            ValueError: The number of output channels is odd.
-        """
+        """Build the two blocks; the options are those of `MobileOneBlock`, the number of output channels is even."""
         super().__init__()
         if out_channels % 2:
             raise ValueError(f"a GhostOne module needs an even number of output channels, not {out_channels}")

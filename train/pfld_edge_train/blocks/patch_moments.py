@@ -71,11 +71,7 @@ def _chunks(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, ...]:
 
 
 def patch_moments(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
-    """Compute the moments of the patches of ``(N, C, H, W)``.
-
-    Returns:
-        The mean ``(G, d)`` and the covariance ``(G, d, d)``, divided by the count; float64 for small patches.
-    """
+    """Mean ``(G, d)`` and covariance ``(G, d, d)`` of the patches of ``(N, C, H, W)``; float64 for small ones."""
     total = products = torch.zeros((), dtype=torch.float64, device=x.device)
     for part in _chunks(x, geometry):
         sums = _sums(part if part.dtype == torch.float64 else part.float(), geometry)

@@ -27,11 +27,7 @@ MODEL_KINDS: Mapping[str, Callable[[ModelConfig], LandmarkNet]] = MappingProxyTy
 
 
 def build_model(config: ModelConfig) -> LandmarkNet:
-    """Build a network with random weights.
-
-    Raises:
-        ModelConfigError: The kind is unknown.
-    """
+    """Build a network with random weights; ModelConfigError where its kind is unknown."""
     if config.kind not in MODEL_KINDS:
         raise ModelConfigError(f"unknown model {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
     return MODEL_KINDS[config.kind](config)

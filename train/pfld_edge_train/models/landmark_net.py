@@ -13,17 +13,11 @@ from pfld_edge_train.errors import ModelConfigError
 class ModelConfig:
     """A network's kind and size.
 
-    Attributes:
-        kind: See `pfld_edge_train.models.MODEL_KINDS`.
-        width_factor: Multiplies the channels.
-        input_size: Side of the input in pixels, a multiple of 16.
-        num_landmarks: Points a face.
-        conv_branches: Convolution branches of each MobileOne block in training; 1 for kinds without such blocks.
-        fused: The inference form: branches and BatchNorm are merged into one convolution with bias each.
-        pointwise_scale: Whether GhostOne's 1x1 blocks have a scale branch too, for checkpoints that hold one.
-
-    Raises:
-        ModelConfigError: A value is out of range.
+    `kind` is one of `pfld_edge_train.models.MODEL_KINDS`, `width_factor` multiplies the channels, `input_size` is in
+    pixels. `conv_branches` are those of each MobileOne block in training; 1 for kinds without such blocks. `fused` is
+    the inference form: branches and BatchNorm are merged into one convolution with bias each. With `pointwise_scale`
+    GhostOne's 1x1 blocks have a scale branch too, for checkpoints that hold one. ModelConfigError where a value is out
+    of range.
     """
 
     kind: str
@@ -57,13 +51,10 @@ FEATURE_STRIDE = 4
 
 
 class LandmarkNet(nn.Module):
-    """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
-
-    Attributes:
-        feature_channels: Channels of the feature map that `forward_features` gives.
-    """
+    """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop."""
 
     feature_channels: int
+    """Of the map that `forward_features` gives."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, 3, S, S)`` to ``(N, 2 * num_landmarks)``."""
