@@ -25,6 +25,7 @@ Found = Mapping[str, list[NDArray[np.float32]]]
 """Detections of every photograph, by detector."""
 
 FILES = {
+    "bundled": "",
     "YuNet": "yunet_n_dynamic.onnx",
     "YuNet 320": "yunet_n_320_320.onnx",
     "SCRFD 500M": "scrfd_500m_kps.onnx",
@@ -45,7 +46,9 @@ def main(teacher: Path | None, models: tuple[Path, ...], every: int) -> None:
     """Print the maps and the tables in Markdown."""
     shared = shared_folder()
     wflw = shared / "data/WFLW"
-    detectors = {name: open_detector(shared / "models/detectors" / file) for name, file in FILES.items()}
+    detectors = {
+        name: open_detector(shared / "models/detectors" / file if file else None) for name, file in FILES.items()
+    }
     if every > 0:
         names = (wflw / "unlabelled_images.txt").read_text(encoding="utf-8").split()[::every]
         photos = [wflw / "WFLW_images" / name for name in names]
