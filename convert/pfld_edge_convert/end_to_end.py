@@ -13,8 +13,7 @@ from onnx import helper, numpy_helper
 
 from pfld_edge_calib import Face, jittered, portraits, read_photo
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.inference import open_model
-from pfld_edge_convert.model_file import FINGERPRINT_SEED
+from pfld_edge_convert.model_file import FINGERPRINT_SEED, open_model
 from pfld_edge_convert.passes.base import onnx_opset
 from pfld_edge_convert.passes.canonical_form import OPSET
 from pfld_edge_runtime import Contract, FaceLandmarker, Fingerprint, crop_windows, fingerprint_image
