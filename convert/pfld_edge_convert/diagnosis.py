@@ -27,6 +27,9 @@ _ERRORS = (*(step / 200 for step in range(1, 21)), 0.125, 0.15, 0.2, 0.25, 0.5)
 _MULTIPLES = (2.0, 3.0, 4.0, 10.0)
 """And how many times too large or too small."""
 
+_FACTORS = [1 + sign * error for error in _ERRORS for sign in (1, -1)]
+_FACTORS += [*_MULTIPLES, *(1 / multiple for multiple in _MULTIPLES[1:])]
+
 _FOLLOWED = 8
 _NEARBY = (np.linspace(-0.004, 0.004, 49), np.linspace(-0.0002, 0.0002, 25))
 """Relative steps around the best, then around the best of these: the answer is rugged, and right in a narrow place."""
@@ -43,8 +46,37 @@ _PLACES = {
     "QLinearMatMul": {1: "what it reads", 4: "the weights", 6: "what it makes"},
 }
 
-Trial = tuple[float, float, str]
+_ScaleTrial = tuple[float, float, str]
 """What is left of the difference, by which factor the scale is taken to be off, and its name."""
+
+Points = NDArray[np.floating]
+
+_InputTrial = tuple[str, LandmarkModel, str]
+"""A cause, the model fed otherwise, and what it means if that agrees with the reference."""
+
+_FLOAT_DEVIATION = 1e-4
+"""Of the eye distance, at one landmark. Float files differ from their checkpoint by some 1e-6."""
+
+_INT8_DEVIATION = 0.014
+"""Of the eye distance, on average. What INT8 costs is below 0.01; of any two networks of one size that were trained
+apart, the nearest (pfld-edge-s and pfld-edge-m on the bundled portraits) deviate by 0.016."""
+
+_FLOAT_FILES = ("fused torch", "onnx fp32", "end-to-end fp32")
+_CONVERTED = 1e-3
+"""Of the eye distance, on average: what a float file may differ from its checkpoint at most. Another checkpoint, of
+kind ``torch``, is allowed what an INT8 file is."""
+
+_AGREES = 1 / 2
+"""A cause is found where undoing it leaves no more than this share of the deviation."""
+
+_FACES = 24
+"""Enough to tell causes apart, few enough to try many."""
+
+_SCALE_FACES = 8
+"""Each of some hundred scales is tried with some tens of factors."""
+
+_MARGIN_RATIOS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6)
+"""Crop margins that are tried, as multiples of the contract's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +146,7 @@ def wrong_scale(
     trials = _trials(model, check, faces, expected)
     if trials is None:
         return
-    best = sorted(trials.tried((name, factor) for name in trials.scales for factor in _factors()))[:_FOLLOWED]
+    best = sorted(trials.tried((name, factor) for name in trials.scales for factor in _FACTORS))[:_FOLLOWED]
     for steps in _NEARBY:
         near = trials.tried((name, factor * (1 + step)) for _, factor, name in best for step in steps.tolist())
         best = sorted([*best, *near])[:_FOLLOWED]
@@ -157,7 +189,7 @@ class _Trials:
         answer = self.session.run(None, {**self.feed, **changed})[0].astype(np.float64).ravel()
         return float(np.linalg.norm(answer - self.target))
 
-    def tried(self, factors: Iterable[tuple[str, float]]) -> Iterator[Trial]:
+    def tried(self, factors: Iterable[tuple[str, float]]) -> Iterator[_ScaleTrial]:
         """Undo a factor of each named scale."""
         for name, factor in factors:
             yield self.distance({name: np.asarray(self.scales[name] / np.float32(factor))}), factor, name
@@ -199,45 +231,11 @@ def _trials(
     return _Trials(file, open_model(open_file), feed, target, {name: values[name] for name in names})
 
 
-def _factors() -> list[float]:
-    near = [1 + sign * error for error in _ERRORS for sign in (1, -1)]
-    return [*near, *_MULTIPLES, *(1 / multiple for multiple in _MULTIPLES[1:])]
-
-
 def _use(file: onnx.ModelProto, name: str) -> str:
     """Which layer reads it, and for what."""
     node = next(node for node in file.graph.node if name in node.input)
     place = _PLACES.get(node.op_type, {}).get(list(node.input).index(name), "an operand")
     return f"of {place} in {node.op_type} {node.name or node.output[0]!r}"
-
-
-Points = NDArray[np.floating]
-_Trial = tuple[str, LandmarkModel, str]
-"""A cause, the model fed otherwise, and what it means if that agrees with the reference."""
-
-_FLOAT_DEVIATION = 1e-4
-"""Of the eye distance, at one landmark. Float files differ from their checkpoint by some 1e-6."""
-
-_INT8_DEVIATION = 0.014
-"""Of the eye distance, on average. What INT8 costs is below 0.01; of any two networks of one size that were trained
-apart, the nearest (pfld-edge-s and pfld-edge-m on the bundled portraits) deviate by 0.016."""
-
-_CONVERTED = 1e-3
-_FLOAT_FILES = ("fused torch", "onnx fp32", "end-to-end fp32")
-"""Of the eye distance, on average: what a float file may differ from its checkpoint at most. Another checkpoint, of
-kind ``torch``, is allowed what an INT8 file is."""
-
-_AGREES = 1 / 2
-"""A cause is found where undoing it leaves no more than this share of the deviation."""
-
-_FACES = 24
-"""Enough to tell causes apart, few enough to try many."""
-
-_SCALE_FACES = 8
-"""Each of some hundred scales is tried with some tens of factors."""
-
-_MARGIN_RATIOS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6)
-"""Crop margins that are tried, as multiples of the contract's."""
 
 
 def diagnosed(
@@ -366,23 +364,20 @@ def _other_input(
         yield LikelyCause(cause, sentence, {"deviation": before, "fed otherwise": after})
 
 
-def _colors(model: LandmarkModel) -> _Trial:
+def _colors(model: LandmarkModel) -> _InputTrial:
     def turned(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.ascontiguousarray(pictures[..., ::-1])
 
-    exchanged, said = (
-        LandmarkModel(model.contract, lambda crops: model.predict(turned(crops))),
-        model.contract.color_order,
-    )
+    said = model.contract.color_order
+    exchanged = LandmarkModel(model.contract, lambda crops: model.predict(turned(crops)))
     if isinstance(model, EndToEndModel):
         exchanged = EndToEndModel(model.contract, lambda photo, boxes: model.function(turned(photo), boxes))
-        said = "rgb"
     other = "BGR" if said == "rgb" else "RGB"
     told = f"the file says {said.upper()}, but fed {other} it agrees with the checkpoint"
     return "color", exchanged, f"RGB and BGR are exchanged: {told}"
 
 
-def _margins(model: LandmarkModel, reference: Contract) -> Iterator[_Trial]:
+def _margins(model: LandmarkModel, reference: Contract) -> Iterator[_InputTrial]:
     said = model.contract.crop.margin
     known = reference.crop.margin / said
     ratios = _MARGIN_RATIOS if abs(known - 1) < 1e-6 else (known, *_MARGIN_RATIOS)

@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 
 _ONLY_FATAL = 4
+FINGERPRINT_SEED = 1
+"""Of the image of every fingerprint."""
+
+FLOAT_TOLERANCE = 1e-4
+"""A hundredth of a pixel at 112: float kernels sum in different orders, and differ by some 1e-6."""
+
+INT8_TOLERANCE = 1e-2
+"""One pixel at 112: kernels round differently by a step here and there. Saturating arithmetic errs by far more."""
 
 
 def open_model(model: onnx.ModelProto, *, optimize: bool = True, fuse_qdq: bool = True) -> onnxruntime.InferenceSession:
@@ -88,24 +96,11 @@ def _session(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxru
         raise ConvertError(f"onnxruntime {onnxruntime.__version__} refuses the model: {reason}") from error
 
 
-FINGERPRINT_SEED = 1
-"""Of the image of every fingerprint."""
-
-FLOAT_TOLERANCE = 1e-4
-"""A hundredth of a pixel at 112: float kernels sum in different orders, and differ by some 1e-6."""
-
-INT8_TOLERANCE = 1e-2
-"""One pixel at 112: kernels round differently by a step here and there. Saturating arithmetic errs by far more."""
-
-
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file of unknown origin.
 
     External data is read from the file's own folder; a file that names data anywhere else is refused, since it could
-    make any file of the machine part of a model.
-
-    Raises:
-        ModelFileError: It is no ONNX file, is truncated, or names weights that are missing or outside of its folder.
+    make any file of the machine part of a model. ModelFileError for that, and for what is no ONNX file or truncated.
     """
     try:
         model = onnx.load(path)

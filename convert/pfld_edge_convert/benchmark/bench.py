@@ -46,6 +46,18 @@ from pfld_edge_runtime.landmark_model import session_contract
 from pfld_edge_runtime.session import open_session
 
 FORMAT = "pfld-edge-bench-1"
+Case = tuple[int, int, int]
+"""Index of a subject, threads, batch."""
+
+Advance = Callable[[int], None]
+FRAME = (1080, 1920, 3)
+"""The photograph that an end-to-end graph is given."""
+
+_WARM_UP = 10
+_SIDE = 320
+"""For free axes that aren't the batch: what small face detectors are commonly fed."""
+
+_SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +141,6 @@ class BenchReport:
             raise BenchmarkError(f"not a whole benchmark record: {where}: {first['msg']}") from error
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise BenchmarkError(f"not a whole benchmark record: {error}") from error
-
-
-Case = tuple[int, int, int]
-"""Index of a subject, threads, batch."""
-
-Advance = Callable[[int], None]
-FRAME = (1080, 1920, 3)
-"""The photograph that an end-to-end graph is given."""
-
-_WARM_UP = 10
-_SIDE = 320
-"""For free axes that aren't the batch: what small face detectors are commonly fed."""
-
-_SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +252,8 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
     """Look at the inputs of an ONNX file with one input, or of an end-to-end graph.
 
     Free axes get the size of their name, 320 where it is left out; the first stays free, it is the batch.
-
-    Raises:
-        ModelFileError: The file is missing or not an ONNX model.
-        BenchmarkError: It is a checkpoint, or has several inputs, or one that isn't a tensor of numbers.
+    ModelFileError where the file is missing or not an ONNX model, BenchmarkError where it is a checkpoint, or has
+    several inputs, or one that isn't a tensor of numbers.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
@@ -334,18 +330,9 @@ def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advan
             moved, count = profiles[case].activation_bytes, subject.calls(case[2])
             line = roofline(work, case[2], moved, times[case].milliseconds, peaks[case[1]], calls=count)
             timings.append(_timing(case, times, count, line, request))
-        models.append(
-            ModelRecord(
-                subject.name,
-                str(subject.path),
-                subject.path.stat().st_size,
-                subject.filled,
-                work,
-                None if starts is None else starts[index],
-                tuple(timings),
-                profiles[index, request.threads[0], request.batches[0]],
-            )
-        )
+        file = subject.name, str(subject.path), subject.path.stat().st_size
+        start, profile = starts and starts[index], profiles[index, request.threads[0], request.batches[0]]
+        models.append(ModelRecord(*file, subject.filled, work, start, tuple(timings), profile))
     reference = subjects[0].name if len(subjects) > 1 else None
     settings = Settings(request.rounds, request.starts, request.precision, request.from_crops, reference)
     return BenchReport(environment(list(peaks.values()), load), settings, tuple(models))
@@ -372,18 +359,5 @@ def _timing(case: Case, all_times: Mapping[Case, Times], calls: int, line: Roofl
         float(np.percentile(times.wall, percent)) if len(times.wall) * (100 - percent) >= 100 else None
         for percent in (95, 99)
     )
-    return Timing(
-        threads,
-        batch,
-        calls,
-        middle,
-        p95,
-        p99,
-        ratio,
-        judgement.spread,
-        judgement.verdict,
-        judgement.reason,
-        line,
-        times.processor_ms,
-        processor_ratio,
-    )
+    answer = judgement.spread, judgement.verdict, judgement.reason
+    return Timing(threads, batch, calls, middle, p95, p99, ratio, *answer, line, times.processor_ms, processor_ratio)

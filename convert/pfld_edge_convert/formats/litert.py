@@ -54,10 +54,7 @@ def write_litert(plan: Plan, contract: Contract) -> bytes:
     """Write the INT8 network of a plan, for one face a call; `contract` goes into the metadata.
 
     The input is ``(1, S, S, 3)`` uint8 pixels, or float32 where the plan's input is float; the output is float32.
-
-    Raises:
-        ConvertError: The network has an operator that has no counterpart in LiteRT.
-        MissingPackageError: The package ``ai-edge-litert`` isn't installed.
+    ConvertError where an operator of the network has no counterpart in LiteRT.
     """
     return _Writer(plan).written(contract)
 

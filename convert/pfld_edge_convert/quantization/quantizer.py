@@ -80,9 +80,8 @@ class Quantized:
 class Quantizer:
     """Quantizes a float network, for any choice of layers that stay in float.
 
-    Attributes:
-        layers: Names of the layers that can be quantized, first to last.
-        held_back: ``(n, S, S, 3)`` calibration faces that ranges and weights were not made from.
+    `layers` are those that can be quantized, first to last; `held_back` the calibration faces, ``(n, S, S, 3)``, that
+    ranges and weights were not made from.
     """
 
     def __init__(
@@ -90,11 +89,8 @@ class Quantizer:
     ) -> None:
         """Prepare an optimized float network, collect activation statistics, choose ranges.
 
-        100 to 500 calibration faces are enough, ``(N, S, S, 3)`` uint8 in the contract's colour order.
-
-        Raises:
-            CalibrationError: No faces, or faces of another shape.
-            ConvertError: The network can't be quantized.
+        100 to 500 calibration faces are enough, ``(N, S, S, 3)`` uint8 in the contract's colour order; CalibrationError
+        where there are none, or of another shape.
         """
         self._settings = settings = settings or QuantizationSettings()
         self._target = target_named(self._settings.target)
@@ -157,13 +153,8 @@ class Quantizer:
         return *ways[best], tried
 
     def _initial_plan(self, network: "_FloatNetwork", method: str, float_layers: tuple[str, ...] = ()) -> Plan:
-        return initial_plan(
-            network.model,
-            network.grids(method),
-            self._target.limits,
-            frozenset(float_layers),
-            uint8_input=network.uint8_input,
-        )
+        reads_pixels, limits = network.contract.input_dtype == "uint8", self._target.limits
+        return initial_plan(network.model, network.grids(method), limits, float_layers, uint8_input=reads_pixels)
 
     def _reconstructed(
         self,
@@ -181,16 +172,8 @@ class Quantizer:
         some, contract = self._used[:: -(-len(self._used) // faces)], network.contract
         # Only feedback needs so many samples; means are known from few.
         more = (_float_input(self._varied, contract), prepare_input(self._varied, contract)) if feedback else None
-        return reconstruct(
-            plan,
-            _float_input(some, contract),
-            prepare_input(some, contract),
-            self._target.limits,
-            more=more,
-            feedback=feedback,
-            correct_bias=correct_bias,
-            advance=advance,
-        )
+        fed, limits = (_float_input(some, contract), prepare_input(some, contract)), self._target.limits
+        return reconstruct(plan, *fed, limits, more=more, feedback=feedback, correct_bias=correct_bias, advance=advance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +183,6 @@ class _FloatNetwork:
     model: onnx.ModelProto
     contract: Contract
     histograms: Histograms
-
-    @property
-    def uint8_input(self) -> bool:
-        return self.contract.input_dtype == "uint8"
 
     def grids(self, method: str) -> dict[str, Grid]:
         """A grid for every tensor, the input included, by a range method."""

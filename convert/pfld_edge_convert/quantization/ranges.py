@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 import onnx
@@ -132,29 +133,25 @@ class ChannelHistogram:
 
     def divided(self, scales: Array) -> "ChannelHistogram":
         """The histogram of the values divided by a positive number per channel."""
-        result = ChannelHistogram(len(self.width), with_peaks=False)
+        result = copy(self)
         result.peaks = tuple(peaks.divided(scales) for peaks in self.peaks)
-        result.counts, result.width = self.counts, self.width / scales
-        for name in ("low", "high", "average_low", "average_high"):
+        for name in ("width", "low", "high", "average_low", "average_high"):
             setattr(result, name, getattr(self, name) / scales)
-        result._batches = self._batches
         return result
 
     def stretched(self, factor: float) -> "ChannelHistogram":
         """The histogram with extremes multiplied by a factor."""
-        result = self.divided(np.ones(len(self.width)))
+        result = copy(self)
         result.low, result.high = np.minimum(self.low, self.low * factor), np.maximum(self.high, self.high * factor)
         return result
 
     def merged(self) -> "ChannelHistogram":
         """The histogram of all channels together, without peaks."""
-        result = ChannelHistogram(1, with_peaks=False)
+        result, width = copy(self), self.width.max(initial=0)
+        result.peaks, result.width = (), np.array([width])
         result.low, result.high = self.low.min(keepdims=True), self.high.max(keepdims=True)
         result.average_low = self.average_low.min(keepdims=True)
         result.average_high = self.average_high.max(keepdims=True)
-        result._batches = self._batches
-        width = self.width.max(initial=0)
-        result.width = np.array([width])
         if width > 0:
             centers = (np.arange(BINS) + 0.5 - BINS // 2) * self.width[:, None] / width
             bins = np.clip(np.floor(centers).astype(np.int64) + BINS // 2, 0, BINS - 1)

@@ -6,7 +6,7 @@ QOperator nodes, whatever format is written in the end.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -177,7 +177,7 @@ def initial_plan(
     model: onnx.ModelProto,
     grids: Mapping[str, Grid],
     limits: WeightLimits,
-    float_layers: frozenset[str] = frozenset(),
+    float_layers: Collection[str] = (),
     *,
     uint8_input: bool = False,
 ) -> Plan:
