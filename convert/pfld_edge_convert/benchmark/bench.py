@@ -331,7 +331,8 @@ def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advan
             line = roofline(work, case[2], moved, times[case].milliseconds, peaks[case[1]], calls=count)
             timings.append(_timing(case, times, count, line, request))
         file = subject.name, str(subject.path), subject.path.stat().st_size
-        start, profile = starts and starts[index], profiles[index, request.threads[0], request.batches[0]]
+        start = None if starts is None else starts[index]
+        profile = profiles[index, request.threads[0], request.batches[0]]
         models.append(ModelRecord(*file, subject.filled, work, start, tuple(timings), profile))
     reference = subjects[0].name if len(subjects) > 1 else None
     settings = Settings(request.rounds, request.starts, request.precision, request.from_crops, reference)

@@ -76,17 +76,24 @@ def target_named(name: str) -> Target:
 class QuantizationSettings:
     """How a network is quantized. The steps can be switched off to measure what each gains.
 
-    ``auto`` takes the method of `estimate_range` with the least landmark deviation from the float network on held-back
-    calibration faces.
+    Attributes:
+        target: Name of a `Target`.
+        ranges: A method of `estimate_range`, or ``auto``: the one with the least landmark deviation from the float
+            network on held-back calibration faces.
+        equalize: 0 to 1, strength of cross-layer equalization.
+        equalize_by: The range method whose ranges are equalized, or ``auto``.
+        feedback: Round weights with error feedback (GPTQ) instead of to nearest.
+        correct_bias: Correct biases by the mean errors of the layers' outputs.
+        uint8_input: Read uint8 images, ``(n, S, S, 3)``, where only convolutions read the input.
     """
 
     target: str = "portable"
     ranges: str = "auto"
-    equalize: float = 0.75  # 0 to 1, strength of cross-layer equalization
-    equalize_by: str = "auto"  # the range method whose ranges are equalized
-    feedback: bool = True  # round weights with error feedback (GPTQ) instead of to nearest
-    correct_bias: bool = True  # by the mean errors of the layers' outputs
-    uint8_input: bool = True  # read uint8 images, (n, S, S, 3), where only convolutions read the input
+    equalize: float = 0.75
+    equalize_by: str = "auto"
+    feedback: bool = True
+    correct_bias: bool = True
+    uint8_input: bool = True
 
     def describe(self, ranges: str, format_label: str, float_layers: int = 0) -> str:
         """Describe the settings in one line, for the contract; `format_label` names the format and its activations."""
