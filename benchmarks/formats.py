@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from harness import print_table
 from pfld_edge_calib import cut_faces, open_faces
 from pfld_edge_convert.formats import FORMATS
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
-from pfld_edge_convert.quantized_models import layer_weights
 from pfld_edge_runtime import LandmarkModel
 
 Crops = NDArray[np.uint8]

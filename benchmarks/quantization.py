@@ -25,9 +25,8 @@ from pfld_edge.commands.convert import judged_faces
 from pfld_edge_calib import nme_per_face
 from pfld_edge_calib.evaluation import paired_drift
 from pfld_edge_convert.calibration import CalibrationSet, CalibrationSource, calibration_crops, sample_crops
-from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import LabelledCrops
-from pfld_edge_convert.model_file import checkpoint_contract
+from pfld_edge_convert.model_file import checkpoint_contract, run_model
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face, face_times

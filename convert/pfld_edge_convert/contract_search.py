@@ -74,14 +74,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ContractSearch:
-    """Result of `search_contract`.
+    """Result of `search_contract`: a finding a field, and the colour orders and normalizations by rank on hard crops.
 
-    Attributes:
-        findings: One a field.
-        ranking: Best first: the colour orders and normalizations on hard crops.
-        output: Name of the output with the landmarks.
-        plausible: Whether the best hypothesis finds a face's landmarks at all; if not, nothing is sure.
-        contract: With the best values; None where the contract has no words for them or nothing is plausible.
+    `output` names the one with the landmarks. Where the best hypothesis isn't `plausible`, since it finds no face's
+    landmarks, nothing is sure. The contract is None then, and where it has no words for the best values.
     """
 
     findings: tuple[Finding, ...]
@@ -101,12 +97,10 @@ _Scores = dict[Hypothesis, Score]
 
 
 def search_contract(path: Path, faces: Sequence[Face] | None = None, input_size: int | None = None) -> ContractSearch:
-    """Find the contract of an ONNX file.
+    """Find the contract of an ONNX file with one image as its input and landmarks among its outputs.
 
-    Args:
-        path: A network with one image as its input and landmarks among its outputs.
-        faces: With known landmarks; at most 24 are used. The two bundled portraits where None.
-        input_size: Side of the input in pixels, for a network of free size.
+    At most 24 of the faces, whose landmarks are known, are used; the two bundled portraits where None. A network of
+    free size needs an input size, pixels.
 
     Raises:
         ConvertError: The network has another input, doesn't run, or no output that could be landmarks.
@@ -162,11 +156,11 @@ def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _S
     ]
     named = {trial: crops for trial in trials if trial.scheme != "unknown"}
     if named:
-        scores = _race(network, subjects, named, _LEAST_EFFECT, _HOPELESS)
+        scores = _scored(network, subjects, named)
         if len(named) == len(trials) or scores[_best(scores)].error.mean() <= _NAMED_ERROR:
             return scores
     unnamed = {trial: crops for trial in trials if trial.scheme == "unknown"}
-    return _race(network, subjects, unnamed, _LEAST_EFFECT, _HOPELESS)
+    return _scored(network, subjects, unnamed)
 
 
 def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis, count: int) -> _Scores:
@@ -175,48 +169,19 @@ def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis
         replace(best, box=box, margin=margin): cut_crops(subjects, network.size, margin, box, count, 1, 0)
         for box, margin in product(_BOXES, _MARGINS)
     }
-    return _race(network, subjects, trials, _LEAST_MARGIN_EFFECT, 2 * _LEAST_MARGIN_EFFECT)
+    return _scored(network, subjects, trials)
 
 
-def _race(
-    network: Network, subjects: Sequence[Subject], crops: Mapping[Hypothesis, Crops], least: float, gap: float
-) -> _Scores:
-    """Score hypotheses on some of the faces, and on all those that are neither beaten there by `gap` nor as good.
-
-    After successive halving: Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter
-    optimization", arXiv 1502.07943.
-    """
-    step = max(1, len(subjects) // _FEW_FACES)
-    early = np.arange(len(subjects)) % step == 0
+def _scored(network: Network, subjects: Sequence[Subject], crops: Mapping[Hypothesis, Crops]) -> _Scores:
+    """Score hypotheses; neighbours that feed the network alike share one run."""
     wanted = sorted({trial.output for trial in crops})
-    ran: dict[Hypothesis, dict[int, NDArray[np.float64]]] = {}
     scores: _Scores = {}
-    for trial, cut in crops.items():
-        fed = _feeding(trial)
-        if fed not in ran:
-            ran[fed] = network.run(cut.images[early], trial, wanted)
-        scores[trial] = score(subjects[::step], cut.of_faces(step), ran[fed][trial.output], trial)
-    best = scores[_best(scores)]
-    decided = {
-        trial: item is not best and (_beats(best, item, least, gap) or _ties(best, item, least))
-        for trial, item in scores.items()
-    }
-    left = [trial for trial in crops if step > 1 and not decided[trial]]
-    for fed, group in groupby(left, _feeding):
+    for fed, group in groupby(crops, lambda trial: replace(trial, output=0, order="", space="", scheme="")):
         trials = list(group)
-        cut = crops[trials[0]]
-        late = network.run(cut.images[~early], fed, wanted)
+        outputs = network.run(crops[trials[0]].images, fed, wanted)
         for trial in trials:
-            output = np.empty((*cut.images.shape[:2], *late[trial.output].shape[1:]))
-            for rows, part in ((early, ran[fed]), (~early, late)):
-                output[rows] = part[trial.output].reshape(-1, *output.shape[1:])
-            scores[trial] = score(subjects, cut, output.reshape(-1, *output.shape[2:]), trial)
+            scores[trial] = score(subjects, crops[trial], outputs[trial.output], trial)
     return scores
-
-
-def _feeding(trial: Hypothesis) -> Hypothesis:
-    """What a network is fed under a hypothesis, whatever is read from its outputs."""
-    return replace(trial, output=0, order="", space="", scheme="")
 
 
 def _middle(margins: _Scores) -> Hypothesis:
@@ -265,26 +230,15 @@ def _deciding(scores: _Scores) -> _Scores:
     return {trial: item for trial, item in scores.items() if trial.normalization != _TWIN}
 
 
-def _mean_log(found: Score) -> float:
-    return float(np.log(found.error + 1e-6).mean())
-
-
-def _finished(scores: _Scores) -> _Scores:
-    """Keep the hypotheses that were scored on all faces."""
-    most = max(len(item.error) for item in scores.values())
-    return {trial: item for trial, item in scores.items() if len(item.error) == most}
-
-
 def _best(scores: _Scores) -> Hypothesis:
-    return min(_finished(scores), key=lambda trial: _mean_log(scores[trial]))
+    return min(scores, key=lambda trial: float(np.log(scores[trial].error + 1e-6).mean()))
 
 
 def _gains(best: Score, other: Score) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Logarithms of the ratios of errors and of equivariance errors, over the faces and crops that both have seen."""
-    faces, crops = (min(sizes) for sizes in zip(best.error.shape, other.error.shape, strict=True))
+    """Logarithms of the ratios of errors and of equivariance errors, over the crops that both have seen."""
+    count = min(best.error.shape[1], other.error.shape[1])
     pairs = ((best.error, other.error), (best.spread, other.spread))
-    seen = [[item[:: -(-len(item) // faces), :crops] for item in pair] for pair in pairs]
-    errors, spreads = (np.log(theirs + 1e-6) - np.log(ours + 1e-6) for ours, theirs in seen)
+    errors, spreads = (np.log(item[:, :count] + 1e-6) - np.log(mine[:, :count] + 1e-6) for mine, item in pairs)
     return errors, spreads
 
 
@@ -302,12 +256,6 @@ def _beats(best: Score, other: Score, least: float, gap: float = 0.0) -> bool:
     agreed = not few or faces.min() > least / 2
     steady = steadier.mean() > (least / 2 if least == _LEAST_MARGIN_EFFECT else -least)
     return bool(certain and agreed and faces.mean() > max(least, gap) and steady)
-
-
-def _ties(best: Score, other: Score, least: float) -> bool:
-    """Whether more faces can't make a hypothesis better than another by an effect worth having."""
-    faces = _gains(best, other)[0].mean(axis=1)
-    return bool(faces.mean() + _DEVIATIONS * faces.std(ddof=1) / np.sqrt(len(faces)) < least)
 
 
 def _ranking(scores: _Scores, best: Hypothesis) -> tuple[RankedHypothesis, ...]:

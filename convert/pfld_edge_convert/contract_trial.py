@@ -45,26 +45,17 @@ _SPACES = ("0..1", "-1..1", "pixels")
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """One way to feed a network and to read its output, in the words of `Contract`.
-
-    Attributes:
-        normalization: A key of `NORMALIZATIONS`, or ``uint8`` where the graph takes raw pixels.
-        box: ``landmarks-tight``, or ``detector``, the box of a face detector, which includes the forehead.
-        output: Index of the network's output.
-        order: ``x0 y0 x1 y1``, ``x0 x1 y0 y1``, ``x0 y0 z0`` or ``heat maps``.
-        space: ``0..1``, ``-1..1`` or ``pixels`` of the crop.
-        scheme: ``wflw-98``, ``ibug-68``, the name of the labels' own, or ``unknown``.
-    """
+    """One way to feed a network and to read its output, in the words of `Contract`."""
 
     layout: str
     color_order: str
-    normalization: str
-    box: str
+    normalization: str  # a key of `NORMALIZATIONS`, or uint8 where the graph takes raw pixels
+    box: str  # landmarks-tight, or detector: the box of a face detector, which includes the forehead
     margin: float
-    output: int
-    order: str
-    space: str
-    scheme: str
+    output: int  # index among the network's outputs
+    order: str  # x0 y0 x1 y1, x0 x1 y0 y1, x0 y0 z0 or heat maps
+    space: str  # 0..1, -1..1 or pixels of the crop
+    scheme: str  # wflw-98, ibug-68, the name of the labels' own, or unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +71,7 @@ class Subject:
     def of(cls, face: Face) -> "Subject":
         """Read a face's photograph, and its 68 points where it has 98, or the reverse.
 
-        Raises:
-            FaceSetError: It has no landmarks, or the photograph can't be read.
+        FaceSetError where it has no landmarks, or the photograph can't be read.
         """
         if face.landmarks is None:
             raise FaceSetError(f"{face.image}: no landmarks; --find needs faces whose landmarks are known")
@@ -108,10 +98,6 @@ class Crops:
     images: NDArray[np.uint8]
     linear: Float
     offset: Float
-
-    def of_faces(self, step: int) -> "Crops":
-        """Keep every so many-th face."""
-        return Crops(self.images[::step], self.linear[::step], self.offset[::step])
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,11 +280,7 @@ def _mirror(points: Float, units: Float) -> NDArray[np.int64]:
 
 
 def anchor_points(subjects: Sequence[Subject]) -> Float:
-    """Stack the corners of eyes and mouth, lower end of the nose and chin of faces with 98 or 68 points, ``(F, 8, 2)``.
-
-    Raises:
-        FaceSetError: The faces have other points.
-    """
+    """Corners of eyes and mouth, lower end of the nose, chin, ``(F, 8, 2)``; FaceSetError where faces lack them."""
     for points, indices in _ANCHORS.items():
         if all(points in subject.known for subject in subjects):
             return np.stack([subject.known[points][0][list(indices)] for subject in subjects])

@@ -13,8 +13,7 @@ from onnx import helper, numpy_helper
 
 from pfld_edge_calib import Face, jittered, portraits, read_photo
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.inference import open_model
-from pfld_edge_convert.model_file import FINGERPRINT_SEED
+from pfld_edge_convert.model_file import FINGERPRINT_SEED, open_model
 from pfld_edge_convert.passes.base import onnx_opset
 from pfld_edge_convert.passes.canonical_form import OPSET
 from pfld_edge_runtime import Contract, FaceLandmarker, Fingerprint, crop_windows, fingerprint_image
@@ -63,9 +62,7 @@ def end_to_end_model(network: onnx.ModelProto, contract: Contract) -> onnx.Model
     landmarks, N may be 0. Output: ``landmarks`` ``(N, P, 2)`` float32, x and y in pixels; NaN for a box without area,
     not finite, or beyond 1e9 pixels, where `pfld_edge_runtime` raises `BoxError`. All that is added are standard
     operators of opset 18; the network's nodes are copied as they are, but for the names of their input and output.
-
-    Raises:
-        ConvertError: The network has another opset, a fixed batch, or is an end-to-end graph already.
+    ConvertError where the network has another opset, a fixed batch, or is an end-to-end graph already.
     """
     _check_network(network, contract)
     graph, prefix = _own_graph(contract), _free_prefix(network, _CROP)
@@ -321,9 +318,7 @@ def largest_difference(graph: onnx.ModelProto, plain: bytes) -> float:
     """Compare an end-to-end graph with the ONNX file that it was made from: the largest difference, in pixels.
 
     Both run on the bundled portraits, under their own boxes, moved ones, and one that leaves the photograph.
-
-    Raises:
-        ConvertError: onnxruntime refuses the graph, or the difference exceeds `ALLOWED_PIXELS`.
+    ConvertError where onnxruntime refuses the graph, or the difference exceeds `ALLOWED_PIXELS`.
     """
     session, landmarker = open_model(graph), FaceLandmarker(plain)
     found, expected = [], []

@@ -12,8 +12,8 @@ from pfld_edge_calib import nme_per_face
 from pfld_edge_calib.evaluation.drift import Verdict, paired_drift
 from pfld_edge_convert.benchmark import timing
 from pfld_edge_convert.errors import CalibrationError, ConvertError, FellShortError
-from pfld_edge_convert.formats.steps import float_operators
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.formats.qoperator import float_operators
+from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.quantization.mixed_precision import (
     Coverage,
     DriftBudget,

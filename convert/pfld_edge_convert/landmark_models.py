@@ -171,6 +171,6 @@ def _photo_function(
 def _bits(path: Path) -> str:
     """``int8`` where a file without contract stores 8-bit weights of any layer, else ``fp32``."""
     from pfld_edge_convert.model_file import load_onnx
-    from pfld_edge_convert.quantized_models import layer_weights
+    from pfld_edge_convert.model_stats import layer_weights
 
     return "int8" if any(layer.integer for layer in layer_weights(load_onnx(path))) else "fp32"

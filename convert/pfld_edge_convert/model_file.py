@@ -1,18 +1,21 @@
-"""Reads and writes model files: the ONNX graph, its contract, and the fingerprint that the contract records."""
+"""Model files: the ONNX graph, its contract and fingerprint; and ONNX models in memory, run by onnxruntime."""
 
 import errno
 import os
+import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
+import onnxruntime
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
 from pfld_edge_calib.files import replacing
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.inference import run_model
 from pfld_edge_runtime import (
     CONTRACT_KEY,
     WFLW_98,
@@ -26,6 +29,8 @@ from pfld_edge_runtime import (
 if TYPE_CHECKING:
     from pfld_edge_train.checkpoint import Checkpoint
 
+
+_ONLY_FATAL = 4
 FINGERPRINT_SEED = 1
 """Of the image of every fingerprint."""
 
@@ -36,14 +41,66 @@ INT8_TOLERANCE = 1e-2
 """One pixel at 112: kernels round differently by a step here and there. Saturating arithmetic errs by far more."""
 
 
+def open_model(model: onnx.ModelProto, *, optimize: bool = True, fuse_qdq: bool = True) -> onnxruntime.InferenceSession:
+    """Open a model on the CPU, one thread, without onnxruntime's log lines; ConvertError where it is refused.
+
+    Without `optimize` the nodes run as they stand, so that models which differ in nodes that move no numbers give the
+    same bits; without `fuse_qdq` float operators between QuantizeLinear and DequantizeLinear stay float.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = _ONLY_FATAL
+    if not fuse_qdq:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _session(model.SerializeToString(), options)
+
+
+def run_model(
+    model: onnx.ModelProto, inputs: NDArray[np.generic], *, optimize: bool = True, fuse_qdq: bool = True
+) -> NDArray[np.float32]:
+    """First output for one input ``(N, ...)``, run one by one where the batch is fixed; ConvertError where refused."""
+    session = open_model(model, optimize=optimize, fuse_qdq=fuse_qdq)
+    name = session.get_inputs()[0].name
+    parts = np.split(inputs, len(inputs)) if session.get_inputs()[0].shape[0] == 1 else [inputs]
+    try:
+        outputs = [session.run(None, {name: part})[0] for part in parts]
+    except Exception as error:
+        raise ConvertError(f"the model can't run on inputs of shape {inputs.shape}: {str(error)[:300]}") from error
+    return np.concatenate(outputs)
+
+
+def optimized_graph(model: onnx.ModelProto | Path, *, layout: bool = True) -> onnx.ModelProto:
+    """Open a model as a device would and read back the optimized graph; ConvertError where onnxruntime refuses it.
+
+    With `layout` come the rewrites that depend on the processor (blocked and channels-last layouts), which rename
+    tensors; without them tensors keep the file's names.
+    """
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ONLY_FATAL
+    if not layout:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory(prefix="pfld-edge-") as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        _session(source, options)
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _session(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConvertError(f"onnxruntime {onnxruntime.__version__} refuses the model: {reason}") from error
+
+
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file of unknown origin.
 
     External data is read from the file's own folder; a file that names data anywhere else is refused, since it could
-    make any file of the machine part of a model.
-
-    Raises:
-        ModelFileError: It is no ONNX file, is truncated, or names weights that are missing or outside of its folder.
+    make any file of the machine part of a model. ModelFileError for that, and for what is no ONNX file or truncated.
     """
     try:
         model = onnx.load(path)
@@ -61,27 +118,31 @@ def attach_contract(model: onnx.ModelProto, contract: Contract) -> onnx.ModelPro
     """Copy a model with the contract in its metadata; it replaces an existing one."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != CONTRACT_KEY}
-    onnx.helper.set_model_props(copy, {**kept, CONTRACT_KEY: contract.to_json()})
+    set_metadata(copy, CONTRACT_KEY, contract.to_json())
     return copy
 
 
 def read_contract(model: onnx.ModelProto) -> Contract | None:
-    """Read the contract from a model's metadata; None where it carries none.
-
-    Raises:
-        ModelContractError: The contract is damaged or of a newer format.
-    """
-    text = next((entry.value for entry in model.metadata_props if entry.key == CONTRACT_KEY), None)
+    """Read the contract from a model's metadata, None without one; ModelContractError where it can't be read."""
+    text = metadata(model, CONTRACT_KEY)
     return None if text is None else Contract.from_json(text)
+
+
+def metadata(model: onnx.ModelProto, key: str) -> str | None:
+    """A text of a model's metadata."""
+    return next((entry.value for entry in model.metadata_props if entry.key == key), None)
+
+
+def set_metadata(model: onnx.ModelProto, key: str, text: str) -> None:
+    """Write a text into a model's metadata, behind all others; it replaces an existing one."""
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != key}
+    onnx.helper.set_model_props(model, {**kept, key: text})
 
 
 def checkpoint_contract(checkpoint: "Checkpoint") -> Contract:
     """Read a checkpoint's contract; without one, the published PFLD protocol for its network and input size.
 
-    Raises:
-        ConvertError: It carries none, and its number of points is not WFLW's.
-        ModelContractError: Its contract is damaged.
+    ConvertError where it carries none and its points aren't WFLW's 98, ModelContractError where it is damaged.
     """
     if checkpoint.contract:
         return Contract.from_dict(checkpoint.contract)
@@ -136,8 +197,7 @@ def onnx_bytes(model: onnx.ModelProto, contract: Contract) -> bytes:
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files under temporary names in their folders, then rename all: a killed run leaves each old or whole.
 
-    Raises:
-        ConvertError: A folder is missing or can't be written to.
+    ConvertError where a folder is missing or can't be written to.
     """
     try:
         with ExitStack() as pending:

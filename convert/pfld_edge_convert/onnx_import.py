@@ -143,8 +143,7 @@ def _fill(network: nn.Module, pairs: list[tuple[str, OnnxWeights]]) -> None:
 def onnx_flow(model: onnx.ModelProto) -> list[Flow[OnnxWeights]]:
     """Follow a graph in canonical form (`canonical_form`, `MeanToPool`): all its values, its only output last.
 
-    Raises:
-        ImportOnnxError: The graph computes something that no network of the PFLD family does.
+    ImportOnnxError where it computes something that no network of the PFLD family does.
     """
     index, inputs, outputs = GraphIndex(model), graph_inputs(model), model.graph.output
     if len(inputs) != 1 or len(outputs) != 1:
@@ -237,11 +236,8 @@ def match_flows(ours: Flow[str], theirs: Flow[OnnxWeights]) -> list[tuple[str, O
     pairs = _match(ours, theirs, {})
     if pairs is None:
         return None
-    return [
-        (mine.weights, its.weights)
-        for mine, its in pairs.items()
-        if mine.weights is not None and its.weights is not None
-    ]
+    weights = ((mine.weights, its.weights) for mine, its in pairs.items())
+    return [(name, values) for name, values in weights if name is not None and values is not None]
 
 
 _Pairs = dict[Flow[str], Flow[OnnxWeights]]

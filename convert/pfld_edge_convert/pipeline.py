@@ -20,12 +20,12 @@ from pfld_edge_convert.end_to_end import (
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.formats import format_named
-from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
 from pfld_edge_convert.model_file import (
     FLOAT_TOLERANCE,
     INT8_TOLERANCE,
     model_files,
+    run_model,
     take_fingerprint,
     with_contract_file,
     write_files,

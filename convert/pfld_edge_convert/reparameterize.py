@@ -7,15 +7,13 @@ is the convolution with the sum of the kernels (Ding et al., "RepVGG", arXiv 210
 """
 
 import copy
-from typing import TypeVar
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pfld_edge_train.blocks import MobileOneBlock
-
-Part = TypeVar("Part", bound=nn.Module)
 
 
 @torch.no_grad()
@@ -58,11 +56,11 @@ def _fuse_block(block: MobileOneBlock) -> None:
     """Replace a block's branches by one convolution."""
     if block.rbr_conv is None:
         return
-    main = _part(block.rbr_conv[0], "conv", nn.Conv2d)
-    size = main.kernel_size[0]
     branches = [*block.rbr_conv, *([] if block.rbr_scale is None else [block.rbr_scale])]
-    parts = [(_part(branch, "conv", nn.Conv2d), _part(branch, "bn", nn.BatchNorm2d)) for branch in branches]
-    kernels = [_normalized(conv.weight, norm, conv.bias) for conv, norm in parts]
+    convolutions = [cast(nn.Conv2d, branch.get_submodule("conv")) for branch in branches]
+    norms = [cast(nn.BatchNorm2d, branch.get_submodule("bn")) for branch in branches]
+    main, size = convolutions[0], convolutions[0].kernel_size[0]
+    kernels = [_normalized(conv.weight, norm, conv.bias) for conv, norm in zip(convolutions, norms, strict=True)]
     if block.rbr_skip is not None:
         kernels.append(_normalized(_identity_kernel(main), block.rbr_skip))
     # A smaller odd kernel lies at the centre of a larger one.
@@ -107,10 +105,3 @@ def _convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2
     merged.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
     merged.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
     return merged
-
-
-def _part(branch: nn.Module, name: str, kind: type[Part]) -> Part:
-    part = branch.get_submodule(name)
-    if not isinstance(part, kind):
-        raise TypeError(f"expected {kind.__name__} in the branch, found {type(part).__name__}")
-    return part

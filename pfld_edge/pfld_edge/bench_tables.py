@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from pfld_edge.console import new_table
-from pfld_edge_convert.benchmark.record import BenchReport, ModelRecord, Timing
+from pfld_edge_convert.benchmark.bench import BenchReport, ModelRecord, Timing
 from pfld_edge_convert.benchmark.timing import Estimate, Verdict
 
 _OPERATORS = 5

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from pfld_edge.console import new_table
-from pfld_edge_convert.comparison import Comparison, Difference
-from pfld_edge_convert.inspection import Inspection
+from pfld_edge_convert.inspection import Comparison, Difference, Inspection
 from pfld_edge_convert.model_stats import ModelStats
 from pfld_edge_convert.quantization.mixed_precision import QuantizationReport
 from pfld_edge_runtime import Contract

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pfld_edge.cli import run
-from pfld_edge_convert.benchmark.record import BenchReport
+from pfld_edge_convert.benchmark.bench import BenchReport
 from pfld_edge_convert.benchmark.timing import Times
 from pfld_edge_runtime import BUNDLED_MODEL
 

@@ -18,8 +18,7 @@ from pfld_edge.cli import run
 from pfld_edge_calib import jittered, portraits
 from pfld_edge_calib.evaluation import ModelResult, Verdict, VerificationSettings, verify_models
 from pfld_edge_convert.calibration import sample_crops
-from pfld_edge_convert.diagnosis import diagnosed
-from pfld_edge_convert.file_checks import scale_names
+from pfld_edge_convert.diagnosis import diagnosed, scale_names
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import (
     INT8_TOLERANCE,

@@ -14,10 +14,9 @@ import torch
 from onnx import helper
 from torch import nn
 
-from pfld_edge_convert.benchmark.bench import BenchRequest, open_subject, open_subjects, run_bench, steps
+from pfld_edge_convert.benchmark.bench import BenchReport, BenchRequest, open_subject, open_subjects, run_bench, steps
 from pfld_edge_convert.benchmark.processor import Peak, Work, roofline, work_of
 from pfld_edge_convert.benchmark.profiling import read_profile, take_profile
-from pfld_edge_convert.benchmark.record import BenchReport
 from pfld_edge_convert.errors import BenchmarkError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.model_stats import model_stats

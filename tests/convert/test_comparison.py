@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from pfld_edge_convert.comparison import Comparison, compare
-from pfld_edge_convert.inspection import FusedPattern, fusion_of, inspect_file
+from pfld_edge_convert.inspection import Comparison, FusedPattern, compare, fusion_of, inspect_file
 from pfld_edge_convert.model_file import attach_contract
-from pfld_edge_convert.quantized_models import layer_weights
+from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_runtime import Contract
 
 Build = Callable[..., onnx.ModelProto]

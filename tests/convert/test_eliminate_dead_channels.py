@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes import EliminateDeadChannels, MakeBatchDynamic, UpgradeOpset, run_passes
 from pfld_edge_convert.passes.canonical_form import EliminateIdentity
 

@@ -23,8 +23,7 @@ from pfld_edge_convert.end_to_end import (
     pixel_fingerprint,
 )
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.inference import open_model
-from pfld_edge_convert.model_file import attach_contract, read_contract, write_model
+from pfld_edge_convert.model_file import attach_contract, open_model, read_contract, write_model
 from pfld_edge_convert.passes import base
 from pfld_edge_runtime import (
     BUNDLED_MODEL,

@@ -13,14 +13,14 @@ from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats import FORMATS, format_named
 from pfld_edge_convert.formats.qdq import write_qdq
-from pfld_edge_convert.inference import optimized_graph, run_model
 from pfld_edge_convert.int8_stage import Int8Request
+from pfld_edge_convert.model_file import optimized_graph, run_model
+from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face, fusion_coverage
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings
-from pfld_edge_convert.quantized_models import layer_weights
 from pfld_edge_runtime import Contract, LandmarkModel
 from pfld_edge_train.models import ModelConfig, build_model
 

@@ -14,11 +14,11 @@ from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats import format_named
 from pfld_edge_convert.formats.litert import write_litert
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_convert.quantization.plan import Plan
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
-from pfld_edge_convert.quantized_models import layer_weights
 from pfld_edge_runtime import Contract, LandmarkModel, MissingPackageError
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")

@@ -17,7 +17,7 @@ from onnx import helper
 from torch import nn
 
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes import (
     ConvToGemm,
     EliminateIdentity,

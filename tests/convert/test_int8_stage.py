@@ -17,8 +17,8 @@ from pfld_edge_convert.benchmark.timing import Times
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import CalibrationError, FellShortError
 from pfld_edge_convert.export import export_onnx
-from pfld_edge_convert.inference import run_model
 from pfld_edge_convert.int8_stage import Int8Request, LabelledCrops, make_int8
+from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes import default_passes, run_passes
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.quantization.mixed_precision import (

@@ -9,12 +9,11 @@ from onnx import helper
 
 from pfld_edge_convert.formats.litert import write_litert
 from pfld_edge_convert.formats.qdq import write_qdq
-from pfld_edge_convert.formats.qoperator import write_qoperator
-from pfld_edge_convert.formats.steps import float_operators
-from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.formats.qoperator import float_operators, write_qoperator
+from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.passes.base import GraphIndex, with_outputs
 from pfld_edge_convert.quantization.plan import Grid, Plan, clamp_bounds, integer_tensors, weighted_layers
-from pfld_edge_convert.quantization.ranges import collect_histograms, grids_from, with_outputs
+from pfld_edge_convert.quantization.ranges import collect_histograms, grids_from
 from pfld_edge_convert.quantization.reconstruction import initial_plan
 from pfld_edge_convert.quantization.settings import SATURATION_FREE
 from pfld_edge_runtime import Contract

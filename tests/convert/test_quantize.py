@@ -14,7 +14,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from pfld_edge_calib import cut_faces, nme_per_face, open_faces
 from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops, vary_crops
 from pfld_edge_convert.errors import CalibrationError
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes import MakeBatchDynamic, UpgradeOpset, default_passes, run_passes
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face, fusion_coverage
 from pfld_edge_convert.quantization.quantizer import Quantizer

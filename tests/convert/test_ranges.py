@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.quantization.plan import LEVELS, Grid
 from pfld_edge_convert.quantization.ranges import (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.int8_preparation import FoldNormalization, SpaceToDepthStem
 from pfld_edge_runtime.device_check import INT8_DOT_PRODUCTS, cpu_features
 

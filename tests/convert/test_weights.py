@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.quantization.reconstruction import (
     Moments,
     in_memory_order,

@@ -23,8 +23,8 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from pfld_edge_convert.inference import open_model
-from pfld_edge_convert.quantization.ranges import with_outputs
+from pfld_edge_convert.model_file import open_model
+from pfld_edge_convert.passes.base import with_outputs
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import Batch, epoch_order, prefetched, training_batches
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

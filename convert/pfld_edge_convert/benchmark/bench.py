@@ -1,9 +1,13 @@
-"""The benchmark: opens ONNX files, times them in turn, profiles them, and returns a report."""
+"""The benchmark: opens ONNX files, times them in turn, profiles them, and gives a report that is written to JSON.
 
+docs/benchmarking.md explains the fields.
+"""
+
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,10 +16,27 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from pfld_edge_convert.benchmark.processor import Roofline, environment, load_average, measure_peak, roofline, work_of
-from pfld_edge_convert.benchmark.profiling import cold_starts, take_profile
-from pfld_edge_convert.benchmark.record import BenchReport, ModelRecord, Settings, Timing
-from pfld_edge_convert.benchmark.timing import Judgement, Times, Verdict, judge, median_of, ratio_of_medians, take_turns
+from pfld_edge_convert.benchmark.processor import (
+    Environment,
+    Roofline,
+    Work,
+    environment,
+    load_average,
+    measure_peak,
+    roofline,
+    work_of,
+)
+from pfld_edge_convert.benchmark.profiling import ColdStart, Profile, cold_starts, take_profile
+from pfld_edge_convert.benchmark.timing import (
+    Estimate,
+    Judgement,
+    Times,
+    Verdict,
+    judge,
+    median_of,
+    ratio_of_medians,
+    take_turns,
+)
 from pfld_edge_convert.errors import BenchmarkError
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import load_onnx
@@ -24,20 +45,102 @@ from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import session_contract
 from pfld_edge_runtime.session import open_session
 
+FORMAT = "pfld-edge-bench-1"
 Case = tuple[int, int, int]
 """Index of a subject, threads, batch."""
 
 Advance = Callable[[int], None]
-
 FRAME = (1080, 1920, 3)
 """The photograph that an end-to-end graph is given."""
 
 _WARM_UP = 10
-
 _SIDE = 320
 """For free axes that aren't the batch: what small face detectors are commonly fed."""
 
 _SEED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was asked for; ratios are to the model of name `reference`, None where there is one model only."""
+
+    rounds: int
+    starts: int
+    precision: float
+    from_crops: bool
+    reference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One model with so many threads and faces; a batch takes several calls where the file fixes the number of faces.
+
+    None: a percentile of too few rounds (20, 100), the ratio of the reference, processor time that can't be measured.
+    """
+
+    threads: int
+    batch: int
+    calls: int
+    median_ms: Estimate
+    p95_ms: float | None
+    p99_ms: float | None
+    ratio: Estimate | None
+    spread: float
+    verdict: Verdict
+    reason: str
+    roofline: Roofline
+    processor_ms: float | None = None
+    processor_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One file; `filled` are the sizes chosen for free axes besides the batch, `start` is None without fresh starts."""
+
+    name: str
+    path: str
+    size: int
+    filled: dict[str, int]
+    work: Work
+    start: ColdStart | None
+    timings: tuple[Timing, ...]
+    profile: Profile
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """All of it, the reference first where there is one."""
+
+    environment: Environment
+    settings: Settings
+    models: tuple[ModelRecord, ...]
+
+    @property
+    def too_noisy(self) -> bool:
+        """Whether some question stays without an answer."""
+        return any(timing.verdict is Verdict.TOO_NOISY for model in self.models for timing in model.timings)
+
+    def to_json(self) -> str:
+        """Write the format that docs/benchmarking.md describes."""
+        record = {"format": FORMAT, "too_noisy": self.too_noisy, **asdict(self)}
+        return json.dumps(record, indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "BenchReport":
+        """Read what `to_json` wrote; BenchmarkError where it is something else, or of another version."""
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            record = json.loads(text)
+            if record["format"] != FORMAT:
+                raise BenchmarkError(f"a benchmark record of format {record['format']!r}, this version reads {FORMAT}")
+            return TypeAdapter(cls).validate_python(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BenchmarkError(f"not a whole benchmark record: {where}: {first['msg']}") from error
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise BenchmarkError(f"not a whole benchmark record: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +252,8 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
     """Look at the inputs of an ONNX file with one input, or of an end-to-end graph.
 
     Free axes get the size of their name, 320 where it is left out; the first stays free, it is the batch.
-
-    Raises:
-        ModelFileError: The file is missing or not an ONNX model.
-        BenchmarkError: It is a checkpoint, or has several inputs, or one that isn't a tensor of numbers.
+    ModelFileError where the file is missing or not an ONNX model, BenchmarkError where it is a checkpoint, or has
+    several inputs, or one that isn't a tensor of numbers.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
@@ -207,13 +308,7 @@ def _photo_and_boxes(faces: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]
 def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advance = lambda _: None) -> BenchReport:
     """Measure; where there are several subjects, the first is what the others are compared with.
 
-    Args:
-        subjects: At least one.
-        request: How.
-        advance: Told 1 after each of `steps` rounds and processes.
-
-    Raises:
-        BenchmarkError: A file can't be run as asked.
+    `advance` is told 1 after each of `steps` rounds and processes. BenchmarkError where a file can't be run as asked.
     """
     load, order = load_average(), product(request.threads, request.batches, range(len(subjects)))
     cases: list[Case] = [(index, threads, batch) for threads, batch, index in order]
@@ -235,18 +330,10 @@ def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advan
             moved, count = profiles[case].activation_bytes, subject.calls(case[2])
             line = roofline(work, case[2], moved, times[case].milliseconds, peaks[case[1]], calls=count)
             timings.append(_timing(case, times, count, line, request))
-        models.append(
-            ModelRecord(
-                subject.name,
-                str(subject.path),
-                subject.path.stat().st_size,
-                subject.filled,
-                work,
-                None if starts is None else starts[index],
-                tuple(timings),
-                profiles[index, request.threads[0], request.batches[0]],
-            )
-        )
+        file = subject.name, str(subject.path), subject.path.stat().st_size
+        start = None if starts is None else starts[index]
+        profile = profiles[index, request.threads[0], request.batches[0]]
+        models.append(ModelRecord(*file, subject.filled, work, start, tuple(timings), profile))
     reference = subjects[0].name if len(subjects) > 1 else None
     settings = Settings(request.rounds, request.starts, request.precision, request.from_crops, reference)
     return BenchReport(environment(list(peaks.values()), load), settings, tuple(models))
@@ -273,18 +360,5 @@ def _timing(case: Case, all_times: Mapping[Case, Times], calls: int, line: Roofl
         float(np.percentile(times.wall, percent)) if len(times.wall) * (100 - percent) >= 100 else None
         for percent in (95, 99)
     )
-    return Timing(
-        threads,
-        batch,
-        calls,
-        middle,
-        p95,
-        p99,
-        ratio,
-        judgement.spread,
-        judgement.verdict,
-        judgement.reason,
-        line,
-        times.processor_ms,
-        processor_ratio,
-    )
+    answer = judgement.spread, judgement.verdict, judgement.reason
+    return Timing(threads, batch, calls, middle, p95, p99, ratio, *answer, line, times.processor_ms, processor_ratio)

@@ -21,7 +21,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pfld_edge_convert.inference import optimized_graph
+from pfld_edge_convert.model_file import optimized_graph
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.passes.canonical_form import with_input_shapes
 from pfld_edge_runtime.device_check import cpu_features

@@ -136,11 +136,7 @@ def cold_starts(
     batch: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[ColdStart]:
-    """Start fresh processes, the subjects in turn, at least one for each; `advance` is told 1 after each process.
-
-    Raises:
-        BenchmarkError: A process failed.
-    """
+    """Start fresh processes, the subjects in turn; `advance` is told 1 after each. BenchmarkError where one failed."""
     found: list[list[dict[str, float | None]]] = [[] for _ in subjects]
     with tempfile.TemporaryDirectory(prefix="pfld-edge-") as folder:
         commands = [

@@ -62,16 +62,9 @@ def take_turns(
     """Time calls, each once a round, in an order that is shuffled anew for every round.
 
     A call finds the caches as another left them, as in an app that does other things too; shuffling keeps any of them
-    from always running behind the same neighbour. The garbage collector rests meanwhile.
-
-    Args:
-        calls: What is timed, by name.
-        rounds: Timed rounds; entry i of all results is of round i.
-        warm_up: Rounds before them that aren't kept.
-        clock: Seconds of wall time; ``time.thread_time`` leaves out what other processes take of a single thread.
-        processor_clock: Seconds of processor time.
-        seed: Of the orders.
-        advance: Told 1 after each round.
+    from always running behind the same neighbour. The garbage collector rests meanwhile. Entry i of all results is of
+    round i after the warm-up; `advance` is told 1 after each round. With ``time.thread_time`` as its clock, what other
+    processes take of a single thread is left out.
     """
     wall, processor = np.zeros((2, len(calls), warm_up + rounds))
     entries, random = list(calls.values()), np.random.default_rng(seed)
@@ -155,14 +148,11 @@ class Judgement:
 
 
 def judge(times: Times, reference: Times | None, found: Estimate, precision: float) -> Judgement:
-    """Say what timings show.
+    """Say what timings show, against a reference of the same rounds or alone.
 
-    Args:
-        times: What is judged.
-        reference: Of the same rounds; None judges the times alone.
-        found: The ratio of median wall times with its interval, or without a reference the median with its own.
-        precision: Widest half interval that still counts as an answer, e.g. 0.05; wall and processor time may disagree
-            as much, and blocks of rounds may lie four times as far apart.
+    `found` is the ratio of median wall times with its interval, or without a reference the median with its own. The
+    precision is the widest half interval that still counts as an answer, e.g. 0.05; wall and processor time may
+    disagree as much, and blocks of rounds may lie four times as far apart.
     """
     spread = block_spread(times.wall, None if reference is None else reference.wall)
     what, reason = "median" if reference is None else "ratio", _disagreement(times, reference, precision)

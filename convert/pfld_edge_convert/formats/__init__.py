@@ -27,19 +27,12 @@ __all__ = ["FORMATS", "FileFormat", "format_named"]
 
 @dataclass(frozen=True, slots=True)
 class FileFormat:
-    """A format of quantized files.
+    """A format of quantized files; `write` gives the bytes of the file that carries a contract."""
 
-    Attributes:
-        label: The format and its activations, for the contract.
-        suffix: Of the file, in place of ``.onnx``.
-        write: Gives the bytes of the file that carries a contract.
-        module: What must be installed to write it, besides what pfld-edge depends on.
-    """
-
-    label: str
-    suffix: str
+    label: str  # the format and its activations, for the contract
+    suffix: str  # of the file, in place of .onnx
     write: Callable[["Quantized", Contract], bytes]
-    module: str = ""
+    module: str = ""  # what must be installed to write it, besides what pfld-edge depends on
 
 
 def _qdq(quantized: "Quantized", contract: Contract, *, signed: bool = False) -> bytes:
@@ -65,12 +58,7 @@ FORMATS: Mapping[str, FileFormat] = {
 
 
 def format_named(name: str) -> FileFormat:
-    """Look a format up.
-
-    Raises:
-        ConvertError: There is none of that name.
-        MissingPackageError: What it needs isn't installed.
-    """
+    """Look a format up; ConvertError where there is none, MissingPackageError where what it needs isn't installed."""
     if name not in FORMATS:
         raise ConvertError(f"format {name!r} is unknown; known are {', '.join(FORMATS)}")
     found = FORMATS[name]

@@ -12,6 +12,7 @@ the LiteRT 8-bit quantization specification demands. Three things differ from th
 
 from collections.abc import Sequence
 from math import ceil, inf
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.litert_file import LiteRTFile, Quantization
-from pfld_edge_convert.formats.steps import Arithmetic, Step, integer_steps
+from pfld_edge_convert.formats.qoperator import Arithmetic, Step, integer_steps
 from pfld_edge_convert.passes.base import attribute, is_spatial_mean
 from pfld_edge_convert.quantization.plan import LEVELS, Grid, IntegerWeights, Layer, Plan, clamp_bounds, nearest_resize
 from pfld_edge_runtime import CONTRACT_KEY, Contract
@@ -36,7 +37,14 @@ _SIXTEEN_BITS = 32767
 _ACTIVATIONS = {(0.0, inf): 1, (-1.0, 1.0): 2, (0.0, 6.0): 3}
 """Bounds of the schema's ``ActivationFunctionType`` RELU, RELU_N1_TO_1, RELU6."""
 
-_ELEMENTWISE = {"Relu": "RELU", "Sigmoid": "LOGISTIC", "HardSwish": "HARD_SWISH"}
+_PLAIN: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "Add": ("ADD", "AddOptions", {"potScaleInt16": False}),
+    "Mul": ("MUL", "MulOptions", {}),
+    "Relu": ("RELU", "", {}),
+    "Sigmoid": ("LOGISTIC", "", {}),
+    "HardSwish": ("HARD_SWISH", "", {}),
+}
+"""Operators that read what the node reads: name, table of options, options besides the fused activation."""
 
 _AXES = (0, 3, 1, 2)
 """Where the axes of ``(N, C, H, W)`` are in a file."""
@@ -46,10 +54,7 @@ def write_litert(plan: Plan, contract: Contract) -> bytes:
     """Write the INT8 network of a plan, for one face a call; `contract` goes into the metadata.
 
     The input is ``(1, S, S, 3)`` uint8 pixels, or float32 where the plan's input is float; the output is float32.
-
-    Raises:
-        ConvertError: The network has an operator that has no counterpart in LiteRT.
-        MissingPackageError: The package ``ai-edge-litert`` isn't installed.
+    ConvertError where an operator of the network has no counterpart in LiteRT.
     """
     return _Writer(plan).written(contract)
 
@@ -173,38 +178,33 @@ class _Writer:
         if layer.node.op_type == "Conv":
             constants = self._convolution_constants(layer.node, name, weights.integers, bias, (weights.scales, unit))
             self._convolve(layer.node, read, constants, made, fused)
-            self._integer[name] = made if fused else self._clamped(step, made)
-            return
-        stored = self._in_file_order(layer.source, weights.integers)
-        constants = [
-            self._file.constant(f"{name}.w", stored, Quantization(weights.scales)),
-            self._file.constant(f"{name}.b", bias, Quantization(unit)),
-        ]
-        self._multiply([read, *constants], made, fused)
+        else:
+            stored = self._in_file_order(layer.source, weights.integers)
+            weight = self._file.constant(f"{name}.w", stored, Quantization(weights.scales))
+            self._multiply([read, weight, self._file.constant(f"{name}.b", bias, Quantization(unit))], made, fused)
         self._integer[name] = made if fused else self._clamped(step, made)
 
     def _wide_layer(self, layer: Layer, weights: IntegerWeights) -> int:
         """A product of 16-bit integers, or of features of several grids one for each, dequantized."""
         name, file = layer.output, self._file
-        if layer.source in self._grids:
-            unit = weights.scales.astype(np.float64) * self._grids[layer.source].scale
-            total = self._wide_product(name, layer.source, weights.integers, unit, weights.bias)
+        unit, bias, total = weights.scales.astype(np.float64), weights.bias, -1
+        is_whole = layer.source in self._grids
+        parts = [layer.source] if is_whole else list(self._index.producers[layer.source].input)
+        columns = np.split(weights.integers, np.cumsum([self._shape(part)[-1] for part in parts])[:-1], axis=1)
+        if is_whole:
+            unit = unit * self._grids[layer.source].scale
         else:
-            parts = list(self._index.producers[layer.source].input)
-            ends = np.cumsum([self._shape(part)[-1] for part in parts])
-            columns = np.split(weights.integers, ends[:-1], axis=1)
-            unit, bias, total = weights.scales.astype(np.float64), weights.bias, -1
             for part, integers in zip(parts, columns, strict=True):
                 # The plan's bias makes up for zero points that no kernel subtracts; here products subtract their own.
                 bias = bias + self._grids[part].zero_point * integers.sum(axis=1, dtype=np.int64) * unit
-            for place, (part, integers) in enumerate(zip(parts, columns, strict=True)):
-                added = bias if place == 0 else np.zeros_like(bias)
-                made = self._wide_product(f"{name}.{place}", part, integers, unit, added)
-                if place:
-                    summed = file.tensor(f"{name}.sum{place}", self._shape(name), "float32")
-                    file.operator("ADD", [total, made], summed, "AddOptions")
-                    made = summed
-                total = made
+        for place, (part, integers) in enumerate(zip(parts, columns, strict=True)):
+            product = name if is_whole else f"{name}.{place}"
+            made = self._wide_product(product, part, integers, unit, np.zeros_like(bias) if place else bias)
+            if place:
+                summed = file.tensor(f"{name}.sum{place}", self._shape(name), "float32")
+                file.operator("ADD", [total, made], summed, "AddOptions")
+                made = summed
+            total = made
         if layer.clamp is not None:
             clamped = file.tensor(name, self._shape(name), "float32")
             self._write_operator(layer.clamp, [total], clamped)
@@ -260,41 +260,38 @@ class _Writer:
         self, node: onnx.NodeProto, source: int, constants: Sequence[int], output: int, fused: int = 0
     ) -> None:
         kernel = attribute(node, "kernel_shape") or self._index.constants[node.input[1]].shape[2:]
-        source, padding = self._padded(node, source, kernel)
-        strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
-        options = {
-            "padding": self._file.number("Padding", padding),
-            "strideH": strides[0],
-            "strideW": strides[1],
-            "dilationHFactor": dilations[0],
-            "dilationWFactor": dilations[1],
-            "fusedActivationFunction": fused,
-        }
+        source, options = self._padded(node, source, kernel)
+        down, across = attribute(node, "dilations", [1, 1])
+        options |= {"dilationHFactor": down, "dilationWFactor": across, "fusedActivationFunction": fused}
         kind, table = "CONV_2D", "Conv2DOptions"
         if self._is_depthwise(node):
-            kind, table = "DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions"
+            kind, table = f"DEPTHWISE_{kind}", f"Depthwise{table}"
             options["depthMultiplier"] = self._shape(node.output[0])[3] // self._shape(node.input[0])[3]
         self._file.operator(kind, [source, *constants], output, table, **options)
 
-    def _padded(self, node: onnx.NodeProto, source: int, kernel: Sequence[int]) -> tuple[int, str]:
-        """Pad a map as a convolution or pool of ONNX would; what it then reads, and LiteRT's name of the padding."""
+    def _padded(self, node: onnx.NodeProto, source: int, kernel: Sequence[int]) -> tuple[int, dict[str, int]]:
+        """Pad a map as a convolution or pool of ONNX would; what it then reads, and its options."""
         sizes = self._shape(node.input[0])[1:3]
         pads = list(attribute(node, "pads", [0, 0, 0, 0]))
         automatic = attribute(node, "auto_pad", b"NOTSET")
         if automatic not in (b"NOTSET", b"VALID"):
             raise ConvertError(f"the LiteRT format has no automatic padding {automatic.decode()} ({node.output[0]})")
-        if automatic == b"VALID" or not any(pads):
-            return source, "VALID"
         strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
-        before, after, same = pads[:2], [0, 0], True
+        same, valid = (
+            {"padding": self._file.number("Padding", name), "strideH": strides[0], "strideW": strides[1]}
+            for name in ("SAME", "VALID")
+        )
+        if automatic == b"VALID" or not any(pads):
+            return source, valid
+        before, after, is_same = pads[:2], [0, 0], True
         for axis, size in enumerate(sizes):
             reach = (kernel[axis] - 1) * dilations[axis] + 1
             count = (size + before[axis] + pads[axis + 2] - reach) // strides[axis] + 1
             needed = (count - 1) * strides[axis] + reach - size
-            same &= count == ceil(size / strides[axis]) and before[axis] == max(needed, 0) // 2
+            is_same &= count == ceil(size / strides[axis]) and before[axis] == max(needed, 0) // 2
             after[axis] = max(needed - before[axis], 0)
-        if same:
-            return source, "SAME"
+        if is_same:
+            return source, same
         name = f"{node.output[0]}.padded"
         shape = (1, *(size + first + last for size, first, last in zip(sizes, before, after, strict=True)))
         made = self._file.like(source, name, (*shape, self._shape(node.input[0])[3]))
@@ -309,7 +306,7 @@ class _Writer:
             self._file.operator("PADV2", inputs, made, "PadV2Options")
         else:
             self._file.operator("PAD", inputs, made, "PadOptions")
-        return made, "VALID"
+        return made, valid
 
     def _is_plain_pool(self, node: onnx.NodeProto) -> bool:
         plain = len(node.output) == 1 and not attribute(node, "ceil_mode", 0)
@@ -317,14 +314,8 @@ class _Writer:
         return plain and (node.op_type == "MaxPool" or not any(attribute(node, "pads", [])))
 
     def _multiply(self, inputs: Sequence[int], output: int, fused: int = 0, *, keep: bool = False) -> None:
-        self._file.operator(
-            "FULLY_CONNECTED",
-            inputs,
-            output,
-            "FullyConnectedOptions",
-            fusedActivationFunction=fused,
-            keepNumDims=keep,
-        )
+        options = {"fusedActivationFunction": fused, "keepNumDims": keep}
+        self._file.operator("FULLY_CONNECTED", inputs, output, "FullyConnectedOptions", **options)
 
     def _write_operator(self, node: onnx.NodeProto, inputs: list[int], output: int, fused: int = 0) -> None:
         """Add the operator that computes a node without weights, of int8 as of float tensors."""
@@ -336,32 +327,25 @@ class _Writer:
             axis = int(attribute(node, "axis")) % rank
             axis = _AXES[axis] if rank == 4 else axis
             file.operator("CONCATENATION", inputs, output, "ConcatenationOptions", axis=axis)
-        elif kind == "Add":
-            file.operator("ADD", inputs, output, "AddOptions", potScaleInt16=False, fusedActivationFunction=fused)
-        elif kind == "Mul":
-            file.operator("MUL", inputs, output, "MulOptions", fusedActivationFunction=fused)
+        elif kind in _PLAIN:
+            operator, table, options = _PLAIN[kind]
+            file.operator(operator, inputs, output, table, **options, fusedActivationFunction=fused)
         elif kind == "GlobalAveragePool" or is_spatial_mean(self._index, node):
             axes = file.constant(f"{node.output[0]}.axes", np.array([1, 2], np.int32))
             keep = kind == "GlobalAveragePool" or bool(attribute(node, "keepdims", 1))
             file.operator("MEAN", [inputs[0], axes], output, "ReducerOptions", keepDims=keep)
         elif kind in ("MaxPool", "AveragePool") and self._is_plain_pool(node):
-            kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1, 1])
-            options = {
-                "filterHeight": kernel[0],
-                "filterWidth": kernel[1],
-                "strideH": strides[0],
-                "strideW": strides[1],
-            }
-            read, padding = self._padded(node, inputs[0], kernel)
-            pool = "MAX_POOL_2D" if kind == "MaxPool" else "AVERAGE_POOL_2D"
-            file.operator(pool, [read], output, "Pool2DOptions", padding=file.number("Padding", padding), **options)
+            kernel = attribute(node, "kernel_shape")
+            read, window = self._padded(node, inputs[0], kernel)
+            window |= {"filterHeight": kernel[0], "filterWidth": kernel[1]}
+            file.operator(
+                "MAX_POOL_2D" if kind == "MaxPool" else "AVERAGE_POOL_2D", [read], output, "Pool2DOptions", **window
+            )
         elif nearest_resize(node):
             sizes = file.constant(f"{node.output[0]}.sizes", np.array(self._shape(node.output[0])[1:3], np.int32))
             file.operator("RESIZE_NEAREST_NEIGHBOR", [inputs[0], sizes], output, "ResizeNearestNeighborOptions")
         elif kind == "Softmax" and rank < 4 and int(attribute(node, "axis", -1)) % rank == rank - 1:
             file.operator("SOFTMAX", inputs, output, "SoftmaxOptions", beta=1.0)
-        elif kind in _ELEMENTWISE:
-            file.operator(_ELEMENTWISE[kind], inputs, output)
         elif kind == "LeakyRelu":
             file.operator("LEAKY_RELU", inputs, output, "LeakyReluOptions", alpha=attribute(node, "alpha", 0.01))
         elif kind == "Clip" and (bounds := clamp_bounds(self._index, node)):

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime import MissingPackageError
-
 _SCHEMA_VERSION = 3
 _ALIGNMENT = 16
 """Of constants, bytes: the schema asks for it, and processors that read 32 bits at once need it."""
@@ -21,44 +19,19 @@ _TYPES = {"float32": "FLOAT32", "int8": "INT8", "uint8": "UINT8", "int16": "INT1
 _MINIMUM_RUNTIME = "1.14.0"
 """Of TensorFlow Lite: the first with per-channel int8 convolutions."""
 
+_FIRST_INT8 = frozenset({"HARD_SWISH", "RELU", "RESHAPE", "SOFTMAX"})
+"""Operators whose first version takes int8; of the others it is the second, but for these."""
+
 _VERSIONS = {
-    # Of the operators' int8 and int16 kernels, where 1 knows only float and uint8.
-    ("ADD", "int8"): 2,
-    ("ADD", "int16"): 3,
-    ("CONCATENATION", "int8"): 2,
     ("CONV_2D", "int8"): 3,
     ("DEPTHWISE_CONV_2D", "int8"): 3,
-    ("DEQUANTIZE", "int8"): 2,
-    ("DEQUANTIZE", "int16"): 3,
     ("FULLY_CONNECTED", "int8"): 4,
     ("FULLY_CONNECTED", "int16"): 7,
-    ("AVERAGE_POOL_2D", "int8"): 2,
-    ("LEAKY_RELU", "int8"): 2,
-    ("LOGISTIC", "int8"): 2,
-    ("MAXIMUM", "int8"): 2,
-    ("MAX_POOL_2D", "int8"): 2,
-    ("MINIMUM", "int8"): 2,
-    ("MUL", "int8"): 2,
-    ("MEAN", "int8"): 2,
-    ("PAD", "int8"): 2,
-    ("PADV2", "int8"): 2,
-    ("QUANTIZE", "int8"): 2,
+    ("ADD", "int16"): 3,
+    ("DEQUANTIZE", "int16"): 3,
     ("QUANTIZE", "int16"): 3,
     ("QUANTIZE", "uint8"): 2,
-    ("RESIZE_NEAREST_NEIGHBOR", "int8"): 2,
-    ("TRANSPOSE", "int8"): 2,
 }
-
-
-def litert_schema() -> Any:  # noqa: ANN401 - generated, without types
-    """Import the schema's classes; `MissingPackageError` where the package ``ai-edge-litert`` isn't installed."""
-    try:
-        from ai_edge_litert import schema_py_generated
-    except ImportError as error:
-        raise MissingPackageError(
-            "the LiteRT format needs ai-edge-litert: install it with `pip install 'pfld-edge[litert]'`"
-        ) from error
-    return schema_py_generated
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +52,10 @@ class LiteRTFile:
     """A file with one graph; tensors and operators are numbered in the order in which they are added."""
 
     def __init__(self) -> None:
-        """Begin an empty file; `MissingPackageError` where the package ``ai-edge-litert`` isn't installed."""
-        self._schema = litert_schema()
+        """Begin an empty file; needs the package ``ai-edge-litert``."""
+        from ai_edge_litert import schema_py_generated
+
+        self._schema: Any = schema_py_generated
         # By convention buffer 0 is empty: tensors that are computed have it.
         self._buffers: list[Any] = [self._schema.BufferT()]
         self._tensors: list[Any] = []
@@ -159,7 +134,7 @@ class LiteRTFile:
         return bytes(builder.Output())
 
     def _code(self, kind: str, read: str) -> int:
-        version = _VERSIONS.get((kind, read), 1)
+        version = _VERSIONS.get((kind, read), 2 if read == "int8" and kind not in _FIRST_INT8 else 1)
         return self._codes.setdefault((kind, version), len(self._codes))
 
     def _packed_code(self, kind: str, version: int) -> Any:  # noqa: ANN401

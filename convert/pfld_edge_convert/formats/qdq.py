@@ -7,13 +7,11 @@ int32 in units of input scale times weight scale, so that the integers are those
 Specification: ONNX operators QuantizeLinear and DequantizeLinear, operator set 13 and later.
 """
 
-from typing import Any
-
 import numpy as np
 import onnx
 from onnx import helper
 
-from pfld_edge_convert.formats.steps import Arithmetic, OnnxWriter, Step
+from pfld_edge_convert.formats.qoperator import Arithmetic, OnnxWriter, Step
 from pfld_edge_convert.quantization.plan import LEVELS, Grid, Plan, layer_input
 
 _TO_SIGNED = 128
@@ -107,10 +105,6 @@ class _Writer(OnnxWriter):
             wide = self._node("DequantizeLinear", [wide, *self._grid(output)], f"{output}_wide_dq")
             real = self._write_clamp(clamp, wide, f"{output}_clamped")
         self._quantize(output, real)
-
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:  # noqa: ANN401
-        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
 
     def _quantize(self, name: str, real: str) -> None:
         self._integer[name] = self._node("QuantizeLinear", [real, *self._grid(name)], f"{name}_q")

@@ -7,6 +7,7 @@ from pfld_edge_convert.passes.canonical_form import (
     MakeBatchDynamic,
     UpgradeOpset,
     canonical_form,
+    default_passes,
 )
 from pfld_edge_convert.passes.channels import EliminateDeadChannels
 from pfld_edge_convert.passes.operator_rewrites import ConvToGemm, FoldBatchNorm, MeanToPool, RecognizeHardActivations
@@ -28,18 +29,3 @@ __all__ = [
     "default_passes",
     "run_passes",
 ]
-
-
-def default_passes() -> tuple[GraphPass, ...]:
-    """All passes, each behind those whose results it needs."""
-    return (
-        UpgradeOpset(),
-        FoldConstants(),
-        MakeBatchDynamic(),
-        EliminateIdentity(),
-        FoldBatchNorm(),
-        RecognizeHardActivations(),
-        MeanToPool(),
-        EliminateDeadChannels(),
-        ConvToGemm(),
-    )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.inference import run_model
+from pfld_edge_convert.model_file import run_model
 
 Dims = tuple[int | str, ...]
 """A shape: numbers where known, names where symbolic, ``"?"`` where unknown."""
@@ -25,12 +25,8 @@ Dims = tuple[int | str, ...]
 class GraphIndex:
     """Producers, consumers, constants and shapes of a graph's tensors; make a new index after editing nodes.
 
-    Attributes:
-        consumers: Nodes that read each tensor, one entry a use.
-        constants: Values of initializers and of ``Constant`` nodes.
-        shapes: What onnx's shape inference knows of every tensor.
-        types: Element types (``onnx.TensorProto.FLOAT``, ...) of the tensors with a shape.
-        outputs: Names of the graph's outputs.
+    A node is among a tensor's consumers once for each use; constants are initializers and ``Constant`` nodes; shapes,
+    and the element types (``onnx.TensorProto.FLOAT``, ...) of tensors with a shape, are what shape inference knows.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -212,12 +208,9 @@ def _shapes_and_types(model: onnx.ModelProto) -> tuple[dict[str, Dims], dict[str
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """Result of a pass.
+    """Result of a pass; the detail says what changed, in one line, and is empty where nothing did.
 
-    Attributes:
-        model: The rewritten model, or the model that was given where nothing changed.
-        detail: What changed, in one line; empty where nothing did.
-        max_difference: Largest absolute difference that it made to an output on the samples of `run_passes`.
+    `max_difference` is the largest absolute one that it made to an output on the samples of `run_passes`.
     """
 
     name: str
@@ -234,10 +227,8 @@ class PassResult:
 class GraphPass(ABC):
     """A rewrite of an ONNX graph that keeps what the graph computes, for every batch size.
 
-    Attributes:
-        name: Shown in reports and errors.
-        tolerance: Largest absolute difference of the output that the pass may make: 0 for rewrites that move no
-            arithmetic, about 1e-6 for those that reorder sums.
+    The tolerance is the largest absolute difference of the output that it may make: 0 for rewrites that move no
+    arithmetic, about 1e-6 for those that reorder sums.
     """
 
     name: ClassVar[str]
@@ -261,22 +252,17 @@ class GraphPass(ABC):
 def check_equivalence(
     before: onnx.ModelProto, after: onnx.ModelProto, inputs: NDArray[np.float32], tolerance: float, name: str
 ) -> float:
-    """Check with onnxruntime that two models compute the same; give the largest absolute difference.
+    """Check with onnxruntime that two models compute the same on ``(N, 3, S, S)`` float32 samples.
 
-    Args:
-        before: The reference model.
-        after: The rewritten model; run on the whole batch at once where its batch is dynamic.
-        inputs: ``(N, 3, S, S)`` float32 samples.
-        tolerance: Largest absolute difference of any value of any output; where an output exceeds 1, as a share of
-            its largest value.
-        name: Of the step that rewrote it, for the message.
+    Gives the largest absolute difference of any value of any output. The tolerance is a share of an output's largest
+    value where that exceeds 1; `name` is that of the step that rewrote the model.
 
     Raises:
         ConvertError: The difference exceeds the tolerance, the outputs' shapes differ, or a model does not run.
     """
     differences = [0.0]
     for output in before.graph.output:
-        one, other = (run_model(_with_output(model, output.name), inputs, optimize=False) for model in (before, after))
+        one, other = (run_model(with_outputs(model, output.name), inputs, optimize=False) for model in (before, after))
         if one.shape != other.shape:
             raise ConvertError(f"{name} changed the output's shape from {one.shape} to {other.shape}")
         differences.append(float(np.abs(one.astype(np.float64) - other).max(initial=0)))
@@ -286,15 +272,16 @@ def check_equivalence(
     return max(differences)
 
 
-def _with_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    if len(model.graph.output) == 1:
+def with_outputs(model: onnx.ModelProto, *tensors: str) -> onnx.ModelProto:
+    """The part of a network that computes some tensors, which are its outputs."""
+    if [value.name for value in model.graph.output] == [*tensors]:
         return model
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
-    kept = next(value for value in model.graph.output if value.name == name)
-    single.graph.ClearField("output")
-    single.graph.output.append(kept)
-    return single
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    part.graph.ClearField("output")
+    part.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
+    drop_unused(part)
+    return part
 
 
 def run_passes(
@@ -302,8 +289,7 @@ def run_passes(
 ) -> tuple[onnx.ModelProto, list[PassResult]]:
     """Apply passes in order to a model and check each on ``(N, 3, S, S)`` float32 samples; give the result of each.
 
-    Raises:
-        ConvertError: A pass made an invalid model, or changed the output; the message names it.
+    ConvertError, with its name, where a pass made an invalid model, or changed the output.
     """
     results = []
     for graph_pass in passes:

@@ -23,7 +23,8 @@ from pfld_edge_convert.passes.base import (
     onnx_opset,
     run_passes,
 )
-from pfld_edge_convert.passes.operator_rewrites import FoldBatchNorm
+from pfld_edge_convert.passes.channels import EliminateDeadChannels
+from pfld_edge_convert.passes.operator_rewrites import ConvToGemm, FoldBatchNorm, MeanToPool, RecognizeHardActivations
 
 BATCH = "batch"
 """Name of the dynamic axis."""
@@ -378,3 +379,18 @@ def with_image_size(model: onnx.ModelProto, side: int) -> onnx.ModelProto | None
         if not dim.dim_value:
             dim.dim_value = side
     return filled
+
+
+def default_passes() -> tuple[GraphPass, ...]:
+    """All passes, each behind those whose results it needs."""
+    return (
+        UpgradeOpset(),
+        FoldConstants(),
+        MakeBatchDynamic(),
+        EliminateIdentity(),
+        FoldBatchNorm(),
+        RecognizeHardActivations(),
+        MeanToPool(),
+        EliminateDeadChannels(),
+        ConvToGemm(),
+    )

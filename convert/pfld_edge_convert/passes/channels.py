@@ -58,16 +58,10 @@ def channel_weights(index: GraphIndex, node: onnx.NodeProto) -> tuple[NDArray[An
 
 
 class ChannelMap:
-    """The channels of every activation of a graph.
+    """The channels of every activation of a graph: in `ids` the number of the one at each position of axis 1.
 
-    Args:
-        index: The graph.
-        depthwise_apart: Give the output of a depthwise convolution numbers of its own. Its channels are not its
-            input's, only as many: they can be scaled independently, but not removed or moved.
-
-    Attributes:
-        ids: For each activation, the number of the channel at each position of axis 1.
-        pinned: Numbers that must stay: channels of the graph's signature and of operators not understood.
+    With `depthwise_apart` the output of a depthwise convolution has numbers of its own. Its channels are not its
+    input's, only as many: they can be scaled independently, but not removed or moved.
     """
 
     def __init__(self, index: GraphIndex, *, depthwise_apart: bool = False) -> None:
@@ -89,7 +83,7 @@ class ChannelMap:
 
     @property
     def pinned(self) -> set[int]:
-        """Numbers that must stay."""
+        """Numbers that must stay: channels of the graph's signature and of operators not understood."""
         return {self._find(number) for number in self._pinned}
 
     def _find(self, number: int) -> int:
@@ -171,11 +165,7 @@ class ChannelMap:
 
 
 def channel_constants(index: GraphIndex) -> dict[str, Values]:
-    """Find the channels whose every pixel has one value that no input can change.
-
-    Returns:
-        For each activation that was understood, ``(C,)`` float64: the value, or NaN where the channel varies.
-    """
+    """Values ``(C,)`` of each activation's channels whose every pixel no input can change; NaN of those that vary."""
     known: dict[str, Values] = {}
     for value in index.graph.input:
         shape = index.shapes.get(value.name, ())

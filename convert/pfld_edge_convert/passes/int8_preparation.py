@@ -77,6 +77,11 @@ class FoldNormalization(GraphPass):
         return f"{len(readers)} convolutions read pixels"
 
 
+_STEM_DEFAULTS = {"dilations": [1, 1], "group": 1}
+_STEM = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], **_STEM_DEFAULTS}
+"""Geometry of the convolutions that `SpaceToDepthStem` rewrites."""
+
+
 class SpaceToDepthStem(GraphPass):
     """Moves four neighbouring pixels of a row into twelve channels, for the first convolution (space to depth).
 
@@ -113,26 +118,12 @@ class SpaceToDepthStem(GraphPass):
 def _fits(index: GraphIndex, node: onnx.NodeProto, shape: tuple[int | str, ...]) -> bool:
     if node.op_type != "QLinearConv" or len(node.input) < 9 or len(shape) != 4 or shape[3] != 3:
         return False
-    sizes = [size for size in shape[1:3] if isinstance(size, int)]
+    sizes = zip(shape[1:3], (2, 4), strict=True)
+    # The taps that are added are zeros.
     weight, zero = index.constants.get(node.input[3]), index.constants.get(node.input[5])
-    geometry = (
-        list(attribute(node, "kernel_shape", [])),
-        list(attribute(node, "strides", [])),
-        list(attribute(node, "pads", [])),
-        list(attribute(node, "dilations", [1, 1])),
-        attribute(node, "group", 1),
-    )
-    return (
-        weight is not None
-        # The taps that are added are zeros.
-        and zero is not None
-        and zero.ndim == 0
-        and not zero.any()
-        and len(sizes) == 2
-        and sizes[0] % 2 == 0
-        and sizes[1] % 4 == 0
-        and geometry == ([3, 3], [2, 2], [1, 1, 1, 1], [1, 1], 1)
-    )
+    is_constant = weight is not None and zero is not None and zero.ndim == 0 and not zero.any()
+    is_stem = all(attribute(node, name, _STEM_DEFAULTS.get(name)) == value for name, value in _STEM.items())
+    return is_constant and is_stem and all(isinstance(size, int) and size % unit == 0 for size, unit in sizes)
 
 
 def _replace(index: GraphIndex, transpose: onnx.NodeProto, node: onnx.NodeProto, height: int, width: int) -> None:

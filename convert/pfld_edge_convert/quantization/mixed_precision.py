@@ -6,7 +6,7 @@ onnxruntime makes of the file.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from pfld_edge_calib.evaluation.drift import FEWEST_FACES, DriftEstimate, Verdict, judge
 from pfld_edge_convert.benchmark.timing import Times, take_turns
-from pfld_edge_convert.inference import open_model, optimized_graph, run_model
+from pfld_edge_convert.model_file import metadata, open_model, optimized_graph, run_model, set_metadata
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.quantization.plan import Grid, Layer, Plan
 from pfld_edge_convert.quantization.ranges import activations
@@ -31,7 +31,6 @@ MOST_FLOAT_LAYERS = 12
 REPORT_KEY = "pfld_edge.quantization"
 """Key of the report's JSON in an ONNX file's ``metadata_props``."""
 
-_FIELDS = ("layer", "sqnr", "low", "high", "deviation", "large_pose")
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"})
 _FLOAT = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -54,14 +53,12 @@ def deviation_per_face(
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """Error of a network in which one layer alone (weights and output) is in 8 bits.
+    """Error of a network in which one layer alone (weights and output, named by `Layer.output`) is in 8 bits.
 
-    Attributes:
-        layer: `Layer.output`.
-        sqnr: Signal to quantization noise ratio of its output, dB; 0 for the last layer, whose output is float.
-        low, high: Ends of its output's grid, in the units of the equalized network.
-        deviation: Mean landmark deviation from the float network, a fraction of the eye distance.
-        large_pose: The same over the quarter of faces with the largest pose.
+    `sqnr` is the signal to quantization noise ratio of its output, dB, 0 for the last layer, whose output is float;
+    `low` and `high` are the ends of its output's grid, in the units of the equalized network. The mean landmark
+    deviations from the float network, over all faces and over the quarter with the largest pose, are fractions of the
+    eye distance.
     """
 
     layer: str
@@ -81,12 +78,8 @@ def layer_costs(
 ) -> list[LayerCost]:
     """Quantize each layer alone and measure how far the landmarks move; the most expensive layer comes first.
 
-    Args:
-        plan: Of the network with all layers in 8 bits.
-        faces: ``(N, 3, S, S)`` float32, some 30 to 100 faces.
-        normalizing_points: Two landmarks whose distance is the unit.
-        mirror: Index of each landmark's mirror image, to find large poses.
-        advance: Called with 1 after each layer.
+    The plan has all layers in 8 bits; some 30 to 100 faces, ``(N, 3, S, S)`` float32, are enough. The distance of the
+    normalizing points is the unit, mirror images of landmarks tell large poses; `advance` is called with 1 per layer.
     """
     expected = run_model(plan.model, faces)
     large_pose = _large_pose(expected, mirror)
@@ -125,9 +118,7 @@ class FaceDrift:
 class DriftBudget:
     """Result of the search for layers that stay in float.
 
-    Attributes:
-        allowed: Largest allowed drift.
-        drifts: Drift with 0, 1, 2, ... layers in float; the last one is of the network that was kept.
+    `drifts` are those with 0, 1, 2, ... layers in float; the last one is of the network that was kept.
     """
 
     allowed: float
@@ -149,16 +140,10 @@ def search_float_layers(
 ) -> tuple[Network, DriftBudget]:
     """Give layers back to float, the most expensive first, until the drift's whole interval is within the budget.
 
-    Args:
-        make: Makes the network with the named layers in float (`Quantizer.make`).
-        costs: Of its layers; ranked by the deviation over all faces plus that over large poses.
-        drift: Measures a network on labelled faces that were not calibrated on.
-        allowed: Largest drift.
-        most: Give up after so many layers.
-
-    Returns:
-        The network with the fewest layers in float that holds the budget, or the one with the least drift where none
-        does.
+    `make` makes the network with the named layers in float (`Quantizer.make`), `drift` measures it on labelled faces
+    that were not calibrated on; the costs are ranked by the deviation over all faces plus that over large poses. Gives
+    the network with the fewest layers in float that holds the budget, or, where none with `most` or fewer does, the one
+    with the least drift.
     """
     ranked = [cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.large_pose))]
     drifts: list[FaceDrift] = []
@@ -241,15 +226,10 @@ def _large_pose(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArra
 
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
-    """How a network was quantized, as its file's metadata say.
+    """How a network was quantized, as its file's metadata say: the range method, and what `select_method` tried.
 
-    Attributes:
-        method: Range method.
-        tried: Mean landmark deviation on held-back faces with each range method; see `select_method`.
-        costs: Of each layer alone, the most expensive first.
-        float_layers: Layers that stayed in float.
-        faces: Number of faces that the costs were measured on.
-        float_operators: Operators between layers that compute in float, each with the reason.
+    Costs are those of each layer alone, the most expensive first, measured on so many faces; `float_operators` compute
+    in float between layers, each with the reason.
     """
 
     method: str
@@ -266,7 +246,7 @@ class QuantizationReport:
             "tried": {name: _short(value) for name, value in self.tried.items()},
             "float": list(self.float_layers),
             "faces": self.faces,
-            "layers": [[_short(getattr(cost, name)) for name in _FIELDS] for cost in self.costs],
+            "layers": [list(map(_short, astuple(cost))) for cost in self.costs],
         }
         operators = {"float_operators": list(self.float_operators)} if self.float_operators else {}
         return json.dumps({**record, **operators}, separators=(",", ":"))
@@ -276,29 +256,23 @@ class QuantizationReport:
         """Read what `to_json` wrote; `ModelContractError` where it is damaged."""
         try:
             record = json.loads(text)
-            costs = tuple(LayerCost(**dict(zip(_FIELDS, row, strict=True))) for row in record["layers"])
+            costs = tuple(LayerCost(*row) for row in record["layers"])
             operators = tuple(map(str, record.get("float_operators", ())))
-            return cls(
-                record["method"], record["tried"], costs, tuple(record["float"]), int(record["faces"]), operators
-            )
+            floating, faces = tuple(record["float"]), int(record["faces"])
+            return cls(record["method"], record["tried"], costs, floating, faces, operators)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelContractError(f"the file's quantization report is damaged: {error}") from error
 
 
 def attach_report(model: onnx.ModelProto, report: QuantizationReport) -> None:
     """Write a report into a model's metadata; it replaces an existing one."""
-    kept = [entry for entry in model.metadata_props if entry.key != REPORT_KEY]
-    model.ClearField("metadata_props")
-    model.metadata_props.extend(kept)
-    model.metadata_props.add(key=REPORT_KEY, value=report.to_json())
+    set_metadata(model, REPORT_KEY, report.to_json())
 
 
 def read_report(model: onnx.ModelProto) -> QuantizationReport | None:
     """Read the report from a model's metadata, None without one; `ModelContractError` where it is damaged."""
-    for entry in model.metadata_props:
-        if entry.key == REPORT_KEY:
-            return QuantizationReport.from_json(entry.value)
-    return None
+    text = metadata(model, REPORT_KEY)
+    return None if text is None else QuantizationReport.from_json(text)
 
 
 def _short(value: float | str) -> float | str:
@@ -337,10 +311,7 @@ def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
 
 
 def face_times(models: dict[str, onnx.ModelProto], rounds: int = 100) -> dict[str, Times]:
-    """Time one face through each network, `rounds` times, one thread, on this machine.
-
-    The networks run in turns, so that other load slows all of them alike: ratios are steadier than times.
-    """
+    """Time one face through each network, in turns, so that other load slows all of them alike; one thread."""
     calls = {name: _one_face(model) for name, model in models.items()}
     return take_turns(calls, rounds, warm_up=_WARM_UP)
 

@@ -35,12 +35,7 @@ _SMALLEST_SCALE = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Scale and zero point of an activation.
-
-    Attributes:
-        scale: Distance of two neighbours.
-        zero_point: The integer, 0 to 255, that stands for exactly 0, so that zero padding is exact.
-    """
+    """Scale and zero point of an activation: the integer, 0 to 255, for exactly 0, so that zero padding is exact."""
 
     scale: float
     zero_point: int
@@ -87,13 +82,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class IntegerWeights:
-    """Quantized weights of a Conv or Gemm.
-
-    Attributes:
-        integers: ``(O, I, ...)`` int8.
-        scales: ``(O,)`` float32, real weight = integer * scale.
-        bias: ``(O,)`` float64, real.
-    """
+    """Quantized weights of a Conv or Gemm: integers ``(O, I, ...)``, scales ``(O,)``, real bias ``(O,)``."""
 
     integers: NDArray[np.int8]
     scales: NDArray[np.float32]
@@ -138,13 +127,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What each tensor and layer of a float network becomes in 8 bits.
+    """What each tensor and layer of a float network in canonical form (`default_passes`) becomes in 8 bits.
 
-    Attributes:
-        model: The float network in canonical form (`default_passes`). With `uint8_input` its input is ``pixel - 128``.
-        grids: Grid of each activation that may be 8-bit, by the tensor's name in `model`.
-        weights: Integer weights of each layer, by `Layer.output`; layers that aren't here stay in float.
-        uint8_input: The quantized network reads ``(n, S, S, 3)`` uint8 images.
+    Grids are those of the activations that may be 8-bit, by the tensor's name in the model; weights those of the layers
+    in 8 bits, by `Layer.output`. With `uint8_input` the quantized network reads ``(n, S, S, 3)`` uint8 images, and the
+    input of `model` is ``pixel - 128``.
     """
 
     model: onnx.ModelProto
@@ -321,10 +308,7 @@ class LayerInput:
     """The grid of a layer's input, or of each column where features of several grids are concatenated.
 
     Integer kernels take one scale and zero point. Where columns differ, their scales go into the weights and their
-    zero points into the bias; the kernel then takes a scale of 1 and a zero point of 0.
-
-    Attributes:
-        column_scales, column_zeros: ``(K,)`` of each column, else None.
+    zero points into the bias, ``(K,)`` each; the kernel then takes a scale of 1 and a zero point of 0.
     """
 
     scale: float

@@ -12,8 +12,8 @@ from pfld_edge_convert.calibration import vary_crops
 from pfld_edge_convert.errors import CalibrationError, ConvertError
 from pfld_edge_convert.formats import FORMATS
 from pfld_edge_convert.formats.qoperator import write_qoperator
-from pfld_edge_convert.inference import run_model
-from pfld_edge_convert.passes.base import GraphIndex, check_equivalence
+from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.passes.base import GraphIndex, check_equivalence, with_outputs
 from pfld_edge_convert.passes.int8_preparation import (
     CENTER,
     AlignChannels,
@@ -32,7 +32,6 @@ from pfld_edge_convert.quantization.ranges import (
     is_feature,
     select_method,
     with_headroom,
-    with_outputs,
 )
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
 from pfld_edge_convert.quantization.settings import EQUALIZE_BY, RANGE_CANDIDATES, QuantizationSettings, target_named
@@ -59,15 +58,11 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """An INT8 network.
+    """An INT8 network in QOperator format, and its contract without fingerprint.
 
-    Attributes:
-        model: In QOperator format; the plan gives it in others, see `pfld_edge_convert.formats`.
-        contract: Of the INT8 network, without fingerprint.
-        plan: Its grids and integer weights; `Plan.model` is the equalized and aligned float network.
-        method: The chosen range method.
-        tried: Landmark deviation on held-back faces, a fraction of the eye distance, with each range method.
-        float_layers: Names of the layers (`Layer.output`) that stayed in float.
+    The plan gives it in other formats, see `pfld_edge_convert.formats`; `Plan.model` is the equalized and aligned float
+    network. `tried` is the landmark deviation on held-back faces, a fraction of the eye distance, with each range
+    method; `float_layers` are the layers (`Layer.output`) that stayed in float.
     """
 
     model: onnx.ModelProto
@@ -85,35 +80,29 @@ class Quantized:
 class Quantizer:
     """Quantizes a float network, for any choice of layers that stay in float.
 
-    Attributes:
-        layers: Names of the layers that can be quantized, first to last.
-        held_back: ``(n, S, S, 3)`` calibration faces that ranges and weights were not made from.
+    `layers` are those that can be quantized, first to last; `held_back` the calibration faces, ``(n, S, S, 3)``, that
+    ranges and weights were not made from.
     """
 
     def __init__(
         self, model: onnx.ModelProto, crops: Crops, contract: Contract, settings: QuantizationSettings | None = None
     ) -> None:
-        """Prepare the network, collect activation statistics, choose ranges.
+        """Prepare an optimized float network, collect activation statistics, choose ranges.
 
-        Args:
-            model: Optimized float network that `contract` describes; left as it is.
-            crops: ``(N, S, S, 3)`` uint8 calibration faces in the contract's colour order; 100 to 500 are enough.
-            contract: Of the float network.
-            settings: Defaults where None.
-
-        Raises:
-            CalibrationError: No faces, or faces of another shape.
-            ConvertError: The network can't be quantized.
+        100 to 500 calibration faces are enough, ``(N, S, S, 3)`` uint8 in the contract's colour order; CalibrationError
+        where there are none, or of another shape.
         """
-        self._settings = settings or QuantizationSettings()
+        self._settings = settings = settings or QuantizationSettings()
         self._target = target_named(self._settings.target)
         _check(crops, contract)
         self._metadata = list(model.metadata_props)
         self._used, self.held_back = _split(crops)
         self._varied = np.concatenate([vary_crops(self._used, seed) for seed in range(_VARIATIONS)])
         self._expected = run_model(model, prepare_input(self.held_back, contract))
-        statistics = _collect(*self._prepared(model, contract), self._used, self._varied)
-        self._network, self._method, self._tried = self._chosen(self._equalized(statistics, crops[:8]))
+        network = _collect(*self._prepared(model, contract), self._used, self._varied)
+        by = EQUALIZE_BY if settings.equalize_by == "auto" else (settings.equalize_by,)
+        equalized = {method: network.equalized(settings.equalize, method, crops[:8]) for method in by}
+        self._network, self._method, self._tried = self._chosen(equalized if settings.equalize else {"": network})
         self.layers = tuple(self._initial_plan(self._network, self._method).weights)
 
     def make(self, float_layers: tuple[str, ...] = (), advance: Callable[[int], object] | None = None) -> Quantized:
@@ -141,14 +130,6 @@ class Quantizer:
             fed = fed.replace(input_dtype="uint8", layout="NHWC")
         return AlignChannels(self._target.channel_multiple)(model).model, fed
 
-    def _equalized(self, network: "_FloatNetwork", samples: Crops) -> dict[str, "_FloatNetwork"]:
-        """The network for each range method by which its channels can be equalized."""
-        settings = self._settings
-        if settings.equalize == 0:
-            return {"": network}
-        methods = EQUALIZE_BY if settings.equalize_by == "auto" else (settings.equalize_by,)
-        return {method: network.equalized(settings.equalize, method, samples) for method in methods}
-
     def _chosen(self, networks: dict[str, "_FloatNetwork"]) -> tuple["_FloatNetwork", str, dict[str, float]]:
         """The equalization and the range method whose landmarks stay closest on held-back faces."""
         methods = RANGE_CANDIDATES if self._settings.ranges == "auto" else (self._settings.ranges,)
@@ -172,13 +153,8 @@ class Quantizer:
         return *ways[best], tried
 
     def _initial_plan(self, network: "_FloatNetwork", method: str, float_layers: tuple[str, ...] = ()) -> Plan:
-        return initial_plan(
-            network.model,
-            network.grids(method),
-            self._target.limits,
-            frozenset(float_layers),
-            uint8_input=network.uint8_input,
-        )
+        reads_pixels, limits = network.contract.input_dtype == "uint8", self._target.limits
+        return initial_plan(network.model, network.grids(method), limits, float_layers, uint8_input=reads_pixels)
 
     def _reconstructed(
         self,
@@ -196,16 +172,8 @@ class Quantizer:
         some, contract = self._used[:: -(-len(self._used) // faces)], network.contract
         # Only feedback needs so many samples; means are known from few.
         more = (_float_input(self._varied, contract), prepare_input(self._varied, contract)) if feedback else None
-        return reconstruct(
-            plan,
-            _float_input(some, contract),
-            prepare_input(some, contract),
-            self._target.limits,
-            more=more,
-            feedback=feedback,
-            correct_bias=correct_bias,
-            advance=advance,
-        )
+        fed, limits = (_float_input(some, contract), prepare_input(some, contract)), self._target.limits
+        return reconstruct(plan, *fed, limits, more=more, feedback=feedback, correct_bias=correct_bias, advance=advance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +183,6 @@ class _FloatNetwork:
     model: onnx.ModelProto
     contract: Contract
     histograms: Histograms
-
-    @property
-    def uint8_input(self) -> bool:
-        return self.contract.input_dtype == "uint8"
 
     def grids(self, method: str) -> dict[str, Grid]:
         """A grid for every tensor, the input included, by a range method."""

@@ -5,14 +5,15 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import CalibrationError
-from pfld_edge_convert.inference import open_model
-from pfld_edge_convert.passes.base import GraphIndex, drop_unused
+from pfld_edge_convert.model_file import open_model
+from pfld_edge_convert.passes.base import GraphIndex, with_outputs
 from pfld_edge_convert.quantization.plan import (
     LEVELS,
     Grid,
@@ -60,16 +61,6 @@ _SHARES = np.geomspace(0.05, 1, 61)
 """Parts of the whole range that are tried as clipping points."""
 
 
-def with_outputs(model: onnx.ModelProto, *tensors: str) -> onnx.ModelProto:
-    """The part of a network that computes some tensors, which are its outputs."""
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    part.graph.ClearField("output")
-    part.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
-    drop_unused(part)
-    return part
-
-
 def activations(
     model: onnx.ModelProto, names: Sequence[str], batches: Iterable[NDArray[np.float32]]
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
@@ -90,16 +81,9 @@ def collect_histograms(
     batches: Iterable[NDArray[np.float32]],
     known: Mapping[str, "ChannelHistogram"] | None = None,
 ) -> dict[str, "ChannelHistogram"]:
-    """Collect the histograms of some tensors over any number of faces.
+    """Collect the histograms of some tensors, or continue known ones, over any number of faces.
 
-    Args:
-        model: Float; left as it is.
-        names: The tensors.
-        batches: As the network takes them.
-        known: Histograms to continue.
-
-    Raises:
-        CalibrationError: No faces.
+    The batches are as the float network takes them. CalibrationError where there are no faces.
     """
     histograms = dict(known or {})
     for tensors in activations(model, names, batches):
@@ -115,15 +99,9 @@ def collect_histograms(
 class ChannelHistogram:
     """Exact extremes and a histogram of each channel of a tensor.
 
-    Bins are centred on zero and of equal width in a channel. A value outside doubles the width until it fits, which
-    merges pairs of bins, so that the order of the batches does not matter.
-
-    Attributes:
-        counts: ``(C, BINS)`` how many values fell in each bin.
-        width: ``(C,)`` width of the bins; 0 for a channel of zeros.
-        low, high: ``(C,)`` extremes.
-        average_low, average_high: ``(C,)`` moving averages of the batches' extremes.
-        peaks: Histograms of each face's largest values, and of its negated smallest ones.
+    Bins are centred on zero and of equal width in a channel, 0 in one of zeros. A value outside doubles the width until
+    it fits, which merges pairs of bins, so that the order of the batches does not matter. `counts` is ``(C, BINS)``,
+    all else ``(C,)``; `peaks` are the histograms of each face's largest values, and of its negated smallest ones.
     """
 
     def __init__(self, channels: int, *, with_peaks: bool = True) -> None:
@@ -155,29 +133,25 @@ class ChannelHistogram:
 
     def divided(self, scales: Array) -> "ChannelHistogram":
         """The histogram of the values divided by a positive number per channel."""
-        result = ChannelHistogram(len(self.width), with_peaks=False)
+        result = copy(self)
         result.peaks = tuple(peaks.divided(scales) for peaks in self.peaks)
-        result.counts, result.width = self.counts, self.width / scales
-        for name in ("low", "high", "average_low", "average_high"):
+        for name in ("width", "low", "high", "average_low", "average_high"):
             setattr(result, name, getattr(self, name) / scales)
-        result._batches = self._batches
         return result
 
     def stretched(self, factor: float) -> "ChannelHistogram":
         """The histogram with extremes multiplied by a factor."""
-        result = self.divided(np.ones(len(self.width)))
+        result = copy(self)
         result.low, result.high = np.minimum(self.low, self.low * factor), np.maximum(self.high, self.high * factor)
         return result
 
     def merged(self) -> "ChannelHistogram":
         """The histogram of all channels together, without peaks."""
-        result = ChannelHistogram(1, with_peaks=False)
+        result, width = copy(self), self.width.max(initial=0)
+        result.peaks, result.width = (), np.array([width])
         result.low, result.high = self.low.min(keepdims=True), self.high.max(keepdims=True)
         result.average_low = self.average_low.min(keepdims=True)
         result.average_high = self.average_high.max(keepdims=True)
-        result._batches = self._batches
-        width = self.width.max(initial=0)
-        result.width = np.array([width])
         if width > 0:
             centers = (np.arange(BINS) + 0.5 - BINS // 2) * self.width[:, None] / width
             bins = np.clip(np.floor(centers).astype(np.int64) + BINS // 2, 0, BINS - 1)
@@ -215,17 +189,12 @@ Histograms = Mapping[str, ChannelHistogram]
 
 
 def estimate_range(histogram: ChannelHistogram, method: str) -> Ranges:
-    """Estimate the range of each row.
+    """Estimate the range of each channel of a histogram with at least one batch; ValueError for an unknown method.
 
-    Args:
-        histogram: At least one batch counted.
-        method: ``minmax``: all values. ``moving-average``: of the batches' extremes, momentum 0.1. ``percentile:P``:
-            P percent of the values. ``faces:P``: twice the extremes of P percent of the faces, without outliers; only
-            for histograms with peaks. ``mse``: least mean squared error of clipping and rounding. ``entropy``: least
-            Kullback-Leibler divergence of the quantized distribution (Migacz, 8-bit inference with TensorRT, GTC 2017).
-
-    Raises:
-        ValueError: The method is unknown.
+    ``minmax``: all values. ``moving-average``: of the batches' extremes, momentum 0.1. ``percentile:P``: P percent of
+    the values. ``faces:P``: twice the extremes of P percent of the faces, without outliers; only for histograms with
+    peaks. ``mse``: least mean squared error of clipping and rounding. ``entropy``: least Kullback-Leibler divergence
+    of the quantized distribution (Migacz, 8-bit inference with TensorRT, GTC 2017).
     """
     name, _, argument = method.partition(":")
     if name not in RANGE_METHODS:
@@ -376,15 +345,10 @@ def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[s
 def select_method(
     candidates: Sequence[str], roughly: Callable[[str], float], finely: Callable[[str], float]
 ) -> tuple[str, dict[str, float]]:
-    """Select the range method with the least landmark deviation on held-back faces.
+    """Select the range method with the least landmark deviation on held-back faces; candidates, the safest first.
 
-    Args:
-        candidates: Names of the methods, the safest first.
-        roughly: Deviation with one of them, rounded to nearest.
-        finely: The same with bias correction; asked of the best few.
-
-    Returns:
-        The best, and the deviation of each, the finer one where there are two.
+    `roughly` gives the deviation with weights rounded to nearest, `finely` that with bias correction, asked of the best
+    few. Gives the best, and the deviation of each, the finer one where there are two.
     """
     if len(candidates) == 1:
         return candidates[0], {}
@@ -401,11 +365,8 @@ def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[
 
     onnxruntime's QLinearAdd computes ``a * (scale_a / scale_y) + b * (scale_b / scale_y) + c`` in float32, with or
     without fused multiply-adds, and rounds halves to even or away from zero, depending on the processor. With ratios
-    of ``p / 255`` every result is a multiple of 1/255, at least 1/510 away from a half, so that all agree.
-
-    Returns:
-        The grids, with summands' scales larger by less than 1/255 of their sum's. Where two sums read a tensor, the
-        later one counts.
+    of ``p / 255`` every result is a multiple of 1/255, at least 1/510 away from a half, so that all agree. Scales grow
+    by less than 1/255 of their sum's. Where two sums read a tensor, the later one counts.
     """
     result = dict(grids)
     groups = shared_grids(index)

@@ -6,7 +6,7 @@ QOperator nodes, whatever format is written in the end.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pfld_edge_convert.formats.qoperator import integer_name, weight_constants, write_qoperator
-from pfld_edge_convert.inference import open_model, run_model
-from pfld_edge_convert.passes.base import attribute
+from pfld_edge_convert.model_file import open_model, run_model
+from pfld_edge_convert.passes.base import attribute, with_outputs
 from pfld_edge_convert.quantization.plan import Grid, IntegerWeights, Layer, LayerInput, Plan, propagate_grids
-from pfld_edge_convert.quantization.ranges import with_outputs
 from pfld_edge_convert.quantization.settings import WeightLimits
 
 _POSITIONS = 48
@@ -29,6 +28,9 @@ _CHUNK = 32
 """Faces in one run of a node."""
 
 Array = NDArray[np.float64]
+
+_DAMPING = 0.01
+"""Added to the diagonal of second moments, as a share of its mean."""
 
 _LARGEST_BIAS = 2.0**30
 """Half of int32's range; the other half is for the sums."""
@@ -51,25 +53,18 @@ def round_nearest(weight: Array, bias: Array, input_scale: float, limits: Weight
 
 
 def round_with_feedback(
-    weight: Array, bias: Array, input_scale: float, limits: WeightLimits, moments: Array, damping: float = 0.01
+    weight: Array, bias: Array, input_scale: float, limits: WeightLimits, moments: Array
 ) -> IntegerWeights:
     """Round one column after the other, and correct the remaining columns for the error.
 
-    Optimal Brain Quantization in fixed order, as in GPTQ (Frantar et al., arXiv 2210.17323, section 3).
-
-    Args:
-        weight: ``(O, I, ...)`` real; for a depthwise convolution ``(C, 1, kh, kw)``.
-        bias: ``(O,)`` real.
-        input_scale: Scale of the layer's input.
-        limits: Of the processor.
-        moments: ``(K, K)`` second moments of the inputs in the order of `in_memory_order`; for a depthwise
-            convolution ``(C, K, K)``, one matrix a channel.
-        damping: Added to the diagonal, as a share of its mean.
+    Optimal Brain Quantization in fixed order, as in GPTQ (Frantar et al., arXiv 2210.17323, section 3). Weights and
+    bias are as for `round_nearest`; moments ``(K, K)`` are the second ones of the inputs in the order of
+    `in_memory_order`, for a depthwise convolution ``(C, K, K)``, one matrix a channel.
     """
     scales = _row_scales(weight, bias, input_scale, limits).astype(np.float64)
     rows = in_memory_order(weight).astype(np.float64) / scales[:, None]
     integers = np.empty_like(rows)
-    factors = _inverse_factors(moments, damping)
+    factors = _inverse_factors(moments)
     for column in range(rows.shape[1]):
         integers[:, column] = _rounded(rows[:, column], integers[:, :column], limits)
         error = (rows[:, column] - integers[:, column]) / factors[..., column, column]
@@ -108,7 +103,7 @@ def _rounded(column: Array, before: Array, limits: WeightLimits) -> Array:
     return np.clip(np.rint(column), low, high)
 
 
-def _inverse_factors(moments: Array, damping: float) -> Array:
+def _inverse_factors(moments: Array) -> Array:
     """Upper Cholesky factor of the inverse of each damped matrix."""
     size = moments.shape[-1]
     diagonal = np.einsum("...ii->...i", moments).mean(axis=-1)
@@ -116,7 +111,7 @@ def _inverse_factors(moments: Array, damping: float) -> Array:
     # size is how far all eigenvalues are uncertain.
     eigenvalues = np.linalg.eigvalsh(moments)
     least = np.maximum(1e-6 * np.abs(eigenvalues).max(axis=-1), 1e-12)
-    ridge = np.maximum(damping * diagonal, least) - 2 * np.minimum(eigenvalues.min(axis=-1), 0)
+    ridge = np.maximum(_DAMPING * diagonal, least) - 2 * np.minimum(eigenvalues.min(axis=-1), 0)
     damped = moments + ridge[..., None, None] * np.eye(size)
     # With R upper and M = R R', the inverse of M is (R^-1)' R^-1: more stable than factoring the inverse itself.
     upper = np.linalg.cholesky(damped[..., ::-1, ::-1])[..., ::-1, ::-1]
@@ -125,11 +120,9 @@ def _inverse_factors(moments: Array, damping: float) -> Array:
 
 @dataclass(slots=True)
 class Moments:
-    """Sums over samples of a layer's inputs: x of the quantized network, f of the float network.
+    """Sums over samples of a layer's inputs ``(K,)``, of a depthwise convolution ``(C, K)``.
 
-    Attributes:
-        mean, float_mean: ``(K,)`` sums of x and of f; of a depthwise convolution ``(C, K)``.
-        second: ``(K, K)`` sum of x times x; of a depthwise convolution ``(C, K, K)``.
+    Of x of the quantized network, of f of the float network, and of x times x, ``(K, K)`` or ``(C, K, K)``.
     """
 
     count: int = 0
@@ -162,8 +155,7 @@ def input_patches(
 ) -> NDArray[np.float32]:
     """Cut the input patches of `positions` random output positions a face (im2col).
 
-    Returns:
-        ``(samples, K)``, channels fastest; for a depthwise convolution ``(C, samples, kh * kw)``.
+    ``(samples, K)``, channels fastest; for a depthwise convolution ``(C, samples, kh * kw)``.
     """
     if node.op_type == "Gemm":
         return values
@@ -185,7 +177,7 @@ def initial_plan(
     model: onnx.ModelProto,
     grids: Mapping[str, Grid],
     limits: WeightLimits,
-    float_layers: frozenset[str] = frozenset(),
+    float_layers: Collection[str] = (),
     *,
     uint8_input: bool = False,
 ) -> Plan:
@@ -217,18 +209,11 @@ def reconstruct(
 ) -> Plan:
     """Improve a plan's weights and biases, layer after layer.
 
-    Weights are rounded with error feedback (`round_with_feedback`); the bias takes up the measured difference of the
-    output's mean to the float network's (bias correction, Nagel et al., arXiv 1906.04721, section 4.2).
-
-    Args:
-        plan: With first weights.
-        faces: As the float network takes them.
-        inputs: The same faces as the INT8 network takes them.
-        limits: Of the processor.
-        more: Further faces, in both forms, for Gemm layers, which get one sample per face.
-        feedback: Round with feedback; otherwise integers stay as they are.
-        correct_bias: Correct biases; otherwise they stay the float network's.
-        advance: Called with 1 after each layer.
+    Weights are rounded with error feedback (`round_with_feedback`), or stay as they are; the bias takes up the measured
+    difference of the output's mean to the float network's (bias correction, Nagel et al., arXiv 1906.04721, section
+    4.2), or stays. `faces` are as the float network takes them, `inputs` the same as the INT8 network takes them, and
+    `more` further ones in both forms for Gemm layers, which get one sample per face. `advance` is called with 1 after
+    each layer.
     """
     written = write_qoperator(plan)
     integer, real = NodewiseRunner(written, inputs), NodewiseRunner(plan.model, faces)
@@ -305,9 +290,8 @@ def _improved(
 class NodewiseRunner:
     """Runs a network node by node over many faces and can stop before any node.
 
-    Attributes:
-        constants: Values of the initializers; those of nodes that have not run yet may be replaced.
-        values: Tensors of all faces, until the last node that reads them has run.
+    Values in `constants` of nodes that have not run yet may be replaced; `values` are the tensors of all faces, until
+    the last node that reads them has run.
     """
 
     def __init__(self, model: onnx.ModelProto, inputs: NDArray[np.generic]) -> None:

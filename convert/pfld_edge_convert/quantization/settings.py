@@ -17,14 +17,11 @@ _X86 = frozenset({"x86_64", "amd64"})
 
 @dataclass(frozen=True, slots=True)
 class WeightLimits:
-    """Largest weights that a processor's multiply-add takes.
+    """Largest magnitude of a weight that a processor's multiply-add takes, and of two neighbours of one sign.
 
-    Attributes:
-        largest: Largest magnitude of a weight.
-        largest_pair: Largest sum of two neighbouring weights of one sign, or None where sums are held in 32 bits.
-            x86 without VNNI multiplies unsigned with signed bytes in pairs and clips the sum to 16 bits (VPMADDUBSW):
-            with activations of 255, two weights may sum to 128, for 255 * 128 < 2**15. Halving all weights ("reduced
-            range") ensures that too, but coarsens every weight for the sake of few.
+    x86 without VNNI multiplies unsigned with signed bytes in pairs and clips the sum to 16 bits (VPMADDUBSW): with
+    activations of 255, two weights may sum to 128, for 255 * 128 < 2**15. Halving all weights ("reduced range") ensures
+    that too, but coarsens every weight for the sake of few. None: sums are held in 32 bits.
     """
 
     largest: int = 127
@@ -40,22 +37,15 @@ class Target:
     """A family of processors.
 
     All take uint8 activations and int8 weights with a scale per channel and zero points of 0, for which onnxruntime
-    has fast kernels on x86 and arm64.
-
-    Attributes:
-        limits: Bounds of the integer weights. -128 is never used: arm64's depthwise kernel overflows on it.
-        channel_multiple: Channels that its depthwise kernel takes at a time.
-        space_to_depth: Apply `SpaceToDepthStem`. Not where pairs are limited: it makes other weights neighbours.
-        machines: Values of `platform.machine`, lower case; any where empty.
-        features: A processor has one of these `cpu_features`; any where empty.
+    has fast kernels on x86 and arm64. -128 is never used: arm64's depthwise kernel overflows on it.
     """
 
     name: str
     limits: WeightLimits
-    channel_multiple: int
-    space_to_depth: bool = False
-    machines: frozenset[str] = frozenset()
-    features: frozenset[str] = frozenset()
+    channel_multiple: int  # that its depthwise kernel takes at a time
+    space_to_depth: bool = False  # `SpaceToDepthStem`; not where pairs are limited: it makes other weights neighbours
+    machines: frozenset[str] = frozenset()  # values of `platform.machine`, lower case; any where empty
+    features: frozenset[str] = frozenset()  # a processor has one of these `cpu_features`; any where empty
 
     def is_host(self) -> bool:
         """Whether this machine is one of the family, so that its timings say something about the file."""

@@ -66,7 +66,7 @@ def _print_file(found: "Inspection", plot: Path | None, *, layers: bool, json_ta
 def _print_differences(first: "Inspection", second: "Inspection", *, layers: bool, json_target: str | None) -> None:
     from pfld_edge.console import console, write_json
     from pfld_edge.model_tables import comparison_lines, comparison_record, comparison_tables
-    from pfld_edge_convert.comparison import compare
+    from pfld_edge_convert.inspection import compare
     from pfld_edge_convert.landmark_models import largest_answer_difference
 
     found, answers = compare(first, second), largest_answer_difference(first.path, second.path)

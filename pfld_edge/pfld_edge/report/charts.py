@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pfld_edge_calib.evaluation import ModelResult, Robustness, Verification
 from pfld_edge_calib.files import write_atomically
-from pfld_edge_convert.benchmark.record import BenchReport, Timing
+from pfld_edge_convert.benchmark.bench import BenchReport, Timing
 from pfld_edge_convert.benchmark.timing import Verdict
 from pfld_edge_convert.quantization.mixed_precision import QuantizationReport
 
