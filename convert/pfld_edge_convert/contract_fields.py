@@ -55,7 +55,7 @@ def known_contract(path: Path, model: onnx.ModelProto, given: Path | None = None
     """The contract of the JSON file that is given, else the one in an ONNX file, else that of the JSON file beside it.
 
     Raises:
-        ModelContractError: The first or the second is damaged; a JSON file beside the model that is none is passed over.
+        ModelContractError: The first or the second is damaged. A JSON file beside the model may be something else.
     """
     if given is not None:
         with naming(given):

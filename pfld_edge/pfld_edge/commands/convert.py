@@ -35,7 +35,9 @@ network_options = all_of(
     click.option("--mean", metavar="M[,M,M]", help="Subtracted from pixels of 0 to 255, in the order of the colours."),
     click.option("--scale", metavar="S[,S,S]", help="Divides them then: --mean 0 --scale 255 for pixels of 0 to 1."),
     click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Of the input; as its shape says if left out."),
-    click.option("--input-size", type=click.IntRange(16, 4096), help="Side of the input, where the file leaves it free."),
+    click.option(
+        "--input-size", type=click.IntRange(16, 4096), help="Side of the input, where its shape leaves it free."
+    ),
     click.option("--crop-margin", type=float, help="Side of the crop over the landmarks' tight box, e.g. 1.2."),
     click.option("--landmarks", metavar="wflw-98|ibug-68|N", help="Order of the points, or their number."),
     click.option("--output-name", help="The output with the landmarks, where several could be."),
