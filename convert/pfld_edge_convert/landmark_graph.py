@@ -89,7 +89,7 @@ def landmark_graph(
     known = _contract(model, name, values, base, listed)
     _check_input(model, known, name)
     output, order = _output(shapes, known.landmarks.num_landmarks, told, f"{name} has the outputs {listed}")
-    graph = _fed_as_ours(canonical_form(_cut(model, output)), known)
+    graph = _fed_as_ours(canonical_form(_cut(model, output, shapes[output])), known)
     contract = known.replace(layout="NCHW", input_dtype="float32", fingerprint=None)
     samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
     notes = []
@@ -219,12 +219,15 @@ def _orders(shape: tuple[int, ...], points: int) -> Iterator[str]:
         yield ORDERS[2]
 
 
-def _cut(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+def _cut(model: onnx.ModelProto, output: str, shape: tuple[int, ...]) -> onnx.ModelProto:
     """Keep one output and what serves it; without notes, which hold paths of the machine that exported it."""
     cut = _copy(model)
-    kept = [value for value in model.graph.output if value.name == output]
+    batch = graph_inputs(model)[0].type.tensor_type.shape.dim[0]
+    kept = helper.make_tensor_value_info(
+        output, TensorProto.FLOAT, [batch.dim_value or batch.dim_param or None, *shape]
+    )
     cut.graph.ClearField("output")
-    cut.graph.output.extend(kept)
+    cut.graph.output.append(kept)
     for item in [cut, cut.graph, *cut.graph.node, *cut.graph.initializer, *cut.graph.input, *cut.graph.output]:
         item.ClearField("doc_string")
     cut.ClearField("metadata_props")
