@@ -6,6 +6,7 @@ x0 y0 x1 y1 ... as fractions of the crop. Outputs are read in the words of `pfld
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -315,11 +316,10 @@ def _soft_argmax(model: onnx.ModelProto, samples: NDArray[np.float32], points: i
     return model, sharpness
 
 
-def _coordinates(order: str, points: int) -> NDArray[np.int64]:
+def _coordinates(order: str, points: int) -> list[int]:
     """Where x0 y0 x1 y1 ... stand in a face's flat output."""
-    if order == ORDERS[1]:
-        return np.arange(2 * points).reshape(2, points).T.ravel()
-    return np.arange(points * (3 if order == ORDERS[2] else 2)).reshape(points, -1)[:, :2].ravel()
+    step, apart = (1, points) if order == ORDERS[1] else (3 if order == ORDERS[2] else 2, 1)
+    return [step * point + apart * axis for point in range(points) for axis in (0, 1)]
 
 
 def _space(found: NDArray[np.float32], size: int) -> str | None:
@@ -334,7 +334,7 @@ def _space(found: NDArray[np.float32], size: int) -> str | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _as_fractions(model: onnx.ModelProto, columns: NDArray[np.int64], factor: float, offset: float) -> onnx.ModelProto:
+def _as_fractions(model: onnx.ModelProto, columns: list[int], factor: float, offset: float) -> onnx.ModelProto:
     """Make the output ``(N, 2 * P)`` fractions: by the weights of the last Gemm where there is one, else by nodes."""
     model = _copy(model)
     index, tensor = GraphIndex(model), model.graph.output[0].name
@@ -350,8 +350,8 @@ def _as_fractions(model: onnx.ModelProto, columns: NDArray[np.int64], factor: fl
     else:
         if index.rank(tensor) != 2:
             _append(model, "Flatten", axis=1)
-        if not np.array_equal(columns, np.arange(len(columns))):
-            _append(model, "Gather", columns, axis=1)
+        if columns != list(range(len(columns))):
+            _append(model, "Gather", np.array(columns, np.int64), axis=1)
         if factor != 1:
             _append(model, "Mul", np.array(factor, np.float32))
         if offset:
@@ -367,7 +367,7 @@ def _is_plain(gemm: onnx.NodeProto) -> bool:
     return factors == (1.0, 1.0, 0)
 
 
-def _append(model: onnx.ModelProto, kind: str, *constants: NDArray[np.generic], **attributes: object) -> None:
+def _append(model: onnx.ModelProto, kind: str, *constants: NDArray[np.generic], **attributes: Any) -> None:  # noqa: ANN401
     """Append a node to the graph's only output, and make its result the output."""
     index, before = GraphIndex(model), model.graph.output[0].name
     result = f"{before}_{kind.lower()}"

@@ -90,8 +90,11 @@ def test_a_strangers_network_is_converted_as_checkpoint_and_as_onnx_file(
     network = importlib.import_module("mynets").build().eval()
     with torch.no_grad():
         # It answers with the mean of the bundled portraits' points, which are those of its crops too.
-        windows = [crop_windows(face.bbox_xyxy[None], 1.2).to_crop(face.landmarks[None]) for face in portraits()]
-        network.fc.bias.copy_(torch.from_numpy(np.concatenate(windows).mean(axis=0).ravel()))
+        boxes, points = (
+            np.stack(values) for values in zip(*((f.bbox_xyxy, f.landmarks) for f in portraits()), strict=True)
+        )
+        mean = crop_windows(boxes, 1.2).to_crop(points).mean(axis=0)
+        network.fc.bias.copy_(torch.from_numpy(mean.ravel()))
         network.fc.weight.mul_(0.1)
     torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, "own.pth")
     hurry = ["--faces", "8", "--ranges", "minmax", "--allow-slower"]

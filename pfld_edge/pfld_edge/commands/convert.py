@@ -238,7 +238,10 @@ def opened_checkpoint(path: Path, told: Mapping[str, object]) -> "tuple[nn.Modul
 
 
 def opened_graph(
-    path: Path, network: str | None, given: Path | None, **told: object
+    path: Path,
+    network: str | None,
+    given: Path | None,
+    **told: Any,  # noqa: ANN401 - `network_options`
 ) -> "tuple[onnx.ModelProto, Contract]":
     """Bring an ONNX file, or a checkpoint of a network of the user's own, into our form."""
     from pfld_edge.console import note
