@@ -1,9 +1,12 @@
 """Changes the contract in a model's file: fields given as text are checked against the network and written to it."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+
+import onnx
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import (
@@ -14,10 +17,14 @@ from pfld_edge_convert.model_file import (
     take_fingerprint,
     write_model,
 )
-from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, ModelContractError
+from pfld_edge_convert.passes.base import graph_inputs
+from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, LandmarkScheme, ModelContractError
 from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import check_signature
 from pfld_edge_runtime.session import open_session
+
+Told = str | LandmarkScheme
+"""Value of a field as a user gives it."""
 
 _SCHEMES = {scheme.name: scheme for scheme in (WFLW_98, IBUG_68, FIVE_POINTS)}
 _NUMBERS = ("mean", "scale")
@@ -44,38 +51,66 @@ def carried_contract(path: Path) -> Contract | None:
         return read_contract(model)
 
 
-def new_contract(path: Path, values: Mapping[str, str]) -> Contract:
-    """Make the contract of an ONNX file that carries none; input size, layout and dtype come from its graph.
+def known_contract(path: Path, model: onnx.ModelProto, given: Path | None = None) -> Contract | None:
+    """The contract of the JSON file that is given, else the one in an ONNX file, else that of the JSON file beside it.
 
-    The values are as for `changed_contract`, and must hold the colour order, mean, scale, margin and landmarks.
+    Raises:
+        ModelContractError: The first or the second is damaged. A JSON file beside the model may be something else.
+    """
+    if given is not None:
+        with naming(given):
+            return Contract.from_json(given.read_text(encoding="utf-8", errors="replace"))
+    with naming(path):
+        carried = read_contract(model)
+    beside = contract_path(path)
+    if carried is None and beside.is_file():
+        with suppress(ModelContractError):
+            return Contract.from_json(beside.read_text(encoding="utf-8", errors="replace"))
+    return carried
+
+
+def contract_of_graph(
+    model: onnx.ModelProto, name: str, values: Mapping[str, Told], options: Mapping[str, str] | None = None
+) -> Contract:
+    """Make the contract of an ONNX network that carries none; input size, layout and dtype come from its graph.
+
+    Args:
+        model: The network.
+        name: Of its file, for messages.
+        values: As for `changed_contract`; colour order, margin and landmarks must be among them, and mean and scale
+            unless the network takes raw pixels.
+        options: Names of the options by which these are given; `--set NAME=...` where left out.
 
     Raises:
         ConvertError: One of these is missing, or the input is no image of fixed size.
     """
-    missing = [name for name in _ASSUMED if name not in values]
-    if missing:
-        raise ConvertError(
-            f"{path.name} carries no contract: give {', '.join(f'--set {name}=...' for name in missing)} too; "
-            "`--find` looks for their values"
-        )
-    inputs = open_session(path).get_inputs()
+    inputs = graph_inputs(model)
     if len(inputs) != 1:
-        raise ConvertError(f"{path.name}: a landmark network has one input, this file has {len(inputs)}")
-    model_input, shape = inputs[0], list(inputs[0].shape)
+        raise ConvertError(f"{name}: a landmark network has one input, this file has {len(inputs)}")
+    tensor = inputs[0].type.tensor_type
+    raw = tensor.elem_type == onnx.TensorProto.UINT8
+    told = {**({"mean": "0", "scale": "1"} if raw else {}), **values}
+    missing = [field for field in _ASSUMED if field not in told]
+    if missing:
+        given = ", ".join(options[field] if options else f"--set {field}=..." for field in missing)
+        find = "`--find`" if options is None else f"`pfld-edge contract {name} --find`"
+        raise ConvertError(f"{name} carries no contract: give {given} too; {find} looks for their values")
+    shape = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
     layout = "NHWC" if shape[-1:] == [3] else "NCHW"
     side = shape[2] if len(shape) == 4 else None
-    size = values.get("input_size", side)
-    if not str(size).isdecimal():
-        raise ConvertError(f"{path.name}: its input {shape} has no fixed size; give --set input_size=...")
-    dtype = "uint8" if model_input.type == "tensor(uint8)" else "float32"
-    return changed_contract(Contract(input_size=int(str(size)), layout=layout, input_dtype=dtype), values)
+    size = str(told.get("input_size", side))
+    if not size.isdecimal():
+        option = "--set input_size=..." if options is None else options["input_size"]
+        raise ConvertError(f"{name}: its input {shape} has no fixed size; give {option}")
+    dtype = "uint8" if raw else "float32"
+    return changed_contract(Contract(input_size=int(size), layout=layout, input_dtype=dtype), told)
 
 
-def changed_contract(contract: Contract, values: Mapping[str, str]) -> Contract:
+def changed_contract(contract: Contract, values: Mapping[str, Told]) -> Contract:
     """Change fields of a contract, given as text by name of `FIELDS`.
 
     ``margin`` is a number, ``mean`` and ``scale`` are one number or three with commas, ``landmarks`` is ``wflw-98``,
-    ``ibug-68`` or ``five-points``.
+    ``ibug-68`` or ``five-points``, or a scheme.
 
     Raises:
         ModelContractError: A field is unknown, or its value no runtime can obey.
@@ -85,7 +120,9 @@ def changed_contract(contract: Contract, values: Mapping[str, str]) -> Contract:
         if name not in FIELDS:
             raise ModelContractError(f"a contract has no field {name!r} to set; known: {', '.join(FIELDS)}")
         try:
-            if name == "margin":
+            if isinstance(text, LandmarkScheme):
+                record[name] = asdict(text)
+            elif name == "margin":
                 record["crop"]["margin"] = float(text)
             else:
                 record[name] = _value(name, text)
@@ -101,7 +138,7 @@ def _value(name: str, text: str) -> object:
     if name == "landmarks":
         if text not in _SCHEMES:
             raise ValueError(f"expected {', '.join(_SCHEMES)}; other points come with --contract FILE.json")
-        return Contract(landmarks=_SCHEMES[text]).to_dict()["landmarks"]
+        return asdict(_SCHEMES[text])
     if name == "input_size":
         return int(text)
     if name == "nme":

@@ -1,10 +1,13 @@
 """Exports a torch module to ONNX."""
 
+import importlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import onnx
 import torch
@@ -12,16 +15,19 @@ from torch import nn
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.passes.canonical_form import BATCH, IR_VERSION, OPSET
+from pfld_edge_convert.reparameterize import reparameterize
+from pfld_edge_train.checkpoint import fill_network
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "landmarks"
 
 
-def export_onnx(model: nn.Module, input_size: int) -> onnx.ModelProto:
+def export_onnx(model: nn.Module, input_size: int, output_names: list[str] | None = None) -> onnx.ModelProto:
     """Export a network with a dynamic batch, opset 18, for every onnxruntime since 1.17.
 
     The network, reparameterized, maps ``image`` ``(N, 3, S, S)`` float32, S the input size, to ``landmarks``
-    ``(N, 2 * P)``. The exporter's notes, which hold paths of this machine, are left out.
+    ``(N, 2 * P)``, or to the outputs of these names, which torch chooses where the list is empty. The exporter's notes,
+    which hold paths of this machine, are left out.
 
     Raises:
         ConvertError: torch can't export the module, or only for one batch size.
@@ -36,7 +42,7 @@ def export_onnx(model: nn.Module, input_size: int) -> onnx.ModelProto:
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim(BATCH)},),
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=[OUTPUT_NAME] if output_names is None else output_names,
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
@@ -51,6 +57,36 @@ def export_onnx(model: nn.Module, input_size: int) -> onnx.ModelProto:
     _name_layers(exported)
     exported.ir_version = IR_VERSION
     return exported
+
+
+def export_checkpoint(path: Path, network: str, input_size: int) -> onnx.ModelProto:
+    """Export a checkpoint of a network that a user's own code builds.
+
+    Args:
+        path: A state dict, or a dict that holds one.
+        network: ``module:factory``; the factory is called without arguments, from the working folder or a package.
+        input_size: Side of the image that the network takes, ``(N, 3, S, S)``.
+
+    Raises:
+        ConvertError: The factory can't be called or makes no network, or torch can't export it.
+        CheckpointError: The file can't be read or doesn't fit the network.
+    """
+    module_name, _, factory = network.partition(":")
+    if not (module_name and factory):
+        raise ConvertError(f"--network {network!r} is no module:factory, e.g. mynets:build")
+    # As `python -m` would; a console script's path lacks the working folder.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        model = getattr(importlib.import_module(module_name), factory)()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConvertError(f"--network {network} can't be built: {type(error).__name__}: {reason}") from error
+    finally:
+        del sys.path[0]
+    if not isinstance(model, nn.Module):
+        raise ConvertError(f"--network {network} gives {type(model).__name__}, not a torch.nn.Module")
+    fill_network(model, path)
+    return export_onnx(reparameterize(model), input_size, [])
 
 
 @contextmanager

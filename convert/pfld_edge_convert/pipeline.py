@@ -49,7 +49,7 @@ class ConvertedFile:
         macs: Multiply-accumulates a face.
         parameters: Weights and biases.
         nodes: Nodes of the graph; of other formats than QOperator, those of the same network in that format.
-        max_difference: Largest absolute difference to the torch network on the samples, fractions of the crop; of an
+        max_difference: Largest absolute difference to the given network on the samples, fractions of the crop; of an
             end-to-end graph, see `pixel_difference`, that of the plain file that it was made from.
         pixel_difference: Of an end-to-end graph: the largest difference to the runtime with that plain file, on the
             bundled portraits, pixels. None of a plain file.
@@ -85,7 +85,7 @@ def int8_path(output: Path) -> Path:
 
 
 def convert(
-    model: nn.Module,
+    model: nn.Module | onnx.ModelProto,
     contract: Contract,
     output: Path,
     crops: NDArray[np.uint8],
@@ -99,7 +99,8 @@ def convert(
     is killed leaves what was there before.
 
     Args:
-        model: A trained network with or without training branches; left as it is.
+        model: A trained network of `pfld_edge_train.models`, with or without training branches, or an ONNX network in
+            our form (`landmark_graph`); left as it is.
         contract: How the network was trained; the files carry it with a fingerprint of their own.
         output: The float file; see `int8_path` and `end_to_end_path` for the others. Its folder is made if need be.
         crops: ``(N, S, S, 3)`` uint8 faces, on which every step is checked and differences are measured.
@@ -114,8 +115,11 @@ def convert(
     """
     _check_crops(crops, contract)
     samples = np.asarray(prepare_input(crops, contract), np.float32)
-    expected = _torch_output(model, contract, samples)
-    exported = export_onnx(reparameterize(model), contract.input_size)
+    if isinstance(model, onnx.ModelProto):
+        exported, expected = model, run_model(model, samples)
+    else:
+        expected = _torch_output(model, contract, samples)
+        exported = export_onnx(reparameterize(model), contract.input_size)
     optimized, passes = run_passes(exported, default_passes(), samples)
     made = [_Made(output, optimized, contract.replace(quantization="none", calibration=""), FLOAT_TOLERANCE)]
     outcome = None
@@ -135,7 +139,7 @@ def convert(
         others = [name for name in dict.fromkeys(int8.formats) if name != "qoperator"]
         files += [_other_format(name, outcome, int8, output, crops, expected, contents) for name in others]
     if not files[0].max_difference <= _LARGEST_DIFFERENCE:
-        raise ConvertError(f"the converted network differs from torch by {files[0].max_difference:.3g}")
+        raise ConvertError(f"the converted network differs from the given one by {files[0].max_difference:.3g}")
     _make_folder(output.parent)
     write_files(contents)
     return ConversionReport(tuple(files), tuple(passes), outcome)

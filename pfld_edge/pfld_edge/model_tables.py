@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 _FORMAT = "pfld-edge-inspect-1"
 _WIDE = 110
 """Columns of a terminal that shows how each layer runs, and figures in full."""
+_FLOAT = 8
+"""Operators in float that a summary names."""
 _LONG, _EDITS = 60, 12
 """Characters of a value, and places of a graph, that a table of differences shows."""
 
 
-def conversion_table(report: "ConversionReport", input_size: int) -> Table:
-    """Lay out the files that were written, a line each, with differences in pixels of the crop too."""
-    table = new_table("Written", "file", figures=("size", "MACs", "parameters", "nodes", "largest difference to torch"))
+def conversion_table(report: "ConversionReport", input_size: int, given: str) -> Table:
+    """Lay out the files that were written, a line each, with differences to `given`, in pixels of the crop too."""
+    difference = f"largest difference to {given}"
+    table = new_table("Written", "file", figures=("size", "MACs", "parameters", "nodes", difference))
     for file in report.files:
         table.add_row(
             str(file.path),
@@ -99,7 +102,10 @@ def int8_lines(outcome: "Int8Outcome") -> list[str]:
         f"ranges: {outcome.report.method}, by the landmarks of held-back calibration faces",
         outcome.coverage.describe(),
         f"one face, one thread, this machine: {speed}",
+        *(f"in float: {operator}" for operator in outcome.report.float_operators[:_FLOAT]),
     ]
+    if (left := len(outcome.report.float_operators) - _FLOAT) > 0:
+        lines.append(f"in float: {left} more operators (`pfld-edge inspect --json` has all)")
     budget = outcome.budget
     if budget is not None:
         kept = ", ".join(budget.float_layers) or "none"

@@ -1,15 +1,21 @@
-"""The worked examples of the pages on labelling and fine-tuning run, in order, as they are printed."""
+"""The worked examples of the pages on labelling, fine-tuning and own networks run, in order, as they are printed."""
 
+import importlib
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from pfld_edge.cli import run
+from pfld_edge_calib import portraits
+from pfld_edge_convert.export import export_onnx
 from pfld_edge_runtime import FaceLandmarker
+from pfld_edge_runtime.crop import crop_windows
 from pfld_edge_train.config import TrainConfig, tomllib
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +78,45 @@ def test_the_fine_tuning_example_runs_from_faces_to_a_picture(
             assert "last layer: all 68 points follow from wflw-98" in said
     assert (checkout / "out/own.png").is_file()
     assert FaceLandmarker(checkout / "out/own.int8.onnx").contract.landmarks.name == "ibug-68"
+
+
+def test_a_strangers_network_is_converted_as_checkpoint_and_as_onnx_file(
+    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    (checkout / "mynets.py").write_text(blocks("your-own-network.md", "python")[0])
+    monkeypatch.syspath_prepend(checkout)
+    network = importlib.import_module("mynets").build().eval()
+    with torch.no_grad():
+        # It answers with the mean of the bundled portraits' points, which are those of its crops too.
+        boxes, points = (
+            np.stack(values) for values in zip(*((f.bbox_xyxy, f.landmarks) for f in portraits()), strict=True)
+        )
+        mean = crop_windows(boxes, 1.2).to_crop(points).mean(axis=0)
+        network.fc.bias.copy_(torch.from_numpy(mean.ravel()))
+        network.fc.weight.mul_(0.1)
+    torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, "own.pth")
+    hurry = ["--faces", "8", "--ranges", "minmax", "--allow-slower"]
+    onnx_file, checkpoint, _verify = typed("your-own-network.md")
+    assert "convolutions and products run in 8 bits" in typed_in(checkout, [*checkpoint, *hurry], capsys)
+    # A stranger's file: fixed batch, pixels, a second output.
+    stranger = export_onnx(network, 64)
+    stranger.graph.output.append(onnx.helper.make_tensor_value_info("side", onnx.TensorProto.FLOAT, None))
+    pixels = onnx.numpy_helper.from_array(np.array(64, np.float32), "pixels")
+    stranger.graph.initializer.append(pixels)
+    stranger.graph.node.append(onnx.helper.make_node("Mul", ["landmarks", "pixels"], ["side"]))
+    stranger.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(stranger, "strangers.onnx")
+    assert run(onnx_file[1:]) == 2
+    assert "give --output-name" in capsys.readouterr().err
+    said = typed_in(checkout, [*onnx_file, *hurry, "--output-name", "side"], capsys)
+    assert "side is read as coordinates in pixels" in said
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2) / np.float32(255))).detach().numpy()
+    for name in ("own", "strangers"):
+        found = FaceLandmarker(checkout / f"out/{name}.onnx").predict_crops(images)
+        np.testing.assert_allclose(found.reshape(2, -1), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("page", ["labelling.md", "fine-tuning.md"])

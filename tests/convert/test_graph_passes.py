@@ -31,7 +31,7 @@ from pfld_edge_convert.passes import (
     default_passes,
     run_passes,
 )
-from pfld_edge_convert.passes.canonical_form import OPSET
+from pfld_edge_convert.passes.canonical_form import OPSET, SpellLayers
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -421,3 +421,37 @@ def test_hard_activations_are_recognized(name: str, opset: int) -> None:
     assert [item.op_type for item in model.graph.node] == ["Conv", *expected, "Conv"]
     with torch.inference_mode():
         np.testing.assert_allclose(run_model(model, inputs), network(torch.from_numpy(inputs)).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[3, 1, 2], None])
+def test_splits_and_linear_layers_are_spelled_as_slices_and_gemm(build: Build, sizes: list[int] | None) -> None:
+    random = np.random.default_rng(0)
+    constants = {
+        "sizes": np.array(sizes or [2, 2, 2]),
+        "w": random.normal(size=(6, 4)).astype(np.float32),
+        "b": random.normal(size=4).astype(np.float32),
+    }
+    split = node("Split", ["x", "sizes"] if sizes else ["x"], ["p", "q", "r"], axis=1)
+    if sizes is None:
+        split.attribute.append(helper.make_attribute("num_outputs", 3))
+    nodes = [
+        split,
+        node("Concat", ["r", "p", "q"], ["c"], axis=1),
+        node("MatMul", ["c", "w"], ["m"]),
+        node("Add", ["b", "m"], ["y"]),
+    ]
+    model = build(nodes, constants, ["batch", 6])
+    result = SpellLayers()(model).model
+    assert [item.op_type for item in result.graph.node] == ["Slice"] * 3 + ["Concat", "Gemm"]
+    inputs = random.normal(size=(5, 6)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_a_constant_of_rank_0_keeps_its_rank(build: Build) -> None:
+    nodes = [
+        node("Constant", [], ["row"], value=onnx.numpy_helper.from_array(np.array(1, INT))),
+        node("Gather", ["x", "row"], ["y"], axis=1),
+    ]
+    result = FoldConstants()(build(nodes, {}, ["batch", 3])).model
+    assert [tuple(item.dims) for item in result.graph.initializer] == [()]
+    assert run_model(result, np.ones((2, 3), np.float32)).shape == (2,)

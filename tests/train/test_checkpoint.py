@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pfld_edge_train.checkpoint import (
     Checkpoint,
+    fill_network,
     infer_config,
     load_checkpoint,
     load_model,
@@ -251,3 +253,13 @@ def test_every_candidate_width_gives_the_first_layer_its_channels() -> None:
     for channels in range(10, 130):
         for width in width_candidates("pfld-ghostnet", channels):
             assert ModelConfig("pfld-ghostnet", width).scaled(64) == channels
+
+
+def test_any_network_is_filled_from_a_wrapped_state_dict(tmp_path: Path) -> None:
+    source, target = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)) for _ in range(2))
+    record = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in source.state_dict().items()}}
+    torch.save(record, tmp_path / "a.pth")
+    fill_network(target, tmp_path / "a.pth")
+    assert torch.equal(target[0].weight, source[0].weight)
+    with pytest.raises(CheckpointError, match="the checkpoint lacks weight"):
+        fill_network(nn.Linear(2, 2), tmp_path / "a.pth")

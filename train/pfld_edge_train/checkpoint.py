@@ -107,6 +107,17 @@ def load_model(path: Path) -> tuple[LandmarkNet, Checkpoint]:
     return model.eval(), checkpoint
 
 
+def fill_network(model: nn.Module, path: Path) -> None:
+    """Load a state dict, or a dict that holds one, into any network; prefixes are removed where the names then fit.
+
+    Raises:
+        CheckpointError: The file can't be read, or a name or shape doesn't fit.
+    """
+    weights = _state_dict(_read(path))
+    expected = set(model.state_dict())
+    _fill(model, max(_unwrapped(weights), key=lambda inner: len(expected.intersection(inner))), path)
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
@@ -164,15 +175,19 @@ def _own(record: dict[str, Any]) -> Checkpoint:
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:
+    weights = _state_dict(record)
+    weights = next((inner for inner in _unwrapped(weights) if _kind(inner)), weights)
+    return Checkpoint(weights=weights, model=infer_config(weights))
+
+
+def _state_dict(record: dict[str, Any]) -> dict[str, Tensor]:
     while key := next((key for key in _FOREIGN_KEYS if isinstance(record.get(key), dict)), None):
         record = record[key]
     strangers = [name for name, value in record.items() if not isinstance(value, Tensor)]
     if strangers or not record:
         found = f"other things, such as {strangers[0]!r}" if strangers else "nothing"
         raise CheckpointError(f"expected a state dict of tensors, found {found}")
-    weights = {str(name): value for name, value in record.items()}
-    weights = next((inner for inner in _unwrapped(weights) if _kind(inner)), weights)
-    return Checkpoint(weights=weights, model=infer_config(weights))
+    return {str(name): value for name, value in record.items()}
 
 
 def _unwrapped(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -92,7 +92,7 @@ class GraphIndex:
             stem, count = name, 1
             while name in taken:
                 name, count = f"{stem}_{count}", count + 1
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)  # ascontiguousarray would add an axis
         kept = [item for item in self.graph.initializer if item.name == name]
         if kept:
             kept[0].CopyFrom(tensor)

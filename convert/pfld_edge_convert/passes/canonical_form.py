@@ -50,8 +50,9 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
     """Bring a network with one input ``(N, ...)``, of any opset, to opset 18 with a dynamic batch.
 
     The result has the same outputs: without Constant, Identity, Dropout and other nodes without effect, without
-    computed shapes where they depend on nothing but the batch, and with BatchNormalization folded into convolutions.
-    Newer opsets than 18 are kept. Every output is compared with the original's after each pass, on random inputs.
+    computed shapes where they depend on nothing but the batch, with BatchNormalization folded into convolutions, linear
+    layers as Gemm and Split as Slice. Newer opsets than 18 are kept. Every output is compared with the original's after
+    each pass, on random inputs.
 
     Raises:
         ConvertError: The network has several inputs, or a pass can't rewrite it.
@@ -59,7 +60,14 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
     inputs = graph_inputs(model)
     if len(inputs) != 1:
         raise ConvertError(f"expected one input, found {len(inputs)}: {', '.join(value.name for value in inputs)}")
-    passes = (UpgradeOpset(), FoldConstants(), MakeBatchDynamic(), EliminateIdentity(), FoldBatchNorm())
+    passes = (
+        UpgradeOpset(),
+        FoldConstants(),
+        MakeBatchDynamic(),
+        SpellLayers(),
+        EliminateIdentity(),
+        FoldBatchNorm(),
+    )
     # Weights among the inputs, as in files of IR version 3, are not packed by onnxruntime: sums are rounded otherwise.
     cleaned = with_input_shapes(model, {})
     drop_unused(cleaned)
@@ -350,6 +358,66 @@ def _steps_are_one(index: GraphIndex, node: onnx.NodeProto) -> bool:
 def _looks_at_one_pixel(node: onnx.NodeProto) -> bool:
     kernel, strides = attribute(node, "kernel_shape", []), attribute(node, "strides", [1])
     return set(kernel) == {1} and set(strides) == {1} and not any(attribute(node, "pads", []))
+
+
+class SpellLayers(GraphPass):
+    """Writes linear layers and splits by the operators that the other passes and the quantizer know.
+
+    Rewrite rules:
+        - ``MatMul(x, W)`` of a rank-2 ``x`` and a constant, with or without ``Add`` of a constant vector, becomes
+          ``Gemm(x, W, b)``.
+        - ``Split(x)`` into constant sizes becomes a ``Slice`` for each part.
+    """
+
+    name: ClassVar[str] = "spell-layers"
+
+    def rewrite(self, model: onnx.ModelProto) -> str:
+        """Edit the model in place; return what was done."""
+        index, products, splits = GraphIndex(model), 0, 0
+        for node in list(model.graph.node):
+            if node.op_type == "MatMul" and _as_gemm(index, node):
+                products, index = products + 1, GraphIndex(model)
+            elif node.op_type == "Split" and _as_slices(index, node):
+                splits += 1
+        return f"{products} MatMul became Gemm, {splits} Split became Slice" if products + splits else ""
+
+
+def _as_gemm(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    weight = index.constants.get(node.input[1])
+    if weight is None or weight.ndim != 2 or index.rank(node.input[0]) != 2 or weight.dtype != np.float32:
+        return False
+    node.op_type = "Gemm"
+    add = index.only_consumer(node.output[0])
+    if add is not None and add.op_type == "Add":
+        bias = next((name for name in add.input if name != node.output[0]), "")
+        value = index.constants.get(bias)
+        if value is not None and value.size == weight.shape[1] == value.shape[-1]:
+            node.input.append(index.add_constant(f"{bias}_vector", value.ravel()))
+            node.output[0] = add.output[0]
+            index.graph.node.remove(add)
+    return True
+
+
+def _as_slices(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    axis, shape = attribute(node, "axis", 0), index.shapes.get(node.input[0], ())
+    whole = shape[axis] if -len(shape) <= axis < len(shape) else "?"
+    if not isinstance(whole, int):
+        return False
+    sizes = index.constants.get(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+    if sizes is None:
+        part = -(-whole // len(node.output))
+        sizes = np.minimum(part, whole - part * np.arange(len(node.output)))
+    ends = np.cumsum(sizes)
+    position = list(index.graph.node).index(node)
+    for output, size, end in zip(node.output, sizes, ends, strict=True):
+        bounds = [
+            index.add_constant(f"{output}_{what}", np.array([value], np.int64))
+            for what, value in (("start", end - size), ("end", end), ("axis", axis))
+        ]
+        slice_ = onnx.helper.make_node("Slice", [node.input[0], *bounds], [output], name=f"{node.name}_{output}")
+        index.graph.node.insert(position, slice_)
+    index.graph.node.remove(node)
+    return True
 
 
 def with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:

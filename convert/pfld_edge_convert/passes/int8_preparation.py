@@ -331,9 +331,9 @@ class EqualizeChannels(GraphPass):
     def _factors(self, channels: ChannelMap, fixed: set[int], columns: Mapping[int, float]) -> dict[int, float]:
         factors: dict[int, float] = {}
         for name, reach in self._ranges.items():
-            if name not in channels.ids:
+            numbers = [int(number) for number in channels.channels(name)] if name in channels.ids else []
+            if not numbers:
                 continue
-            numbers = [int(number) for number in channels.channels(name)]
             read = np.array([columns.get(number, 0.0) for number in numbers])
             read = np.where(read > 0, read, read.max() if read.max() > 0 else 1.0)
             wanted = np.maximum(reach, 1e-30) ** self._strength / read ** (1 - self._strength)

@@ -97,7 +97,8 @@ def _carried(model: Path) -> "Contract | None":
 
 
 def _written(model: Path, settings: tuple[str, ...], source: Path | None) -> "Contract":
-    from pfld_edge_convert.contract_fields import carried_contract, changed_contract, new_contract, write_contract
+    from pfld_edge_convert.contract_fields import carried_contract, changed_contract, contract_of_graph, write_contract
+    from pfld_edge_convert.model_file import load_onnx
     from pfld_edge_runtime import Contract
     from pfld_edge_runtime.errors import naming
 
@@ -111,7 +112,8 @@ def _written(model: Path, settings: tuple[str, ...], source: Path | None) -> "Co
     if source is not None:
         with naming(source):
             base = Contract.from_json(source.read_text(encoding="utf-8", errors="replace"))
-    contract = write_contract(model, new_contract(model, values) if base is None else changed_contract(base, values))
+    made = contract_of_graph(load_onnx(model), model.name, values) if base is None else changed_contract(base, values)
+    contract = write_contract(model, made)
     click.echo(f"contract -> {model} and {model.with_suffix('.json')}", err=True)
     return contract
 

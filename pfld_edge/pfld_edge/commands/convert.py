@@ -1,13 +1,26 @@
 """`pfld-edge convert`: from a checkpoint to files for devices."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import BUNDLED, PATH, SHARE, check_suffix, detector_option, output_option, strict_option
+from pfld_edge.options import (
+    BUNDLED,
+    PATH,
+    SHARE,
+    all_of,
+    check_suffix,
+    detector_option,
+    output_option,
+    strict_option,
+)
 
 if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
     from pfld_edge.console import SkippedFiles
     from pfld_edge_convert.int8_stage import LabelledCrops
     from pfld_edge_runtime import Contract
@@ -16,11 +29,43 @@ _TARGETS = ("portable", "x86-vnni", "x86-avx2", "arm64")
 _RANGES = ("auto", "minmax", "faces", "moving-average", "percentile", "mse", "entropy")
 _FORMATS = ("qoperator", "qdq", "qdq-int8", "litert")
 _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
+_FIELDS = {"color": "color_order", "crop_margin": "margin"}
+"""Fields of the contract that options name otherwise."""
+_READING = ("output_name", "output_order", "output_space")
+
+network_options = all_of(
+    click.option(
+        "--network",
+        metavar="MODULE:FACTORY",
+        help="A torch network of your own: CHECKPOINT is its state dict, FACTORY() builds it.",
+    ),
+    click.option("--contract", "given", type=PATH, help="The contract as JSON, for what the options below leave out."),
+    click.option("--color", type=click.Choice(["bgr", "rgb"]), help="Order of the input's colours."),
+    click.option("--mean", metavar="M[,M,M]", help="Subtracted from pixels of 0 to 255, in the order of the colours."),
+    click.option("--scale", metavar="S[,S,S]", help="Divides them then: --mean 0 --scale 255 for pixels of 0 to 1."),
+    click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Of the input; as its shape says if left out."),
+    click.option(
+        "--input-size", type=click.IntRange(16, 4096), help="Side of the input, where its shape leaves it free."
+    ),
+    click.option("--crop-margin", type=float, help="Side of the crop over the landmarks' tight box, e.g. 1.2."),
+    click.option("--landmarks", metavar="wflw-98|ibug-68|N", help="Order of the points, or their number."),
+    click.option("--output-name", help="The output with the landmarks, where several could be."),
+    click.option(
+        "--output-order",
+        type=click.Choice(["x0 y0 x1 y1", "x0 x1 y0 y1", "x0 y0 z0", "heat maps"]),
+        help="Its order; as its shape says if left out.",
+    ),
+    click.option(
+        "--output-space",
+        type=click.Choice(["0..1", "-1..1", "pixels"]),
+        help="Its coordinates in the crop; found on the bundled portraits if left out.",
+    ),
+)
 
 
 @click.command("convert")
-@click.argument("checkpoint", type=PATH)
-@output_option("The ONNX file; CHECKPOINT's name where left out.", required=False)
+@click.argument("checkpoint", metavar="MODEL", type=PATH)
+@output_option("The ONNX file; MODEL's name where left out, NAME.edge.onnx for NAME.onnx.", required=False)
 @click.option("--int8", is_flag=True, help="Also write OUTPUT.int8.onnx, statically quantized; it takes raw pixels.")
 @click.option(
     "--format",
@@ -69,6 +114,7 @@ _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
 )
 @click.option("--data-images", type=PATH, help="Folder of that CSV's images.")
 @click.option("--allow-slower", is_flag=True, help="Keep an INT8 file that is slower than fp32 on this machine.")
+@network_options
 def convert_command(
     checkpoint: Path,
     output: Path | None,
@@ -89,8 +135,13 @@ def convert_command(
     data: Path | None,
     data_images: Path | None,
     allow_slower: bool,
+    network: str | None,
+    **told: Any,  # noqa: ANN401 - `network_options`
 ) -> None:
-    """Turn CHECKPOINT into a small ONNX file that carries its contract, and with --int8 into a second one.
+    """Turn MODEL into a small ONNX file that carries its contract, and with --int8 into a second one.
+
+    MODEL is a checkpoint, or any ONNX file of a network that maps an image to landmarks. What such a file doesn't say
+    is told by --color, --mean, --scale, --crop-margin and --landmarks; `pfld-edge contract --find` looks for it.
 
     With --end-to-end each gets a twin that apps in any language run without cropping or normalizing anything.
     Every step is checked on faces; the tables say what it changed. Exits with status 1, and writes nothing, where
@@ -107,43 +158,43 @@ def convert_command(
         raise click.UsageError(
             "--detector needs --calibration: a folder of photographs, or a text file that lists them"
         )
-    if checkpoint.suffix.lower() == ".onnx":
-        raise click.UsageError(f"{checkpoint} is an ONNX file; `pfld-edge import-onnx` makes a checkpoint of it")
-    file = checkpoint.with_suffix(".onnx") if output is None else output
+    is_onnx = checkpoint.suffix.lower() == ".onnx"
+    file = checkpoint.with_suffix(".edge.onnx" if is_onnx else ".onnx") if output is None else output
     check_suffix(file, "output", ".onnx")
+    if file.resolve() == checkpoint.resolve():
+        raise click.UsageError(f"{file} would be written over: give another name by --output")
+    if is_onnx and network is not None:
+        raise click.UsageError("--network belongs to a checkpoint: an ONNX file holds its network")
 
-    from pfld_edge.console import (
-        SkippedFiles,
-        console,
-        note,
-        note_assumed,
-        note_faceless,
-        note_left_out,
-        progress_bar,
-    )
+    from pfld_edge.console import SkippedFiles, console, note, note_faceless, note_left_out, progress_bar
     from pfld_edge.model_tables import conversion_table, int8_lines, quantization_table
     from pfld_edge_calib.calibration import is_photo_folder, needs_detector
     from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
     from pfld_edge_convert.errors import FellShortError
     from pfld_edge_convert.int8_stage import Int8Request
     from pfld_edge_convert.landmark_models import open_landmark_model
-    from pfld_edge_convert.model_file import checkpoint_contract
+    from pfld_edge_convert.model_file import onnx_bytes
     from pfld_edge_convert.pipeline import convert
     from pfld_edge_convert.quantization.settings import QuantizationSettings
-    from pfld_edge_runtime.errors import naming
-    from pfld_edge_train.checkpoint import load_model
+    from pfld_edge_runtime import LandmarkModel
 
-    model, loaded = load_model(checkpoint)
-    with naming(checkpoint):
-        contract = checkpoint_contract(loaded)
-    note_assumed(checkpoint.name, not loaded.contract)
+    model: nn.Module | onnx.ModelProto
+    graph = None
+    if is_onnx or network is not None:
+        graph, contract = opened_graph(checkpoint, network, **told)
+        model = graph
+    else:
+        model, contract = opened_checkpoint(checkpoint, told)
     request: Int8Request | None = None
     skip = SkippedFiles(strict=strict)
     if int8:
         if detector is None and calibration is not None and needs_detector(calibration):
             detector = BUNDLED
             note("the bundled detector finds the faces of --calibration; --detector takes others")
-        float_model = None if detector is None else open_landmark_model(checkpoint)
+        float_model = None
+        if detector is not None:
+            strange = None if graph is None else onnx_bytes(graph, contract)
+            float_model = open_landmark_model(checkpoint) if strange is None else LandmarkModel.open(strange)
         source = CalibrationSource(calibration, images, detector, float_model, faces, seed, jitter, cache)
         if calibration is not None and is_photo_folder(calibration):
             note_left_out(calibration)
@@ -173,12 +224,64 @@ def convert_command(
     for done in report.passes:
         if done.modified:
             note(f"{done.name}: {done.detail} (output changed by {done.max_difference:.1g})")
-    console().print(conversion_table(report, contract.input_size))
+    console().print(conversion_table(report, contract.input_size, "torch" if graph is None else "the given network"))
     if report.int8 is not None:
         console().print(quantization_table(report.int8.report, most=5))
         for line in int8_lines(report.int8):
             console().print(line, markup=False, soft_wrap=True)
     skip.check()
+
+
+def opened_checkpoint(path: Path, told: Mapping[str, object]) -> "tuple[nn.Module, Contract]":
+    """Read a checkpoint that tells its network."""
+    from pfld_edge.console import note_assumed
+    from pfld_edge_convert.model_file import checkpoint_contract
+    from pfld_edge_runtime.errors import naming
+    from pfld_edge_train.checkpoint import load_model
+
+    needless = [name.replace("_", "-") for name, value in told.items() if value is not None]
+    if needless:
+        option = "contract" if needless[0] == "given" else needless[0]
+        raise click.UsageError(f"--{option} belongs to an ONNX file or to --network")
+    model, loaded = load_model(path)
+    with naming(path):
+        contract = checkpoint_contract(loaded)
+    note_assumed(path.name, not loaded.contract)
+    return model, contract
+
+
+def opened_graph(
+    path: Path,
+    network: str | None,
+    given: Path | None,
+    **told: Any,  # noqa: ANN401 - `network_options`
+) -> "tuple[onnx.ModelProto, Contract]":
+    """Bring an ONNX file, or a checkpoint of a network of the user's own, into our form."""
+    from pfld_edge.console import note
+    from pfld_edge_convert.contract_fields import known_contract
+    from pfld_edge_convert.landmark_graph import Reading, landmark_graph
+    from pfld_edge_convert.model_file import load_onnx
+    from pfld_edge_runtime import Contract, ModelFileError
+
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file")
+    reading = Reading(*(told.pop(name) for name in _READING))
+    values = {_FIELDS.get(name, name): str(value) for name, value in told.items() if value is not None}
+    if network is None:
+        model = load_onnx(path)
+        base = known_contract(path, model, given)
+    else:
+        from pfld_edge_convert.export import export_checkpoint
+
+        base = None if given is None else Contract.from_json(given.read_text(encoding="utf-8", errors="replace"))
+        size = values.get("input_size", None if base is None else base.input_size)
+        if size is None:
+            raise click.UsageError("--network needs --input-size, the side of the images that it takes")
+        model = export_checkpoint(path, network, int(size))
+    found = landmark_graph(model, path.name, values, base, reading)
+    for sentence in found.notes:
+        note(sentence)
+    return found.model, found.contract
 
 
 def judged_faces(data: Path, images: Path | None, contract: "Contract", skip: "SkippedFiles") -> "LabelledCrops":
