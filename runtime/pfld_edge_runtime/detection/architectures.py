@@ -114,7 +114,7 @@ class SCRFD(OnnxDetector):
     non-commercial research only.
     """
 
-    score_threshold = 0.6
+    score_threshold = 0.5
     nms_threshold = 0.4
     largest_side = 640
 
