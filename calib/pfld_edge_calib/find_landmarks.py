@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.units import Skip
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face
+from pfld_edge_calib.face import Face, Skip
 from pfld_edge_calib.photo import UnusableFaces, face_photo, readable_photo
 from pfld_edge_runtime import (
     BoxError,

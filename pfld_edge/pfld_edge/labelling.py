@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets import Unit, is_sharded, open_faces
-from pfld_edge_calib.datasets.units import Skip, photo_units
+from pfld_edge_calib.face import Skip, photo_units
 from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSettings
 from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity
 from pfld_edge_convert.landmark_models import open_landmark_model

@@ -3,7 +3,18 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pfld_edge_runtime.contract import CONTRACT_KEY, ConfidenceCurve, Contract, CropRule, Fingerprint, fingerprint_image
+from pfld_edge_runtime.contract import (
+    CONTRACT_KEY,
+    FIVE_POINTS,
+    IBUG_68,
+    WFLW_98,
+    ConfidenceCurve,
+    Contract,
+    CropRule,
+    Fingerprint,
+    LandmarkScheme,
+    fingerprint_image,
+)
 from pfld_edge_runtime.crop import CropWindows, crop_faces, crop_windows
 from pfld_edge_runtime.errors import (
     BoxError,
@@ -21,7 +32,6 @@ from pfld_edge_runtime.errors import (
     TrackerError,
 )
 from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, FaceLandmarker, LandmarkModel, prepare_input
-from pfld_edge_runtime.schemes import FIVE_POINTS, IBUG_68, WFLW_98, LandmarkScheme
 from pfld_edge_runtime.session import DEVICES, DeviceWarning
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.contract import WFLW_98, LandmarkScheme
 from pfld_edge_runtime.errors import LandmarkError, MissingPackageError
 from pfld_edge_runtime.geometry.pose import HeadPose, head_pose
 from pfld_edge_runtime.geometry.wflw_points import aligned_faces, eye_openness, mouth_openness
-from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 
 Float = NDArray[np.float32]
 

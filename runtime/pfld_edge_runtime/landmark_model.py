@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
 from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
-from pfld_edge_runtime.litert import is_litert, litert_contract, litert_function
-from pfld_edge_runtime.session import open_session, running_device
+from pfld_edge_runtime.litert import litert_contract, litert_function
+from pfld_edge_runtime.session import is_litert, open_session, running_device
 
 Called = TypeVar("Called")
 

@@ -4,7 +4,6 @@ import importlib
 import struct
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
 from pfld_edge_runtime.errors import DeviceError, MissingPackageError, ModelContractError, ModelFileError
+from pfld_edge_runtime.session import LITERT_IDENTIFIER
 
 _INTERPRETERS = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
-_IDENTIFIER = b"TFL3"
 
 # Places of fields in the tables of LiteRT's FlatBuffers schema (schema.fbs).
 _MODEL_BUFFERS, _MODEL_METADATA = 4, 6
@@ -23,16 +22,9 @@ _METADATA_NAME, _METADATA_BUFFER = 0, 1
 _BUFFER_DATA = 0
 
 
-def is_litert(model: str | Path | bytes) -> bool:
-    """Whether a model is a LiteRT file: by the identifier of its bytes, or by its name."""
-    if isinstance(model, bytes):
-        return model[4:8] == _IDENTIFIER
-    return Path(model).suffix.lower() == ".tflite"
-
-
 def litert_contract(content: bytes) -> Contract | None:
     """Read the contract from a file's metadata; None where it carries none, an error where it is damaged."""
-    if content[4:8] != _IDENTIFIER:
+    if content[4:8] != LITERT_IDENTIFIER:
         raise ModelFileError("the model is not a LiteRT file: it lacks the identifier TFL3")
     try:
         text = _metadata(content, CONTRACT_KEY)

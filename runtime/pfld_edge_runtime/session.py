@@ -10,6 +10,9 @@ import onnxruntime
 
 from pfld_edge_runtime.errors import DeviceError, ModelFileError
 
+LITERT_IDENTIFIER = b"TFL3"
+"""Bytes 4 to 8 of a LiteRT file (FlatBuffers file identifier)."""
+
 DEVICES: dict[str, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -26,6 +29,13 @@ _AUTO = ("cuda", "coreml", "openvino", "xnnpack", "cpu")
 
 class DeviceWarning(UserWarning):
     """The device that was asked for can't run the model; the message says what runs it, and how to change that."""
+
+
+def is_litert(model: str | Path | bytes) -> bool:
+    """Whether a model is a LiteRT file: by the identifier of its bytes, or by its name."""
+    if isinstance(model, bytes):
+        return model[4:8] == LITERT_IDENTIFIER
+    return Path(model).suffix.lower() == ".tflite"
 
 
 def open_session(

@@ -30,7 +30,7 @@ from pfld_edge_calib import (
     read_points_csv,
 )
 from pfld_edge_calib.datasets import Unit
-from pfld_edge_calib.datasets.units import unit_faces
+from pfld_edge_calib.face import unit_faces
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_calib.photo import decode_photo
 from pfld_edge_runtime import WFLW_98, Contract, tight_box

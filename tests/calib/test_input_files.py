@@ -12,8 +12,8 @@ from PIL import Image
 
 from pfld_edge_calib import FaceSetError, photos_in, read_coco, read_photo, read_points_csv
 from pfld_edge_calib.datasets.points_csv import csv_units, read_boxes_csv
-from pfld_edge_calib.datasets.units import unit_faces
 from pfld_edge_calib.datasets.wflw import read_wflw, wflw_list
+from pfld_edge_calib.face import unit_faces
 from pfld_edge_calib.photo import listed_paths, other_files
 
 UPRIGHT = np.zeros((80, 120, 3), np.uint8)

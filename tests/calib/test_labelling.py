@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pfld_edge_calib import FaceSetError, read_points_csv
-from pfld_edge_calib.datasets.units import DatasetPhoto, photo_units
 from pfld_edge_calib.errors import LabellingError
+from pfld_edge_calib.face import DatasetPhoto, photo_units
 from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings, augmented_predictions, consensus
 from pfld_edge_calib.labelling.run import (
     ProgressFile,

@@ -29,7 +29,7 @@ from pfld_edge_calib import (
 )
 from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
 from pfld_edge_calib.datasets.prepared import MANIFEST, ROOM, decoded_picture, open_prepared, read_shard
-from pfld_edge_calib.datasets.units import Skip
+from pfld_edge_calib.face import Skip
 from pfld_edge_calib.photo import UnusableFaces
 from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule, crop_windows
 from pfld_edge_train.config import DataConfig, TrainConfig

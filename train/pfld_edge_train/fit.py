@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from pfld_edge_calib.datasets.units import Skip
+from pfld_edge_calib.face import Skip
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import epoch_order
 from pfld_edge_train.config import TrainConfig

@@ -10,10 +10,9 @@ from pathlib import Path
 from pfld_edge_calib.datasets.coco import read_coco
 from pfld_edge_calib.datasets.points_csv import csv_units
 from pfld_edge_calib.datasets.shards import parquet_units, tar_units
-from pfld_edge_calib.datasets.units import UNIT_FACES, Skip, Unit, photo_units, photos_of_faces, unit_faces
 from pfld_edge_calib.datasets.wflw import wflw_list, wflw_units
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face
+from pfld_edge_calib.face import UNIT_FACES, Face, Skip, Unit, photo_units, photos_of_faces, unit_faces
 from pfld_edge_calib.files import sha256_of
 from pfld_edge_calib.photo import PHOTO_SUFFIXES
 

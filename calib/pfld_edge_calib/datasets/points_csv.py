@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pfld_edge_calib.datasets.units import UNIT_FACES, Unit, text_units, unit_faces
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_face
+from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces
 from pfld_edge_calib.files import TextLines, named_file, replacing
 from pfld_edge_runtime import BoxError
 from pfld_edge_runtime.crop import check_boxes

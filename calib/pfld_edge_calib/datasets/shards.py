@@ -22,9 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.units import UNIT_FACES, DatasetPhoto, Unit
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_face
+from pfld_edge_calib.face import UNIT_FACES, DatasetPhoto, Face, Unit, labelled_face
 from pfld_edge_calib.photo import PHOTO_SUFFIXES
 from pfld_edge_runtime import MissingPackageError
 from pfld_edge_runtime.crop import check_boxes

@@ -13,9 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pfld_edge_calib.datasets.units import UNIT_FACES, Unit, text_units, unit_faces
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, labelled_face
+from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces
 from pfld_edge_calib.files import TextLines, named_file, read_lines, replacing
 
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets.units import Unit, unit_faces
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face
+from pfld_edge_calib.face import Face, Unit, unit_faces
 from pfld_edge_calib.find_landmarks import comparable, find_landmarks, true_landmarks
 from pfld_edge_calib.photo import UnusableFaces
 from pfld_edge_runtime import LandmarkModel

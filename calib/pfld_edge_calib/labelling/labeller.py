@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.calibration import jittered
 from pfld_edge_calib.datasets.points_csv import points_row
-from pfld_edge_calib.datasets.units import DatasetPhoto
 from pfld_edge_calib.errors import FaceSetError, LabellingError
-from pfld_edge_calib.face import Face
+from pfld_edge_calib.face import DatasetPhoto, Face
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.photo import decode_photo, read_photo
 from pfld_edge_runtime import FaceLandmarker, LandmarkModel, LandmarkScheme, predict_with_mirror, tight_box

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.points_csv import csv_header, read_boxes_csv, read_points_csv, write_points_csv
-from pfld_edge_calib.datasets.units import DatasetPhoto, Skip, Unit
 from pfld_edge_calib.errors import FaceSetError, LabellingError
-from pfld_edge_calib.face import Face
+from pfld_edge_calib.face import DatasetPhoto, Face, Skip, Unit
 from pfld_edge_calib.labelling.labeller import DonePhoto, Labeller, LabelSettings
 from pfld_edge_calib.parallel import Runner, check_same_run
 from pfld_edge_calib.photo import listed_paths, photos_in

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime.contract import ConfidenceCurve, Contract
+from pfld_edge_runtime.contract import ConfidenceCurve, Contract, LandmarkScheme
 from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
 from pfld_edge_runtime.errors import LandmarkError, ModelContractError
-from pfld_edge_runtime.schemes import LandmarkScheme
 
 if TYPE_CHECKING:
     from pfld_edge_runtime.landmark_model import FaceLandmarker

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.contract import LandmarkScheme
 from pfld_edge_runtime.crop import turn_points
 from pfld_edge_runtime.geometry.landmarks import tight_box
-from pfld_edge_runtime.schemes import LandmarkScheme
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from math import exp, nan
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime.contract import Contract
+from pfld_edge_runtime.contract import Contract, LandmarkScheme
 from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity, tight_box
 from pfld_edge_runtime.geometry.roll import (
@@ -27,7 +27,6 @@ from pfld_edge_runtime.geometry.roll import (
     shifted_boxes,
     turned_box,
 )
-from pfld_edge_runtime.schemes import LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import FaceSmoother, Smoothing
 
 Array = NDArray[np.float64]

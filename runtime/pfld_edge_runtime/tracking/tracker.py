@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime.contract import Contract
+from pfld_edge_runtime.contract import WFLW_98, Contract, LandmarkScheme
 from pfld_edge_runtime.crop import check_color, check_image
 from pfld_edge_runtime.detection import Detector
 from pfld_edge_runtime.detection.catalogue import as_detector
@@ -16,7 +16,6 @@ from pfld_edge_runtime.errors import TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
 from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, takes_roll
-from pfld_edge_runtime.schemes import WFLW_98, LandmarkScheme
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
 from pfld_edge_runtime.tracking.track_manager import TrackManager
 
