@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
@@ -44,9 +44,10 @@ def degrees(landmarks: Array, weights: Array | None = None) -> Array:
 
 
 def least_squares_degrees(face: Array) -> Array:
-    """Where the reprojection error is least: OpenCV's camera, SciPy's minimum, started from OpenCV's solution.
+    """Where the reprojection error is least: OpenCV's camera, SciPy's minimum.
 
-    OpenCV's own iteration ends up to half a degree early on noisy profiles.
+    The best of the minima reached from OpenCV's solution and from both profiles: OpenCV's own iteration ends up to half
+    a degree early on noisy profiles, and at times in the minimum of the wrong one.
     """
     shape, points = np.array(FACE_SHAPE), face[list(RIGID_POINTS)]
     start = np.zeros((3, 1)), np.array([[0.0], [0.0], [DISTANCE]])
@@ -56,7 +57,9 @@ def least_squares_degrees(face: Array) -> Array:
         seen = cv2.projectPoints(shape, place[:3], place[3:], CAMERA, None)[0]
         return np.asarray(seen[:, 0] - points).ravel()
 
-    best = least_squares(off, np.concatenate([found[1][:, 0], found[2][:, 0]]), xtol=1e-12, ftol=1e-12)
+    starts = [found[1][:, 0], np.radians([0.0, 60.0, 0.0]), np.radians([0.0, -60.0, 0.0])]
+    minima = [least_squares(off, np.concatenate([turn, found[2][:, 0]]), xtol=1e-12, ftol=1e-12) for turn in starts]
+    best = min(minima, key=lambda minimum: minimum.cost)
     roll, yaw, pitch = Rotation.from_rotvec(best.x[:3]).as_euler("ZYX", degrees=True)
     return np.array([-yaw, -pitch, roll])
 
@@ -79,6 +82,7 @@ def test_the_pose_of_an_exact_projection_is_found(angles: list[tuple[float, floa
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(ANGLES, min_size=1, max_size=5), st.integers(0, 2**32 - 1))
+@example([(79.0, -46.0, 35.0)], 0)  # OpenCV's solution is the other profile
 def test_with_noise_the_pose_is_that_of_the_least_error(angles: list[tuple[float, float, float]], seed: int) -> None:
     faces = projected(np.array(angles), noise=0.005, seed=seed)
     expected = np.array([least_squares_degrees(face) for face in faces])
