@@ -43,23 +43,26 @@ def degrees(landmarks: Array, weights: Array | None = None) -> Array:
     return np.degrees(head_angles(torch.tensor(landmarks, dtype=torch.float32), trust).numpy().astype(np.float64))
 
 
-def least_squares_degrees(face: Array) -> Array:
-    """Where the reprojection error is least: OpenCV's camera, SciPy's minimum.
+def least_squares_degrees(face: Array, angles: tuple[float, float, float] | None = None) -> Array:
+    """Where the reprojection error is least: OpenCV's camera, SciPy's minimum, started from OpenCV's solution.
 
-    The best of the minima reached from OpenCV's solution and from both profiles: OpenCV's own iteration ends up to half
-    a degree early on noisy profiles, and at times in the minimum of the wrong one.
+    OpenCV's own iteration ends up to half a degree early on noisy profiles, and at times in the minimum of the wrong
+    profile: where the true angles are known, SciPy starts from them.
     """
     shape, points = np.array(FACE_SHAPE), face[list(RIGID_POINTS)]
     start = np.zeros((3, 1)), np.array([[0.0], [0.0], [DISTANCE]])
     found = cv2.solvePnP(shape, points, CAMERA, None, *start, True, cv2.SOLVEPNP_ITERATIVE)
+    turn, place = found[1][:, 0], found[2][:, 0]
+    if angles is not None:
+        yaw, pitch, roll = angles
+        turn = Rotation.from_euler("ZYX", [roll, -yaw, -pitch], degrees=True).as_rotvec()
+        place = np.array([0.0, 0.0, DISTANCE])
 
     def off(place: Array) -> Array:
         seen = cv2.projectPoints(shape, place[:3], place[3:], CAMERA, None)[0]
         return np.asarray(seen[:, 0] - points).ravel()
 
-    starts = [found[1][:, 0], np.radians([0.0, 60.0, 0.0]), np.radians([0.0, -60.0, 0.0])]
-    minima = [least_squares(off, np.concatenate([turn, found[2][:, 0]]), xtol=1e-12, ftol=1e-12) for turn in starts]
-    best = min(minima, key=lambda minimum: minimum.cost)
+    best = least_squares(off, np.concatenate([turn, place]), xtol=1e-12, ftol=1e-12)
     roll, yaw, pitch = Rotation.from_rotvec(best.x[:3]).as_euler("ZYX", degrees=True)
     return np.array([-yaw, -pitch, roll])
 
@@ -82,10 +85,11 @@ def test_the_pose_of_an_exact_projection_is_found(angles: list[tuple[float, floa
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(ANGLES, min_size=1, max_size=5), st.integers(0, 2**32 - 1))
-@example([(79.0, -46.0, 35.0)], 0)  # OpenCV's solution is the other profile
+@example([(79.0, -46.0, 35.0)], 0)
+@example([(72.0, -46.0, 64.0)], 0)  # from OpenCV's solution SciPy ends at the other profile
 def test_with_noise_the_pose_is_that_of_the_least_error(angles: list[tuple[float, float, float]], seed: int) -> None:
     faces = projected(np.array(angles), noise=0.005, seed=seed)
-    expected = np.array([least_squares_degrees(face) for face in faces])
+    expected = np.array([least_squares_degrees(face, true) for face, true in zip(faces, angles, strict=True)])
     np.testing.assert_allclose(degrees(faces), expected, atol=0.05)
 
 
