@@ -22,8 +22,9 @@ class PfldEdgeDetector(OnnxDetector):
     """pfld-edge's own detector, whose file comes with the package: BGR, ``(p - 128) / 128``, longer side about 512.
 
     Per stride a map of 11 channels, one face a cell: score (logit), offset of the box's centre from the cell's, log of
-    width and height, and offsets of left eye, right eye and mouth, in strides. The three points give the roll, so faces
-    of any roll are cropped upright. A file with uint8 input takes the pixels as they are.
+    width and height, and offsets of left eye, right eye and mouth, in strides. The three points give a roll; of the
+    bundled file it is only right up to some 40 degrees, and `FaceAnalyzer` finds the roll of others by the landmarks. A
+    file with uint8 input takes the pixels as they are.
     """
 
     score_threshold = 0.6
