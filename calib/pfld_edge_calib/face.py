@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.files import TextLines
 from pfld_edge_runtime import tight_box
-
-_LIMIT = 1e9
-"""Pixels beyond which a coordinate is damage; boxes have the same limit."""
+from pfld_edge_runtime.crop import LARGEST_COORDINATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def labelled_face(
     weights = np.ones(len(landmarks)) if point_weights is None else point_weights
     if weights.shape != landmarks.shape[:1]:
         raise FaceSetError(f"{where}: {len(landmarks)} landmarks need as many point_weights, found {weights.size}")
-    if not (np.abs(landmarks) < _LIMIT).all():
+    if not (np.abs(landmarks) < LARGEST_COORDINATE).all():
         raise FaceSetError(f"{where}: landmarks must be finite and below 1e9 pixels")
     if not 0 <= weight <= 1 or not ((weights >= 0) & (weights <= 1)).all():
         raise FaceSetError(f"{where}: trust must be from 0 to 1")

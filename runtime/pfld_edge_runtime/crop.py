@@ -21,7 +21,7 @@ Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
-_LARGEST_COORDINATE = 1e9
+LARGEST_COORDINATE = 1e9
 _LARGEST_KEPT = 1 << 20  # float32 values of scratch memory, enough for crops of 256 x 256; no detector's whole input
 _BOTH_TAPS = np.array([[0], [1]])
 
@@ -98,7 +98,7 @@ def check_boxes(boxes: object) -> NDArray[np.float64]:
     if array.ndim != 2 or array.shape[1] < 4:
         raise BoxError(f"boxes must have shape (N, 4), x0 y0 x1 y1 in pixels; found {array.shape}")
     array = array[:, :4]
-    limit = _LARGEST_COORDINATE
+    limit = LARGEST_COORDINATE
     for index, (x0, y0, x1, y1) in enumerate(array.tolist()):
         # One comparison that NaN fails too; plain floats, since numpy takes longer to start than to compare.
         if -limit <= x0 < x1 <= limit and -limit <= y0 < y1 <= limit:

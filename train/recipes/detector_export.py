@@ -3,9 +3,9 @@
     python train/recipes/detector_export.py DETECTOR.onnx PHOTOS [--out FILE]
 
 DETECTOR takes ``(1, 3, H, W)`` BGR ``(p - 128) / 128`` and gives the maps that `PfldEdgeDetector` decodes. Activation
-ranges and biases come from PHOTOS, a folder, as the runtime's letterbox shows them. The convolutions that make the maps
-stay in float: scores, logarithms of sizes and offsets share no scale, and they are 0.5 % of the work. The INT8 file
-takes ``(1, 3, H, W)`` uint8 pixels.
+ranges and biases come from PHOTOS, a folder, as the runtime's letterbox shows them at 320 pixels. The convolutions that
+make the maps stay in float: scores, logarithms of sizes and offsets share no scale, and they are 0.5 % of the work. The
+INT8 file takes ``(1, 3, H, W)`` uint8 pixels.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from pfld_edge_calib import read_photo
+from pfld_edge_calib.files import replacing
 from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.passes import default_passes
 from pfld_edge_convert.passes.base import GraphIndex
@@ -50,9 +51,8 @@ def main(detector: Path, photos: Path, out: Path, count: int, ranges: str) -> No
     written = write_qoperator(made_plan(model, inputs, ranges))
     take_planes(written)
     onnx.checker.check_model(written)
-    partial = out.with_suffix(".partial")
-    onnx.save(written, partial)
-    partial.replace(out)
+    with replacing(out) as file:
+        file.write(written.SerializeToString())
     click.echo(f"{out}: {out.stat().st_size} bytes, {len(inputs)} photographs, {ranges} ranges")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from pfld_edge_calib import read_photo
 from pfld_edge_calib.files import replacing
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
@@ -89,7 +90,7 @@ def label_photos(detector: Path, photos: Iterable[Path], out: Path) -> int:
     rows: dict[str, list[object]] = {"image": [], "box": [], "score": [], "points": []}
     for path in photos:
         looked.append(str(path))
-        for box, score, points in zip(*find(_read(path)), strict=True):
+        for box, score, points in zip(*find(read_photo(path)), strict=True):
             for name, value in zip(rows, (str(path), box, score, points), strict=True):
                 rows[name].append(value)
     with replacing(out) as file:
@@ -139,7 +140,7 @@ def read_wider(folder: Path, teacher: dict[str, Teacher] | None, held_out: bool)
         if (name in kept) is not held_out:
             continue
         path = folder / "images" / name
-        image = _read(path)
+        image = read_photo(path)
         values = np.array(rows, np.float32)
         boxes, ignored = values[:, :4], values[:, 4] > 0
         points = np.full((len(boxes), 3, 2), np.nan, np.float32)
@@ -155,7 +156,7 @@ def read_pseudo_labelled(teacher: dict[str, Teacher], largest_side: int) -> list
     for path, found in teacher.items():
         if not (found.scores > _CONFIDENT).any():
             continue
-        image = _read(Path(path))
+        image = read_photo(Path(path))
         scale = min(1.0, largest_side / max(image.shape[:2]))
         if scale < 1.0:
             image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
@@ -179,13 +180,6 @@ def _second_opinion(
         np.concatenate([points, teacher.points[missed]]),
         np.concatenate([ignored, np.ones(int(missed.sum()), bool)]),
     )
-
-
-def _read(path: Path) -> Image:
-    image = cv2.imread(str(path))
-    if image is None:
-        raise FileNotFoundError(f"{path}: not a readable photograph")
-    return np.asarray(image, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
