@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.contract_fields import Told, changed_contract, contract_of_graph
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.model_file import open_model, run_model
+from pfld_edge_convert.model_file import copied, open_model, run_model
 from pfld_edge_convert.passes.base import GraphIndex, attribute, drop_unused, graph_inputs
 from pfld_edge_convert.passes.canonical_form import BATCH, canonical_form, with_image_size
 from pfld_edge_runtime import Contract, LandmarkScheme, prepare_input
@@ -222,7 +222,7 @@ def _orders(shape: tuple[int, ...], points: int) -> Iterator[str]:
 
 def _cut(model: onnx.ModelProto, output: str, shape: tuple[int, ...]) -> onnx.ModelProto:
     """Keep one output and what serves it; without notes, which hold paths of the machine that exported it."""
-    cut = _copy(model)
+    cut = copied(model)
     batch = graph_inputs(model)[0].type.tensor_type.shape.dim[0]
     kept = helper.make_tensor_value_info(
         output, TensorProto.FLOAT, [batch.dim_value or batch.dim_param or None, *shape]
@@ -289,7 +289,7 @@ def _soft_argmax(model: onnx.ModelProto, samples: NDArray[np.float32], points: i
     with which it lies near the maxima. Gives that factor too, 0 for maps that sum to one each.
     """
     maps = run_model(model, samples)
-    model = _copy(model)
+    model = copied(model)
     if maps.shape[1] != points:
         maps = maps.transpose(0, 3, 1, 2)
         _append(model, "Transpose", perm=[0, 3, 1, 2])
@@ -336,7 +336,7 @@ def _space(found: NDArray[np.float32], size: int) -> str | None:
 
 def _as_fractions(model: onnx.ModelProto, columns: list[int], factor: float, offset: float) -> onnx.ModelProto:
     """Make the output ``(N, 2 * P)`` fractions: by the weights of the last Gemm where there is one, else by nodes."""
-    model = _copy(model)
+    model = copied(model)
     index, tensor = GraphIndex(model), model.graph.output[0].name
     last = index.producers.get(tensor)
     while last is not None and last.op_type in _SAME_ORDER and len(index.consumers[last.input[0]]) == 1:
@@ -376,9 +376,3 @@ def _append(model: onnx.ModelProto, kind: str, *constants: NDArray[np.generic], 
     names = [index.add_constant(f"{result}_constant", value) for value in constants]
     model.graph.node.append(helper.make_node(kind, [before, *names], [result], **attributes))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info(result, TensorProto.FLOAT, None))
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

@@ -114,10 +114,16 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
-def attach_contract(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
-    """Copy a model with the contract in its metadata; it replaces an existing one."""
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    return copy
+
+
+def attach_contract(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
+    """Copy a model with the contract in its metadata; it replaces an existing one."""
+    copy = copied(model)
     set_metadata(copy, CONTRACT_KEY, contract.to_json())
     return copy
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from pfld_edge_convert.model_file import copied
 from pfld_edge_convert.passes.base import Dims, GraphIndex, attribute
 
 Float = NDArray[np.float64]
@@ -43,8 +44,7 @@ def float_equivalent(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Node i of the copy stands for node i of the model.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for node in copy.graph.node:
         if node.op_type not in _FLOAT_OPERATORS:
             continue

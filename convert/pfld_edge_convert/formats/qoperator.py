@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from pfld_edge_convert.model_file import copied
 from pfld_edge_convert.quantization.plan import (
     COMPUTED,
     LEVELS,
@@ -224,8 +225,7 @@ class OnnxWriter(ABC):
         return [self._shared(scales), self._shared(zeros)]
 
     def _assembled(self) -> onnx.ModelProto:
-        model = onnx.ModelProto()
-        model.CopyFrom(self._plan.model)
+        model = copied(self._plan.model)
         graph = model.graph
         kept = [tensor for tensor in graph.initializer if tensor.name in self._kept]
         constant_nodes = [node for node in graph.node if node.op_type == "Constant" and node.output[0] in self._kept]

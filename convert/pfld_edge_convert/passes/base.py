@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.model_file import copied, run_model
 
 Dims = tuple[int | str, ...]
 """A shape: numbers where known, names where symbolic, ``"?"`` where unknown."""
@@ -236,8 +236,7 @@ class GraphPass(ABC):
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Rewrite a copy of the model; `ConvertError` where this pass can't."""
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
+        copy = copied(model)
         detail = self.rewrite(copy)
         if not detail:
             return PassResult(self.name, model)
@@ -276,8 +275,7 @@ def with_outputs(model: onnx.ModelProto, *tensors: str) -> onnx.ModelProto:
     """The part of a network that computes some tensors, which are its outputs."""
     if [value.name for value in model.graph.output] == [*tensors]:
         return model
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
+    part = copied(model)
     part.graph.ClearField("output")
     part.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
     drop_unused(part)

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.model_file import copied
 from pfld_edge_convert.passes.base import (
     Dims,
     GraphIndex,
@@ -422,8 +423,7 @@ def _as_slices(index: GraphIndex, node: onnx.NodeProto) -> bool:
 
 def with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
     """Copy a model with other shapes of the named inputs; recorded shapes of other tensors are dropped."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
+    fixed = copied(model)
     for value in fixed.graph.input:
         if value.name in shapes:
             for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from pfld_edge_calib.evaluation.drift import FEWEST_FACES, DriftEstimate, Verdict, judge
 from pfld_edge_convert.benchmark.timing import Times, take_turns
-from pfld_edge_convert.model_file import metadata, open_model, optimized_graph, run_model, set_metadata
+from pfld_edge_convert.model_file import copied, metadata, open_model, optimized_graph, run_model, set_metadata
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.quantization.plan import Grid, Layer, Plan
 from pfld_edge_convert.quantization.ranges import activations
@@ -160,8 +160,7 @@ def search_float_layers(
 def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
     """The float network with one layer's weights and output on their grids, its bias corrected for the mean input."""
     # The plan's own bias can't be used: it also corrects the errors of the layers before.
-    copy = onnx.ModelProto()
-    copy.CopyFrom(plan.model)
+    copy = copied(plan.model)
     index = GraphIndex(copy)
     node = index.producers[layer.node.output[0]]
     source = plan.layer_input(layer)
