@@ -25,9 +25,10 @@ from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train.checkpoint import Checkpoint, width_candidates
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
+from pfld_edge_train.models.edge import PFLDEdge
 
-# pfld-edge-m's heat maps (Resize, Softmax) are operations that `onnx_flow` refuses: its files can't be matched.
-_KINDS = tuple(kind for kind in MODEL_KINDS if kind != "pfld-edge-m")
+# Heat maps (Resize, Softmax) are operations that `onnx_flow` refuses: files with them can't be matched.
+_KINDS = tuple(kind for kind in MODEL_KINDS if MODEL_KINDS[kind] is not PFLDEdge)
 
 TOLERANCE = 1e-5
 """Largest difference between the file's output and ours, in fractions of the crop."""

@@ -22,6 +22,7 @@ from pfld_edge_train.checkpoint import (
 )
 from pfld_edge_train.errors import CheckpointError
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
+from pfld_edge_train.models.edge import SHAPES
 
 CONFIG = ModelConfig("pfld-ghostone", width_factor=0.5, input_size=64, num_landmarks=5, conv_branches=2)
 
@@ -48,7 +49,7 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("points", [68, 98])
 @pytest.mark.parametrize("kind", MODEL_KINDS)
 def test_a_bare_state_dict_tells_its_network(tmp_path: Path, kind: str, points: int, branches: int) -> None:
-    multi = branches if kind in ("pfld-ghostone", "pfld-edge-s", "pfld-edge-m") else 1
+    multi = branches if kind == "pfld-ghostone" or kind in SHAPES else 1
     config = ModelConfig(kind, width_factor=0.5, input_size=96, num_landmarks=points, conv_branches=multi)
     torch.save(weights(config), tmp_path / "bare.pth")
     assert load_checkpoint(tmp_path / "bare.pth").model == config
@@ -58,6 +59,15 @@ def test_a_bare_state_dict_tells_its_network(tmp_path: Path, kind: str, points: 
 def test_fused_weights_are_told_from_branched_ones(tmp_path: Path, kind: str) -> None:
     torch.save(weights(ModelConfig(kind, fused=True)), tmp_path / "fused.pth")
     assert load_checkpoint(tmp_path / "fused.pth").model == ModelConfig(kind, fused=True)
+
+
+@pytest.mark.parametrize("name", ["pfld-edge-s", "pfld-edge-m"])
+def test_checkpoints_of_the_networks_that_had_the_names_first_still_load(tmp_path: Path, name: str) -> None:
+    weights = build_model(ModelConfig(f"{name}1", 0.25, 32)).state_dict()
+    save_checkpoint(tmp_path / "old.pth", Checkpoint(weights, ModelConfig(name, 0.25, 32)))
+    network, checkpoint = load_model(tmp_path / "old.pth")
+    assert checkpoint.model == ModelConfig(f"{name}1", 0.25, 32)
+    assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("key", ["state_dict", "pfld_backbone", "plfd_backbone"])

@@ -11,6 +11,7 @@ from onnx import helper
 from scipy.ndimage import center_of_mass
 from scipy.special import softmax
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, relu6
 
 from pfld_edge_train.errors import ModelConfigError
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
@@ -73,8 +74,10 @@ def test_the_inference_network_has_the_published_files_layers_in_order(kind: str
         ("pfld-ghostnet", 98.4),
         ("pfld-ghostnet-slim", 81.9),
         ("pfld-ghostone", 74.9),
-        ("pfld-edge-s", 41.3),
-        ("pfld-edge-m", 97.6),
+        ("pfld-edge-s", 35.5),
+        ("pfld-edge-m", 96.3),
+        ("pfld-edge-s1", 41.3),
+        ("pfld-edge-m1", 97.6),
     ],
 )
 def test_multiplications_are_as_published(kind: str, millions: float) -> None:
@@ -114,9 +117,10 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
         build_model(ModelConfig("pfld-huge"))
 
 
-def test_pfld_edge_s_starts_with_every_landmark_near_the_centre() -> None:
+@pytest.mark.parametrize("kind", ["pfld-edge-s", "pfld-edge-s1"])
+def test_pfld_edge_s_starts_with_every_landmark_near_the_centre(kind: str) -> None:
     torch.manual_seed(0)
-    network = build_model(ModelConfig("pfld-edge-s")).eval()
+    network = build_model(ModelConfig(kind)).eval()
     with torch.no_grad():
         landmarks = network(torch.rand(4, 3, 112, 112) * 2 - 1)
     assert (landmarks - 0.5).abs().max() < 0.2
@@ -135,16 +139,17 @@ def test_every_weight_learns(kind: str) -> None:
     assert not [name for name, weight in network.named_parameters() if weight.grad is None]
 
 
-@pytest.mark.parametrize("side", [4, 14])
-def test_a_landmark_is_the_centre_of_mass_of_its_heat_map(side: int) -> None:
+@pytest.mark.parametrize(("side", "fine"), [(4, 1), (14, 1), (4, 2)])
+def test_a_landmark_is_the_centre_of_mass_of_its_heat_map(side: int, fine: int) -> None:
     torch.manual_seed(side)
-    layer = HeatMaps(3, side, 5)
+    layer = HeatMaps(3, side, 5, fine)
     maps = torch.randn(2, 3, side, side) * 5
     with torch.no_grad():
-        heat = layer.heat(maps).double().numpy().reshape(10, -1)
+        # The quarters of a cell interleave as torch's sub-pixel convolution does.
+        heat = pixel_shuffle(layer.heat(maps), fine).double().numpy().reshape(10, -1)
         found = layer(maps).numpy().reshape(10, 2)
-    centres = [center_of_mass(row.reshape(side, side)) for row in softmax(heat, axis=1)]
-    fractions = (np.array(centres)[:, ::-1] + 0.5) / side
+    centres = [center_of_mass(row.reshape(side * fine, side * fine)) for row in softmax(heat, axis=1)]
+    fractions = (np.array(centres)[:, ::-1] + 0.5) / (side * fine)
     np.testing.assert_allclose(found, (fractions - 0.5) * STRETCH + 0.5, atol=1e-5)
 
 
@@ -158,3 +163,16 @@ def test_in_mixed_precision_the_softmax_stays_in_float32() -> None:
             found = layer(maps)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["pfld-edge-s", "pfld-edge-m"])
+def test_our_networks_activations_are_bounded_as_relu6_bounds_them(kind: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(ModelConfig(kind, 0.25, 32, 5)).eval()
+    faces = torch.randn(2, 3, 32, 32) * 1e4
+    with torch.no_grad():
+        for block in network.get_submodule("blocks").children():
+            linear = block.get_submodule("rbr_conv.0")(faces)
+            faces = block(faces)
+            torch.testing.assert_close(faces, relu6(linear))
+            faces = faces * 1e4

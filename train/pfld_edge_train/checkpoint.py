@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pfld_edge_calib.files import replacing
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
 from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
+from pfld_edge_train.models.edge import SHAPES
 
 _FAMILY = "pfld-edge-checkpoint-"
 FORMAT = f"{_FAMILY}1"
@@ -28,8 +29,8 @@ _FOREIGN_KEYS = ("state_dict", "pfld_backbone", "plfd_backbone", "model_state_di
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.")
 """Prefixes of names that DistributedDataParallel, torch.compile, Lightning and training scripts add."""
 
-_STEMS = {"pfld-edge-s": 16, "pfld-edge-m": 32}
-"""Channels of our own networks' first block; the others have 64."""
+_FIRST_CHANNELS = 64
+"""Of the first block of the published networks; see `SHAPES` for our own."""
 
 _HEAT = "fc.heat.weight"
 """Of the layer that gives heat maps."""
@@ -169,6 +170,9 @@ def _own(record: dict[str, Any]) -> Checkpoint:
         config = ModelConfig(**values["model"])
     except TypeError as error:
         raise CheckpointError("a damaged pfld-edge checkpoint: its description of the network is unreadable") from error
+    if config.kind in SHAPES:
+        # pfld-edge-s1 and pfld-edge-m1 were called pfld-edge-s and pfld-edge-m.
+        config = replace(config, kind=_kind(values["weights"]) or config.kind)
     if config.kind not in MODEL_KINDS:
         raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
     return Checkpoint(**{**values, "model": config})
@@ -233,15 +237,13 @@ def infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
             "weights of an unknown network: expected those of pfld, pfld-ghostnet, pfld-ghostnet-slim, pfld-ghostone, "
             f"pfld-edge-s or pfld-edge-m, found names like {names or 'none at all'}"
         )
-    first = _first_convolutions(kind)
-    stem = _shape(weights, next((name for name in first if name in weights), first[0]), axes=4)
-    widths = width_candidates(kind, stem[0])
+    widths = width_candidates(kind, _channels(weights, "blocks.0" if kind in SHAPES else "conv1"))
     branches = (re.search(r"\.rbr_conv\.(\d{1,3})\.", name) for name in weights)
     config = ModelConfig(
         kind=kind,
         width_factor=widths[-1],
         input_size=_input_size(weights, kind),
-        num_landmarks=_num_landmarks(weights),
+        num_landmarks=_num_landmarks(weights, kind),
         conv_branches=max((int(match[1]) for match in branches if match), default=0) + 1,
         fused=not any(name.endswith("running_mean") for name in weights),
         pointwise_scale=any(".primary_conv.rbr_scale." in name for name in weights),
@@ -258,7 +260,7 @@ def width_candidates(kind: str, stem_channels: int) -> list[float]:
     Channels are rounded down (to even numbers in GhostOne), so several widths are possible: 51 of 64 channels are a
     width of 0.8, or 0.81. The last candidate is the plain ratio.
     """
-    base = _STEMS.get(kind, 64)
+    base = SHAPES[kind].stem if kind in SHAPES else _FIRST_CHANNELS
     lowest, above = stem_channels / base, (stem_channels + (2 if kind == "pfld-ghostone" else 1)) / base
     round_ones = (step / steps for steps in (10, 8, 20, 100) for step in range(steps // 10, 8 * steps + 1))
     return list(dict.fromkeys([*(w for w in round_ones if lowest - 1e-6 <= w < above - 1e-6 and w >= 0.1), lowest]))
@@ -271,19 +273,28 @@ def _misfits(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
     return sum(value.shape != expected[name].shape for name, value in weights.items() if name in expected)
 
 
-def _first_convolutions(kind: str) -> tuple[str, ...]:
-    block = "blocks.0" if kind in _STEMS else "conv1"
+def _convolutions(block: str) -> tuple[str, ...]:
+    """Names that the weight of a block's convolution may have."""
     return f"{block}.0.weight", f"{block}.rbr_conv.0.conv.weight", f"{block}.reparam_conv.weight"
+
+
+def _channels(weights: Mapping[str, Tensor], block: str) -> int:
+    """Of a block's output."""
+    names = _convolutions(block)
+    return _shape(weights, next((name for name in names if name in weights), names[0]), axes=4)[0]
 
 
 def _kind(weights: Mapping[str, Tensor]) -> str | None:
     """Each kind has a name that the others lack; Slim differs from GhostNet by a width only. None for other names."""
     if any(name.startswith("blocks.0.") for name in weights):
         if _HEAT in weights:
-            return "pfld-edge-m"
+            if not any(name.startswith("blocks.6.") for name in weights):
+                return "pfld-edge-s"
+            narrow = _channels(weights, "blocks.0") < _channels(weights, "blocks.1") / 2
+            return "pfld-edge-m" if narrow else "pfld-edge-m1"
         if "fc.weight" in weights and "fc.bias" in weights:
-            return "pfld-edge-s"
-    if any(name in weights for name in _first_convolutions("pfld-ghostone")[1:]):
+            return "pfld-edge-s1"
+    if any(name in weights for name in _convolutions("conv1")[1:]):
         return "pfld-ghostone"
     if "conv3_1.inv_res.0.0.weight" in weights:
         return "pfld"
@@ -295,16 +306,16 @@ def _kind(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def _input_size(weights: Mapping[str, Tensor], kind: str) -> int:
-    if kind == "pfld-edge-m":
-        return round(math.sqrt(_shape(weights, "fc.grid", axes=2)[0])) * 8
-    if kind == "pfld-edge-s":
+    if _HEAT in weights:
+        return round(math.sqrt(_shape(weights, "fc.grid", axes=2)[0])) * 8 // SHAPES[kind].fine
+    if kind == "pfld-edge-s1":
         return round(math.sqrt(_shape(weights, "fc.weight", axes=2)[1] / 16)) * 16
     return _shape(weights, "conv8.0.weight", axes=4)[-1] * 16
 
 
-def _num_landmarks(weights: Mapping[str, Tensor]) -> int:
+def _num_landmarks(weights: Mapping[str, Tensor], kind: str) -> int:
     if _HEAT in weights:
-        return _shape(weights, _HEAT, axes=4)[0]
+        return _shape(weights, _HEAT, axes=4)[0] // SHAPES[kind].fine**2
     outputs = _shape(weights, "fc.weight", axes=2)[0]
     if outputs % 2:
         raise CheckpointError(f"the last layer has {outputs} outputs, expected an x and a y for each landmark")

@@ -107,6 +107,7 @@ def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = N
             f"{path}: not a checkpoint of this configuration, {differs}; train into another folder, or set that back"
         )
     state = new_run(config, processes=processes)
+    _check_network(path, checkpoint.model, _model_config(config, state.contract))
     learner = state.learner
     learner.model.load_state_dict(dict(checkpoint.weights))
     learner.average.load_state_dict(dict(checkpoint.ema_weights))

@@ -50,15 +50,16 @@ class MobileOneBlock(nn.Module):
         pointwise_scale: bool = False,
         linear: bool = False,
         fused: bool = False,
+        bound: float | None = None,
     ) -> None:
         """Build the block with an odd `kernel_size` and padding ``kernel_size // 2``.
 
         `groups` is `in_channels` for a depthwise block, `conv_branches` the number of k x k branches. `side_branches`:
         scale and skip branches exist; `pointwise_scale`: in a 1x1 block too. `linear`: no ReLU. `fused`: the inference
-        form, one convolution with bias.
+        form, one convolution with bias. `bound`: largest activation, as of ReLU6; None for a plain ReLU.
         """
         super().__init__()
-        self.linear = linear
+        self.linear, self.bound = linear, bound
         self.rbr_conv = self.rbr_scale = self.rbr_skip = self.reparam_conv = None
         padding = kernel_size // 2
         if fused:
@@ -75,9 +76,13 @@ class MobileOneBlock(nn.Module):
         """Map ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``."""
         merged = self._merged(x) if self.training and self.training_form != "branches" else None
         if merged is not None:
-            return merged if self.linear else merged.relu_()
-        out = self.reparam_conv(x) if self.reparam_conv is not None else self._sum_of_branches(x)
-        return out if self.linear else torch.relu(out)
+            return self._activated(merged)
+        return self._activated(self.reparam_conv(x) if self.reparam_conv is not None else self._sum_of_branches(x))
+
+    def _activated(self, out: Tensor) -> Tensor:
+        if self.linear:
+            return out
+        return out.relu_() if self.bound is None else F.hardtanh(out, 0.0, self.bound, inplace=True)
 
     def _sum_of_branches(self, x: Tensor) -> Tensor:
         terms = [branch(x) for branch in (*(self.rbr_conv or ()), self.rbr_skip) if branch is not None]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from pfld_edge_train.errors import ModelConfigError
-from pfld_edge_train.models.edge import PFLDEdgeM, PFLDEdgeS
+from pfld_edge_train.models.edge import PFLDEdge, PFLDEdgeS1
 from pfld_edge_train.models.landmark_net import AuxiliaryNet, LandmarkNet, ModelConfig, WithAuxiliary
 from pfld_edge_train.models.pfld import PFLD, PFLDGhostNet, PFLDGhostNetSlim, PFLDGhostOne
 
@@ -19,8 +19,10 @@ MODEL_KINDS: Mapping[str, Callable[[ModelConfig], LandmarkNet]] = MappingProxyTy
         "pfld-ghostnet": PFLDGhostNet,
         "pfld-ghostnet-slim": PFLDGhostNetSlim,
         "pfld-ghostone": PFLDGhostOne,
-        "pfld-edge-s": PFLDEdgeS,
-        "pfld-edge-m": PFLDEdgeM,
+        "pfld-edge-s": PFLDEdge,
+        "pfld-edge-m": PFLDEdge,
+        "pfld-edge-s1": PFLDEdgeS1,
+        "pfld-edge-m1": PFLDEdge,
     }
 )
 """The networks by their `ModelConfig.kind`."""
