@@ -1,6 +1,8 @@
 """`FaceAnalyzer` and `read_faces`: photograph in, `Faces` out, with a detector or with boxes that are known."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,9 +89,15 @@ class FaceAnalyzer:
         def boxes_at(rolls: Array | float) -> Array:
             return found.landmark_boxes(contract, rolls)
 
+        # By the landmarks' bytes, since the roll search keeps some rows of each prediction.
+        confidence: dict[bytes, NDArray[np.float32]] = {}
+
         def predict(boxes: Array, rolls: Array) -> NDArray[np.float32]:
-            turned = {"roll": rolls} if rolls.any() else {}
-            return self.landmarker(image, boxes, color, **turned)
+            landmarks, points = _with_confidence(self.landmarker)(
+                image, boxes, color, **({"roll": rolls} if rolls.any() else {})
+            )
+            confidence.update(zip((row.tobytes() for row in landmarks), points, strict=True))
+            return landmarks
 
         rolls = detected_rolls(found.rolls, self._scheme)
         boxes = boxes_at(rolls)
@@ -110,7 +118,21 @@ class FaceAnalyzer:
             image_size=(width, height),
             scheme=contract.landmarks,
             rolls=rolls,
+            landmark_confidence=np.array([confidence[row.tobytes()] for row in landmarks], np.float32),
         )
+
+
+def _with_confidence(landmarker: FaceLandmarker) -> Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """A landmarker's own `with_confidence`, or its call with unknown confidences."""
+
+    def unknown(*arguments: Any, **turned: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # noqa: ANN401
+        landmarks = np.asarray(landmarker(*arguments, **turned), np.float32)
+        return landmarks, np.full(landmarks.shape[:2], np.nan, np.float32)
+
+    own: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]] = getattr(
+        landmarker, "with_confidence", unknown
+    )
+    return own
 
 
 def read_faces(
@@ -123,8 +145,8 @@ def read_faces(
 ) -> Faces:
     """Find the landmarks of every boxed face, as ``landmarker(image, boxes, color)`` does, and give them as `Faces`.
 
-    A fifth column of `boxes` is the detector's score. With `confidence`, `Faces.confidences` are filled, which costs a
-    second row of the batch for each face; `curve` is taken in place of the contract's `confidence_curve`.
+    A fifth column of `boxes` is the detector's score. With `confidence`, `Faces.confidences` are filled, which costs
+    two more predictions of each face; `curve` is taken in place of the contract's `confidence_curve`.
 
     Raises:
         ImageError: The image can't be used.
@@ -135,11 +157,10 @@ def read_faces(
     height, width = check_image(image).shape[:2]
     columns = np.asarray(boxes, np.float32).reshape(len(valid), -1) if len(valid) else valid
     confidences = unknown = np.full(len(valid), np.nan, np.float32)
+    landmarks, points = _with_confidence(landmarker)(image, valid, color)
     if confidence:
-        landmarks, mirrored = predict_with_mirror(landmarker, image, valid, color)
-        confidences = landmark_confidence(landmarks, mirrored, landmarker.contract, curve)
-    else:
-        landmarks = landmarker(image, valid, color)
+        pair = predict_with_mirror(landmarker, image, valid, color)
+        confidences = landmark_confidence(*pair, landmarker.contract, curve)
     return Faces(
         landmarks=landmarks,
         boxes=valid.astype(np.float32),
@@ -148,4 +169,5 @@ def read_faces(
         ids=np.full(len(valid), -1, np.int64),
         image_size=(width, height),
         scheme=landmarker.contract.landmarks,
+        landmark_confidence=points,
     )

@@ -103,6 +103,15 @@ CONTRACT_KEY = "pfld_edge.contract"
 FORMAT_VERSION = 1
 """Newest contract format that this runtime understands."""
 
+MOMENTS = "second_moments"
+"""A network's second output, where it has heat maps: ``(N, P)``, the mean of ``x * x + y * y`` over each.
+
+With the landmark, their mean place, it gives a heat map's spread, the standard deviation of its places.
+"""
+
+GOOD_POINT = 0.04
+"""Error of a good point, as a share of the crop's side: some 0.1 of a frontal face's eye distance."""
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "color_order": ("bgr", "rgb"),
     "layout": ("NCHW", "NHWC", "HWC"),
@@ -157,10 +166,10 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceCurve:
-    """The probability that a face's NME is under 0.1, as a function of its mirror disagreement (`mirror_disagreement`).
+    """The probability that landmarks are good, as a falling function of a sign of doubt d, which is not negative.
 
-    A logistic curve over the logarithm of the disagreement d: ``1 / (1 + (d / middle) ** steepness)``. It holds for the
-    network that it was fitted on; ``benchmarks/confidence.py`` fits one to any model file. Both numbers are above 0.
+    A logistic curve over the logarithm: ``1 / (1 + (d / middle) ** steepness)``. It holds for the network that it was
+    fitted on. Both numbers are above 0.
     """
 
     middle: float
@@ -171,7 +180,7 @@ class ConfidenceCurve:
             raise ModelContractError(f"a confidence curve needs finite values above 0, not {asdict(self)}")
 
     def __call__(self, disagreement: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Map ``(N,)`` disagreements to ``(N,)`` float32 probabilities; 0 where the disagreement is infinite."""
+        """Map doubts of any shape to float32 probabilities; 0 where the doubt is infinite, NaN where it is NaN."""
         # Above 1e9 nothing changes any more, and powers stay finite.
         ratio = np.minimum(disagreement / self.middle, 1e9)
         return (1 / (1 + ratio**self.steepness)).astype(np.float32)
@@ -203,7 +212,10 @@ class Contract:
         nme: Measured normalized mean error, where known.
         nme_data: The faces on which `nme` was measured.
         fingerprint: A seeded input's expected output, for the self-test.
-        confidence_curve: The network's curve for `landmark_confidence`; None where none was fitted.
+        confidence_curve: The network's curve for `landmark_confidence`, of a face's mirror disagreement
+            (``benchmarks/confidence.py`` fits one to any model file); None where none was fitted.
+        spread_curve: The probability that a point lies within `GOOD_POINT` of the crop's side of the true one, as a
+            function of its heat map's spread in the same unit; None where none was fitted, or there are no heat maps.
         format_version: Version of this record.
     """
 
@@ -225,6 +237,7 @@ class Contract:
     nme_data: str = ""
     fingerprint: Fingerprint | None = None
     confidence_curve: ConfidenceCurve | None = None
+    spread_curve: ConfidenceCurve | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -320,8 +333,9 @@ def _rebuilt(record: dict[str, Any]) -> dict[str, Any]:
     if (seen := values.get("fingerprint")) is not None:
         output = tuple(map(float, seen["output"]))
         values["fingerprint"] = Fingerprint(int(seen["seed"]), output, float(seen["tolerance"]))
-    if (curve := values.get("confidence_curve")) is not None:
-        values["confidence_curve"] = ConfidenceCurve(float(curve["middle"]), float(curve["steepness"]))
+    for name in ("confidence_curve", "spread_curve"):
+        if (curve := values.get(name)) is not None:
+            values[name] = ConfidenceCurve(float(curve["middle"]), float(curve["steepness"]))
     return values
 
 

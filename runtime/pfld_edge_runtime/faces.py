@@ -17,7 +17,7 @@ from pfld_edge_runtime.geometry.wflw_points import aligned_faces, eye_openness, 
 
 Float = NDArray[np.float32]
 
-_ARRAYS = ("landmarks", "boxes", "scores", "confidences", "ids", "rolls")
+_ARRAYS = ("landmarks", "boxes", "scores", "confidences", "ids", "rolls", "landmark_confidence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Faces:
         scheme: Of the points.
         rolls: ``(N,)`` float64 degrees by which each crop was turned about its box's centre, positive clockwise; 0 for
             upright faces, and where not given.
+        landmark_confidence: ``(N, P)`` float32, the probability that each point is good, by the spread of its heat map
+            (`LandmarkModel.locate_with_confidence`); NaN where the network doesn't tell it.
     """
 
     landmarks: Float
@@ -46,12 +48,20 @@ class Faces:
     image_size: tuple[int, int]
     scheme: LandmarkScheme = WFLW_98
     rolls: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    landmark_confidence: Float = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def __post_init__(self) -> None:
         count = len(self.landmarks)
         if len(self.rolls) == 0:
             object.__setattr__(self, "rolls", np.zeros(count))
-        shapes = {"landmarks": (count, self.scheme.num_landmarks, 2), "boxes": (count, 4)}
+        points = self.scheme.num_landmarks
+        if len(self.landmark_confidence) == 0:
+            object.__setattr__(self, "landmark_confidence", np.full((count, points), np.nan, np.float32))
+        shapes = {
+            "landmarks": (count, points, 2),
+            "boxes": (count, 4),
+            "landmark_confidence": (count, points),
+        }
         for name in _ARRAYS:
             expected, found = shapes.get(name, (count,)), np.shape(getattr(self, name))
             if found != expected:
@@ -90,8 +100,10 @@ class Faces:
         """Turn the faces into plain JSON types, one dictionary a face.
 
         ``id`` (None where untracked), ``box`` (four pixels), ``score`` and ``confidence`` (None where unknown),
-        ``landmarks`` (P pairs of pixels). Pixels are rounded to hundredths, scores to four digits.
+        ``landmarks`` (P pairs of pixels), and ``landmark_confidence`` (P numbers) where it is known. Pixels are rounded
+        to hundredths, scores to four digits.
         """
+        points = self.landmark_confidence
         return [
             {
                 "id": None if self.ids[row] < 0 else int(self.ids[row]),
@@ -99,6 +111,7 @@ class Faces:
                 "score": _known(float(self.scores[row])),
                 "confidence": _known(float(self.confidences[row])),
                 "landmarks": _rounded(self.landmarks[row]),
+                **({"landmark_confidence": _rounded(points[row], 4)} if np.isfinite(points[row]).all() else {}),
             }
             for row in range(len(self))
         ]
@@ -108,7 +121,7 @@ class Faces:
 
         Returns:
             ``xy`` are the landmarks, ``class_id`` is 0 and ``data["class_name"]`` is "face" throughout; the confidence
-            of a point is its face's, left out where no face has one. Versions since 0.29 get the detector's scores too.
+            of a point is `landmark_confidence`, or its face's, and left out where no face has one. Versions since 0.29 get the detector's scores too.
             Where faces were tracked, ``data["tracker_id"]`` holds `ids`.
 
         Raises:
@@ -125,17 +138,19 @@ class Faces:
         if (self.ids >= 0).any():
             data["tracker_id"] = self.ids
         known = inspect.signature(key_points).parameters
-        if np.isfinite(self.confidences).any():
+        by_point = np.isfinite(self.landmark_confidence).any()
+        if by_point or np.isfinite(self.confidences).any():
             # Renamed in supervision 0.29, which still takes the old name with a warning.
             name = "keypoint_confidence" if "keypoint_confidence" in known else "confidence"
-            fields[name] = np.repeat(self.confidences[:, None], self.scheme.num_landmarks, axis=1)
+            of_face = np.repeat(self.confidences[:, None], self.scheme.num_landmarks, axis=1)
+            fields[name] = self.landmark_confidence if by_point else of_face
         if "detection_confidence" in known and np.isfinite(self.scores).any():
             fields["detection_confidence"] = self.scores
         return key_points(**fields)
 
 
-def _rounded(pixels: Float) -> Any:  # noqa: ANN401 - nested lists
-    return np.round(pixels.astype(np.float64), 2).tolist()
+def _rounded(values: Float, digits: int = 2) -> Any:  # noqa: ANN401 - nested lists
+    return np.round(values.astype(np.float64), digits).tolist()
 
 
 def _known(value: float) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
-from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
+from pfld_edge_runtime.contract import CONTRACT_KEY, MOMENTS, Contract
 from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
 from pfld_edge_runtime.litert import litert_contract, litert_function
@@ -134,7 +134,7 @@ class LandmarkModel:
         # A network with a fixed batch of one (the published files) takes one face a call.
         model = cls(
             agreed,
-            lambda crops: session.run(None, {name: prepare_input(crops, agreed)})[0],
+            lambda crops: np.concatenate(session.run(None, {name: prepare_input(crops, agreed)}), axis=1),
             batch_size=1 if shape[0] == 1 else _BATCH_SIZE,
             kind="onnx fp32" if agreed.quantization == "none" else "onnx int8",
             assumed=carried is None,
@@ -196,10 +196,22 @@ class LandmarkModel:
 
         A damaged network may give NaN.
         """
+        return self.locate_with_confidence(image, boxes, color, roll)[0]
+
+    def locate_with_confidence(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`locate`, and each point's confidence, ``(N, P)`` float32 in 0..1: the contract's `spread_curve`.
+
+        NaN where the contract has none.
+        """
         check_color(color)
         windows = crop_windows(boxes, self.contract.crop.margin, roll)
         swap = color != self.contract.color_order
-        return windows.to_image(self.predict(crop_faces(image, windows, self.contract.input_size, swap_channels=swap)))
+        crops = crop_faces(image, windows, self.contract.input_size, swap_channels=swap)
+        found, spreads = self.predict_with_spread(crops)
+        curve = self.contract.spread_curve
+        return windows.to_image(found), np.full_like(spreads, np.nan) if curve is None else curve(spreads)
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Predict landmarks of ``(N, S, S, 3)`` uint8 crops in the contract's colour order and size; see `crop_faces`.
@@ -211,20 +223,36 @@ class LandmarkModel:
             ImageError: The crops have another shape or dtype.
             ModelContractError: The callable returned another number of values than the contract promises.
         """
+        return self._run(crops)[0]
+
+    def predict_with_spread(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`predict`, and the spread of each point's heat map, ``(N, P)`` float32 fractions of the crop's side.
+
+        NaN where the network has no output `MOMENTS`.
+        """
+        found, moments = self._run(crops)
+        return found, np.sqrt(np.maximum(moments - np.square(found).sum(axis=2), 0))
+
+    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Landmarks and second moments, NaN where unknown."""
         size, points = self.contract.input_size, self.contract.landmarks.num_landmarks
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
             raise ImageError(f"crops must be uint8 (N, {size}, {size}, 3); found {crops.dtype} {crops.shape}")
         found = np.empty((len(crops), points, 2), np.float32)
+        moments = np.full((len(crops), points), np.nan, np.float32)
         for start in range(0, len(crops), self._batch_size):
             batch = crops[start : start + self._batch_size]
+            rows = slice(start, start + len(batch))
             output = np.asarray(self._function(batch))
+            if self._session is not None and output.shape[1] > 2 * points:
+                moments[rows], output = output[:, 2 * points :], output[:, : 2 * points]
             if output.size != len(batch) * points * 2:
                 raise ModelContractError(
                     f"the contract promises {points} points a face; the network gave {output.shape} for {len(batch)}"
                 )
-            found[start : start + len(batch)] = output.reshape(-1, points, 2)
+            found[rows] = output.reshape(-1, points, 2)
         found[~(np.abs(found) < FARTHEST_LANDMARK)] = np.nan
-        return found
+        return found, moments
 
 
 class FaceLandmarker:
@@ -290,11 +318,17 @@ class FaceLandmarker:
             BoxError: A box can't be used.
             ModelFileError: The network gave NaN or infinity.
         """
-        landmarks = self.model.locate(image, boxes, color, roll)
+        return self.with_confidence(image, boxes, color, roll)[0]
+
+    def with_confidence(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Find landmarks as a call does, and each point's confidence; see `LandmarkModel.locate_with_confidence`."""
+        landmarks, confidence = self.model.locate_with_confidence(image, boxes, color, roll)
         if not np.isfinite(landmarks).all():
             name = self.model.name or "the model"
             raise ModelFileError(f"{name} gave landmarks that are not finite numbers: the file is damaged")
-        return landmarks
+        return landmarks, confidence
 
     def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `LandmarkModel.predict`."""
@@ -363,7 +397,7 @@ def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -
             "open the file without .e2e in its name"
         )
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
+    if len(inputs) != 1 or [output.name for output in outputs[1:]] not in ([], [MOMENTS]):
         raise ModelContractError(
             f"the network must have one input and one output; found {len(inputs)} and {len(outputs)}"
         )

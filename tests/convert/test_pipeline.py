@@ -16,7 +16,15 @@ from pfld_edge_convert.int8_stage import Int8Request
 from pfld_edge_convert.model_file import contract_path, read_contract, write_files
 from pfld_edge_convert.pipeline import convert, int8_path
 from pfld_edge_convert.quantization.settings import QuantizationSettings
-from pfld_edge_runtime import Contract, FaceLandmarker, fingerprint_image, prepare_input
+from pfld_edge_runtime import (
+    ConfidenceCurve,
+    Contract,
+    FaceAnalyzer,
+    FaceLandmarker,
+    fingerprint_image,
+    prepare_input,
+    read_faces,
+)
 from pfld_edge_train.models import ModelConfig, build_model
 
 SIZE = 64
@@ -183,3 +191,30 @@ def test_the_exporter_says_nothing_and_its_failure_is_one_line(
 def test_the_int8_name_keeps_what_comes_before_the_suffix() -> None:
     assert int8_path(Path("a/face.v2.onnx")) == Path("a/face.v2.int8.onnx")
     assert contract_path(Path("a/face.v2.int8.onnx")) == Path("a/face.v2.int8.json")
+
+
+def test_heat_maps_keep_their_spread_in_both_files_and_it_becomes_each_points_confidence(
+    crops: np.ndarray, tmp_path: Path
+) -> None:
+    network = lively(ModelConfig("pfld-edge-m", width_factor=0.25, input_size=32, num_landmarks=98)).eval()
+    small = np.ascontiguousarray(crops[:, :32, :32])
+    curve = ConfidenceCurve(0.2, 3.0)
+    contract = Contract(model="pfld-edge-m", input_size=32, spread_curve=curve)
+    convert(network, contract, tmp_path / "m.onnx", small, noises(small))
+    with torch.no_grad():
+        inputs = torch.from_numpy(np.asarray(prepare_input(small, contract), np.float32))
+        chances = network.logits(inputs).softmax(dim=2).numpy()  # type: ignore[operator]
+    places = network.get_buffer("fc.grid").numpy()
+    off = places - chances[..., None, :] @ places  # of the mean place
+    spreads = np.sqrt((chances * np.square(off).sum(axis=3)).sum(axis=2))
+    for name, allowed in (("m.onnx", 1e-4), ("m.int8.onnx", 0.02)):
+        found = FaceLandmarker(tmp_path / name).model.predict_with_spread(small)[1]
+        np.testing.assert_allclose(found, spreads, atol=allowed)
+        for output, shape in zip(onnx.load(tmp_path / name).graph.output, (196, 98), strict=True):
+            assert output.type.tensor_type.shape.dim[1].dim_value == shape
+    faces = read_faces(FaceLandmarker(tmp_path / "m.onnx"), small[0], [[0, 0, 26, 26], [6, 6, 32, 32]], "bgr")
+    assert faces.landmark_confidence.shape == (2, 98)
+    analyze = FaceAnalyzer(lambda image: np.array([[0, 0, 26, 26]]), FaceLandmarker(tmp_path / "m.onnx"), refine=0)
+    np.testing.assert_array_equal(analyze(small[0], "bgr").landmark_confidence, faces[0].landmark_confidence)
+    given = faces[[0]].to_dicts()[0]["landmark_confidence"]
+    np.testing.assert_allclose(given, faces.landmark_confidence[0], atol=1e-4)

@@ -34,6 +34,7 @@ def full_contract() -> Contract:
         nme=0.0521,
         nme_data="wflw-test",
         confidence_curve=ConfidenceCurve(0.05, 4.5),
+        spread_curve=ConfidenceCurve(0.08, 3.5),
         fingerprint=Fingerprint(7, tuple(i / 196 for i in range(196)), 0.01),
     )
 
