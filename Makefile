@@ -10,10 +10,10 @@ TESTS :=
 SOURCES := pfld_edge train convert calib runtime tests benchmarks examples tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test lint format typecheck bench figures portability release clean
+.PHONY: help setup demo docs test lint format typecheck bench figures portability train-s train-m release clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv with everything that is needed (PYTHON=python3.11 chooses the interpreter)
 
@@ -59,6 +59,10 @@ figures: $(READY)  ## measure the figures of README and docs/ and paste them in 
 
 portability: $(READY)  ## landmarks on emulated processors against this one's (MODELS="a.onnx b.onnx"; not part of `make test`)
 	$(BIN)/python benchmarks/portability.py $(if $(ARM64),--arm64 $(ARM64)) $(MODELS)
+
+train-s train-m: $(READY)  ## label, cut and train a network in runs/; resumes (needs PFLD_EDGE_SHARED; hours of CPU, or a GPU)
+	$(BIN)/python train/recipes/pseudo_label.py $(PFLD_EDGE_SHARED) runs/labels
+	$(BIN)/pfld-edge train --config train/configs/pfld-edge-$(@:train-%=%).toml -o runs/pfld-edge-$(@:train-%=%) --resume
 
 release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in fresh environments, with SBOMs
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[release]'

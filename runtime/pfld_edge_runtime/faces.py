@@ -121,8 +121,8 @@ class Faces:
 
         Returns:
             ``xy`` are the landmarks, ``class_id`` is 0 and ``data["class_name"]`` is "face" throughout; the confidence
-            of a point is `landmark_confidence`, or its face's, and left out where no face has one. Versions since 0.29 get the detector's scores too.
-            Where faces were tracked, ``data["tracker_id"]`` holds `ids`.
+            of a point is `landmark_confidence`, or its face's, and left out where neither is known. Versions since 0.29
+            get the detector's scores too. Where faces were tracked, ``data["tracker_id"]`` holds `ids`.
 
         Raises:
             MissingPackageError: The package supervision isn't installed.

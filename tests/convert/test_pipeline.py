@@ -214,7 +214,7 @@ def test_heat_maps_keep_their_spread_in_both_files_and_it_becomes_each_points_co
             assert output.type.tensor_type.shape.dim[1].dim_value == shape
     faces = read_faces(FaceLandmarker(tmp_path / "m.onnx"), small[0], [[0, 0, 26, 26], [6, 6, 32, 32]], "bgr")
     assert faces.landmark_confidence.shape == (2, 98)
-    analyze = FaceAnalyzer(lambda image: np.array([[0, 0, 26, 26]]), FaceLandmarker(tmp_path / "m.onnx"), refine=0)
+    analyze = FaceAnalyzer(lambda _: np.array([[0, 0, 26, 26]]), FaceLandmarker(tmp_path / "m.onnx"), refine=0)
     np.testing.assert_array_equal(analyze(small[0], "bgr").landmark_confidence, faces[0].landmark_confidence)
     given = faces[[0]].to_dicts()[0]["landmark_confidence"]
     np.testing.assert_allclose(given, faces.landmark_confidence[0], atol=1e-4)

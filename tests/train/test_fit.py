@@ -71,8 +71,10 @@ def run(state: RunState, out: Path, stop_after: int | None = None) -> list[Epoch
     return recorder.results
 
 
-def test_the_loss_falls(faces_csv: Path, tmp_path: Path) -> None:
-    results = run(new_run(config(faces_csv, epochs=12, optimizer={"learning_rate": 5e-3})), tmp_path / "run")
+@pytest.mark.parametrize("loss", ["wing", "dense"])
+def test_the_loss_falls(faces_csv: Path, tmp_path: Path, loss: str) -> None:
+    settings = config(faces_csv, epochs=12, optimizer={"learning_rate": 5e-3}, loss={"kind": loss})
+    results = run(new_run(settings), tmp_path / "run")
     assert results[-1].loss < 0.7 * results[0].loss
     assert (tmp_path / "run/best.pth").exists()
     assert (tmp_path / "run/log.csv").read_text().count("\n") == 13

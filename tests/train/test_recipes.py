@@ -1,4 +1,4 @@
-"""The recipes: widening, hints of a teacher stage by stage, the face detector."""
+"""The recipes: pseudo-labels, the curve of heat maps' spreads, hints of a teacher stage by stage, the face detector."""
 
 import os
 import runpy
@@ -11,42 +11,12 @@ import torch
 from torch import Tensor
 
 from pfld_edge_convert.onnx_import import import_onnx
-from pfld_edge_runtime import Contract, open_detector
+from pfld_edge_runtime import ConfidenceCurve, Contract, open_detector
 from pfld_edge_train.batches import Batch
 from pfld_edge_train.checkpoint import load_checkpoint, save_checkpoint
 from pfld_edge_train.config import LossConfig
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
-
-WIDEN = Path(__file__).parents[2] / "train/recipes/widen.py"
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_widening_keeps_every_map(seed: int) -> None:
-    torch.manual_seed(seed)
-    small = {"input_size": 32, "width_factor": 0.5}
-    narrow, wide = (build_model(ModelConfig(f"pfld-edge-{size}", **small)) for size in "sm")
-    narrow.train()
-    for _ in range(20):
-        narrow(torch.randn(16, 3, 32, 32))  # running statistics that are not those of a new network
-    wide.load_state_dict(runpy.run_path(str(WIDEN))["widened"](narrow, wide, seed))
-    faces = torch.randn(4, 3, 32, 32)
-    with torch.no_grad():
-        # The narrow network's last stage has one more block.
-        blocks = [network.eval().get_submodule("blocks")[:7] for network in (narrow, wide)]
-        expected, found = (part(faces) for part in blocks)
-    assert expected.std() > 0.1
-    torch.testing.assert_close(found[:, : expected.shape[1]], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_copies_of_a_channel_differ_in_what_is_read_of_them() -> None:
-    sources, shares = runpy.run_path(str(WIDEN))["copied_channels"](8, 12, torch.Generator().manual_seed(0))
-    assert sorted(set(sources.tolist())) == list(range(8))
-    sums = torch.zeros(8).index_add_(0, sources, shares)
-    torch.testing.assert_close(sums, torch.ones(8))
-    copied = [shares[sources == channel] for channel in range(8)]
-    assert all(len(part) == 1 or part[0] != part[1] for part in copied)
-
 
 SHARED = os.environ.get("PFLD_EDGE_SHARED")
 RECIPE = runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/stage_hints.py"))
@@ -174,3 +144,32 @@ def test_cells_that_predict_a_face_exactly_have_no_loss_of_box_and_points(detect
     torch.testing.assert_close(losses.box, torch.tensor(0.0), atol=1e-5, rtol=0)
     torch.testing.assert_close(losses.points, torch.tensor(0.0), atol=1e-5, rtol=0)
     assert losses.score > 0
+
+
+def test_true_points_correct_their_own_and_their_neighbours_but_not_a_shared_offset(labels: dict[str, Any]) -> None:
+    random = np.random.default_rng(0)
+    points = random.uniform(0, 100, (5, 98, 2)).astype(np.float32)
+    points[:, 60], points[:, 72] = (20, 40), (80, 40)  # the face's own axes are the picture's
+    true = points[:, labels["FROM_68"]] + np.float32(3)  # a difference of definition
+    np.testing.assert_allclose(labels["corrected"](points, true), points, atol=1e-4)
+    true[0, 20] += (0, 10)  # one brow point, WFLW's 36
+    assert labels["FROM_68"][20] == 36
+    moved = labels["corrected"](points, true) - points
+    expected = np.zeros((5, 98, 2))
+    expected[0, 36] = (0, 10 * 0.4)
+    expected[0, [38, 39]] = (0, 10 * 0.4 / 2)
+    np.testing.assert_allclose(moved, expected, atol=1e-3)
+
+
+def test_the_spread_curve_is_the_logistic_that_drew_the_points() -> None:
+    fitted = runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/bundle.py"))["fitted_curve"]
+    random = np.random.default_rng(0)
+    spreads = np.exp(random.normal(-3, 0.8, (500, 98)))
+    truth = ConfidenceCurve(0.06, 3.0)
+    found = fitted(spreads, random.random(spreads.shape) < truth(spreads))
+    assert (found.middle, found.steepness) == (pytest.approx(0.06, rel=0.05), pytest.approx(3.0, rel=0.05))
+
+
+@pytest.fixture(scope="module")
+def labels() -> dict[str, Any]:
+    return runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/pseudo_label.py"))

@@ -315,7 +315,7 @@ def _input_size(weights: Mapping[str, Tensor], kind: str) -> int:
 
 def _num_landmarks(weights: Mapping[str, Tensor], kind: str) -> int:
     if _HEAT in weights:
-        return _shape(weights, _HEAT, axes=4)[0] // SHAPES[kind].fine**2
+        return _shape(weights, _HEAT, axes=4)[0] // SHAPES[kind].fine ** 2
     outputs = _shape(weights, "fc.weight", axes=2)[0]
     if outputs % 2:
         raise CheckpointError(f"the last layer has {outputs} outputs, expected an x and a y for each landmark")

@@ -139,10 +139,11 @@ HARD_VIEW = AugmentConfig(
 class LossConfig:
     """The loss on landmarks, in pixels of the network's input. See `pfld_edge_train.losses` and ``docs/losses.md``.
 
-    `adaptive_wing_alpha` is one more than the exponent; above 2, or the gradient at zero is infinite.
+    `adaptive_wing_alpha` is one more than the exponent; above 2, or the gradient at zero is infinite. ``dense`` is for
+    networks with heat maps, see `pfld_edge_train.dense_loss`.
     """
 
-    kind: Literal["wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1"] = "wing"
+    kind: Literal["wing", "adaptive-wing", "soft-wing", "smooth-l1", "l2", "l1", "dense"] = "wing"
     wing_w: Positive = 10.0
     wing_epsilon: Positive = 2.0
     adaptive_wing_omega: Positive = 14.0
@@ -153,12 +154,19 @@ class LossConfig:
     soft_wing_omega2: Positive = 20.0
     soft_wing_epsilon: Positive = 2.0
     smooth_l1_beta: Positive = 1.0
+    dense_error: NotNegative = 10.0
+    dense_lid_weight: Positive = 2.2
     pose_weight: Literal["none", "paper", "deviation", "turned"] = "none"
     eye_normalized: Switch = False
     attribute_weight: Literal["none", "paper", "balanced"] = "none"
     auxiliary_weight: NotNegative = 0.0
 
     def __post_init__(self) -> None:
+        if self.kind == "dense" and (self.needs_pose or self.eye_normalized or self.attribute_weight != "none"):
+            raise TrainConfigError(
+                "kind 'dense' weighs landmarks by their weights alone: leave pose_weight, attribute_weight, "
+                "auxiliary_weight and eye_normalized out"
+            )
         if self.pose_weight == "deviation" and self.auxiliary_weight == 0:
             raise TrainConfigError(
                 "pose_weight 'deviation' needs an auxiliary_weight above 0: nothing else trains the predicted angles"

@@ -19,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import Batch, prefetched, training_batches, validation_batches
 from pfld_edge_train.config import TrainConfig
+from pfld_edge_train.dense_loss import DenseLandmarkLoss
 from pfld_edge_train.errors import TrainingDivergedError, TrainingInterruptedError
 from pfld_edge_train.face_cache import FaceCache
 from pfld_edge_train.learner import Learner, training_mode, update_ema
@@ -38,7 +39,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def train_step(
     learner: Learner,
     batch: Batch,
-    loss_of: LandmarkLoss,
+    loss_of: LandmarkLoss | DenseLandmarkLoss,
     config: TrainConfig,
     steps_per_epoch: int,
     processes: Processes,
@@ -185,7 +186,7 @@ class _FigureReader:
 def train_epoch(
     state: RunState,
     cache: FaceCache,
-    loss_of: LandmarkLoss,
+    loss_of: LandmarkLoss | DenseLandmarkLoss,
     steps: int,
     path: Path,
     clock: CheckpointClock,

@@ -11,6 +11,7 @@ from pfld_edge_calib.face import Skip
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import epoch_order
 from pfld_edge_train.config import TrainConfig
+from pfld_edge_train.dense_loss import DenseLandmarkLoss
 from pfld_edge_train.engine import (
     CheckpointClock,
     ValidationErrors,
@@ -90,7 +91,11 @@ def fit(
         steps = _steps_per_epoch(state, cache)
         attributes, shown = (torch.from_numpy(values[~cache.held_out]) for values in (cache.attributes, cache.repeats))
         frequencies = attribute_frequencies(attributes, shown)
-        loss_of = LandmarkLoss(config.loss, config.input_size, state.contract, frequencies)
+        loss_of: LandmarkLoss | DenseLandmarkLoss
+        if config.loss.kind == "dense":
+            loss_of = DenseLandmarkLoss(config.loss, state.contract, state.learner.model)
+        else:
+            loss_of = LandmarkLoss(config.loss, config.input_size, state.contract, frequencies)
         out.mkdir(parents=True, exist_ok=True)
     wanted = config.tensorboard and processes.first
     events = open_tensorboard(out / "tensorboard", state.next_epoch) if wanted else None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pfld_edge_train.config import FinetuneConfig, TrainConfig
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.models import AuxiliaryNet, LandmarkNet, WithAuxiliary
+from pfld_edge_train.models.edge import HeatMapLogits
 from pfld_edge_train.processes import Processes
 
 LAST_LAYER = "fc"
@@ -37,10 +38,13 @@ class Learner:
     step: int = 0
 
     def predict(self, faces: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map ``(N, 3, S, S)`` to landmarks ``(N, P, 2)`` and, with an auxiliary network, angles ``(N, 3)``."""
+        """Map ``(N, 3, S, S)`` to what the loss takes and, with an auxiliary network, angles ``(N, 3)``.
+
+        The loss takes landmarks ``(N, P, 2)``, or heat maps ``(N, P, cells)`` where it is dense.
+        """
         found = self.runner(faces.contiguous(memory_format=torch.channels_last))
         landmarks, angles = found if self.auxiliary is not None else (found, None)
-        return landmarks.view(len(landmarks), -1, 2), angles
+        return landmarks if landmarks.ndim == 3 else landmarks.view(len(landmarks), -1, 2), angles
 
 
 def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) -> Learner:
@@ -51,6 +55,8 @@ def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) 
     if config.loss.needs_auxiliary:
         auxiliary = AuxiliaryNet(model.feature_channels, config.input_size).to(processes.device)
         runner = WithAuxiliary(model, auxiliary)
+    elif config.loss.kind == "dense":
+        runner = HeatMapLogits(model)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = parameter_groups(model, config.optimizer.weight_decay, config.finetune, auxiliary)
     kind = torch.optim.AdamW if config.optimizer.kind == "adamw" else torch.optim.Adam

@@ -73,6 +73,8 @@ def new_run(config: TrainConfig, init: Path | None = None, processes: Processes 
     CheckpointError where it can't be read, TrainConfigError where it holds another network.
     """
     processes = processes or Processes(torch.device("cpu"))
+    if init is not None:
+        config = _named_as_found(config, load_checkpoint(init).model)
     # For the random weights; all later random numbers come from generators of their own.
     torch.manual_seed(config.seed)
     contract = Contract(
@@ -101,13 +103,13 @@ def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = N
     checkpoint = load_checkpoint(path)
     if checkpoint.config is None or checkpoint.optimizer is None or checkpoint.ema_weights is None:
         raise TrainConfigError(f"{path}: holds weights and no run; start from it with --init, in another folder")
-    differs = difference(checkpoint.config, config)
+    config = _named_as_found(config, checkpoint.model)
+    differs = difference({**checkpoint.config, "model": checkpoint.model.kind}, config)
     if differs is not None:
         raise TrainConfigError(
             f"{path}: not a checkpoint of this configuration, {differs}; train into another folder, or set that back"
         )
     state = new_run(config, processes=processes)
-    _check_network(path, checkpoint.model, _model_config(config, state.contract))
     learner = state.learner
     learner.model.load_state_dict(dict(checkpoint.weights))
     learner.average.load_state_dict(dict(checkpoint.ema_weights))
@@ -174,6 +176,11 @@ def _model_config(config: TrainConfig, contract: Contract) -> ModelConfig:
         fused=config.finetune.fused,
         pointwise_scale=config.finetune.pointwise_scale,
     )
+
+
+def _named_as_found(config: TrainConfig, found: ModelConfig) -> TrainConfig:
+    """Take the network that had the configuration's name first (pfld-edge-s1) where a checkpoint holds that."""
+    return replace(config, model=found.kind) if found.kind == f"{config.model}1" else config
 
 
 def difference(saved: dict[str, Any], config: TrainConfig) -> str | None:

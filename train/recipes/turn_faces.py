@@ -35,7 +35,7 @@ from pfld_edge_train.face_cache import split_groups
 Array = NDArray[np.float64]
 
 # How often a face of each source is turned, and what its groups are.
-SOURCES = {"wflw_unlabelled.csv": (3.0, "image"), "youtube.csv": (1.0, "person"), "lfw.csv": (0.3, "person")}
+SOURCES = {"wflw.csv": (3.0, "image"), "youtube68.csv": (1.0, "person"), "lfw.csv": (0.1, "person")}
 VALIDATION, SPLIT_SEED = 0.04, 0
 LARGEST_YAW = 75.0
 SIDE, ROOM = 208, 2.1

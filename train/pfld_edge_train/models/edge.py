@@ -78,10 +78,10 @@ class HeatMaps(nn.Module):
         self.register_buffer("grid", cell_places(side, fine))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, H)`` to heat maps before their softmax, ``(N, P, fine^2 * H * H)``, in the order of `grid`."""
+        """Map ``(N, C, H, H)`` to heat maps before their softmax, ``(N, P, cells)`` in the order of `grid`."""
         with torch.autocast(x.device.type, enabled=False):
             # Eight bits of a bfloat16 are too few for the exponents of a softmax.
-            heat = self.heat(x.float() if torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16 else x)
+            heat = self.heat(x if x.dtype == torch.float64 else x.float())
         return heat.reshape(-1, self.num_landmarks, len(self.grid))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,9 +94,7 @@ class HeatMaps(nn.Module):
 def _block_of(config: ModelConfig) -> Callable[..., MobileOneBlock]:
     """Give a network's block; with one convolution branch the side branches are left out too."""
     branches, bound = config.conv_branches, SHAPES[config.kind].bound
-    return partial(
-        MobileOneBlock, conv_branches=branches, side_branches=branches > 1, fused=config.fused, bound=bound
-    )
+    return partial(MobileOneBlock, conv_branches=branches, side_branches=branches > 1, fused=config.fused, bound=bound)
 
 
 class _PFLDEdge(LandmarkNet):
@@ -143,7 +141,7 @@ class PFLDEdge(_PFLDEdge):
         self.fc = HeatMaps(middle, config.input_size // 8, config.num_landmarks, self.shape.fine)
 
     def joined_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``(N, 3, S, S)`` to the map ``(N, C, S / 8, S / 8)`` that the heat maps are made of, and the first stage's."""
+        """Map ``(N, 3, S, S)`` to the map that heat maps are made of, an 8th of the size, and the first stage's."""
         first, middle, last = self.maps(x)
         coarse = F.interpolate(self.lateral(last), scale_factor=2.0, mode="nearest")
         return self.joined(middle + coarse), first
@@ -156,6 +154,19 @@ class PFLDEdge(_PFLDEdge):
         """Map ``(N, 3, S, S)`` to landmarks and the first stage's map."""
         joined, first = self.joined_map(x)
         return self.fc(joined), first
+
+
+class HeatMapLogits(nn.Module):
+    """A network's `logits` as a module's forward pass, for DistributedDataParallel."""
+
+    def __init__(self, network: LandmarkNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `PFLDEdge.logits`."""
+        logits: Tensor = self.network.logits(x)  # type: ignore[operator]
+        return logits
 
 
 class PFLDEdgeS1(_PFLDEdge):

@@ -1,0 +1,131 @@
+"""Dense supervision of heat maps: cross-entropy over all places, and the error of the mean place.
+
+A landmark's coordinates tell a network two numbers a point; where on its heat map the mass must and must not be tells
+it hundreds. The target is split bilinearly over the four nearest places, whose mean it is: coarse heat
+maps then carry no error of rounding (H3R, Yu and Tao, arXiv 2009.00225, section 3.2, takes one of the four at random;
+this is its expectation). The error of the mean place is that of integral regression (Sun et al., arXiv
+1711.08229, section 2), which is what the network is used for.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pfld_edge_runtime import WFLW_98, Contract
+from pfld_edge_train.batches import Batch
+from pfld_edge_train.config import LossConfig
+from pfld_edge_train.errors import TrainConfigError
+from pfld_edge_train.models import LandmarkNet
+from pfld_edge_train.models.edge import STRETCH, PFLDEdge
+
+_UPPER, _LOWER = (61, 62, 63, 69, 70, 71), (67, 66, 65, 75, 74, 73)
+"""Facing points of the lids in WFLW's order."""
+_LEAST_EYES = 0.3
+"""Least size of a face as a share of its box: in large pose the eyes' distance vanishes."""
+
+
+def nearest_cells(points: Tensor, side: int, fine: int) -> tuple[Tensor, Tensor]:
+    """Find the four nearest cells of points ``(N, P, 2)`` and their shares, ``(N, P, 4)`` each.
+
+    Cells are indices into `pfld_edge_train.models.edge.cell_places`; the shares sum to 1, and the cells' places, so
+    weighted, to the point. Points beyond the outermost cells' places count as those.
+    """
+    count = side * fine
+    place = (((points - 0.5) / STRETCH + 0.5) * count - 0.5).clamp(0, count - 1)
+    low = place.floor().clamp(max=count - 2)
+    share = place - low
+    x = low[..., :1].long() + torch.tensor([0, 1, 0, 1], device=points.device)
+    y = low[..., 1:].long() + torch.tensor([0, 0, 1, 1], device=points.device)
+    along_x = torch.stack([1 - share[..., 0], share[..., 0]], dim=-1).repeat(1, 1, 2)
+    along_y = torch.stack([1 - share[..., 1], share[..., 1]], dim=-1).repeat_interleave(2, dim=2)
+    quarter = (y % fine) * fine + x % fine
+    return quarter * side * side + (y // fine) * side + x // fine, along_x * along_y
+
+
+class DenseLoss(torch.autograd.Function):
+    """Cross-entropy, the mean place's error and the lid distances' error, with the gradient in closed form.
+
+    Autograd needs a dozen passes over the ``(N, P, cells)`` maps for the same: a fifth of a step's time.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,  # noqa: ANN401 - torch's own context
+        logits: Tensor,
+        places: Tensor,
+        cells: Tensor,
+        shares: Tensor,
+        points: Tensor,
+        weights: Tensor,
+        pulls: Tensor,
+        lids: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """Sum of losses; `weights` ``(N, P)`` are of the cross-entropies, `pulls` ``(N, P)`` of the errors."""
+        chance = logits.softmax(2)
+        found = chance @ places
+        at = chance.gather(2, cells).clamp(min=1e-12)
+        off = found - points
+        length = (off.square().sum(2) + 1e-8).sqrt()
+        loss = (length * pulls).sum() - ((at.log() * shares).sum(2) * weights).sum()
+        pull = off * (pulls / length)[..., None]
+        if lids is not None:
+            upper, lower = lids
+            gap = off[:, upper] - off[:, lower]
+            wide = (gap.square().sum(2) + 1e-6).sqrt()
+            loss = loss + (wide * pulls[:, upper]).sum()
+            gap = gap * (pulls[:, upper] / wide)[..., None]
+            pull[:, upper] += gap
+            pull[:, lower] -= gap
+        ctx.save_for_backward(chance, places, cells, shares, weights, pull, found)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]  # noqa: ANN401
+        """Of the logits; the other inputs are constants."""
+        chance, places, cells, shares, weights, pull, found = ctx.saved_tensors
+        slope = pull @ places.T
+        slope += (weights - (pull * found).sum(2))[..., None]
+        slope *= chance
+        slope.scatter_add_(2, cells, -shares * weights[..., None])
+        return slope * gradient, *[None] * 7
+
+
+class DenseLandmarkLoss:
+    """The loss of a training step on heat maps before their softmax; takes the place of `LandmarkLoss`.
+
+    The mean over landmarks, by weight, of the cross-entropy plus ``dense_error`` times the mean place's distance over
+    the face's size (eye distance, at least 0.3 of the box). With WFLW's points the 16 of the lids count
+    ``dense_lid_weight`` times, and the distance between facing lid points is a term of its own: openness is made of
+    these distances, which errors that both lids share don't change.
+    """
+
+    def __init__(self, config: LossConfig, contract: Contract, network: LandmarkNet) -> None:
+        """Check that the network has heat maps; TrainConfigError where not."""
+        if not isinstance(network, PFLDEdge):
+            raise TrainConfigError("loss: kind = 'dense' needs a network with heat maps: pfld-edge-s or pfld-edge-m")
+        self._error, scheme = config.dense_error, contract.landmarks
+        self._eyes, head = scheme.normalizing_points, network.fc
+        self._places, self._side, self._fine = head.grid, head.side, head.fine
+        self._by_point = torch.ones(scheme.num_landmarks)
+        self._lids = None
+        if scheme == WFLW_98:
+            self._by_point[60:76] = config.dense_lid_weight
+            self._by_point /= self._by_point.mean()
+            self._lids = torch.tensor(_UPPER), torch.tensor(_LOWER)
+
+    def __call__(
+        self, predicted: Tensor, batch: Batch, _angles: Tensor | None = None, normalizer: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss of logits ``(N, P, cells)``, a scalar; see `LandmarkLoss`."""
+        points = batch.landmarks
+        total = batch.weights.sum() if normalizer is None else normalizer
+        weights = batch.weights * self._by_point.to(points.device) / total
+        eyes = (points[:, self._eyes[0]] - points[:, self._eyes[1]]).norm(dim=1)
+        sizes = torch.maximum(eyes, _LEAST_EYES * (points.amax(1) - points.amin(1)).amax(1)).clamp_min(1e-6)
+        cells, shares = nearest_cells(points, self._side, self._fine)
+        pulls = self._error * weights / sizes[:, None]
+        loss: Tensor = DenseLoss.apply(  # type: ignore[no-untyped-call]
+            predicted.float(), self._places, cells, shares, points, weights, pulls, self._lids
+        )
+        return loss
