@@ -29,10 +29,10 @@ from pfld_edge_train.fit import fit
 from pfld_edge_train.learner import freeze_layers, layer_factors, parameter_groups, training_mode
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 from pfld_edge_train.run_log import Callback, EpochResult
-from pfld_edge_train.run_state import RunState, new_run, resumed_run
+from pfld_edge_train.run_state import RunState, new_run, resumed_run, save_run
 
 TINY = {"width_factor": 0.25, "input_size": 32, "batch_size": 2, "validation": 0.49, "epochs": 2}
-NETWORK = ModelConfig("pfld-edge-s", width_factor=0.25, input_size=32)
+NETWORK = ModelConfig("pfld-edge-s1", width_factor=0.25, input_size=32)
 
 
 def saved(path: Path, scheme: LandmarkScheme | None = WFLW_98, config: ModelConfig = NETWORK) -> torch.nn.Module:
@@ -72,7 +72,7 @@ def test_a_98_point_network_becomes_one_of_68_or_5_that_answers_as_the_runtime_m
     assert f"all {scheme.num_landmarks} points follow from wflw-98" in state.origin
 
 
-@pytest.mark.parametrize("kind", ["pfld-edge-s", "pfld-edge-m"])  # a linear layer, heat maps
+@pytest.mark.parametrize("kind", ["pfld-edge-s1", "pfld-edge-m"])  # a linear layer, heat maps
 def test_points_of_the_same_name_keep_their_rows_and_others_start_fresh(tmp_path: Path, kind: str) -> None:
     source = saved(tmp_path / "wflw.pth", config=replace(NETWORK, kind=kind))
     names = [WFLW_98.names[72], "forehead", WFLW_98.names[60]]
@@ -80,6 +80,23 @@ def test_points_of_the_same_name_keep_their_rows_and_others_start_fresh(tmp_path
     state = new_run(config(model=kind, landmarks=own), tmp_path / "wflw.pth")
     np.testing.assert_allclose(answers(state.learner.model)[:, ::2], answers(source)[:, [72, 60]], atol=1e-6)
     assert "2 of 3 points are wflw-98's of the same name; 1 start fresh" in state.origin
+
+
+def test_a_checkpoint_of_the_network_that_had_the_name_first_decides(tmp_path: Path) -> None:
+    old = replace(load_checkpoint_of(tmp_path / "old.pth"), model=replace(NETWORK, kind="pfld-edge-s"))
+    save_checkpoint(tmp_path / "old.pth", old)  # as versions before heat maps wrote it
+    state = new_run(config(model="pfld-edge-s"), tmp_path / "old.pth")
+    assert state.config.model == "pfld-edge-s1"
+    save_run(state, tmp_path / "last.pth")
+    assert resumed_run(config(model="pfld-edge-s"), tmp_path / "last.pth").config == state.config
+    with pytest.raises(TrainConfigError, match="its kind is pfld-edge-s1.*start from it with model = 'pfld-edge-s1'"):
+        new_run(config(model="pfld-edge-m"), tmp_path / "old.pth")
+
+
+def load_checkpoint_of(path: Path) -> Checkpoint:
+    """A new checkpoint of `NETWORK`."""
+    saved(path)
+    return load_checkpoint(path)
 
 
 def test_numbered_points_of_another_scheme_are_not_taken_for_the_same(tmp_path: Path) -> None:
