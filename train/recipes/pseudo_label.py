@@ -1,11 +1,10 @@
 """Pseudo-labels faces with H3R and the published PFLD networks, for the bundled models' recipes.
 
     python train/recipes/pseudo_label.py SHARED OUT
-    python train/recipes/pseudo_label.py SHARED runs/turned turned.csv
 
-SHARED holds data/ (WFLW, helen_afw, aflw2000, WIDER, youtube68, lfw) and models/ (reference, teachers, detectors). The
-first form writes OUT/SOURCE.csv for each source: image, x0, y0, ... x97, y97 (pixels), c0 ... c97; it resumes. The
-second form labels the faces of a CSV of `turn_faces.py` again, into labelled.csv of the same folder.
+SHARED holds data/ (WFLW, helen_afw, aflw2000, WIDER, youtube68, lfw) and models/ (reference, teachers, detectors).
+Writes OUT/SOURCE.csv for each source: image, x0, y0, ... x97, y97 (pixels), c0 ... c97; images are relative to the link
+OUT/photos. It resumes behind the last block of photographs.
 
 The label is 0.6 times the mean of H3R's predictions (Yu and Tao, arXiv 2009.00225; margins of 1.5 and 1.8) plus 0.4
 times that of the three PFLD networks', each also on the mirror image, in a second pass on the box of the first one. On
@@ -242,31 +241,13 @@ def source_rows(blocks: Sequence[Path]) -> Iterator[list[str]]:
         yield label_row(str(names[i]), points[i], confidence[i])
 
 
-def label_again(task: tuple[Path, list[str]]) -> list[list[str]]:
-    """Label a face that has points; its line of the CSV."""
-    folder, row = task
-    image = cv2.imread(str(folder / row[0]))
-    if image is None or _teacher is None:
-        return []
-    box = tight_box(np.array(row[1:197], np.float32).reshape(98, 2)).astype(np.float32)
-    points, disagreement, _ = _teacher(np.asarray(image, np.uint8), box[None])
-    if np.median(disagreement) >= WORST_DISAGREEMENT:
-        return []
-    return [label_row(row[0], points[0], TYPICAL_ERROR / np.hypot(TYPICAL_ERROR, disagreement[0]))]
-
-
 def main() -> None:
-    """Label every source, or the faces of a CSV again."""
+    """Label every source."""
     shared, out = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
     (out / "blocks").mkdir(parents=True, exist_ok=True)
     if not (out / "photos").is_symlink():
         (out / "photos").symlink_to(shared / "data")  # what the image columns are relative to
     with ProcessPoolExecutor(2, initializer=start, initargs=(shared,)) as pool:
-        if len(sys.argv) > 3:
-            faces = _rows(out / sys.argv[3])
-            again = pool.map(label_again, [(out, row) for row in faces], chunksize=16)
-            write_labels(out / "labelled.csv", chain.from_iterable(track(again, "labelling", total=len(faces))))
-            return
         for name, photos in photographs(shared):
             if (out / f"{name}.csv").exists():
                 continue
