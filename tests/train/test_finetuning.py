@@ -89,7 +89,7 @@ def test_a_checkpoint_of_the_network_that_had_the_name_first_decides(tmp_path: P
     assert state.config.model == "pfld-edge-s1"
     save_run(state, tmp_path / "last.pth")
     assert resumed_run(config(model="pfld-edge-s"), tmp_path / "last.pth").config == state.config
-    with pytest.raises(TrainConfigError, match="its kind is pfld-edge-s1.*start from it with model = 'pfld-edge-s1'"):
+    with pytest.raises(TrainConfigError, match=r"its kind is pfld-edge-s1.*start from it with model = 'pfld-edge-s1'"):
         new_run(config(model="pfld-edge-m"), tmp_path / "old.pth")
 
 
