@@ -28,7 +28,7 @@ Told = str | LandmarkScheme
 
 _SCHEMES = {scheme.name: scheme for scheme in (WFLW_98, IBUG_68, FIVE_POINTS)}
 _NUMBERS = ("mean", "scale")
-_KEPT = ("fingerprint", "confidence_curve", "format_version", "crop", "output_space")
+_KEPT = ("fingerprint", "confidence_curve", "spread_curve", "format_version", "crop", "output_space")
 _TEXT = tuple(item.name for item in fields(Contract) if item.name not in (*_KEPT, *_NUMBERS))
 
 FIELDS = (*_TEXT, *_NUMBERS, "margin")
