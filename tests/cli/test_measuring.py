@@ -29,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint with random weights, and the ONNX file that was made from it."""
     folder = tmp_path_factory.mktemp("measured")
     torch.manual_seed(0)
-    config = ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64)
+    config = ModelConfig("pfld-edge-s1", width_factor=0.5, input_size=64)
     model, contract = build_model(config).eval(), Contract(model=config.kind, input_size=64)
     save_checkpoint(folder / "net.pth", Checkpoint(model.state_dict(), config, contract=contract.to_dict()))
     convert(model, contract, folder / "net.onnx", sample_crops(contract))
@@ -261,7 +261,7 @@ def test_two_portraits_can_not_tell_a_small_drift(
 ) -> None:
     """Another network that errs as much: no verdict about it can come from two photographs."""
     torch.manual_seed(1)
-    config = ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64)
+    config = ModelConfig("pfld-edge-s1", width_factor=0.5, input_size=64)
     contract = Contract(model=config.kind, input_size=64)
     other = tmp_path / "other.pth"
     save_checkpoint(other, Checkpoint(build_model(config).eval().state_dict(), config, contract=contract.to_dict()))

@@ -49,7 +49,7 @@ SLOWER = {name: Times(np.full(20, value), np.full(20, value)) for name, value in
 @pytest.fixture(scope="module")
 def network() -> onnx.ModelProto:
     torch.manual_seed(0)
-    model = build_model(ModelConfig("pfld-edge-s", width_factor=0.5, input_size=64))
+    model = build_model(ModelConfig("pfld-edge-s1", width_factor=0.5, input_size=64))
     samples = np.asarray(prepare_input(sample_crops(CONTRACT), CONTRACT), np.float32)
     return run_passes(export_onnx(reparameterize(model), 64), default_passes(), samples)[0]
 

@@ -93,7 +93,7 @@ def drawn(count: int, seed: int) -> Batch:
 
 def test_it_learns_the_angles_of_drawn_heads_beside_the_landmarks() -> None:
     torch.manual_seed(0)
-    network = build_model(ModelConfig("pfld-edge-s", 0.5, 32))
+    network = build_model(ModelConfig("pfld-edge-s1", 0.5, 32))
     both = WithAuxiliary(network, AuxiliaryNet(network.feature_channels, 32)).train()
     loss = LandmarkLoss(LossConfig(pose_weight="deviation", auxiliary_weight=1.0), 32, Contract(input_size=32))
     optimizer = torch.optim.AdamW(both.parameters(), lr=3e-3)

@@ -71,9 +71,9 @@ def run(state: RunState, out: Path, stop_after: int | None = None) -> list[Epoch
     return recorder.results
 
 
-@pytest.mark.parametrize("loss", ["wing", "dense"])
-def test_the_loss_falls(faces_csv: Path, tmp_path: Path, loss: str) -> None:
-    settings = config(faces_csv, epochs=12, optimizer={"learning_rate": 5e-3}, loss={"kind": loss})
+@pytest.mark.parametrize(("model", "loss"), [("pfld-edge-s1", "wing"), ("pfld-edge-s", "dense")])
+def test_the_loss_falls(faces_csv: Path, tmp_path: Path, model: str, loss: str) -> None:
+    settings = config(faces_csv, model=model, epochs=12, optimizer={"learning_rate": 5e-3}, loss={"kind": loss})
     results = run(new_run(settings), tmp_path / "run")
     assert results[-1].loss < 0.7 * results[0].loss
     assert (tmp_path / "run/best.pth").exists()
