@@ -179,11 +179,11 @@ class ConfidenceCurve:
         if not all(0 < value < math.inf for value in (self.middle, self.steepness)):
             raise ModelContractError(f"a confidence curve needs finite values above 0, not {asdict(self)}")
 
-    def __call__(self, disagreement: NDArray[np.float64]) -> NDArray[np.float32]:
+    def __call__(self, doubt: NDArray[np.floating]) -> NDArray[np.float32]:
         """Map doubts of any shape to float32 probabilities; 0 where the doubt is infinite, NaN where it is NaN."""
         # Above 1e9 nothing changes any more, and powers stay finite.
-        ratio = np.minimum(disagreement / self.middle, 1e9)
-        return (1 / (1 + ratio**self.steepness)).astype(np.float32)
+        ratio = np.minimum(doubt.astype(np.float64) / self.middle, 1e9)
+        return np.asarray(1 / (1 + ratio**self.steepness), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
