@@ -81,7 +81,7 @@ class HeatMaps(nn.Module):
         """Map ``(N, C, H, H)`` to heat maps before their softmax, ``(N, P, cells)`` in the order of `grid`."""
         with torch.autocast(x.device.type, enabled=False):
             # Eight bits of a bfloat16 are too few for the exponents of a softmax.
-            heat = self.heat(x if x.dtype == torch.float64 else x.float())
+            heat: Tensor = self.heat(x if x.dtype == torch.float64 else x.float())
         return heat.reshape(-1, self.num_landmarks, len(self.grid))
 
     def forward(self, x: Tensor) -> Tensor:
