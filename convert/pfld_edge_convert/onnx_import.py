@@ -23,11 +23,12 @@ from pfld_edge_convert.passes import MeanToPool, canonical_form
 from pfld_edge_convert.passes.base import GraphIndex, attribute, graph_inputs
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
-from pfld_edge_train.checkpoint import Checkpoint, width_candidates
+from pfld_edge_train.checkpoint import Checkpoint
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
+from pfld_edge_train.models.published import width_candidates
 
-# pfld-edge-m's heat maps (Resize, Softmax) are operations that `onnx_flow` refuses: its files can't be matched.
-_KINDS = tuple(kind for kind in MODEL_KINDS if kind != "pfld-edge-m")
+# pfld-edge-m's heat maps (Resize, Softmax) and pfld-luffy's Clip are operations that `onnx_flow` refuses.
+_KINDS = tuple(kind for kind in MODEL_KINDS if kind not in ("pfld-edge-m", "pfld-luffy"))
 
 TOLERANCE = 1e-5
 """Largest difference between the file's output and ours, in fractions of the crop."""

@@ -143,9 +143,9 @@ class Labeller:
 def sources(shared: Path) -> Iterator[tuple[str, list[tuple[Path, Array | None]]]]:
     """Name, and the photographs with their true 68 points where there are any."""
     wflw = shared / "data/WFLW"
-    names = (wflw / "unlabelled_images.txt").read_text().split("\n")
+    names = (wflw / "unlabelled_images.txt").read_text(encoding="utf-8").split("\n")
     yield "wflw_unlabelled", [(wflw / "WFLW_images" / name, None) for name in names if name]
-    with (shared / "data/youtube68/train.csv").open() as file:
+    with (shared / "data/youtube68/train.csv").open(encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     folder = shared / "data/youtube68/images"
     yield "youtube", [(folder / row[0], np.array(row[1:137], np.float32).reshape(68, 2)) for row in rows]
@@ -206,7 +206,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(2, initializer=start, initargs=(shared,)) as pool:
         if len(sys.argv) > 3:
-            with (out / sys.argv[3]).open() as file:
+            with (out / sys.argv[3]).open(encoding="utf-8") as file:
                 faces = list(csv.reader(file))[1:]
             again = pool.map(label_again, [(out, row) for row in faces], chunksize=16)
             write_labels(out / "labelled.csv", chain.from_iterable(track(again, "labelling", total=len(faces))))

@@ -9,7 +9,16 @@ from types import MappingProxyType
 from pfld_edge_train.errors import ModelConfigError
 from pfld_edge_train.models.edge import PFLDEdgeM, PFLDEdgeS
 from pfld_edge_train.models.landmark_net import AuxiliaryNet, LandmarkNet, ModelConfig, WithAuxiliary
-from pfld_edge_train.models.pfld import PFLD, PFLDGhostNet, PFLDGhostNetSlim, PFLDGhostOne
+from pfld_edge_train.models.pfld import (
+    PFLD,
+    PFLDAmrElsersy,
+    PFLDCunjian,
+    PFLDGhostNet,
+    PFLDGhostNetSlim,
+    PFLDGhostOne,
+    PFLDLuffy,
+    PFLDPolarisZhao,
+)
 
 __all__ = ["MODEL_KINDS", "AuxiliaryNet", "LandmarkNet", "ModelConfig", "WithAuxiliary", "build_model"]
 
@@ -21,6 +30,10 @@ MODEL_KINDS: Mapping[str, Callable[[ModelConfig], LandmarkNet]] = MappingProxyTy
         "pfld-ghostone": PFLDGhostOne,
         "pfld-edge-s": PFLDEdgeS,
         "pfld-edge-m": PFLDEdgeM,
+        "pfld-polariszhao": PFLDPolarisZhao,
+        "pfld-amrelsersy": PFLDAmrElsersy,
+        "pfld-cunjian": PFLDCunjian,
+        "pfld-luffy": PFLDLuffy,
     }
 )
 """The networks by their `ModelConfig.kind`."""
