@@ -43,11 +43,13 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.pth"]
 
 
-@pytest.mark.parametrize("branches", [1, 6])
-@pytest.mark.parametrize("points", [68, 98])
+BRANCHED = ("pfld-ghostone", "pfld-edge-s", "pfld-edge-m")
+
+
+@pytest.mark.parametrize(("points", "branches"), [(68, 1), (98, 6)])
 @pytest.mark.parametrize("kind", MODEL_KINDS)
 def test_a_bare_state_dict_tells_its_network(tmp_path: Path, kind: str, points: int, branches: int) -> None:
-    multi = branches if kind in ("pfld-ghostone", "pfld-edge-s", "pfld-edge-m") else 1
+    multi = branches if kind in BRANCHED else 1
     config = ModelConfig(kind, width_factor=0.5, input_size=96, num_landmarks=points, conv_branches=multi)
     torch.save(weights(config), tmp_path / "bare.pth")
     assert load_checkpoint(tmp_path / "bare.pth").model == config

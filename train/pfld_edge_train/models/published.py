@@ -28,6 +28,8 @@ _BLOCKS = "conv3_1 conv3_2 conv3_3 conv3_4 conv3_5 conv4 conv5_1 conv5_2 conv5_3
 _LAYERS = "inv_res.0.0 inv_res.0.1 inv_res.1.0 inv_res.1.1 inv_res.2.0 inv_res.2.1"
 """A bottleneck's three convolutions, each with the BatchNorm behind it."""
 
+_FIRST_BLOCK = "conv3_1.inv_res.0.0.weight"
+
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
@@ -109,7 +111,8 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 def read_published(weights: Mapping[str, Tensor], kind: str) -> tuple[dict[str, Tensor], ModelConfig]:
     """Give a state dict without prefixes our names, and find its configuration; `kind` is that of `network_kind`."""
-    ours = dict(weights) if kind not in SPELLINGS else _renamed(weights, SPELLINGS[kind].modules())
+    theirs = kind in SPELLINGS and _FIRST_BLOCK not in weights
+    ours = _renamed(weights, SPELLINGS[kind].modules()) if theirs else dict(weights)
     return ours, infer_config(ours, kind)
 
 
@@ -186,7 +189,7 @@ def network_kind(weights: Mapping[str, Tensor]) -> str | None:
             return "pfld-edge-s"
     if any(name in weights for name in _first_convolutions("pfld-ghostone")[1:]):
         return "pfld-ghostone"
-    if "conv3_1.inv_res.0.0.weight" in weights:
+    if _FIRST_BLOCK in weights:
         return _pfld_kind(weights)
     if "conv3_1.ghost_conv.0.primary_conv.0.weight" in weights:
         # Hidden half-width over the stem's width: 64 / 64 in GhostNet, 48 / 64 in Slim.
@@ -247,7 +250,7 @@ def _first_convolutions(kind: str) -> tuple[str, ...]:
 def _pfld_kind(weights: Mapping[str, Tensor]) -> str:
     """Tell whose PFLD it is, of a state dict with our names."""
     if "conv2_1.0.weight" in weights:
-        hidden, channels, _, _ = _shape(weights, "conv3_1.inv_res.0.0.weight", axes=4)
+        hidden, channels, _, _ = _shape(weights, _FIRST_BLOCK, axes=4)
         return "pfld-amrelsersy" if hidden > channels else "pfld-cunjian"
     if _shape(weights, "conv2.0.weight", axes=4)[1] > 1:
         return "pfld-polariszhao"
