@@ -2,6 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ifeq ($(OS),Windows_NT)
+SHELL := bash
+BIN := $(VENV)/Scripts
+endif
+# Versions of all dependencies, for Python 3.11; `CONSTRAINTS=` takes the newest.
+CONSTRAINTS := constraints.txt
+PINS = $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 READY := $(VENV)/.ready
 PORTRAIT := calib/pfld_edge_calib/portraits/grace_hopper.jpg
 CHECKPOINT := checkpoints/pfld-edge-s.pth
@@ -18,10 +25,10 @@ help:  ## list the targets
 setup: $(READY)  ## make .venv with everything that is needed (PYTHON=python3.11 chooses the interpreter)
 
 # constraints.txt pins what was tested; torch's pin matters most, without it a GPU build of gigabytes may come.
-$(READY): constraints.txt pyproject.toml runtime/pyproject.toml
+$(READY): $(CONSTRAINTS) pyproject.toml runtime/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10; try: make setup PYTHON=python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ./runtime -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet $(PINS) -e ./runtime -e '.[train,dev]'
 	@touch $@
 
 demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a portrait; results in demo-out/
@@ -34,7 +41,7 @@ test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFL
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 docs: $(READY)  ## build the documentation site into site/; a warning is an error
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m pip install --quiet $(PINS) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(READY)  ## check style and imports with ruff
@@ -65,7 +72,7 @@ train-s train-m: $(READY)  ## label, cut and train a network in runs/; resumes (
 	$(BIN)/pfld-edge train --config train/configs/pfld-edge-$(@:train-%=%).toml -o runs/pfld-edge-$(@:train-%=%) --resume
 
 release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in fresh environments, with SBOMs
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[release]'
+	$(BIN)/python -m pip install --quiet $(PINS) -e '.[release]'
 	SOURCE_DATE_EPOCH=315532800 $(BIN)/python tools/release.py
 
 clean:  ## remove what the other targets made, .venv included

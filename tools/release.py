@@ -9,6 +9,7 @@ fresh environment, both wheels in another (inspect, predict), a CycloneDX bill o
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def main(out: Path) -> None:
         _check_runtime(out, Path(scratch) / "device")
         _check_toolkit(out, Path(scratch) / "toolkit")
     sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(out.iterdir()))
-    (out / "SHA256SUMS").write_text(sums)
+    (out / "SHA256SUMS").write_text(sums, encoding="utf-8")
     click.echo(sums, nl=False)
 
 
@@ -86,7 +87,7 @@ def _check_toolkit(out: Path, folder: Path) -> None:
     python = _environment(folder, [str(path) for path in sorted(out.glob("*.whl"))])
     program = python.with_name("pfld-edge")
     _run([str(program), "--version"])
-    models = next((folder / "lib").glob("*/site-packages/pfld_edge_runtime/models"))
+    models = next(folder.glob("[Ll]ib*/**/pfld_edge_runtime/models"))
     _run([str(program), "inspect", str(models / "pfld-edge-s.int8.onnx")])
     drawn = folder / "out.png"
     _run([str(program), "predict", str(PORTRAIT), "-o", str(drawn)])
@@ -98,7 +99,7 @@ def _check_toolkit(out: Path, folder: Path) -> None:
 
 def _environment(folder: Path, wheels: Sequence[str]) -> Path:
     venv.create(folder, with_pip=False)
-    python = folder / "bin/python"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     _run([*_pip(python), "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *wheels])
     return python
 
@@ -110,12 +111,12 @@ def _pip(python: Path) -> list[str]:
 def _bill(python: Path, target: Path, project: Path) -> None:
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", str(project), "--of", "JSON"]
     _run([*command, "--output-reproducible", "-o", str(target), str(python)])
-    bill = json.loads(target.read_text())
+    bill = json.loads(target.read_text(encoding="utf-8"))
     for component in bill["components"]:
         # Where our own wheel lay while it was tried concerns nobody, and would differ from machine to machine.
         links = component.get("externalReferences", [])
         component["externalReferences"] = [link for link in links if not link["url"].startswith("file:")]
-    target.write_text(json.dumps(bill, indent=2) + "\n")
+    target.write_text(json.dumps(bill, indent=2) + "\n", encoding="utf-8")
 
 
 def _sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -25,6 +25,8 @@ _FOR_PEOPLE = "JPEG, PNG, TIFF, AVIF, WebP, GIF, BMP"
 _HEIF = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 """Brands of files of the HEIF family, other than AVIF (ISO/IEC 23008-12)."""
 
+opencv_log: Any = getattr(cv2.utils, "logging", cv2)
+"""Has getLogLevel and setLogLevel; 0 is silence. OpenCV 4 has them at its top."""
 
 T = TypeVar("T")
 
@@ -69,15 +71,15 @@ def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.u
     kind = data[4:12].tobytes()
     if kind[:4] == b"ftyp" and kind[4:] in _HEIF | {b"avif", b"avis"}:
         return _decode_with_pillow(data, name, heif=kind[4:] in _HEIF)
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    level = opencv_log.getLogLevel()
+    opencv_log.setLogLevel(0)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     except cv2.error as error:
         # OpenCV refuses images of more than 2^30 pixels.
         raise FaceSetError(f"{name}: an image that can't be unpacked ({error.err or error})") from error
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        opencv_log.setLogLevel(level)
     return _decode_with_pillow(data, name) if image is None else np.asarray(image, np.uint8)
 
 

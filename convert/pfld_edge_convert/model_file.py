@@ -18,9 +18,11 @@ from pfld_edge_calib.files import replacing
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import (
     CONTRACT_KEY,
+    IBUG_68,
     WFLW_98,
     Contract,
     Fingerprint,
+    LandmarkScheme,
     ModelFileError,
     fingerprint_image,
     prepare_input,
@@ -145,20 +147,25 @@ def set_metadata(model: onnx.ModelProto, key: str, text: str) -> None:
     onnx.helper.set_model_props(model, {**kept, key: text})
 
 
-def checkpoint_contract(checkpoint: "Checkpoint") -> Contract:
-    """Read a checkpoint's contract; without one, the published PFLD protocol for its network and input size.
+def checkpoint_contract(checkpoint: "Checkpoint", scheme: LandmarkScheme | None = None) -> Contract:
+    """Read a checkpoint's contract; without one, the protocol of its public project for its network and input size.
 
-    ConvertError where it carries none and its points aren't WFLW's 98, ModelContractError where it is damaged.
+    `scheme` names the points of a file without contract; 98 points are WFLW's and 68 those of 300-W where it is left
+    out. ConvertError where it fits no number of points, ModelContractError where a contract is damaged.
     """
     if checkpoint.contract:
         return Contract.from_dict(checkpoint.contract)
+    from pfld_edge_train.models.published import PROTOCOLS
+
     network = checkpoint.model
-    if network.num_landmarks != WFLW_98.num_landmarks:
+    known = {item.num_landmarks: item for item in (scheme or WFLW_98, scheme or IBUG_68)}
+    if network.num_landmarks not in known:
         raise ConvertError(
-            f"the checkpoint has {network.num_landmarks} landmarks and no contract that names them; only files with "
-            f"{WFLW_98.num_landmarks} landmarks can be taken as published PFLD"
+            f"the checkpoint has {network.num_landmarks} landmarks and no contract that names them: convert it with "
+            f"--landmarks {network.num_landmarks}"
         )
-    return Contract(model=network.kind, input_size=network.input_size)
+    protocol = PROTOCOLS.get(network.kind, {})
+    return Contract(network.kind, network.input_size, landmarks=known[network.num_landmarks], **protocol)
 
 
 def take_fingerprint(model: onnx.ModelProto, contract: Contract, tolerance: float) -> Fingerprint:

@@ -23,12 +23,14 @@ from pfld_edge_convert.passes import MeanToPool, canonical_form
 from pfld_edge_convert.passes.base import GraphIndex, attribute, graph_inputs
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
-from pfld_edge_train.checkpoint import Checkpoint, width_candidates
+from pfld_edge_train.checkpoint import Checkpoint
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 from pfld_edge_train.models.edge import PFLDEdge
+from pfld_edge_train.models.pfld import PFLDLuffy
+from pfld_edge_train.models.published import width_candidates
 
-# Heat maps (Resize, Softmax) are operations that `onnx_flow` refuses: files with them can't be matched.
-_KINDS = tuple(kind for kind in MODEL_KINDS if MODEL_KINDS[kind] is not PFLDEdge)
+# Heat maps (Resize, Softmax) and pfld-luffy's Clip are operations that `onnx_flow` refuses.
+_KINDS = tuple(kind for kind in MODEL_KINDS if MODEL_KINDS[kind] not in (PFLDEdge, PFLDLuffy))
 
 TOLERANCE = 1e-5
 """Largest difference between the file's output and ours, in fractions of the crop."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -22,6 +22,9 @@ from rich.table import Table
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_calib.photo import other_files
 from pfld_edge_runtime import PfldEdgeError
+
+if TYPE_CHECKING:
+    from pfld_edge_runtime import Contract
 
 _NAMED = 20
 """Files that can't be read, or are left out, that are named; the others are counted."""
@@ -69,10 +72,13 @@ def note(text: str) -> None:
     console(stderr=True).print(f"Note: {text}", markup=False, soft_wrap=True)
 
 
-def note_assumed(name: str, assumed: bool) -> None:
-    """Say that a file's preprocessing was assumed, where it was."""
+def note_assumed(name: str, assumed: bool, contract: "Contract | None" = None) -> None:
+    """Say that a file's preprocessing was assumed, where it was; without a contract the published one."""
     if assumed:
-        note(f"{name} carries no contract: taken as published PFLD (BGR, landmark box x 1.2)")
+        kind, order, margin = "PFLD", "BGR", 1.2
+        if contract is not None:
+            kind, order, margin = contract.model, contract.color_order.upper(), contract.crop.margin
+        note(f"{name} carries no contract: taken as published {kind} ({order}, landmark box x {margin:g})")
 
 
 def note_left_out(folder: Path) -> None:

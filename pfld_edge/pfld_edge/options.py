@@ -58,7 +58,8 @@ RESULT_FILE = _ResultPath(dir_okay=False)
 RESULT_FOLDER = _ResultPath(file_okay=False)
 
 
-def _parsed(name: str, parse: Callable[[str], T]) -> FuncParamType[str, T]:
+# Quoted, for before click 8.5 the class has one type parameter.
+def _parsed(name: str, parse: Callable[[str], T]) -> "FuncParamType[str, T]":
     """Make an option's type of a function that raises ValueError with a sentence for the user."""
     kind = FuncParamType(parse)
     kind.name = name

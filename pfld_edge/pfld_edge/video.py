@@ -13,6 +13,7 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from pfld_edge.console import InputError, OutputError
+from pfld_edge_calib.photo import opencv_log
 
 Image = NDArray[np.uint8]
 
@@ -47,7 +48,7 @@ class VideoSource:
         self.faults: list[str] = []
         self._camera: cv2.VideoCapture | None = None
         if isinstance(source, int):
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            opencv_log.setLogLevel(0)
             self._camera = cv2.VideoCapture(source)
             if not self._camera.isOpened():
                 raise InputError(f"{self.name}: can't be opened, is it there?")

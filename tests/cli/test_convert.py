@@ -5,14 +5,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pfld_edge.cli import run
 from pfld_edge_calib import PORTRAITS
 from pfld_edge_convert.benchmark.timing import Times
+from pfld_edge_convert.model_file import load_onnx, read_contract
 from pfld_edge_runtime import Contract, FaceLandmarker
 from pfld_edge_train.checkpoint import Checkpoint, save_checkpoint
 from pfld_edge_train.models import ModelConfig, build_model
+from pfld_edge_train.models.published import SPELLINGS
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,24 @@ def test_what_falls_short_is_status_1_and_writes_nothing(
     assert "within 90.00%" in capsys.readouterr().out
 
 
+def test_a_public_projects_checkpoint_is_converted_with_its_protocol_or_what_options_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """106 points: no contract names them, so that their number must be told."""
+    config = ModelConfig("pfld-polariszhao", width_factor=0.25, input_size=32, num_landmarks=106)
+    theirs = {ours: name for name, ours in SPELLINGS[config.kind].modules().items()}
+    state = {name.rpartition(".")[::2]: value for name, value in build_model(config).state_dict().items()}
+    torch.save({f"{theirs[layer]}.{leaf}": value for (layer, leaf), value in state.items()}, tmp_path / "a.pth")
+    assert run(["convert", str(tmp_path / "a.pth"), "-o", str(tmp_path / "a.onnx")]) == 2
+    assert "convert it with --landmarks 106" in capsys.readouterr().err
+    told = ["--landmarks", "106", "--color", "rgb", "--output-space", "0..1"]
+    assert run(["convert", str(tmp_path / "a.pth"), *told, "-o", str(tmp_path / "a.onnx")]) == 0
+    contract = read_contract(load_onnx(tmp_path / "a.onnx"))
+    assert contract is not None
+    assert (contract.color_order, contract.mean, contract.scale) == ("rgb", (0, 0, 0), (255, 255, 255))
+    assert (contract.landmarks.num_landmarks, contract.crop.margin, contract.input_size) == (106, 1.2, 32)
+
+
 def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(checkpoint)]) == 0
     said = capsys.readouterr().out
@@ -121,7 +142,7 @@ def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixt
     [
         (["convert", "nowhere.pth"], "nowhere.pth"),
         (["convert", "a.onnx"], "a.onnx: no such model file"),
-        (["convert", "{checkpoint}", "--color", "rgb"], "--color belongs to an ONNX file or to --network"),
+        (["convert", "{checkpoint}", "--color", "rgb"], "tiny.pth carries a contract: --color can't change it"),
         (["convert", "a.onnx", "--network", "nets:build"], "--network belongs to a checkpoint"),
         (["convert", "a.onnx", "-o", "a.onnx"], "would be written over"),
         (["convert", "{checkpoint}", "--network", "nets:build"], "--network needs --input-size"),

@@ -14,15 +14,14 @@ from torch import nn
 from pfld_edge_train.checkpoint import (
     Checkpoint,
     fill_network,
-    infer_config,
     load_checkpoint,
     load_model,
     save_checkpoint,
-    width_candidates,
 )
 from pfld_edge_train.errors import CheckpointError
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 from pfld_edge_train.models.edge import SHAPES
+from pfld_edge_train.models.published import infer_config, width_candidates
 
 CONFIG = ModelConfig("pfld-ghostone", width_factor=0.5, input_size=64, num_landmarks=5, conv_branches=2)
 
@@ -45,8 +44,7 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.pth"]
 
 
-@pytest.mark.parametrize("branches", [1, 6])
-@pytest.mark.parametrize("points", [68, 98])
+@pytest.mark.parametrize(("points", "branches"), [(68, 1), (98, 6)])
 @pytest.mark.parametrize("kind", MODEL_KINDS)
 def test_a_bare_state_dict_tells_its_network(tmp_path: Path, kind: str, points: int, branches: int) -> None:
     multi = branches if kind == "pfld-ghostone" or kind in SHAPES else 1
@@ -246,7 +244,7 @@ def test_weights_of_impossible_shape_are_named(tmp_path: Path, name: str, damage
 def test_the_inferred_width_builds_the_same_shapes(kind: str, width: float) -> None:
     with torch.device("meta"):
         weights = build_model(ModelConfig(kind, width)).state_dict()
-        rebuilt = build_model(infer_config(weights)).state_dict()
+        rebuilt = build_model(infer_config(weights, kind)).state_dict()
     assert {name: value.shape for name, value in rebuilt.items()} == {
         name: value.shape for name, value in weights.items()
     }
@@ -256,7 +254,7 @@ def test_the_inferred_width_builds_the_same_shapes(kind: str, width: float) -> N
 def test_round_widths_come_back_as_they_were(width: float) -> None:
     with torch.device("meta"):
         weights = build_model(ModelConfig("pfld-ghostnet", width)).state_dict()
-    assert infer_config(weights).width_factor == width
+    assert infer_config(weights, "pfld-ghostnet").width_factor == width
 
 
 def test_every_candidate_width_gives_the_first_layer_its_channels() -> None:

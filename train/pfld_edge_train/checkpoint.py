@@ -1,9 +1,5 @@
-"""Checkpoints: one typed format of our own, and the public PFLD projects' formats to read.
+"""Checkpoints: one typed format of our own, and the public PFLD projects' formats to read (`models.published`)."""
 
-The kind and size of a network in another project's file follow from the names and shapes of its weights.
-"""
-
-import math
 import pickle
 import re
 import warnings
@@ -19,21 +15,17 @@ from pfld_edge_calib.files import replacing
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
 from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
 from pfld_edge_train.models.edge import SHAPES
+from pfld_edge_train.models.published import network_kind, read_published, unknown_network
 
 _FAMILY = "pfld-edge-checkpoint-"
 FORMAT = f"{_FAMILY}1"
 
-_FOREIGN_KEYS = ("state_dict", "pfld_backbone", "plfd_backbone", "model_state_dict", "model")
+_FOREIGN_KEYS = ("state_dict", "pfld_backbone", "plfd_backbone", "pfld", "model_state_dict", "model", "net")
 """Where other projects keep the weights inside a saved dict; the misspelling is a public project's own."""
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.")
 """Prefixes of names that DistributedDataParallel, torch.compile, Lightning and training scripts add."""
 
-_FIRST_CHANNELS = 64
-"""Of the first block of the published networks; see `SHAPES` for our own."""
-
-_HEAT = "fc.heat.weight"
-"""Of the layer that gives heat maps."""
 _REQUIRED = ("weights", "model", "ema_weights", "optimizer", "step", "epoch", "best_nme", "config", "contract")
 """Fields that every version has written."""
 
@@ -144,7 +136,12 @@ def _refusal(path: Path, reason: str) -> str:
     stranger = re.search(r"GLOBAL ([\w.]+)", reason)
     if stranger or head == b"PK" or head[:1] == b"\x80":
         found = stranger.group(1) if stranger else "Python objects"
-        return f"{path}: refused, it holds {found} besides weights, which could run code; save only model.state_dict()"
+        saved = path.with_suffix(".state.pth").name
+        return (
+            f"{path}: refused, it holds {found} besides weights, which could run code; where you trust it, save its "
+            f'weights alone: model = torch.load("{path.name}", weights_only=False); '
+            f'torch.save(model.state_dict(), "{saved}")'
+        )
     return f"{path}: not a PyTorch checkpoint, and no ONNX file by its name (.onnx)"
 
 
@@ -172,16 +169,19 @@ def _own(record: dict[str, Any]) -> Checkpoint:
         raise CheckpointError("a damaged pfld-edge checkpoint: its description of the network is unreadable") from error
     if config.kind in SHAPES:
         # pfld-edge-s1 and pfld-edge-m1 were called pfld-edge-s and pfld-edge-m.
-        config = replace(config, kind=_kind(values["weights"]) or config.kind)
+        config = replace(config, kind=network_kind(values["weights"]) or config.kind)
     if config.kind not in MODEL_KINDS:
         raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
     return Checkpoint(**{**values, "model": config})
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:
-    weights = _state_dict(record)
-    weights = next((inner for inner in _unwrapped(weights) if _kind(inner)), weights)
-    return Checkpoint(weights=weights, model=infer_config(weights))
+    spellings = list(_unwrapped(_state_dict(record)))
+    kind, weights = next(((kind, inner) for inner in spellings if (kind := network_kind(inner))), (None, {}))
+    if kind is None:
+        raise CheckpointError(unknown_network(spellings))
+    weights, config = read_published(weights, kind)
+    return Checkpoint(weights=weights, model=config)
 
 
 def _state_dict(record: dict[str, Any]) -> dict[str, Tensor]:
@@ -222,110 +222,3 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
         if name.endswith("running_var") and bool((value < 0).any()):
             raise CheckpointError(f"{path}: {name} holds a negative variance, the file is damaged; take another copy")
     model.load_state_dict(dict(weights), strict=False)
-
-
-def infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
-    """Find the configuration of a state dict without prefixes.
-
-    Raises:
-        CheckpointError: It is not that of a network of this project's family.
-    """
-    kind = _kind(weights)
-    if kind is None:
-        names = ", ".join(list(weights)[:3])
-        raise CheckpointError(
-            "weights of an unknown network: expected those of pfld, pfld-ghostnet, pfld-ghostnet-slim, pfld-ghostone, "
-            f"pfld-edge-s or pfld-edge-m, found names like {names or 'none at all'}"
-        )
-    widths = width_candidates(kind, _channels(weights, "blocks.0" if kind in SHAPES else "conv1"))
-    branches = (re.search(r"\.rbr_conv\.(\d{1,3})\.", name) for name in weights)
-    config = ModelConfig(
-        kind=kind,
-        width_factor=widths[-1],
-        input_size=_input_size(weights, kind),
-        num_landmarks=_num_landmarks(weights, kind),
-        conv_branches=max((int(match[1]) for match in branches if match), default=0) + 1,
-        fused=not any(name.endswith("running_mean") for name in weights),
-        pointwise_scale=any(".primary_conv.rbr_scale." in name for name in weights),
-    )
-    candidates = [replace(config, width_factor=width) for width in widths]
-    fitting = next((candidate for candidate in candidates if not _misfits(candidate, weights)), None)
-    # A damaged file fits none: the nearest, so that what is damaged can be named.
-    return fitting or min(candidates, key=lambda candidate: _misfits(candidate, weights))
-
-
-def width_candidates(kind: str, stem_channels: int) -> list[float]:
-    """Width factors that give a network's first layer this many channels, round ones first.
-
-    Channels are rounded down (to even numbers in GhostOne), so several widths are possible: 51 of 64 channels are a
-    width of 0.8, or 0.81. The last candidate is the plain ratio.
-    """
-    base = SHAPES[kind].stem if kind in SHAPES else _FIRST_CHANNELS
-    lowest, above = stem_channels / base, (stem_channels + (2 if kind == "pfld-ghostone" else 1)) / base
-    round_ones = (step / steps for steps in (10, 8, 20, 100) for step in range(steps // 10, 8 * steps + 1))
-    return list(dict.fromkeys([*(w for w in round_ones if lowest - 1e-6 <= w < above - 1e-6 and w >= 0.1), lowest]))
-
-
-def _misfits(config: ModelConfig, weights: Mapping[str, Tensor]) -> int:
-    """Count the weights that have another shape than this configuration gives them."""
-    with torch.device("meta"):
-        expected = build_model(config).state_dict()
-    return sum(value.shape != expected[name].shape for name, value in weights.items() if name in expected)
-
-
-def _convolutions(block: str) -> tuple[str, ...]:
-    """Names that the weight of a block's convolution may have."""
-    return f"{block}.0.weight", f"{block}.rbr_conv.0.conv.weight", f"{block}.reparam_conv.weight"
-
-
-def _channels(weights: Mapping[str, Tensor], block: str) -> int:
-    """Of a block's output."""
-    names = _convolutions(block)
-    return _shape(weights, next((name for name in names if name in weights), names[0]), axes=4)[0]
-
-
-def _kind(weights: Mapping[str, Tensor]) -> str | None:
-    """Each kind has a name that the others lack; Slim differs from GhostNet by a width only. None for other names."""
-    if any(name.startswith("blocks.0.") for name in weights):
-        if _HEAT in weights:
-            if not any(name.startswith("blocks.6.") for name in weights):
-                return "pfld-edge-s"
-            narrow = _channels(weights, "blocks.0") < _channels(weights, "blocks.1") / 2
-            return "pfld-edge-m" if narrow else "pfld-edge-m1"
-        if "fc.weight" in weights and "fc.bias" in weights:
-            return "pfld-edge-s1"
-    if any(name in weights for name in _convolutions("conv1")[1:]):
-        return "pfld-ghostone"
-    if "conv3_1.inv_res.0.0.weight" in weights:
-        return "pfld"
-    if "conv3_1.ghost_conv.0.primary_conv.0.weight" in weights:
-        # Hidden half-width over the stem's width: 64 / 64 in GhostNet, 48 / 64 in Slim.
-        half, stem, _, _ = _shape(weights, "conv3_1.ghost_conv.0.primary_conv.0.weight", axes=4)
-        return "pfld-ghostnet" if half / max(stem, 1) > 0.875 else "pfld-ghostnet-slim"
-    return None
-
-
-def _input_size(weights: Mapping[str, Tensor], kind: str) -> int:
-    if _HEAT in weights:
-        return round(math.sqrt(_shape(weights, "fc.grid", axes=2)[0])) * 8 // SHAPES[kind].fine
-    if kind == "pfld-edge-s1":
-        return round(math.sqrt(_shape(weights, "fc.weight", axes=2)[1] / 16)) * 16
-    return _shape(weights, "conv8.0.weight", axes=4)[-1] * 16
-
-
-def _num_landmarks(weights: Mapping[str, Tensor], kind: str) -> int:
-    if _HEAT in weights:
-        return _shape(weights, _HEAT, axes=4)[0] // SHAPES[kind].fine ** 2
-    outputs = _shape(weights, "fc.weight", axes=2)[0]
-    if outputs % 2:
-        raise CheckpointError(f"the last layer has {outputs} outputs, expected an x and a y for each landmark")
-    return outputs // 2
-
-
-def _shape(weights: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
-    if name not in weights:
-        raise CheckpointError(f"the weights lack {name}, which every network of this kind has")
-    shape = tuple(weights[name].shape)
-    if len(shape) != axes:
-        raise CheckpointError(f"{name} should have {axes} axes, found shape {shape}")
-    return shape

@@ -180,11 +180,11 @@ def convert_command(
 
     model: nn.Module | onnx.ModelProto
     graph = None
-    if is_onnx or network is not None:
+    if is_onnx or network is not None or any(value is not None for value in told.values()):
         graph, contract = opened_graph(checkpoint, network, **told)
         model = graph
     else:
-        model, contract = opened_checkpoint(checkpoint, told)
+        model, contract = opened_checkpoint(checkpoint)
     request: Int8Request | None = None
     skip = SkippedFiles(strict=strict)
     if int8:
@@ -232,21 +232,17 @@ def convert_command(
     skip.check()
 
 
-def opened_checkpoint(path: Path, told: Mapping[str, object]) -> "tuple[nn.Module, Contract]":
+def opened_checkpoint(path: Path) -> "tuple[nn.Module, Contract]":
     """Read a checkpoint that tells its network."""
     from pfld_edge.console import note_assumed
     from pfld_edge_convert.model_file import checkpoint_contract
     from pfld_edge_runtime.errors import naming
     from pfld_edge_train.checkpoint import load_model
 
-    needless = [name.replace("_", "-") for name, value in told.items() if value is not None]
-    if needless:
-        option = "contract" if needless[0] == "given" else needless[0]
-        raise click.UsageError(f"--{option} belongs to an ONNX file or to --network")
     model, loaded = load_model(path)
     with naming(path):
         contract = checkpoint_contract(loaded)
-    note_assumed(path.name, not loaded.contract)
+    note_assumed(path.name, not loaded.contract, contract)
     return model, contract
 
 
@@ -256,7 +252,7 @@ def opened_graph(
     given: Path | None,
     **told: Any,  # noqa: ANN401 - `network_options`
 ) -> "tuple[onnx.ModelProto, Contract]":
-    """Bring an ONNX file, or a checkpoint of a network of the user's own, into our form."""
+    """Bring an ONNX file, or a checkpoint without contract, into our form."""
     from pfld_edge.console import note
     from pfld_edge_convert.contract_fields import known_contract
     from pfld_edge_convert.landmark_graph import Reading, landmark_graph
@@ -267,9 +263,11 @@ def opened_graph(
         raise ModelFileError(f"{path}: no such model file")
     reading = Reading(*(told.pop(name) for name in _READING))
     values = {_FIELDS.get(name, name): str(value) for name, value in told.items() if value is not None}
-    if network is None:
+    if path.suffix.lower() == ".onnx":
         model = load_onnx(path)
         base = known_contract(path, model, given)
+    elif network is None:
+        model, base = exported_checkpoint(path, given, told)
     else:
         from pfld_edge_convert.export import export_checkpoint
 
@@ -282,6 +280,32 @@ def opened_graph(
     for sentence in found.notes:
         note(sentence)
     return found.model, found.contract
+
+
+def exported_checkpoint(
+    path: Path, given: Path | None, told: Mapping[str, object]
+) -> "tuple[onnx.ModelProto, Contract]":
+    """Export a public project's checkpoint; its contract is the one that the options change."""
+    from pfld_edge_convert.export import export_onnx
+    from pfld_edge_convert.landmark_graph import unnamed_scheme
+    from pfld_edge_convert.model_file import checkpoint_contract
+    from pfld_edge_convert.reparameterize import reparameterize
+    from pfld_edge_runtime import Contract
+    from pfld_edge_runtime.errors import naming
+    from pfld_edge_train.checkpoint import load_model
+
+    network, loaded = load_model(path)
+    if loaded.contract:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name, value in told.items() if value is not None)
+        raise click.UsageError(f"{path} carries a contract: {options} can't change it")
+    with naming(path):
+        if given is not None:
+            base = Contract.from_json(given.read_text(encoding="utf-8", errors="replace"))
+        else:
+            base = checkpoint_contract(
+                loaded, unnamed_scheme(loaded.model.num_landmarks) if told["landmarks"] else None
+            )
+    return export_onnx(reparameterize(network), base.input_size), base
 
 
 def judged_faces(data: Path, images: Path | None, contract: "Contract", skip: "SkippedFiles") -> "LabelledCrops":

@@ -48,7 +48,7 @@ def evaluate_command(
     faces = measured.faces()
     opened = [open_landmark_model(path, threads) for path in models]
     for model in opened:
-        note_assumed(model.name, model.assumed)
+        note_assumed(model.name, model.assumed, model.contract)
         if not measured.streamed:
             true_landmarks(faces, model.contract)
     if finder is not None:

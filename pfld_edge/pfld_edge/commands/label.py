@@ -93,7 +93,7 @@ def label_command(
     # Here first, before any process starts: what is wrong with the files is said at once.
     labeller = make()
     for teacher in labeller.teachers:
-        note_assumed(teacher.name, teacher.assumed)
+        note_assumed(teacher.name, teacher.assumed, teacher.contract)
     if assumed:
         note("the bundled detector finds the faces; --detector takes others")
     together = 1 if ray is None else LABEL_UNIT

@@ -101,7 +101,7 @@ def predict_command(
     if csv_path is not None:
         check_suffix(csv_path, "table", ".csv")
     opened = open_landmark_model(model or BUNDLED_MODEL, threads)
-    note_assumed(opened.name, opened.assumed)
+    note_assumed(opened.name, opened.assumed, opened.contract)
     network = FaceLandmarker(opened)
     finder = None if boxes else open_detector(detector or BUNDLED, threads=threads)
     analyze = None if finder is None else FaceAnalyzer(finder, network, refine, max_faces)

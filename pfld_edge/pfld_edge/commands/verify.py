@@ -95,7 +95,7 @@ def verify_command(
     else:
         faces = measured.faces()
     for model in opened:
-        note_assumed(model.name, model.assumed)
+        note_assumed(model.name, model.assumed, model.contract)
     settings = VerificationSettings(measured.name, measured.split, max_drift, accept_inconclusive)
     found = measured.verify(opened, faces, settings)
     faces = FacesOfRecord(found) if measured.streamed else measured.unusable.others(faces)

@@ -1,6 +1,7 @@
 """Building blocks of the networks."""
 
 from pfld_edge_train.blocks.convolutions import (
+    Activation,
     DepthwiseSeparableConv,
     GhostBottleneck,
     GhostModule,
@@ -10,6 +11,7 @@ from pfld_edge_train.blocks.convolutions import (
 from pfld_edge_train.blocks.mobileone import GhostOneBottleneck, GhostOneModule, MobileOneBlock
 
 __all__ = [
+    "Activation",
     "DepthwiseSeparableConv",
     "GhostBottleneck",
     "GhostModule",

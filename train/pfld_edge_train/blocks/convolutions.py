@@ -5,6 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+Activation = type[nn.ReLU] | type[nn.ReLU6]
+
 
 def conv_block(
     in_channels: int,
@@ -15,20 +17,22 @@ def conv_block(
     *,
     groups: int = 1,
     batch_norm: bool = True,
+    bias: bool = False,
     linear: bool = False,
+    activation: Activation = nn.ReLU,
     fused: bool = False,
 ) -> nn.Sequential:
     """Build ``(N, in, H, W)`` to ``(N, out, H', W')``; `groups` is `in_channels` for a depthwise convolution.
 
-    Children are ``0`` (convolution without bias), ``1`` (BatchNorm) and ``2`` (ReLU, not where `linear`), an empty
+    Children are ``0`` (convolution), ``1`` (BatchNorm) and ``2`` (`activation`, not where `linear`), an empty
     `Sequential` where a part is left out: the parameter names of the public PFLD checkpoints depend on these places.
     `fused` builds the inference form, with BatchNorm folded into the convolution's bias.
     """
-    bias = fused and batch_norm
+    bias = bias or (fused and batch_norm)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias),
         nn.BatchNorm2d(out_channels) if batch_norm and not fused else nn.Sequential(),
-        nn.Sequential() if linear else nn.ReLU(inplace=True),
+        nn.Sequential() if linear else activation(inplace=True),
     )
 
 
@@ -57,9 +61,20 @@ class InvertedResidual(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, expansion: int, *, residual: bool, fused: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        expansion: int,
+        *,
+        residual: bool,
+        linear_expansion: bool = False,
+        activation: Activation = nn.ReLU,
+        fused: bool = False,
     ) -> None:
         """Build the block; `expansion` is hidden channels over input channels, `fused` the inference form.
+
+        With `linear_expansion` no activation follows the first 1x1.
 
         Raises:
             ValueError: A residual is asked for where the shapes differ.
@@ -70,8 +85,8 @@ class InvertedResidual(nn.Module):
         hidden = in_channels * expansion
         self.residual = residual
         self.inv_res = nn.Sequential(
-            conv_block(in_channels, hidden, 1, fused=fused),
-            conv_block(hidden, hidden, 3, stride, 1, groups=hidden, fused=fused),
+            conv_block(in_channels, hidden, 1, linear=linear_expansion, activation=activation, fused=fused),
+            conv_block(hidden, hidden, 3, stride, 1, groups=hidden, activation=activation, fused=fused),
             conv_block(hidden, out_channels, 1, linear=True, fused=fused),
         )
 

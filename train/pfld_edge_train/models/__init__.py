@@ -9,7 +9,16 @@ from types import MappingProxyType
 from pfld_edge_train.errors import ModelConfigError
 from pfld_edge_train.models.edge import PFLDEdge, PFLDEdgeS1
 from pfld_edge_train.models.landmark_net import AuxiliaryNet, LandmarkNet, ModelConfig, WithAuxiliary
-from pfld_edge_train.models.pfld import PFLD, PFLDGhostNet, PFLDGhostNetSlim, PFLDGhostOne
+from pfld_edge_train.models.pfld import (
+    PFLD,
+    PFLDAmrElsersy,
+    PFLDCunjian,
+    PFLDGhostNet,
+    PFLDGhostNetSlim,
+    PFLDGhostOne,
+    PFLDLuffy,
+    PFLDPolarisZhao,
+)
 
 __all__ = ["MODEL_KINDS", "AuxiliaryNet", "LandmarkNet", "ModelConfig", "WithAuxiliary", "build_model"]
 
@@ -23,6 +32,10 @@ MODEL_KINDS: Mapping[str, Callable[[ModelConfig], LandmarkNet]] = MappingProxyTy
         "pfld-edge-m": PFLDEdge,
         "pfld-edge-s1": PFLDEdgeS1,
         "pfld-edge-m1": PFLDEdge,
+        "pfld-polariszhao": PFLDPolarisZhao,
+        "pfld-amrelsersy": PFLDAmrElsersy,
+        "pfld-cunjian": PFLDCunjian,
+        "pfld-luffy": PFLDLuffy,
     }
 )
 """The networks by their `ModelConfig.kind`."""

@@ -6,6 +6,7 @@ public networks. Channels below are those at a width factor of 1.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pfld_edge_train.blocks import (
+    Activation,
     GhostBottleneck,
     GhostOneBottleneck,
     InvertedResidual,
@@ -36,38 +38,102 @@ def all_scales(averaged: Sequence[Tensor], last: Tensor) -> Tensor:
     return torch.cat([*(F.adaptive_avg_pool2d(x, 1).flatten(1) for x in averaged), last.flatten(1)], dim=1)
 
 
+@dataclass(frozen=True, slots=True)
+class PFLDLayout:
+    """What the public PFLD projects do differently; the defaults are AnthonyF333's.
+
+    Attributes:
+        conv2: ``depthwise`` 3x3, ``full`` 3x3, ``separable`` (depthwise, then 1x1), or ``bare``: separable, without
+            the first activation and the second BatchNorm.
+        expansion: Of the bottlenecks; conv5 has twice that.
+        linear_expansion: No activation follows a bottleneck's first 1x1.
+        residual5: conv5_1 has a shortcut.
+        conv8_bias: conv8 has a bias.
+        flat: The last layer reads whole maps, not their means.
+    """
+
+    conv2: str = "depthwise"
+    expansion: int = 2
+    linear_expansion: bool = False
+    residual5: bool = False
+    conv8_bias: bool = False
+    flat: bool = False
+    activation: Activation = nn.ReLU
+
+
 class PFLD(LandmarkNet):
     """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
 
-    The paper's backbone as the public PFLD networks lay it out: conv2 is depthwise.
+    The paper's backbone as the public PFLD networks lay it out.
     """
+
+    layout = PFLDLayout()
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c3, c5, c6, c7, c8 = map(config.scaled, (64, 128, 16, 32, 128))
-        block = partial(conv_block, fused=config.fused)
-        residual = partial(InvertedResidual, fused=config.fused)
+        layout, narrow, wide = self.layout, self.layout.expansion, 2 * self.layout.expansion
+        block = partial(conv_block, activation=layout.activation, fused=config.fused)
+        residual = partial(
+            InvertedResidual,
+            linear_expansion=layout.linear_expansion,
+            activation=layout.activation,
+            fused=config.fused,
+        )
+        bare = layout.conv2 == "bare"
         self.conv1 = block(3, c3, 3, 2, 1)
-        self.conv2 = block(c3, c3, 3, 1, 1, groups=c3)
-        self.conv3_1 = residual(c3, c3, 2, 2, residual=False)
+        self.conv2 = block(c3, c3, 3, 1, 1, groups=1 if layout.conv2 == "full" else c3, linear=bare)
+        self.early = ["conv1", "conv2"]
+        if layout.conv2 in ("separable", "bare"):
+            self.conv2_1 = block(c3, c3, 1, batch_norm=not bare)
+            self.early.append("conv2_1")
+        self.conv3_1 = residual(c3, c3, 2, narrow, residual=False)
         for i in range(2, 6):
-            self.add_module(f"conv3_{i}", residual(c3, c3, 1, 2, residual=True))
-        self.conv4 = residual(c3, c5, 2, 2, residual=False)
-        self.conv5_1 = residual(c5, c5, 1, 4, residual=False)
-        for i in range(2, 7):
-            self.add_module(f"conv5_{i}", residual(c5, c5, 1, 4, residual=True))
-        self.conv6 = residual(c5, c6, 1, 2, residual=False)
+            self.add_module(f"conv3_{i}", residual(c3, c3, 1, narrow, residual=True))
+        self.conv4 = residual(c3, c5, 2, narrow, residual=False)
+        for i in range(1, 7):
+            self.add_module(f"conv5_{i}", residual(c5, c5, 1, wide, residual=i > 1 or layout.residual5))
+        self.conv6 = residual(c5, c6, 1, narrow, residual=False)
         self.conv7 = block(c6, c7, 3, 2, 1)
-        self.conv8 = conv_block(c7, c8, config.input_size // 16, batch_norm=False)
+        side = config.input_size // 16
+        self.conv8 = conv_block(c7, c8, side, batch_norm=False, bias=layout.conv8_bias, activation=layout.activation)
         self.feature_channels = c3
-        self.fc = nn.Linear(c6 + c7 + c8, 2 * config.num_landmarks)
+        features = 4 * side**2 * c6 + side**2 * c7 + c8 if layout.flat else c6 + c7 + c8
+        self.fc = nn.Linear(features, 2 * config.num_landmarks)
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, 3, S, S)`` to landmarks and conv3_5's map."""
-        early = self.run(x, "conv1", "conv2", *(f"conv3_{i}" for i in range(1, 6)))
+        early = self.run(x, *self.early, *(f"conv3_{i}" for i in range(1, 6)))
         scale1 = self.run(early, "conv4", *(f"conv5_{i}" for i in range(1, 7)), "conv6")
         scale2 = self.conv7(scale1)
-        return self.fc(all_scales([scale1, scale2], self.conv8(scale2))), early
+        scale3 = self.conv8(scale2)
+        if self.layout.flat:
+            return self.fc(torch.cat([x.flatten(1) for x in (scale1, scale2, scale3)], dim=1)), early
+        return self.fc(all_scales([scale1, scale2], scale3)), early
+
+
+class PFLDPolarisZhao(PFLD):
+    """The network of polarisZhao/PFLD-pytorch and its forks."""
+
+    layout = PFLDLayout(conv2="full", conv8_bias=True)
+
+
+class PFLDAmrElsersy(PFLD):
+    """The network of AmrElsersy/PFLD-Pytorch-Landmarks."""
+
+    layout = PFLDLayout(conv2="separable")
+
+
+class PFLDCunjian(PFLD):
+    """The network of cunjian/pytorch_face_landmark: half of the others' expansion."""
+
+    layout = PFLDLayout(conv2="bare", expansion=1, conv8_bias=True)
+
+
+class PFLDLuffy(PFLD):
+    """The network of github-luffy/PFLD_68points_Pytorch: ReLU6, and a last layer over whole maps."""
+
+    layout = PFLDLayout(linear_expansion=True, residual5=True, conv8_bias=True, flat=True, activation=nn.ReLU6)
 
 
 class MultiScaleNet(LandmarkNet):
