@@ -50,7 +50,7 @@ class DenseLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,  # noqa: ANN401 - torch's own context
         logits: Tensor,
         places: Tensor,
@@ -81,7 +81,7 @@ class DenseLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # noqa: ANN401
         """Of the logits; the other inputs are constants."""
         chance, places, cells, shares, weights, pull, found = ctx.saved_tensors
         slope = pull @ places.T
