@@ -279,10 +279,7 @@ def _offsets(lengths: Int64, size: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=256)
 def _column_taps(length: int, size: int) -> tuple[Int64, Float32]:
-    """Indices of the two pixels of a line that each pixel of a result mixes, and their weights, ``(2, S)``.
-
-    The weights are for 256-fold grey levels.
-    """
+    """Indices of the two columns that each column of a result mixes, and their weights over 256, both ``(2, S)``."""
     offsets = _offsets(np.array(length), size)
     first = np.floor(offsets)
     fraction = (offsets - first).astype(np.float32)
@@ -292,17 +289,17 @@ def _column_taps(length: int, size: int) -> tuple[Int64, Float32]:
 
 @lru_cache(maxsize=256)
 def _row_taps(length: int, size: int) -> tuple[Int64, NDArray[np.uint16]]:
-    """The same of rows; their weights are whole 256ths, so that products with bytes are exact in 16 bits."""
+    """The same of rows; their weights, times 256, are whole numbers, so that sums of bytes are exact in 16 bits."""
     lines, weights = _column_taps(length, size)
     low = (weights[1] * np.float32(65536) + np.float32(0.5)).astype(np.uint16)
     return lines, np.stack([256 - low, low])
 
 
 def _taps(length: int, size: int, start: int, limit: int, taps: Callable[[int, int], Taps]) -> Taps:
-    """The taps of a window's axis in a photograph of so many lines; taps outside have weight zero, not a padded copy."""
+    """Place a window's taps in a photograph of so many lines: those outside get weight zero, which needs no padding."""
     lines, weights = taps(length, size)
     lines = lines + start
-    if 0 <= start and start + length <= limit:
+    if start >= 0 and start + length <= limit:
         return lines, weights
     legal = lines.clip(0, limit - 1)
     return legal, weights * (lines == legal)
