@@ -121,6 +121,7 @@ _DECLARED = """
 end_to_end (uint8[height, width, 3] image, float[faces, 4] boxes) => (float[faces, %(points)d, 2] landmarks) <
     double most = {1e9}, double least = {-1e9}, double[4] stand_in = {0, 0, 1, 1}, double two = {2},
     double size = {%(size)d}, double half_line = {0.5}, float one = {1}, float half = {0.5}, float nothing = {0},
+    float parts = {256},
     int64 index_0 = {0}, int64 index_1 = {1}, int64[1] int_0 = {0}, int64[1] int_1 = {1}, int64[1] int_2 = {2},
     int64[2] int_0_1 = {0, 1}, int64[2] int_2_3 = {2, 3}, int64[2] int_1_0 = {1, 0}, int64[3] int_2_1_0 = {2, 1, 0},
     int64[2] pixel_rows = {-1, 3}, int64[3] planar_rows = {0, %(size)d, %(row)d}, int64[3] one_row = {0, 1, %(row)d},
@@ -177,10 +178,16 @@ _POSITIONS = """
     far_weight = Cast <to = 1> (beyond)
     first = Cast <to = 7> (floor_position)
     near_weight = Sub (one, far_weight)
+    far_parts = Mul (far_weight, parts)
+    far_half = Add (far_parts, half)
+    far_whole = Floor (far_half)
+    far_row_weight = Div (far_whole, parts)
+    near_row_weight = Sub (one, far_row_weight)
     pixels = Reshape (image, pixel_rows)
     width = Gather <axis = 0> (height_width, index_1)
 """
-"""``(N, S)``: the line of the window at or before each line of a crop, and the weights of this and of the next."""
+"""``(N, S)``: the line of the window at or before each line of a crop, and the weights of this and of the next; rows'
+are whole 256ths, as the runtime's are."""
 
 _LINE = """
     {line}_step = Add (first, int_{offset})
@@ -193,15 +200,15 @@ _LINE = """
     {line}_not_before = GreaterOrEqual ({line}_in_photo, int_0)
     {line}_not_after = Less ({line}_in_photo, lengths)
     {line}_inside = And ({line}_not_before, {line}_not_after)
-    {line}_both = Unsqueeze ({line}_weight, int_1)
-    {line}_weights = Where ({line}_inside, {line}_both, nothing)
+    {line}_inside_columns = Gather <axis = 1> ({line}_inside, index_0)
+    {line}_inside_rows = Gather <axis = 1> ({line}_inside, index_1)
+    {line}_column_weights = Where ({line}_inside_columns, {line}_weight, nothing)
+    {line}_row_weights = Where ({line}_inside_rows, {line}_row_weight, nothing)
     {line}_end = Sub (lengths, int_1)
     {line}_not_negative = Max ({line}_in_photo, int_0)
     {line}_legal = Min ({line}_not_negative, {line}_end)
     {line}_columns = Gather <axis = 1> ({line}_legal, index_0)
     {line}_rows = Gather <axis = 1> ({line}_legal, index_1)
-    {line}_column_weights = Gather <axis = 1> ({line}_weights, index_0)
-    {line}_row_weights = Gather <axis = 1> ({line}_weights, index_1)
 """
 """One of the two source lines that each line of a crop mixes, of both axes at once, ``(N, 2, S)``, x before y: indices
 that lie in the photograph, and weights that are zero where the line lies outside."""

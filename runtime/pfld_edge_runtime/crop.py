@@ -9,8 +9,11 @@ shows the face upright; a roll of 0 is the published crop, bit by bit.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from math import floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +22,12 @@ from pfld_edge_runtime.errors import BoxError, ImageError
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+Taps = tuple[Int64, NDArray[Any]]
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
 LARGEST_COORDINATE = 1e9
-_LARGEST_KEPT = 1 << 20  # float32 values of scratch memory, enough for crops of 256 x 256; no detector's whole input
+_LARGEST_KEPT = 1 << 22  # bytes of scratch memory, enough for crops of 256 x 256; no detector's whole input
+_WIDE = 4  # widths of the result in a window's, from which on fewer columns cost less than their gathering
 _BOTH_TAPS = np.array([[0], [1]])
 
 
@@ -160,10 +165,14 @@ def crop_windows(boxes: object, margin: float, roll: object = None) -> CropWindo
         BoxError: A box or a roll can't be used.
     """
     valid = check_boxes(boxes)
-    extent = valid[:, 2:] - valid[:, :2]
-    sizes = np.maximum((extent.max(axis=1, initial=0) * margin).astype(np.int64), 1)
-    centers = np.floor(valid[:, :2] + extent / 2).astype(np.int64)
-    return CropWindows(centers - sizes[:, None] // 2, sizes, _check_rolls(roll, len(valid)))
+    corners, sizes = list[tuple[int, int]](), list[int]()
+    # Plain floats: numpy takes longer to start than to compute.
+    for x0, y0, x1, y1 in valid.tolist():
+        side = max(int(max(x1 - x0, y1 - y0) * margin), 1)
+        corners.append((floor(x0 + (x1 - x0) / 2) - side // 2, floor(y0 + (y1 - y0) / 2) - side // 2))
+        sizes.append(side)
+    places = np.array(corners, np.int64).reshape(-1, 2), np.array(sizes, np.int64)
+    return CropWindows(*places, _check_rolls(roll, len(valid)))
 
 
 def _check_rolls(roll: object, count: int) -> NDArray[np.float64] | None:
@@ -191,17 +200,14 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
     if photo.strides[2] < 0:
         # Undo `image[:, :, ::-1]` and renumber the channels to match: reading memory backwards is slow.
         photo, channels = photo[:, :, ::-1], photo.shape[2] - 1 - channels
-    offsets = _offsets(windows.sizes, size)[:, None]
-    starts, limits = windows.corners[:, ::-1], np.array(photo.shape[:2])
-    lines, weights = _taps(offsets, windows.sizes[:, None], starts, limits)
+    height, width = photo.shape[:2]
     crops = np.empty((len(windows.sizes), size, size, 3), np.uint8)
-    for index, crop in enumerate(crops):
+    for index, ((x, y), side) in enumerate(zip(windows.corners.tolist(), windows.sizes.tolist(), strict=True)):
         if windows.rolls is not None and windows.rolls[index]:
-            crop[:] = warp_affine(photo, windows.sampling_matrix(index, size), size)[:, :, channels]
+            crops[index] = warp_affine(photo, windows.sampling_matrix(index, size), size)[:, :, channels]
             continue
-        face = _resample(photo, lines[index], weights[index], channels)
-        face += np.float32(0.5)
-        crop[:] = face.astype(np.uint8).reshape(size, -1, size).transpose(2, 0, 1)
+        rows, columns = _taps(side, size, y, height, _row_taps), _taps(side, size, x, width, _column_taps)
+        crops[index] = _resample(photo, rows, columns, channels)
     return crops
 
 
@@ -215,14 +221,9 @@ def resize(photo: NDArray[np.generic], width: int, height: int) -> NDArray[np.ui
     if photo.dtype == np.uint8 and photo.shape[:2] == (height * factor, width * factor):
         planes = _shrunk(photo, factor)
     else:
-        axes = [
-            _taps(_offsets(np.array(length), size), np.array(length), np.array(0), np.array(length))
-            for length, size in zip(photo.shape, (height, width), strict=False)
-        ]
-        lines, weights = zip(*axes, strict=True)
-        levels = _resample(photo, lines, weights, np.arange(photo.shape[2]))
-        levels += np.float32(0.5)
-        planes = levels.astype(np.uint8).reshape(width, -1, height).transpose(1, 2, 0)
+        rows = _taps(photo.shape[0], height, 0, photo.shape[0], _row_taps)
+        columns = _taps(photo.shape[1], width, 0, photo.shape[1], _column_taps)
+        planes = _resample(photo, rows, columns, np.arange(photo.shape[2])).transpose(2, 0, 1)
     return np.broadcast_to(planes, (3, height, width))
 
 
@@ -263,10 +264,10 @@ def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: i
         rows, columns = top + down, left + across
         weights = (low_share if down else 1 - low_share) * (right_share if across else 1 - right_share)
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        taps = photo[rows.clip(0, height - 1), columns.clip(0, width - 1)]
-        face += taps.astype(np.float32, copy=False) * (weights * inside)[:, :, None]
-    levels: NDArray[np.uint8] = (_grey_levels(face, photo.dtype) + np.float32(0.5)).astype(np.uint8)
-    return levels
+        taps = _grey_levels(photo[rows.clip(0, height - 1), columns.clip(0, width - 1)])
+        face += taps.astype(np.float32) * (weights * inside)[:, :, None]
+    face += np.float32(0.5)
+    return face.astype(np.uint8)
 
 
 def _offsets(lengths: Int64, size: int) -> NDArray[np.float64]:
@@ -276,74 +277,84 @@ def _offsets(lengths: Int64, size: int) -> NDArray[np.float64]:
     return positions
 
 
-def _taps(offsets: NDArray[np.float64], lengths: Int64, starts: Int64, limits: Int64) -> tuple[Int64, Float32]:
-    """Indices of the two photograph lines that each line of a result mixes, and their weights, both ``(..., 2, S)``.
-
-    Zero padding needs no padded copy: a line outside the photograph keeps a legal index and gets weight zero.
-    """
+@lru_cache(maxsize=256)
+def _column_taps(length: int, size: int) -> tuple[Int64, Float32]:
+    """Indices of the two columns that each column of a result mixes, and their weights over 256, both ``(2, S)``."""
+    offsets = _offsets(np.array(length), size)
     first = np.floor(offsets)
     fraction = (offsets - first).astype(np.float32)
-    weights = np.stack([np.float32(1) - fraction, fraction], axis=-2)
-    inside = first.astype(np.int64)[..., None, :] + _BOTH_TAPS
-    lines = np.minimum(np.maximum(inside, 0), (lengths - 1)[..., None, None]) + starts[..., None, None]
-    legal = np.minimum(np.maximum(lines, 0), (limits - 1)[..., None, None])
+    lines = (first.astype(np.int64) + _BOTH_TAPS).clip(0, length - 1)
+    return lines, np.stack([np.float32(1) - fraction, fraction]) / np.float32(256)
+
+
+@lru_cache(maxsize=256)
+def _row_taps(length: int, size: int) -> tuple[Int64, NDArray[np.uint16]]:
+    """The same of rows; their weights, times 256, are whole numbers, so that sums of bytes are exact in 16 bits."""
+    lines, weights = _column_taps(length, size)
+    low = (weights[1] * np.float32(65536) + np.float32(0.5)).astype(np.uint16)
+    return lines, np.stack([256 - low, low])
+
+
+def _taps(length: int, size: int, start: int, limit: int, taps: Callable[[int, int], Taps]) -> Taps:
+    """Place a window's taps in a photograph of so many lines: those outside get weight zero, which needs no padding."""
+    lines, weights = taps(length, size)
+    lines = lines + start
+    if start >= 0 and start + length <= limit:
+        return lines, weights
+    legal = lines.clip(0, limit - 1)
     return legal, weights * (lines == legal)
 
 
-def _resample(
-    photo: NDArray[np.generic], lines: Sequence[Int64], weights: Sequence[Float32], channels: NDArray[np.int64]
-) -> Float32:
-    """Resize one window bilinearly.
+def _resample(photo: NDArray[np.generic], rows: Taps, columns: Taps, channels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Resize one window bilinearly, to ``(H', W', C)`` bytes.
 
-    The bytes of the four taps are gathered before any arithmetic, so a face of any size costs the arithmetic of the
-    result's size. Columns and channels are one axis: numpy's loops are then long, and reordering channels is free. The
-    result, ``(W' * C, H')`` grey levels 0..255 in the thread's scratch memory, is transposed because numpy gathers
-    ``array[:, indices]`` fastest into that order.
+    Rows are mixed first, as 16-bit integers, which numpy's loops handle fastest. A window that is much wider than the
+    result is cut down to the columns needed before that, so a face of any size costs about the same.
     """
-    ((upper, lower), columns), (row_weights, column_weights) = lines, weights
-    left, right = int(columns[0, 0]), int(columns[1, -1]) + 1
-    strip = photo[:, left:right]
-    samples = ((columns - left)[:, :, None] * photo.shape[2] + channels).ravel()
-    face, below = _scratch_arrays(len(samples), len(upper))
-    # Overflow and NaN raise an ImageError in `_grey_levels`; numpy needn't warn besides.
-    with np.errstate(over="ignore", invalid="ignore"):
-        face[:] = strip[upper].reshape(len(upper), -1)[:, samples].T
-        face *= row_weights[0]
-        below[:] = strip[lower].reshape(len(lower), -1)[:, samples].T
-        below *= row_weights[1]
-        face += below
-        face *= np.repeat(column_weights, len(channels), axis=1).reshape(-1, 1)
-        half = len(face) // 2
-        return _grey_levels(np.add(face[:half], face[half:], out=face[:half]), photo.dtype)
+    (lines, row_weights), (pixels, column_weights) = rows, columns
+    height, left, right = lines.shape[1], int(pixels[0, 0]), int(pixels[1, -1]) + 1
+    samples = ((pixels - left)[:, :, None] * photo.shape[2] + channels).reshape(2, -1)
+    taps = _grey_levels(photo[:, left:right][lines].reshape(2, height, -1))
+    wide = right - left > _WIDE * pixels.shape[1]
+    if wide:
+        taps = taps.take(samples, axis=2).reshape(2, height, -1)
+    scratch = _scratch_memory(4 * height * samples.size + 2 * taps.size)
+    face = scratch[: 4 * height * samples.size].view(np.float32).reshape(height, *samples.shape)
+    mixed = scratch[face.nbytes :].view(np.uint16).reshape(taps.shape)
+    np.multiply(taps, row_weights[:, :, None], out=mixed, dtype=np.uint16)
+    mixed[0] += mixed[1]
+    gathered = mixed[0].reshape(face.shape) if wide else mixed[0].take(samples, axis=1, mode="clip")
+    np.multiply(gathered, column_weights.repeat(len(channels), axis=1), out=face)
+    levels = face[:, 0] + face[:, 1]
+    levels += np.float32(0.5)
+    return levels.astype(np.uint8).reshape(height, -1, len(channels))
 
 
-def _grey_levels(sampled: Float32, dtype: np.dtype[np.generic]) -> Float32:
-    """Scale what was sampled of a photograph to 0..255; of a floating-point one it must lie in 0..1."""
-    if dtype == np.uint8:
-        return sampled
-    low, high = float(sampled.min()), float(sampled.max())
+def _grey_levels(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Bytes as they are; floating-point values, which must lie in 0..1, scaled to 0..255 and rounded."""
+    if pixels.dtype == np.uint8:
+        return pixels.view(np.uint8)
+    low, high = float(pixels.min()), float(pixels.max())
     # Not `low < 0 or high > 1`: comparisons with NaN are false, and NaN must be refused too.
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ImageError(
             f"a floating-point image is read as 0..1, found {low:g} to {high:g} in it: pass uint8, or divide by 255"
         )
-    levels: Float32 = np.clip(sampled, 0, 1) * np.float32(255)
+    levels: NDArray[np.uint8] = (np.clip(pixels, 0, 1).astype(np.float32) * 255 + np.float32(0.5)).astype(np.uint8)
     return levels
 
 
-def _scratch_arrays(samples: int, lines: int) -> tuple[Float32, Float32]:
-    """Two uninitialised ``(samples, lines)`` arrays that last until the thread's next call.
+def _scratch_memory(needed: int) -> NDArray[np.uint8]:
+    """So many uninitialised bytes that last until the thread's next call.
 
     A thread uses the memory again for its next face: fresh pages cost as much as the arithmetic.
     """
-    needed = 2 * samples * lines
-    buffer: Float32 = getattr(_scratch, "buffer", np.empty(0, np.float32))
+    buffer: NDArray[np.uint8] = getattr(_scratch, "buffer", np.empty(0, np.uint8))
     if needed > buffer.size:
-        buffer = np.empty(needed, np.float32)
+        buffer = np.empty(needed, np.uint8)
         if needed <= _LARGEST_KEPT:
             _scratch.buffer = buffer
-    first, second = buffer[:needed].reshape(2, samples, lines)
-    return first, second
+    return buffer[:needed]
 
 
 _scratch = threading.local()

@@ -1,7 +1,6 @@
 """`LandmarkModel`, a landmark network and its contract, whatever runs it; `FaceLandmarker`, which users call."""
 
 import copyreg
-import hashlib
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -177,6 +176,8 @@ class LandmarkModel:
     @property
     def sha256(self) -> str:
         """Hash of the file, hexadecimal; empty where there is none."""
+        import hashlib  # OpenSSL takes milliseconds to load, and few callers ask
+
         return "" if self.path is None else hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property

@@ -51,7 +51,7 @@ def tight_box(landmarks: object) -> Array:
 
 def face_size(points: NDArray[np.floating]) -> float:
     """Give the longer side of the box around ``(P, 2)`` points, in their units: the tracker's unit of distance."""
-    return float(np.max(np.max(points, axis=0) - np.min(points, axis=0)))
+    return float((points.max(axis=0) - points.min(axis=0)).max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,9 @@ class Similarity:
     def apply(self, points: Array, fraction: float = 1.0) -> Array:
         """Move ``(..., P, 2)`` points a fraction (0..1) of the way, with rotation and scale in proportion."""
         around = _complex(points) - self.center[..., None]
-        moved = (self.center + fraction * self.shift)[..., None] + self.factor[..., None] ** fraction * around
-        return np.stack([moved.real, moved.imag], axis=-1)
+        around *= self.factor[..., None] ** fraction
+        around += (self.center + fraction * self.shift)[..., None]
+        return around[..., None].view(np.float64)
 
 
 def fit_similarity(source: Array, target: Array) -> Similarity:
@@ -94,15 +95,16 @@ def fit_similarity(source: Array, target: Array) -> Similarity:
     A factor is NaN where all points of the source coincide.
     """
     points, goals = _complex(source), _complex(target)
-    center, end = points.mean(axis=-1), goals.mean(axis=-1)
+    center, end = points.sum(axis=-1) / points.shape[-1], goals.sum(axis=-1) / goals.shape[-1]
     around = points - center[..., None]
-    power = (around.real**2 + around.imag**2).sum(axis=-1)
-    product = (np.conj(around) * (goals - end[..., None])).sum(axis=-1)
+    opposite = around.conj()
+    power = (opposite * around).real.sum(axis=-1)
+    product = (opposite * (goals - end[..., None])).sum(axis=-1)
     with np.errstate(invalid="ignore"):
         factor = product / np.where(power > 0, power, np.nan)
     return Similarity(center, end - center, factor)
 
 
 def _complex(points: Array) -> NDArray[np.complex128]:
-    numbers: NDArray[np.complex128] = points[..., 0] + 1j * points[..., 1]
-    return numbers
+    """``(..., P, 2)`` points as ``(..., P)`` complex numbers, of the same memory where that can be."""
+    return np.ascontiguousarray(points, np.float64).view(np.complex128)[..., 0]

@@ -78,7 +78,7 @@ class SpeedGain:
         # The first of these meets a low-pass filter that has seen the paper's initial dx = 0.
         slope = innovation / interval
         self._speed = gain * slope if self._speed is None else self._speed + gain * (slope - self._speed)
-        speed = np.linalg.norm(self._speed, axis=-1, keepdims=True)
+        speed = np.sqrt((self._speed**2).sum(axis=-1, keepdims=True))
         if settings.dead_band:
             # White noise of deviation s has deviation s / interval * sqrt(gain / (2 - gain)) after that low pass.
             made_by_noise = self._noise(innovation, interval) / interval * sqrt(gain / (2 - gain))
@@ -183,12 +183,13 @@ class FaceSmoother:
         if abs(step.factor) < _COLLAPSED:
             return found
         # The motion in pixels: the translation, and how far rotation and scale move a typical point.
-        spread = (step.factor - 1) * float(np.sqrt(np.var(last, axis=0).sum()))
+        around = last - last.sum(axis=0) / len(last)
+        spread = (step.factor - 1) * sqrt((around**2).sum() / len(last))
         motion = np.array([[step.shift.real, step.shift.imag, spread.real, spread.imag]])
         moved = float(self._motion(motion / size, interval)[0, 0])
         residual = found - step.apply(last)
         # Rotated and scaled back to the frame before.
-        before = (residual[:, 0] + 1j * residual[:, 1]) / step.factor
-        bent = last + self._shape(residual / size, interval) * np.stack([before.real, before.imag], axis=1)
+        before = (residual.view(np.complex128) / step.factor).view(np.float64)
+        bent = last + self._shape(residual / size, interval) * before
         self._landmarks = step.apply(bent, moved)
         return self._landmarks

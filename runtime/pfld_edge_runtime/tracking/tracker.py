@@ -1,6 +1,6 @@
 """`FaceTracker`: detection in some frames, landmarks in all, ids that stay; with the frame clock and scene cuts."""
 
-from math import isfinite
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Protocol
 
@@ -243,10 +243,13 @@ def _signature(image: Image) -> Array | None:
     sample = image[step // 2 :: step, step // 2 :: step, image.shape[2] // 2].astype(np.float64)
     rows, columns = (max(1, length // _BLOCK) for length in sample.shape)
     sample = sample[: rows * _BLOCK, : columns * _BLOCK]
-    blocks = sample.reshape(rows, -1, columns, sample.shape[1] // columns).mean(axis=(1, 3))
-    contrast = float(blocks.std()) * (255 if image.dtype != np.uint8 else 1)
+    samples = sample.reshape(rows, -1, columns, sample.shape[1] // columns)
+    blocks = samples.sum(axis=1).sum(axis=2) / (samples.shape[1] * samples.shape[3])
+    blocks -= blocks.sum() / blocks.size
+    deviation = sqrt((blocks**2).sum() / blocks.size)
+    contrast = deviation * (255 if image.dtype != np.uint8 else 1)
     # Not `contrast < _FLAT`: NaN pixels must give no signature either.
     if not contrast >= _FLAT:
         return None
-    standard: Array = (blocks - blocks.mean()) / blocks.std()
+    standard: Array = blocks / deviation
     return standard
