@@ -1,12 +1,13 @@
-"""What `bench` prints: tables of times, starts, shares of the peak and operators."""
+"""What `bench` prints: tables of times, starts, shares of the peak and operators; and runtimes side by side."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
 from pfld_edge.console import new_table
 from pfld_edge_convert.benchmark.bench import BenchReport, ModelRecord, Timing
 from pfld_edge_convert.benchmark.timing import Estimate, Verdict
+from pfld_edge_convert.landmark_models import RuntimeResult
 
 _OPERATORS = 5
 
@@ -34,6 +35,29 @@ def noise_lines(report: BenchReport) -> list[str]:
         busy = "" if load is None else f" (before this run {load:.1f} processes wanted its {cores} cores)"
         lines.append(f"Let the machine rest{busy}, raise --rounds, or accept less with --precision.")
     return lines
+
+
+def runtime_table(results: Sequence[RuntimeResult]) -> Table:
+    """Lay out how each runtime ran each file."""
+    reference = next((result.reference for result in results if result.reference is not None), None)
+    caption = "CPU ms: processor time of one face, all threads; deviations as fractions of the eye distance"
+    title = "Runtimes" + ("" if reference is None else f"; deviation from {reference}")
+    table = new_table(title, "model", figures=("layers in integers", "CPU ms", "deviation", "largest"), caption=caption)
+    for result in results:
+        layers = "-" if result.layers is None else f"{result.integer_layers} of {result.layers}"
+        far = (result.mean_deviation, result.largest_deviation)
+        moved = ("-" if value is None else f"{value:.5f}" for value in far)
+        table.add_row(result.name, layers, _or_dash(result.milliseconds), *moved)
+    return table
+
+
+def float_lines(results: Sequence[RuntimeResult]) -> list[str]:
+    """Name the quantized files of which a runtime computes no layer in integers."""
+    return [
+        f"{result.name}: {result.runtime} computes its {result.layers} layers in float, none in integers"
+        for result in results
+        if result.quantized and result.layers and not result.integer_layers
+    ]
 
 
 def _time_table(report: BenchReport, place: int) -> Table:

@@ -21,7 +21,7 @@ from pfld_edge_runtime import (
     ModelContractError,
     ModelFileError,
     PfldEdgeError,
-    litert,
+    networks,
 )
 
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
@@ -90,6 +90,6 @@ def test_a_contract_that_the_network_contradicts_is_refused(
 
 
 def test_without_a_package_one_sentence_names_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(litert, "find_spec", lambda _: None)
+    monkeypatch.setattr(networks, "find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match="pip install ai-edge-litert"):
         LandmarkModel.open(file)
