@@ -122,24 +122,26 @@ def open_landmark_model(
     return EndToEndModel(contract, _photo_function(path, session), name=path.name, path=path, kind=kind)
 
 
-def devices_of(path: Path, runtimes: Sequence[str]) -> tuple[str, ...]:
-    """Devices on which the named runtimes (`RUNTIMES`) run a file: of those that read it, else of its own."""
-    if path.suffix.lower() in CHECKPOINTS:
-        return ("cpu",)
+def devices_of(path: Path, runtimes: Sequence[str], contract: Contract | None) -> tuple[str, ...]:
+    """Devices on which the named runtimes (`RUNTIMES`) run a file: of those that read it, else of its own.
+
+    Only onnxruntime reads end-to-end graphs and QOperator files; torch runs checkpoints.
+    """
+    told = contract is not None and (contract.end_to_end or "QOperator" in contract.quantization)
     reads = ("litert", TFLITE_MICRO) if path.suffix.lower() == ".tflite" else ("onnxruntime", "openvino")
+    if told or path.suffix.lower() in CHECKPOINTS:
+        reads = ("onnxruntime",)
     return tuple(RUNTIMES[name] for name in dict.fromkeys(runtimes) if name in reads) or ("cpu",)
 
 
 def open_in_runtimes(path: Path, threads: int, runtimes: Sequence[str]) -> list[LandmarkModel]:
-    """Open a file in each of `devices_of`; QOperator files and end-to-end graphs in onnxruntime alone."""
+    """Open a file in each of `devices_of`; names tell the runtime where some were asked for."""
     own = open_landmark_model(path, threads)
-    if "QOperator" in own.contract.quantization or own.contract.end_to_end:
-        runtimes = ()
     opened = [
         own if device == "cpu" else open_landmark_model(path, threads, device=device)
-        for device in devices_of(path, runtimes)
+        for device in devices_of(path, runtimes, own.contract)
     ]
-    for model in opened if runtimes else ():
+    for model in opened if runtimes and own.runtime else ():
         model.name = f"{model.name} ({model.runtime})"
     return opened
 

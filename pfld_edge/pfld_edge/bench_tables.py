@@ -135,6 +135,8 @@ def _roofline_table(report: BenchReport) -> Table:
     for model in report.models:
         for timing in model.timings:
             line = timing.roofline
+            if line is None:
+                continue
             table.add_row(
                 model.name,
                 f"{timing.threads}, {timing.batch}",
@@ -149,14 +151,18 @@ def _roofline_table(report: BenchReport) -> Table:
 
 def _operator_table(report: BenchReport) -> Table:
     title = f"Where the time goes, {_case(report.models[0].timings[0])}"
-    caption = "profiling itself takes some of the time between nodes"
-    table = new_table(title, "model", "operators, number of nodes, share of the call", caption=caption)
+    caption = "in integers: convolutions and products; profiling itself takes some of the time between nodes"
+    operators = "operators, number of nodes, share of the call"
+    table = new_table(title, "model", "runtime", "in integers", operators, caption=caption)
     for model in report.models:
-        table.add_row(model.name, _operators(model))
+        layers = "-" if model.integer_layers is None else "{} of {}".format(*model.integer_layers)
+        table.add_row(model.name, model.runtime, layers, _operators(model))
     return table
 
 
 def _operators(model: ModelRecord) -> str:
+    if model.profile is None:
+        return "-"
     shown = model.profile.operators[:_OPERATORS]
     parts = [f"{item.op_type} ({item.nodes}) {item.share:.0%}" for item in shown]
     rest = sum(item.share for item in model.profile.operators[_OPERATORS:])

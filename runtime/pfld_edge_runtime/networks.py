@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
 from pfld_edge_runtime.errors import DeviceError, MissingPackageError, ModelContractError, ModelFileError
-from pfld_edge_runtime.session import LITERT_IDENTIFIER
+from pfld_edge_runtime.session import LITERT_IDENTIFIER, is_litert
 
 TFLITE_MICRO = "tflite-micro"
 """The device on which a LiteRT file runs in TensorFlow Lite Micro."""
@@ -58,6 +59,17 @@ def litert_contract(content: bytes) -> Contract | None:
     except (struct.error, IndexError, ValueError) as error:
         raise ModelFileError(f"the LiteRT file is truncated or damaged: {error}") from error
     return None if text is None else Contract.from_json(text)
+
+
+def open_network(path: Path, device: str, threads: int = 1) -> Network:
+    """Open a LiteRT file that carries its contract, or an ONNX file with OpenVINO; see `open_litert`, `open_openvino`."""
+    if not is_litert(path):
+        return open_openvino(str(path), threads)
+    content = path.read_bytes()
+    contract = litert_contract(content)
+    if contract is None:
+        raise ModelContractError(f"{path} carries no contract: convert it with pfld-edge")
+    return open_litert(content, contract, device, threads)
 
 
 def open_litert(content: bytes, contract: Contract, device: str = "cpu", threads: int = 1) -> Network:
