@@ -86,9 +86,7 @@ class EndToEndModel(LandmarkModel):
         )
 
 
-def open_landmark_model(
-    path: Path, threads: int = 1, *, fused: bool = False, device: str = "cpu"
-) -> LandmarkModel:
+def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False, device: str = "cpu") -> LandmarkModel:
     """Open a checkpoint (``.pth``, ``.pt``), an ONNX or LiteRT file, or an end-to-end graph.
 
     A published PFLD file carries no contract; those files all follow the published protocol (BGR, box x 1.2), which

@@ -129,7 +129,9 @@ class MeasuredSet:
         done = 0 if folder is None else sum(unit.count for i, unit in enumerate(source.units) if i in folder)
         if done:
             note(f"{done} of {source.count} are done already ({self.resume})")
-        work = partial(_unit_work, tuple((Path(str(model.path)), model.kind == "fused torch", model.device) for model in models))
+        work = partial(
+            _unit_work, tuple((Path(str(model.path)), model.kind == "fused torch", model.device) for model in models)
+        )
         run = runner(self.workers, self.ray, len(source.units))
         parts = unit_results(work, source.units, run, folder, _is_whole)
         with closing(parts), progress_bar("faces", source.count) as advance:

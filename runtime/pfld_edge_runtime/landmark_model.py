@@ -176,7 +176,7 @@ class LandmarkModel:
         self.runtime, self._layers = network.runtime, network.layers
 
     def integer_layers(self) -> tuple[int, int] | None:
-        """Count the convolutions and products that compute in integers, and all; None where the runtime doesn't tell."""
+        """Count the convolutions and products in integers, and all of them; None where the runtime doesn't tell."""
         return None if self._layers is None else self._layers()
 
     def __reduce__(self) -> tuple[Any, ...]:

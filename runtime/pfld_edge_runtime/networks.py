@@ -62,7 +62,7 @@ def litert_contract(content: bytes) -> Contract | None:
 
 
 def open_network(path: Path, device: str, threads: int = 1) -> Network:
-    """Open a LiteRT file that carries its contract, or an ONNX file with OpenVINO; see `open_litert`, `open_openvino`."""
+    """Open a LiteRT file that carries its contract, or an ONNX file with OpenVINO; errors are those of both."""
     if not is_litert(path):
         return open_openvino(str(path), threads)
     content = path.read_bytes()

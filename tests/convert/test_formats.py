@@ -87,9 +87,9 @@ def test_layers_that_stay_in_float_are_float_in_qdq(multi_scale_64: Quantizer, s
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize(("name", "convolutions"), [("pfld-edge-m", 10), ("multi_scale_64", 51)])
+@pytest.mark.parametrize("name", ["pfld-edge-m", "multi_scale_64"])
 def test_openvino_gives_the_landmarks_of_qoperator_with_every_convolution_in_8_bits(
-    bundled: Callable[[str], Quantized], multi_scale_64: Quantizer, name: str, convolutions: int, signed: bool
+    bundled: Callable[[str], Quantized], multi_scale_64: Quantizer, name: str, signed: bool
 ) -> None:
     openvino = pytest.importorskip("openvino", reason="openvino is not installed")
     quantized = multi_scale_64.make() if name == "multi_scale_64" else bundled(name)
@@ -100,7 +100,7 @@ def test_openvino_gives_the_landmarks_of_qoperator_with_every_convolution_in_8_b
     np.testing.assert_allclose(compiled(crops)[0], run_model(quantized.model, crops), atol=1e-5)
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     runs = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
-    assert len(runs) == convolutions
+    assert len(runs) == sum(layer.node.op_type == "Conv" for layer in quantized.plan.layers)
     assert set(runs) <= {"u8", "i8"}
 
 

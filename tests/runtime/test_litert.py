@@ -97,7 +97,7 @@ def test_without_a_package_one_sentence_names_it(file: Path, monkeypatch: pytest
         LandmarkModel.open(file)
 
 
-def test_the_package_openvino_gives_the_landmarks_of_onnxruntime(build: Build, contract: Contract, photo: Image) -> None:
+def test_openvino_gives_the_landmarks_of_onnxruntime(build: Build, contract: Contract, photo: Image) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     path = build(contract)
     landmarker = FaceLandmarker(path, device="openvino", strict=True)

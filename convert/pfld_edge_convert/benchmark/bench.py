@@ -171,7 +171,8 @@ class BenchRequest:
 class Subject:
     """A file to time, with shape (the batch as None where it is free) and type of each input.
 
-    `device` is that of `open_network`, ``cpu`` for onnxruntime. `filled` are the free axes besides the batch and the sizes that were chosen for them; `free` names all free axes.
+    `device` is that of `open_network`, ``cpu`` for onnxruntime. `filled` are the free axes besides the batch and the
+    sizes that were chosen for them; `free` names all free axes.
     """
 
     name: str
@@ -291,7 +292,9 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None, device: str
     if is_litert(path):
         told = open_landmark_model(path).contract
         shape = (1, told.input_size, told.input_size, 3)
-        return Subject(path.name, path, told, {"input": shape}, {"input": np.dtype(told.input_dtype)}, {}, device=device)
+        return Subject(
+            path.name, path, told, {"input": shape}, {"input": np.dtype(told.input_dtype)}, {}, device=device
+        )
     session = open_session(path)
     with naming(path):
         contract, inputs = session_contract(session), session.get_inputs()
@@ -389,7 +392,9 @@ def steps(subjects: Sequence[Subject], request: BenchRequest) -> int:
     return _WARM_UP + request.rounds + request.starts * len(subjects)
 
 
-def _timing(case: Case, all_times: Mapping[Case, Times], calls: int, line: Roofline | None, request: BenchRequest) -> Timing:
+def _timing(
+    case: Case, all_times: Mapping[Case, Times], calls: int, line: Roofline | None, request: BenchRequest
+) -> Timing:
     (index, threads, batch), times, seed = case, all_times[case], request.seed
     middle, ratio, processor_ratio = median_of(times.wall, seed), None, None
     if index:

@@ -166,7 +166,7 @@ def odd_fraction(least: Array | float) -> Array:
     """The next larger fraction with an odd denominator, at most 0.4 % larger.
 
     A result is an integer times a ratio of scales, rounded. Runtimes compute the product in float32 in different
-    orders, and break ties differently. Integer multiples of ``p / q`` with q odd are 1/(2 q) or more away from any half,
+    orders, and break ties differently. Integer multiples of ``p / q`` with q odd are 1/(2 q) or more away from a half,
     so that all of them round alike. Ratios below 1/16384, where q would be too large, stay as they are.
     """
     ratio = np.asarray(least, np.float64)

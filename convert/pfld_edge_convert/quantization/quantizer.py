@@ -189,7 +189,9 @@ class _FloatNetwork:
         index = GraphIndex(self.model)
         grids = align_addition_scales(index, grids_from(index, self.histograms, method))
         # 128 would be 0 in int8, for which OpenVINO halves the weights on processors without VNNI, and rounds them.
-        grids = {name: replace(grid, zero_point=127) if grid.zero_point == CENTER else grid for name, grid in grids.items()}
+        grids = {
+            name: replace(grid, zero_point=127) if grid.zero_point == CENTER else grid for name, grid in grids.items()
+        }
         return {**grids, self.model.graph.input[0].name: _input_grid(self.contract)}
 
     def equalized(self, strength: float, method: str, samples: Crops) -> "_FloatNetwork":

@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, RESULT_FILE, SHARE, check_suffix, json_option, runtime_option
+from pfld_edge.options import (
+    AXIS_SIZE,
+    NUMBER_LIST,
+    PATH,
+    RESULT_FILE,
+    SHARE,
+    check_suffix,
+    json_option,
+    runtime_option,
+)
 
 
 @click.command("bench")
