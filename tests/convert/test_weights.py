@@ -163,7 +163,7 @@ def test_weights_that_weight_decay_drove_to_the_smallest_float_become_zero() -> 
 def test_multiples_of_an_odd_fraction_stay_away_from_halves(least: float) -> None:
     fraction = float(odd_fraction(least))
     assert least <= fraction * (1 + 1e-12)
-    assert fraction <= 1.004 * least
+    assert fraction <= 1.021 * least
     exact = Fraction(fraction).limit_denominator(2**13)
     assert exact.denominator % 2 == 1
     assert abs(float(exact) - fraction) < 1e-12
