@@ -1,7 +1,7 @@
 """Opens checkpoints, ONNX and LiteRT files and end-to-end graphs as `LandmarkModel`: for all that runs networks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +126,9 @@ def devices_of(path: Path, runtimes: Sequence[str], contract: Contract | None) -
     Only onnxruntime reads end-to-end graphs and QOperator files; torch runs checkpoints.
     """
     told = contract is not None and (contract.end_to_end or "QOperator" in contract.quantization)
-    reads = ("litert", TFLITE_MICRO) if path.suffix.lower() == ".tflite" else ("onnxruntime", "openvino")
+    reads: tuple[str, ...] = ("onnxruntime", "openvino")
+    if path.suffix.lower() == ".tflite":
+        reads = ("litert", TFLITE_MICRO)
     if told or path.suffix.lower() in CHECKPOINTS:
         reads = ("onnxruntime",)
     return tuple(RUNTIMES[name] for name in dict.fromkeys(runtimes) if name in reads) or ("cpu",)
@@ -182,18 +184,24 @@ def compare_runtimes(models: Sequence[LandmarkModel], found: "Verification") -> 
     from pfld_edge_calib.evaluation.metrics import measure_deviation
     from pfld_edge_convert.benchmark.timing import take_turns
 
-    pairs = [(model, result) for model, result in zip(models, found.models, strict=True) if model.runtime]
+    pairs = [(model, own) for model, own in zip(models, found.models, strict=True) if model.runtime]
     first = next((own for model, own in pairs if "QOperator" in model.contract.quantization), None)
     sizes = [model.contract.input_size for model, _ in pairs]
     calls = {i: partial(pairs[i][0].predict, np.zeros((1, side, side, 3), np.uint8)) for i, side in enumerate(sizes)}
     times = take_turns(calls, _ROUNDS)
     results = []
     for place, (model, own) in enumerate(pairs):
-        moved = first and measure_deviation(own.landmarks, first.landmarks, found.truth, found.scheme)
-        far = (None, None, None) if first is None or moved is None else (first.name, moved.mean, moved.largest)
-        quantized = model.contract.quantization != "none"
-        layers, taken = integer_layers(model) or (None, None), times[place].processor_ms
-        results.append(RuntimeResult(model.name, model.runtime, quantized, *layers, taken, *far))
+        result = RuntimeResult(
+            model.name,
+            model.runtime,
+            model.contract.quantization != "none",
+            *(integer_layers(model) or (None, None)),
+            times[place].processor_ms,
+        )
+        if first is not None:
+            moved = measure_deviation(own.landmarks, first.landmarks, found.truth, found.scheme)
+            result = replace(result, reference=first.name, mean_deviation=moved.mean, largest_deviation=moved.largest)
+        results.append(result)
     return results
 
 

@@ -178,7 +178,7 @@ class _Writer:
         read, bias, fused = self._as_integer(layer.source), weights.integer_bias(source.scale), self._fused(step)
         unit = np.asarray(np.float32(source.scale) * weights.scales, np.float32)
         if self._rounds_twice and fused and self._grids[name].zero_point == 0:
-            bias = _rounded_twice(bias, unit / self._grids[name].scale)
+            bias = _rounded_twice(bias, unit.astype(np.float64) / self._grids[name].scale)
         made = self._new_integer(name)
         if layer.node.op_type == "Conv":
             constants = self._convolution_constants(layer.node, name, weights.integers, bias, (weights.scales, unit))
@@ -439,4 +439,4 @@ def _rounded_twice(bias: NDArray[np.int32], ratio: Real) -> NDArray[np.int32]:
     """
     whole = 1 / np.asarray(ratio, np.float64)
     is_unit = (np.abs(whole - np.rint(whole)) < 1e-3) & (np.rint(whole) % 2 == 1)
-    return bias - is_unit.astype(np.int32)
+    return np.asarray(bias - is_unit, np.int32)
