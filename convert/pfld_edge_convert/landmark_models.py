@@ -191,13 +191,9 @@ def compare_runtimes(models: Sequence[LandmarkModel], found: "Verification") -> 
     times = take_turns(calls, _ROUNDS)
     results = []
     for place, (model, own) in enumerate(pairs):
-        result = RuntimeResult(
-            model.name,
-            model.runtime,
-            model.contract.quantization != "none",
-            *(integer_layers(model) or (None, None)),
-            times[place].processor_ms,
-        )
+        layers, taken = integer_layers(model) or (None, None), times[place].processor_ms
+        quantized = model.contract.quantization != "none"
+        result = RuntimeResult(model.name, model.runtime, quantized, layers[0], layers[1], taken)
         if first is not None:
             moved = measure_deviation(own.landmarks, first.landmarks, found.truth, found.scheme)
             result = replace(result, reference=first.name, mean_deviation=moved.mean, largest_deviation=moved.largest)
