@@ -1,6 +1,8 @@
-"""Opens checkpoints, ONNX files and end-to-end graphs as `LandmarkModel`: what evaluates, labels, times or predicts."""
+"""Opens checkpoints, ONNX and LiteRT files and end-to-end graphs as `LandmarkModel`: for all that runs networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +21,22 @@ from pfld_edge_runtime import (
 from pfld_edge_runtime.crop import check_boxes, crop_windows
 from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import FARTHEST_LANDMARK, session_contract
+from pfld_edge_runtime.networks import TFLITE_MICRO
 from pfld_edge_runtime.session import open_session
 
 if TYPE_CHECKING:
     import onnxruntime
     from torch import nn
 
+    from pfld_edge_calib.evaluation import Verification
+
+CHECKPOINTS = (".pth", ".pt")
+
+RUNTIMES = {"onnxruntime": "cpu", "openvino": "openvino", "litert": "cpu", TFLITE_MICRO: TFLITE_MICRO}
+"""Names of runtimes, and the device of `LandmarkModel.open` that each is."""
+
 _TORCH_BATCH = 64
+_ROUNDS = 30
 
 
 class EndToEndModel(LandmarkModel):
@@ -75,8 +86,8 @@ class EndToEndModel(LandmarkModel):
         )
 
 
-def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False) -> LandmarkModel:
-    """Open a checkpoint (``.pth``, ``.pt``), an ONNX file, or an end-to-end graph.
+def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False, device: str = "cpu") -> LandmarkModel:
+    """Open a checkpoint (``.pth``, ``.pt``), an ONNX or LiteRT file, or an end-to-end graph.
 
     A published PFLD file carries no contract; those files all follow the published protocol (BGR, box x 1.2), which
     is what `Contract`'s defaults say, and `LandmarkModel.assumed` tells that it was assumed.
@@ -85,6 +96,7 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False) ->
         path: The file.
         threads: Of onnxruntime; 0 for its own choice.
         fused: Of a checkpoint: merge its branches and batch norms, as conversion begins.
+        device: Of an ONNX or LiteRT file; see `LandmarkModel.open`.
 
     Raises:
         ModelFileError: The file is missing or not a model.
@@ -93,17 +105,111 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False) ->
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
+    if path.suffix.lower() == ".tflite":
+        return LandmarkModel.open(path, device, threads)
     if path.suffix.lower() != ".onnx":
         return _checkpoint_model(path, fused=fused)
     session = open_session(path, threads=threads)
     with naming(path):
         contract = session_contract(session)
     if contract is None or not contract.end_to_end:
-        model = LandmarkModel.open(path, threads=threads, contract=None if contract else Contract())
+        model = LandmarkModel.open(path, device, threads, contract=None if contract else Contract(), strict=True)
         model.kind = model.kind if contract else f"onnx {_bits(path)}"
         return model
     kind = "end-to-end fp32" if contract.quantization == "none" else "end-to-end int8"
     return EndToEndModel(contract, _photo_function(path, session), name=path.name, path=path, kind=kind)
+
+
+def devices_of(path: Path, runtimes: Sequence[str], contract: Contract | None) -> tuple[str, ...]:
+    """Devices on which the named runtimes (`RUNTIMES`) run a file: of those that read it, else of its own.
+
+    Only onnxruntime reads end-to-end graphs and QOperator files; torch runs checkpoints.
+    """
+    told = contract is not None and (contract.end_to_end or "QOperator" in contract.quantization)
+    reads: tuple[str, ...] = ("onnxruntime", "openvino")
+    if path.suffix.lower() == ".tflite":
+        reads = ("litert", TFLITE_MICRO)
+    if told or path.suffix.lower() in CHECKPOINTS:
+        reads = ("onnxruntime",)
+    return tuple(RUNTIMES[name] for name in dict.fromkeys(runtimes) if name in reads) or ("cpu",)
+
+
+def open_in_runtimes(path: Path, threads: int, runtimes: Sequence[str]) -> list[LandmarkModel]:
+    """Open a file in each of `devices_of`; names tell the runtime where some were asked for."""
+    own = open_landmark_model(path, threads)
+    opened = [
+        own if device == "cpu" else open_landmark_model(path, threads, device=device)
+        for device in devices_of(path, runtimes, own.contract)
+    ]
+    for model in opened if runtimes and own.runtime else ():
+        model.name = f"{model.name} ({model.runtime})"
+    return opened
+
+
+def open_reference(path: Path, threads: int, contract: Contract) -> LandmarkModel:
+    """Open what a model was made from; a stranger's ONNX file without contract is read by the model's contract."""
+    from pfld_edge_convert.contract_fields import carried_contract
+    from pfld_edge_convert.landmark_graph import landmark_graph
+    from pfld_edge_convert.model_file import load_onnx, onnx_bytes
+
+    if path.suffix.lower() != ".onnx" or not path.is_file() or carried_contract(path) is not None:
+        return open_landmark_model(path, threads)
+    plain = contract.replace(input_dtype="float32", layout="NCHW", quantization="none", target="", fingerprint=None)
+    found = landmark_graph(load_onnx(path), path.name, {}, plain)
+    model = LandmarkModel.open(onnx_bytes(found.model, found.contract), threads=threads)
+    model.name, model.path = path.name, path
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeResult:
+    """How a runtime ran a file: layers in integers and in all, processor milliseconds a face, landmark deviation.
+
+    That is from the QOperator file `reference`, in eye distances; None where there is no such file.
+    """
+
+    name: str
+    runtime: str
+    quantized: bool
+    integer_layers: int | None
+    layers: int | None
+    milliseconds: float | None
+    reference: str | None = None
+    mean_deviation: float | None = None
+    largest_deviation: float | None = None
+
+
+def compare_runtimes(models: Sequence[LandmarkModel], found: "Verification") -> list[RuntimeResult]:
+    """Compare the ONNX and LiteRT files among models that `verify_models` ran, in the same order."""
+    from pfld_edge_calib.evaluation.metrics import measure_deviation
+    from pfld_edge_convert.benchmark.timing import take_turns
+
+    pairs = [(model, own) for model, own in zip(models, found.models, strict=True) if model.runtime]
+    first = next((own for model, own in pairs if "QOperator" in model.contract.quantization), None)
+    sizes = [model.contract.input_size for model, _ in pairs]
+    calls = {i: partial(pairs[i][0].predict, np.zeros((1, side, side, 3), np.uint8)) for i, side in enumerate(sizes)}
+    times = take_turns(calls, _ROUNDS)
+    results = []
+    for place, (model, own) in enumerate(pairs):
+        layers, taken = integer_layers(model) or (None, None), times[place].processor_ms
+        quantized = model.contract.quantization != "none"
+        result = RuntimeResult(model.name, model.runtime, quantized, layers[0], layers[1], taken)
+        if first is not None:
+            moved = measure_deviation(own.landmarks, first.landmarks, found.truth, found.scheme)
+            result = replace(result, reference=first.name, mean_deviation=moved.mean, largest_deviation=moved.largest)
+        results.append(result)
+    return results
+
+
+def integer_layers(model: LandmarkModel) -> tuple[int, int] | None:
+    """Count the convolutions and products of an open file that compute in integers there, and all of them."""
+    told = model.integer_layers()
+    if told is not None or model.path is None or model.runtime != "onnxruntime":
+        return told
+    from pfld_edge_convert.quantization.mixed_precision import fusion_coverage
+
+    found = fusion_coverage(model.path)
+    return len(found.integer), len(found.integer) + len(found.floating)
 
 
 def largest_answer_difference(first: Path, second: Path) -> float | None:

@@ -1,12 +1,13 @@
-"""What `bench` prints: tables of times, starts, shares of the peak and operators."""
+"""What `bench` prints: tables of times, starts, shares of the peak and operators; and runtimes side by side."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
 from pfld_edge.console import new_table
 from pfld_edge_convert.benchmark.bench import BenchReport, ModelRecord, Timing
 from pfld_edge_convert.benchmark.timing import Estimate, Verdict
+from pfld_edge_convert.landmark_models import RuntimeResult
 
 _OPERATORS = 5
 
@@ -34,6 +35,29 @@ def noise_lines(report: BenchReport) -> list[str]:
         busy = "" if load is None else f" (before this run {load:.1f} processes wanted its {cores} cores)"
         lines.append(f"Let the machine rest{busy}, raise --rounds, or accept less with --precision.")
     return lines
+
+
+def runtime_table(results: Sequence[RuntimeResult]) -> Table:
+    """Lay out how each runtime ran each file."""
+    reference = next((result.reference for result in results if result.reference is not None), None)
+    caption = "CPU ms: processor time of one face, all threads; deviations as fractions of the eye distance"
+    title = "Runtimes" + ("" if reference is None else f"; deviation from {reference}")
+    table = new_table(title, "model", figures=("layers in integers", "CPU ms", "deviation", "largest"), caption=caption)
+    for result in results:
+        layers = "-" if result.layers is None else f"{result.integer_layers} of {result.layers}"
+        far = (result.mean_deviation, result.largest_deviation)
+        moved = ("-" if value is None else f"{value:.5f}" for value in far)
+        table.add_row(result.name, layers, _or_dash(result.milliseconds), *moved)
+    return table
+
+
+def float_lines(results: Sequence[RuntimeResult]) -> list[str]:
+    """Name the quantized files of which a runtime computes no layer in integers."""
+    return [
+        f"{result.name}: {result.runtime} computes its {result.layers} layers in float, none in integers"
+        for result in results
+        if result.quantized and result.layers and not result.integer_layers
+    ]
 
 
 def _time_table(report: BenchReport, place: int) -> Table:
@@ -111,6 +135,8 @@ def _roofline_table(report: BenchReport) -> Table:
     for model in report.models:
         for timing in model.timings:
             line = timing.roofline
+            if line is None:
+                continue
             table.add_row(
                 model.name,
                 f"{timing.threads}, {timing.batch}",
@@ -125,14 +151,18 @@ def _roofline_table(report: BenchReport) -> Table:
 
 def _operator_table(report: BenchReport) -> Table:
     title = f"Where the time goes, {_case(report.models[0].timings[0])}"
-    caption = "profiling itself takes some of the time between nodes"
-    table = new_table(title, "model", "operators, number of nodes, share of the call", caption=caption)
+    caption = "in integers: convolutions and products; profiling itself takes some of the time between nodes"
+    operators = "operators, number of nodes, share of the call"
+    table = new_table(title, "model", "runtime", "in integers", operators, caption=caption)
     for model in report.models:
-        table.add_row(model.name, _operators(model))
+        layers = "-" if model.integer_layers is None else "{} of {}".format(*model.integer_layers)
+        table.add_row(model.name, model.runtime, layers, _operators(model))
     return table
 
 
 def _operators(model: ModelRecord) -> str:
+    if model.profile is None:
+        return "-"
     shown = model.profile.operators[:_OPERATORS]
     parts = [f"{item.op_type} ({item.nodes}) {item.share:.0%}" for item in shown]
     rest = sum(item.share for item in model.profile.operators[_OPERATORS:])

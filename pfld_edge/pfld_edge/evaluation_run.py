@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from pfld_edge_calib.evaluation import (
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_calib.photo import UnusableFaces
-from pfld_edge_convert.landmark_models import open_landmark_model
+from pfld_edge_convert.landmark_models import CHECKPOINTS, RuntimeResult, open_landmark_model
 from pfld_edge_runtime import LandmarkModel
 
 _LARGE_LIST = 4_000_000
@@ -129,7 +129,9 @@ class MeasuredSet:
         done = 0 if folder is None else sum(unit.count for i, unit in enumerate(source.units) if i in folder)
         if done:
             note(f"{done} of {source.count} are done already ({self.resume})")
-        work = partial(_unit_work, tuple((Path(str(model.path)), model.kind == "fused torch") for model in models))
+        work = partial(
+            _unit_work, tuple((Path(str(model.path)), model.kind == "fused torch", model.device) for model in models)
+        )
         run = runner(self.workers, self.ray, len(source.units))
         parts = unit_results(work, source.units, run, folder, _is_whole)
         with closing(parts), progress_bar("faces", source.count) as advance:
@@ -142,7 +144,11 @@ class MeasuredSet:
 
 
 def write_results(
-    found: Verification, json_target: str | None, worst: Path | None, robustness: Robustness | None = None
+    found: Verification,
+    json_target: str | None,
+    worst: Path | None,
+    robustness: Robustness | None = None,
+    runtimes: Sequence[RuntimeResult] = (),
 ) -> None:
     """Write pictures of the worst faces into a folder, and all figures as JSON, where these are asked for."""
     if worst is not None:
@@ -153,6 +159,8 @@ def write_results(
         record = verification_record(found)
         if robustness is not None:
             record["robustness"] = robustness_record(robustness)
+        if runtimes:
+            record["runtimes"] = [asdict(result) for result in runtimes]
         write_json(json_target, record)
 
 
@@ -194,15 +202,19 @@ def _identity(models: Sequence[LandmarkModel], source: FaceSet) -> dict[str, str
     return {
         "format": "pfld-edge-results-2",
         "faces": source.identity,
-        "models": " ".join(f"{model.sha256[:16]} ({model.kind})" for model in models),
+        "models": " ".join(f"{model.sha256[:16]} ({model.kind}{_elsewhere(model)})" for model in models),
     }
 
 
-def _unit_work(specs: Sequence[tuple[Path, bool]]) -> Callable[[Unit], bytes]:
+def _elsewhere(model: LandmarkModel) -> str:
+    return f", {model.runtime}" if model.runtime not in ("", "onnxruntime") else ""
+
+
+def _unit_work(specs: Sequence[tuple[Path, bool, str]]) -> Callable[[Unit], bytes]:
     """Open the networks in a process, on one thread."""
-    if any(path.suffix.lower() != ".onnx" for path, _ in specs):
+    if any(path.suffix.lower() in CHECKPOINTS for path, *_ in specs):
         import torch
 
         torch.set_num_threads(1)
-    models = [open_landmark_model(path, fused=fused) for path, fused in specs]
+    models = [open_landmark_model(path, fused=fused, device=device) for path, fused, device in specs]
     return lambda unit: predict_unit(models, unit).to_bytes()

@@ -184,6 +184,13 @@ split_option = click.option(
 threads_option = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for ONNX files."
 )
+runtime_option = click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    type=click.Choice(["onnxruntime", "openvino", "litert", "tflite-micro"]),
+    help="Run each file in those of these that read it (repeatable); onnxruntime and LiteRT without.",
+)
 ray_option = click.option(
     "--ray",
     is_flag=False,

@@ -40,7 +40,7 @@ _NAMES = {
 _WHEEL_KINDS = ("gpu", "openvino", "directml", "qnn", "silicon", "rocm", "training")
 _WHEELS = ("onnxruntime", *(f"onnxruntime-{kind}" for kind in _WHEEL_KINDS))
 
-_WHEEL_OF = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
+_WHEEL_OF = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,8 @@ def missing_provider_advice(device: str) -> str:
         installed = installed_wheels()
         others = " ".join(installed) or "onnxruntime"
         return wheel_clash(installed, wheel) or f"run `pip uninstall -y {others}`, then `pip install {wheel}`"
+    if device == "openvino":
+        return "run `pip install openvino`"
     if device == "coreml":
         return "install the plain onnxruntime wheel on macOS"
     return "no wheel on PyPI brings it, build onnxruntime with it"

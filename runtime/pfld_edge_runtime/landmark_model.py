@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from pfld_edge_runtime.contract import CONTRACT_KEY, MOMENTS, Contract
 from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
-from pfld_edge_runtime.litert import litert_contract, litert_function
-from pfld_edge_runtime.session import is_litert, open_session, running_device
+from pfld_edge_runtime.networks import TFLITE_MICRO, Network, litert_contract, open_litert, open_openvino
+from pfld_edge_runtime.session import has_openvino, is_litert, open_session, running_device
 
 Called = TypeVar("Called")
 
@@ -43,6 +43,7 @@ class LandmarkModel:
         path: The file; None where there is none.
         kind: ``onnx fp32``, ``onnx int8``, ``torch``, ...; ``callable`` where the maker of the object names none.
         assumed: True where the file carries no contract, and the caller's was taken.
+        runtime: ``onnxruntime``, ``LiteRT``, ``TFLite Micro``, ``OpenVINO``; empty for a callable.
 
     Example:
         >>> model = LandmarkModel.open("pfld-edge-s.onnx")
@@ -52,7 +53,9 @@ class LandmarkModel:
         ... )
     """
 
+    runtime = ""
     _device = "callable"
+    _layers: Callable[[], tuple[int, int]] | None = None
 
     def __init__(
         self,
@@ -91,10 +94,12 @@ class LandmarkModel:
     ) -> "LandmarkModel":
         """Open an ONNX file, or a LiteRT file where the package ai-edge-litert or tflite-runtime is installed.
 
+        ``openvino`` is onnxruntime's provider where it has that, else the package openvino, which must be installed.
+
         Args:
             model: A file (``.tflite`` or ONNX) that carries its contract, or its bytes; None for the bundled model.
             device: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ``coreml``, ``xnnpack``, or ``auto`` for the first of
-                them that really runs the model (never TensorRT).
+                them that really runs the model (never TensorRT). Of a LiteRT file ``cpu``, or ``tflite-micro``.
             threads: Threads of one call; 0 for onnxruntime's own choice.
             contract: For files that carry none; must be None where the file has its own.
             strict: Fail where `device` can't run the model; otherwise another one runs it and a `DeviceWarning` says
@@ -110,9 +115,13 @@ class LandmarkModel:
         source = BUNDLED_MODEL if model is None else model
         if is_litert(source):
             return cls._open_litert(source, device, threads, contract)
-        session = open_session(source, device, threads, strict=strict, spinning=spinning)
+        in_package = device == "openvino" and has_openvino(source)
+        where = "cpu" if in_package else device
+        session = open_session(source, where, threads, strict=strict, spinning=spinning)
         with naming(Path(source)) if isinstance(source, str | Path) else nullcontext():
             opened = cls.from_session(session, contract)
+            if in_package:
+                opened._run_by(open_openvino(source if isinstance(source, bytes) else str(source), threads), device)
         if isinstance(source, str | Path):
             opened.path = Path(source)
             opened.name = opened.path.name
@@ -138,7 +147,7 @@ class LandmarkModel:
             kind="onnx fp32" if agreed.quantization == "none" else "onnx int8",
             assumed=carried is None,
         )
-        model._session = session
+        model._session, model.runtime = session, "onnxruntime"
         return model
 
     @classmethod
@@ -151,19 +160,23 @@ class LandmarkModel:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         carried = litert_contract(content)
         agreed = _agreed(carried, contract)
-        run = litert_function(content, agreed, device, threads)
-        model = cls(
-            agreed,
-            lambda crops: run(prepare_input(crops, agreed)),
-            batch_size=1,
-            name="" if path is None else path.name,
-            path=path,
-            kind="litert int8",
-            assumed=carried is None,
-        )
-        model._device = "cpu"
+        network = open_litert(content, agreed, device, threads)
+        name = "" if path is None else path.name
+        model = cls(agreed, network.run, name=name, path=path, kind="litert int8", assumed=carried is None)
+        model._run_by(network, TFLITE_MICRO if device == TFLITE_MICRO else "cpu")
         model._reopen = partial(cls.open, source, device, threads, contract=contract)
         return model
+
+    def _run_by(self, network: Network, device: str) -> None:
+        """Take a network of another runtime, which takes one face a call, in place of a session."""
+        contract = self.contract
+        self._function = lambda crops: network.run(prepare_input(crops, contract))
+        self._session, self._batch_size, self._device = None, 1, device
+        self.runtime, self._layers = network.runtime, network.layers
+
+    def integer_layers(self) -> tuple[int, int] | None:
+        """Count the convolutions and products in integers, and all of them; None where the runtime doesn't tell."""
+        return None if self._layers is None else self._layers()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments of `open`, not the session; a model of a callable pickles the callable."""

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def is_litert(model: str | Path | bytes) -> bool:
     if isinstance(model, bytes):
         return model[4:8] == LITERT_IDENTIFIER
     return Path(model).suffix.lower() == ".tflite"
+
+
+def has_openvino(model: str | Path | bytes) -> bool:
+    """Whether the package openvino runs an ONNX file here: it is installed, and onnxruntime lacks the provider."""
+    known = isinstance(model, bytes) or Path(model).is_file()
+    missing = DEVICES["openvino"] not in onnxruntime.get_available_providers()
+    return known and missing and find_spec("openvino") is not None
 
 
 def open_session(

@@ -86,6 +86,19 @@ def test_bench_prints_json_alone_and_draws(
     assert len(np.unique(picture[:, :, 0])) > 10
 
 
+def test_bench_times_a_file_in_each_runtime(
+    known_model: Path, noise: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    assert noise
+    runtimes = ["--runtime", "onnxruntime", "--runtime", "openvino"]
+    assert run(["bench", str(known_model), *runtimes, "--rounds", "120", "--starts", "1", "--json"]) == 0
+    models = BenchReport.from_json(capsys.readouterr().out).models
+    assert [model.name for model in models] == ["known.onnx", "known.onnx (openvino)"]
+    assert [model.runtime for model in models] == ["onnxruntime", "OpenVINO"]
+    assert [model.profile is None for model in models] == [False, True]
+
+
 def test_a_model_alone_has_no_ratio(known_model: Path, noise: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     assert noise
     assert run(["bench", str(known_model), "--rounds", "20", "--starts", "0"]) == 0

@@ -69,6 +69,24 @@ def test_verify_passes_a_faithful_file(files: tuple[Path, Path], capsys: pytest.
     assert "net.onnx" in capsys.readouterr().out
 
 
+def test_verify_compares_runtimes_with_a_strangers_file(files: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    raw, figures = onnx.load(files[1]), tmp_path / "found.json"
+    del raw.metadata_props[:]
+    onnx.save(raw, tmp_path / "raw.onnx")
+    runtimes = ["--runtime", "onnxruntime", "--runtime", "openvino", "--runtime", "litert"]
+    assert (
+        run(["verify", str(files[1]), "--reference", str(tmp_path / "raw.onnx"), *runtimes, "--json", str(figures)])
+        == 0
+    )
+    found = json.loads(figures.read_text())
+    names = ["raw.onnx", "net.onnx (onnxruntime)", "net.onnx (OpenVINO)"]
+    assert [model["name"] for model in found["models"]] == [result["name"] for result in found["runtimes"]] == names
+    assert max(model["deviation"]["largest"] for model in found["models"][1:]) < 1e-4
+    assert [result["integer_layers"] for result in found["runtimes"]] == [0, 0, 0]
+    assert {result["layers"] for result in found["runtimes"]} == {10}
+
+
 def test_verify_fails_a_file_that_drifted_and_names_the_landmark(
     files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,19 +18,13 @@ from pfld_edge_convert.model_file import optimized_graph, run_model
 from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.pipeline import convert
-from pfld_edge_convert.quantization.mixed_precision import deviation_per_face, fusion_coverage
+from pfld_edge_convert.quantization.mixed_precision import fusion_coverage
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import Contract, LandmarkModel
 from pfld_edge_train.models import ModelConfig, build_model
 
 FAST = QuantizationSettings(ranges="minmax", feedback=False)
-
-
-def deviation(quantized: Quantized, found: np.ndarray, crops: np.ndarray) -> np.ndarray:
-    expected = run_model(quantized.model, crops)
-    points = quantized.contract.landmarks.normalizing_points
-    return deviation_per_face(found.reshape(expected.shape), expected, points)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -42,7 +36,7 @@ def test_qdq_gives_the_landmarks_of_qoperator(
     quantized = bundled(name)
     crops = sample_crops(quantized.contract, 16)
     found = run_model(write_qdq(quantized.plan, signed=signed), crops, fuse_qdq=fused)
-    assert deviation(quantized, found, crops).mean() < 1e-3
+    np.testing.assert_allclose(found, run_model(quantized.model, crops), atol=1e-5)
 
 
 def test_onnxruntime_turns_a_qdq_file_into_the_operators_of_a_qoperator_file(
@@ -92,21 +86,22 @@ def test_layers_that_stay_in_float_are_float_in_qdq(multi_scale_64: Quantizer, s
     assert np.abs(run_model(model, crops) - run_model(quantized.model, crops)).max() < 1e-3
 
 
-@pytest.mark.parametrize(("name", "convolutions"), [("pfld-edge-s", 9), ("pfld-edge-m", 10)])
-def test_openvino_runs_every_convolution_of_a_qdq_file_in_8_bits(
-    bundled: Callable[[str], Quantized], name: str, convolutions: int, tmp_path: Path
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("name", ["pfld-edge-m", "multi_scale_64"])
+def test_openvino_gives_the_landmarks_of_qoperator_with_every_convolution_in_8_bits(
+    bundled: Callable[[str], Quantized], multi_scale_64: Quantizer, name: str, signed: bool
 ) -> None:
     openvino = pytest.importorskip("openvino", reason="openvino is not installed")
-    quantized = bundled(name)
-    onnx.save(write_qdq(quantized.plan), tmp_path / "face.qdq.onnx")
-    compiled = openvino.compile_model(tmp_path / "face.qdq.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    crops = sample_crops(quantized.contract, 16)
-    assert deviation(quantized, compiled(crops)[0], crops).mean() < 2e-3
+    quantized = multi_scale_64.make() if name == "multi_scale_64" else bundled(name)
+    model = openvino.Core().read_model(write_qdq(quantized.plan, signed=signed).SerializeToString())
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    crops = sample_crops(quantized.contract, 8)
+    # A single activation that is rounded otherwise moves landmarks by 1e-4 and more.
+    np.testing.assert_allclose(compiled(crops)[0], run_model(quantized.model, crops), atol=1e-5)
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    runs = Counter(
-        node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"
-    )
-    assert runs == {"u8": convolutions}
+    runs = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
+    assert len(runs) == sum(layer.node.op_type == "Conv" for layer in quantized.plan.layers)
+    assert set(runs) <= {"u8", "i8"}
 
 
 def test_all_files_of_a_conversion_come_from_one_quantization(tmp_path: Path) -> None:

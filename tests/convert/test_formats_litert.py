@@ -1,5 +1,6 @@
 """LiteRT files: every operator as ONNX defines it, the integers that were proven, the same landmarks."""
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from pfld_edge_convert import formats
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats import format_named
-from pfld_edge_convert.formats.litert import write_litert
+from pfld_edge_convert.formats.litert import _rounded_twice, write_litert
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
@@ -234,3 +235,27 @@ def test_without_the_package_one_sentence_names_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(formats, "find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match=r"needs ai-edge-litert.*pfld-edge\[litert\]"):
         format_named("litert")
+
+
+def _kernel(sums: np.ndarray, ratio: float) -> np.ndarray:
+    """Rescale sums as LiteRT's reference kernels do: MultiplyByQuantizedMultiplier of gemmlowp, which rounds twice."""
+    fraction, exponent = math.frexp(ratio)
+    product = sums * round(fraction * 2**31)
+    doubled = np.where(product >= 0, (product + 2**30) // 2**31, -((-product + 2**30 - 1) // 2**31))
+    half = 2 ** (-exponent - 1)
+    return np.where(doubled >= 0, (doubled + half) >> -exponent, -((-doubled + half) >> -exponent))
+
+
+@pytest.mark.parametrize("denominator", [101, 255, 257, 511, 513, 1023])
+def test_biases_for_kernels_that_round_twice_give_what_rounding_once_does(denominator: int) -> None:
+    sums = np.arange(255 * denominator)
+    ratio = np.float32(1) / np.float32(denominator)
+    exact = (2 * sums + denominator) // (2 * denominator)  # round(sum / denominator); an odd one has no ties
+    assert (_kernel(sums, float(ratio)) != exact).any()
+    (less,) = _rounded_twice(np.zeros(1, np.int32), np.array([ratio]))
+    np.testing.assert_array_equal(np.maximum(_kernel(sums + less, float(ratio)), 0), exact)
+
+
+def test_biases_of_other_ratios_stay() -> None:
+    ratios = np.array([2 / 1023, 1 / 256, 0.3])
+    np.testing.assert_array_equal(_rounded_twice(np.arange(3, dtype=np.int32), ratios), [0, 1, 2])

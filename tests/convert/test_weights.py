@@ -1,5 +1,7 @@
 """Integer weights: within their limits, and rounded to the output's advantage."""
 
+from fractions import Fraction
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.quantization.plan import odd_fraction
 from pfld_edge_convert.quantization.reconstruction import (
     Moments,
     in_memory_order,
@@ -52,6 +55,8 @@ def test_weights_stay_within_their_limits(
     assert np.abs(result.integers.astype(int)).max() <= 127
     if limits is SATURATION_FREE:
         assert largest_pair(result.integers) <= 128
+        # oneDNN fills the channels of each position up to 4.
+        assert largest_pair(np.pad(result.integers, ((0, 0), (0, -channels % 4), (0, 0), (0, 0)))) <= 128
     assert (result.integers[2] == 0).all()
     whole = np.rint(bias / (0.02 * result.scales.astype(np.float64)))
     assert (np.abs(whole) < 2**31).all()
@@ -152,3 +157,28 @@ def test_weights_that_weight_decay_drove_to_the_smallest_float_become_zero() -> 
     assert (result.scales > 0).all()
     np.testing.assert_array_equal(result.integers[:, 0, 0, 0], [127, 0])
     np.testing.assert_allclose(result.integer_bias(1.0) * result.scales, [0, 0.5])
+
+
+@given(st.floats(2.0**-13, 4))
+def test_multiples_of_an_odd_fraction_stay_away_from_halves(least: float) -> None:
+    fraction = float(odd_fraction(least))
+    assert least <= fraction * (1 + 1e-12)
+    assert fraction <= 1.021 * least
+    exact = Fraction(fraction).limit_denominator(2**13)
+    assert exact.denominator % 2 == 1
+    assert abs(float(exact) - fraction) < 1e-12
+    multiples = np.arange(-4000, 4000) * fraction
+    apart = np.abs(multiples - np.floor(multiples) - 0.5)
+    assert apart.min() > 0.499 / max(1023, 1 / least)
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_a_layer_rescales_by_odd_fractions(feedback: bool) -> None:
+    random = np.random.default_rng(0)
+    weight, bias = random.normal(size=(8, 16, 1, 1)), random.normal(size=8)
+    if feedback:
+        found = round_with_feedback(weight, bias, 0.02, SATURATION_FREE, np.eye(16), 0.05)
+    else:
+        found = round_nearest(weight, bias, 0.02, SATURATION_FREE, 0.05)
+    ratios = found.scales.astype(np.float64) * 0.02 / 0.05
+    np.testing.assert_allclose(ratios, odd_fraction(ratios * (1 - 1e-6)), rtol=1e-6)

@@ -12,7 +12,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from pfld_edge_runtime import DEVICES, Contract, DeviceError, DeviceWarning, FaceLandmarker, device_check
+from pfld_edge_runtime import DEVICES, Contract, DeviceError, DeviceWarning, FaceLandmarker, device_check, session
 from pfld_edge_runtime.session import open_session
 
 Build = Callable[..., Path]
@@ -73,6 +73,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Played]:
         played = Played([*has, CPU], **({"loads": list(has)} | answers))
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: played.has)
         monkeypatch.setattr(onnxruntime, "InferenceSession", played.open)
+        monkeypatch.setattr(session, "find_spec", lambda _: None)  # the package openvino isn't there either
         return played
 
     return install

@@ -1,4 +1,4 @@
-"""LiteRT files in the runtime: the landmarks of the ONNX file, threads, and files that can't be used."""
+"""Runtimes other than onnxruntime: the landmarks of the ONNX file, threads, and files that can't be used."""
 
 import pickle
 from collections.abc import Callable
@@ -15,13 +15,15 @@ from pfld_edge_convert.quantization.plan import Plan
 from pfld_edge_runtime import (
     Contract,
     DeviceError,
+    DeviceWarning,
     FaceLandmarker,
     LandmarkModel,
     MissingPackageError,
     ModelContractError,
     ModelFileError,
     PfldEdgeError,
-    litert,
+    networks,
+    session,
 )
 
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
@@ -90,6 +92,28 @@ def test_a_contract_that_the_network_contradicts_is_refused(
 
 
 def test_without_a_package_one_sentence_names_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(litert, "find_spec", lambda _: None)
+    monkeypatch.setattr(networks, "find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match="pip install ai-edge-litert"):
         LandmarkModel.open(file)
+
+
+def test_openvino_gives_the_landmarks_of_onnxruntime(build: Build, contract: Contract, photo: Image) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    path = build(contract)
+    landmarker = FaceLandmarker(path, device="openvino", strict=True)
+    assert (landmarker.device, landmarker.model.runtime) == ("openvino", "OpenVINO")
+    np.testing.assert_allclose(landmarker(photo, BOXES), FaceLandmarker(path)(photo, BOXES), atol=1e-3)
+    copy = pickle.loads(pickle.dumps(landmarker.model))  # noqa: S301 - our own
+    assert copy.runtime == "OpenVINO"
+
+
+def test_what_openvino_refuses_and_where_it_is_missing_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    with pytest.raises(DeviceError, match="give it the float file or the qdq file") as raised:
+        FaceLandmarker(device="openvino")  # the bundled model's QLinearConv has scales per channel
+    assert "\n" not in str(raised.value)
+    monkeypatch.setattr(session, "find_spec", lambda _: None)
+    with pytest.raises(DeviceError, match="run `pip install openvino`"):
+        FaceLandmarker(device="openvino", strict=True)
+    with pytest.warns(DeviceWarning, match="'cpu' does.*pip install openvino"):
+        assert FaceLandmarker(device="openvino").device == "cpu"

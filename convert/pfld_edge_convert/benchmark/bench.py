@@ -38,12 +38,13 @@ from pfld_edge_convert.benchmark.timing import (
     take_turns,
 )
 from pfld_edge_convert.errors import BenchmarkError
-from pfld_edge_convert.landmark_models import open_landmark_model
+from pfld_edge_convert.landmark_models import devices_of, integer_layers, open_landmark_model
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_runtime import Contract, ModelContractError, ModelFileError, fingerprint_image
 from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import session_contract
-from pfld_edge_runtime.session import open_session
+from pfld_edge_runtime.networks import open_network
+from pfld_edge_runtime.session import is_litert, open_session
 
 FORMAT = "pfld-edge-bench-1"
 Case = tuple[int, int, int]
@@ -75,7 +76,8 @@ class Settings:
 class Timing:
     """One model with so many threads and faces; a batch takes several calls where the file fixes the number of faces.
 
-    None: a percentile of too few rounds (20, 100), the ratio of the reference, processor time that can't be measured.
+    None: a percentile of too few rounds (20, 100), the ratio of the reference, processor time that can't be measured,
+    the roofline of another runtime than onnxruntime.
     """
 
     threads: int
@@ -88,23 +90,29 @@ class Timing:
     spread: float
     verdict: Verdict
     reason: str
-    roofline: Roofline
+    roofline: Roofline | None
     processor_ms: float | None = None
     processor_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """One file; `filled` are the sizes chosen for free axes besides the batch, `start` is None without fresh starts."""
+    """One file in one runtime; `filled` are the sizes chosen for free axes besides the batch.
+
+    `start` is None without fresh starts, `work` and `profile` where the runtime isn't onnxruntime. `integer_layers`
+    counts the convolutions and products in integers, and all of them, where the runtime tells.
+    """
 
     name: str
     path: str
     size: int
     filled: dict[str, int]
-    work: Work
+    work: Work | None
     start: ColdStart | None
     timings: tuple[Timing, ...]
-    profile: Profile
+    profile: Profile | None
+    runtime: str = "onnxruntime"
+    integer_layers: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +169,10 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An ONNX file to time, with shape (the batch as None where it is free) and type of each input.
+    """A file to time, with shape (the batch as None where it is free) and type of each input.
 
-    `filled` are the free axes besides the batch and the sizes that were chosen for them; `free` names all free axes.
+    `device` is that of `open_network`, ``cpu`` for onnxruntime. `filled` are the free axes besides the batch and the
+    sizes that were chosen for them; `free` names all free axes.
     """
 
     name: str
@@ -173,6 +182,12 @@ class Subject:
     dtypes: dict[str, np.dtype[Any]]
     filled: dict[str, int]
     free: frozenset[str] = frozenset()
+    device: str = "cpu"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another runtime than onnxruntime runs it."""
+        return self.device != "cpu" or is_litert(self.path)
 
     @property
     def end_to_end(self) -> bool:
@@ -204,7 +219,11 @@ class Subject:
 
     def network_call(self, threads: int, batch: int) -> Callable[[], object]:
         """Open the network as the runtime does, and make a call that runs a batch through it."""
-        session, feed, calls = open_session(self.path, threads=threads), self.feed(batch), range(self.calls(batch))
+        feed, calls = self.feed(batch), range(self.calls(batch))
+        if self.elsewhere:
+            run, (prepared,) = open_network(self.path, self.device, threads).run, feed.values()
+            return lambda: [run(prepared) for _ in calls]
+        session = open_session(self.path, threads=threads)
 
         def call() -> None:
             for _ in calls:
@@ -222,19 +241,27 @@ class Subject:
         if self.end_to_end:
             raise BenchmarkError(f"{self.path} is an end-to-end graph and takes no crops: leave out --from-crops")
         try:
-            model = open_landmark_model(self.path, threads)
+            model = open_landmark_model(self.path, threads, device=self.device)
         except ModelContractError as error:
             raise BenchmarkError(f"{self.path} can't run on crops: {error}") from error
         crops = np.repeat(fingerprint_image(_SEED, model.contract.input_size)[None], batch, axis=0)
         return lambda: model.predict(crops)
 
 
-def open_subjects(paths: Sequence[Path], sizes: Mapping[str, int] | None = None) -> list[Subject]:
-    """Open files (`open_subject`) and give them names that tell them apart; a file may come twice.
+def open_subjects(
+    paths: Sequence[Path], sizes: Mapping[str, int] | None = None, runtimes: Sequence[str] = ()
+) -> list[Subject]:
+    """Open files (`open_subject`), each in `devices_of` the runtimes, and give them names that tell them apart.
+
+    A file may come twice.
 
     BenchmarkError where no file has an axis that a size is given for.
     """
-    subjects = [open_subject(path, sizes) for path in paths]
+    subjects = []
+    for path in paths:
+        own = open_subject(path, sizes)
+        devices = devices_of(path, runtimes, own.contract)
+        subjects += [own if device == "cpu" else open_subject(path, sizes, device) for device in devices]
     free = sorted({name for subject in subjects for name in subject.free})
     for name in sizes or ():
         if name not in free:
@@ -243,13 +270,14 @@ def open_subjects(paths: Sequence[Path], sizes: Mapping[str, int] | None = None)
     named: list[Subject] = []
     for subject in subjects:
         name = str(subject.path) if files[subject.name] > 1 else subject.name
-        uses = sum(other.path == subject.path for other in named)
+        name += f" ({subject.device})" if subject.device != "cpu" else ""
+        uses = sum((other.path, other.device) == (subject.path, subject.device) for other in named)
         named.append(replace(subject, name=f"{name} ({uses + 1})" if uses else name))
     return named
 
 
-def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
-    """Look at the inputs of an ONNX file with one input, or of an end-to-end graph.
+def open_subject(path: Path, sizes: Mapping[str, int] | None = None, device: str = "cpu") -> Subject:
+    """Look at the inputs of an ONNX file with one input, of a LiteRT file, or of an end-to-end graph.
 
     Free axes get the size of their name, 320 where it is left out; the first stays free, it is the batch.
     ModelFileError where the file is missing or not an ONNX model, BenchmarkError where it is a checkpoint, or has
@@ -260,6 +288,12 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
     if path.suffix.lower() in (".pth", ".pt"):
         raise BenchmarkError(
             f"{path} is a checkpoint; bench times what devices run: make an ONNX file of it with `pfld-edge convert`"
+        )
+    if is_litert(path):
+        told = open_landmark_model(path).contract
+        shape = (1, told.input_size, told.input_size, 3)
+        return Subject(
+            path.name, path, told, {"input": shape}, {"input": np.dtype(told.input_dtype)}, {}, device=device
         )
     session = open_session(path)
     with naming(path):
@@ -273,7 +307,9 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None) -> Subject:
     if len(inputs) > 1:  # an end-to-end graph: the photograph's sides aren't chosen here
         filled.clear()
     dtypes = {value.name: _dtype(path, value) for value in inputs}
-    return Subject(path.name, path, contract, shapes, dtypes, filled, frozenset(free))
+    if device == "openvino":  # its networks take one face a call
+        shapes = {name: (1, *shape[1:]) for name, shape in shapes.items()}
+    return Subject(path.name, path, contract, shapes, dtypes, filled, frozenset(free), device)
 
 
 def _shape(value: onnxruntime.NodeArg, sizes: Mapping[str, int], filled: dict[str, int]) -> tuple[int | None, ...]:
@@ -321,22 +357,34 @@ def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advan
     times = take_turns(calls, request.rounds, warm_up=_WARM_UP, seed=request.seed, advance=advance)
     first = {"threads": request.threads[0], "batch": request.batches[0]}
     starts = cold_starts(subjects, request.starts, **first, advance=advance) if request.starts else None
-    profiles = {case: take_profile(subjects[case[0]], *case[1:]) for case in cases}
+    plain = [case for case in cases if not subjects[case[0]].elsewhere]
+    profiles = {case: take_profile(subjects[case[0]], *case[1:]) for case in plain}
     peaks = {threads: measure_peak(threads).best(peak) for threads, peak in peaks.items()}
     models = []
     for index, subject in enumerate(subjects):
-        work, timings = work_of(load_onnx(subject.path), subject.feed(request.batches[0])), []
+        feed, timings = subject.feed(request.batches[0]), []
+        work = None if subject.elsewhere else work_of(load_onnx(subject.path), feed)
         for case in (case for case in cases if case[0] == index):
-            moved, count = profiles[case].activation_bytes, subject.calls(case[2])
-            line = roofline(work, case[2], moved, times[case].milliseconds, peaks[case[1]], calls=count)
+            line, count = None, subject.calls(case[2])
+            if work is not None:
+                moved, taken = profiles[case].activation_bytes, times[case].milliseconds
+                line = roofline(work, case[2], moved, taken, peaks[case[1]], calls=count)
             timings.append(_timing(case, times, count, line, request))
         file = subject.name, str(subject.path), subject.path.stat().st_size
         start = None if starts is None else starts[index]
-        profile = profiles[index, request.threads[0], request.batches[0]]
-        models.append(ModelRecord(*file, subject.filled, work, start, tuple(timings), profile))
+        profile = profiles.get((index, request.threads[0], request.batches[0]))
+        models.append(ModelRecord(*file, subject.filled, work, start, tuple(timings), profile, *_layers(subject)))
     reference = subjects[0].name if len(subjects) > 1 else None
     settings = Settings(request.rounds, request.starts, request.precision, request.from_crops, reference)
     return BenchReport(environment(list(peaks.values()), load), settings, tuple(models))
+
+
+def _layers(subject: Subject) -> tuple[str, tuple[int, int] | None]:
+    """Runtime of a file, and how many of its layers compute in integers; see `ModelRecord`."""
+    if subject.contract is None or subject.end_to_end:
+        return "onnxruntime", None
+    model = open_landmark_model(subject.path, device=subject.device)
+    return model.runtime, integer_layers(model)
 
 
 def steps(subjects: Sequence[Subject], request: BenchRequest) -> int:
@@ -344,7 +392,9 @@ def steps(subjects: Sequence[Subject], request: BenchRequest) -> int:
     return _WARM_UP + request.rounds + request.starts * len(subjects)
 
 
-def _timing(case: Case, all_times: Mapping[Case, Times], calls: int, line: Roofline, request: BenchRequest) -> Timing:
+def _timing(
+    case: Case, all_times: Mapping[Case, Times], calls: int, line: Roofline | None, request: BenchRequest
+) -> Timing:
     (index, threads, batch), times, seed = case, all_times[case], request.seed
     middle, ratio, processor_ratio = median_of(times.wall, seed), None, None
     if index:

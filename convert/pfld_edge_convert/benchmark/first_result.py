@@ -1,6 +1,6 @@
 """A fresh process: opens a model, runs it once, prints a line with its times; imports no more than a device does.
 
-python -m pfld_edge_convert.benchmark.first_result MODEL THREADS '{"input": "input.npy"}'
+python -m pfld_edge_convert.benchmark.first_result MODEL THREADS '{"input": "input.npy"}' DEVICE
 """
 
 import json
@@ -11,17 +11,23 @@ from pathlib import Path
 __all__: list[str] = []
 
 
-def _main(model: str, threads: str, inputs: str) -> None:
+def _main(model: str, threads: str, inputs: str, device: str) -> None:
     started = time.perf_counter()
     import numpy as np
 
-    from pfld_edge_runtime.session import open_session
+    from pfld_edge_runtime.networks import open_network
+    from pfld_edge_runtime.session import is_litert, open_session
 
     feed = {name: np.load(path) for name, path in json.loads(inputs).items()}
     imported, before = time.perf_counter(), _resident()
-    session = open_session(model, threads=int(threads))
-    loaded = time.perf_counter()
-    session.run(None, feed)
+    if device != "cpu" or is_litert(model):
+        run = open_network(Path(model), device, int(threads)).run
+        loaded = time.perf_counter()
+        run(*feed.values())
+    else:
+        session = open_session(model, threads=int(threads))
+        loaded = time.perf_counter()
+        session.run(None, feed)
     done = time.perf_counter()
     found = {
         "import_ms": 1000 * (imported - started),

@@ -156,7 +156,7 @@ def _command(subject: "Subject", threads: int, batch: int, folder: Path) -> list
     for name, file in files.items():
         np.save(file, feed[name])
     module = "pfld_edge_convert.benchmark.first_result"
-    return [sys.executable, "-m", module, str(subject.path), str(threads), json.dumps(files)]
+    return [sys.executable, "-m", module, str(subject.path), str(threads), json.dumps(files), subject.device]
 
 
 def _start(subject: "Subject", command: list[str]) -> dict[str, float | None]:

@@ -43,8 +43,8 @@ def _qdq(quantized: "Quantized", contract: Contract, *, signed: bool = False) ->
     return onnx_bytes(model, contract)
 
 
-def _litert(quantized: "Quantized", contract: Contract) -> bytes:
-    return write_litert(quantized.plan, contract.replace(layout="NHWC"))
+def _litert(quantized: "Quantized", contract: Contract, *, rounds_twice: bool = False) -> bytes:
+    return write_litert(quantized.plan, contract.replace(layout="NHWC"), rounds_twice=rounds_twice)
 
 
 FORMATS: Mapping[str, FileFormat] = {
@@ -54,6 +54,12 @@ FORMATS: Mapping[str, FileFormat] = {
     "qdq": FileFormat("QDQ, uint8 activations", ".qdq.onnx", _qdq),
     "qdq-int8": FileFormat("QDQ, int8 activations", ".qdq-int8.onnx", partial(_qdq, signed=True)),
     "litert": FileFormat("LiteRT, int8 activations", ".tflite", _litert, "ai_edge_litert"),
+    "litert-micro": FileFormat(
+        "LiteRT for microcontrollers, int8 activations",
+        ".micro.tflite",
+        partial(_litert, rounds_twice=True),
+        "ai_edge_litert",
+    ),
 }
 
 
@@ -65,6 +71,6 @@ def format_named(name: str) -> FileFormat:
     if found.module and find_spec(found.module) is None:
         package = found.module.replace("_", "-")
         raise MissingPackageError(
-            f"the format {name} needs {package}: install it with `pip install 'pfld-edge[{name}]'`"
+            f"the format {name} needs {package}: install it with `pip install 'pfld-edge[litert]'`"
         )
     return found

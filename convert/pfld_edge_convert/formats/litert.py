@@ -50,19 +50,22 @@ _AXES = (0, 3, 1, 2)
 """Where the axes of ``(N, C, H, W)`` are in a file."""
 
 
-def write_litert(plan: Plan, contract: Contract) -> bytes:
+def write_litert(plan: Plan, contract: Contract, *, rounds_twice: bool = False) -> bytes:
     """Write the INT8 network of a plan, for one face a call; `contract` goes into the metadata.
+
+    `rounds_twice` is for TensorFlow Lite Micro and LiteRT's reference kernels, see `_rounded_twice`.
 
     The input is ``(1, S, S, 3)`` uint8 pixels, or float32 where the plan's input is float; the output is float32.
     ConvertError where an operator of the network has no counterpart in LiteRT.
     """
-    return _Writer(plan).written(contract)
+    return _Writer(plan, rounds_twice=rounds_twice).written(contract)
 
 
 class _Writer:
     """Knows which tensors exist as int8, as float32, or as both so far, by their numbers in the file."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, rounds_twice: bool) -> None:
+        self._rounds_twice = rounds_twice
         self._plan, self._index = plan, plan.index
         self._grids = dict(plan.grids)
         self._file = LiteRTFile()
@@ -174,6 +177,8 @@ class _Writer:
             return
         read, bias, fused = self._as_integer(layer.source), weights.integer_bias(source.scale), self._fused(step)
         unit = np.asarray(np.float32(source.scale) * weights.scales, np.float32)
+        if self._rounds_twice and fused and self._grids[name].zero_point == 0:
+            bias = _rounded_twice(bias, unit.astype(np.float64) / self._grids[name].scale)
         made = self._new_integer(name)
         if layer.node.op_type == "Conv":
             constants = self._convolution_constants(layer.node, name, weights.integers, bias, (weights.scales, unit))
@@ -422,3 +427,16 @@ class _Writer:
             raise ConvertError(f"the LiteRT format needs fixed sizes; those of {name} are {dims}")
         known = [int(size) for size in sizes]
         return (1, known[2], known[3], known[1]) if len(known) == 4 else tuple(known)
+
+
+def _rounded_twice(bias: NDArray[np.int32], ratio: Real) -> NDArray[np.int32]:
+    """Biases of a layer of no negative outputs with which kernels that round twice give what rounding once does.
+
+    They round a sum times its ratio to a multiple of 2^-r first, 2^-(r + 1) <= ratio < 2^-r, then to a whole number,
+    halves upwards: whatever is 2^-(r + 1) or less below a half becomes the next whole number. Of the ratio 1 / q, q
+    odd, sums lie 1 / (2 q), 3 / (2 q), ... from a half: the nearest below is rounded up wrongly. With a sum less by 1
+    it takes the place of the second, which is rounded down, and the first above a half that of the first below.
+    """
+    whole = 1 / np.asarray(ratio, np.float64)
+    is_unit = (np.abs(whole - np.rint(whole)) < 1e-3) & (np.rint(whole) % 2 == 1)
+    return np.asarray(bias - is_unit, np.int32)

@@ -56,6 +56,12 @@ class _Writer(OnnxWriter):
             inputs = [self._as_integer(name) for name in node.input]
             self._integer[output] = self._node("Concat", inputs, f"{output}_q", axis=1)
             self._grids[output] = Grid(1.0, self._shift)
+        elif node.op_type == "Concat" and self._shift:
+            # Of the integers themselves: OpenVINO 2026.4 takes the zero point off int8 maps that are concatenated, and
+            # clamps the negative ones to 0.
+            inputs = [self._named(name, self._as_integer) for name in node.input]
+            self._integer[output] = self._node("Concat", inputs, f"{output}_q")
+            self._nodes[-1].attribute.extend(node.attribute)
         else:
             inputs = [self._named(name, self._read) for name in node.input]
             self._node(node.op_type, inputs, f"{output}_raw")

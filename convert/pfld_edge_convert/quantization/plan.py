@@ -32,6 +32,12 @@ _CLAMPED = frozenset({"Add", "Mul"})
 
 _SMALLEST_SCALE = 1e-12
 
+_LARGEST_DENOMINATOR = 1023
+"""Results are then 1/2046 of a step or more away from a half; float32 errs by some 1/8192 of a step."""
+
+_UNIT_FRACTIONS = 0.01
+"""Ratios up to this become 1 / q."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -152,6 +158,24 @@ class Plan:
     def layer_input(self, layer: Layer) -> "LayerInput | None":
         """See the function `layer_input`."""
         return layer_input(self.index, layer.source, self.grids)
+
+    def output_scale(self, layer: Layer) -> float | None:
+        """Scale of the integers that a layer gives; None where it gives float."""
+        grid = self.grids.get(layer.output)
+        return None if grid is None else grid.scale
+
+
+def odd_fraction(least: Array | float) -> Array:
+    """The next larger fraction with an odd denominator, 1 / q for ratios below 1/100; at most 2.1 % larger.
+
+    A result is an integer times a ratio of scales, rounded. Runtimes compute the product in float32 in different
+    orders, and break ties differently. Integer multiples of ``p / q`` with q odd are 1/(2 q) or more away from a half,
+    so that all of them round alike. Ratios below 1/16384, where q would be too large, stay as they are.
+    """
+    ratio = np.asarray(least, np.float64)
+    parts = np.where(ratio > _UNIT_FRACTIONS, np.floor(ratio * _LARGEST_DENOMINATOR), 1.0)
+    whole = np.floor(parts / np.maximum(ratio, 2.0**-14))
+    return np.where(ratio > 2.0**-14, parts / (whole - (whole % 2 == 0)), ratio)
 
 
 def clamp_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float, float] | None:

@@ -22,7 +22,13 @@ from pfld_edge_convert.passes.int8_preparation import (
     SpaceToDepthStem,
 )
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
-from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, weighted_layers
+from pfld_edge_convert.quantization.plan import (
+    Grid,
+    Plan,
+    hard_swish_offset,
+    integer_tensors,
+    weighted_layers,
+)
 from pfld_edge_convert.quantization.ranges import (
     Histograms,
     align_addition_scales,
@@ -188,6 +194,9 @@ class _FloatNetwork:
         """A grid for every tensor, the input included, by a range method."""
         index = GraphIndex(self.model)
         grids = align_addition_scales(index, grids_from(index, self.histograms, method))
+        # 128 would be 0 in int8, for which OpenVINO halves the weights on processors without VNNI, and rounds them.
+        centred = [name for name, grid in grids.items() if grid.zero_point == CENTER and hard_swish_offset(grid) != 0]
+        grids |= {name: replace(grids[name], zero_point=CENTER - 1) for name in centred}
         return {**grids, self.model.graph.input[0].name: _input_grid(self.contract)}
 
     def equalized(self, strength: float, method: str, samples: Crops) -> "_FloatNetwork":

@@ -18,7 +18,15 @@ from onnx import helper, numpy_helper
 from pfld_edge_convert.formats.qoperator import integer_name, weight_constants, write_qoperator
 from pfld_edge_convert.model_file import open_model, run_model
 from pfld_edge_convert.passes.base import attribute, with_outputs
-from pfld_edge_convert.quantization.plan import Grid, IntegerWeights, Layer, LayerInput, Plan, propagate_grids
+from pfld_edge_convert.quantization.plan import (
+    Grid,
+    IntegerWeights,
+    Layer,
+    LayerInput,
+    Plan,
+    odd_fraction,
+    propagate_grids,
+)
 from pfld_edge_convert.quantization.settings import WeightLimits
 
 _POSITIONS = 48
@@ -44,16 +52,23 @@ def in_memory_order(weight: Array) -> Array:
     return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
 
 
-def round_nearest(weight: Array, bias: Array, input_scale: float, limits: WeightLimits) -> IntegerWeights:
-    """Round each weight ``(O, I, ...)`` by itself; `bias` ``(O,)`` is real."""
-    scales = _row_scales(weight, bias, input_scale, limits)
+def round_nearest(
+    weight: Array, bias: Array, input_scale: float, limits: WeightLimits, output_scale: float | None = None
+) -> IntegerWeights:
+    """Round each weight ``(O, I, ...)`` by itself; `bias` ``(O,)`` is real; `output_scale` see `odd_fraction`."""
+    scales = _row_scales(weight, bias, input_scale, limits, output_scale)
     shape = (-1,) + (1,) * (weight.ndim - 1)
     integers = np.rint(weight / scales.reshape(shape)).clip(-limits.largest, limits.largest)
     return IntegerWeights(integers.astype(np.int8), scales, bias)
 
 
 def round_with_feedback(
-    weight: Array, bias: Array, input_scale: float, limits: WeightLimits, moments: Array
+    weight: Array,
+    bias: Array,
+    input_scale: float,
+    limits: WeightLimits,
+    moments: Array,
+    output_scale: float | None = None,
 ) -> IntegerWeights:
     """Round one column after the other, and correct the remaining columns for the error.
 
@@ -61,42 +76,54 @@ def round_with_feedback(
     bias are as for `round_nearest`; moments ``(K, K)`` are the second ones of the inputs in the order of
     `in_memory_order`, for a depthwise convolution ``(C, K, K)``, one matrix a channel.
     """
-    scales = _row_scales(weight, bias, input_scale, limits).astype(np.float64)
+    scales = _row_scales(weight, bias, input_scale, limits, output_scale).astype(np.float64)
     rows = in_memory_order(weight).astype(np.float64) / scales[:, None]
     integers = np.empty_like(rows)
     factors = _inverse_factors(moments)
     for column in range(rows.shape[1]):
-        integers[:, column] = _rounded(rows[:, column], integers[:, :column], limits)
+        integers[:, column] = _rounded(rows[:, column], integers[:, :column], limits, _pairs_vary(weight))
         error = (rows[:, column] - integers[:, column]) / factors[..., column, column]
         rows[:, column:] -= error[:, None] * factors[..., column, column:]
     shaped = np.moveaxis(integers.reshape(np.moveaxis(weight, 1, -1).shape), -1, 1)
     return IntegerWeights(shaped.astype(np.int8), scales.astype(np.float32), bias)
 
 
-def _row_scales(weight: Array, bias: Array, input_scale: float, limits: WeightLimits) -> NDArray[np.float32]:
-    """``(O,)`` finest scale of each output channel that the limits and an int32 bias allow."""
+def _row_scales(
+    weight: Array, bias: Array, input_scale: float, limits: WeightLimits, output_scale: float | None
+) -> NDArray[np.float32]:
+    """``(O,)`` finest scale of each output channel that limits, an int32 bias and `odd_fraction` allow."""
     rows = in_memory_order(weight)
     scales = np.abs(rows).max(axis=1) / limits.largest
     if limits.largest_pair is not None:
         # Rounding may add half a step to either weight of a pair.
-        scales = np.maximum(scales, _largest_pairs(rows) / (limits.largest_pair - 1))
+        scales = np.maximum(scales, _largest_pairs(rows, _pairs_vary(weight)) / (limits.largest_pair - 1))
     scales = np.maximum(scales, np.abs(bias) / (input_scale * _LARGEST_BIAS))
+    if output_scale is not None:
+        scales = odd_fraction(scales * input_scale / output_scale) * output_scale / input_scale
     return np.where(scales > 0, np.maximum(scales, _SMALLEST_SCALE), 1).astype(np.float32)
 
 
-def _largest_pairs(rows: Array) -> Array:
-    """``(O,)`` largest sum of the positive parts, or of the negative parts, of two neighbours."""
+def _pairs_vary(weight: Array) -> bool:
+    """Whether runtimes pair the channels of a convolution differently: an odd number of them, such as a photograph's 3.
+
+    onnxruntime pairs them across positions, oneDNN (in OpenVINO) fills those of each position up to 4.
+    """
+    return weight.ndim > 2 and weight.shape[1] % 2 == 1
+
+
+def _largest_pairs(rows: Array, vary: bool) -> Array:
+    """``(O,)`` largest sum of the positive parts, or of the negative parts, of two neighbours that form a pair."""
     even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
-    pairs = even.reshape(len(rows), -1, 2)
+    pairs = np.stack([even[:, :-1], even[:, 1:]], axis=2)[:, :: 1 if vary else 2]
     positive = np.maximum(pairs, 0).sum(axis=2).max(axis=1)
     result: Array = np.maximum(positive, np.maximum(-pairs, 0).sum(axis=2).max(axis=1))
     return result
 
 
-def _rounded(column: Array, before: Array, limits: WeightLimits) -> Array:
+def _rounded(column: Array, before: Array, limits: WeightLimits, vary: bool) -> Array:
     """Round a column within the limits, the pair with its left neighbour included."""
     low, high = np.full(len(column), -limits.largest), np.full(len(column), limits.largest)
-    if limits.largest_pair is not None and before.shape[1] % 2:
+    if limits.largest_pair is not None and before.shape[1] and (vary or before.shape[1] % 2):
         left = before[:, -1]
         high = np.minimum(high, limits.largest_pair - np.maximum(left, 0))
         low = np.maximum(low, -limits.largest_pair - np.minimum(left, 0))
@@ -191,7 +218,13 @@ def initial_plan(
         is_written = layer.output in plan.grids or layer.node.op_type == "Gemm"
         if layer.output not in float_layers and source is not None and is_written:
             weight, bias = layer.weights(plan.index)
-            rounded = round_nearest(source.scaled_weights(weight), bias, source.scale, _limits_of(layer, limits))
+            rounded = round_nearest(
+                source.scaled_weights(weight),
+                bias,
+                source.scale,
+                _limits_of(layer, limits),
+                plan.output_scale(layer),
+            )
             weights[layer.output] = source.with_bias(rounded, bias)
     return replace(plan, weights=weights)
 
@@ -277,7 +310,9 @@ def _improved(
     rounded = old
     if limits is not None:
         scaled, second = source.scaled_weights(weight), source.scaled_moments(second)
-        rounded = round_with_feedback(scaled, bias, source.scale, _limits_of(layer, limits), second)
+        rounded = round_with_feedback(
+            scaled, bias, source.scale, _limits_of(layer, limits), second, plan.output_scale(layer)
+        )
     if correct_bias:
         exact, real = in_memory_order(weight), in_memory_order(source.unscaled_weights(rounded.real()))
         if layer.depthwise:

@@ -5,11 +5,21 @@ from typing import Any
 
 import click
 
-from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, RESULT_FILE, SHARE, check_suffix, json_option
+from pfld_edge.options import (
+    AXIS_SIZE,
+    NUMBER_LIST,
+    PATH,
+    RESULT_FILE,
+    SHARE,
+    check_suffix,
+    json_option,
+    runtime_option,
+)
 
 
 @click.command("bench")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
+@runtime_option
 @click.option("--against", type=PATH, help="The file that ratios are to; else the first MODEL.")
 @click.option("--threads", type=NUMBER_LIST, default="1", show_default=True, help="Numbers of threads, e.g. 1,2.")
 @click.option(
@@ -34,13 +44,14 @@ from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, RESULT_FILE, SHARE, 
 @json_option("Write all figures (docs/benchmarking.md)")
 def bench_command(
     models: tuple[Path, ...],
+    runtimes: tuple[str, ...],
     against: Path | None,
     axes: tuple[tuple[str, int], ...],
     plot: Path | None,
     json_target: str | None,
     **settings: Any,  # noqa: ANN401 - the fields of BenchRequest
 ) -> None:
-    """Time each MODEL, an ONNX file, on this machine: they take turns, so that what slows one slows all.
+    """Time each MODEL, an ONNX or LiteRT file, on this machine: they take turns, so that what slows one slows all.
 
     Gives median, p95, p99 and the ratio to the reference with its 95 % interval; start, memory and size in fresh
     processes; share of the processor's measured peak; and which operators take the time. Exits with status 1 where
@@ -53,7 +64,7 @@ def bench_command(
     if plot is not None:
         check_suffix(plot, "plot", ".png", ".jpg")
     request = BenchRequest(**settings)
-    subjects = open_subjects([*([] if against is None else [against]), *models], dict(axes))
+    subjects = open_subjects([*([] if against is None else [against]), *models], dict(axes), runtimes)
     for subject in subjects:
         note_assumed(subject.name, request.from_crops and subject.contract is None)
         for name, size in subject.filled.items():

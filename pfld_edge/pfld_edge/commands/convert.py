@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _TARGETS = ("portable", "x86-vnni", "x86-avx2", "arm64")
 _RANGES = ("auto", "minmax", "faces", "moving-average", "percentile", "mse", "entropy")
-_FORMATS = ("qoperator", "qdq", "qdq-int8", "litert")
+_FORMATS = ("qoperator", "qdq", "qdq-int8", "litert", "litert-micro")
 _METHODS = {"percentile": "percentile:99.99", "faces": "faces:98"}
 _FIELDS = {"color": "color_order", "crop_margin": "margin"}
 """Fields of the contract that options name otherwise."""
@@ -74,7 +74,7 @@ network_options = all_of(
     multiple=True,
     help="File to write with --int8, may be given several times: qoperator (OUTPUT.int8.onnx, the default, for "
     "onnxruntime on a CPU), qdq or qdq-int8 (OUTPUT.qdq.onnx, uint8 or int8 activations, for OpenVINO and others), "
-    "litert (OUTPUT.tflite, for LiteRT on phones and TensorFlow Lite Micro).",
+    "litert (OUTPUT.tflite, for LiteRT on phones), litert-micro (OUTPUT.micro.tflite, for TensorFlow Lite Micro).",
 )
 @click.option(
     "--end-to-end",

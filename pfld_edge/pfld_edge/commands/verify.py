@@ -13,6 +13,7 @@ from pfld_edge.options import (
     SHARE,
     check_suffix,
     json_option,
+    runtime_option,
     set_options,
     threads_option,
 )
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("checkpoint", type=PATH)
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
+@click.argument("models", metavar="CHECKPOINT MODEL...", nargs=-1, required=True, type=PATH)
+@click.option("--reference", type=PATH, help="A float ONNX file that the MODELs were made from; no CHECKPOINT then.")
+@runtime_option
 @set_options
 @click.option("--max-drift", type=SHARE, help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
 @click.option(
@@ -40,8 +42,9 @@ if TYPE_CHECKING:
 @click.option("--robustness-plot", type=RESULT_FILE, help="PNG of these curves; implies --robustness.")
 @threads_option
 def verify_command(
-    checkpoint: Path,
     models: tuple[Path, ...],
+    reference: Path | None,
+    runtimes: tuple[str, ...],
     max_drift: float | None,
     accept_inconclusive: bool,
     fused: bool,
@@ -53,7 +56,7 @@ def verify_command(
     threads: int,
     **options: Any,  # noqa: ANN401 - of the set
 ) -> None:
-    """Compare each MODEL (ONNX fp32 or INT8, end-to-end graph, checkpoint) with the CHECKPOINT it was made from.
+    """Compare each MODEL (ONNX, LiteRT, end-to-end graph, checkpoint) with the CHECKPOINT it was made from.
 
     Prints the drift of the NME with its 95 % interval, deviations by subset and part of the face, and, where something
     is off, what likely caused it. With --max-drift a model passes if the whole interval lies within, fails if it lies
@@ -71,13 +74,26 @@ def verify_command(
     from pfld_edge_calib.datasets import is_sharded
     from pfld_edge_calib.evaluation import VerificationSettings, measure_robustness
     from pfld_edge_convert.diagnosis import diagnosed
-    from pfld_edge_convert.landmark_models import open_landmark_model
+    from pfld_edge_convert.landmark_models import (
+        compare_runtimes,
+        open_in_runtimes,
+        open_landmark_model,
+        open_reference,
+    )
 
+    if reference is None:
+        checkpoint, *rest = models
+        if not rest:
+            raise click.UsageError("give the checkpoint and the files made from it, or --reference and these files")
+    else:
+        checkpoint, rest = reference, list(models)
     if report is not None:
         check_suffix(report, "report", ".html")
     if robustness_plot is not None:
         check_suffix(robustness_plot, "plot", ".png", ".jpg")
-    opened = [open_landmark_model(path, threads) for path in (checkpoint, *models)]
+    opened = [model for path in rest for model in open_in_runtimes(path, threads, runtimes)]
+    given = open_reference(checkpoint, threads, opened[0].contract) if reference else open_landmark_model(checkpoint)
+    opened.insert(0, given)
     if fused and opened[0].kind == "torch":
         opened.insert(1, open_landmark_model(checkpoint, fused=True))
     measured = MeasuredSet(**options)
@@ -111,12 +127,19 @@ def verify_command(
             from pfld_edge.report.charts import robustness_chart, write_chart
 
             write_chart(robustness_plot, robustness_chart, curves)
-    write_results(found, json_target, worst, curves)
+    compared = compare_runtimes(opened, found) if runtimes else []
+    write_results(found, json_target, worst, curves, compared)
     if report is not None:
         from pfld_edge.report.page import write_report
 
         write_report(found, report, curves)
     print_verification(found, stderr=json_target == "-")
+    if compared:
+        from pfld_edge.bench_tables import float_lines, runtime_table
+
+        console(stderr=json_target == "-").print(runtime_table(compared))
+        for line in float_lines(compared):
+            note(line)
     if found.fell_short:
         raise click.exceptions.Exit(1)
     measured.skip.check()
