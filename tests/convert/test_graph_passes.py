@@ -378,8 +378,31 @@ def test_the_sum_stays_the_same(build: Build, seed: int, bias: bool, epsilon: fl
     np.testing.assert_allclose(run_model(result.model, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-4)
 
 
-def test_a_convolution_that_something_else_reads_is_left_alone(build: Build) -> None:
-    assert not FoldBatchNorm()(graph(build, np.random.default_rng(0), True, 1e-5, shared=True)).modified
+def test_a_normalization_of_what_others_read_becomes_a_convolution_of_its_own(build: Build) -> None:
+    random = np.random.default_rng(0)
+    model = graph(build, random, True, 1e-5, shared=True)
+    result = FoldBatchNorm()(model).model
+    assert [node.op_type for node in result.graph.node] == ["Conv", "Conv", "Add"]
+    inputs = random.normal(size=(2, 3, 6, 6)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", ["SAME_UPPER", "SAME_LOWER", "VALID", "Pad"])
+@pytest.mark.parametrize("strides", [[1, 2], [3, 1]])
+def test_paddings_are_spelled_as_numbers(build: Build, padding: str, strides: list[int]) -> None:
+    random = np.random.default_rng(0)
+    constants = {"w": random.normal(size=(2, 3, 4, 3)).astype(np.float32), "pads": np.array([0, 0, 1, 0, 0, 0, 2, 1])}
+    nodes = [node("Conv", ["x", "w"], ["y"], strides=strides, auto_pad=padding)]
+    if padding == "Pad":
+        conv = node("Conv", ["p", "w"], ["y"], strides=strides, dilations=[1, 2], pads=[0, 1, 2, 0])
+        nodes = [node("Pad", ["x", "pads"], ["p"]), conv]
+    model = build(nodes, constants, ["batch", 3, 9, 8])
+    result = SpellLayers()(model).model
+    (found,) = result.graph.node
+    names = {item.name for item in found.attribute}
+    assert found.op_type == "Conv" and "auto_pad" not in names and "kernel_shape" in names
+    inputs = random.normal(size=(2, 3, 9, 8)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-5)
 
 
 class HardSwishByHand(nn.Module):

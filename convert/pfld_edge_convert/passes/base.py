@@ -141,7 +141,7 @@ def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in constants]
 
 
-def set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
+def set_attribute(node: onnx.NodeProto, name: str, value: int | list[int]) -> None:
     """Give a node an attribute, in place of one of that name."""
     kept = [item for item in node.attribute if item.name != name]
     del node.attribute[:]

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from pfld_edge_convert.passes.base import (
     graph_inputs,
     onnx_opset,
     run_passes,
+    set_attribute,
 )
 from pfld_edge_convert.passes.channels import EliminateDeadChannels
 from pfld_edge_convert.passes.operator_rewrites import ConvToGemm, FoldBatchNorm, MeanToPool, RecognizeHardActivations
@@ -368,6 +370,8 @@ class SpellLayers(GraphPass):
         - ``MatMul(x, W)`` of a rank-2 ``x`` and a constant, with or without ``Add`` of a constant vector, becomes
           ``Gemm(x, W, b)``.
         - ``Split(x)`` into constant sizes becomes a ``Slice`` for each part.
+        - Convolutions and pools get their kernel's size and their padding as numbers; ``Conv(Pad(x))`` with zeros all
+          round becomes ``Conv(x)`` that pads.
     """
 
     name: ClassVar[str] = "spell-layers"
@@ -380,7 +384,48 @@ class SpellLayers(GraphPass):
                 products, index = products + 1, GraphIndex(model)
             elif node.op_type == "Split" and _as_slices(index, node):
                 splits += 1
-        return f"{products} MatMul became Gemm, {splits} Split became Slice" if products + splits else ""
+        windows = sum(_spell_window(index, node) for node in model.graph.node if node.op_type in _WINDOWS)
+        pads = sum(_take_pad(index, node) for node in list(model.graph.node) if node.op_type == "Conv")
+        done = f"{products} MatMul became Gemm, {splits} Split became Slice, {windows + pads} paddings spelled"
+        return done if products + splits + windows + pads else ""
+
+
+_WINDOWS = ("Conv", "AveragePool", "MaxPool")
+
+
+def _spell_window(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Give a convolution or pool its kernel's size, and pads instead of ``auto_pad``."""
+    automatic, sizes = attribute(node, "auto_pad", b"NOTSET"), index.shapes.get(node.input[0], ())[2:]
+    told = attribute(node, "kernel_shape")
+    kernel = told or list(index.shapes.get(node.input[1], ())[2:])
+    is_known = bool(kernel) and all(isinstance(size, int) for size in (*sizes, *kernel))
+    if (told and automatic == b"NOTSET") or not is_known:
+        return False
+    set_attribute(node, "kernel_shape", list(kernel))
+    if automatic.startswith(b"SAME"):  # onnxruntime takes no dilations with it
+        windows = zip(sizes, kernel, attribute(node, "strides", [1] * len(kernel)), strict=True)
+        total = [max((ceil(n / by) - 1) * by + k - n, 0) for n, k, by in windows]
+        less, more = [n // 2 for n in total], [n - n // 2 for n in total]
+        set_attribute(node, "pads", less + more if automatic == b"SAME_UPPER" else more + less)
+    if automatic != b"NOTSET":
+        node.attribute.remove(next(item for item in node.attribute if item.name == "auto_pad"))
+    return True
+
+
+def _take_pad(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    pad = index.producers.get(node.input[0])
+    if pad is None or pad.op_type != "Pad" or index.only_consumer(node.input[0]) is None or len(pad.input) > 3:
+        return False
+    added, value = (index.constants.get(name) if name else None for name in [*pad.input[1:], "", ""][:2])
+    is_zero = len(pad.input) < 3 or not pad.input[2] or (value is not None and not value.any())
+    if added is None or not is_zero or attribute(pad, "mode", b"constant") != b"constant" or (added < 0).any():
+        return False
+    before, after = np.split(added.astype(int), 2)
+    if before[:2].any() or after[:2].any():
+        return False
+    own = attribute(node, "pads", [0] * (len(added) - 4))
+    set_attribute(node, "pads", [int(a + b) for a, b in zip(own, [*before[2:], *after[2:]], strict=True)])
+    return index.bypass(pad)
 
 
 def _as_gemm(index: GraphIndex, node: onnx.NodeProto) -> bool:

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import (
     GraphIndex,
@@ -18,10 +19,11 @@ from pfld_edge_convert.passes.base import (
 class FoldBatchNorm(GraphPass):
     """Multiplies a BatchNormalization's scale into the weights before it (Jacob et al. 2018, section 3.2).
 
-    Rewrite rule:
+    Rewrite rules:
         - ``BatchNormalization(Conv(x, w, b))`` or of ``Gemm``, both with constants only, where nothing else reads the
           convolution's output, becomes ``Conv(x, w * s, (b - mean) * s + beta)``, with
           ``s = gamma / sqrt(var + epsilon)``, computed in float64.
+        - Any other ``BatchNormalization(x)`` of a map becomes a 1x1 convolution of each channel.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -38,21 +40,38 @@ class FoldBatchNorm(GraphPass):
 
 
 def _fold_norm(index: GraphIndex, norm: onnx.NodeProto) -> bool:
-    source = index.producers.get(norm.input[0])
-    if source is None or source.op_type not in ("Conv", "Gemm") or index.only_consumer(source.output[0]) is None:
-        return False
-    if source.op_type == "Gemm" and (attribute(source, "alpha", 1.0), attribute(source, "beta", 1.0)) != (1.0, 1.0):
-        return False
-    weights = index.weights(source)
     parameters = [index.constants.get(name) for name in norm.input[1:5]]
-    if weights is None or any(value is None for value in parameters) or attribute(norm, "training_mode", 0):
+    if any(value is None for value in parameters) or attribute(norm, "training_mode", 0):
         return False
     gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in parameters)
     factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    source = index.producers.get(norm.input[0])
+    is_layer = source is not None and source.op_type in ("Conv", "Gemm")
+    weights = index.weights(source) if source is not None and is_layer and _scales_by_one(source) else None
+    if source is None or weights is None or index.only_consumer(source.output[0]) is None:
+        return _as_convolution(index, norm, factor, beta - mean * factor)
     weight, bias = weights
     scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
     index.set_weights(source, scaled.astype(weight.dtype), ((bias - mean) * factor + beta).astype(weight.dtype))
     return index.bypass(norm)
+
+
+def _scales_by_one(layer: onnx.NodeProto) -> bool:
+    return (attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)) == (1.0, 1.0)
+
+
+def _as_convolution(
+    index: GraphIndex, norm: onnx.NodeProto, factor: NDArray[np.float64], offset: NDArray[np.float64]
+) -> bool:
+    if index.rank(norm.input[0]) != 4:
+        return False
+    values = (factor.reshape(-1, 1, 1, 1), offset)
+    constants = [index.add_constant(f"{norm.output[0]}_{len(v.shape)}", v.astype(np.float32)) for v in values]
+    norm.op_type, norm.input[:] = "Conv", [norm.input[0], *constants]
+    del norm.attribute[:]
+    norm.attribute.append(onnx.helper.make_attribute("group", len(factor)))
+    norm.attribute.append(onnx.helper.make_attribute("kernel_shape", [1, 1]))
+    return True
 
 
 class MeanToPool(GraphPass):
@@ -260,8 +279,7 @@ def _clip_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> int:
     if layer is None or layer.op_type not in ("Conv", "Gemm") or index.only_consumer(node.input[0]) is None:
         return 0
     weights = index.weights(layer)
-    plain = (attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)) == (1.0, 1.0)
-    if weights is None or not plain or node.input[0] in layer.input:
+    if weights is None or not _scales_by_one(layer) or node.input[0] in layer.input:
         return 0
     slope, offset = attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)
     weight, bias = (values.astype(np.float64) for values in weights)

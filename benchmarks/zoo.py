@@ -1,0 +1,150 @@
+"""Converts networks of timm and torchvision, exported by both exporters of torch, and says what came of each.
+
+`pip install timm torchvision` first; the weights are random. Each file goes through `convert --int8`, `contract`,
+`inspect` and `bench` in this process; a traceback is printed and counts as a failure.
+"""
+
+import contextlib
+import io
+import logging
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import torch
+from harness import print_table
+from torch import Tensor, nn
+
+from pfld_edge.cli import run
+from pfld_edge_convert.model_file import load_onnx
+from pfld_edge_convert.quantization.mixed_precision import fusion_coverage, read_report
+
+POINTS, SIDE = 98, 112
+OPTIONS = f"--color rgb --mean 127.5 --scale 127.5 --crop-margin 1.2 --landmarks {POINTS} --output-space 0..1".split()
+QUICK = ["--int8", "--allow-slower", "--faces", "16", "--ranges", "minmax"]
+BENCH = ["--rounds", "5", "--starts", "0", "--precision", "100%"]
+HEAT_MAPS = ("resnet18", "regnetx_002")
+"""Networks whose maps of stride 8 are read by a soft-argmax."""
+
+NETWORKS = (
+    *("mobilenetv3_small_050", "mobilenetv2_050", "efficientnet_lite0", "ghostnet_050", "resnet18", "mobileone_s0"),
+    *("repvgg_a0", "shufflenet_v2_x0_5", "regnetx_002", "regnety_002", "mixnet_s", "squeezenet1_1"),
+    *("convnext_atto", "vit_tiny_patch16_224", "mobilevit_xxs"),
+)
+
+
+class HeatMaps(nn.Module):
+    """Maps of stride 8 of a body, one for each point."""
+
+    def __init__(self, body: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.body, self.head = body, nn.Conv2d(channels, POINTS, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(N, 3, S, S)`` to ``(N, P, S / 8, S / 8)``."""
+        found: Tensor = self.head(self.body(image)[-1])
+        return found
+
+
+def network(name: str) -> nn.Module:
+    """A network with random weights, whose normalizations have the statistics of noise."""
+    # torchvision's wheels for CUDA register no operators with a torch for CPUs, but name these two on import.
+    with contextlib.suppress(RuntimeError):
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", "(Tensor a, Tensor b, float c) -> Tensor")
+    import timm
+    import torchvision
+
+    torch.manual_seed(0)
+    model: nn.Module
+    if name in HEAT_MAPS:
+        body = timm.create_model(name, features_only=True, out_indices=(2,))
+        model = HeatMaps(body, body.feature_info.channels()[-1])
+    elif hasattr(torchvision.models, name) and name not in timm.list_models():
+        model = getattr(torchvision.models, name)(num_classes=2 * POINTS)
+    else:
+        smaller = {"img_size": SIDE, "depth": 2} if name.startswith("vit") else {}
+        model = timm.create_model(name, num_classes=2 * POINTS, **smaller)
+    with torch.inference_mode():
+        for _ in range(8):
+            model.train()(torch.randn(8, 3, SIDE, SIDE))
+    return model.eval()
+
+
+def legacy(model: nn.Module, path: Path) -> None:
+    """Export by tracing."""
+    axes = {"image": {0: "batch"}}
+    torch.onnx.export(
+        model, (torch.zeros(2, 3, SIDE, SIDE),), path, dynamo=False, input_names=["image"], dynamic_axes=axes
+    )
+
+
+def dynamo(model: nn.Module, path: Path) -> None:
+    """Export by torch.export."""
+    torch.onnx.export(model, (torch.zeros(1, 3, SIDE, SIDE),), path, dynamo=True, verbose=False)
+
+
+def outcome(path: Path) -> tuple[str, str, str]:
+    """Run every command: ``INT8``, ``fp32 only``, ``refused`` or ``TRACEBACK``; layers in integers; what is in float."""
+    small, output = path.with_suffix(".small.int8.onnx"), path.with_suffix(".small.onnx")
+    commands = [
+        ["convert", str(path), *OPTIONS, *QUICK, "-o", str(output)],
+        ["inspect", str(path)],
+        ["contract", str(path)],
+    ]
+    refusal = ""
+    while commands:
+        command = commands.pop(0)
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                status = run(command)
+        except Exception as error:  # noqa: BLE001 - what the benchmark looks for
+            traceback.print_exc()
+            return "TRACEBACK", command[0], repr(error)
+        last = (printed.getvalue().strip().splitlines() or [""])[-1]
+        if command[0] == "convert":
+            refusal = last if status else ""
+            files = [] if status else [str(output), str(small)]
+            commands += [[name, file] for name in ("contract", "inspect") for file in files]
+            commands += [["bench", *files, *BENCH]] if files else []
+        elif status == 2 and command != ["contract", str(path)]:
+            return f"{command[0]} failed", "", last
+    if refusal:
+        return "refused", "", refusal
+    model = load_onnx(small)
+    coverage, report = fusion_coverage(model), read_report(model)
+    kinds = Counter(line.partition(" ")[0] for line in report.float_operators) if report is not None else Counter()
+    layers = f"{len(coverage.integer)} of {len(coverage.integer) + len(coverage.floating)}"
+    return "INT8" if coverage.integer else "fp32 only", layers, ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep the files here.")
+@click.option("--exporter", type=click.Choice(["legacy", "dynamo"]), help="One only.")
+def zoo(names: tuple[str, ...], folder: Path | None, exporter: str | None) -> None:
+    """Convert NAMES, or all networks."""
+    exporters: dict[str, Callable[[nn.Module, Path], None]] = {"legacy": legacy, "dynamo": dynamo}
+    rows = []
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names or NETWORKS:
+            for label in [exporter] if exporter else exporters:
+                path = (folder or Path(temporary)) / f"{name}.{label}.onnx"
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with contextlib.redirect_stdout(io.StringIO()):
+                        exporters[label](network(name), path)
+                rows.append((name, label, *outcome(path)))
+                click.echo(" | ".join(rows[-1]))
+    print_table(("network", "exporter", "result", "layers in INT8", "in float"), rows)
+
+
+if __name__ == "__main__":
+    zoo()
