@@ -16,9 +16,9 @@ from pathlib import Path
 
 import click
 import torch
-from harness import print_table
 from torch import Tensor, nn
 
+from harness import print_table
 from pfld_edge.cli import run
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_convert.quantization.mixed_precision import fusion_coverage, read_report
@@ -89,7 +89,7 @@ def dynamo(model: nn.Module, path: Path) -> None:
 
 
 def outcome(path: Path) -> tuple[str, str, str]:
-    """Run every command: ``INT8``, ``fp32 only``, ``refused`` or ``TRACEBACK``; layers in integers; what is in float."""
+    """Run every command: ``INT8``, ``refused`` or ``TRACEBACK``; layers in integers; what is in float."""
     small, output = path.with_suffix(".small.int8.onnx"), path.with_suffix(".small.onnx")
     commands = [
         ["convert", str(path), *OPTIONS, *QUICK, "-o", str(output)],

@@ -32,6 +32,7 @@ from pfld_edge_convert.passes import (
     run_passes,
 )
 from pfld_edge_convert.passes.canonical_form import OPSET, SpellLayers
+from pfld_edge_convert.passes.operator_rewrites import MergeBranches
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -387,6 +388,24 @@ def test_a_normalization_of_what_others_read_becomes_a_convolution_of_its_own(bu
     np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(("groups", "kernel"), [(1, 1), (2, 3), (4, 1), (4, 5)])
+def test_branches_of_a_sum_become_one_convolution(build: Build, groups: int, kernel: int) -> None:
+    random = np.random.default_rng(0)
+    sizes = {"v": (4, 4, 3, 3), "w": (4, 4 // groups, kernel, kernel), "a": (4,)}
+    constants = {name: random.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    nodes = [
+        node("Conv", ["x", "w"], ["p"], group=groups, pads=[kernel // 2] * 4, strides=[2, 2]),
+        node("Conv", ["x", "v", "a"], ["q"], pads=[1] * 4, strides=[2, 2]),
+        node("Add", ["p", "q"], ["y"]),
+    ]
+    model = build(nodes, constants, ["batch", 4, 7, 7])
+    result = MergeBranches()(model).model
+    # A sum of 5 x 5 weights would have more of them.
+    assert len(result.graph.node) == (1 if kernel < 5 else 3)
+    inputs = random.normal(size=(2, 4, 7, 7)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("padding", ["SAME_UPPER", "SAME_LOWER", "VALID", "Pad"])
 @pytest.mark.parametrize("strides", [[1, 2], [3, 1]])
 def test_paddings_are_spelled_as_numbers(build: Build, padding: str, strides: list[int]) -> None:
@@ -400,7 +419,9 @@ def test_paddings_are_spelled_as_numbers(build: Build, padding: str, strides: li
     result = SpellLayers()(model).model
     (found,) = result.graph.node
     names = {item.name for item in found.attribute}
-    assert found.op_type == "Conv" and "auto_pad" not in names and "kernel_shape" in names
+    assert found.op_type == "Conv"
+    assert "auto_pad" not in names
+    assert "kernel_shape" in names
     inputs = random.normal(size=(2, 3, 9, 8)).astype(np.float32)
     np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-5)
 

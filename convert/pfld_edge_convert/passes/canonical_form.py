@@ -27,7 +27,13 @@ from pfld_edge_convert.passes.base import (
     set_attribute,
 )
 from pfld_edge_convert.passes.channels import EliminateDeadChannels
-from pfld_edge_convert.passes.operator_rewrites import ConvToGemm, FoldBatchNorm, MeanToPool, RecognizeHardActivations
+from pfld_edge_convert.passes.operator_rewrites import (
+    ConvToGemm,
+    FoldBatchNorm,
+    MeanToPool,
+    MergeBranches,
+    RecognizeHardActivations,
+)
 
 BATCH = "batch"
 """Name of the dynamic axis."""
@@ -299,7 +305,7 @@ class EliminateIdentity(GraphPass):
         - ``Reshape`` or ``Flatten`` whose output has the input's shape, the batch axis included.
         - ``Slice`` with steps of 1 whose output has the input's shape (the published GhostNet files hold 22).
         - ``Concat`` of one tensor; ``Transpose`` with the axes in order; ``Pad`` by zeros all round.
-        - ``Relu`` of a ``Relu``.
+        - ``Relu`` of a ``Relu``; ``Add`` or ``Sub`` of 0, ``Mul`` or ``Div`` by 1.
         - ``AveragePool`` or ``MaxPool`` of 1x1 with stride 1 and no padding.
     """
 
@@ -308,12 +314,8 @@ class EliminateIdentity(GraphPass):
 
     def rewrite(self, model: onnx.ModelProto) -> str:
         """Edit the model in place; return what was done."""
-        removed: list[str] = []
         index = GraphIndex(model)
-        for node in list(model.graph.node):
-            if _does_nothing(index, node) and index.bypass(node):
-                removed.append(node.op_type)
-                index = GraphIndex(model)
+        removed = [node.op_type for node in list(model.graph.node) if _does_nothing(index, node) and index.bypass(node)]
         counts = ", ".join(f"{removed.count(kind)} {kind}" for kind in sorted(set(removed)))
         return counts and f"{counts} removed"
 
@@ -341,8 +343,20 @@ def _does_nothing(index: GraphIndex, node: onnx.NodeProto) -> bool:
         case "Relu":
             producer = index.producers.get(node.input[0])
             return producer is not None and producer.op_type == "Relu"
+        case "Add" | "Mul" | "Sub" | "Div":
+            return _is_neutral(index, node) and _same_shape(index, node)
         case "AveragePool" | "MaxPool":
             return len(node.output) == 1 and _same_shape(index, node) and _looks_at_one_pixel(node)
+    return False
+
+
+def _is_neutral(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Whether an operation gives one of its two inputs, which is moved to the first place."""
+    for place in (1, 0) if node.op_type in ("Add", "Mul") else (1,):
+        value = index.constants.get(node.input[place])
+        if value is not None and (value == (node.op_type in ("Mul", "Div"))).all():
+            node.input[:] = [node.input[1 - place], node.input[place]]
+            return True
     return False
 
 
@@ -502,6 +516,7 @@ def default_passes() -> tuple[GraphPass, ...]:
         MakeBatchDynamic(),
         EliminateIdentity(),
         FoldBatchNorm(),
+        MergeBranches(),
         RecognizeHardActivations(),
         MeanToPool(),
         EliminateDeadChannels(),

@@ -1,6 +1,6 @@
 """Replaces operators by those that run fastest: BatchNormalization, means, covering convolutions, hard activations."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -12,6 +12,7 @@ from pfld_edge_convert.passes.base import (
     attribute,
     drop_unused,
     is_spatial_mean,
+    set_attribute,
     spatially_unpadded,
 )
 
@@ -35,7 +36,7 @@ class FoldBatchNorm(GraphPass):
         index, count = GraphIndex(model), 0
         for node in list(model.graph.node):
             if node.op_type == "BatchNormalization" and _fold_norm(index, node):
-                count, index = count + 1, GraphIndex(model)
+                count += 1
         return f"{count} BatchNormalization folded" if count else ""
 
 
@@ -72,6 +73,76 @@ def _as_convolution(
     norm.attribute.append(onnx.helper.make_attribute("group", len(factor)))
     norm.attribute.append(onnx.helper.make_attribute("kernel_shape", [1, 1]))
     return True
+
+
+class MergeBranches(GraphPass):
+    """Replaces a sum of convolutions by one (Ding et al., RepVGG, arXiv 2101.03697, section 3.3).
+
+    Rewrite rule:
+        - ``Add(Conv(x, v, a), Conv(x, w, b))``, of the same strides and centres, whose terms nothing else reads,
+          becomes ``Conv(x, v + w, a + b)``. Smaller kernels get zeros all round, more groups zeros between them; not
+          where that makes more weights than both have.
+    """
+
+    name: ClassVar[str] = "merge-branches"
+    tolerance: ClassVar[float] = 1e-5
+
+    def rewrite(self, model: onnx.ModelProto) -> str:
+        """Edit the model in place; return what was done."""
+        index, count = GraphIndex(model), 0
+        for add in [node for node in model.graph.node if node.op_type == "Add"]:
+            terms = [index.producers.get(name) for name in add.input]
+            alone = all(index.only_consumer(name) is not None for name in add.input)
+            one, other = terms
+            if alone and one is not None and other is not None and _merged(index, one, other):
+                one.output[0] = add.output[0]
+                index.producers[add.output[0]] = one
+                model.graph.node.remove(other)
+                model.graph.node.remove(add)
+                count += 1
+        return f"{count} sums of convolutions" if count else ""
+
+
+def _merged(index: GraphIndex, one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
+    """Give the first convolution the weights of both."""
+    pair = (one, other)
+    if {node.op_type for node in pair} != {"Conv"} or one.input[0] != other.input[0]:
+        return False
+    weights = [index.weights(node) for node in pair]
+    first, second = weights
+    if first is None or second is None or not (first[0].ndim == second[0].ndim == 4):
+        return False
+    strides = {tuple(attribute(node, "strides", [1, 1])) for node in pair}
+    centred = all(_is_centred(node, found[0].shape[2:]) for node, found in zip(pair, (first, second), strict=True))
+    if len(strides) > 1 or not centred:
+        return False
+    own = [attribute(node, "group", 1) for node in pair]
+    groups, kernel = min(own), np.maximum(first[0].shape[2:], second[0].shape[2:])
+    if max(own) % groups:
+        return False
+    wide = [_widened(found[0], count, groups, kernel) for found, count in zip((first, second), own, strict=True)]
+    if wide[0].shape != wide[1].shape or wide[0].size > first[0].size + second[0].size:
+        return False
+    index.set_weights(one, wide[0] + wide[1], first[1] + second[1])
+    for name, value in (("group", groups), ("kernel_shape", kernel.tolist()), ("pads", [*(kernel // 2).tolist()] * 2)):
+        set_attribute(one, name, value)
+    return True
+
+
+def _is_centred(node: onnx.NodeProto, kernel: tuple[int, ...]) -> bool:
+    half = [size // 2 for size in kernel]
+    is_odd = all(size % 2 for size in kernel) and set(attribute(node, "dilations", [1])) == {1}
+    return is_odd and list(attribute(node, "pads", [0, 0, 0, 0])) == half * 2
+
+
+def _widened(weight: NDArray[Any], own: int, groups: int, kernel: NDArray[np.integer]) -> NDArray[Any]:
+    """Weights ``(O, I, ...)`` of `own` groups for a larger kernel and fewer groups."""
+    outputs, inputs = weight.shape[:2]
+    margins = [(int(size - less) // 2,) * 2 for size, less in zip(kernel, weight.shape[2:], strict=True)]
+    parts, rows = own // groups, np.arange(outputs)
+    wide = np.zeros((outputs, parts, inputs, *kernel), weight.dtype)
+    wide[rows, rows // (outputs // own) % parts] = np.pad(weight, ((0, 0), (0, 0), *margins))
+    return wide.reshape(outputs, parts * inputs, *kernel)
 
 
 class MeanToPool(GraphPass):
