@@ -6,12 +6,12 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -75,47 +75,25 @@ def network(name: str) -> nn.Module:
     return model.eval()
 
 
-def legacy(model: nn.Module, path: Path) -> None:
-    """Export by tracing."""
-    axes = {"image": {0: "batch"}}
-    torch.onnx.export(
-        model, (torch.zeros(2, 3, SIDE, SIDE),), path, dynamo=False, input_names=["image"], dynamic_axes=axes
-    )
-
-
-def dynamo(model: nn.Module, path: Path) -> None:
-    """Export by torch.export."""
-    torch.onnx.export(model, (torch.zeros(1, 3, SIDE, SIDE),), path, dynamo=True, verbose=False)
+def export(model: nn.Module, path: Path, *, dynamo: bool) -> None:
+    """Export with a free batch by tracing, or for one face by torch.export."""
+    image = torch.zeros(1 if dynamo else 2, 3, SIDE, SIDE)
+    told = {"verbose": False} if dynamo else {"input_names": ["image"], "dynamic_axes": {"image": {0: "batch"}}}
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(model, (image,), path, dynamo=dynamo, **told)
 
 
 def outcome(path: Path) -> tuple[str, str, str]:
     """Run every command: ``INT8``, ``refused`` or ``TRACEBACK``; layers in integers; what is in float."""
-    small, output = path.with_suffix(".small.int8.onnx"), path.with_suffix(".small.onnx")
-    commands = [
-        ["convert", str(path), *OPTIONS, *QUICK, "-o", str(output)],
-        ["inspect", str(path)],
-        ["contract", str(path)],
-    ]
-    refusal = ""
-    while commands:
-        command = commands.pop(0)
-        printed = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                status = run(command)
-        except Exception as error:  # noqa: BLE001 - what the benchmark looks for
-            traceback.print_exc()
-            return "TRACEBACK", command[0], repr(error)
-        last = (printed.getvalue().strip().splitlines() or [""])[-1]
-        if command[0] == "convert":
-            refusal = last if status else ""
-            files = [] if status else [str(output), str(small)]
-            commands += [[name, file] for name in ("contract", "inspect") for file in files]
-            commands += [["bench", *files, *BENCH]] if files else []
-        elif status == 2 and command != ["contract", str(path)]:
-            return f"{command[0]} failed", "", last
+    output, small = path.with_suffix(".edge.onnx"), path.with_suffix(".edge.int8.onnx")
+    refusal = run_quietly("convert", str(path), *OPTIONS, *QUICK, "-o", str(output))
+    files = [str(path), *([] if refusal else [str(output), str(small)])]
+    for command in (["inspect"], ["contract"]):
+        for file in files:
+            run_quietly(*command, file)
     if refusal:
         return "refused", "", refusal
+    run_quietly("bench", *files[1:], *BENCH)
     model = load_onnx(small)
     coverage, report = fusion_coverage(model), read_report(model)
     kinds = Counter(line.partition(" ")[0] for line in report.float_operators) if report is not None else Counter()
@@ -123,26 +101,34 @@ def outcome(path: Path) -> tuple[str, str, str]:
     return "INT8" if coverage.integer else "fp32 only", layers, ", ".join(f"{n} {kind}" for kind, n in kinds.items())
 
 
+def run_quietly(*command: str) -> str:
+    """Run a command of pfld-edge; its last line where it fails."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        status = run(command)
+    return printed.getvalue().strip().splitlines()[-1] if status else ""
+
+
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep the files here.")
-@click.option("--exporter", type=click.Choice(["legacy", "dynamo"]), help="One only.")
-def zoo(names: tuple[str, ...], folder: Path | None, exporter: str | None) -> None:
+def zoo(names: tuple[str, ...], folder: Path | None) -> None:
     """Convert NAMES, or all networks."""
-    exporters: dict[str, Callable[[nn.Module, Path], None]] = {"legacy": legacy, "dynamo": dynamo}
     rows = []
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in names or NETWORKS:
-            for label in [exporter] if exporter else exporters:
-                path = (folder or Path(temporary)) / f"{name}.{label}.onnx"
+        for name, exporter in itertools.product(names or NETWORKS, ("legacy", "dynamo")):
+            path = (folder or Path(temporary)) / f"{name}.{exporter}.onnx"
+            try:
                 if not path.exists():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with contextlib.redirect_stdout(io.StringIO()):
-                        exporters[label](network(name), path)
-                rows.append((name, label, *outcome(path)))
-                click.echo(" | ".join(rows[-1]))
+                    export(network(name), path, dynamo=exporter == "dynamo")
+                found = outcome(path)
+            except Exception as error:  # noqa: BLE001 - what the benchmark looks for
+                traceback.print_exc()
+                found = ("TRACEBACK", "", repr(error))
+            rows.append((name, exporter, *found))
+            click.echo(" | ".join(rows[-1]))
     print_table(("network", "exporter", "result", "layers in INT8", "in float"), rows)
 
 

@@ -388,6 +388,22 @@ def test_a_normalization_of_what_others_read_becomes_a_convolution_of_its_own(bu
     np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("behind", [True, False])
+def test_operations_by_channel_are_folded_or_become_a_convolution(build: Build, kind: str, behind: bool) -> None:
+    random = np.random.default_rng(0)
+    constants = {
+        "w": random.normal(size=(3, 3, 1, 1)).astype(np.float32),
+        "s": random.uniform(1, 2, size=(1, 3, 1, 1)).astype(np.float32),
+    }
+    nodes = [node("Conv", ["x", "w"], ["c"]), node(kind, ["c" if behind else "x", "s"], ["y"])][0 if behind else 1 :]
+    model = build(nodes, constants if behind else {"s": constants["s"]}, ["batch", 3, 4, 4])
+    result = FoldBatchNorm()(model).model
+    assert [item.op_type for item in result.graph.node] == ["Conv"]
+    inputs = random.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("groups", "kernel"), [(1, 1), (2, 3), (4, 1), (4, 5)])
 def test_branches_of_a_sum_become_one_convolution(build: Build, groups: int, kernel: int) -> None:
     random = np.random.default_rng(0)

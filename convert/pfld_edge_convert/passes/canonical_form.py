@@ -137,8 +137,7 @@ class FoldConstants(GraphPass):
         - ``Shape(x)`` becomes a constant where the shape is known. Shapes with a dynamic batch are computed for two
           batch sizes, and what follows from them (``Gather``, ``Unsqueeze``, ``Concat``, ...) becomes a constant
           where both agree.
-        - ``Reshape(x, shape)`` with one size that depends on the batch gets a constant with -1, or with 0 ("as in
-          the input") where another size is -1.
+        - ``Reshape(x, shape)`` with one size that depends on the batch gets a constant with -1 there.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -151,8 +150,15 @@ class FoldConstants(GraphPass):
         first = inputs[0].type.tensor_type.shape.dim[:1] if inputs else []
         is_dynamic = bool(first) and not first[0].dim_value
         runs = [_computed(model, batch) for batch in (_PROBES if is_dynamic else (0,))]
-        targets = _freed_targets(index, *runs) if is_dynamic else {}
-        same = {name: value for name, value in runs[0].items() if all(_equal(value, run.get(name)) for run in runs[1:])}
+        (first_values, first_shapes), *others = runs
+        targets = {
+            output: target for _, shapes in others for output, target in _freed_targets(first_shapes, shapes).items()
+        }
+        same = {
+            name: value
+            for name, value in first_values.items()
+            if all(_equal(value, run.get(name)) for run, _ in others)
+        }
         for node in list(model.graph.node):
             if node.output[0] in same and not index.outputs.intersection(node.output):
                 index.add_constant(node.output[0], same[node.output[0]], replace=True)
@@ -169,8 +175,11 @@ def _equal(one: NDArray[Any], other: NDArray[Any] | None) -> bool:
     return other is not None and one.shape == other.shape and bool((one == other).all())
 
 
-def _computed(model: onnx.ModelProto, batch: int) -> dict[str, NDArray[Any]]:
-    """Values of all tensors that depend on no input, for a batch size; 0 where the model's batch is fixed."""
+def _computed(model: onnx.ModelProto, batch: int) -> tuple[dict[str, NDArray[Any]], dict[str, Dims]]:
+    """Values of all tensors that depend on no input, for a batch size; 0 where the model's batch is fixed.
+
+    Also the shapes that Reshape nodes of computed targets then give.
+    """
     inputs = graph_inputs(model)
     shapes = {}
     if batch:
@@ -188,7 +197,11 @@ def _computed(model: onnx.ModelProto, batch: int) -> dict[str, NDArray[Any]]:
                 index.add_constant(node.output[0], value, replace=True)
                 fixed.graph.node.remove(node)
         if len(known) == before:
-            return known
+            made = [node.output[0] for node in fixed.graph.node if node.op_type == "Reshape" and node.input[1] in known]
+            shapes_made = {name: index.shapes.get(name, ("?",)) for name in made}
+            return known, {
+                name: dims for name, dims in shapes_made.items() if not any(isinstance(n, str) for n in dims)
+            }
 
 
 def _value(index: GraphIndex, node: onnx.NodeProto, opset: int) -> NDArray[Any] | None:
@@ -215,22 +228,14 @@ def _value(index: GraphIndex, node: onnx.NodeProto, opset: int) -> NDArray[Any] 
         return None
 
 
-def _freed_targets(
-    index: GraphIndex, one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]
-) -> dict[str, NDArray[np.int64]]:
-    """Targets without batch size of the Reshape nodes whose computed target differs in one place, by their output."""
+def _freed_targets(one: dict[str, Dims], other: dict[str, Dims]) -> dict[str, NDArray[np.int64]]:
+    """Targets without batch size of the Reshape nodes whose result's shape differs in one place, by their output."""
     found = {}
-    for node in index.graph.node:
-        if node.op_type == "Reshape" and node.input[1] in one and node.input[1] in other:
-            target = one[node.input[1]].astype(np.int64)
-            differs = target != other[node.input[1]]
-            source = index.shapes.get(node.input[0], ())
-            if differs.sum() != 1 or attribute(node, "allowzero", 0):
-                continue
-            if (target != -1).all():
-                found[node.output[0]] = np.where(differs, -1, target)
-            elif differs[0] and target[0] == _PROBES[0] and source and isinstance(source[0], str):
-                found[node.output[0]] = np.where(differs, 0, target)
+    for output, shape in one.items():
+        sizes = np.array([shape, other.get(output, shape)])
+        differs = sizes[0] != sizes[1]
+        if differs.sum() == 1:
+            found[output] = np.where(differs, -1, sizes[0])
     return found
 
 
@@ -241,7 +246,7 @@ class MakeBatchDynamic(GraphPass):
         - ``Reshape(x, constant)`` from ``(N, ...)`` to ``(N, everything else)``, written as ``[N, -1]``, ``[0, -1]`` or
           ``[-1, everything else]``, becomes ``Flatten(axis=1)``.
         - ``Reshape(x, [n, ...])`` with the fixed batch ``n`` first becomes ``Reshape(x, [0, ...])``, where 0 means
-          "as in the input".
+          "as in the input"; with another size first, of a graph of fixed batch, ``Reshape(x, [-1, ...])``.
         - The first axis of the graph's input and outputs is named ``batch``.
     """
 
@@ -263,19 +268,22 @@ def _free_reshape(index: GraphIndex, node: onnx.NodeProto) -> bool:
     target, source = index.constants.get(node.input[1]), index.shapes.get(node.input[0])
     if target is None or source is None or (attribute(node, "allowzero", 0) and not target.all()):
         return False
+    result = index.shapes.get(node.output[0])
     if _flattens(source, [int(size) for size in target]):
         node.op_type = "Flatten"
         del node.input[1:]
         del node.attribute[:]
         node.attribute.append(onnx.helper.make_attribute("axis", 1))
         return True
-    result = index.shapes.get(node.output[0])
-    if attribute(node, "allowzero", 0):
+    if result is None or target[0] in (-1, 0):
         return False
-    if result is None or target[0] != source[0] or result[0] != source[0]:
-        return False
-    freed: NDArray[Any] = np.concatenate([np.zeros(1, target.dtype), target[1:]])
-    index.set_constant(node, 1, freed)
+    freed = [0, *map(int, target[1:])]
+    if not target[0] == source[0] == result[0]:
+        if any(isinstance(size, str) for size in (*source, *result)):
+            return False
+        freed = [-1, *map(int, result[1:])]
+    del node.attribute[:]
+    index.set_constant(node, 1, np.array(freed, np.int64))
     return True
 
 

@@ -16,6 +16,8 @@ from pfld_edge_convert.passes.base import (
     spatially_unpadded,
 )
 
+Values = NDArray[np.float64]
+
 
 class FoldBatchNorm(GraphPass):
     """Multiplies a BatchNormalization's scale into the weights before it (Jacob et al. 2018, section 3.2).
@@ -24,7 +26,8 @@ class FoldBatchNorm(GraphPass):
         - ``BatchNormalization(Conv(x, w, b))`` or of ``Gemm``, both with constants only, where nothing else reads the
           convolution's output, becomes ``Conv(x, w * s, (b - mean) * s + beta)``, with
           ``s = gamma / sqrt(var + epsilon)``, computed in float64.
-        - Any other ``BatchNormalization(x)`` of a map becomes a 1x1 convolution of each channel.
+        - ``Add``, ``Sub``, ``Mul`` and ``Div`` of a map and one constant a channel do the same.
+        - Behind anything else than such a layer, they become a 1x1 convolution of each channel.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -35,25 +38,51 @@ class FoldBatchNorm(GraphPass):
         """Edit the model in place; return what was done."""
         index, count = GraphIndex(model), 0
         for node in list(model.graph.node):
-            if node.op_type == "BatchNormalization" and _fold_norm(index, node):
+            found = _normalized(index, node) if node.op_type == "BatchNormalization" else _scaled(index, node)
+            if found is not None and _fold_norm(index, node, *found):
                 count += 1
-        return f"{count} BatchNormalization folded" if count else ""
+        return f"{count} BatchNormalization and operations by channel folded" if count else ""
 
 
-def _fold_norm(index: GraphIndex, norm: onnx.NodeProto) -> bool:
+def _normalized(index: GraphIndex, norm: onnx.NodeProto) -> tuple[Values, Values] | None:
+    """Factor and offset ``(C,)`` of a BatchNormalization."""
     parameters = [index.constants.get(name) for name in norm.input[1:5]]
     if any(value is None for value in parameters) or attribute(norm, "training_mode", 0):
-        return False
+        return None
     gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in parameters)
     factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    return factor, beta - mean * factor
+
+
+def _scaled(index: GraphIndex, node: onnx.NodeProto) -> tuple[Values, Values] | None:
+    """Factor and offset ``(C,)`` of an operation of a map and one constant a channel, made the second input."""
+    if node.op_type not in ("Add", "Sub", "Mul", "Div"):
+        return None
+    if node.op_type in ("Add", "Mul") and node.input[0] in index.constants:
+        node.input[:] = [node.input[1], node.input[0]]
+    constant, shape = index.constants.get(node.input[1]), index.shapes.get(node.input[0], ())
+    # Single numbers belong to hard activations.
+    if constant is None or len(shape) != 4 or constant.size < 2 or constant.shape[-3:] != (shape[1], 1, 1):
+        return None
+    values = constant.ravel().astype(np.float64)
+    ones, zeros = np.ones_like(values), np.zeros_like(values)
+    match node.op_type:
+        case "Add" | "Sub":
+            return ones, values if node.op_type == "Add" else -values
+        case "Mul":
+            return values, zeros
+    return (ones / values, zeros) if values.all() else None
+
+
+def _fold_norm(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
     source = index.producers.get(norm.input[0])
     is_layer = source is not None and source.op_type in ("Conv", "Gemm")
     weights = index.weights(source) if source is not None and is_layer and _scales_by_one(source) else None
     if source is None or weights is None or index.only_consumer(source.output[0]) is None:
-        return _as_convolution(index, norm, factor, beta - mean * factor)
+        return _as_convolution(index, norm, factor, offset)
     weight, bias = weights
     scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    index.set_weights(source, scaled.astype(weight.dtype), ((bias - mean) * factor + beta).astype(weight.dtype))
+    index.set_weights(source, scaled.astype(weight.dtype), (bias * factor + offset).astype(weight.dtype))
     return index.bypass(norm)
 
 
@@ -61,9 +90,7 @@ def _scales_by_one(layer: onnx.NodeProto) -> bool:
     return (attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)) == (1.0, 1.0)
 
 
-def _as_convolution(
-    index: GraphIndex, norm: onnx.NodeProto, factor: NDArray[np.float64], offset: NDArray[np.float64]
-) -> bool:
+def _as_convolution(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
     if index.rank(norm.input[0]) != 4:
         return False
     values = (factor.reshape(-1, 1, 1, 1), offset)
