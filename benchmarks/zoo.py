@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness import print_table
 from pfld_edge.cli import run
@@ -27,27 +27,14 @@ POINTS, SIDE = 98, 112
 OPTIONS = f"--color rgb --mean 127.5 --scale 127.5 --crop-margin 1.2 --landmarks {POINTS} --output-space 0..1".split()
 QUICK = ["--int8", "--allow-slower", "--faces", "16", "--ranges", "minmax"]
 BENCH = ["--rounds", "5", "--starts", "0", "--precision", "100%"]
-HEAT_MAPS = ("resnet18", "regnetx_002")
-"""Networks whose maps of stride 8 are read by a soft-argmax."""
+HEAT_MAPS = {"resnet18": 6, "regnetx_002": 3}
+"""Networks of which so many blocks make maps of stride 8, which a soft-argmax reads."""
 
 NETWORKS = (
     *("mobilenetv3_small_050", "mobilenetv2_050", "efficientnet_lite0", "ghostnet_050", "resnet18", "mobileone_s0"),
     *("repvgg_a0", "shufflenet_v2_x0_5", "regnetx_002", "regnety_002", "mixnet_s", "squeezenet1_1"),
     *("convnext_atto", "vit_tiny_patch16_224", "mobilevit_xxs"),
 )
-
-
-class HeatMaps(nn.Module):
-    """Maps of stride 8 of a body, one for each point."""
-
-    def __init__(self, body: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.body, self.head = body, nn.Conv2d(channels, POINTS, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """``(N, 3, S, S)`` to ``(N, P, S / 8, S / 8)``."""
-        found: Tensor = self.head(self.body(image)[-1])
-        return found
 
 
 def network(name: str) -> nn.Module:
@@ -62,14 +49,14 @@ def network(name: str) -> nn.Module:
     torch.manual_seed(0)
     model: nn.Module
     if name in HEAT_MAPS:
-        body = timm.create_model(name, features_only=True, out_indices=(2,))
-        model = HeatMaps(body, body.feature_info.channels()[-1])
+        blocks = list(timm.create_model(name).children())[: HEAT_MAPS[name]]
+        model = nn.Sequential(*blocks, nn.LazyConv2d(POINTS, 1))
     elif hasattr(torchvision.models, name) and name not in timm.list_models():
         model = getattr(torchvision.models, name)(num_classes=2 * POINTS)
     else:
         smaller = {"img_size": SIDE, "depth": 2} if name.startswith("vit") else {}
         model = timm.create_model(name, num_classes=2 * POINTS, **smaller)
-    with torch.inference_mode():
+    with torch.no_grad():
         for _ in range(8):
             model.train()(torch.randn(8, 3, SIDE, SIDE))
     return model.eval()
@@ -88,9 +75,8 @@ def outcome(path: Path) -> tuple[str, str, str]:
     output, small = path.with_suffix(".edge.onnx"), path.with_suffix(".edge.int8.onnx")
     refusal = run_quietly("convert", str(path), *OPTIONS, *QUICK, "-o", str(output))
     files = [str(path), *([] if refusal else [str(output), str(small)])]
-    for command in (["inspect"], ["contract"]):
-        for file in files:
-            run_quietly(*command, file)
+    for command, file in itertools.product(("inspect", "contract"), files):
+        run_quietly(command, file)
     if refusal:
         return "refused", "", refusal
     run_quietly("bench", *files[1:], *BENCH)

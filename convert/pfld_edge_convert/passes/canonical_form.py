@@ -80,7 +80,14 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
     # Weights among the inputs, as in files of IR version 3, are not packed by onnxruntime: sums are rounded otherwise.
     cleaned = with_input_shapes(model, {})
     drop_unused(cleaned)
-    return run_passes(cleaned, passes, _random_inputs(inputs[0]))[0]
+    try:
+        return run_passes(cleaned, passes, _random_inputs(inputs[0]))[0]
+    except ConvertError as error:
+        batch = next((dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim), 0)
+        if not batch:
+            raise
+        mend = f"the network is fixed to {batch} image{'s' if batch > 1 else ''} a call: export it with a dynamic batch"
+        raise ConvertError(f"{mend} ({error})") from error
 
 
 def _random_inputs(value: onnx.ValueInfoProto) -> NDArray[Any]:
