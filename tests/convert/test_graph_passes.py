@@ -124,6 +124,14 @@ def test_any_other_reshape_keeps_the_batch_it_is_given(build: Build) -> None:
     assert (run_model(MakeBatchDynamic()(model).model, inputs) == inputs.reshape(5, 2, 2, 3)).all()
 
 
+def test_a_reshape_that_joins_a_fixed_batch_with_other_axes_is_freed(build: Build) -> None:
+    nodes = [node("Reshape", ["x", "joined"], ["j"]), node("Reshape", ["j", "apart"], ["y"], allowzero=1)]
+    constants = {"joined": np.array([3, 4], np.int64), "apart": np.array([1, 2, 6], np.int64)}
+    inputs = np.arange(60, dtype=np.float32).reshape(5, 3, 2, 2)
+    result = MakeBatchDynamic()(build(nodes, constants, [1, 3, 2, 2])).model
+    assert (run_model(result, inputs) == inputs.reshape(5, 2, 6)).all()
+
+
 def test_old_files_come_to_the_new_opset(published: Callable[[str], onnx.ModelProto], faces: np.ndarray) -> None:
     model, _ = run_passes(published("slim"), [UpgradeOpset()], faces[:1])
     assert [item.version for item in model.opset_import] == [OPSET]
@@ -256,6 +264,17 @@ def test_shapes_computed_from_the_batch_become_constants(
     assert [item.op_type for item in result.graph.node] == ["Reshape"]
     inputs = np.random.default_rng(0).normal(size=(5, 4, 2, 2)).astype(np.float32)
     assert (run_model(result, inputs) == inputs.reshape(shape)).all()
+
+
+def test_the_batch_is_no_copy_of_a_first_axis_that_holds_more(build: Build) -> None:
+    constants = {"zero": np.array(0, INT), "axis": np.array([0], INT), "rest": np.array([2, -1], INT)}
+    constants["four"] = np.array([-1, 4], INT)
+    nodes = [node("Reshape", ["x", "four"], ["joined"]), *shape_chain(["batch", "rest"])]
+    nodes[-1].input[0] = "joined"
+    result = FoldConstants()(build(nodes, constants, SHAPE)).model
+    assert [item.op_type for item in result.graph.node] == ["Reshape", "Reshape"]
+    inputs = np.random.default_rng(0).normal(size=(5, 4, 2, 2)).astype(np.float32)
+    assert (run_model(result, inputs) == inputs.reshape(5, 2, 8)).all()
 
 
 def test_shapes_that_use_the_batch_twice_stay_computed(build: Build) -> None:
