@@ -19,13 +19,13 @@ from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import copied, open_model, run_model
 from pfld_edge_convert.passes.base import GraphIndex, attribute, drop_unused, graph_inputs
 from pfld_edge_convert.passes.canonical_form import BATCH, canonical_form, with_image_size
+from pfld_edge_convert.quantization.plan import QUANTIZED
 from pfld_edge_runtime import Contract, LandmarkScheme, prepare_input
 
 ORDERS = ("x0 y0 x1 y1", "x0 x1 y0 y1", "x0 y0 z0", "heat maps")
 SPACES = {"0..1": (1.0, 0.0), "-1..1": (0.5, 0.5), "pixels": (0.0, 0.0)}
 """Factor and offset that make fractions of the crop of a coordinate; the factor of pixels is 1 / S."""
 
-_INTEGER = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger", "QGemm"})
 _SMALLEST_MAP = 5
 """Rows of heat maps: ``(N, P, 2)`` and ``(N, P, 3)`` are coordinates."""
 _SHARPNESS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -79,7 +79,7 @@ def landmark_graph(
         ModelContractError: A field is one that no runtime can obey.
     """
     told = reading or Reading()
-    if _INTEGER.intersection(node.op_type for node in model.graph.node) or (base and base.quantization != "none"):
+    if QUANTIZED.intersection(node.op_type for node in model.graph.node) or (base and base.quantization != "none"):
         raise ConvertError(f"{name} is quantized already; convert the float network that it was made from")
     if base is not None and base.end_to_end:
         raise ConvertError(f"{name} is an end-to-end graph: convert the file without .e2e in its name")

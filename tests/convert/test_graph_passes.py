@@ -32,6 +32,7 @@ from pfld_edge_convert.passes import (
     run_passes,
 )
 from pfld_edge_convert.passes.canonical_form import OPSET, SpellLayers
+from pfld_edge_convert.passes.operator_rewrites import MergeBranches
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -121,6 +122,14 @@ def test_any_other_reshape_keeps_the_batch_it_is_given(build: Build) -> None:
     model = build([node("Reshape", ["x", "s"], ["y"])], {"s": np.array([1, 2, 2, 3], np.int64)}, [1, 3, 2, 2])
     inputs = np.arange(60, dtype=np.float32).reshape(5, 3, 2, 2)
     assert (run_model(MakeBatchDynamic()(model).model, inputs) == inputs.reshape(5, 2, 2, 3)).all()
+
+
+def test_a_reshape_that_joins_a_fixed_batch_with_other_axes_is_freed(build: Build) -> None:
+    nodes = [node("Reshape", ["x", "joined"], ["j"]), node("Reshape", ["j", "apart"], ["y"], allowzero=1)]
+    constants = {"joined": np.array([3, 4], np.int64), "apart": np.array([1, 2, 6], np.int64)}
+    inputs = np.arange(60, dtype=np.float32).reshape(5, 3, 2, 2)
+    result = MakeBatchDynamic()(build(nodes, constants, [1, 3, 2, 2])).model
+    assert (run_model(result, inputs) == inputs.reshape(5, 2, 6)).all()
 
 
 def test_old_files_come_to_the_new_opset(published: Callable[[str], onnx.ModelProto], faces: np.ndarray) -> None:
@@ -257,6 +266,17 @@ def test_shapes_computed_from_the_batch_become_constants(
     assert (run_model(result, inputs) == inputs.reshape(shape)).all()
 
 
+def test_the_batch_is_no_copy_of_a_first_axis_that_holds_more(build: Build) -> None:
+    constants = {"zero": np.array(0, INT), "axis": np.array([0], INT), "rest": np.array([2, -1], INT)}
+    constants["four"] = np.array([-1, 4], INT)
+    nodes = [node("Reshape", ["x", "four"], ["joined"]), *shape_chain(["batch", "rest"])]
+    nodes[-1].input[0] = "joined"
+    result = FoldConstants()(build(nodes, constants, SHAPE)).model
+    assert [item.op_type for item in result.graph.node] == ["Reshape", "Reshape"]
+    inputs = np.random.default_rng(0).normal(size=(5, 4, 2, 2)).astype(np.float32)
+    assert (run_model(result, inputs) == inputs.reshape(5, 2, 8)).all()
+
+
 def test_shapes_that_use_the_batch_twice_stay_computed(build: Build) -> None:
     constants = {"zero": np.array(0, INT), "axis": np.array([0], INT), "rest": np.array([-1], INT)}
     nodes = shape_chain(["batch", "rest", "batch"])
@@ -378,8 +398,67 @@ def test_the_sum_stays_the_same(build: Build, seed: int, bias: bool, epsilon: fl
     np.testing.assert_allclose(run_model(result.model, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-4)
 
 
-def test_a_convolution_that_something_else_reads_is_left_alone(build: Build) -> None:
-    assert not FoldBatchNorm()(graph(build, np.random.default_rng(0), True, 1e-5, shared=True)).modified
+def test_a_normalization_of_what_others_read_becomes_a_convolution_of_its_own(build: Build) -> None:
+    random = np.random.default_rng(0)
+    model = graph(build, random, True, 1e-5, shared=True)
+    result = FoldBatchNorm()(model).model
+    assert [node.op_type for node in result.graph.node] == ["Conv", "Conv", "Add"]
+    inputs = random.normal(size=(2, 3, 6, 6)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("behind", [True, False])
+def test_operations_by_channel_are_folded_or_become_a_convolution(build: Build, kind: str, behind: bool) -> None:
+    random = np.random.default_rng(0)
+    constants = {
+        "w": random.normal(size=(3, 3, 1, 1)).astype(np.float32),
+        "s": random.uniform(1, 2, size=(1, 3, 1, 1)).astype(np.float32),
+    }
+    nodes = [node("Conv", ["x", "w"], ["c"]), node(kind, ["c" if behind else "x", "s"], ["y"])][0 if behind else 1 :]
+    model = build(nodes, constants if behind else {"s": constants["s"]}, ["batch", 3, 4, 4])
+    result = FoldBatchNorm()(model).model
+    assert [item.op_type for item in result.graph.node] == ["Conv"]
+    inputs = random.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("groups", "kernel"), [(1, 1), (2, 3), (4, 1), (4, 5)])
+def test_branches_of_a_sum_become_one_convolution(build: Build, groups: int, kernel: int) -> None:
+    random = np.random.default_rng(0)
+    sizes = {"v": (4, 4, 3, 3), "w": (4, 4 // groups, kernel, kernel), "a": (4,)}
+    constants = {name: random.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    nodes = [
+        node("Conv", ["x", "w"], ["p"], group=groups, pads=[kernel // 2] * 4, strides=[2, 2]),
+        node("Conv", ["x", "v", "a"], ["q"], pads=[1] * 4, strides=[2, 2]),
+        node("Add", ["p", "q"], ["y"]),
+    ]
+    model = build(nodes, constants, ["batch", 4, 7, 7])
+    result = MergeBranches()(model).model
+    # A sum of 5 x 5 weights would have more of them.
+    assert len(result.graph.node) == (1 if kernel < 5 else 3)
+    inputs = random.normal(size=(2, 4, 7, 7)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["SAME_UPPER", "SAME_LOWER", "VALID", "Pad"])
+@pytest.mark.parametrize("strides", [[1, 2], [3, 1]])
+def test_paddings_are_spelled_as_numbers(build: Build, padding: str, strides: list[int]) -> None:
+    random = np.random.default_rng(0)
+    constants = {"w": random.normal(size=(2, 3, 4, 3)).astype(np.float32), "pads": np.array([0, 0, 1, 0, 0, 0, 2, 1])}
+    nodes = [node("Conv", ["x", "w"], ["y"], strides=strides, auto_pad=padding)]
+    if padding == "Pad":
+        conv = node("Conv", ["p", "w"], ["y"], strides=strides, dilations=[1, 2], pads=[0, 1, 2, 0])
+        nodes = [node("Pad", ["x", "pads"], ["p"]), conv]
+    model = build(nodes, constants, ["batch", 3, 9, 8])
+    result = SpellLayers()(model).model
+    (found,) = result.graph.node
+    names = {item.name for item in found.attribute}
+    assert found.op_type == "Conv"
+    assert "auto_pad" not in names
+    assert "kernel_shape" in names
+    inputs = random.normal(size=(2, 3, 9, 8)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5, atol=1e-5)
 
 
 class HardSwishByHand(nn.Module):

@@ -1,6 +1,7 @@
 """Operators between layers run in integers, within a step of their grids of what onnxruntime computes in float."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ from onnx import helper
 
 from pfld_edge_convert.formats.litert import write_litert
 from pfld_edge_convert.formats.qdq import write_qdq
-from pfld_edge_convert.formats.qoperator import float_operators, write_qoperator
+from pfld_edge_convert.formats.qoperator import float_operators, operator_matrix, write_qoperator
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import GraphIndex, with_outputs
 from pfld_edge_convert.quantization.plan import Grid, Plan, clamp_bounds, integer_tensors, weighted_layers
@@ -158,9 +159,41 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], list[str], s
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+GROUPED = np.random.default_rng(2).normal(scale=0.6, size=(8, 4, 3, 3)).astype(np.float32)
+OF_ONNXRUNTIME = {
+    "channel shuffle": (
+        [
+            node("Reshape", ["a", "halves"], ["h"]),
+            node("Transpose", ["h"], ["t"], perm=[0, 2, 1, 3, 4]),
+            node("Reshape", ["t", "whole"], ["m"]),
+        ],
+        {"halves": np.array([0, 2, 4, 8, 8]), "whole": np.array([0, 8, 8, 8])},
+        ["a"],
+        {"Reshape", "Transpose"},
+    ),
+    "halves of two maps": (
+        [
+            node("Slice", ["a", "zero", "four", "one"], ["p"]),
+            node("Slice", ["b", "four", "eight", "one"], ["q"]),
+            node("Concat", ["p", "q"], ["m"], axis=1),
+        ],
+        {name: np.array([value]) for name, value in (("zero", 0), ("one", 1), ("four", 4), ("eight", 8))},
+        ["a", "b"],
+        {"Slice", "Concat"},
+    ),
+    "grouped convolution": (
+        [node("Conv", ["a", "grouped"], ["m"], kernel_shape=[3, 3], group=2, dilations=[2, 2], pads=[2, 2, 2, 2])],
+        {"grouped": GROUPED},
+        ["a"],
+        set(),
+    ),
+}
+"""Operators that the LiteRT format lacks."""
+
+
+@pytest.mark.parametrize("name", [*CASES, *OF_ONNXRUNTIME])
 def test_an_operator_runs_in_integers_within_a_step(build: Build, name: str) -> None:
-    between, constants, inputs, kinds = CASES[name]
+    between, constants, inputs, kinds = {**CASES, **OF_ONNXRUNTIME}[name]
     plan = quantized(network(build, between, constants))
     written = write_qoperator(plan)
     onnx.checker.check_model(written)
@@ -216,6 +249,21 @@ def test_layers_around_an_operator_without_integer_kernel_stay_in_integers(build
     kinds = [item.op_type for item in write_qoperator(plan).graph.node]
     assert kinds.count("QLinearConv") == 3
     assert steps_apart(plan, write_qoperator(plan), ["a"]) < 1.01
+
+
+def test_what_follows_the_last_layer_is_listed_too(build: Build) -> None:
+    model = network(build, [node("Relu", ["a"], ["m"])], {})
+    model.graph.node[-1].CopyFrom(node("Softmax", ["last"], ["s"], axis=1))
+    model.graph.node.append(node("GlobalAveragePool", ["s"], ["y"]))
+    assert float_operators(quantized(model)) == (
+        "Softmax s: Softmax has no integer kernel",
+        "GlobalAveragePool y: what it reads is in float",
+    )
+
+
+def test_the_documentation_has_the_operators_of_the_code() -> None:
+    page = Path(__file__).parents[2] / "docs" / "your-own-network.md"
+    assert operator_matrix() in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("opset", [6, 10, 18])

@@ -86,13 +86,18 @@ def test_feedback_makes_the_output_closer_than_nearest(depthwise: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "pads", "depthwise"),
-    [(1, 1, 0, False), (3, 1, 1, False), (3, 2, 1, False), (3, 1, 1, True), (3, 2, 1, True)],
+    ("kernel", "stride", "pads", "groups", "dilation"),
+    [
+        *((1, 1, 0, 1, 1), (3, 1, 1, 1, 1), (3, 2, 1, 1, 1), (3, 1, 1, 4, 1), (3, 2, 1, 4, 1)),
+        *((3, 1, 1, 2, 1), (3, 2, 2, 1, 2), (3, 1, 2, 2, 2)),
+    ],
 )
-def test_patches_times_weights_is_the_convolution(kernel: int, stride: int, pads: int, depthwise: bool) -> None:
+def test_patches_times_weights_is_the_convolution(
+    kernel: int, stride: int, pads: int, groups: int, dilation: int
+) -> None:
     random = np.random.default_rng(1)
     values = random.normal(size=(2, 4, 6, 6)).astype(np.float32)
-    weight = random.normal(size=(4, 1 if depthwise else 4, kernel, kernel)).astype(np.float32)
+    weight = random.normal(size=(4, 4 // groups, kernel, kernel)).astype(np.float32)
     node = helper.make_node(
         "Conv",
         ["x", "w"],
@@ -100,7 +105,8 @@ def test_patches_times_weights_is_the_convolution(kernel: int, stride: int, pads
         kernel_shape=[kernel] * 2,
         strides=[stride] * 2,
         pads=[pads] * 4,
-        group=4 if depthwise else 1,
+        dilations=[dilation] * 2,
+        group=groups,
     )
     graph = helper.make_graph(
         [node],
@@ -111,9 +117,9 @@ def test_patches_times_weights_is_the_convolution(kernel: int, stride: int, pads
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     expected = run_model(model, values)
-    cut = input_patches(node, values, 10**6, np.random.default_rng(2), depthwise=depthwise)
-    rows = in_memory_order(weight.astype(np.float64))
-    found = np.einsum("csk,ck->sc", cut, rows) if depthwise else cut @ rows.T
+    cut = input_patches(node, values, 10**6, np.random.default_rng(2))
+    rows = in_memory_order(weight.astype(np.float64)).reshape(groups, 4 // groups, -1)
+    found = np.einsum("gsk,gck->sgc", cut, rows).reshape(-1, 4)
     # All positions in some order: the sums of each face's outputs, and of their squares, agree.
     for power in (1, 2):
         mine = (found**power).reshape(2, -1, 4).sum(axis=1)

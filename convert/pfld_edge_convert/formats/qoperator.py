@@ -17,14 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_convert.model_file import copied
 from pfld_edge_convert.quantization.plan import (
+    CLAMPED,
     COMPUTED,
     LEVELS,
+    MOVES,
+    QUANTIZED,
     Grid,
     IntegerWeights,
     Layer,
     Plan,
     clamp_bounds,
-    followed_by,
     fused_clamp,
     hard_swish_offset,
     keeps_grid,
@@ -33,6 +35,9 @@ from pfld_edge_convert.quantization.plan import (
 
 CONTRIB = "com.microsoft"
 """The domain of onnxruntime's own operators."""
+
+
+_REWRITTEN = ("BatchNormalization", "HardSigmoid", "MatMul", "PRelu", "Pad", "ReduceMean", "Split")
 
 
 class Arithmetic(Enum):
@@ -95,14 +100,29 @@ def integer_steps(plan: Plan) -> Iterator[Step]:
 
 
 def float_operators(plan: Plan) -> tuple[str, ...]:
-    """Operators without weights that compute in float although a layer follows them, each with the reason."""
-    followed = followed_by(plan.index, plan.layers)
+    """Operators without weights that compute in float, each with the reason."""
     layers = {layer.node.output[0] for layer in plan.layers}
     return tuple(
         f"{step.node.op_type} {step.output}: {step.reason}"
         for step in integer_steps(plan)
-        if step.arithmetic is Arithmetic.FLOAT and step.output in followed and step.output not in layers
+        if step.arithmetic is Arithmetic.FLOAT and step.output not in layers
     )
+
+
+def operator_matrix() -> str:
+    """A Markdown table of how operators compute in an INT8 file."""
+    rows = (
+        ("INT8, with weights", ("Conv", "Gemm"), "constant weights; Conv of two spatial axes, of any groups"),
+        ("INT8, by the operator before", ("Clip", "Relu"), f"behind Conv, Gemm, {' or '.join(sorted(CLAMPED))}"),
+        ("INT8, own scale", COMPUTED, "of computed inputs; HardSwish where -3 and 3 are integers of its scale"),
+        ("INT8, scale of the input", {*MOVES, "AveragePool", "Resize"}, "Resize by whole factors, to the nearest"),
+        ("INT8, common scale", ("Concat",), "pooled features that a Gemm reads keep their own scales"),
+        ("INT8, rewritten to these", _REWRITTEN, "MatMul of a matrix and constants; PRelu of one slope; see `passes`"),
+        ("float, listed with the reason", ("all others",), "and what no layer follows, or what reads float"),
+        ("refused", QUANTIZED, "the network is quantized already"),
+    )
+    lines = [f"| {how} | {', '.join(sorted(kinds))} | {when} |" for how, kinds, when in rows]
+    return "\n".join(["| computes in | operators | where |", "|---|---|---|", *lines])
 
 
 def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]) -> Arithmetic | str:
@@ -115,10 +135,12 @@ def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]
         return Arithmetic.COLUMNS
     if not integer.issuperset(inputs):
         return "what it reads is in float"
+    moves = node.op_type == "Concat" or keeps_grid(node)
     if output not in plan.grids:
-        return f"{node.op_type} has no integer kernel"
+        is_known = moves or node.op_type in COMPUTED or clamp_bounds(plan.index, node) is not None
+        return "no layer follows it" if is_known else f"{node.op_type} has no integer kernel"
     same = {*grids} == {plan.grids[output]}
-    if node.op_type == "Concat" or keeps_grid(node):
+    if moves:
         return Arithmetic.MOVE if same else "its inputs differ in scale"
     if clamp_bounds(plan.index, node):
         return Arithmetic.CLAMP if same else "its bounds leave less than half of its input's range"

@@ -102,17 +102,22 @@ class GraphIndex:
         return name
 
     def bypass(self, node: onnx.NodeProto) -> bool:
-        """Remove a node whose output is its first input; False where the names of inputs and outputs forbid that."""
+        """Remove a node whose output is its first input; False where the names of inputs and outputs forbid that.
+
+        This index then is that of the edited graph.
+        """
         source, result = node.input[0], node.output[0]
-        if result not in self.outputs:
-            _rename_input(self.graph, result, source)
-        elif source in self.producers and source not in self.outputs:
-            producer = self.producers[source]
+        kept, gone = (source, result) if result not in self.outputs else (result, source)
+        if gone == source:
+            if source not in self.producers or source in self.outputs:
+                return False
+            producer = self.producers[result] = self.producers[source]
             producer.output[list(producer.output).index(source)] = result
-            _rename_input(self.graph, source, result)
-        else:
-            return False
+        _rename_input(self.graph, gone, kept)
         self.graph.node.remove(node)
+        readers = self.consumers.pop(source, []) + self.consumers.pop(result, [])
+        self.consumers[kept] = [reader for reader in readers if result not in reader.output]
+        del self.producers[gone]
         return True
 
 
@@ -141,7 +146,7 @@ def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in constants]
 
 
-def set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
+def set_attribute(node: onnx.NodeProto, name: str, value: int | list[int]) -> None:
     """Give a node an attribute, in place of one of that name."""
     kept = [item for item in node.attribute if item.name != name]
     del node.attribute[:]

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,9 +24,16 @@ from pfld_edge_convert.passes.base import (
     graph_inputs,
     onnx_opset,
     run_passes,
+    set_attribute,
 )
 from pfld_edge_convert.passes.channels import EliminateDeadChannels
-from pfld_edge_convert.passes.operator_rewrites import ConvToGemm, FoldBatchNorm, MeanToPool, RecognizeHardActivations
+from pfld_edge_convert.passes.operator_rewrites import (
+    ConvToGemm,
+    FoldBatchNorm,
+    MeanToPool,
+    MergeBranches,
+    RecognizeHardActivations,
+)
 
 BATCH = "batch"
 """Name of the dynamic axis."""
@@ -72,7 +80,14 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
     # Weights among the inputs, as in files of IR version 3, are not packed by onnxruntime: sums are rounded otherwise.
     cleaned = with_input_shapes(model, {})
     drop_unused(cleaned)
-    return run_passes(cleaned, passes, _random_inputs(inputs[0]))[0]
+    try:
+        return run_passes(cleaned, passes, _random_inputs(inputs[0]))[0]
+    except ConvertError as error:
+        batch = next((dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim), 0)
+        if not batch:
+            raise
+        mend = f"the network is fixed to {batch} image{'s' if batch > 1 else ''} a call: export it with a dynamic batch"
+        raise ConvertError(f"{mend} ({error})") from error
 
 
 def _random_inputs(value: onnx.ValueInfoProto) -> NDArray[Any]:
@@ -129,8 +144,7 @@ class FoldConstants(GraphPass):
         - ``Shape(x)`` becomes a constant where the shape is known. Shapes with a dynamic batch are computed for two
           batch sizes, and what follows from them (``Gather``, ``Unsqueeze``, ``Concat``, ...) becomes a constant
           where both agree.
-        - ``Reshape(x, shape)`` with one size that depends on the batch gets a constant with -1, or with 0 ("as in
-          the input") where another size is -1.
+        - ``Reshape(x, shape)`` with one size that depends on the batch gets a constant with -1 there.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -143,8 +157,15 @@ class FoldConstants(GraphPass):
         first = inputs[0].type.tensor_type.shape.dim[:1] if inputs else []
         is_dynamic = bool(first) and not first[0].dim_value
         runs = [_computed(model, batch) for batch in (_PROBES if is_dynamic else (0,))]
-        targets = _freed_targets(index, *runs) if is_dynamic else {}
-        same = {name: value for name, value in runs[0].items() if all(_equal(value, run.get(name)) for run in runs[1:])}
+        (first_values, first_shapes), *others = runs
+        targets = {
+            output: target for _, shapes in others for output, target in _freed_targets(first_shapes, shapes).items()
+        }
+        same = {
+            name: value
+            for name, value in first_values.items()
+            if all(_equal(value, run.get(name)) for run, _ in others)
+        }
         for node in list(model.graph.node):
             if node.output[0] in same and not index.outputs.intersection(node.output):
                 index.add_constant(node.output[0], same[node.output[0]], replace=True)
@@ -161,8 +182,11 @@ def _equal(one: NDArray[Any], other: NDArray[Any] | None) -> bool:
     return other is not None and one.shape == other.shape and bool((one == other).all())
 
 
-def _computed(model: onnx.ModelProto, batch: int) -> dict[str, NDArray[Any]]:
-    """Values of all tensors that depend on no input, for a batch size; 0 where the model's batch is fixed."""
+def _computed(model: onnx.ModelProto, batch: int) -> tuple[dict[str, NDArray[Any]], dict[str, Dims]]:
+    """Values of all tensors that depend on no input, for a batch size; 0 where the model's batch is fixed.
+
+    Also the shapes that Reshape nodes of computed targets then give.
+    """
     inputs = graph_inputs(model)
     shapes = {}
     if batch:
@@ -180,7 +204,11 @@ def _computed(model: onnx.ModelProto, batch: int) -> dict[str, NDArray[Any]]:
                 index.add_constant(node.output[0], value, replace=True)
                 fixed.graph.node.remove(node)
         if len(known) == before:
-            return known
+            made = [node.output[0] for node in fixed.graph.node if node.op_type == "Reshape" and node.input[1] in known]
+            shapes_made = {name: index.shapes.get(name, ("?",)) for name in made}
+            return known, {
+                name: dims for name, dims in shapes_made.items() if not any(isinstance(n, str) for n in dims)
+            }
 
 
 def _value(index: GraphIndex, node: onnx.NodeProto, opset: int) -> NDArray[Any] | None:
@@ -207,22 +235,14 @@ def _value(index: GraphIndex, node: onnx.NodeProto, opset: int) -> NDArray[Any] 
         return None
 
 
-def _freed_targets(
-    index: GraphIndex, one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]
-) -> dict[str, NDArray[np.int64]]:
-    """Targets without batch size of the Reshape nodes whose computed target differs in one place, by their output."""
+def _freed_targets(one: dict[str, Dims], other: dict[str, Dims]) -> dict[str, NDArray[np.int64]]:
+    """Targets without batch size of the Reshape nodes whose result's shape differs in one place, by their output."""
     found = {}
-    for node in index.graph.node:
-        if node.op_type == "Reshape" and node.input[1] in one and node.input[1] in other:
-            target = one[node.input[1]].astype(np.int64)
-            differs = target != other[node.input[1]]
-            source = index.shapes.get(node.input[0], ())
-            if differs.sum() != 1 or attribute(node, "allowzero", 0):
-                continue
-            if (target != -1).all():
-                found[node.output[0]] = np.where(differs, -1, target)
-            elif differs[0] and target[0] == _PROBES[0] and source and isinstance(source[0], str):
-                found[node.output[0]] = np.where(differs, 0, target)
+    for output, shape in one.items():
+        sizes = np.array([shape, other.get(output, shape)])
+        differs = sizes[0] != sizes[1]
+        if differs.sum() == 1:
+            found[output] = np.where(differs, -1, sizes[0])
     return found
 
 
@@ -233,7 +253,7 @@ class MakeBatchDynamic(GraphPass):
         - ``Reshape(x, constant)`` from ``(N, ...)`` to ``(N, everything else)``, written as ``[N, -1]``, ``[0, -1]`` or
           ``[-1, everything else]``, becomes ``Flatten(axis=1)``.
         - ``Reshape(x, [n, ...])`` with the fixed batch ``n`` first becomes ``Reshape(x, [0, ...])``, where 0 means
-          "as in the input".
+          "as in the input"; with another size first, of a graph of fixed batch, ``Reshape(x, [-1, ...])``.
         - The first axis of the graph's input and outputs is named ``batch``.
     """
 
@@ -255,19 +275,22 @@ def _free_reshape(index: GraphIndex, node: onnx.NodeProto) -> bool:
     target, source = index.constants.get(node.input[1]), index.shapes.get(node.input[0])
     if target is None or source is None or (attribute(node, "allowzero", 0) and not target.all()):
         return False
+    result = index.shapes.get(node.output[0])
     if _flattens(source, [int(size) for size in target]):
         node.op_type = "Flatten"
         del node.input[1:]
         del node.attribute[:]
         node.attribute.append(onnx.helper.make_attribute("axis", 1))
         return True
-    result = index.shapes.get(node.output[0])
-    if attribute(node, "allowzero", 0):
+    if result is None or target[0] in (-1, 0):
         return False
-    if result is None or target[0] != source[0] or result[0] != source[0]:
-        return False
-    freed: NDArray[Any] = np.concatenate([np.zeros(1, target.dtype), target[1:]])
-    index.set_constant(node, 1, freed)
+    freed = [0, *map(int, target[1:])]
+    if not target[0] == source[0] == result[0]:
+        if any(isinstance(size, str) for size in (*source, *result)):
+            return False
+        freed = [-1, *map(int, result[1:])]
+    del node.attribute[:]
+    index.set_constant(node, 1, np.array(freed, np.int64))
     return True
 
 
@@ -297,7 +320,7 @@ class EliminateIdentity(GraphPass):
         - ``Reshape`` or ``Flatten`` whose output has the input's shape, the batch axis included.
         - ``Slice`` with steps of 1 whose output has the input's shape (the published GhostNet files hold 22).
         - ``Concat`` of one tensor; ``Transpose`` with the axes in order; ``Pad`` by zeros all round.
-        - ``Relu`` of a ``Relu``.
+        - ``Relu`` of a ``Relu``; ``Add`` or ``Sub`` of 0, ``Mul`` or ``Div`` by 1.
         - ``AveragePool`` or ``MaxPool`` of 1x1 with stride 1 and no padding.
     """
 
@@ -306,12 +329,8 @@ class EliminateIdentity(GraphPass):
 
     def rewrite(self, model: onnx.ModelProto) -> str:
         """Edit the model in place; return what was done."""
-        removed: list[str] = []
         index = GraphIndex(model)
-        for node in list(model.graph.node):
-            if _does_nothing(index, node) and index.bypass(node):
-                removed.append(node.op_type)
-                index = GraphIndex(model)
+        removed = [node.op_type for node in list(model.graph.node) if _does_nothing(index, node) and index.bypass(node)]
         counts = ", ".join(f"{removed.count(kind)} {kind}" for kind in sorted(set(removed)))
         return counts and f"{counts} removed"
 
@@ -339,8 +358,20 @@ def _does_nothing(index: GraphIndex, node: onnx.NodeProto) -> bool:
         case "Relu":
             producer = index.producers.get(node.input[0])
             return producer is not None and producer.op_type == "Relu"
+        case "Add" | "Mul" | "Sub" | "Div":
+            return _is_neutral(index, node) and _same_shape(index, node)
         case "AveragePool" | "MaxPool":
             return len(node.output) == 1 and _same_shape(index, node) and _looks_at_one_pixel(node)
+    return False
+
+
+def _is_neutral(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Whether an operation gives one of its two inputs, which is moved to the first place."""
+    for place in (1, 0) if node.op_type in ("Add", "Mul") else (1,):
+        value = index.constants.get(node.input[place])
+        if value is not None and (value == (node.op_type in ("Mul", "Div"))).all():
+            node.input[:] = [node.input[1 - place], node.input[place]]
+            return True
     return False
 
 
@@ -368,6 +399,8 @@ class SpellLayers(GraphPass):
         - ``MatMul(x, W)`` of a rank-2 ``x`` and a constant, with or without ``Add`` of a constant vector, becomes
           ``Gemm(x, W, b)``.
         - ``Split(x)`` into constant sizes becomes a ``Slice`` for each part.
+        - Convolutions and pools get their kernel's size and their padding as numbers; ``Conv(Pad(x))`` with zeros all
+          round becomes ``Conv(x)`` that pads.
     """
 
     name: ClassVar[str] = "spell-layers"
@@ -380,7 +413,48 @@ class SpellLayers(GraphPass):
                 products, index = products + 1, GraphIndex(model)
             elif node.op_type == "Split" and _as_slices(index, node):
                 splits += 1
-        return f"{products} MatMul became Gemm, {splits} Split became Slice" if products + splits else ""
+        windows = sum(_spell_window(index, node) for node in model.graph.node if node.op_type in _WINDOWS)
+        pads = sum(_take_pad(index, node) for node in list(model.graph.node) if node.op_type == "Conv")
+        done = f"{products} MatMul became Gemm, {splits} Split became Slice, {windows + pads} paddings spelled"
+        return done if products + splits + windows + pads else ""
+
+
+_WINDOWS = ("Conv", "AveragePool", "MaxPool")
+
+
+def _spell_window(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Give a convolution or pool its kernel's size, and pads instead of ``auto_pad``."""
+    automatic, sizes = attribute(node, "auto_pad", b"NOTSET"), index.shapes.get(node.input[0], ())[2:]
+    told = attribute(node, "kernel_shape")
+    kernel = told or list(index.shapes.get(node.input[1], ())[2:])
+    is_known = bool(kernel) and all(isinstance(size, int) for size in (*sizes, *kernel))
+    if (told and automatic == b"NOTSET") or not is_known:
+        return False
+    set_attribute(node, "kernel_shape", list(kernel))
+    if automatic.startswith(b"SAME"):  # onnxruntime takes no dilations with it
+        windows = zip(sizes, kernel, attribute(node, "strides", [1] * len(kernel)), strict=True)
+        total = [max((ceil(n / by) - 1) * by + k - n, 0) for n, k, by in windows]
+        less, more = [n // 2 for n in total], [n - n // 2 for n in total]
+        set_attribute(node, "pads", less + more if automatic == b"SAME_UPPER" else more + less)
+    if automatic != b"NOTSET":
+        node.attribute.remove(next(item for item in node.attribute if item.name == "auto_pad"))
+    return True
+
+
+def _take_pad(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    pad = index.producers.get(node.input[0])
+    if pad is None or pad.op_type != "Pad" or index.only_consumer(node.input[0]) is None or len(pad.input) > 3:
+        return False
+    added, value = (index.constants.get(name) if name else None for name in [*pad.input[1:], "", ""][:2])
+    is_zero = len(pad.input) < 3 or not pad.input[2] or (value is not None and not value.any())
+    if added is None or not is_zero or attribute(pad, "mode", b"constant") != b"constant" or (added < 0).any():
+        return False
+    before, after = np.split(added.astype(int), 2)
+    if before[:2].any() or after[:2].any():
+        return False
+    own = attribute(node, "pads", [0] * (len(added) - 4))
+    set_attribute(node, "pads", [int(a + b) for a, b in zip(own, [*before[2:], *after[2:]], strict=True)])
+    return index.bypass(pad)
 
 
 def _as_gemm(index: GraphIndex, node: onnx.NodeProto) -> bool:
@@ -457,6 +531,7 @@ def default_passes() -> tuple[GraphPass, ...]:
         MakeBatchDynamic(),
         EliminateIdentity(),
         FoldBatchNorm(),
+        MergeBranches(),
         RecognizeHardActivations(),
         MeanToPool(),
         EliminateDeadChannels(),

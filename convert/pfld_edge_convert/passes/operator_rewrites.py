@@ -1,9 +1,10 @@
 """Replaces operators by those that run fastest: BatchNormalization, means, covering convolutions, hard activations."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import (
     GraphIndex,
@@ -11,17 +12,22 @@ from pfld_edge_convert.passes.base import (
     attribute,
     drop_unused,
     is_spatial_mean,
+    set_attribute,
     spatially_unpadded,
 )
+
+Values = NDArray[np.float64]
 
 
 class FoldBatchNorm(GraphPass):
     """Multiplies a BatchNormalization's scale into the weights before it (Jacob et al. 2018, section 3.2).
 
-    Rewrite rule:
+    Rewrite rules:
         - ``BatchNormalization(Conv(x, w, b))`` or of ``Gemm``, both with constants only, where nothing else reads the
           convolution's output, becomes ``Conv(x, w * s, (b - mean) * s + beta)``, with
           ``s = gamma / sqrt(var + epsilon)``, computed in float64.
+        - ``Add``, ``Sub``, ``Mul`` and ``Div`` of a map and one constant a channel do the same.
+        - Behind anything else than such a layer, they become a 1x1 convolution of each channel.
     """
 
     name: ClassVar[str] = "fold-batchnorm"
@@ -32,27 +38,138 @@ class FoldBatchNorm(GraphPass):
         """Edit the model in place; return what was done."""
         index, count = GraphIndex(model), 0
         for node in list(model.graph.node):
-            if node.op_type == "BatchNormalization" and _fold_norm(index, node):
-                count, index = count + 1, GraphIndex(model)
-        return f"{count} BatchNormalization folded" if count else ""
+            found = _normalized(index, node) if node.op_type == "BatchNormalization" else _scaled(index, node)
+            if found is not None and _fold_norm(index, node, *found):
+                count += 1
+        return f"{count} BatchNormalization and operations by channel folded" if count else ""
 
 
-def _fold_norm(index: GraphIndex, norm: onnx.NodeProto) -> bool:
-    source = index.producers.get(norm.input[0])
-    if source is None or source.op_type not in ("Conv", "Gemm") or index.only_consumer(source.output[0]) is None:
-        return False
-    if source.op_type == "Gemm" and (attribute(source, "alpha", 1.0), attribute(source, "beta", 1.0)) != (1.0, 1.0):
-        return False
-    weights = index.weights(source)
+def _normalized(index: GraphIndex, norm: onnx.NodeProto) -> tuple[Values, Values] | None:
+    """Factor and offset ``(C,)`` of a BatchNormalization."""
     parameters = [index.constants.get(name) for name in norm.input[1:5]]
-    if weights is None or any(value is None for value in parameters) or attribute(norm, "training_mode", 0):
-        return False
+    if any(value is None for value in parameters) or attribute(norm, "training_mode", 0):
+        return None
     gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in parameters)
     factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    return factor, beta - mean * factor
+
+
+def _scaled(index: GraphIndex, node: onnx.NodeProto) -> tuple[Values, Values] | None:
+    """Factor and offset ``(C,)`` of an operation of a map and one constant a channel, made the second input."""
+    if node.op_type not in ("Add", "Sub", "Mul", "Div"):
+        return None
+    if node.op_type in ("Add", "Mul") and node.input[0] in index.constants:
+        node.input[:] = [node.input[1], node.input[0]]
+    constant, shape = index.constants.get(node.input[1]), index.shapes.get(node.input[0], ())
+    # Single numbers belong to hard activations.
+    if constant is None or len(shape) != 4 or constant.size < 2 or constant.shape[-3:] != (shape[1], 1, 1):
+        return None
+    values = constant.ravel().astype(np.float64)
+    ones, zeros = np.ones_like(values), np.zeros_like(values)
+    match node.op_type:
+        case "Add" | "Sub":
+            return ones, values if node.op_type == "Add" else -values
+        case "Mul":
+            return values, zeros
+    return (ones / values, zeros) if values.all() else None
+
+
+def _fold_norm(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
+    source = index.producers.get(norm.input[0])
+    is_layer = source is not None and source.op_type in ("Conv", "Gemm")
+    weights = index.weights(source) if source is not None and is_layer and _scales_by_one(source) else None
+    if source is None or weights is None or index.only_consumer(source.output[0]) is None:
+        return _as_convolution(index, norm, factor, offset)
     weight, bias = weights
     scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    index.set_weights(source, scaled.astype(weight.dtype), ((bias - mean) * factor + beta).astype(weight.dtype))
+    index.set_weights(source, scaled.astype(weight.dtype), (bias * factor + offset).astype(weight.dtype))
     return index.bypass(norm)
+
+
+def _scales_by_one(layer: onnx.NodeProto) -> bool:
+    return (attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)) == (1.0, 1.0)
+
+
+def _as_convolution(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
+    if index.rank(norm.input[0]) != 4:
+        return False
+    values = (factor.reshape(-1, 1, 1, 1), offset)
+    constants = [index.add_constant(f"{norm.output[0]}_{len(v.shape)}", v.astype(np.float32)) for v in values]
+    norm.op_type, norm.input[:] = "Conv", [norm.input[0], *constants]
+    del norm.attribute[:]
+    norm.attribute.append(onnx.helper.make_attribute("group", len(factor)))
+    norm.attribute.append(onnx.helper.make_attribute("kernel_shape", [1, 1]))
+    return True
+
+
+class MergeBranches(GraphPass):
+    """Replaces a sum of convolutions by one (Ding et al., RepVGG, arXiv 2101.03697, section 3.3).
+
+    Rewrite rule:
+        - ``Add(Conv(x, v, a), Conv(x, w, b))``, of the same strides and centres, whose terms nothing else reads,
+          becomes ``Conv(x, v + w, a + b)``. Smaller kernels get zeros all round, more groups zeros between them; not
+          where that makes more weights than both have.
+    """
+
+    name: ClassVar[str] = "merge-branches"
+    tolerance: ClassVar[float] = 1e-5
+
+    def rewrite(self, model: onnx.ModelProto) -> str:
+        """Edit the model in place; return what was done."""
+        index, count = GraphIndex(model), 0
+        for add in [node for node in model.graph.node if node.op_type == "Add"]:
+            terms = [index.producers.get(name) for name in add.input]
+            alone = all(index.only_consumer(name) is not None for name in add.input)
+            one, other = terms
+            if alone and one is not None and other is not None and _merged(index, one, other):
+                one.output[0] = add.output[0]
+                index.producers[add.output[0]] = one
+                model.graph.node.remove(other)
+                model.graph.node.remove(add)
+                count += 1
+        return f"{count} sums of convolutions" if count else ""
+
+
+def _merged(index: GraphIndex, one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
+    """Give the first convolution the weights of both."""
+    pair = (one, other)
+    if {node.op_type for node in pair} != {"Conv"} or one.input[0] != other.input[0]:
+        return False
+    weights = [index.weights(node) for node in pair]
+    first, second = weights
+    if first is None or second is None or not (first[0].ndim == second[0].ndim == 4):
+        return False
+    strides = {tuple(attribute(node, "strides", [1, 1])) for node in pair}
+    centred = all(_is_centred(node, found[0].shape[2:]) for node, found in zip(pair, (first, second), strict=True))
+    if len(strides) > 1 or not centred:
+        return False
+    own = [attribute(node, "group", 1) for node in pair]
+    groups, kernel = min(own), np.maximum(first[0].shape[2:], second[0].shape[2:])
+    if max(own) % groups:
+        return False
+    wide = [_widened(found[0], count, groups, kernel) for found, count in zip((first, second), own, strict=True)]
+    if wide[0].shape != wide[1].shape or wide[0].size > first[0].size + second[0].size:
+        return False
+    index.set_weights(one, wide[0] + wide[1], first[1] + second[1])
+    for name, value in (("group", groups), ("kernel_shape", kernel.tolist()), ("pads", [*(kernel // 2).tolist()] * 2)):
+        set_attribute(one, name, value)
+    return True
+
+
+def _is_centred(node: onnx.NodeProto, kernel: tuple[int, ...]) -> bool:
+    half = [size // 2 for size in kernel]
+    is_odd = all(size % 2 for size in kernel) and set(attribute(node, "dilations", [1])) == {1}
+    return is_odd and list(attribute(node, "pads", [0, 0, 0, 0])) == half * 2
+
+
+def _widened(weight: NDArray[Any], own: int, groups: int, kernel: NDArray[np.integer]) -> NDArray[Any]:
+    """Weights ``(O, I, ...)`` of `own` groups for a larger kernel and fewer groups."""
+    outputs, inputs = weight.shape[:2]
+    margins = [(int(size - less) // 2,) * 2 for size, less in zip(kernel, weight.shape[2:], strict=True)]
+    parts, rows = own // groups, np.arange(outputs)
+    wide = np.zeros((outputs, parts, inputs, *kernel), weight.dtype)
+    wide[rows, rows // (outputs // own) % parts] = np.pad(weight, ((0, 0), (0, 0), *margins))
+    return wide.reshape(outputs, parts * inputs, *kernel)
 
 
 class MeanToPool(GraphPass):
@@ -260,8 +377,7 @@ def _clip_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> int:
     if layer is None or layer.op_type not in ("Conv", "Gemm") or index.only_consumer(node.input[0]) is None:
         return 0
     weights = index.weights(layer)
-    plain = (attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)) == (1.0, 1.0)
-    if weights is None or not plain or node.input[0] in layer.input:
+    if weights is None or not _scales_by_one(layer) or node.input[0] in layer.input:
         return 0
     slope, offset = attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)
     weight, bias = (values.astype(np.float64) for values in weights)

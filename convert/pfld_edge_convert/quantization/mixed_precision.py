@@ -168,7 +168,8 @@ def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> 
         weight, bias = layer.weights(index)
         rounded = source.unscaled_weights(plan.weights[layer.output].real())
         lost = (weight - rounded).reshape(*rounded.shape[:2], -1).sum(axis=2)
-        bias = bias + (lost[:, 0] * mean if layer.depthwise else lost @ mean)
+        grouped = lost.reshape(layer.groups, -1, lost.shape[1]) @ mean.reshape(layer.groups, -1, 1)
+        bias = bias + grouped.ravel()
         index.set_weights(node, rounded.astype(np.float32), bias.astype(np.float32))
     if layer.output in plan.grids:
         _round_tensor(copy.graph, layer.output, plan.grids[layer.output])

@@ -14,21 +14,27 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import GraphIndex, attribute
-from pfld_edge_convert.passes.channels import channel_weights, is_depthwise
+from pfld_edge_convert.passes.channels import is_dense
 
 Array = NDArray[np.float64]
 
 LEVELS = 255
 """Steps of an 8-bit grid."""
 
-_MOVES = frozenset({"Flatten", "Identity", "MaxPool"})
+MOVES = frozenset(
+    {"DepthToSpace", "Flatten", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Squeeze", "Transpose"}
+    | {"Unsqueeze"}
+)
 """Operators that only move or select values, so that they work on integers as on real values."""
 
 COMPUTED = frozenset({"Add", "GlobalAveragePool", "HardSwish", "LeakyRelu", "Mul", "Sigmoid"})
 """Operators without weights that are computed in integers, from the grids of their inputs to one of their own."""
 
-_CLAMPED = frozenset({"Add", "Mul"})
+CLAMPED = frozenset({"Add", "Mul"})
 """Those that saturate to the bounds of the Relu or Clip that alone reads them, as Conv and Gemm do."""
+
+QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger", "QGemm"})
+"""Operators of networks that are quantized already."""
 
 _SMALLEST_SCALE = 1e-12
 
@@ -106,12 +112,16 @@ class IntegerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A Conv or Gemm with constant weights, fused with the Relu or Clip (`clamp`) that alone reads it, if any."""
+    """A Conv or Gemm with constant weights, fused with the Relu or Clip (`clamp`) that alone reads it, if any.
+
+    `groups` of channels are computed each from its own inputs: as many as channels in a depthwise convolution.
+    """
 
     node: onnx.NodeProto
     clamp: onnx.NodeProto | None
     name: str
-    depthwise: bool
+    groups: int = 1
+    depthwise: bool = False
 
     @property
     def source(self) -> str:
@@ -196,17 +206,30 @@ def clamp_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float, float]
 def fused_clamp(index: GraphIndex, node: onnx.NodeProto) -> onnx.NodeProto | None:
     """The Relu or Clip that a layer, an addition or a product takes over; None where there is none."""
     reader = index.only_consumer(node.output[0])
-    fuses = node.op_type in _CLAMPED or channel_weights(index, node) is not None
+    fuses = node.op_type in CLAMPED or _is_layer(index, node)
     return reader if fuses and reader is not None and clamp_bounds(index, reader) is not None else None
 
 
 def weighted_layers(index: GraphIndex) -> list[Layer]:
     """All Conv and Gemm with constant weights, first to last."""
     return [
-        Layer(node, fused_clamp(index, node), node.name or node.output[0], is_depthwise(index, node))
+        Layer(
+            node,
+            fused_clamp(index, node),
+            node.name or node.output[0],
+            groups := attribute(node, "group", 1),
+            depthwise=groups > 1 and index.constants[node.input[1]].shape[1] == 1,
+        )
         for node in index.graph.node
-        if channel_weights(index, node) is not None
+        if _is_layer(index, node)
     ]
+
+
+def _is_layer(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    if node.op_type != "Conv":
+        return is_dense(index, node)
+    weights = index.weights(node)
+    return weights is not None and weights[0].ndim == 4
 
 
 def nearest_resize(node: onnx.NodeProto) -> bool:
@@ -221,7 +244,7 @@ def nearest_resize(node: onnx.NodeProto) -> bool:
 
 def keeps_grid(node: onnx.NodeProto) -> bool:
     """Whether a node moves, selects or averages values, so that its output has the grid of its input."""
-    return node.op_type in _MOVES or node.op_type == "AveragePool" or nearest_resize(node)
+    return node.op_type in MOVES or node.op_type == "AveragePool" or nearest_resize(node)
 
 
 def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:

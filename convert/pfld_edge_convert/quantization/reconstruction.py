@@ -73,17 +73,19 @@ def round_with_feedback(
     """Round one column after the other, and correct the remaining columns for the error.
 
     Optimal Brain Quantization in fixed order, as in GPTQ (Frantar et al., arXiv 2210.17323, section 3). Weights and
-    bias are as for `round_nearest`; moments ``(K, K)`` are the second ones of the inputs in the order of
-    `in_memory_order`, for a depthwise convolution ``(C, K, K)``, one matrix a channel.
+    bias are as for `round_nearest`; moments ``(G, K, K)`` are the second ones of the inputs of each group of channels,
+    or ``(K, K)`` of the only one, in the order of `in_memory_order`.
     """
     scales = _row_scales(weight, bias, input_scale, limits, output_scale).astype(np.float64)
     rows = in_memory_order(weight).astype(np.float64) / scales[:, None]
     integers = np.empty_like(rows)
-    factors = _inverse_factors(moments)
-    for column in range(rows.shape[1]):
+    width = rows.shape[1]
+    factors = _inverse_factors(moments).reshape(-1, width, width)
+    grouped = rows.reshape(len(factors), -1, width)
+    for column in range(width):
         integers[:, column] = _rounded(rows[:, column], integers[:, :column], limits, _pairs_vary(weight))
-        error = (rows[:, column] - integers[:, column]) / factors[..., column, column]
-        rows[:, column:] -= error[:, None] * factors[..., column, column:]
+        error = (rows[:, column] - integers[:, column]).reshape(len(factors), -1) / factors[:, column, column, None]
+        grouped[:, :, column:] -= error[..., None] * factors[:, None, column, column:]
     shaped = np.moveaxis(integers.reshape(np.moveaxis(weight, 1, -1).shape), -1, 1)
     return IntegerWeights(shaped.astype(np.int8), scales.astype(np.float32), bias)
 
@@ -147,9 +149,9 @@ def _inverse_factors(moments: Array) -> Array:
 
 @dataclass(slots=True)
 class Moments:
-    """Sums over samples of a layer's inputs ``(K,)``, of a depthwise convolution ``(C, K)``.
+    """Sums over samples of the inputs of a layer's groups of channels.
 
-    Of x of the quantized network, of f of the float network, and of x times x, ``(K, K)`` or ``(C, K, K)``.
+    Of x of the quantized network, of f of the float network, ``(G, K)`` both, and of x times x, ``(G, K, K)``.
     """
 
     count: int = 0
@@ -158,7 +160,7 @@ class Moments:
     second: Array | float = 0.0
 
     def add(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
-        """Add samples ``(..., n, K)`` of x and of f."""
+        """Add samples ``(G, n, K)`` of x and of f."""
         transposed = np.swapaxes(found, -1, -2)
         self.count += found.shape[-2]
         self.mean = self.mean + found.sum(axis=-2, dtype=np.float64)
@@ -178,26 +180,28 @@ class Moments:
 
 
 def input_patches(
-    node: onnx.NodeProto, values: NDArray[np.float32], positions: int, random: np.random.Generator, *, depthwise: bool
+    node: onnx.NodeProto, values: NDArray[np.float32], positions: int, random: np.random.Generator
 ) -> NDArray[np.float32]:
     """Cut the input patches of `positions` random output positions a face (im2col).
 
-    ``(samples, K)``, channels fastest; for a depthwise convolution ``(C, samples, kh * kw)``.
+    ``(G, samples, K)`` for G groups of channels, each group's channels fastest.
     """
     if node.op_type == "Gemm":
-        return values
+        return values[None]
     height, width = attribute(node, "kernel_shape")
     top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
     down, across = attribute(node, "strides", [1, 1])
+    lower, wider = attribute(node, "dilations", [1, 1])
     padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    windows = sliding_window_view(padded, (height, width), axis=(2, 3))[:, :, ::down, ::across]
+    reach = (lower * (height - 1) + 1, wider * (width - 1) + 1)
+    windows = sliding_window_view(padded, reach, axis=(2, 3))[:, :, ::down, ::across, ::lower, ::wider]
     count, _, rows, columns = windows.shape[:4]
     chosen = np.stack([random.permutation(rows * columns)[:positions] for _ in range(count)])
     faces = np.repeat(np.arange(count), chosen.shape[1])
     cut = windows[faces, :, chosen.ravel() // columns, chosen.ravel() % columns]
-    if depthwise:
-        return np.ascontiguousarray(cut.transpose(1, 0, 2, 3)).reshape(cut.shape[1], len(cut), -1)
-    return np.ascontiguousarray(cut.transpose(0, 2, 3, 1)).reshape(len(cut), -1)
+    groups = attribute(node, "group", 1)
+    grouped = cut.reshape(len(cut), groups, -1, height, width).transpose(1, 0, 3, 4, 2)
+    return np.ascontiguousarray(grouped).reshape(groups, len(cut), -1)
 
 
 def initial_plan(
@@ -262,7 +266,7 @@ def reconstruct(
                 now = write_qoperator(replace(plan, weights=weights))
                 found = source.real(run_model(with_outputs(now, integer_name(now, layer.source)), more[1]))
                 wanted = source.clipped(run_model(with_outputs(plan.model, layer.source), more[0]))
-                moments.add(found, wanted)
+                moments.add(found[None], wanted[None])
             weights[layer.output] = _improved(
                 plan, layer, source, weights[layer.output], moments, limits if feedback else None, correct_bias
             )
@@ -282,13 +286,7 @@ def _measured(layer: Layer, found: NDArray[np.float32], wanted: NDArray[np.float
     moments = Moments()
     for start in range(0, len(found), _CHUNK):
         pair = [
-            input_patches(
-                layer.node,
-                values[start : start + _CHUNK],
-                _POSITIONS,
-                np.random.default_rng(start),
-                depthwise=layer.depthwise,
-            )
+            input_patches(layer.node, values[start : start + _CHUNK], _POSITIONS, np.random.default_rng(start))
             for values in (found, wanted)
         ]
         moments.add(*pair)
@@ -315,10 +313,8 @@ def _improved(
         )
     if correct_bias:
         exact, real = in_memory_order(weight), in_memory_order(source.unscaled_weights(rounded.real()))
-        if layer.depthwise:
-            bias = bias + (exact * wanted).sum(axis=1) - (real * mean).sum(axis=1)
-        else:
-            bias = bias + exact @ wanted - real @ mean
+        rows = (len(mean), -1, mean.shape[1])
+        bias = bias + (exact.reshape(rows) @ wanted[..., None] - real.reshape(rows) @ mean[..., None]).ravel()
     return source.with_bias(rounded, bias)
 
 

@@ -1,0 +1,122 @@
+"""Converts networks of timm and torchvision, exported by both exporters of torch, and says what came of each.
+
+`pip install timm torchvision` first; the weights are random. Each file goes through `convert --int8`, `contract`,
+`inspect` and `bench` in this process; a traceback is printed and counts as a failure.
+"""
+
+import contextlib
+import io
+import itertools
+import logging
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import click
+import torch
+from torch import nn
+
+from harness import print_table
+from pfld_edge.cli import run
+from pfld_edge_convert.model_file import load_onnx
+from pfld_edge_convert.quantization.mixed_precision import fusion_coverage, read_report
+
+POINTS, SIDE = 98, 112
+OPTIONS = f"--color rgb --mean 127.5 --scale 127.5 --crop-margin 1.2 --landmarks {POINTS} --output-space 0..1".split()
+QUICK = ["--int8", "--allow-slower", "--faces", "16", "--ranges", "minmax"]
+BENCH = ["--rounds", "5", "--starts", "0", "--precision", "100%"]
+HEAT_MAPS = {"resnet18": 6, "regnetx_002": 3}
+"""Networks of which so many blocks make maps of stride 8, which a soft-argmax reads."""
+
+NETWORKS = (
+    *("mobilenetv3_small_050", "mobilenetv2_050", "efficientnet_lite0", "ghostnet_050", "resnet18", "mobileone_s0"),
+    *("repvgg_a0", "shufflenet_v2_x0_5", "regnetx_002", "regnety_002", "mixnet_s", "squeezenet1_1"),
+    *("convnext_atto", "vit_tiny_patch16_224", "mobilevit_xxs"),
+)
+
+
+def network(name: str) -> nn.Module:
+    """A network with random weights, whose normalizations have the statistics of noise."""
+    # torchvision's wheels for CUDA register no operators with a torch for CPUs, but name these two on import.
+    with contextlib.suppress(RuntimeError):
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", "(Tensor a, Tensor b, float c) -> Tensor")
+    import timm
+    import torchvision
+
+    torch.manual_seed(0)
+    model: nn.Module
+    if name in HEAT_MAPS:
+        blocks = list(timm.create_model(name).children())[: HEAT_MAPS[name]]
+        model = nn.Sequential(*blocks, nn.LazyConv2d(POINTS, 1))
+    elif hasattr(torchvision.models, name) and name not in timm.list_models():
+        model = getattr(torchvision.models, name)(num_classes=2 * POINTS)
+    else:
+        smaller = {"img_size": SIDE, "depth": 2} if name.startswith("vit") else {}
+        model = timm.create_model(name, num_classes=2 * POINTS, **smaller)
+    with torch.no_grad():
+        for _ in range(8):
+            model.train()(torch.randn(8, 3, SIDE, SIDE))
+    return model.eval()
+
+
+def export(model: nn.Module, path: Path, *, dynamo: bool) -> None:
+    """Export with a free batch by tracing, or for one face by torch.export."""
+    image = torch.zeros(1 if dynamo else 2, 3, SIDE, SIDE)
+    told = {"verbose": False} if dynamo else {"input_names": ["image"], "dynamic_axes": {"image": {0: "batch"}}}
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(model, (image,), path, dynamo=dynamo, **told)
+
+
+def outcome(path: Path) -> tuple[str, str, str]:
+    """Run every command: ``INT8``, ``refused`` or ``TRACEBACK``; layers in integers; what is in float."""
+    output, small = path.with_suffix(".edge.onnx"), path.with_suffix(".edge.int8.onnx")
+    refusal = run_quietly("convert", str(path), *OPTIONS, *QUICK, "-o", str(output))
+    files = [str(path), *([] if refusal else [str(output), str(small)])]
+    for command, file in itertools.product(("inspect", "contract"), files):
+        run_quietly(command, file)
+    if refusal:
+        return "refused", "", refusal
+    run_quietly("bench", *files[1:], *BENCH)
+    model = load_onnx(small)
+    coverage, report = fusion_coverage(model), read_report(model)
+    kinds = Counter(line.partition(" ")[0] for line in report.float_operators) if report is not None else Counter()
+    layers = f"{len(coverage.integer)} of {len(coverage.integer) + len(coverage.floating)}"
+    return "INT8" if coverage.integer else "fp32 only", layers, ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+
+
+def run_quietly(*command: str) -> str:
+    """Run a command of pfld-edge; its last line where it fails."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        status = run(command)
+    return printed.getvalue().strip().splitlines()[-1] if status else ""
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep the files here.")
+def zoo(names: tuple[str, ...], folder: Path | None) -> None:
+    """Convert NAMES, or all networks."""
+    rows = []
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, exporter in itertools.product(names or NETWORKS, ("legacy", "dynamo")):
+            path = (folder or Path(temporary)) / f"{name}.{exporter}.onnx"
+            try:
+                if not path.exists():
+                    export(network(name), path, dynamo=exporter == "dynamo")
+                found = outcome(path)
+            except Exception as error:  # noqa: BLE001 - what the benchmark looks for
+                traceback.print_exc()
+                found = ("TRACEBACK", "", repr(error))
+            rows.append((name, exporter, *found))
+            click.echo(" | ".join(rows[-1]))
+    print_table(("network", "exporter", "result", "layers in INT8", "in float"), rows)
+
+
+if __name__ == "__main__":
+    zoo()
