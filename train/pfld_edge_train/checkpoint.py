@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from pfld_edge_calib.files import replacing
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
 from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
-from pfld_edge_train.models.published import network_kind, read_published, unknown_network
 
 _FAMILY = "pfld-edge-checkpoint-"
 FORMAT = f"{_FAMILY}1"
@@ -172,6 +171,9 @@ def _own(record: dict[str, Any]) -> Checkpoint:
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:
+    # Here, for our own checkpoints need none of it.
+    from pfld_edge_train.models.published import network_kind, read_published, unknown_network
+
     spellings = list(_unwrapped(_state_dict(record)))
     kind, weights = next(((kind, inner) for inner in spellings if (kind := network_kind(inner))), (None, {}))
     if kind is None:

@@ -80,11 +80,11 @@ SPELLINGS: Mapping[str, Spelling] = MappingProxyType(
             },
         ),
         "pfld-luffy": Spelling(
-            " ".join(
-                [f"stage0.LinearBottleneck0_{i}" for i in range(5)]
-                + [f"stage1.LinearBottleneck1_{i}" for i in range(7)]
-            )
-            + " linear_bottleneck_end.0",
+            "stage0.LinearBottleneck0_0 stage0.LinearBottleneck0_1 stage0.LinearBottleneck0_2 "
+            "stage0.LinearBottleneck0_3 stage0.LinearBottleneck0_4 "
+            "stage1.LinearBottleneck1_0 stage1.LinearBottleneck1_1 stage1.LinearBottleneck1_2 "
+            "stage1.LinearBottleneck1_3 stage1.LinearBottleneck1_4 stage1.LinearBottleneck1_5 "
+            "stage1.LinearBottleneck1_6 linear_bottleneck_end.0",
             "conv1 bn1 depth_conv2 bn2 conv3 bn3",
             {
                 **_STEM,
