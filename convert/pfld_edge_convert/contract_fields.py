@@ -40,7 +40,7 @@ _ASSUMED = ("color_order", "mean", "scale", "margin", "landmarks")
 
 def carried_contract(path: Path) -> Contract | None:
     """Read the contract that an ONNX file or a checkpoint carries; None where it carries none."""
-    if path.suffix.lower() in (".pth", ".pt"):
+    if path.suffix.lower() in (".pth", ".pt", ".tar"):
         from pfld_edge_train.checkpoint import load_model
 
         record = load_model(path)[1].contract

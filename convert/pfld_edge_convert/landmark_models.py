@@ -101,7 +101,7 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False, de
     Raises:
         ModelFileError: The file is missing or not a model.
         ModelContractError: The contract is damaged or contradicts the network.
-        ConvertError: A checkpoint without contract has another number of points than WFLW's.
+        ConvertError: A checkpoint without contract has other points than WFLW's 98 or 300-W's 68.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")

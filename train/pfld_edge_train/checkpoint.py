@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from pfld_edge_calib.files import replacing
 from pfld_edge_train.errors import CheckpointError, ModelConfigError
 from pfld_edge_train.models import MODEL_KINDS, LandmarkNet, ModelConfig, build_model
-from pfld_edge_train.models.edge import SHAPES
-from pfld_edge_train.models.published import network_kind, read_published, unknown_network
+from pfld_edge_train.models.edge import SHAPES, edge_kind
 
 _FAMILY = "pfld-edge-checkpoint-"
 FORMAT = f"{_FAMILY}1"
@@ -169,13 +168,16 @@ def _own(record: dict[str, Any]) -> Checkpoint:
         raise CheckpointError("a damaged pfld-edge checkpoint: its description of the network is unreadable") from error
     if config.kind in SHAPES:
         # pfld-edge-s1 and pfld-edge-m1 were called pfld-edge-s and pfld-edge-m.
-        config = replace(config, kind=network_kind(values["weights"]) or config.kind)
+        config = replace(config, kind=edge_kind(values["weights"]) or config.kind)
     if config.kind not in MODEL_KINDS:
         raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")
     return Checkpoint(**{**values, "model": config})
 
 
 def _foreign(record: dict[str, Any]) -> Checkpoint:
+    # Here, for our own checkpoints need none of it.
+    from pfld_edge_train.models.published import network_kind, read_published, unknown_network
+
     spellings = list(_unwrapped(_state_dict(record)))
     kind, weights = next(((kind, inner) for inner in spellings if (kind := network_kind(inner))), (None, {}))
     if kind is None:

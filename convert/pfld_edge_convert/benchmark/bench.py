@@ -285,7 +285,7 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None, device: str
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
-    if path.suffix.lower() in (".pth", ".pt"):
+    if path.suffix.lower() in (".pth", ".pt", ".tar"):
         raise BenchmarkError(
             f"{path} is a checkpoint; bench times what devices run: make an ONNX file of it with `pfld-edge convert`"
         )

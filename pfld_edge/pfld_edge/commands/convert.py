@@ -296,7 +296,8 @@ def exported_checkpoint(
 
     network, loaded = load_model(path)
     if loaded.contract:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name, value in told.items() if value is not None)
+        names = [name.replace("_", "-") for name, value in {**told, "contract": given}.items() if value is not None]
+        options = ", ".join(f"--{name}" for name in names) or "--output-..."
         raise click.UsageError(f"{path} carries a contract: {options} can't change it")
     with naming(path):
         if given is not None:

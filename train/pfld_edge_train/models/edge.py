@@ -10,7 +10,7 @@ arXiv 1711.08229, section 2.
 pfld-edge-s1 and pfld-edge-m1 are the networks that had these names first, for their checkpoints.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -49,6 +49,25 @@ SHAPES = {
     "pfld-edge-s1": Shape(16, ((32, 2), (64, 2), (128, 3)), bound=None),
     "pfld-edge-m1": Shape(32, ((48, 2), (96, 2), (192, 2)), bound=None),
 }
+
+
+HEAT = "fc.heat.weight"
+"""Name of the layer's weight that gives heat maps."""
+
+
+def edge_kind(weights: Mapping[str, Tensor]) -> str | None:
+    """Tell which of `SHAPES` a state dict without prefixes is, by names and channels; None for another network."""
+    channels = [0, 0]
+    for name, value in weights.items():
+        if value.ndim == 4 and name.startswith(("blocks.0.", "blocks.1.")):
+            channels[int(name[7])] = len(value)
+    if not channels[0] or not (HEAT in weights or {"fc.weight", "fc.bias"} <= weights.keys()):
+        return None
+    if HEAT not in weights:
+        return "pfld-edge-s1"
+    if not any(name.startswith("blocks.6.") for name in weights):
+        return "pfld-edge-s"
+    return "pfld-edge-m" if channels[0] < channels[1] / 2 else "pfld-edge-m1"
 
 
 def cell_places(side: int, fine: int = 1) -> Tensor:

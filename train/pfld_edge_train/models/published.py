@@ -17,13 +17,10 @@ from torch import Tensor
 from pfld_edge_runtime import CropRule
 from pfld_edge_train.errors import CheckpointError
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
-from pfld_edge_train.models.edge import SHAPES
+from pfld_edge_train.models.edge import HEAT, SHAPES, edge_kind
 
 _FIRST_CHANNELS = 64
 """Of the first block of the published networks; see `SHAPES` for our own."""
-
-_HEAT = "fc.heat.weight"
-"""Of the layer that gives heat maps."""
 
 _BLOCKS = "conv3_1 conv3_2 conv3_3 conv3_4 conv3_5 conv4 conv5_1 conv5_2 conv5_3 conv5_4 conv5_5 conv5_6 conv6"
 _LAYERS = "inv_res.0.0 inv_res.0.1 inv_res.1.0 inv_res.1.1 inv_res.2.0 inv_res.2.1"
@@ -81,11 +78,11 @@ SPELLINGS: Mapping[str, Spelling] = MappingProxyType(
             },
         ),
         "pfld-luffy": Spelling(
-            " ".join(
-                [f"stage0.LinearBottleneck0_{i}" for i in range(5)]
-                + [f"stage1.LinearBottleneck1_{i}" for i in range(7)]
-            )
-            + " linear_bottleneck_end.0",
+            "stage0.LinearBottleneck0_0 stage0.LinearBottleneck0_1 stage0.LinearBottleneck0_2 "
+            "stage0.LinearBottleneck0_3 stage0.LinearBottleneck0_4 "
+            "stage1.LinearBottleneck1_0 stage1.LinearBottleneck1_1 stage1.LinearBottleneck1_2 "
+            "stage1.LinearBottleneck1_3 stage1.LinearBottleneck1_4 stage1.LinearBottleneck1_5 "
+            "stage1.LinearBottleneck1_6 linear_bottleneck_end.0",
             "conv1 bn1 depth_conv2 bn2 conv3 bn3",
             {
                 **_STEM,
@@ -183,14 +180,8 @@ def network_kind(weights: Mapping[str, Tensor]) -> str | None:
         theirs = {ours: name for name, ours in spelling.modules().items()}
         if all(f"{theirs[layer]}.weight" in weights for layer in ("conv1.0", "conv2.0", "conv3_1.inv_res.0.0")):
             return kind
-    if any(name.startswith("blocks.0.") for name in weights):
-        if _HEAT in weights:
-            if not any(name.startswith("blocks.6.") for name in weights):
-                return "pfld-edge-s"
-            narrow = _channels(weights, "blocks.0") < _channels(weights, "blocks.1") / 2
-            return "pfld-edge-m" if narrow else "pfld-edge-m1"
-        if "fc.weight" in weights and "fc.bias" in weights:
-            return "pfld-edge-s1"
+    if kind := edge_kind(weights):
+        return kind
     if any(name in weights for name in _convolutions("conv1")[1:]):
         return "pfld-ghostone"
     if _FIRST_BLOCK in weights:
@@ -266,7 +257,7 @@ def _pfld_kind(weights: Mapping[str, Tensor]) -> str:
 
 
 def _input_size(weights: Mapping[str, Tensor], kind: str) -> int:
-    if _HEAT in weights:
+    if HEAT in weights:
         return round(math.sqrt(_shape(weights, "fc.grid", axes=2)[0])) * 8 // SHAPES[kind].fine
     if kind == "pfld-edge-s1":
         return round(math.sqrt(_shape(weights, "fc.weight", axes=2)[1] / 16)) * 16
@@ -274,8 +265,8 @@ def _input_size(weights: Mapping[str, Tensor], kind: str) -> int:
 
 
 def _num_landmarks(weights: Mapping[str, Tensor], kind: str) -> int:
-    if _HEAT in weights:
-        return _shape(weights, _HEAT, axes=4)[0] // SHAPES[kind].fine ** 2
+    if HEAT in weights:
+        return _shape(weights, HEAT, axes=4)[0] // SHAPES[kind].fine ** 2
     outputs = _shape(weights, "fc.weight", axes=2)[0]
     if outputs % 2:
         raise CheckpointError(f"the last layer has {outputs} outputs, expected an x and a y for each landmark")
