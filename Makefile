@@ -7,6 +7,8 @@ PORTRAIT := calib/pfld_edge_calib/portraits/grace_hopper.jpg
 CHECKPOINT := checkpoints/pfld-edge-s.pth
 # Files or folders of tests, all where it is empty.
 TESTS :=
+# Extras that `make setup` installs; with docs,release those targets need no further pip run.
+EXTRAS := train,dev
 SOURCES := pfld_edge train convert calib runtime tests benchmarks examples tools
 
 .DEFAULT_GOAL := help
@@ -21,7 +23,7 @@ setup: $(READY)  ## make .venv with everything that is needed (PYTHON=python3.11
 $(READY): constraints.txt pyproject.toml runtime/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10; try: make setup PYTHON=python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ./runtime -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ./runtime -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a portrait; results in demo-out/
@@ -31,10 +33,10 @@ demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a por
 	@echo "Open demo-out/grace_hopper.png"
 
 test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFLW faces)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TESTS)
 
 docs: $(READY)  ## build the documentation site into site/; a warning is an error
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(READY)  ## check style and imports with ruff
@@ -61,7 +63,7 @@ portability: $(READY)  ## landmarks on emulated processors against this one's (M
 	$(BIN)/python benchmarks/portability.py $(if $(ARM64),--arm64 $(ARM64)) $(MODELS)
 
 release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in fresh environments, with SBOMs
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[release]'
+	test -x $(BIN)/twine || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[release]'
 	SOURCE_DATE_EPOCH=315532800 $(BIN)/python tools/release.py
 
 clean:  ## remove what the other targets made, .venv included

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, Skip
-from pfld_edge_calib.photo import UnusableFaces, face_photo, readable_photo
+from pfld_edge_calib.face import Face, Skip, skipping
+from pfld_edge_calib.photo import UnusableFaces, face_photo, read_photo
 from pfld_edge_runtime import (
     BoxError,
     Contract,
@@ -70,10 +70,10 @@ def comparable(faces: Iterable[Face], contract: Contract, skip: Skip | None = No
         if count == scheme.num_landmarks:
             yield face
             continue
-        found = f"{face.image}: {count or 'no'} landmarks, the model predicts {scheme.num_landmarks} ({scheme.name})"
-        if skip is None or face.encoded is None:
-            raise FaceSetError(found)
-        skip(FaceSetError(found))
+        with skipping(None if face.encoded is None else skip):
+            raise FaceSetError(
+                f"{face.image}: {count or 'no'} landmarks, the model predicts {scheme.num_landmarks} ({scheme.name})"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ def detected_faces(
     detector: Detector,
     contract: Contract,
     advance: Callable[[int], object] | None = None,
-    skip: Callable[[FaceSetError], object] | None = None,
+    skip: Skip | None = None,
     faceless: Callable[[Path], object] | None = None,
 ) -> list[Face]:
     """Find the faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
@@ -260,9 +260,8 @@ def detected_faces(
     """
     faces = []
     for path in photos:
-        photo = readable_photo(path, skip)
-        if photo is not None:
-            boxes, scores = find_boxes(detector, photo, "bgr", contract)
+        with skipping(skip):
+            boxes, scores = find_boxes(detector, read_photo(path), "bgr", contract)
             large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) >= _MIN_SIZE
             # A detector that gives no scores gives NaN.
             chosen = boxes[large & ~(scores < _MIN_SCORE)].astype(np.float64)
