@@ -107,14 +107,14 @@ def label_command(
     count = min(workers or usable_cores(), len(plan.units))
     folder = ResultsFolder(output.with_name(f"{output.name}.partial"), identity)
     if done := folder.done(plan.units):
-        note(f"{done} of {plan.photos} photographs are done already ({folder.path})")
+        note(f"{done} of {plan.count} photographs are done already ({folder.path})")
     try:
-        with progress_bar("photographs", plan.photos) as advance:
+        with progress_bar("photographs", plan.count) as advance:
             opened = make if count > 1 else lambda: labeller
             run = runner(workers, ray, len(plan.units))
             label_photos(plan.units, make if ray is not None else opened, folder, run, advance, skip)
     except KeyboardInterrupt:
-        note(f"{folder.done(plan.units)} of {plan.photos} photographs are kept; the same command goes on")
+        note(f"{folder.done(plan.units)} of {plan.count} photographs are kept; the same command goes on")
         raise
     report = write_labels(plan.units, folder, output, labeller.scheme.num_landmarks, skip)
     shutil.rmtree(folder.path)
