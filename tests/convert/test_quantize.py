@@ -115,9 +115,9 @@ def test_deviation_from_float_is_well_below_onnxruntime_s_best(
     folder = Path(os.environ["PFLD_EDGE_SHARED"]) / "data/youtube68"
     contract, original = Contract(), published("slim")
     chosen = open_faces(folder / "train.csv", images=folder / "images").load()
-    chosen = [chosen[row] for row in np.random.default_rng(0).permutation(len(chosen))[:128]]
+    chosen = [chosen[row] for row in np.random.default_rng(0).permutation(len(chosen))[:80]]
     crops = np.concatenate([batch.crops for batch in cut_faces(chosen, contract)])
-    seen, unseen = crops[:96], crops[96:]
+    seen, unseen = crops[:48], crops[48:]
     plain, _ = run_passes(original, [UpgradeOpset(), MakeBatchDynamic()], faces[:1])
     theirs = baseline(plain, [np.asarray(prepare_input(seen, contract), np.float32)], tmp_path)
     ours = Quantizer(slim, seen, contract).make()
@@ -126,23 +126,24 @@ def test_deviation_from_float_is_well_below_onnxruntime_s_best(
         deviation_per_face(run_model(network, prepare_input(unseen, fed)), expected, EYES).mean()
         for network, fed in ((theirs, contract), (ours.model, ours.contract))
     ]
-    assert moved[1] < 0.75 * moved[0]
+    assert moved[1] < 0.75 * moved[0], moved
 
 
-def test_the_bundled_faces_keep_the_accuracy_of_a_published_network(slim: onnx.ModelProto) -> None:
+def test_the_bundled_faces_keep_the_accuracy_of_the_published_ghostone(published: Published, faces: Batch) -> None:
     contract = Contract()
     test_faces = open_faces(Path(os.environ["PFLD_EDGE_SHARED"]) / "data/WFLW").load()
-    quantized = Quantizer(
-        slim, calibration_crops(CalibrationSource(), contract).crops, contract, QuantizationSettings(ranges="minmax")
-    ).make()
+    model, _ = run_passes(published("ghostone"), default_passes(), faces[:1])
+    # A quarter of what `convert` takes of the portraits by default, and a quarter of the time.
+    crops = calibration_crops(CalibrationSource(limit=64), contract).crops
+    quantized = Quantizer(model, crops, contract, QuantizationSettings(ranges="minmax")).make()
     nmes: dict[str, list[float]] = {"float": [], "int8": []}
     for batch in cut_faces(test_faces, contract):
         truth = batch.windows.to_crop(np.stack([np.asarray(face.landmarks) for face in batch.faces]))
-        pairs = (("float", slim, contract), ("int8", quantized.model, quantized.contract))
+        pairs = (("float", model, contract), ("int8", quantized.model, quantized.contract))
         for name, network, fed in pairs:
             found = run_model(network, prepare_input(batch.crops, fed)).reshape(-1, 98, 2)
             nmes[name] += nme_per_face(found, truth, EYES).tolist()
-    assert np.mean(nmes["float"]) == pytest.approx(0.05458, abs=1e-4)
+    assert np.mean(nmes["float"]) == pytest.approx(0.05408, abs=1e-4)
     # onnxruntime's quantizer loses 1.2 to 4.5 % with hundreds of real faces.
     assert np.mean(nmes["int8"]) < np.mean(nmes["float"]) * 1.02
 

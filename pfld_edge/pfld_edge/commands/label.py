@@ -105,19 +105,19 @@ def label_command(
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
     identity = run_identity(plan.identity, teachers, finders, settings)
     count = min(workers or usable_cores(), len(plan.units))
-    folder = ResultsFolder(output.with_name(f"{output.name}.partial"), identity)
-    if done := folder.done(plan.units):
-        note(f"{done} of {plan.count} photographs are done already ({folder.path})")
+    results = ResultsFolder(output.with_name(f"{output.name}.partial"), identity)
+    if done := results.done(plan.units):
+        note(f"{done} of {plan.count} photographs are done already ({results.path})")
     try:
         with progress_bar("photographs", plan.count) as advance:
             opened = make if count > 1 else lambda: labeller
             run = runner(workers, ray, len(plan.units))
-            label_photos(plan.units, make if ray is not None else opened, folder, run, advance, skip)
+            label_photos(plan.units, make if ray is not None else opened, results, run, advance, skip)
     except KeyboardInterrupt:
-        note(f"{folder.done(plan.units)} of {plan.count} photographs are kept; the same command goes on")
+        note(f"{results.done(plan.units)} of {plan.count} photographs are kept; the same command goes on")
         raise
-    report = write_labels(plan.units, folder, output, labeller.scheme.num_landmarks, skip)
-    shutil.rmtree(folder.path)
+    report = write_labels(plan.units, results, output, labeller.scheme.num_landmarks, skip)
+    shutil.rmtree(results.path)
     _tell(report, output)
     skip.check(report.photos)
 
