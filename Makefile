@@ -14,6 +14,8 @@ PORTRAIT := calib/pfld_edge_calib/portraits/grace_hopper.jpg
 CHECKPOINT := checkpoints/pfld-edge-s.pth
 # Files or folders of tests, all where it is empty.
 TESTS :=
+# Extras that `make setup` installs; with docs,release those targets need no further pip run.
+EXTRAS := train,dev
 SOURCES := pfld_edge train convert calib runtime tests benchmarks examples tools
 
 .DEFAULT_GOAL := help
@@ -28,7 +30,7 @@ setup: $(READY)  ## make .venv with everything that is needed (PYTHON=python3.11
 $(READY): $(CONSTRAINTS) pyproject.toml runtime/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10; try: make setup PYTHON=python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PINS) -e ./runtime -e '.[train,dev]'
+	$(BIN)/python -m pip install --quiet $(PINS) -e ./runtime -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a portrait; results in demo-out/
@@ -38,10 +40,10 @@ demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a por
 	@echo "Open demo-out/grace_hopper.png"
 
 test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFLW faces)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TESTS)
 
 docs: $(READY)  ## build the documentation site into site/; a warning is an error
-	$(BIN)/python -m pip install --quiet $(PINS) -e '.[docs]'
+	test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet $(PINS) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(READY)  ## check style and imports with ruff
@@ -72,7 +74,7 @@ train-s train-m: $(READY)  ## label, cut and train a network in runs/; resumes (
 	$(BIN)/pfld-edge train --config train/configs/pfld-edge-$(@:train-%=%).toml -o runs/pfld-edge-$(@:train-%=%) --resume
 
 release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in fresh environments, with SBOMs
-	$(BIN)/python -m pip install --quiet $(PINS) -e '.[release]'
+	test -x $(BIN)/twine || $(BIN)/python -m pip install --quiet $(PINS) -e '.[release]'
 	SOURCE_DATE_EPOCH=315532800 $(BIN)/python tools/release.py
 
 clean:  ## remove what the other targets made, .venv included

@@ -4,6 +4,7 @@ A unit is a part of a dataset of any size that one process reads, a photograph a
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -88,6 +89,17 @@ Skip = Callable[[FaceSetError], object]
 """Takes the error of a file that can't be used, so that the others can; what it raises ends the run."""
 
 
+@contextmanager
+def skipping(skip: Skip | None) -> Iterator[None]:
+    """Give the FaceSetError that ends the block to `skip`; raises it where that is None."""
+    try:
+        yield
+    except FaceSetError as error:
+        if skip is None:
+            raise
+        skip(error)
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetPhoto:
     """A photograph of a dataset with its annotated faces; None where it has no annotation.
@@ -124,10 +136,9 @@ def unit_faces(unit: Unit, skip: Skip | None = None) -> Iterator[Face]:
         error = photo.error
         if not error and photo.faces is None:
             error = f"{photo.image}: no landmarks beside it, so there is nothing to measure by"
-        if error and skip is None:
-            raise FaceSetError(error)
-        if error and skip is not None:
-            skip(FaceSetError(error))
+        if error:
+            with skipping(skip):
+                raise FaceSetError(error)
         else:
             yield from photo.faces or ()
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, Skip
-from pfld_edge_calib.photo import UnusableFaces, face_photo, readable_photo
+from pfld_edge_calib.face import Face, Skip, skipping
+from pfld_edge_calib.photo import UnusableFaces, face_photo, read_photo
 from pfld_edge_runtime import (
     BoxError,
     Contract,
@@ -70,10 +70,10 @@ def comparable(faces: Iterable[Face], contract: Contract, skip: Skip | None = No
         if count == scheme.num_landmarks:
             yield face
             continue
-        found = f"{face.image}: {count or 'no'} landmarks, the model predicts {scheme.num_landmarks} ({scheme.name})"
-        if skip is None or face.encoded is None:
-            raise FaceSetError(found)
-        skip(FaceSetError(found))
+        with skipping(None if face.encoded is None else skip):
+            raise FaceSetError(
+                f"{face.image}: {count or 'no'} landmarks, the model predicts {scheme.num_landmarks} ({scheme.name})"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def cut_faces(
     swap = contract.color_order == "rgb"  # photographs are read as BGR
 
     def cut() -> Iterator[tuple[int, NDArray[np.uint8], CropWindows]]:
-        for rows, photo in _photographs(faces, range(len(faces)), unusable):
+        for rows, photo in photographs(faces, range(len(faces)), unusable):
             for row in rows:
                 window = _windows(faces[row].bbox_xyxy[None], contract.crop.margin, faces[row].image)
                 yield row, crop_faces(photo, window, contract.input_size, swap_channels=swap)[0], window
@@ -209,10 +209,13 @@ def _windows(boxes: NDArray[np.float64], margin: float, name: Path) -> CropWindo
         raise FaceSetError(f"{name}: {error}") from error
 
 
-def _photographs(
-    faces: Sequence[Face], rows: Iterable[int], unusable: UnusableFaces | None
+def photographs(
+    faces: Sequence[Face], rows: Iterable[int], unusable: UnusableFaces | None = None
 ) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
-    """Read the photograph that consecutive faces share, and give the rows of those faces that can be measured."""
+    """Read the ``(H, W, 3)`` uint8 BGR photograph that consecutive rows share, for those that can be measured.
+
+    `unusable` takes the others; where None a photograph that can't be read is a FaceSetError.
+    """
     for _, group in groupby(rows, key=lambda row: (faces[row].image, id(faces[row].encoded))):
         shown = list(group)
         if unusable is None:
@@ -227,7 +230,7 @@ def _boxed_photos(faces: Sequence[Face], unusable: UnusableFaces | None) -> Iter
     """Group the faces that have a box by photograph: in WFLW's lists faces of one photograph are far apart."""
     seen = [row for row, face in enumerate(faces) if np.isfinite(face.bbox_xyxy).all()]
     seen.sort(key=lambda row: (str(faces[row].image), id(faces[row].encoded)))
-    for rows, photo in _photographs(faces, seen, unusable):
+    for rows, photo in photographs(faces, seen, unusable):
         # In parts: a photograph under very many boxes would hold all their crops at once.
         for start in range(0, len(rows), _BATCH):
             some = rows[start : start + _BATCH]
@@ -249,7 +252,7 @@ def detected_faces(
     detector: Detector,
     contract: Contract,
     advance: Callable[[int], object] | None = None,
-    skip: Callable[[FaceSetError], object] | None = None,
+    skip: Skip | None = None,
     faceless: Callable[[Path], object] | None = None,
 ) -> list[Face]:
     """Find the faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
@@ -260,9 +263,8 @@ def detected_faces(
     """
     faces = []
     for path in photos:
-        photo = readable_photo(path, skip)
-        if photo is not None:
-            boxes, scores = find_boxes(detector, photo, "bgr", contract)
+        with skipping(skip):
+            boxes, scores = find_boxes(detector, read_photo(path), "bgr", contract)
             large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) >= _MIN_SIZE
             # A detector that gives no scores gives NaN.
             chosen = boxes[large & ~(scores < _MIN_SCORE)].astype(np.float64)

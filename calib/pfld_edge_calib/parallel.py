@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pfld_edge_calib.errors import FaceSetError, LabellingError
+from pfld_edge_calib.face import Unit
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_runtime import MissingPackageError, PfldEdgeError
 
@@ -204,7 +205,7 @@ def unit_results(
     """Yield each unit's result in order; reads those that a folder holds, computes the others and stores them there.
 
     The work returns bytes, and its first error is raised. Where there is no `folder` a run can't be resumed. A result
-    that `keep` refuses is not stored, so that the next run computes it again.
+    that `keep` refuses, or raises an error of, is not stored, so that the next run computes it again.
     """
     missing = [unit for index, unit in enumerate(units) if folder is None or index not in folder]
     with closing(run(make, missing)) as fresh:
@@ -225,21 +226,25 @@ class ResultsFolder:
 
         A folder that holds another run's results, or something else, is a FaceSetError.
         """
-        self._path = path
+        self.path = path
         head = path / "run.json"
         if head.exists():
-            changed = check_same_run(head.read_bytes(), run)
-            if changed is None:
-                raise FaceSetError(f"{head}: not the results of a run; give another folder")
-            if changed:
+            try:
+                before = dict(json.loads(head.read_bytes()))
+            except (TypeError, ValueError) as error:
+                raise FaceSetError(f"{head}: not that of a run; choose another name, or delete it") from error
+            changed = [name for name in run if before.get(name) != run[name]]
+            if not changed:
+                return
+            if any(path.glob("*/*")):
                 raise FaceSetError(
                     f"{path} holds the results of a run with other {', '.join(changed)}: repeat that command to "
-                    f"finish it, or give another folder"
+                    "finish it, choose another name, or delete the folder"
                 )
-        elif path.is_dir() and any(path.iterdir()):
-            raise FaceSetError(f"{path}: holds other files; give a new folder, or that of the run to go on with")
-        else:
-            write_atomically(head, json.dumps(dict(run), indent=2).encode())
+        elif path.is_file() or (path.is_dir() and any(path.iterdir())):
+            what = "is a file" if path.is_file() else "holds other files"
+            raise FaceSetError(f"{path}: {what}; choose another name, or delete it")
+        write_atomically(head, json.dumps(dict(run), indent=2).encode())
 
     def get(self, index: int) -> bytes | None:
         """Read a unit's result; None where it is not finished."""
@@ -252,19 +257,14 @@ class ResultsFolder:
         """Store a unit's result; from then on it survives a kill."""
         write_atomically(self._file(index), result)
 
+    def done(self, units: Sequence[Unit]) -> int:
+        """Count the photographs of all units, or lines of a list, in those that are finished."""
+        return sum(unit.count for index, unit in enumerate(units) if index in self)
+
     def __contains__(self, index: int) -> bool:
         """Whether a unit is finished."""
         return self._file(index).exists()
 
     def _file(self, index: int) -> Path:
         # At most a thousand files in a folder.
-        return self._path / f"{index // 1000:05}" / f"{index:08}.npz"
-
-
-def check_same_run(head: bytes, run: Mapping[str, str]) -> list[str] | None:
-    """Names of the values by which this run differs from the writer of `head`; None where that is something else."""
-    try:
-        before = json.loads(head)
-    except ValueError:
-        return None
-    return [name for name in run if before.get(name) != run[name]] if isinstance(before, dict) else None
+        return self.path / f"{index // 1000:05}" / f"{index:08}.part"

@@ -45,17 +45,6 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     return decode_photo(encoded, path)
 
 
-def readable_photo(path: Path, skip: Callable[[FaceSetError], object] | None) -> NDArray[np.uint8] | None:
-    """Read a photograph, as `read_photo` does; where `skip` is given it gets the error, and the result is None."""
-    try:
-        return read_photo(path)
-    except FaceSetError as error:
-        if skip is None:
-            raise
-        skip(error)
-        return None
-
-
 def face_photo(face: Face) -> NDArray[np.uint8]:
     """Read the photograph of a face, ``(H, W, 3)`` uint8 BGR."""
     return read_photo(face.image) if face.encoded is None else decode_photo(face.encoded, face.image)

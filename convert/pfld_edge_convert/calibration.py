@@ -26,6 +26,7 @@ from pfld_edge_calib import (
     refined,
     stratified_sample,
 )
+from pfld_edge_calib.face import skipping
 from pfld_edge_calib.files import replacing
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector
 from pfld_edge_runtime.detection.catalogue import cache_folder, detector_path
@@ -183,14 +184,9 @@ def _cut(
     rows, parts = list[int](), [np.zeros((0, contract.input_size, contract.input_size, 3), np.uint8)]
     for _, group in groupby(range(len(faces)), key=lambda row: faces[row].image):
         photo = list(group)
-        try:
+        with skipping(skip):
             parts += [batch.crops for batch in cut_faces([faces[row] for row in photo], contract)]
-        except FaceSetError as error:
-            if skip is None:
-                raise
-            skip(error)
-            continue
-        rows += photo
+            rows += photo
     return rows, np.concatenate(parts)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, FaceSetError, portraits
+from pfld_edge_calib.face import Skip, skipping
 from pfld_edge_convert.contract_trial import (
     SCHEMES,
     Crops,
@@ -96,11 +97,14 @@ class ContractSearch:
 _Scores = dict[Hypothesis, Score]
 
 
-def search_contract(path: Path, faces: Sequence[Face] | None = None, input_size: int | None = None) -> ContractSearch:
+def search_contract(
+    path: Path, faces: Sequence[Face] | None = None, input_size: int | None = None, skip: Skip | None = None
+) -> ContractSearch:
     """Find the contract of an ONNX file with one image as its input and landmarks among its outputs.
 
     At most 24 of the faces, whose landmarks are known, are used; the two bundled portraits where None. A network of
-    free size needs an input size, pixels.
+    free size needs an input size, pixels. `skip` takes the error of each face that can't be read, which is raised where
+    None.
 
     Raises:
         ConvertError: The network has another input, doesn't run, or no output that could be landmarks.
@@ -109,7 +113,7 @@ def search_contract(path: Path, faces: Sequence[Face] | None = None, input_size:
     """
     network = Network(path, input_size)
     chosen = portraits() if faces is None else faces[:: -(-len(faces) // _MOST_FACES)]
-    subjects = [Subject.of(face) for face in chosen]
+    subjects = _subjects(chosen, skip)
     count = max(2, 2 * round(8 / len(subjects)))
     first = _first_step(network, subjects, count)
     best = _best(first)
@@ -138,6 +142,16 @@ def search_contract(path: Path, faces: Sequence[Face] | None = None, input_size:
         plausible,
         _contract(network, subjects, best, final[best]) if plausible else None,
     )
+
+
+def _subjects(faces: Sequence[Face], skip: Skip | None) -> list[Subject]:
+    subjects = []
+    for face in faces:
+        with skipping(skip):
+            subjects.append(Subject.of(face))
+    if not subjects:
+        raise FaceSetError(f"none of the {len(faces)} faces that --find chose can be used")
+    return subjects
 
 
 def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _Scores:

@@ -126,7 +126,7 @@ class MeasuredSet:
     def _predictions(self, models: Sequence[LandmarkModel], source: FaceSet) -> Iterator[FacePredictions]:
         """Give each unit's faces in order, and show how far it is."""
         folder = None if self.resume is None else ResultsFolder(self.resume, _identity(models, source))
-        done = 0 if folder is None else sum(unit.count for i, unit in enumerate(source.units) if i in folder)
+        done = 0 if folder is None else folder.done(source.units)
         if done:
             note(f"{done} of {source.count} are done already ({self.resume})")
         work = partial(

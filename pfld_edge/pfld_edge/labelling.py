@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets import Unit, is_sharded, open_faces
+from pfld_edge_calib.datasets import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.face import Skip, photo_units
 from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSettings
 from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity
@@ -22,14 +21,6 @@ _SAME_FACE = 0.35
 """Intersection over union above which boxes of two detectors show one face."""
 
 
-class LabellingPlan(NamedTuple):
-    """The photographs of a run in units, what changes when they change, and their number."""
-
-    units: Sequence[Unit]
-    identity: str
-    photos: int
-
-
 def label_plan(
     photos: Sequence[Path],
     boxes: Path | None,
@@ -38,7 +29,7 @@ def label_plan(
     *,
     together: int = 1,
     skip: Skip | None = None,
-) -> LabellingPlan:
+) -> FaceSet:
     """Find the photographs of the command line's arguments.
 
     `together` files form a unit: 1 keeps each as soon as it is done. `skip` takes each shard that is damaged, which is
@@ -51,14 +42,13 @@ def label_plan(
     if not any(map(is_sharded, photos)):
         places = None if boxes is None else boxes_by_photo(boxes, images)
         tasks = label_tasks(photos_of(photos, images), places, out.parent if images is None else images)
-        return LabellingPlan(tuple(photo_units(tasks, together)), tasks_identity(tasks), len(tasks))
+        return FaceSet(tuple(photo_units(tasks, together)), tasks_identity(tasks))
     if boxes is not None:
         raise click.UsageError("shards say themselves where faces are: leave --boxes out, or give --detector instead")
     others = [path for path in photos if not is_sharded(path)]
     if others:
         raise click.UsageError(f"{others[0]} is no shard: shards and other photographs need runs of their own")
-    source = open_faces(photos, size=LABEL_UNIT, skip=skip)
-    return LabellingPlan(source.units, source.identity, source.count)
+    return open_faces(photos, size=LABEL_UNIT, skip=skip)
 
 
 def open_labeller(

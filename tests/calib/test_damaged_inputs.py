@@ -17,13 +17,13 @@ from pfld_edge.console import SkippedFiles
 from pfld_edge_calib import PORTRAITS, Face, FaceSetError, as_detected, cut_faces, open_faces, portraits, read_photo
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
 from pfld_edge_calib.datasets.prepared import open_prepared
+from pfld_edge_calib.errors import LabellingError
 from pfld_edge_calib.evaluation import Verdict, VerificationSettings, verify_models
 from pfld_edge_calib.labelling import Labeller, LabelSettings
-from pfld_edge_calib.labelling.run import LabellingError
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_runtime import BUNDLED_MODEL, Contract, FaceLandmarker, LandmarkModel, ModelFileError
 from pfld_edge_train.config import load_config
-from pfld_edge_train.face_cache import open_cache, split_groups
+from pfld_edge_train.face_cache import FaceCache, open_cache, split_groups
 
 DAMAGED = {
     "empty.tar": "not a tar that can be read",
@@ -201,20 +201,37 @@ def test_train_tells_by_its_exit_status(shards: Path, tmp_path: Path, capsys: py
     assert (tmp_path / "run/last.pth").exists()
 
 
-def test_training_leaves_out_a_damaged_prepared_shard(tmp_path: Path) -> None:
+def test_training_leaves_out_a_damaged_prepared_shard_and_a_damaged_picture(tmp_path: Path) -> None:
     rows = (PORTRAITS / "landmarks.csv").read_text().splitlines()
     copies = [str(PORTRAITS / row) for row in rows[1:]] * 3
     (tmp_path / "faces.csv").write_text("\n".join([rows[0], *copies]))
     words = ["prepare", "csv", str(tmp_path / "faces.csv"), "-o", str(tmp_path / "set"), "--input-size", "32"]
     assert run([*words, "--shard-faces", "1", "--workers", "1"]) == 0
-    shard = tmp_path / "set/shard-00001.npz"
-    shard.write_bytes(shard.read_bytes()[:900])
-    found: list[str] = []
+    shards = [tmp_path / f"set/shard-0000{number}.npz" for number in (0, 1)]
     config = load_config(training_config(tmp_path / "run.toml", tmp_path / "set"))
-    cache = open_cache(config, tmp_path / "cache", Contract(input_size=32), lambda error: found.append(str(error)))
-    assert len(cache.weights) == 3
+
+    def opened() -> tuple[list[str], FaceCache]:
+        found: list[str] = []
+        contract = Contract(input_size=32)
+        return found, open_cache(config, tmp_path / "cache", contract, lambda error: found.append(str(error)))
+
+    data = bytearray(shards[0].read_bytes())
+    start = data.index(b"\xff\xd8\xff")
+    data[start : start + 40] = bytes(40)
+    shards[0].write_bytes(data)
+    with pytest.raises(FaceSetError, match=r"shard-00000\.npz: picture 0 is damaged"):
+        open_cache(config, tmp_path / "cache", Contract(input_size=32))
+    found, cache = opened()
     assert len(found) == 1
-    assert "shard-00001.npz: a damaged shard" in found[0]
+    assert "shard-00000.npz: picture 0 is damaged" in found[0]
+    assert cache.weights.any(axis=1).tolist() == [False, True, True, True, True, True]
+    assert cache.repeats[0] == 0
+    assert not cache.held_out[0]
+    shards[1].write_bytes(shards[1].read_bytes()[:900])
+    found, cache = opened()
+    assert len(cache.weights) == 3
+    assert len(found) == 2
+    assert "shard-00001.npz: a damaged shard" in found[1]
 
 
 def edge_set(folder: Path) -> Path:

@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on(wflw: Path, tmp_path: Path) -> None:
     first, second = sorted((tmp_path / "cut").glob("shard-*.npz"))
     untouched = first.stat().st_mtime_ns
     second.write_bytes(second.read_bytes()[:-9])  # a disk that lies
-    with pytest.raises(FaceSetError, match="the beginning of another prepared set"):
+    with pytest.raises(FaceSetError, match=r"prepared\.partial holds the results of a run with other set"):
         prepare_faces(faces[:5], "wflw train", wflw, tmp_path / "cut", RAW, 1)
     assert prepare_faces(faces, "wflw train", wflw, tmp_path / "cut", RAW, 1).kept == 4
     assert first.stat().st_mtime_ns == untouched

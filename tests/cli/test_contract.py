@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from pfld_edge.cli import run
+from pfld_edge_calib import PORTRAITS
 from pfld_edge_convert.model_file import read_contract
 from pfld_edge_runtime import CONTRACT_KEY, LandmarkModel
 
@@ -144,3 +145,27 @@ def test_find_is_sure_of_nothing_for_a_network_that_finds_no_face(
     record = json.loads(capsys.readouterr().out)
     assert (record["sure"], record["plausible"], record["contract"]) == (False, False, None)
     assert not any(finding["sure"] for finding in record["findings"])
+
+
+def test_find_skips_and_names_photographs_that_cannot_be_read(
+    known_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, first, second = (PORTRAITS / "landmarks.csv").read_text().splitlines()
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    lines = [header, str(PORTRAITS / first), f"broken.jpg,{second.partition(',')[2]}"]
+    (tmp_path / "faces.csv").write_text("\n".join(lines) + "\n")
+    words = ["contract", str(known_model), "--find", "--data", str(tmp_path / "faces.csv"), "--json"]
+    assert run(words) == 2
+    said = capsys.readouterr()
+    assert "skipped" in said.err
+    assert said.err.count("broken.jpg: not an image") == 1
+    assert said.err.endswith("Error: 1 file could not be read (named above)\n")
+    assert json.loads(said.out)["plausible"] is False
+    assert run([*words, "--strict"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    lines[1:] = [lines[2]]
+    (tmp_path / "faces.csv").write_text("\n".join(lines) + "\n")
+    assert run(words) == 2
+    assert "none of the 1 faces that --find chose can be used" in capsys.readouterr().err

@@ -91,18 +91,18 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     with subprocess.Popen(
         [sys.executable, "-m", "pfld_edge", *arguments], stderr=subprocess.PIPE, text=True
     ) as process:
-        while process.poll() is None and not list(results.rglob("*.npz")):
+        while process.poll() is None and not list(results.rglob("*.part")):
             time.sleep(0.002)
         process.send_signal(sent)
         _, said = process.communicate()
     assert process.returncode == (130 if sent == signal.SIGINT else -sent)
     assert sent == signal.SIGKILL or f"what is done is kept in {results}; the same command goes on" in said
-    done = {path: path.stat().st_mtime_ns for path in results.rglob("*.npz")}
+    done = {path: path.stat().st_mtime_ns for path in results.rglob("*.part")}
     assert 0 < len(done) < FACES // SHARD
     assert evaluated(shards, tmp_path / "resumed.json", "--workers", "1", "--resume", str(results)) == by_one
     assert "are done already" in capsys.readouterr().err
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())
-    assert len(list(results.rglob("*.npz"))) == FACES // SHARD
+    assert len(list(results.rglob("*.part"))) == FACES // SHARD
 
 
 def test_ctrl_c_while_results_are_joined_says_what_is_kept(
@@ -208,9 +208,9 @@ def test_a_corrupt_photograph_is_skipped_and_read_again_once_it_is_mended(
         assert said.err.count("b.jpg: not an image") == 1
         assert "3 of 259 faces left out: their photographs can't be read" in said.out
         assert json.loads(out.read_text())["faces"] == 256
-        assert len(list(results.rglob("*.npz"))) == 1
+        assert len(list(results.rglob("*.part"))) == 1
     assert "256 of 259 are done already" in said.err
     (tmp_path / "b.jpg").write_bytes(photo)
     assert run(arguments) == 0
     assert json.loads(out.read_text())["faces"] == 259
-    assert len(list(results.rglob("*.npz"))) == 2
+    assert len(list(results.rglob("*.part"))) == 2

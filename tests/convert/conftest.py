@@ -62,22 +62,31 @@ def faces() -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="session")
-def quantizer_of() -> Callable[..., Any]:
-    """A `Quantizer` of a torch network, with the fastest settings."""
+def exported() -> Callable[[Any, Any], onnx.ModelProto]:
+    """A torch network as the graph that is quantized."""
     from pfld_edge_convert.calibration import sample_crops
     from pfld_edge_convert.export import export_onnx
     from pfld_edge_convert.passes import default_passes, run_passes
-    from pfld_edge_convert.quantization.quantizer import Quantizer
-    from pfld_edge_convert.quantization.settings import QuantizationSettings
     from pfld_edge_convert.reparameterize import reparameterize
     from pfld_edge_runtime import prepare_input
 
-    def prepared(model: Any, contract: Any) -> Quantizer:
+    def graph(model: Any, contract: Any) -> onnx.ModelProto:
         samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
-        exported = export_onnx(reparameterize(model), contract.input_size)
-        network = run_passes(exported, default_passes(), samples)[0]
+        return run_passes(export_onnx(reparameterize(model), contract.input_size), default_passes(), samples)[0]
+
+    return graph
+
+
+@pytest.fixture(scope="session")
+def quantizer_of(exported: Callable[[Any, Any], onnx.ModelProto]) -> Callable[..., Any]:
+    """A `Quantizer` of a torch network, with the fastest settings."""
+    from pfld_edge_convert.calibration import sample_crops
+    from pfld_edge_convert.quantization.quantizer import Quantizer
+    from pfld_edge_convert.quantization.settings import QuantizationSettings
+
+    def prepared(model: Any, contract: Any) -> Quantizer:
         settings = QuantizationSettings(ranges="minmax", feedback=False)
-        return Quantizer(network, sample_crops(contract), contract, settings)
+        return Quantizer(exported(model, contract), sample_crops(contract), contract, settings)
 
     return prepared
 

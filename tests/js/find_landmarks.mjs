@@ -5,12 +5,14 @@ import { pathToFileURL } from "node:url";
 
 const [module, request] = process.argv.slice(2);
 const { openLandmarker, findLandmarks } = await import(pathToFileURL(module).href);
-const { models, pixels, width, height, boxes } = JSON.parse(readFileSync(request, "utf8"));
-const image = { data: new Uint8ClampedArray(readFileSync(pixels)), width, height };
+const { models, images } = JSON.parse(readFileSync(request, "utf8"));
 
-const found = [];
+const found = images.map(() => []);
 for (const model of models) {
   const session = await openLandmarker(new Uint8Array(readFileSync(model)));
-  found.push(Array.from(await findLandmarks(session, image, boxes)));
+  for (const [place, { pixels, width, height, boxes }] of images.entries()) {
+    const image = { data: new Uint8ClampedArray(readFileSync(pixels)), width, height };
+    found[place].push(Array.from(await findLandmarks(session, image, boxes)));
+  }
 }
 console.log(JSON.stringify(found));

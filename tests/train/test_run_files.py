@@ -79,8 +79,12 @@ def test_the_log_forgets_what_was_done_again(tmp_path: Path) -> None:
         log.add(EpochResult(epoch, loss, 0.1 / (epoch + 1), best=True, learning_rate=1e-3))
     rows = (tmp_path / "log.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["0", "3.00000"], ["1", "2.00000"], ["2", "1.00000"]]
-    picture = cv2.imread(str(tmp_path / "curves.png"))
-    assert picture is not None
+    first = cv2.imread(str(tmp_path / "curves.png"))
+    log.close()
+    last = cv2.imread(str(tmp_path / "curves.png"))
+    assert first is not None
+    assert last is not None
+    assert (first != last).any()  # that of one epoch, and that of three
 
 
 @pytest.mark.parametrize("count", [1, 2, 40])

@@ -28,8 +28,16 @@ from pfld_edge_calib import (
     read_points_csv,
 )
 from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
-from pfld_edge_calib.datasets.prepared import MANIFEST, ROOM, decoded_picture, open_prepared, read_shard
-from pfld_edge_calib.face import Skip
+from pfld_edge_calib.datasets.prepared import (
+    MANIFEST,
+    ROOM,
+    ShardEntry,
+    decoded_picture,
+    is_complete,
+    open_prepared,
+    read_shard,
+)
+from pfld_edge_calib.face import Skip, skipping
 from pfld_edge_calib.photo import UnusableFaces
 from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule, crop_windows
 from pfld_edge_train.config import DataConfig, TrainConfig
@@ -210,10 +218,8 @@ def _alike(faces: Sequence[Face], skip: Skip | None) -> list[Face]:
     most = next(filter(None, counts), 0)
     for face, count in zip(faces, counts, strict=True):
         if count != most or not most:
-            error = FaceSetError(f"{face.image}: {count or 'no'} landmarks, where others have {most}")
-            if skip is None or not most:
-                raise error
-            skip(error)
+            with skipping(skip if most else None):
+                raise FaceSetError(f"{face.image}: {count or 'no'} landmarks, where others have {most}")
     return [face for face, count in zip(faces, counts, strict=True) if count == most]
 
 
@@ -289,27 +295,35 @@ def _prepared_source(data: DataConfig, wide: Contract, skip: Skip | None) -> _So
             f"{folder}: prepared with --input-size {settings.input_size} --margin {settings.margin:g}, the network "
             f"needs {round(wide.input_size / ROOM)} and {wide.crop.margin / ROOM:g}; prepare it anew"
         )
-    shards = (_shard_faces(folder / entry.file, wide.input_size, data, skip) for entry in manifest.shards)
+    shards = (_shard_faces(folder, entry, wide.input_size, data, skip) for entry in manifest.shards)
     readable = [shard for shard in shards if shard is not None]
     if not readable:
         raise FaceSetError(f"{folder}: none of its {len(manifest.shards)} shards can be read")
     return _joined(readable)
 
 
-def _shard_faces(path: Path, size: int, data: DataConfig, skip: Skip | None) -> _Source | None:
-    """Read the labels of a shard's faces, and map its pictures; None where `skip` takes its error."""
-    try:
+def _shard_faces(folder: Path, entry: ShardEntry, size: int, data: DataConfig, skip: Skip | None) -> _Source | None:
+    """Read the labels of a shard's faces, and map its pictures; None where `skip` takes its error.
+
+    Faces of damaged pictures weigh nothing; only a file whose bytes have changed is searched for them.
+    """
+    path = folder / entry.file
+    shard = None
+    with skipping(skip):
         shard = read_shard(path, size, pictures=False)
-    except FaceSetError as error:
-        if skip is None:
-            raise
-        skip(error)
+    if shard is None:
         return None
     weights = shard.weights if data.weighted else (shard.weights > 0).astype(np.float32)
-    landmarks = shard.photo_landmarks
+    landmarks, crops = shard.photo_landmarks, ShardCrops(path, size)
     if data.scheme:
         landmarks, weights = points_as_wflw_98(landmarks, weights)
-    return _Source(ShardCrops(path, size), shard.windows, landmarks, weights, shard.attributes, shard.groups)
+    for row in () if is_complete(folder, entry) else range(len(weights)):
+        readable = 0.0
+        with skipping(skip):
+            crops[row]
+            readable = 1.0
+        weights[row] *= readable
+    return _Source(crops, shard.windows, landmarks, weights, shard.attributes, shard.groups)
 
 
 class ShardCrops:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -71,11 +72,11 @@ def fit(
     """Train a run, which is changed in place, to the configuration's last epoch.
 
     Writes into `out` after every epoch, each file by renaming: ``last.pth`` to resume from, ``best.pth`` (lowest error
-    of the averaged weights on the validation faces), ``ema.pth`` (the averaged weights alone), ``log.csv`` and
-    ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and after a signal. Cropped faces are kept
-    in `cache_folder`. Weights of a checkpoint that a run starts from are validated first: ``best.pth`` is never worse.
-    Everything random depends on seed, epoch and step alone: a run that was killed and resumed ends with the same
-    weights, bit by bit on a CPU. The first process alone calls `callback`.
+    of the averaged weights on the validation faces), ``ema.pth`` (the averaged weights alone), ``log.csv`` and, at most
+    twice a minute, ``curves.png``; ``last.pth`` also within an epoch, see `CheckpointClock`, and after a signal.
+    Cropped faces are kept in `cache_folder`. Weights of a checkpoint that a run starts from are validated first:
+    ``best.pth`` is never worse. Everything random depends on seed, epoch and step alone: a run that was killed and
+    resumed ends with the same weights, bit by bit on a CPU. The first process alone calls `callback`.
 
     Raises:
         FaceSetError: A source of faces can't be read.
@@ -112,7 +113,7 @@ def fit(
     if state.fine_tuned and state.learner.step == 0:
         _validate_start(state, cache, out / BEST, callback)
     clock = CheckpointClock(config.checkpoint_steps, config.checkpoint_minutes)
-    with listening_for_signals() as signals:
+    with closing(log), listening_for_signals() as signals:
         while state.next_epoch < config.epochs:
             begun, started = state.epoch_step, time.perf_counter()
             train_epoch(state, cache, loss_of, steps, out / LAST, clock, signals, callback)
@@ -124,7 +125,6 @@ def fit(
                 _save(state, errors, result.best, out)
                 clock.restart()
                 callback.result(result)
-    log.close()
 
 
 def _validate_start(state: RunState, cache: FaceCache, best: Path, callback: Callback) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from pfld_edge_calib.files import replacing, write_atomically
 
 _SECONDS = 30.0
-"""Between two lines within an epoch."""
+"""Between two lines within an epoch, and between two drawings of the curves, which take a second of processor time."""
 _COLUMNS = {
     "epoch": "{:d}",
     "loss": "{:.5f}",
@@ -121,9 +121,13 @@ class RunLog:
 
     def __init__(self, folder: Path, events: Any = None) -> None:  # noqa: ANN401 - TensorBoard is optional
         self._folder, self._events = folder, events
+        self._drawn, self._undrawn = -_SECONDS, list[dict[str, str]]()
 
     def add(self, result: EpochResult) -> None:
-        """Add an epoch; lines of it or of later epochs, from a killed run, are dropped."""
+        """Add an epoch; lines of it or of later epochs, from a killed run, are dropped.
+
+        The curves are drawn at once if the last drawing is half a minute old, else with a later epoch or by `close`.
+        """
         rows = [row for row in self._rows() if int(row["epoch"]) < result.epoch]
         values = asdict(result) | {"validation_nme": result.nme}
         rows.append({name: form.format(values[name]) for name, form in _COLUMNS.items()})
@@ -132,10 +136,9 @@ class RunLog:
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self._folder / "log.csv", written.getvalue().encode())
-        epochs = [int(row["epoch"]) + 1 for row in rows]
-        names = {"loss": "training loss, pixels", "validation_nme": "validation NME", "hard_nme": "NME of hard views"}
-        loss, nme, hard = ((names[column], [_number(row.get(column)) for row in rows]) for column in names)
-        draw_curves(epochs, [[loss], [nme, hard]], self._folder / "curves.png")
+        self._undrawn = rows
+        if time.monotonic() - self._drawn >= _SECONDS:
+            self._draw()
         if self._events is not None:
             figures = {"loss": result.loss, "nme/validation": result.nme, "nme/hard views": result.hard_nme}
             for name, value in {**figures, "learning rate": result.learning_rate}.items():
@@ -143,9 +146,19 @@ class RunLog:
             self._events.flush()
 
     def close(self) -> None:
-        """Close the events' file."""
+        """Draw the curves of the last epochs, and close the events' file."""
+        if self._undrawn:
+            self._draw()
         if self._events is not None:
             self._events.close()
+
+    def _draw(self) -> None:
+        rows, self._undrawn = self._undrawn, []
+        epochs = [int(row["epoch"]) + 1 for row in rows]
+        names = {"loss": "training loss, pixels", "validation_nme": "validation NME", "hard_nme": "NME of hard views"}
+        loss, nme, hard = ((names[column], [_number(row.get(column)) for row in rows]) for column in names)
+        draw_curves(epochs, [[loss], [nme, hard]], self._folder / "curves.png")
+        self._drawn = time.monotonic()
 
     def _rows(self) -> list[dict[str, str]]:
         """Read the log; damaged lines are left out."""

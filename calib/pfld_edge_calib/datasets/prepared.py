@@ -8,6 +8,7 @@ where it stopped.
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.files import sha256_of, write_atomically
-from pfld_edge_calib.parallel import ordered_results
+from pfld_edge_calib.parallel import ResultsFolder, ordered_results
 from pfld_edge_calib.photo import is_outside, read_photo
 from pfld_edge_runtime import BoxError, Contract, CropRule, PfldEdgeError, crop_faces, crop_windows
 
@@ -236,8 +237,8 @@ def decoded_picture(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 UNREADABLE = "unreadable"
 """Why faces were left out, in `Manifest.skipped`: their photographs could not be read."""
 
-PROGRESS = "prepared.partial.json"
-"""Finished shards of an unfinished run: a line with the run's identity, then a line a shard."""
+PROGRESS = "prepared.partial"
+"""Folder of what an unfinished run knows of its finished shards."""
 
 Shards = dict[int, tuple[ShardEntry, dict[str, int]]]
 """Finished shards by number, with the number of faces that were left out by reason."""
@@ -277,8 +278,9 @@ def prepare_faces(
     if complete is not None:
         advance(len(faces))
         return PrepareReport(complete, complete.faces)
-    done = _finished_shards(out, identity)
+    progress = ResultsFolder(out / PROGRESS, {"set": identity})
     plans = dict(enumerate(_plan(faces, settings.shard_faces)))
+    done = _finished_shards(out, progress, len(plans))
     kept = sum(entry.faces for entry, _ in done.values())
     advance(sum(len(photo) for number in done for photo in plans[number]))
     left = {number: photos for number, photos in plans.items() if number not in done}
@@ -291,14 +293,13 @@ def prepare_faces(
                 if photo.complaint:
                     skip(FaceSetError(photo.complaint))
             skipped = Counter(reason for photo in cropped for reason in photo.skipped)
-            done[number] = _write_shard(out / f"shard-{number:05d}.npz", cropped), dict(skipped)
-            records = [{"number": key, "shard": asdict(entry), "skipped": why} for key, (entry, why) in done.items()]
-            lines = [json.dumps(record) for record in [{"identity": identity}, *records]]
-            write_atomically(out / PROGRESS, "\n".join(lines).encode())
+            entry = _write_shard(out / f"shard-{number:05d}.npz", cropped)
+            progress.put(number, json.dumps([asdict(entry), skipped]).encode())
+            done[number] = entry, skipped
             advance(sum(map(len, photos)))
     manifest = _manifest(source, identity, points.pop(), settings, done)
     write_atomically(out / MANIFEST, manifest.to_json().encode())
-    (out / PROGRESS).unlink(missing_ok=True)
+    shutil.rmtree(out / PROGRESS)
     return PrepareReport(manifest, kept)
 
 
@@ -421,17 +422,8 @@ def _finished(out: Path, identity: str) -> Manifest | None:
     return manifest
 
 
-def _finished_shards(out: Path, identity: str) -> Shards:
-    """Intact shards of an earlier run; those of another dataset are refused."""
-    path = out / PROGRESS
-    if not path.is_file():
-        return {}
-    try:
-        first, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        before = str(first["identity"])
-        entries = {line["number"]: (ShardEntry(**line["shard"]), dict(line["skipped"])) for line in lines}
-    except (ValueError, KeyError, TypeError) as error:
-        raise FaceSetError(f"{path}: damaged ({error!r}); delete it to begin anew") from error
-    if before != identity:
-        raise FaceSetError(f"{out}: holds the beginning of another prepared set; choose another folder, or delete it")
-    return {number: found for number, found in entries.items() if is_complete(out, found[0])}
+def _finished_shards(out: Path, progress: ResultsFolder, count: int) -> Shards:
+    """Intact shards of an earlier run, of `count` in all."""
+    known = ((number, json.loads(progress.get(number) or b"null")) for number in range(count))
+    found = {number: (ShardEntry(**record[0]), record[1]) for number, record in known if record is not None}
+    return {number: entry for number, entry in found.items() if is_complete(out, entry[0])}

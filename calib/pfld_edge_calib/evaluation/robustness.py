@@ -6,7 +6,6 @@ every photograph; `CORRUPTIONS` change patches.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.evaluation.metrics import nme_per_face, normalizing_distance
 from pfld_edge_calib.evaluation.verification import json_types
 from pfld_edge_calib.face import Face
-from pfld_edge_calib.find_landmarks import BoxedPhoto, run_models, true_landmarks
-from pfld_edge_calib.photo import read_photo
+from pfld_edge_calib.find_landmarks import BoxedPhoto, photographs, run_models, true_landmarks
 from pfld_edge_runtime import Contract, LandmarkModel, tight_box
 
 Float = NDArray[np.float64]
@@ -230,9 +228,8 @@ def _patches(faces: Sequence[Face], contract: Contract) -> Iterator[tuple[FacePa
     first, second = contract.landmarks.normalizing_points
     measurable = np.isfinite(normalizing_distance(truth, [first], [second]))
     rows = [row for row, face in enumerate(faces) if measurable[row] and np.isfinite(face.bbox_xyxy).all()]
-    for path, group in groupby(rows, key=lambda row: faces[row].image):
-        photo = read_photo(path)
-        for row in group:
+    for shown, photo in photographs(faces, rows):
+        for row in shown:
             yield face_patch(photo, faces[row]), row, np.isnan(truth[row]).any(axis=1)
 
 

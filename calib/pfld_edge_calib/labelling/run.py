@@ -1,14 +1,11 @@
-"""A labelling run over many photographs: in several processes, in constant memory, and resumable.
-
-The progress file is append-only, a JSON line a photograph; a killed run leaves at most one line without line feed,
-which the next run cuts off. Its first line holds everything that the results depend on, so that another run is refused.
-"""
+"""A labelling run over many photographs: in several processes, in constant memory, and resumable."""
 
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.points_csv import csv_header, read_boxes_csv, read_points_csv, write_points_csv
-from pfld_edge_calib.errors import FaceSetError, LabellingError
+from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import DatasetPhoto, Face, Skip, Unit
 from pfld_edge_calib.labelling.labeller import DonePhoto, Labeller, LabelSettings
-from pfld_edge_calib.parallel import Runner, check_same_run
+from pfld_edge_calib.parallel import ResultsFolder, Runner, unit_results
 from pfld_edge_calib.photo import listed_paths, photos_in
 
 LABEL_UNIT = 32
@@ -114,115 +111,37 @@ def run_identity(
     }
 
 
-class ProgressFile:
-    """The progress file of a run at `path`, open for appending, with the results of `done` photographs."""
-
-    def __init__(self, path: Path, run: Mapping[str, str]) -> None:
-        """Create the file, or resume the run that it belongs to; `run` holds everything that the results depend on.
-
-        A file of another run is a LabellingError.
-        """
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines, size = self._complete(path)
-        self.done = max(0, lines - 1)
-        if lines:
-            with path.open("rb") as file:
-                changed = check_same_run(file.readline(), run)
-            if changed is None:
-                raise LabellingError(f"{path}: not the progress of a labelling run; give another output")
-            if changed:
-                raise LabellingError(
-                    f"{path} is the progress of a run with other {', '.join(changed)}: repeat that command to finish "
-                    "it, or delete the file"
-                )
-        self._file = path.open("r+b" if path.exists() else "wb")
-        self._file.truncate(size)
-        self._file.seek(size)
-        if not lines:
-            self._write(dict(run))
-
-    def __enter__(self) -> "ProgressFile":
-        """Return itself."""
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the file; after an error an empty one is deleted."""
-        self._file.close()
-        if error is not None and not self.kept():
-            self.path.unlink(missing_ok=True)
-
-    def add(self, photo: DonePhoto) -> None:
-        """Append the next photograph; from then on it survives a kill."""
-        self._write(asdict(photo))
-        self.done += 1
-
-    def kept(self) -> int:
-        """Count the photographs in the file: an interrupt may fall between writing a line and counting it in `done`."""
-        return max(0, self._complete(self.path)[0] - 1)
-
-    def photos(self) -> Iterator[DonePhoto]:
-        """Read the results, a photograph at a time."""
-        with self.path.open("rb") as file:
-            next(file, None)
-            for line in file:
-                yield DonePhoto(**json.loads(line))
-
-    def remove(self) -> None:
-        """Delete the file, once its results are in the CSV."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
-
-    def _write(self, record: Mapping[str, object]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode(errors="surrogateescape") + b"\n")
-        self._file.flush()
-
-    @staticmethod
-    def _complete(path: Path) -> tuple[int, int]:
-        """Number of complete lines, and their bytes."""
-        lines = size = 0
-        if path.exists():
-            with path.open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    lines, size = lines + 1, size + len(line)
-        return lines, size
-
-
 def label_photos(
     units: Sequence[Unit],
     make: Callable[[], Labeller],
-    progress: ProgressFile,
+    folder: ResultsFolder,
     run: Runner,
     advance: Callable[[int], object] = lambda _count: None,
     skip: Skip = lambda _error: None,
 ) -> None:
-    """Label the photographs that `progress` does not hold yet, unit by unit.
+    """Label the photographs that `folder` does not hold yet, unit by unit.
 
     The result for a photograph depends on that photograph only, so that neither the division into units, the number of
     workers nor an interruption changes a byte.
 
-    `units` are all of the run; `make` returns the labeller, see `Runner`. `advance` gets 1 after each photograph,
-    `skip` the error of each that can't be read, before it is stored: what it raises ends the run, and the photograph is
-    read again by the next.
+    `units` are all of the run; `make` returns the labeller, see `Runner`. `advance` gets the number of photographs in
+    each unit that is done, `skip` the error of each that can't be read, before it is stored: what it raises ends the
+    run, and the photograph is read again by the next.
     """
-    left, known = list(units), progress.done
-    while left and known >= left[0].count:
-        known -= left.pop(0).count
-    for results in run(partial(_unit_work, make), left):
-        # A killed run may have finished a part of the first unit.
-        for done in results[known:]:
-            if done.unreadable:
-                skip(FaceSetError(done.unreadable))
-            progress.add(done)
-            advance(1)
-        known = 0
+
+    def named(result: bytes) -> bool:
+        for _ in _done_photos(result, skip):
+            pass
+        return True
+
+    with closing(unit_results(partial(_unit_work, make), units, run, folder, named)) as parts:
+        for unit, _ in parts:
+            advance(unit.count)
 
 
-def _unit_work(make: Callable[[], Labeller]) -> Callable[[Unit], list[DonePhoto]]:
+def _unit_work(make: Callable[[], Labeller]) -> Callable[[Unit], bytes]:
     labeller = make()
-    return lambda unit: [labeller(photo) for photo in unit.photos()]
+    return lambda unit: json.dumps([asdict(labeller(photo)) for photo in unit.photos()]).encode()
 
 
 @dataclass(slots=True)
@@ -240,16 +159,30 @@ class LabellingReport:
         return self.labelled + sum(self.dropped.values())
 
 
-def write_labels(progress: ProgressFile, path: Path, points: int, skip: Skip = lambda _error: None) -> LabellingReport:
+def write_labels(
+    units: Sequence[Unit], folder: ResultsFolder, path: Path, points: int, skip: Skip = lambda _error: None
+) -> LabellingReport:
     """Write the CSV of a finished run with `points` landmarks a face, if it has any; `skip` as in `label_photos`."""
+
+    def photos() -> Iterator[DonePhoto]:
+        for index in range(len(units)):
+            yield from _done_photos(folder.get(index) or b"[]", skip)
+
     report = LabellingReport()
-    for photo in progress.photos():
+    for photo in photos():
         report.photos += 1
         report.labelled += len(photo.rows)
         report.dropped.update(photo.dropped)
         report.unreadable += bool(photo.unreadable)
+    if report.labelled:
+        write_points_csv(path, points, (row for photo in photos() for row in photo.rows))
+    return report
+
+
+def _done_photos(result: bytes, skip: Skip) -> Iterator[DonePhoto]:
+    """Read a unit's result."""
+    for record in json.loads(result):
+        photo = DonePhoto(**record)
         if photo.unreadable:
             skip(FaceSetError(photo.unreadable))
-    if report.labelled:
-        write_points_csv(path, points, (row for photo in progress.photos() for row in photo.rows))
-    return report
+        yield photo

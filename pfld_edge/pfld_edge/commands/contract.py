@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import PATH, check_suffix, images_option, json_option, output_option, split_option
+from pfld_edge.options import PATH, check_suffix, images_option, json_option, output_option, split_option, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge_convert.contract_search import ContractSearch
@@ -35,6 +35,7 @@ _EXPLAINED = {"-1..1": "-1..1 (127.5/127.5 or 127.5/128)"}
 @click.option(
     "--input-size", type=click.IntRange(16, 4096), help="Side of the input for --find, where the file has none."
 )
+@strict_option
 @output_option("Write the contract, found or carried, as a .json file.", required=False)
 @json_option("Write what was found: fields, ranking, contract")
 def contract_command(
@@ -46,32 +47,36 @@ def contract_command(
     images: Path | None,
     split: str,
     input_size: int | None,
+    strict: bool,
     output: Path | None,
     json_target: str | None,
 ) -> None:
     """Show the contract of MODEL; --set writes fields of it, --find finds it for a file that carries none.
 
     --find tries colour order, normalization, layout, crop, output and the order of the points, and says of each whether
-    it is sure. Two bundled portraits decide less than some dozens of faces of your own (--data).
+    it is sure. Two bundled portraits decide less than some dozens of faces of your own (--data). Photographs that can't
+    be read are skipped and named; the exit status is then 2.
     """
+    from pfld_edge.console import SkippedFiles
     from pfld_edge_calib import open_faces
     from pfld_edge_runtime import ModelFileError
 
     if find and (settings or source is not None):
         raise click.UsageError("--find writes nothing into the model: leave out --set and --contract")
-    if not find and (data is not None or input_size is not None):
-        raise click.UsageError("--data and --input-size belong to --find")
+    if not find and (data is not None or input_size is not None or strict):
+        raise click.UsageError("--data, --input-size and --strict belong to --find")
     if output is not None:
         check_suffix(output, "contract", ".json")
     if not model.is_file():
         raise ModelFileError(f"{model}: no such model file")
     if (find or settings or source) and model.suffix.lower() != ".onnx":
         raise click.UsageError(f"{model.name} is no ONNX file; only these are searched and written")
+    skip = SkippedFiles(strict=strict)
     if find:
         from pfld_edge_convert.contract_search import search_contract
 
-        faces = None if data is None else open_faces(data, split, images).load()
-        found = search_contract(model, faces, input_size)
+        faces = None if data is None else open_faces(data, split, images, skip=skip).load(skip)
+        found = search_contract(model, faces, input_size, skip)
         _print_search(model, found, json_target)
         contract = found.contract
     else:
@@ -84,6 +89,7 @@ def contract_command(
             raise click.UsageError(f"there is no contract to write to {output}")
         write_atomically(output, f"{contract.to_json(indent=2)}\n".encode())
         click.echo(f"contract -> {output}", err=True)
+    skip.check()
 
 
 def _carried(model: Path) -> "Contract | None":

@@ -1,5 +1,6 @@
 """`pfld-edge label`: landmarks for photographs that have none, from networks that have learned them."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +78,8 @@ def label_command(
     from pfld_edge.labelling import label_plan, open_labeller
     from pfld_edge_calib.datasets import is_sharded
     from pfld_edge_calib.labelling.labeller import LabelSettings
-    from pfld_edge_calib.labelling.run import LABEL_UNIT, ProgressFile, label_photos, run_identity, write_labels
-    from pfld_edge_calib.parallel import usable_cores
+    from pfld_edge_calib.labelling.run import LABEL_UNIT, label_photos, run_identity, write_labels
+    from pfld_edge_calib.parallel import ResultsFolder, usable_cores
 
     sharded = bool(photos) and any(map(is_sharded, photos))
     if detectors and boxes is not None and not sharded:
@@ -104,19 +105,19 @@ def label_command(
     finders = [*detectors, *([] if least_score is None else [str(least_score)])]
     identity = run_identity(plan.identity, teachers, finders, settings)
     count = min(workers or usable_cores(), len(plan.units))
-    with ProgressFile(output.with_name(f"{output.name}.partial"), identity) as progress:
-        if progress.done:
-            note(f"{progress.done} of {plan.photos} photographs are done already ({progress.path})")
-        try:
-            with progress_bar("photographs", plan.photos, progress.done) as advance:
-                opened = make if count > 1 else lambda: labeller
-                run = runner(workers, ray, len(plan.units))
-                label_photos(plan.units, make if ray is not None else opened, progress, run, advance, skip)
-        except KeyboardInterrupt:
-            note(f"{progress.kept()} of {plan.photos} photographs are kept; the same command goes on")
-            raise
-        report = write_labels(progress, output, labeller.scheme.num_landmarks, skip)
-        progress.remove()
+    results = ResultsFolder(output.with_name(f"{output.name}.partial"), identity)
+    if done := results.done(plan.units):
+        note(f"{done} of {plan.count} photographs are done already ({results.path})")
+    try:
+        with progress_bar("photographs", plan.count) as advance:
+            opened = make if count > 1 else lambda: labeller
+            run = runner(workers, ray, len(plan.units))
+            label_photos(plan.units, make if ray is not None else opened, results, run, advance, skip)
+    except KeyboardInterrupt:
+        note(f"{results.done(plan.units)} of {plan.count} photographs are kept; the same command goes on")
+        raise
+    report = write_labels(plan.units, results, output, labeller.scheme.num_landmarks, skip)
+    shutil.rmtree(results.path)
     _tell(report, output)
     skip.check(report.photos)
 

@@ -32,7 +32,8 @@ def train_command(
     Writes into OUTPUT: last.pth to go on from, best.pth, ema.pth (the averaged weights, to convert), log.csv and
     curves.png. Ctrl-C saves the run and ends it; --resume goes on.
 
-    Photographs and shards that can't be read are skipped and named; the exit status is then 2, once the run has ended.
+    Photographs, shards and pictures of prepared shards that can't be read are skipped and named; the exit status is
+    then 2, once the run has ended.
     """
     from pfld_edge.console import SkippedFiles
     from pfld_edge.training_progress import training_progress
