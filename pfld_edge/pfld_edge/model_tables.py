@@ -100,9 +100,9 @@ def int8_lines(outcome: "Int8Outcome") -> list[str]:
         speed = f"too noisy to tell whether INT8 is faster: {noise} (run `pfld-edge bench` when it is idle)"
     lines = [
         f"ranges: {outcome.report.method}, by the landmarks of held-back calibration faces",
-        f"landmarks of those faces: {outcome.deviation:.4f} eye distances from fp32",
         outcome.coverage.describe(),
         f"one face, one thread, this machine: {speed}",
+        f"landmarks of held-back faces: {outcome.deviation:.4f} eye distances from fp32",
         *(f"in float: {operator}" for operator in outcome.report.float_operators[:_FLOAT]),
     ]
     if (left := len(outcome.report.float_operators) - _FLOAT) > 0:
