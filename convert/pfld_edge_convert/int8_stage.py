@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -76,6 +76,8 @@ class Int8Request:
         labelled: Needed for `max_drift`.
         allow_slower: Accept a network that is slower than the float one on this machine.
         progress: Shows progress.
+        max_deviation: Largest mean landmark distance from the float network on held-back calibration faces, in eye
+            distances, at the upper end of its 95 % interval; any where None.
         formats: Keys of `pfld_edge_convert.formats.FORMATS`: the files that are written, all of one quantization.
     """
 
@@ -87,6 +89,7 @@ class Int8Request:
     allow_slower: bool = False
     progress: Progress = _no_progress
     formats: tuple[str, ...] = ("qoperator",)
+    max_deviation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ class Int8Outcome:
         times: Of one face, one thread: ``fp32``, ``int8``, and, where some layers stayed in float,
             ``int8, no layer in float``.
         speed: How ``int8`` compares with ``fp32``.
-        budget: What came of `max_drift`.
+        budget: What came of `max_drift` or `max_deviation`.
+        deviation: Mean landmark distance from the float network on held-back calibration faces, in eye distances.
     """
 
     quantized: Quantized
@@ -111,6 +115,7 @@ class Int8Outcome:
     times: dict[str, timing.Times]
     speed: timing.Judgement
     budget: DriftBudget | None
+    deviation: float
 
 
 def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) -> Int8Outcome:
@@ -137,12 +142,14 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
         inputs = everything.float_input(faces)
         costs = layer_costs(everything.plan, inputs, scheme.normalizing_points, scheme.mirror, advance)
     budget = None
+    drift, allowed = _deviation_measure(quantizer), request.max_deviation
     if request.max_drift is not None and request.labelled is not None:
-        drift = _drift_measure(request.labelled, model, contract)
+        drift, allowed = _drift_measure(request.labelled, model, contract), request.max_drift
+    if allowed is not None:
         quantized, budget = search_float_layers(
-            lambda names: make(names) if names else everything, costs, drift, request.max_drift
+            lambda names: make(names) if names else everything, costs, drift, allowed
         )
-        _require_budget(budget)
+        _require_budget(budget, "deviation" if request.max_drift is None else "drift")
     coverage = fusion_coverage(quantized.model)
     _require_float(coverage, quantized.float_layers)
     timed = {"fp32": model, "int8": quantized.model}
@@ -164,7 +171,19 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     attach_report(quantized.model, report)
     # The NME was measured on the float network.
     int8_contract = quantized.contract.replace(calibration=request.source, nme=None, nme_data="")
-    return Int8Outcome(quantized, int8_contract, report, coverage, times, speed, budget)
+    deviation = float(quantizer.deviations(quantized).mean())
+    return Int8Outcome(quantized, int8_contract, report, coverage, times, speed, budget, deviation)
+
+
+def _deviation_measure(quantizer: Quantizer) -> Callable[[Quantized], FaceDrift]:
+    """Measures the deviation as if it were a drift, so that one search serves both."""
+
+    def deviation(quantized: Quantized) -> FaceDrift:
+        moved = quantizer.deviations(quantized)
+        found = paired_drift(1 + moved, np.ones(len(moved)), np.arange(len(moved)))
+        return FaceDrift(found, replace(found, faces=0))
+
+    return deviation
 
 
 def _drift_measure(
@@ -199,10 +218,11 @@ def _require_float(coverage: Coverage, float_layers: tuple[str, ...]) -> None:
         )
 
 
-def _require_budget(budget: DriftBudget) -> None:
+def _require_budget(budget: DriftBudget, measure: str) -> None:
     if not budget.holds:
         verdict, reason = budget.drifts[-1].judged(budget.allowed)
-        word = "inconclusive" if verdict is Verdict.INCONCLUSIVE else f"the drift can't be held to {budget.allowed:.2%}"
+        held = f"the {measure} can't be held to {budget.allowed:.2%}"
+        word = "inconclusive" if verdict is Verdict.INCONCLUSIVE else held
         raise FellShortError(
             f"{word}: {budget.drifts[0].all.value:+.2%} with every layer in INT8; at best, with "
             f"{len(budget.float_layers)} layers in float, {reason}; calibrate on more faces, judge on more (--data), "

@@ -141,7 +141,7 @@ def convert(
             files.append(_wrap(item, files[-1], contents))
     if int8 is not None and outcome is not None:
         others = [name for name in dict.fromkeys(int8.formats) if name != "qoperator"]
-        files += [_other_format(name, outcome, int8, output, crops, expected, contents) for name in others]
+        files += [_other_format(name, outcome, output, crops, expected, contents) for name in others]
     if not files[0].max_difference <= _LARGEST_DIFFERENCE:
         raise ConvertError(f"the converted network differs from the given one by {files[0].max_difference:.3g}")
     _make_folder(output.parent)
@@ -215,7 +215,6 @@ def _wrap(made: _Made, plain: ConvertedFile, contents: dict[Path, bytes]) -> Con
 def _other_format(
     name: str,
     outcome: Int8Outcome,
-    int8: Int8Request,
     output: Path,
     crops: NDArray[np.uint8],
     expected: NDArray[np.float32],
@@ -225,7 +224,7 @@ def _other_format(
     kind, quantized = format_named(name), outcome.quantized
     path = output.with_suffix(kind.suffix)
     contract = outcome.contract.replace(
-        quantization=int8.settings.describe(quantized.method, kind.label, len(quantized.float_layers)),
+        quantization=outcome.contract.quantization.replace(format_named("qoperator").label, kind.label),
         fingerprint=take_fingerprint(quantized.model, outcome.contract, INT8_TOLERANCE),
     )
     content = kind.write(quantized, contract)

@@ -102,6 +102,7 @@ def int8_lines(outcome: "Int8Outcome") -> list[str]:
         f"ranges: {outcome.report.method}, by the landmarks of held-back calibration faces",
         outcome.coverage.describe(),
         f"one face, one thread, this machine: {speed}",
+        f"landmarks of held-back faces: {outcome.deviation:.4f} eye distances from fp32",
         *(f"in float: {operator}" for operator in outcome.report.float_operators[:_FLOAT]),
     ]
     if (left := len(outcome.report.float_operators) - _FLOAT) > 0:
@@ -120,7 +121,8 @@ def _drift(found: "FaceDrift") -> str:
     every, large_pose = (
         f"{drift.value:+.2%} [{drift.low:+.2%}, {drift.high:+.2%}]" for drift in (found.all, found.large_pose)
     )
-    return f"drift {every}, large pose {large_pose}"
+    # The deviation is measured over all faces only.
+    return f"drift {every}, large pose {large_pose}" if found.large_pose.faces else f"deviation {every}"
 
 
 def layer_table(found: Inspection, width: int) -> Table:

@@ -167,6 +167,11 @@ def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixt
             "unknown detector 'yunnet'; known: bundled, yunet, scrfd",
         ),
         (["convert", "{checkpoint}", "--int8", "--max-drift", "0.3%"], "--max-drift needs --data"),
+        (["convert", "{checkpoint}", "--max-deviation", "0.005"], "--max-deviation needs --int8"),
+        (
+            ["convert", "{checkpoint}", "--int8", "--max-drift", "1%", "--data", ".", "--max-deviation", "0.005"],
+            "give one",
+        ),
         (["convert", "{checkpoint}", "--int8", "--target", "mips"], "mips"),
         (["inspect", "{checkpoint}", "--plot", "a.gif"], "must end in .png or .jpg"),
         (["inspect", "{checkpoint}", "--plot", "a.png"], "no quantization report"),

@@ -126,6 +126,14 @@ class Quantizer:
         contract = network.contract.replace(quantization=described, target=settings.target)
         return Quantized(written, contract, plan, self._method, self._tried, float_layers)
 
+    def deviations(self, quantized: Quantized) -> NDArray[np.float64]:
+        """``(n,)`` mean landmark distance of each held-back face from the float network, in eye distances."""
+        return self._deviations(quantized.model, quantized.contract)
+
+    def _deviations(self, model: onnx.ModelProto, contract: Contract) -> NDArray[np.float64]:
+        found = run_model(model, prepare_input(self.held_back, contract))
+        return deviation_per_face(found, self._expected, contract.landmarks.normalizing_points)
+
     def _prepared(self, model: onnx.ModelProto, contract: Contract) -> tuple[onnx.ModelProto, Contract]:
         """Fold the normalization in, where the first layers allow it, and align channels to the target's kernels."""
         fold = FoldNormalization(contract.mean, contract.scale)
@@ -151,9 +159,7 @@ class Quantizer:
             plan = self._initial_plan(network, method)
             if finely:
                 plan = self._reconstructed(network, plan, _FINALE, feedback=False)
-            found = run_model(write_qoperator(plan), prepare_input(self.held_back, network.contract))
-            points = network.contract.landmarks.normalizing_points
-            return float(deviation_per_face(found, self._expected, points).mean())
+            return float(self._deviations(write_qoperator(plan), network.contract).mean())
 
         best, tried = select_method(tuple(ways), partial(deviation, finely=False), partial(deviation, finely=True))
         return *ways[best], tried
