@@ -180,8 +180,8 @@ def network_kind(weights: Mapping[str, Tensor]) -> str | None:
         theirs = {ours: name for name, ours in spelling.modules().items()}
         if all(f"{theirs[layer]}.weight" in weights for layer in ("conv1.0", "conv2.0", "conv3_1.inv_res.0.0")):
             return kind
-    if kind := edge_kind(weights):
-        return kind
+    if (own := edge_kind(weights)) is not None:
+        return own
     if any(name in weights for name in _convolutions("conv1")[1:]):
         return "pfld-ghostone"
     if _FIRST_BLOCK in weights:
