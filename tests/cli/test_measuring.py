@@ -21,7 +21,7 @@ from pfld_edge_runtime import BUNDLED_MODEL, Contract, FaceLandmarker
 from pfld_edge_train.checkpoint import Checkpoint, load_model, save_checkpoint
 from pfld_edge_train.models import ModelConfig, build_model
 
-SHIPPED = Path(__file__).parents[2] / "checkpoints/pfld-edge-s.pth", BUNDLED_MODEL
+SHIPPED = Path(__file__).parents[2] / "checkpoints/pfld-edge-m.pth", BUNDLED_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -368,6 +368,6 @@ def test_a_bare_checkpoint_of_another_size_is_measured_at_its_size(
 
 
 def test_a_bare_checkpoint_of_other_points_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save(build_model(ModelConfig("pfld-edge-s", num_landmarks=68)).state_dict(), tmp_path / "a.pth")
+    torch.save(build_model(ModelConfig("pfld-edge-s", num_landmarks=106)).state_dict(), tmp_path / "a.pth")
     assert run(["evaluate", str(tmp_path / "a.pth"), "--data", str(PORTRAITS / "landmarks.csv")]) == 2
-    assert "68 landmarks and no contract" in capsys.readouterr().err
+    assert "106 landmarks and no contract" in capsys.readouterr().err

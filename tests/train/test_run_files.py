@@ -168,7 +168,8 @@ def test_impossible_values_are_named(changes: dict[str, object], message: str) -
 
 
 def test_two_processes_are_one(write_config: WriteConfig, tmp_path: Path) -> None:
-    config = write_config("processes", PAPER, epochs=1)
+    # The biases of heat maps change nothing: Adam moves them by rounding errors alone.
+    config = write_config("processes", PAPER, epochs=1, model="pfld-edge-s1")
     cache = ("--cache", str(tmp_path / "cache"))
     subprocess.run(command(config, tmp_path / "one", *cache), check=True)
     with socket.socket() as free:

@@ -91,9 +91,9 @@ def verify_command(
         check_suffix(report, "report", ".html")
     if robustness_plot is not None:
         check_suffix(robustness_plot, "plot", ".png", ".jpg")
+    given = None if reference else open_landmark_model(checkpoint, threads)
     opened = [model for path in rest for model in open_in_runtimes(path, threads, runtimes)]
-    given = open_reference(checkpoint, threads, opened[0].contract) if reference else open_landmark_model(checkpoint)
-    opened.insert(0, given)
+    opened.insert(0, given or open_reference(checkpoint, threads, opened[0].contract))
     if fused and opened[0].kind == "torch":
         opened.insert(1, open_landmark_model(checkpoint, fused=True))
     measured = MeasuredSet(**options)

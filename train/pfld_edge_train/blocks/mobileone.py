@@ -82,7 +82,7 @@ class MobileOneBlock(nn.Module):
     def _activated(self, out: Tensor) -> Tensor:
         if self.linear:
             return out
-        return out.relu_() if self.bound is None else F.hardtanh(out, 0.0, self.bound, inplace=True)
+        return F.relu(out, inplace=True) if self.bound is None else F.hardtanh(out, 0.0, self.bound, inplace=True)
 
     def _sum_of_branches(self, x: Tensor) -> Tensor:
         terms = [branch(x) for branch in (*(self.rbr_conv or ()), self.rbr_skip) if branch is not None]

@@ -98,16 +98,21 @@ class HeatMaps(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Map ``(N, C, H, H)`` to heat maps before their softmax, ``(N, P, cells)`` in the order of `grid`."""
-        with torch.autocast(x.device.type, enabled=False):
+        device = self.grid.device.type
+        if torch.is_autocast_enabled(device):
             # Eight bits of a bfloat16 are too few for the exponents of a softmax.
-            heat: Tensor = self.heat(x if x.dtype == torch.float64 else x.float())
+            with torch.autocast(device, enabled=False):
+                return self.logits(x.float())
+        heat: Tensor = self.heat(x)
         return heat.reshape(-1, self.num_landmarks, len(self.grid))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C, H, H)`` to ``(N, 2 * num_landmarks)``."""
-        logits = self.logits(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return (logits.softmax(dim=2) @ self.grid).flatten(1)
+        device = self.grid.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self(x.float())
+        return (self.logits(x).softmax(dim=2) @ self.grid).flatten(1)
 
 
 def _block_of(config: ModelConfig) -> Callable[..., MobileOneBlock]:
