@@ -188,13 +188,14 @@ def with_moments(model: onnx.ModelProto) -> onnx.ModelProto:
     mean, joined = product.output[0], f"{product.output[0]}_{MOMENTS}"
     product.output[0] = joined
     parts = index.add_constant(f"{joined}_parts", np.array([2, 1], np.int64))
-    flat = index.add_constant(f"{joined}_shape", np.array([0, -1], np.int64))
+    output = graph.output[0].type.tensor_type.shape.dim
+    batch, points = output[0].dim_param or output[0].dim_value, output[1].dim_value // 2
+    # No -1: a batch of no faces has no size to divide.
+    flat = index.add_constant(f"{joined}_shape", np.array([0, points], np.int64))
     split = helper.make_node("Split", [joined, parts], [mean, f"{joined}_third"], axis=2)
     reshape = helper.make_node("Reshape", [f"{joined}_third", flat], [MOMENTS])
     graph.node.insert(list(graph.node).index(product) + 1, split)
     graph.node.append(reshape)
-    output = graph.output[0].type.tensor_type.shape.dim
-    batch, points = output[0].dim_param or output[0].dim_value, output[1].dim_value // 2
     graph.output.append(helper.make_tensor_value_info(MOMENTS, TensorProto.FLOAT, [batch, points]))
     graph.ClearField("value_info")
     return model

@@ -15,6 +15,7 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 from pfld_edge_calib import Face, nme_per_face, open_faces, portraits, read_photo
 from pfld_edge_runtime import (
+    ACCURATE_MODEL,
     BUNDLED_MODEL,
     WFLW_98,
     ConfidenceCurve,
@@ -141,3 +142,16 @@ def test_confidence_orders_wflws_test_faces_by_error_and_promises_what_comes() -
     assert spearmanr(promised, nme)[0] < -0.6
     assert promised.mean() == pytest.approx(good.mean(), abs=0.12)
     assert good[promised > 0.8].mean() > 0.9
+
+
+def test_the_accurate_model_tells_how_good_each_point_is() -> None:
+    landmarker, face = FaceLandmarker(ACCURATE_MODEL), portraits()[0]
+    photo, box = read_photo(face.image), [[173, 157, 354, 333]]
+    whole = read_faces(landmarker, photo, box, "bgr").landmark_confidence
+    assert whole.shape == (1, 98)
+    assert whole.mean() > 0.8
+    photo[245:333, 173:354] = 0  # the lower half
+    covered = read_faces(landmarker, photo, box, "bgr").landmark_confidence
+    assert covered[0, 76:96].mean() < covered[0, 33:51].mean()
+    assert read_faces(landmarker, photo, [], "bgr").landmark_confidence.shape == (0, 98)
+    assert np.isnan(read_faces(FaceLandmarker(), photo, box, "bgr").landmark_confidence).all()

@@ -111,7 +111,7 @@ class HeatMaps(nn.Module):
         device = self.grid.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return self(x.float())
+                return self.forward(x.float())
         return (self.logits(x).softmax(dim=2) @ self.grid).flatten(1)
 
 
