@@ -40,7 +40,7 @@ demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a por
 	@echo "Open demo-out/grace_hopper.png"
 
 test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFLW faces)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(TESTS)
 
 docs: $(READY)  ## build the documentation site into site/; a warning is an error
 	test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet $(PINS) -e '.[docs]'
