@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.landmark_models import is_checkpoint
 from pfld_edge_convert.model_file import (
     FLOAT_TOLERANCE,
     contract_path,
@@ -40,7 +41,7 @@ _ASSUMED = ("color_order", "mean", "scale", "margin", "landmarks")
 
 def carried_contract(path: Path) -> Contract | None:
     """Read the contract that an ONNX file or a checkpoint carries; None where it carries none."""
-    if path.suffix.lower() in (".pth", ".pt", ".tar"):
+    if is_checkpoint(path):
         from pfld_edge_train.checkpoint import load_model
 
         record = load_model(path)[1].contract

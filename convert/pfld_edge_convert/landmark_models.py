@@ -22,15 +22,13 @@ from pfld_edge_runtime.crop import check_boxes, crop_windows
 from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import FARTHEST_LANDMARK, session_contract
 from pfld_edge_runtime.networks import TFLITE_MICRO
-from pfld_edge_runtime.session import open_session
+from pfld_edge_runtime.session import is_litert, open_session
 
 if TYPE_CHECKING:
     import onnxruntime
     from torch import nn
 
     from pfld_edge_calib.evaluation import Verification
-
-CHECKPOINTS = (".pth", ".pt")
 
 RUNTIMES = {"onnxruntime": "cpu", "openvino": "openvino", "litert": "cpu", TFLITE_MICRO: TFLITE_MICRO}
 """Names of runtimes, and the device of `LandmarkModel.open` that each is."""
@@ -86,6 +84,11 @@ class EndToEndModel(LandmarkModel):
         )
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint by its name (``.pth``, ``.pt``, ``.pth.tar``)."""
+    return path.suffix.lower() in (".pth", ".pt", ".tar")
+
+
 def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False, device: str = "cpu") -> LandmarkModel:
     """Open a checkpoint (``.pth``, ``.pt``), an ONNX or LiteRT file, or an end-to-end graph.
 
@@ -105,7 +108,7 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False, de
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
-    if path.suffix.lower() == ".tflite":
+    if is_litert(path):
         return LandmarkModel.open(path, device, threads)
     if path.suffix.lower() != ".onnx":
         return _checkpoint_model(path, fused=fused)
@@ -127,9 +130,9 @@ def devices_of(path: Path, runtimes: Sequence[str], contract: Contract | None) -
     """
     told = contract is not None and (contract.end_to_end or "QOperator" in contract.quantization)
     reads: tuple[str, ...] = ("onnxruntime", "openvino")
-    if path.suffix.lower() == ".tflite":
+    if is_litert(path):
         reads = ("litert", TFLITE_MICRO)
-    if told or path.suffix.lower() in CHECKPOINTS:
+    if told or is_checkpoint(path):
         reads = ("onnxruntime",)
     return tuple(RUNTIMES[name] for name in dict.fromkeys(runtimes) if name in reads) or ("cpu",)
 

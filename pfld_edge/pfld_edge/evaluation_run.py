@@ -32,7 +32,7 @@ from pfld_edge_calib.evaluation import (
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_calib.photo import UnusableFaces
-from pfld_edge_convert.landmark_models import CHECKPOINTS, RuntimeResult, open_landmark_model
+from pfld_edge_convert.landmark_models import RuntimeResult, is_checkpoint, open_landmark_model
 from pfld_edge_runtime import LandmarkModel
 
 _LARGE_LIST = 4_000_000
@@ -212,7 +212,7 @@ def _elsewhere(model: LandmarkModel) -> str:
 
 def _unit_work(specs: Sequence[tuple[Path, bool, str]]) -> Callable[[Unit], bytes]:
     """Open the networks in a process, on one thread."""
-    if any(path.suffix.lower() in CHECKPOINTS for path, *_ in specs):
+    if any(is_checkpoint(path) for path, *_ in specs):
         import torch
 
         torch.set_num_threads(1)

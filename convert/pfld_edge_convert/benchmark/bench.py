@@ -38,7 +38,7 @@ from pfld_edge_convert.benchmark.timing import (
     take_turns,
 )
 from pfld_edge_convert.errors import BenchmarkError
-from pfld_edge_convert.landmark_models import devices_of, integer_layers, open_landmark_model
+from pfld_edge_convert.landmark_models import devices_of, integer_layers, is_checkpoint, open_landmark_model
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_runtime import Contract, ModelContractError, ModelFileError, fingerprint_image
 from pfld_edge_runtime.errors import naming
@@ -285,7 +285,7 @@ def open_subject(path: Path, sizes: Mapping[str, int] | None = None, device: str
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file")
-    if path.suffix.lower() in (".pth", ".pt", ".tar"):
+    if is_checkpoint(path):
         raise BenchmarkError(
             f"{path} is a checkpoint; bench times what devices run: make an ONNX file of it with `pfld-edge convert`"
         )
