@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
+from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats import FORMATS, format_named
 from pfld_edge_convert.formats.qdq import write_qdq
@@ -95,14 +95,9 @@ def test_openvino_gives_the_landmarks_of_qoperator_with_every_convolution_in_8_b
     quantized = multi_scale_64.make() if name == "multi_scale_64" else bundled(name)
     model = openvino.Core().read_model(write_qdq(quantized.plan, signed=signed).SerializeToString())
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    crops = calibration_crops(CalibrationSource(), quantized.contract).crops[::32]
-    found, wanted = compiled(crops)[0].reshape(-1, 98, 2), run_model(quantized.model, crops).reshape(-1, 98, 2)
-    if name == "multi_scale_64":
-        # A single activation that is rounded otherwise moves landmarks by 1e-4 and more.
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
-    else:  # with ReLU6 some are
-        eyes = np.linalg.norm(wanted[:, 60] - wanted[:, 72], axis=1)
-        assert (np.linalg.norm(found - wanted, axis=2).mean(axis=1) / eyes).mean() < 0.002
+    crops = sample_crops(quantized.contract, 8)
+    # A single activation that is rounded otherwise moves landmarks by 1e-4 and more.
+    np.testing.assert_allclose(compiled(crops)[0], run_model(quantized.model, crops), atol=1e-5)
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     runs = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
     assert len(runs) == sum(layer.node.op_type == "Conv" for layer in quantized.plan.layers)

@@ -109,8 +109,18 @@ class _Writer(OnnxWriter):
             # Between two conversions, so that runtimes find the layer between conversions too.
             wide = self._node("QuantizeLinear", [real, *self._grid(output)], f"{output}_wide_q")
             wide = self._node("DequantizeLinear", [wide, *self._grid(output)], f"{output}_wide_dq")
-            real = self._write_clamp(clamp, wide, f"{output}_clamped")
+            real = (
+                self._write_levels(step, wide)
+                if clamp.op_type == "Clip"
+                else self._write_clamp(clamp, wide, f"{output}_clamped")
+            )
         self._quantize(output, real)
+
+    def _write_levels(self, step: Step, real: str) -> str:
+        """Clip to values of the grid: a bound between two of them is rounded up by one runtime and down by another."""
+        grid = self._grids[step.output]
+        bounds = [np.float32(level - grid.zero_point) * np.float32(grid.scale) for level in self._levels(step)]
+        return self._node("Clip", [real, *map(self._shared, bounds)], f"{step.output}_clamped")
 
     def _quantize(self, name: str, real: str) -> None:
         self._integer[name] = self._node("QuantizeLinear", [real, *self._grid(name)], f"{name}_q")
