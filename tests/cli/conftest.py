@@ -1,5 +1,9 @@
-"""A network that finds the same face in every crop, so that a command's answer is known beforehand."""
+"""A network that finds the same face in every crop, so that an answer is known beforehand; commands that are stopped."""
 
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +39,35 @@ def known_model(tmp_path: Path, fractions: NDArray[np.float32]) -> Path:
     path = tmp_path / "known.onnx"
     onnx.save(model, path)
     return path
+
+
+# Run as a program: its own process sends the signal, so that no busy machine lets the command finish before it.
+_STOPPED = """
+import os, signal, sys
+from pfld_edge.cli import run
+
+number, left = (int(sys.argv.pop(1)) for _ in range(2))
+
+def stop(event, arguments):
+    global left
+    if event == "os.rename" and str(arguments[1]).endswith(".part"):
+        left -= 1
+        if left == -1:
+            os.kill(os.getpid(), number)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may ignore it
+sys.addaudithook(stop)
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def stop_command() -> Callable[[list[str], signal.Signals, int], tuple[int, str]]:
+    """Runs `pfld-edge` in a process that gets a signal at a part after so many: its exit status and stderr."""
+
+    def stopped(arguments: list[str], sent: signal.Signals, parts: int) -> tuple[int, str]:
+        command = [sys.executable, "-c", _STOPPED, str(int(sent)), str(parts), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    return stopped
