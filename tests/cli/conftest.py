@@ -1,4 +1,4 @@
-"""A network that finds the same face in every crop, so that an answer is known beforehand; commands that are stopped."""
+"""A network that finds the same face in every crop, so that its answer is known; commands that are stopped."""
 
 import signal
 import subprocess
