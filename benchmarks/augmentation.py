@@ -9,12 +9,11 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pfld_edge_calib import cut_faces, portraits
 from pfld_edge_runtime import Contract, CropRule
-from pfld_edge_train.augment import draw_plan, render_on_cpu, render_on_device
+from pfld_edge_train.augment import draw_plan, render
 from pfld_edge_train.config import AugmentConfig
 from pfld_edge_train.face_cache import FaceCache
 
@@ -46,19 +45,18 @@ COLUMNS = 6
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--device", default="cpu", show_default=True, help="Not cpu: drawn with torch.")
-def main(out: Path, device: str) -> None:
+def main(out: Path) -> None:
     """Draw every part on a portrait, with the landmarks, into the PNG file OUT."""
     contract = Contract(input_size=80)
     faces = portrait_cache(contract, 2)
-    cells = [labelled(*face(faces, contract, OFF, 0, device), "plain")]
+    cells = [labelled(*face(faces, contract, OFF, 0), "plain")]
     for number, (name, strength) in enumerate(SHOWN.items()):
         config, row = replace(OFF, **{name: strength}), number % 2
-        plain = face(faces, contract, OFF, row, device)[0].astype(int)
+        plain = face(faces, contract, OFF, row)[0].astype(int)
         # Some parts spare some faces: of several draws, the one that is seen best.
-        draws = [face(faces, contract, config, 2 * seed + row, device) for seed in range(6)]
+        draws = [face(faces, contract, config, 2 * seed + row) for seed in range(6)]
         cells.append(labelled(*max(draws, key=lambda draw, plain=plain: np.abs(draw[0] - plain).mean()), name))
-    cells += [labelled(*face(faces, contract, AugmentConfig(), seed, device), "all together") for seed in range(40, 44)]
+    cells += [labelled(*face(faces, contract, AugmentConfig(), seed), "all together") for seed in range(40, 44)]
     rows = [np.hstack(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)]
     # Four bits a channel are enough to look at, and a third of the file.
     cv2.imwrite(str(out), np.vstack(rows) & 0xF0 | 8, [cv2.IMWRITE_PNG_COMPRESSION, 9])
@@ -84,16 +82,12 @@ def portrait_cache(contract: Contract, count: int) -> FaceCache:
 
 
 def face(
-    faces: FaceCache, contract: Contract, config: AugmentConfig, seed: int, device: str
+    faces: FaceCache, contract: Contract, config: AugmentConfig, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """One augmented face and its landmarks as fractions; even seeds give the first portrait, odd ones the second."""
     row = np.array([seed % 2])
     plan = draw_plan(faces, row, contract, config, np.random.default_rng(seed))
-    if device == "cpu":
-        picture = render_on_cpu(faces.crops, plan, contract.input_size, contract.color_order)[0]
-    else:
-        levels = render_on_device(faces.crops, plan, contract.input_size, contract.color_order, torch.device(device))
-        picture = levels[0].permute(1, 2, 0).to(torch.uint8).cpu().contiguous().numpy()
+    picture = render(faces.crops, plan, contract.input_size, contract.color_order)[0]
     return picture, plan.landmarks[0]
 
 
