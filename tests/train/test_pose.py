@@ -132,22 +132,6 @@ def test_unknown_points_do_not_count() -> None:
     assert np.abs(degrees(faces) - angles).max() > 5
 
 
-def test_trust_weighs_the_points_as_least_squares_does() -> None:
-    from scipy.optimize import least_squares
-
-    face = projected(np.array([[25.0, -10, 15]]), noise=0.01)
-    weights = np.random.default_rng(1).uniform(0.05, 1, (1, 98))
-
-    def errors(pose: Array) -> Array:
-        seen, _ = cv2.projectPoints(np.array(FACE_SHAPE), pose[:3], pose[3:], CAMERA, None)
-        rigid = list(RIGID_POINTS)
-        return np.asarray(((seen[:, 0] - face[0, rigid]) * np.sqrt(weights[0, rigid])[:, None]).ravel())
-
-    found = least_squares(errors, [0, 0, 0, 0, 0, DISTANCE], x_scale=[1, 1, 1, 100, 100, 1000], xtol=1e-12).x
-    roll, yaw, pitch = Rotation.from_rotvec(found[:3]).as_euler("ZYX", degrees=True)
-    np.testing.assert_allclose(degrees(face, weights)[0], [-yaw, -pitch, roll], atol=0.1)
-
-
 def test_faces_that_cannot_be_read_have_nan_and_leave_the_others_alone() -> None:
     good = projected(np.array([[20.0, 5, 10]]))
     weights = np.ones((4, 98))

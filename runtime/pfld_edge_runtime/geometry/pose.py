@@ -48,7 +48,6 @@ Dodgson, SPIE 5291, 2004). Zero pitch is the median of LFW's frontal faces.
 FACE_SHAPE.flags.writeable = False
 
 _MAX_ITERATIONS = 100
-_SMALLEST_STEP = 1e-9
 _FIRST_DAMPING = 1e-3
 # Faces whose points span less than this share of their distance give no pose.
 _SMALLEST_SCALE = 1e-9
@@ -138,13 +137,13 @@ def project(shape: Array, rotations: Array, translations: Array, camera: Array) 
     return seen
 
 
-def solve_poses(points: Array, shape: Array, camera: Array) -> tuple[Array, Array]:
+def solve_poses(points: Array, shape: Array, camera: Array, smallest_step: float = 1e-9) -> tuple[Array, Array]:
     """Solve perspective-n-point for ``(N, P, 2)`` pixels and a ``(P, 3)`` shape in millimetres, not in one plane.
 
     Least squares of the reprojection error. The initial pose is the scaled orthographic projection nearest to the
     points (scale and rotation from the singular value decomposition of a linear fit). Levenberg-Marquardt on rotation
-    vector and translation follows, all faces side by side, each with its own damping (Marquardt, SIAM J. 1963). Gives
-    ``(N, 3, 3)`` rotations from the shape's axes to the camera's and ``(N, 3)`` translations in millimetres; NaN for
+    vector and translation follows, all faces side by side, each with its own damping (Marquardt, SIAM J. 1963), until
+    all rotate by less than `smallest_step` radians. Gives ``(N, 3, 3)`` rotations from the shape's axes to the camera's and ``(N, 3)`` translations in millimetres; NaN for
     faces whose points coincide.
     """
     inverse = np.linalg.inv(camera)
@@ -163,7 +162,7 @@ def solve_poses(points: Array, shape: Array, camera: Array) -> tuple[Array, Arra
         errors = np.where(better[:, None, None], new_errors, errors)
         cost = np.where(better, new_cost, cost)
         damping = np.where(better, damping / 10, damping * 10).clip(1e-12, 1e12)
-        if (np.abs(steps[:, :3]).max(axis=1, initial=0) < _SMALLEST_STEP).all():
+        if (np.abs(steps[:, :3]).max(axis=1, initial=0) < smallest_step).all():
             break
     rotations[~valid], translations[~valid] = np.nan, np.nan
     return rotations, translations
