@@ -293,7 +293,7 @@ def test_points_without_a_mirror_image_train_unmirrored_and_say_so(tmp_path: Pat
             {"scheme": "mine", "points": 3, "mirror": [1, 2, 0], "normalizing_points": [0, 1]},
             "0 becomes 1, which becomes 2",
         ),
-        ({"scheme": "mine", "points": 3, "mirror": ["a"]}, "mirror must be a list of whole numbers"),
+        ({"scheme": "mine", "points": 3, "mirror": ["a"]}, "landmarks.mirror.0 should be a valid integer"),
         ({"margin": 40.0}, "margin: crop margin must be from 0.1 to 10"),
         ({"scheme": "mine", "points": 3, "normalizing_points": [0, 1]}, "doesn't say which point each becomes"),
     ],
@@ -307,10 +307,10 @@ def test_a_scheme_that_contradicts_itself_is_refused(table: dict[str, object], m
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"freeze": 3}, "freeze must be a list of names of layers"),
-        ({"backbone_rate": 0.0}, "backbone_rate must be above 0 and at most 1"),
-        ({"layer_decay": 2}, "layer_decay must be above 0 and at most 1"),
-        ({"rate": 1}, "unknown key 'rate'"),
+        ({"freeze": 3}, "freeze should be a valid array, found 3"),
+        ({"backbone_rate": 0.0}, "backbone_rate should be greater than 0, found 0.0"),
+        ({"layer_decay": 2}, "layer_decay should be less than or equal to 1, found 2"),
+        ({"rate": 1}, "unknown key finetune.rate"),
     ],
 )
 def test_fine_tuning_that_means_nothing_is_refused(table: dict[str, object], message: str) -> None:

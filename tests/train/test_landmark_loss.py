@@ -199,23 +199,23 @@ def test_attribute_weights_without_attributes_are_refused(frequencies: Tensor | 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"kind": "hinge"}, "unknown kind 'hinge'; known: wing, adaptive-wing, soft-wing, smooth-l1, l2, l1"),
-        ({"wing_w": 0}, "run, loss: wing_w must be positive, found 0"),
-        ({"smooth_l1_beta": float("nan")}, "smooth_l1_beta must be positive"),
-        ({"adaptive_wing_alpha": 2.0}, "adaptive_wing_alpha must be above 2"),
-        ({"auxiliary_weight": -1.0}, "auxiliary_weight must be 0 or more"),
-        ({"pose_weight": "yes"}, "unknown pose_weight 'yes'; known: none, paper, deviation, turned"),
+        ({"kind": "hinge"}, "kind should be 'wing', 'adaptive-wing', 'soft-wing', 'smooth-l1', 'l2', 'l1' or 'dense', found"),
+        ({"wing_w": 0}, "run: loss.wing_w should be greater than 0, found 0"),
+        ({"smooth_l1_beta": float("nan")}, "smooth_l1_beta should be a finite number"),
+        ({"adaptive_wing_alpha": 2.0}, "adaptive_wing_alpha should be greater than 2"),
+        ({"auxiliary_weight": -1.0}, "auxiliary_weight should be greater than or equal to 0"),
+        ({"pose_weight": "yes"}, "pose_weight should be 'none', 'paper', 'deviation' or 'turned', found 'yes'"),
         ({"pose_weight": "deviation"}, "'deviation' needs an auxiliary_weight above 0"),
-        ({"attribute_weight": "all"}, "unknown attribute_weight 'all'; known: none, paper, balanced"),
-        ({"wing": 3.0}, "run, loss: unknown key 'wing'; known: kind, wing_w"),
+        ({"attribute_weight": "all"}, "attribute_weight should be 'none', 'paper' or 'balanced', found 'all'"),
+        ({"wing": 3.0}, "run: unknown key loss.wing; known: kind, wing_w"),
     ],
 )
 def test_mistakes_in_the_loss_table_are_named(table: dict[str, object], message: str) -> None:
     record = {"data": [{"path": "faces.csv"}], "loss": table}
     with pytest.raises(TrainConfigError, match=message) as caught:
         TrainConfig.from_dict(record, "run")
-    assert str(caught.value).startswith("run, loss: ")
-    assert str(caught.value).count("run, loss") == 1
+    assert str(caught.value).startswith(("run: ", "run, loss: "))
+    assert str(caught.value).count("loss") == 1
 
 
 def test_a_loss_table_survives_its_checkpoint() -> None:

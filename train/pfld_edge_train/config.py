@@ -1,19 +1,18 @@
 """The configuration of a training run: the tables of its TOML file, also saved in checkpoints.
 
 Each table is a pydantic dataclass; ``docs/training.md`` and the pages it names describe its keys. A wrong value is
-reported in one line: table, key, allowed values, found value.
+reported in one line, in pydantic's words.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, LandmarkScheme, ModelContractError
@@ -25,19 +24,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_TABLE = ConfigDict(extra="forbid", allow_inf_nan=False)
+# Strict: in Python, true is a whole number; in a configuration it is a mistake.
+_TABLE = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
-Text = Annotated[str, Strict()]
-Switch = Annotated[bool, Strict()]
-Whole = Annotated[int, Strict()]  # in Python, true is a whole number; in a configuration it is a mistake
-Number = Annotated[float, Strict()]
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Count = Annotated[Whole, Field(ge=1)]
-CountFromZero = Annotated[Whole, Field(ge=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-Factor = Annotated[Number, Field(gt=0, le=1)]
-UpTo = partial(Field, ge=0)
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+CountFromZero = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(gt=0, le=1)]
 
 KNOWN_SCHEMES: Mapping[str, LandmarkScheme] = MappingProxyType(
     {scheme.name: scheme for scheme in (WFLW_98, IBUG_68, FIVE_POINTS)}
@@ -49,14 +44,14 @@ KNOWN_SCHEMES: Mapping[str, LandmarkScheme] = MappingProxyType(
 class DataConfig:
     """One source of faces, a ``[[data]]`` table; see ``docs/training.md``."""
 
-    path: Text
+    path: str
     scheme: Literal["", "ibug-68"] = ""
-    images: Text = ""
-    split: Text = "train"
+    images: str = ""
+    split: str = "train"
     group_by: Literal["image", "person"] = "image"
     repeat: Count = 1
-    pose_balance: Annotated[Number, UpTo(le=4)] = 0.0
-    weighted: Switch = True
+    pose_balance: Annotated[float, Field(ge=0, le=4)] = 0.0
+    weighted: bool = True
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -73,12 +68,12 @@ class LandmarksConfig:
     suits points from the brows to the chin; points that span less of a face need more.
     """
 
-    scheme: Text = WFLW_98.name
-    points: Whole = 0
-    names: Annotated[tuple[Text, ...], Field(description="a list of text")] = ()
-    mirror: Annotated[tuple[Whole, ...], Field(description="a list of whole numbers")] = ()
-    normalizing_points: Annotated[tuple[Whole, ...], Field(description="a list of whole numbers")] = ()
-    margin: Number = 1.2
+    scheme: str = WFLW_98.name
+    points: int = 0
+    names: tuple[str, ...] = ()
+    mirror: tuple[int, ...] = ()
+    normalizing_points: tuple[int, ...] = ()
+    margin: float = 1.2
 
     def __post_init__(self) -> None:
         landmark_scheme(self)
@@ -95,22 +90,22 @@ class AugmentConfig:
     `shift` and `scale` follow measured errors of detectors.
     """
 
-    rotation: Annotated[Number, UpTo(le=180)] = 15.0
-    shear: Annotated[Number, UpTo(le=0.9)] = 0.15
-    shift: Annotated[Number, UpTo(le=0.5)] = 0.035
-    scale: Annotated[Number, UpTo(le=0.5)] = 0.065
+    rotation: Annotated[float, Field(ge=0, le=180)] = 15.0
+    shear: Annotated[float, Field(ge=0, le=0.9)] = 0.15
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.035
+    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.065
     flip: Share = 0.5
     antialias: Share = 0.5
     light: Share = 0.5
     darkness: Share = 0.04
-    gamma: Annotated[Number, UpTo(le=2)] = 0.4
+    gamma: Annotated[float, Field(ge=0, le=2)] = 0.4
     temperature: Share = 0.12
     color: Share = 0.12
     gray: Share = 0.1
     blur: Share = 0.12
     defocus: Share = 0.12
     low_resolution: Share = 0.25
-    noise: Annotated[Number, UpTo(le=128)] = 12.0
+    noise: Annotated[float, Field(ge=0, le=128)] = 12.0
     jpeg: Share = 0.25
     occlusion: Share = 0.25
     mask: Share = 0.04
@@ -149,7 +144,7 @@ class LossConfig:
     adaptive_wing_omega: Positive = 14.0
     adaptive_wing_theta: Positive = 10.0
     adaptive_wing_epsilon: Positive = 2.0
-    adaptive_wing_alpha: Annotated[Number, Field(gt=2)] = 2.1
+    adaptive_wing_alpha: Annotated[float, Field(gt=2)] = 2.1
     soft_wing_omega1: Positive = 2.0
     soft_wing_omega2: Positive = 20.0
     soft_wing_epsilon: Positive = 2.0
@@ -157,7 +152,7 @@ class LossConfig:
     dense_error: NotNegative = 10.0
     dense_lid_weight: Positive = 2.2
     pose_weight: Literal["none", "paper", "deviation", "turned"] = "none"
-    eye_normalized: Switch = False
+    eye_normalized: bool = False
     attribute_weight: Literal["none", "paper", "balanced"] = "none"
     auxiliary_weight: NotNegative = 0.0
 
@@ -197,11 +192,11 @@ class OptimizerConfig:
     warmup_epochs: NotNegative = 1.0
     weight_decay: NotNegative = 1e-4
     clip_norm: Positive = 5.0
-    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.999
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, config=_TABLE)
@@ -211,16 +206,12 @@ class FinetuneConfig:
     `layer_decay` follows Clark et al., "ELECTRA", ICLR 2020, table 6.
     """
 
-    freeze: Annotated[
-        tuple[Annotated[Text, Field(min_length=1)], ...],
-        Field(description="a list of names of layers"),
-        BeforeValidator(_as_list),
-    ] = ()
+    freeze: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)] = ()
     backbone_rate: Factor = 1.0
     layer_decay: Factor = 1.0
     statistics_faces: CountFromZero = 1000
-    fused: Switch = False
-    pointwise_scale: Switch = False
+    fused: bool = False
+    pointwise_scale: bool = False
 
 
 @dataclass(frozen=True, config=_TABLE)
@@ -231,10 +222,10 @@ class TrainConfig:
     float32.
     """
 
-    model: Text = "pfld-edge-s"
-    width_factor: Number = 1.0
-    input_size: Whole = 112
-    conv_branches: Whole = 1
+    model: str = "pfld-edge-s"
+    width_factor: float = 1.0
+    input_size: int = 112
+    conv_branches: int = 1
     landmarks: LandmarksConfig = Field(default_factory=LandmarksConfig)
     data: tuple[DataConfig, ...] = ()
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
@@ -243,17 +234,17 @@ class TrainConfig:
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     epochs: Count = 60
     batch_size: Count = 64
-    validation: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
-    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
+    validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     hard_views: CountFromZero = 1
-    bf16: Switch = False
-    fp16: Switch = False
-    compile: Switch = False
+    bf16: bool = False
+    fp16: bool = False
+    compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_steps: CountFromZero = 0
     checkpoint_minutes: NotNegative = 5.0
-    tensorboard: Switch = False
-    trained_on: Text = ""
+    tensorboard: bool = False
+    trained_on: str = ""
 
     def __post_init__(self) -> None:
         if self.augment.flip and self.landmarks.scheme not in KNOWN_SCHEMES and not self.landmarks.mirror:
@@ -273,17 +264,14 @@ class TrainConfig:
     def from_dict(cls, record: dict[str, Any], where: str = "configuration") -> "TrainConfig":
         """Rebuild a configuration; TrainConfigError where a key is unknown, or a value has a wrong type or range."""
         try:
-            config = TypeAdapter(cls).validate_python(record)
+            config = TypeAdapter(cls).validate_json(json.dumps(record, default=str))
         except ValidationError as error:
             faults = error.errors(include_url=False)
             first = next((fault for fault in faults if fault["type"] == "unexpected_keyword_argument"), faults[0])
             raise TrainConfigError(_sentence(first, where)) from error
         if not config.data:
-            raise TrainConfigError(f"{where}: {_NO_DATA}")
+            raise TrainConfigError(f"{where}: no data; add a [[data]] table with a path")
         return config
-
-
-_NO_DATA = "no data; add a [[data]] table with a path"
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -344,53 +332,16 @@ def landmark_scheme(config: LandmarksConfig) -> LandmarkScheme:
     return LandmarkScheme(config.scheme, names, mirror, (ends[0], ends[1]))
 
 
-_TABLES = {
-    "data": DataConfig,
-    "landmarks": LandmarksConfig,
-    "augment": AugmentConfig,
-    "loss": LossConfig,
-    "optimizer": OptimizerConfig,
-    "finetune": FinetuneConfig,
-}
-_TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false"}
-
-
 def _sentence(fault: Mapping[str, Any], where: str) -> str:
-    """Describe one of pydantic's errors in a line: file and table, key, allowed values, found value."""
-    table: Any = TrainConfig
-    path = [part for part in fault["loc"] if isinstance(part, str)]
-    if path and path[0] in _TABLES:
-        table, where = _TABLES[path[0]], f"{where}, {path.pop(0)}"
-    kind, found = fault["type"], fault["input"]
+    """Describe one of pydantic's errors in a line: file, key, allowed values, found value."""
+    kind, key, text = fault["type"], ".".join(map(str, fault["loc"])), fault["msg"]
     if kind == "value_error":
-        return f"{where}: {fault['ctx']['error']}"
+        return f"{where}{', ' * bool(key)}{key}: {fault['ctx']['error']}"
     if kind == "unexpected_keyword_argument":
-        return f"{where}: unknown key {path[0]!r}; known: {', '.join(table.__pydantic_fields__)}"
-    if kind == "missing":
-        return f"{where}: it lacks {path[0]}"
-    if not path:
-        no_data = table is DataConfig and kind == "tuple_type"
-        return (
-            f"{where.removesuffix(', data')}: {_NO_DATA}" if no_data else f"{where}: expected a table, found {found!r}"
-        )
-    name = path[0]
-    field = table.__pydantic_fields__[name]
-    if kind == "literal_error":
-        known = ", ".join(value for value in get_args(field.annotation) if value)
-        return f"{where}: unknown {name} {found!r}; known: {known}"
-    allowed = field.description or _TYPES.get(kind) or _range_of(field.metadata)
-    return f"{where}: {name} must be {allowed}, found {found!r}"
-
-
-def _range_of(limits: list[Any]) -> str:
-    """Describe a field's limits."""
-    low = next((limit for limit in limits if isinstance(limit, Ge | Gt)), None)
-    high = next((limit for limit in limits if isinstance(limit, Le | Lt)), None)
-    if low is None:
-        return "a finite number"
-    least, open_below = (low.ge, False) if isinstance(low, Ge) else (low.gt, True)
-    if high is None:
-        return f"{least} or more" if not open_below else "positive" if least == 0 else f"above {least}"
-    if open_below:
-        return f"above {least} and " + (f"at most {high.le}" if isinstance(high, Le) else f"below {high.lt}")
-    return f"from {least} to " + (f"{high.le}" if isinstance(high, Le) else f"below {high.lt}")
+        table: Any = TrainConfig
+        if len(fault["loc"]) > 1:
+            annotation = TrainConfig.__pydantic_fields__[fault["loc"][0]].annotation  # type: ignore[attr-defined]
+            table = (*get_args(annotation), annotation)[0]
+        return f"{where}: unknown key {key}; known: {', '.join(table.__pydantic_fields__)}"
+    text = text.replace("Input", key) if text.startswith("Input") else f"{key}: {text}"
+    return f"{where}: {text}, found {fault['input']!r}"
