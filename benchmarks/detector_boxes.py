@@ -16,8 +16,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import SAME_FACE, Boxes, overlaps, print_table, shared_folder
+from harness import print_table, shared_folder
 from pfld_edge_calib import Face, nme_per_face, predict_landmarks, read_photo, read_wflw, refined, true_landmarks
+from pfld_edge_calib.find_landmarks import SAME_FACE, Boxes, overlaps
 from pfld_edge_runtime import BoxMap, FaceDetector, FaceLandmarker, open_detector
 from pfld_edge_runtime.geometry.landmarks import tight_box
 
@@ -135,7 +136,7 @@ def matching(faces: Sequence[Face], found: Sequence[NDArray[np.float32]], box_ma
     for row, face, detections in zip(result, faces, found, strict=True):
         boxes = detections[:, :4].astype(np.float64)
         if len(boxes):
-            shared = overlaps(box_map(boxes), np.repeat(face.bbox_xyxy[None], len(boxes), axis=0))
+            shared = overlaps(box_map(boxes), face.bbox_xyxy)
             if shared.max() > SAME_FACE:
                 row[:] = boxes[shared.argmax()]
     return result

@@ -322,6 +322,14 @@ def as_detected_by(
     return found
 
 
+def overlaps(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> Boxes:
+    """Intersection over union of ``(..., 4)`` boxes x0, y0, x1, y1, which broadcast, in float64."""
+    low, high = np.maximum(boxes[..., :2], others[..., :2]), np.minimum(boxes[..., 2:4], others[..., 2:4])
+    shared = np.maximum(high - low, 0.0).prod(axis=-1)
+    areas = [(some[..., 2:4] - some[..., :2]).prod(axis=-1, dtype=np.float64) for some in (boxes, others)]
+    return np.asarray(shared / (areas[0] + areas[1] - shared), np.float64)
+
+
 def matched(truth: Boxes, detections: Boxes) -> Boxes:
     """Match annotated boxes with detections one to one, so that the summed intersection over union is largest.
 
@@ -329,14 +337,10 @@ def matched(truth: Boxes, detections: Boxes) -> Boxes:
     """
     from scipy.optimize import linear_sum_assignment
 
-    low = np.maximum(truth[:, None, :2], detections[None, :, :2])
-    high = np.minimum(truth[:, None, 2:], detections[None, :, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (truth, detections)]
-    overlaps = shared / (areas[0][:, None] + areas[1][None] - shared)
-    overlaps[overlaps < SAME_FACE] = 0
-    rows, columns = linear_sum_assignment(overlaps, maximize=True)
-    matches = overlaps[rows, columns] > 0
+    shares = overlaps(truth[:, None], detections)
+    shares[shares < SAME_FACE] = 0
+    rows, columns = linear_sum_assignment(shares, maximize=True)
+    matches = shares[rows, columns] > 0
     result = np.full(truth.shape, np.nan)
     result[rows[matches]] = detections[columns[matches]]
     return result

@@ -42,7 +42,6 @@ from face_detector_photos import (
     Photo,
     Sample,
     label_photos,
-    pairwise_iou,
     read_pseudo_labelled,
     read_teacher,
     read_wider,
@@ -53,6 +52,7 @@ from torch.nn import functional
 from torch.nn.utils import fuse_conv_bn_eval
 
 from pfld_edge_calib.files import replacing
+from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
 STRIDES = (8, 16, 32)
@@ -353,7 +353,7 @@ def rank(detect: Callable[[Image], Float], photos: Sequence[Photo]) -> Ranking:
         counts = ~photo.ignored & (size >= LEAST_SHARE * max(photo.image.shape[:2]))
         faces += int(counts.sum())
         found = detect(photo.image)
-        overlap = pairwise_iou(found[:, :4], photo.boxes)
+        overlap = overlaps(found[:, None, :4], photo.boxes)
         free = counts.copy()
         for row in np.argsort(-found[:, 4]):
             candidates = np.where(free & (overlap[row] >= _HIT), overlap[row], 0.0)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import read_photo
 from pfld_edge_calib.files import replacing
+from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
 Float = NDArray[np.float32]
@@ -98,16 +99,6 @@ def label_photos(detector: Path, photos: Iterable[Path], out: Path) -> int:
     return len(rows["image"])
 
 
-def pairwise_iou(a: Float, b: Float) -> Float:
-    """Intersection over union ``(len(a), len(b))``."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.prod(np.clip(high - low, 0, None), -1)
-    areas = [(x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b)]
-    iou: Float = (common / (areas[0][:, None] + areas[1][None] - common + 1e-9)).astype(np.float32)
-    return iou
-
-
 def read_teacher(path: Path) -> dict[str, Teacher]:
     """Read the file of `label_photos` by photograph; every photograph that was looked at has an entry."""
     with np.load(path) as file:
@@ -170,7 +161,7 @@ def _second_opinion(
 ) -> tuple[Float, Float, NDArray[np.bool_]]:
     if not len(teacher.boxes):
         return boxes, points, ignored
-    iou = pairwise_iou(boxes, teacher.boxes)
+    iou = overlaps(boxes[:, None], teacher.boxes)
     best = iou.argmax(1)
     known = (iou.max(1) > _MATCH) & (teacher.scores[best] > _POINTS_SCORE)
     points[known] = teacher.points[best[known]]

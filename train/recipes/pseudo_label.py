@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from pfld_edge_calib.files import replacing
+from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_calib.labelling.labeller import TYPICAL_ERROR, face_sizes
 from pfld_edge_runtime import WFLW_98, Contract, FaceLandmarker, LandmarkModel, predict_with_mirror, tight_box
 from pfld_edge_runtime.contract import CropRule
@@ -148,14 +149,11 @@ class Teacher:
         parts = ((H3R_SHARE, h3r), (1 - H3R_SHARE, references))
         variance = sum(share * np.square(views - label).sum(3).mean(0) for share, views in parts)
         disagreement = np.sqrt(variance) / face_sizes(label, WFLW_98)[:, None]
-        return label.astype(np.float32), disagreement.astype(np.float32), _overlap(tight_box(label), boxes)
-
-
-def _overlap(a: NDArray[np.floating], b: NDArray[np.floating]) -> Array:
-    """Intersection over union of boxes, pair by pair."""
-    shared = np.maximum(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0).prod(1)
-    areas = ((c[:, 2:] - c[:, :2]).prod(1) for c in (a, b))
-    return np.asarray(shared / (sum(areas) - shared), np.float32)
+        return (
+            label.astype(np.float32),
+            disagreement.astype(np.float32),
+            overlaps(tight_box(label), boxes).astype(np.float32),
+        )
 
 
 def corrected(points: Array, true68: Array) -> Array:
