@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,9 +17,6 @@ from pfld_edge.options import (
     set_options,
     threads_option,
 )
-
-if TYPE_CHECKING:
-    from pfld_edge_calib import Face
 
 
 @click.command("verify")
@@ -66,9 +63,9 @@ def verify_command(
     which are skipped and named. Faces wholly outside of their photographs are left out and named.
     """
     from pfld_edge.console import console, note, note_assumed, progress_bar
-    from pfld_edge.evaluation_run import FacesOfRecord, MeasuredSet, write_results
+    from pfld_edge.evaluation_run import MeasuredSet, write_results
     from pfld_edge.evaluation_tables import print_verification, robustness_table
-    from pfld_edge_calib import jittered, portraits
+    from pfld_edge_calib import Face, jittered, portraits
     from pfld_edge_calib.datasets import is_sharded
     from pfld_edge_calib.evaluation import VerificationSettings, measure_robustness
     from pfld_edge_convert.diagnosis import diagnosed
@@ -110,7 +107,10 @@ def verify_command(
         note_assumed(model.name, model.assumed, model.contract)
     settings = VerificationSettings(measured.name, measured.split, max_drift, accept_inconclusive)
     found = measured.verify(opened, faces, settings)
-    faces = FacesOfRecord(found) if measured.streamed else measured.unusable.others(faces)
+    if measured.streamed:
+        faces = [Face(Path(name), *labels) for name, *labels in zip(found.faces, found.boxes, found.truth, strict=True)]
+    else:
+        faces = measured.unusable.others(faces)
     found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
     curves = None
     if robustness:
