@@ -30,7 +30,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHARED = Path(os.environ["PFLD_EDGE_SHARED"]).resolve() if os.environ.get("PFLD_EDGE_SHARED") else None
 
 CHECKPOINT = ROOT / "checkpoints/pfld-edge-s.pth"
-QUICK = ("--faces", "64", "--ranges", "minmax", "--allow-slower")
+QUICK = ("--faces", "24", "--ranges", "minmax", "--allow-slower")
 """Added to each line with --int8."""
 
 
