@@ -3,6 +3,7 @@
 python benchmarks/augmentation.py docs/augmentation.png
 """
 
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib import cut_faces, portraits
-from pfld_edge_runtime import Contract, CropRule
+from pfld_edge_calib import PORTRAITS
+from pfld_edge_runtime import Contract
 from pfld_edge_train.augment import draw_plan, render
-from pfld_edge_train.config import AugmentConfig
-from pfld_edge_train.face_cache import FaceCache
+from pfld_edge_train.config import AugmentConfig, TrainConfig
+from pfld_edge_train.face_cache import FaceCache, open_cache
 
 OFF = AugmentConfig(**{item.name: 0.0 for item in fields(AugmentConfig)})
 SHOWN = {
@@ -48,7 +49,9 @@ COLUMNS = 6
 def main(out: Path) -> None:
     """Draw every part on a portrait, with the landmarks, into the PNG file OUT."""
     contract = Contract(input_size=80)
-    faces = portrait_cache(contract, 2)
+    config = TrainConfig.from_dict({"data": [{"path": str(PORTRAITS / "landmarks.csv")}]})
+    with tempfile.TemporaryDirectory() as folder:
+        faces = open_cache(config, Path(folder), contract)
     cells = [labelled(*face(faces, contract, OFF, 0), "plain")]
     for number, (name, strength) in enumerate(SHOWN.items()):
         config, row = replace(OFF, **{name: strength}), number % 2
@@ -61,24 +64,6 @@ def main(out: Path) -> None:
     # Four bits a channel are enough to look at, and a third of the file.
     cv2.imwrite(str(out), np.vstack(rows) & 0xF0 | 8, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     click.echo(f"{out}: {out.stat().st_size // 1000} kB")
-
-
-def portrait_cache(contract: Contract, count: int) -> FaceCache:
-    """The two portraits in turn, as training caches faces."""
-    wide = contract.replace(input_size=160, crop=CropRule(margin=1.5 * contract.crop.margin))
-    faces = portraits()
-    cut = next(cut_faces(faces, wide))
-    known = np.stack([face.landmarks for face in faces if face.landmarks is not None])
-    order = np.arange(count) % len(faces)
-    return FaceCache(
-        crops=cut.crops[order],
-        windows=np.concatenate([cut.windows.corners, cut.windows.sizes[:, None]], axis=1)[order],
-        landmarks=known[order],
-        weights=np.ones((count, known.shape[1]), np.float32),
-        attributes=np.zeros((count, 6), np.bool_),
-        repeats=np.ones(count, np.int64),
-        held_out=np.zeros(count, np.bool_),
-    )
 
 
 def face(

@@ -25,7 +25,6 @@ from pfld_edge_convert.export import INPUT_NAME, export_onnx
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train.blocks import (
-    DepthwiseSeparableConv,
     GhostBottleneck,
     GhostModule,
     GhostOneModule,
@@ -35,9 +34,15 @@ from pfld_edge_train.blocks import (
 )
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
+
+def separable(inputs: int, outputs: int) -> nn.Module:
+    """A depthwise 3x3 and a 1x1 convolution (Howard et al., "MobileNets", arXiv 1704.04861, section 3.1)."""
+    return nn.Sequential(conv_block(inputs, inputs, 3, 1, 1, groups=inputs), conv_block(inputs, outputs, 1))
+
+
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "full 3x3 convolution": lambda: conv_block(64, 64, 3, 1, 1),
-    "depthwise separable": lambda: DepthwiseSeparableConv(64, 64),
+    "depthwise separable": lambda: separable(64, 64),
     "inverted residual, expansion 2": lambda: InvertedResidual(64, 64, 1, 2, residual=True),
     "Ghost module": lambda: GhostModule(64, 64),
     "Ghost bottleneck, 128 hidden": lambda: GhostBottleneck(64, 128, 64, 1),

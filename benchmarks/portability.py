@@ -35,34 +35,13 @@ from pfld_edge_calib import cut_faces, jittered, portraits
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import BUNDLED_MODEL, Contract, PfldEdgeError, prepare_input
 
-# Runs inside the emulator, where only numpy and onnxruntime are. Features are asked of the processor (CPUID) or of the
-# kernel (AT_HWCAP), as onnxruntime asks: numpy's list lacks AVX-VNNI and i8mm.
+# Runs inside the emulator, where only numpy and onnxruntime are; numpy tells which instructions the processor has.
 PROGRAM = """
-import ctypes, json, mmap, platform, sys, time
+import json, sys, time
 import numpy, onnxruntime
+from numpy._core._multiarray_umath import __cpu_features__ as seen
 
-def features():
-    if platform.machine() == "x86_64":
-        code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        # push rbx; r8 = rdx; eax = edi; ecx = esi; cpuid; store eax, ebx, ecx, edx at r8; pop rbx; ret
-        code.write(bytes.fromhex("534989d089f889f10fa24189004189580441894808418950" + "0c5bc3"))
-        address = ctypes.addressof(ctypes.c_char.from_buffer(code))
-        cpuid = ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p)(address)
-        leaves = []
-        for leaf in ((1, 0), (7, 0), (7, 1)):
-            registers = (ctypes.c_uint * 4)()
-            cpuid(*leaf, registers)
-            leaves.append(list(registers))
-        one, seven, more = leaves
-        bits = {"sse4.1": one[2] >> 19, "avx": one[2] >> 28, "avx2": seven[1] >> 5, "avx512bw": seven[1] >> 30,
-                "avx512_vnni": seven[2] >> 11, "avx_vnni": more[0] >> 4, "amx_int8": seven[3] >> 25}
-    else:
-        auxiliary = ctypes.CDLL(None).getauxval
-        auxiliary.restype, auxiliary.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
-        first, second = auxiliary(16), auxiliary(26)  # AT_HWCAP, AT_HWCAP2
-        bits = {"neon": first >> 1, "dotprod": first >> 20, "sve": first >> 22, "i8mm": second >> 13}
-    return [name for name, value in bits.items() if value & 1]
-
+features = [name for name in ("SSE41", "AVX", "AVX2", "AVX512_CLX", "NEON", "ASIMDDP", "SVE") if seen.get(name)]
 model, source, target = sys.argv[1:]
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -70,7 +49,7 @@ session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionP
 name, batch = session.get_inputs()[0].name, numpy.load(source)
 start = time.perf_counter()
 numpy.save(target, numpy.concatenate([session.run(None, {name: batch[i:i + 1]})[0] for i in range(len(batch))]))
-print(json.dumps({"seconds": time.perf_counter() - start, "features": features()}))
+print(json.dumps({"seconds": time.perf_counter() - start, "features": features}))
 """
 
 # onnxruntime's processor detection crashes on arm64 where this file describes an x86 processor, as the host's does.
@@ -97,11 +76,11 @@ class Emulated(NamedTuple):
 
 
 PROCESSORS = (
-    Emulated("x86-64 without AVX (Nehalem)", "x86_64", "Nehalem", "sse4.1"),
-    Emulated("x86-64 with AVX2, no VNNI (Haswell)", "x86_64", "Haswell", "sse4.1 avx avx2"),
-    Emulated("arm64, plain NEON (Cortex-A72)", "aarch64", "cortex-a72", "neon", "0xd08"),
-    Emulated("arm64, dot product (Cortex-A76)", "aarch64", "cortex-a76", "neon dotprod", "0xd0b"),
-    Emulated("arm64, i8mm and SVE (QEMU's max)", "aarch64", "max", "neon dotprod sve i8mm", "0xd40"),
+    Emulated("x86-64 without AVX (Nehalem)", "x86_64", "Nehalem", "SSE41"),
+    Emulated("x86-64 with AVX2, no VNNI (Haswell)", "x86_64", "Haswell", "SSE41 AVX AVX2"),
+    Emulated("arm64, plain NEON (Cortex-A72)", "aarch64", "cortex-a72", "NEON", "0xd08"),
+    Emulated("arm64, dot product (Cortex-A76)", "aarch64", "cortex-a76", "NEON ASIMDDP", "0xd0b"),
+    Emulated("arm64, i8mm and SVE (QEMU's max)", "aarch64", "max", "NEON ASIMDDP SVE", "0xd40"),
 )
 
 

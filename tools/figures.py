@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, nme_per_face, open_faces, predict_landmarks, true_landmarks
 from pfld_edge_calib.evaluation.drift import mean_interval, paired_drift
+from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import ACCURATE_MODEL, BUNDLED_MODEL
 
@@ -125,15 +126,9 @@ def measure(names: Sequence[str]) -> dict[str, str]:
     for name in names or FIGURES:
         record[name] = FIGURES[name]()
         click.echo(f"{name}: {record[name]}")
-        replace_file(RECORD, json.dumps({key: record[key] for key in sorted(record)}, indent=1) + "\n")
+        text = json.dumps({key: record[key] for key in sorted(record)}, indent=1)
+        write_atomically(RECORD, f"{text}\n".encode())
     return record
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write under a temporary name and rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 @click.command()
@@ -153,7 +148,7 @@ def main(names: tuple[str, ...], paste: bool) -> None:
         except ValueError as error:
             raise click.ClickException(f"{path}: {error}") from error
         if after != before:
-            replace_file(path, after)
+            write_atomically(path, after.encode())
             click.echo(f"{path.relative_to(ROOT)} changed")
 
 

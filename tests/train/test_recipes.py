@@ -49,7 +49,7 @@ def test_cells_that_predict_a_face_exactly_have_no_loss_of_box_and_points(detect
     cells[0, :, 1:3] = (middle - centers) / strides[:, None]
     cells[0, :, 3:5] = torch.log(24 / strides)[:, None]
     cells[0, :, 5:] = ((marks[None] - centers[:, None]) / strides[:, None, None]).flatten(1)
-    sample = detector_recipe["Sample"](np.zeros((64, 64, 3), np.uint8), box, points, np.array([False]))
+    sample = detector_recipe["Photo"](np.zeros((64, 64, 3), np.uint8), box, points, np.array([False]))
     losses = detector_recipe["detection_loss"](cells, [sample], centers, strides)
     torch.testing.assert_close(losses.box, torch.tensor(0.0), atol=1e-5, rtol=0)
     torch.testing.assert_close(losses.points, torch.tensor(0.0), atol=1e-5, rtol=0)

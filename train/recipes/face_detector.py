@@ -40,7 +40,6 @@ from face_detector_photos import (
     Float,
     Image,
     Photo,
-    Sample,
     label_photos,
     read_pseudo_labelled,
     read_teacher,
@@ -202,7 +201,7 @@ def assign(logits: Tensor, boxes: Tensor, faces: Tensor, centers: Tensor, stride
 
 def detection_loss(
     cells: Tensor,
-    samples: Sequence[Sample],
+    samples: Sequence[Photo],
     centers: Tensor,
     strides: Tensor,
     taught: Tensor | None = None,
@@ -300,7 +299,7 @@ class Run:
         with replacing(self.out / "last.pt") as file:
             torch.save(state | {"clock": {"step": self.step, "seconds": self.seconds}}, file)
 
-    def train_step(self, samples: list[Sample], teacher: ScoreTeacher | None) -> Losses:
+    def train_step(self, samples: list[Photo], teacher: ScoreTeacher | None) -> Losses:
         """One optimizer step."""
         pixels = np.stack([s.image for s in samples]).transpose(0, 3, 1, 2).astype(np.float32)
         # The teacher takes as long as half a step: every second one is taught.

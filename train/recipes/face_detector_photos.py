@@ -33,9 +33,11 @@ LEAST_SIZE = 7.0
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photograph ``(H, W, 3)`` BGR with its faces: ``boxes (N, 4)``, ``points (N, 3, 2)``, ``ignored (N,)``."""
+    """A photograph or training sample ``(H, W, 3)`` BGR uint8 with its faces.
 
-    name: str
+    They have ``boxes (N, 4)`` and ``points (N, 3, 2)``; ``ignored (N,)`` tells which are neither face nor background.
+    """
+
     image: Image
     boxes: Float
     points: Float
@@ -137,7 +139,7 @@ def read_wider(folder: Path, teacher: dict[str, Teacher] | None, held_out: bool)
         points = np.full((len(boxes), 3, 2), np.nan, np.float32)
         if teacher is not None:
             boxes, points, ignored = _second_opinion(boxes, points, ignored, teacher[str(path)])
-        photos.append(Photo(name, image, boxes, points, ignored))
+        photos.append(Photo(image, boxes, points, ignored))
     return photos
 
 
@@ -152,7 +154,7 @@ def read_pseudo_labelled(teacher: dict[str, Teacher], largest_side: int) -> list
         if scale < 1.0:
             image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
         ignored = found.scores <= _CONFIDENT
-        photos.append(Photo(path, image, found.boxes * scale, found.points * scale, ignored))
+        photos.append(Photo(image, found.boxes * scale, found.points * scale, ignored))
     return photos
 
 
@@ -171,16 +173,6 @@ def _second_opinion(
         np.concatenate([points, teacher.points[missed]]),
         np.concatenate([ignored, np.ones(int(missed.sum()), bool)]),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A training image ``(S, S, 3)`` BGR uint8 with its faces."""
-
-    image: Image
-    boxes: Float
-    points: Float
-    ignored: NDArray[np.bool_]
 
 
 class Augmenter:
@@ -206,7 +198,7 @@ class Augmenter:
         self._shares = [share / total for _, share in groups]
         self._side, self._side_in_use, self._rng = side, side_in_use, rng
 
-    def draw(self) -> Sample:
+    def draw(self) -> Photo:
         """One sample: a single photograph (60 %) or a mosaic of four."""
         canvas = np.zeros((self._side, self._side, 3), np.uint8)
         if self._rng.random() < 0.1:
@@ -218,7 +210,7 @@ class Augmenter:
             ends = ((0, 0, x, y), (x, 0, self._side, y), (0, y, x, self._side), (x, y, self._side, self._side))
             parts = [self._place(canvas, region, mosaic=True) for region in ends]
         boxes, points, ignored = (np.concatenate([part[i] for part in parts]) for i in range(3))
-        return Sample(_change_colours(canvas, self._rng), boxes, points, ignored)
+        return Photo(_change_colours(canvas, self._rng), boxes, points, ignored)
 
     def _photo(self, mosaic: bool) -> Photo:
         # A whole sample from the first group (WIDER) more often: the others are mostly crops of one large face.

@@ -2,7 +2,6 @@
 
 from pfld_edge_train.blocks.convolutions import (
     Activation,
-    DepthwiseSeparableConv,
     GhostBottleneck,
     GhostModule,
     InvertedResidual,
@@ -12,7 +11,6 @@ from pfld_edge_train.blocks.mobileone import GhostOneBottleneck, GhostOneModule,
 
 __all__ = [
     "Activation",
-    "DepthwiseSeparableConv",
     "GhostBottleneck",
     "GhostModule",
     "GhostOneBottleneck",

@@ -1,4 +1,4 @@
-"""Blocks of plain convolutions: convolution with BatchNorm, depthwise separable, inverted residual, Ghost."""
+"""Blocks of plain convolutions: convolution with BatchNorm, inverted residual, Ghost."""
 
 from functools import partial
 
@@ -34,24 +34,6 @@ def conv_block(
         nn.BatchNorm2d(out_channels) if batch_norm and not fused else nn.Sequential(),
         nn.Sequential() if linear else activation(inplace=True),
     )
-
-
-class DepthwiseSeparableConv(nn.Module):
-    """A depthwise 3x3 and a 1x1 convolution: ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``.
-
-    After Howard et al., "MobileNets", arXiv 1704.04861, section 3.1. Costs ``1 / out + 1 / 9`` of a full 3x3
-    convolution (equation 5).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.depthwise = conv_block(in_channels, in_channels, 3, stride, 1, groups=in_channels)
-        self.pointwise = conv_block(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, in, H, W)`` to ``(N, out, H/s, W/s)``."""
-        out: Tensor = self.pointwise(self.depthwise(x))
-        return out
 
 
 class InvertedResidual(nn.Module):

@@ -46,10 +46,6 @@ class ModelConfig:
         return asdict(self)
 
 
-FEATURE_STRIDE = 4
-"""Pixels of the input a pixel of the feature map, in every network: 28 x 28 at 112, as in PFLD's paper."""
-
-
 class LandmarkNet(nn.Module):
     """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop."""
 
