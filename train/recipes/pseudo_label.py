@@ -3,8 +3,8 @@
     python train/recipes/pseudo_label.py SHARED OUT
 
 SHARED holds data/ (WFLW, helen_afw, aflw2000, WIDER, youtube68, lfw) and models/ (reference, teachers, detectors).
-Writes OUT/SOURCE.csv for each source: image, x0, y0, ... x97, y97 (pixels), c0 ... c97; images are relative to the link
-OUT/photos. It resumes behind the last block of photographs.
+Writes OUT/SOURCE.csv for each source: image, weight, x0, y0, ... x97, y97 (pixels), c0 ... c97; images are relative to
+the link OUT/photos. It resumes behind the last block of photographs.
 
 The label is 0.6 times the mean of H3R's predictions (Yu and Tao, arXiv 2009.00225; margins of 1.5 and 1.8) plus 0.4
 times that of the three PFLD networks', each also on the mirror image, in a second pass on the box of the first one. On
@@ -15,11 +15,9 @@ Boxes in which the networks disagree altogether, or whose label lies elsewhere, 
 """
 
 import csv
-import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
+from pfld_edge_calib.face import Face
 from pfld_edge_calib.files import replacing
 from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_calib.labelling.labeller import TYPICAL_ERROR, face_sizes
@@ -73,20 +73,6 @@ BETWEEN = {
     97: _EYES[6:],
 }
 """The other 30 points, and those whose mean correction each takes."""
-HEADER = ["image", *(f"{axis}{i}" for i in range(98) for axis in "xy"), *(f"c{i}" for i in range(98))]
-
-
-def label_row(image: str, landmarks: Array, confidence: Array) -> list[str]:
-    """Format a face's line of the CSV."""
-    return [image, *(f"{value:.2f}" for value in landmarks.ravel()), *(f"{value:.3f}" for value in confidence)]
-
-
-def write_labels(target: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV of labels by renaming."""
-    with replacing(target) as binary:
-        file = io.TextIOWrapper(binary, newline="", write_through=True)
-        csv.writer(file).writerows(chain([HEADER], rows))
-        file.detach()
 
 
 class Teacher:
@@ -236,7 +222,7 @@ def source_rows(blocks: Sequence[Path]) -> Iterator[list[str]]:
     keep = (np.median(disagreement, 1) < WORST_DISAGREEMENT) & (overlap > LEAST_OVERLAP)
     confidence = TYPICAL_ERROR / np.hypot(TYPICAL_ERROR, disagreement)
     for i in np.flatnonzero(keep).tolist():
-        yield label_row(str(names[i]), points[i], confidence[i])
+        yield points_row(str(names[i]), Face(Path(), np.zeros(4), points[i], point_weights=confidence[i]))
 
 
 def main() -> None:
@@ -256,7 +242,7 @@ def main() -> None:
             ]
             for _ in track(pool.map(label_block, tasks), name, total=len(tasks)):
                 pass
-            write_labels(out / f"{name}.csv", source_rows(blocks))
+            write_points_csv(out / f"{name}.csv", 98, source_rows(blocks))
 
 
 if __name__ == "__main__":
