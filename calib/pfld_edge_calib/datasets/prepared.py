@@ -193,7 +193,9 @@ def read_shard(path: Path, size: int, *, pictures: bool = True) -> Shard:
             )
         groups = [bytes(name).decode() for name in _parts(arrays["groups"], arrays["group_ends"])]
         names = ("landmarks", "photo_landmarks", "windows", "weights")
-        shard = Shard(crops, *(arrays[name] for name in names), arrays["attributes"].astype(bool), tuple(groups))
+        landmarks, photo_landmarks, windows, weights = (arrays[name] for name in names)
+        attributes = arrays["attributes"].astype(bool)
+        shard = Shard(crops, landmarks, photo_landmarks, windows, weights, attributes, tuple(groups))
     except FileNotFoundError as error:
         raise FaceSetError(f"{path}: the shard is missing; run `pfld-edge prepare` again") from error
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, cv2.error) as error:
