@@ -33,7 +33,6 @@ from typing import NamedTuple
 import click
 import cv2
 import numpy as np
-import onnxruntime
 import torch
 from face_detector_photos import (
     Augmenter,
@@ -53,6 +52,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from pfld_edge_calib.files import replacing
 from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
+from pfld_edge_runtime.session import open_session
 
 STRIDES = (8, 16, 32)
 CHANNELS = 11
@@ -256,9 +256,7 @@ class ScoreTeacher:
     """YuNet's score of every cell, from a file of free input size: its maps have our strides, one prediction a cell."""
 
     def __init__(self, path: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = open_session(path)
 
     def __call__(self, images: NDArray[np.float32]) -> Tensor:
         """Scores ``(N, P)``, 0..1, of images ``(N, 3, S, S)`` BGR 0..255."""

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from pfld_edge_calib import read_photo
 from pfld_edge_calib.files import replacing
 from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
+from pfld_edge_runtime.session import open_session
 
 Float = NDArray[np.float32]
 Image = NDArray[np.uint8]
@@ -57,9 +57,7 @@ class Scrfd:
     """SCRFD with points (Guo et al., ICLR 2022), whose input is 640 px wide and high."""
 
     def __init__(self, path: Path, threshold: float = 0.2) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = open_session(path)
         self._threshold = threshold
 
     def __call__(self, image: Image) -> tuple[Float, Float, Float]:
