@@ -62,7 +62,10 @@ def least_squares_degrees(face: Array, angles: tuple[float, float, float] | None
         seen = cv2.projectPoints(shape, place[:3], place[3:], CAMERA, None)[0]
         return np.asarray(seen[:, 0] - points).ravel()
 
-    best = least_squares(off, np.concatenate([turn, place]), xtol=1e-12, ftol=1e-12)
+    def slope(place: Array) -> Array:
+        return np.asarray(cv2.projectPoints(shape, place[:3], place[3:], CAMERA, None)[1][:, :6])
+
+    best = least_squares(off, np.concatenate([turn, place]), slope, xtol=1e-12, ftol=1e-12)
     roll, yaw, pitch = Rotation.from_rotvec(best.x[:3]).as_euler("ZYX", degrees=True)
     return np.array([-yaw, -pitch, roll])
 
