@@ -22,6 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from harness import print_table, shared_folder
 from pfld_edge.commands.convert import judged_faces
+from pfld_edge.console import SkippedFiles
 from pfld_edge_calib import nme_per_face
 from pfld_edge_calib.evaluation import paired_drift
 from pfld_edge_convert.calibration import CalibrationSet, CalibrationSource, calibration_crops, sample_crops
@@ -77,7 +78,7 @@ def main(files: tuple[Path, ...], short: bool, faces: int, seed: int) -> None:
     for path in files:
         model, contract = float_network(path)
         chosen = found_faces(shared, contract, model, faces, seed)
-        judged = judged_faces(shared / "data/WFLW", None, contract)
+        judged = judged_faces(shared / "data/WFLW", None, contract, SkippedFiles())
         rows = list(quantized(model, contract, chosen.crops, short))
         report(path.name, chosen.source, model, contract, judged, rows, reference)
 
