@@ -49,9 +49,9 @@ COLUMNS = 6
 def main(out: Path) -> None:
     """Draw every part on a portrait, with the landmarks, into the PNG file OUT."""
     contract = Contract(input_size=80)
-    config = TrainConfig.from_dict({"data": [{"path": str(PORTRAITS / "landmarks.csv")}]})
-    with tempfile.TemporaryDirectory() as folder:
-        faces = open_cache(config, Path(folder), contract)
+    portraits = TrainConfig.from_dict({"data": [{"path": str(PORTRAITS / "landmarks.csv")}]})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        faces = open_cache(portraits, Path(folder), contract)
     cells = [labelled(*face(faces, contract, OFF, 0), "plain")]
     for number, (name, strength) in enumerate(SHOWN.items()):
         config, row = replace(OFF, **{name: strength}), number % 2
