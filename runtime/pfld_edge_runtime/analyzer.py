@@ -14,7 +14,7 @@ from pfld_edge_runtime.detection.catalogue import as_detector
 from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.errors import DetectorError, ModelContractError
 from pfld_edge_runtime.faces import Faces
-from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_mirrored
+from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_with_mirror
 from pfld_edge_runtime.geometry.roll import detected_rolls, follow_roll, refine_detected, turned_box
 from pfld_edge_runtime.landmark_model import FaceLandmarker, LandmarkModel, as_landmarker, takes_roll
 
@@ -145,8 +145,8 @@ def read_faces(
 ) -> Faces:
     """Find the landmarks of every boxed face, as ``landmarker(image, boxes, color)`` does, and give them as `Faces`.
 
-    A fifth column of `boxes` is the detector's score. With `confidence`, `Faces.confidences` are filled, which costs a
-    second prediction of each face; `curve` is taken in place of the contract's `confidence_curve`.
+    A fifth column of `boxes` is the detector's score. With `confidence`, `Faces.confidences` are filled, which costs
+    two more predictions of each face; `curve` is taken in place of the contract's `confidence_curve`.
 
     Raises:
         ImageError: The image can't be used.
@@ -159,8 +159,8 @@ def read_faces(
     confidences = unknown = np.full(len(valid), np.nan, np.float32)
     landmarks, points = _with_confidence(landmarker)(image, valid, color)
     if confidence:
-        mirrored = predict_mirrored(landmarker, image, valid, color)
-        confidences = landmark_confidence(landmarks, mirrored, landmarker.contract, curve)
+        pair = predict_with_mirror(landmarker, image, valid, color)
+        confidences = landmark_confidence(*pair, landmarker.contract, curve)
     return Faces(
         landmarks=landmarks,
         boxes=valid.astype(np.float32),

@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.errors import BoxError, ImageError
 
 Float32 = NDArray[np.float32]
@@ -196,6 +197,15 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
         else:
             _resample(photo, (y, x), (side, side), crops[index], order)
     return crops
+
+
+def contract_crops(
+    image: object, boxes: object, contract: Contract, color: str = "rgb", roll: object = None
+) -> tuple[CropWindows, NDArray[np.uint8]]:
+    """Crop boxed faces as a network's contract has it; arguments and errors are those of `FaceLandmarker`."""
+    check_color(color)
+    windows = crop_windows(boxes, contract.crop.margin, roll)
+    return windows, crop_faces(image, windows, contract.input_size, swap_channels=color != contract.color_order)
 
 
 def resize(photo: NDArray[np.generic], width: int, height: int) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, MOMENTS, Contract
-from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
+from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
 from pfld_edge_runtime.networks import TFLITE_MICRO, Network, litert_contract, open_litert, open_openvino
 from pfld_edge_runtime.session import has_openvino, is_litert, open_session, running_device
@@ -142,14 +142,16 @@ class LandmarkModel:
         agreed = _agreed(carried, contract)
         check_signature(session, agreed)
         name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
+        outputs = [output.name for output in session.get_outputs()]
+
+        def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+            found: list[NDArray[np.float32]] = session.run(outputs, {name: prepare_input(crops, agreed)})
+            return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
         # A network with a fixed batch of one (the published files) takes one face a call.
-        model = cls(
-            agreed,
-            lambda crops: np.concatenate(session.run(None, {name: prepare_input(crops, agreed)}), axis=1),
-            batch_size=1 if shape[0] == 1 else _BATCH_SIZE,
-            kind="onnx fp32" if agreed.quantization == "none" else "onnx int8",
-            assumed=carried is None,
-        )
+        batch_size = 1 if shape[0] == 1 else _BATCH_SIZE
+        kind = "onnx fp32" if agreed.quantization == "none" else "onnx int8"
+        model = cls(agreed, run, batch_size=batch_size, kind=kind, assumed=carried is None)
         model._session, model.runtime = session, "onnxruntime"
         return model
 
@@ -213,7 +215,8 @@ class LandmarkModel:
 
         A damaged network may give NaN.
         """
-        return self.locate_with_confidence(image, boxes, color, roll)[0]
+        windows, crops = contract_crops(image, boxes, self.contract, color, roll)
+        return windows.to_image(self.predict(crops))
 
     def locate_with_confidence(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
@@ -222,10 +225,7 @@ class LandmarkModel:
 
         NaN where the contract has none.
         """
-        check_color(color)
-        windows = crop_windows(boxes, self.contract.crop.margin, roll)
-        swap = color != self.contract.color_order
-        crops = crop_faces(image, windows, self.contract.input_size, swap_channels=swap)
+        windows, crops = contract_crops(image, boxes, self.contract, color, roll)
         found, spreads = self.predict_with_spread(crops)
         curve = self.contract.spread_curve
         return windows.to_image(found), np.full_like(spreads, np.nan) if curve is None else curve(spreads)
@@ -248,28 +248,30 @@ class LandmarkModel:
         NaN where the network has no output `MOMENTS`.
         """
         found, moments = self._run(crops)
+        if moments.shape != found.shape[:2]:
+            return found, np.full(found.shape[:2], np.nan, np.float32)
         return found, np.sqrt(np.maximum(moments - np.square(found).sum(axis=2), 0))
 
     def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Landmarks and second moments, NaN where unknown."""
-        size, points = self.contract.input_size, self.contract.landmarks.num_landmarks
+        """Landmarks, and second moments, ``(N, 0)`` where unknown."""
+        size, values = self.contract.input_size, 2 * self.contract.landmarks.num_landmarks
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
             raise ImageError(f"crops must be uint8 (N, {size}, {size}, 3); found {crops.dtype} {crops.shape}")
-        found = np.empty((len(crops), points, 2), np.float32)
-        moments = np.full((len(crops), points), np.nan, np.float32)
+        outputs = [np.zeros((0, values), np.float32)] if len(crops) == 0 else []
         for start in range(0, len(crops), self._batch_size):
             batch = crops[start : start + self._batch_size]
-            rows = slice(start, start + len(batch))
-            output = np.asarray(self._function(batch))
-            if self._session is not None and output.shape[1] > 2 * points:
-                moments[rows], output = output[:, 2 * points :], output[:, : 2 * points]
-            if output.size != len(batch) * points * 2:
+            output = np.asarray(self._function(batch), np.float32)
+            known = self._session is not None and output.shape[1] > values  # with moments
+            if output.size != len(batch) * values and not known:
                 raise ModelContractError(
-                    f"the contract promises {points} points a face; the network gave {output.shape} for {len(batch)}"
+                    f"the contract promises {values // 2} points a face; the network gave {output.shape} for "
+                    f"{len(batch)}"
                 )
-            found[rows] = output.reshape(-1, points, 2)
-        found[~(np.abs(found) < FARTHEST_LANDMARK)] = np.nan
-        return found, moments
+            outputs.append(output.reshape(len(batch), -1))
+        found = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        landmarks = found[:, :values]
+        landmarks = np.where(np.abs(landmarks) < FARTHEST_LANDMARK, landmarks, np.float32(np.nan))
+        return landmarks.reshape(len(crops), values // 2, 2), found[:, values:]
 
 
 class FaceLandmarker:
@@ -335,17 +337,20 @@ class FaceLandmarker:
             BoxError: A box can't be used.
             ModelFileError: The network gave NaN or infinity.
         """
-        return self.with_confidence(image, boxes, color, roll)[0]
+        return self._finite(self.model.locate(image, boxes, color, roll))
 
     def with_confidence(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Find landmarks as a call does, and each point's confidence; see `LandmarkModel.locate_with_confidence`."""
         landmarks, confidence = self.model.locate_with_confidence(image, boxes, color, roll)
+        return self._finite(landmarks), confidence
+
+    def _finite(self, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(landmarks).all():
             name = self.model.name or "the model"
             raise ModelFileError(f"{name} gave landmarks that are not finite numbers: the file is damaged")
-        return landmarks, confidence
+        return landmarks
 
     def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `LandmarkModel.predict`."""
