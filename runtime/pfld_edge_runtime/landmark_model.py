@@ -366,6 +366,24 @@ def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None
     return landmarker
 
 
+def locate_points(
+    landmarker: Callable[..., object], image: NDArray[np.generic], boxes: object, color: str, rolls: NDArray[np.float64]
+) -> NDArray[np.floating]:
+    """Find landmarks with any landmarker: ``(N, P, 3)`` x, y and confidence, NaN where it doesn't tell that.
+
+    Crops are turned where a roll is not 0. What a callable returns instead of landmarks is given as it is.
+    """
+    turned = {"roll": rolls} if rolls.any() else {}
+    if isinstance(landmarker, FaceLandmarker):
+        landmarks, confidence = landmarker.with_confidence(image, boxes, color, **turned)
+    else:
+        landmarks = np.asarray(landmarker(image, boxes, color, **turned), np.float64)
+        if landmarks.ndim != 3:
+            return landmarks
+        confidence = np.full(landmarks.shape[:2], np.nan, np.float32)
+    return np.concatenate([landmarks, confidence[:, :, None]], axis=2)
+
+
 def takes_roll(landmarker: Callable[..., object]) -> bool:
     """Whether a landmarker can turn its crops: it has the argument `roll` of `FaceLandmarker`'s call."""
     if isinstance(landmarker, FaceLandmarker):

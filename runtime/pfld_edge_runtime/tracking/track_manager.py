@@ -20,6 +20,7 @@ from pfld_edge_runtime.contract import Contract, LandmarkScheme
 from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity, tight_box
 from pfld_edge_runtime.geometry.roll import (
+    Points,
     Predict,
     detected_rolls,
     follow_roll,
@@ -99,6 +100,7 @@ class Track:
     last_seen: float
     score: float = nan
     roll: float = 0.0
+    confidence: Array | None = None
     scheme: LandmarkScheme | None = None
     smoothed: Array = field(init=False)
     speed: Array = field(default_factory=lambda: np.zeros(2))
@@ -132,8 +134,9 @@ class Track:
         slack = max(1.0, (_SLACK_AT_REST if at_rest else _SLACK) * size)
         return (self.box if roll == self.roll and np.abs(box - self.box).max() <= slack else box), roll
 
-    def update(self, landmarks: Array, box: Array, roll: float, now: float) -> None:
-        """Add a frame's landmarks and the box and roll of their crop; after a loss the filters start again."""
+    def update(self, points: Array, box: Array, roll: float, now: float) -> None:
+        """Add a frame's ``(P, 3)`` points and the box and roll of their crop; after a loss the filters start again."""
+        landmarks, self.confidence = points[:, :2], points[:, 2]
         self.landmarks, self.box, self.roll = landmarks, box, roll
         if self.lost:
             self._smoother = FaceSmoother(self.smoothing)
@@ -241,14 +244,15 @@ class TrackManager:
             np.concatenate([boxes, shifted_boxes(boxes[to_check])]) if to_check else boxes,
             np.concatenate([rolls, rolls[to_check]]),
         )
-        shifted = dict(zip(to_check, landmarks[len(tracks) :], strict=True))
+        shifted = dict(zip(to_check, landmarks[len(tracks) :, :, :2], strict=True))
         landmarks = _recentered(predict, boxes, rolls, landmarks[: len(tracks)])
         unconfirmed = []
         for index, (track, box, roll, points) in enumerate(zip(tracks, boxes, rolls, landmarks, strict=True)):
-            if is_implausible(points, image_size):
+            places = points[:, :2]
+            if is_implausible(places, image_size):
                 track.lost = True
-            elif is_discontinuous(track.landmarks, points, track.predicted_shift(now)) or (
-                index in shifted and moves_with_crop(points, shifted[index])
+            elif is_discontinuous(track.landmarks, places, track.predicted_shift(now)) or (
+                index in shifted and moves_with_crop(places, shifted[index])
             ):
                 unconfirmed.append(track)
             else:
@@ -281,7 +285,7 @@ class TrackManager:
         new.sort(key=ranks.tolist().index)
         order = [*stale, *new]
         first = predict(boxes[order], rolls[order])
-        usable = [row for row, points in enumerate(first) if not is_implausible(points, image_size)]
+        usable = [row for row, points in enumerate(first) if not is_implausible(points[:, :2], image_size)]
         rows = [order[row] for row in usable]
         some = found[rows]
         refined = refine_detected(
@@ -290,8 +294,9 @@ class TrackManager:
         updated = []
         for row, points, box, roll in zip(rows, *refined, strict=True):
             known = stale.get(row)
-            if not is_implausible(points, image_size) and self._has_room_for(points, known, now):
-                track = known or self._add(points, box, now, float(found.scores[row]))
+            places = points[:, :2]
+            if not is_implausible(places, image_size) and self._has_room_for(places, known, now):
+                track = known or self._add(places, box, now, float(found.scores[row]))
                 track.update(points, box, float(roll), now)
                 updated.append(track)
         for track in stale.values():
@@ -362,16 +367,16 @@ def are_duplicates(one: Array, other: Array) -> bool:
     return bool(distance < _DUPLICATE_DISTANCE * min(face_size(one), face_size(other)))
 
 
-def _recentered(predict: Predict, boxes: Array, rolls: Array, landmarks: Array) -> Array:
+def _recentered(predict: Predict, boxes: Array, rolls: Array, found: Points) -> Points:
     """Predict again the faces that are off the centre of their crop, changing `boxes` to their tight boxes.
 
     Landmarks from a crop that is off by a third of a face still show where the face is, but are imprecise.
     """
-    rows = [row for row, points in enumerate(landmarks) if is_off_center(boxes[row], points)]
+    rows = [row for row, points in enumerate(found) if is_off_center(boxes[row], points[:, :2])]
     if rows:
-        boxes[rows] = turned_box(landmarks[rows], rolls[rows])
-        landmarks[rows] = predict(boxes[rows], rolls[rows])
-    return landmarks
+        boxes[rows] = turned_box(found[rows, :, :2], rolls[rows])
+        found[rows] = predict(boxes[rows], rolls[rows])
+    return found
 
 
 def _table(boxes: Sequence[Array]) -> Array:

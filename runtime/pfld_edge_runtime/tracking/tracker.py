@@ -15,7 +15,7 @@ from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.errors import TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
-from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, takes_roll
+from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, locate_points, takes_roll
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
 from pfld_edge_runtime.tracking.track_manager import TrackManager
 
@@ -206,19 +206,18 @@ class FaceTracker:
         )
 
     def _predict(self, frame: Image, color: str) -> Predict:
-        points = self._scheme.num_landmarks
-
         def predict(boxes: Array, rolls: Array) -> Array:
+            expected = (len(boxes), self._scheme.num_landmarks, 3)
             if len(boxes) == 0:
-                return np.zeros((0, points, 2))
-            turned = {"roll": rolls} if rolls.any() else {}
-            found = np.asarray(self._landmarker(frame, boxes, color, **turned), np.float64)
-            if found.shape != (len(boxes), points, 2):
+                return np.zeros(expected)
+            found = locate_points(self._landmarker, frame, boxes, color, rolls)
+            if found.shape != expected:
+                shape = (*found.shape[:2], found.shape[2] - 1) if found.ndim == 3 else found.shape
                 raise TrackerError(
-                    f"the landmarker gave {found.shape} for {len(boxes)} boxes; its scheme {self._scheme.name} "
-                    f"asks for {(len(boxes), points, 2)}"
+                    f"the landmarker gave {shape} for {len(boxes)} boxes; its scheme {self._scheme.name} asks for "
+                    f"{(*expected[:2], 2)}"
                 )
-            return found
+            return found.astype(np.float64)
 
         return predict
 
@@ -234,6 +233,7 @@ class FaceTracker:
             image_size=image_size,
             scheme=self._scheme,
             rolls=np.array([track.roll for track in tracks], np.float64),
+            landmark_confidence=np.array([track.confidence for track in tracks], np.float32),
         )
 
 
