@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import LandmarkScheme
 from pfld_edge_runtime.crop import turn_points
-from pfld_edge_runtime.geometry.landmarks import tight_box
+from pfld_edge_runtime.geometry.landmarks import as_complex, tight_box
 
 Array = NDArray[np.float64]
 
@@ -60,10 +60,9 @@ def face_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None) ->
     weights = None if scheme is None else _weights(scheme)
     if weights is None or len(landmarks) == 0:
         return np.full(len(landmarks), np.nan)
-    sums = weights @ landmarks
-    across = sums[:, 0] + 1j * sums[:, 1]
-    sizes = np.ptp(landmarks, axis=1).max(axis=1)
-    return np.where(np.abs(across) >= _LEAST_SHAPE * sizes, np.degrees(np.angle(across)), np.nan)
+    across = as_complex(landmarks) @ weights
+    sizes = (np.maximum.reduce(landmarks, 1) - np.minimum.reduce(landmarks, 1)).max(axis=1)
+    return np.where(np.abs(across) >= _LEAST_SHAPE * sizes, np.degrees(np.arctan2(across.imag, across.real)), np.nan)
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ CHI 2012, algorithm 1. Added to it: vectors whose components share one speed, an
 
 from dataclasses import dataclass, fields
 from math import isfinite, pi, sqrt
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from pfld_edge_runtime.errors import SmoothingError
 from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity
 
 Array = NDArray[np.float64]
+Cutoff = TypeVar("Cutoff", float, NDArray[np.float64])
 
 _NOISE_TIME = 1.0
 """Seconds over which the noise is averaged."""
@@ -51,11 +53,10 @@ class OneEuro:
                 raise SmoothingError(f"OneEuro {item.name} is {value!r}; it must be finite and {least}")
 
 
-def low_pass_gain(cutoff: Array | float, interval: float) -> Array:
+def low_pass_gain(cutoff: Cutoff, interval: float) -> Cutoff:
     """The share of a new sample in a first-order low-pass filter (equation 5 of the paper): ``1 / (1 + tau / Te)``."""
-    turn = 2 * pi * np.asarray(cutoff, np.float64) * interval
-    gain: Array = turn / (1 + turn)
-    return gain
+    turn = 2 * pi * cutoff * interval
+    return turn / (1 + turn)
 
 
 class SpeedGain:
