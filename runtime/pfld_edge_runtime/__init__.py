@@ -7,14 +7,20 @@ if TYPE_CHECKING:
     from pfld_edge_runtime.analyzer import *
     from pfld_edge_runtime.contract import *
     from pfld_edge_runtime.crop import *
-    from pfld_edge_runtime.detection import *
+    from pfld_edge_runtime.detection.architectures import *
+    from pfld_edge_runtime.detection.catalogue import *
+    from pfld_edge_runtime.detection.detector import *
     from pfld_edge_runtime.device_check import *
     from pfld_edge_runtime.errors import *
     from pfld_edge_runtime.faces import *
-    from pfld_edge_runtime.geometry import *
+    from pfld_edge_runtime.geometry.confidence import *
+    from pfld_edge_runtime.geometry.landmarks import *
+    from pfld_edge_runtime.geometry.pose import *
+    from pfld_edge_runtime.geometry.wflw_points import *
     from pfld_edge_runtime.landmark_model import *
     from pfld_edge_runtime.session import *
-    from pfld_edge_runtime.tracking import *
+    from pfld_edge_runtime.tracking.smoothing import *
+    from pfld_edge_runtime.tracking.tracker import *
 
 __version__ = "0.1.0"
 
@@ -27,23 +33,25 @@ _PUBLIC = {
         "fingerprint_image"
     ),
     "crop": "CropWindows crop_faces crop_windows",
-    "detection": (
-        "BUNDLED_DETECTOR DETECTOR_FILES SCRFD BoxMap Detector FaceDetector PfldEdgeDetector UltraFace YuNet "
-        "detector_folder download_detector find_boxes open_detector"
-    ),
+    "detection.architectures": "SCRFD PfldEdgeDetector UltraFace YuNet",
+    "detection.catalogue": "BUNDLED_DETECTOR DETECTOR_FILES detector_folder download_detector open_detector",
+    "detection.detector": "BoxMap Detector FaceDetector find_boxes",
     "device_check": "SelfTest self_test",
     "errors": (
         "BoxError DetectorError DeviceError DownloadError ImageError LandmarkError MissingPackageError "
         "ModelContractError ModelFileError PfldEdgeError SmoothingError TimestampError TrackerError"
     ),
     "faces": "Faces",
-    "geometry": (
-        "ARCFACE_POINTS HeadPose aligned_face aligned_faces default_camera eye_openness five_points head_pose "
-        "landmark_confidence landmarks_68 mirror_disagreement mouth_openness predict_with_mirror tight_box"
+    "geometry.confidence": "landmark_confidence mirror_disagreement predict_with_mirror",
+    "geometry.landmarks": "tight_box",
+    "geometry.pose": "HeadPose default_camera head_pose",
+    "geometry.wflw_points": (
+        "ARCFACE_POINTS aligned_face aligned_faces eye_openness five_points landmarks_68 mouth_openness"
     ),
     "landmark_model": "ACCURATE_MODEL BUNDLED_MODEL FaceLandmarker LandmarkModel prepare_input",
     "session": "DEVICES DeviceWarning",
-    "tracking": "FaceSmoother FaceTracker Landmarker OneEuro OneEuroFilter Smoothing",
+    "tracking.smoothing": "FaceSmoother OneEuro OneEuroFilter Smoothing",
+    "tracking.tracker": "FaceTracker Landmarker",
 }
 _HOMES = {name: f"{__name__}.{module}" for module, names in _PUBLIC.items() for name in names.split()}
 

@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import ConfidenceCurve, Contract
 from pfld_edge_runtime.crop import check_boxes, check_image
-from pfld_edge_runtime.detection import Detector
 from pfld_edge_runtime.detection.catalogue import as_detector
-from pfld_edge_runtime.detection.detector import Detections
+from pfld_edge_runtime.detection.detector import Detections, Detector
 from pfld_edge_runtime.errors import DetectorError, ModelContractError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_with_mirror

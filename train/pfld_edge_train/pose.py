@@ -7,7 +7,7 @@ landmarks with a mean frontal face; here 17 rigid points are fitted to the runti
 import torch
 from torch import Tensor
 
-from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 
 POSE_SCHEME = "wflw-98"
 """The only landmark scheme with 3-D points."""

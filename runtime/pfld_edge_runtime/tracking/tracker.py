@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import WFLW_98, Contract, LandmarkScheme
 from pfld_edge_runtime.crop import check_color, check_image
-from pfld_edge_runtime.detection import Detector
 from pfld_edge_runtime.detection.catalogue import as_detector
-from pfld_edge_runtime.detection.detector import Detections
+from pfld_edge_runtime.detection.detector import Detections, Detector
 from pfld_edge_runtime.errors import TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
