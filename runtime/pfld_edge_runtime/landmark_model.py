@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from pfld_edge_runtime.contract import CONTRACT_KEY, MOMENTS, Contract
 from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
-from pfld_edge_runtime.networks import TFLITE_MICRO, Network, litert_contract, open_litert, open_openvino
 from pfld_edge_runtime.session import has_openvino, is_litert, open_session, running_device
+
+if TYPE_CHECKING:
+    from pfld_edge_runtime.networks import Network
 
 Called = TypeVar("Called")
 
@@ -124,6 +126,8 @@ class LandmarkModel:
         with naming(Path(source)) if isinstance(source, str | Path) else nullcontext():
             opened = cls.from_session(session, contract)
             if in_package:
+                from pfld_edge_runtime.networks import open_openvino
+
                 opened._run_by(open_openvino(source if isinstance(source, bytes) else str(source), threads), device)
         if isinstance(source, str | Path):
             opened.path = Path(source)
@@ -159,6 +163,8 @@ class LandmarkModel:
     def _open_litert(
         cls, source: str | Path | bytes, device: str, threads: int, contract: Contract | None
     ) -> "LandmarkModel":
+        from pfld_edge_runtime.networks import TFLITE_MICRO, litert_contract, open_litert
+
         path = None if isinstance(source, bytes) else Path(source)
         if path is not None and not path.is_file():
             raise ModelFileError(f"{path}: no such model file")
@@ -172,7 +178,7 @@ class LandmarkModel:
         model._reopen = partial(cls.open, source, device, threads, contract=contract)
         return model
 
-    def _run_by(self, network: Network, device: str) -> None:
+    def _run_by(self, network: "Network", device: str) -> None:
         """Take a network of another runtime, which takes one face a call, in place of a session."""
         contract = self.contract
         self._function = lambda crops: network.run(prepare_input(crops, contract))
@@ -441,20 +447,8 @@ def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -
         raise ModelContractError(
             f"the network must have one input and one output; found {len(inputs)} and {len(outputs)}"
         )
-    size = contract.input_size
-    expected: list[Any] = [3, size, size] if contract.layout == "NCHW" else [size, size, 3]
-    if list(inputs[0].shape[1:]) != expected:
-        raise ModelContractError(
-            f"the contract promises an input of (N, {expected}), the network has {inputs[0].shape}"
-        )
     batch = inputs[0].shape[0]
     if isinstance(batch, int) and batch != 1:
         raise ModelContractError(f"the network takes exactly {batch} faces a call: export it with a dynamic batch")
-    dtype = "tensor(float)" if contract.input_dtype == "float32" else "tensor(uint8)"
-    if inputs[0].type != dtype:
-        raise ModelContractError(
-            f"the contract promises {contract.input_dtype} input, the network has {inputs[0].type}"
-        )
-    count = 2 * contract.landmarks.num_landmarks
-    if list(outputs[0].shape[1:]) != [count]:
-        raise ModelContractError(f"the contract promises {count} outputs a face, the network has {outputs[0].shape}")
+    dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(inputs[0].type, inputs[0].type)
+    contract.check_signature(inputs[0].shape, dtype, outputs[0].shape)

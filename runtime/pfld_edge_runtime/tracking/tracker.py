@@ -1,8 +1,8 @@
 """`FaceTracker`: detection in some frames, landmarks in all, ids that stay; with the frame clock and scene cuts."""
 
-from math import isfinite, sqrt
+from collections.abc import Callable
+from math import isfinite, nan, sqrt
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +37,9 @@ correlate by less than 0.35 and 99 % by less than 0.6. Of pans by 5 % of the wid
 99 % correlate by more than 0.5; a flash or half the exposure leaves more than 0.85."""
 
 
-class Landmarker(Protocol):
-    """What `FaceTracker` gets landmarks from: a `FaceLandmarker`, or any callable with its signature.
-
-    Crops are turned where the callable has the argument `roll`, see `FaceLandmarker`.
-    """
-
-    def __call__(self, image: Image, boxes: object, color: str = "rgb") -> NDArray[np.float32]:
-        """Give ``(N, P, 2)`` pixels for ``(N, 4)`` boxes that are tight around landmarks."""
-        ...
+Landmarker = Callable[..., NDArray[np.floating]]
+"""What gives `FaceTracker` landmarks: a `FaceLandmarker`, or any callable with its signature, ``(N, P, 2)`` pixels for
+boxes that are tight around landmarks. Crops are turned where the callable has the argument `roll`."""
 
 
 class FaceTracker:
@@ -171,19 +165,18 @@ class FaceTracker:
         """The frame's time in seconds; without a timestamp, one frame interval after the last."""
         last = self._now
         if timestamp is None:
-            now = 0.0 if last is None else last + self._interval
-        else:
-            try:
-                now = float(timestamp)
-            except (TypeError, ValueError) as error:
-                raise TimestampError(f"timestamp is {timestamp!r}; it must be a number of seconds, or None") from error
-            if not isfinite(now):
-                raise TimestampError(f"timestamp is {timestamp!r}; it must be a finite number of seconds")
-            if last is not None and now <= last:
-                raise TimestampError(
-                    f"timestamp {now:g} s is not after the last frame's {last:g} s: call reset() before another video, "
-                    "or leave out frames that come twice"
-                )
+            timestamp = 0.0 if last is None else last + self._interval
+        try:
+            now = float(timestamp)
+        except (TypeError, ValueError):
+            now = nan
+        if not isfinite(now):
+            raise TimestampError(f"timestamp is {timestamp!r}; it must be a finite number of seconds, or None")
+        if last is not None and now <= last:
+            raise TimestampError(
+                f"timestamp {now:g} s is not after the last frame's {last:g} s: call reset() before another video, or "
+                "leave out frames that come twice"
+            )
         self._now = now
         return now
 
