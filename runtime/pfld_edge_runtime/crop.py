@@ -161,20 +161,15 @@ def crop_windows(boxes: object, margin: float, roll: object = None) -> CropWindo
         corners.append((floor(x0 + (x1 - x0) / 2) - side // 2, floor(y0 + (y1 - y0) / 2) - side // 2))
         sizes.append(side)
     places = np.array(corners, np.int64).reshape(-1, 2), np.array(sizes, np.int64)
-    return CropWindows(*places, _check_rolls(roll, len(valid)))
-
-
-def _check_rolls(roll: object, count: int) -> NDArray[np.float64] | None:
-    """``(count,)`` finite degrees; None where all are 0."""
     if roll is None:
-        return None
+        return CropWindows(*places)
     try:
-        rolls = np.broadcast_to(np.asarray(roll, np.float64), (count,))
+        rolls = np.broadcast_to(np.asarray(roll, np.float64), len(valid))
     except (TypeError, ValueError) as error:
-        raise BoxError(f"roll must be one number of degrees for each of the {count} boxes: {error}") from error
+        raise BoxError(f"roll must be one number of degrees for each of the {len(valid)} boxes: {error}") from error
     if not np.isfinite(rolls).all():
         raise BoxError(f"roll must be finite degrees, found {rolls.tolist()}")
-    return rolls if rolls.any() else None
+    return CropWindows(*places, rolls if rolls.any() else None)
 
 
 def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> NDArray[np.uint8]:

@@ -53,9 +53,6 @@ class LandmarkModel:
     Example:
         >>> model = LandmarkModel.open("pfld-edge-s.onnx")
         >>> model.predict(crops)  # (N, 98, 2), fractions of the crop
-        >>> torch_model = LandmarkModel(
-        ...     contract, lambda crops: network(torch.from_numpy(prepare_input(crops, contract))).numpy()
-        ... )
     """
 
     runtime = ""

@@ -324,7 +324,7 @@ class TrackManager:
         known = [
             track.predicted_crop(now)[0] if track in unconfirmed else tight_box(track.landmarks) for track in tracks
         ]
-        matches = {column: tracks[row] for row, column in match_boxes(_table(known), boxes, _GATE)}
+        matches = {column: tracks[row] for row, column in match_boxes(known, boxes, _GATE)}
         for track in tracks:
             if track not in matches.values():
                 track.misses += 1
@@ -332,7 +332,7 @@ class TrackManager:
                 track.lost = track in unconfirmed or given_up
         lost = [track for track in self.lost if now - track.last_seen <= self._memory]
         left = [index for index in range(len(boxes)) if index not in matches]
-        pairs = match_boxes(_table([track.predicted_crop(now)[0] for track in lost]), boxes[left], _LOST_GATE)
+        pairs = match_boxes([track.predicted_crop(now)[0] for track in lost], boxes[left], _LOST_GATE)
         return matches | {left[column]: lost[row] for row, column in pairs}
 
     def _has_room_for(self, points: Array, track: Track | None, now: float) -> bool:
@@ -348,8 +348,8 @@ class TrackManager:
                 max(one, other, key=lambda track: (track.prediction_error, track.id)).lost = True
 
 
-def match_boxes(known: Array, found: Array, gate: float) -> list[tuple[int, int]]:
-    """Pair ``(N, 4)`` known and ``(M, 4)`` found boxes of the same face, the closest first, each box at most once.
+def match_boxes(known: Sequence[Array], found: Array, gate: float) -> list[tuple[int, int]]:
+    """Pair N known and ``(M, 4)`` found boxes of the same face, the closest first, each box at most once.
 
     Distance, at most `gate`, is that of the boxes' centres in faces, plus the absolute logarithm of the ratio of their
     sizes. Unlike intersection over union it orders boxes that no longer overlap, as after an occlusion. Greedy pairing
@@ -358,8 +358,9 @@ def match_boxes(known: Array, found: Array, gate: float) -> list[tuple[int, int]
     """
     if len(known) == 0 or len(found) == 0:
         return []
-    centers = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (known, found)]
-    sizes = [(boxes[:, 2:] - boxes[:, :2]).max(axis=1) for boxes in (known, found)]
+    both = np.array(known), found
+    centers = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in both]
+    sizes = [(boxes[:, 2:] - boxes[:, :2]).max(axis=1) for boxes in both]
     shift = np.linalg.norm(centers[0][:, None] - centers[1][None], axis=-1)
     mean = (sizes[0][:, None] + sizes[1][None]) / 2
     distance = shift / mean + np.abs(np.log(sizes[0][:, None] / sizes[1][None]))
@@ -387,7 +388,3 @@ def _recentered(predict: Predict, boxes: Array, rolls: Array, found: Points) -> 
         boxes[rows] = turned_box(found[rows, :, :2], rolls[rows])
         found[rows] = predict(boxes[rows], rolls[rows])
     return found
-
-
-def _table(boxes: Sequence[Array]) -> Array:
-    return np.array(boxes, np.float64).reshape(-1, 4)

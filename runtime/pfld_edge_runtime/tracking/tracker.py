@@ -90,11 +90,10 @@ class FaceTracker:
             ModelFileError: A file can't be opened.
             ModelContractError: The landmarker is neither a model nor a callable.
         """
-        for name, value in {"every": every, "search_every": search_every, "check_every": check_every}.items():
-            if value < 1:
-                raise TrackerError(f"{name} is {value!r}; it counts frames and must be at least 1")
-        if max_faces is not None and max_faces < 1:
-            raise TrackerError(f"max_faces is {max_faces!r}; it must be at least 1, or None for all")
+        counts = {"every": every, "search_every": search_every, "check_every": check_every, "max_faces": max_faces}
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise TrackerError(f"{name} is {value!r}; it must be at least 1")
         if not (isfinite(fps) and fps > 0):
             raise TrackerError(f"fps is {fps!r}; it must be finite and above 0")
         if not memory >= 0:
