@@ -444,8 +444,8 @@ def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -
         raise ModelContractError(
             f"the network must have one input and one output; found {len(inputs)} and {len(outputs)}"
         )
+    dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(inputs[0].type, inputs[0].type)
+    contract.check_signature(inputs[0].shape, dtype, outputs[0].shape)
     batch = inputs[0].shape[0]
     if isinstance(batch, int) and batch != 1:
         raise ModelContractError(f"the network takes exactly {batch} faces a call: export it with a dynamic batch")
-    dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(inputs[0].type, inputs[0].type)
-    contract.check_signature(inputs[0].shape, dtype, outputs[0].shape)

@@ -41,7 +41,8 @@ def predict_with_mirror(
     windows, crops = contract_crops(image, boxes, contract, color, roll)
     found = landmarker.predict_crops(np.concatenate([crops, crops[:, :, ::-1]]))
     # Fractions of a crop become those of its mirror image: x is 1 - x.
-    mirrored = found[len(crops) :, contract.landmarks.mirror] * np.float32([-1, 1]) + np.float32([1, 0])
+    mirrored = found[len(crops) :, contract.landmarks.mirror] * np.array([-1, 1], np.float32)
+    mirrored += np.array([1, 0], np.float32)
     return windows.to_image(found[: len(crops)]), windows.to_image(mirrored)
 
 

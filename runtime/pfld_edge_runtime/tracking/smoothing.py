@@ -79,12 +79,12 @@ class SpeedGain:
         # The first of these meets a low-pass filter that has seen the paper's initial dx = 0.
         slope = innovation / interval
         self._speed = gain * slope if self._speed is None else self._speed + gain * (slope - self._speed)
-        speed = np.sqrt((self._speed**2).sum(axis=-1, keepdims=True))
+        speed: Array = np.sqrt(np.einsum("...i,...i->...", self._speed, self._speed))[..., None]
         if settings.dead_band:
             # White noise of deviation s has deviation s / interval * sqrt(gain / (2 - gain)) after that low pass.
             made_by_noise = self._noise(innovation, interval) / interval * sqrt(gain / (2 - gain))
             speed = np.maximum(speed - settings.dead_band * made_by_noise, 0)
-        share = low_pass_gain(settings.min_cutoff + settings.beta * speed, interval)
+        share: Array = low_pass_gain(settings.min_cutoff + settings.beta * speed, interval)
         if settings.dead_band:
             # Inside the band a low cutoff would keep the first sample's error for seconds: start as a plain mean.
             self._seen += 1
@@ -108,7 +108,7 @@ class _Noise:
             ratio = interval / self._last_interval
             older, old = self._past
             error = sample - old - (old - older) * ratio
-            power = (error**2).sum(axis=-1, keepdims=True) / (1 + (1 + ratio) ** 2 + ratio**2)
+            power = np.einsum("...i,...i->...", error, error)[..., None] / (1 + (1 + ratio) ** 2 + ratio**2)
             if self._seen > 2:
                 power = np.minimum(power, _LARGEST_ERROR**2 * variance)
             self._seen += 1
