@@ -33,8 +33,10 @@ from pfld_edge_calib import (
 )
 from pfld_edge_calib.photo import listed_paths
 from pfld_edge_runtime import IBUG_68, FaceLandmarker
-from pfld_edge_runtime.detection import YuNet
-from pfld_edge_runtime.geometry import ConfidenceCurve, landmarks_68, mirror_disagreement, predict_with_mirror
+from pfld_edge_runtime.contract import ConfidenceCurve
+from pfld_edge_runtime.detection.architectures import YuNet
+from pfld_edge_runtime.geometry.confidence import mirror_disagreement, predict_with_mirror
+from pfld_edge_runtime.geometry.wflw_points import landmarks_68
 
 Array = NDArray[np.float64]
 Cases = NDArray[np.void]

@@ -44,7 +44,7 @@ def portraits(contract: Contract | None = None) -> list[Face]:
     if contract is None or scheme == WFLW_98:
         return faces
     from pfld_edge_runtime import five_points, landmarks_68
-    from pfld_edge_runtime.detection import scheme_box_map
+    from pfld_edge_runtime.detection.detector import scheme_box_map
 
     mappings = {IBUG_68: landmarks_68, FIVE_POINTS: five_points}
     if scheme not in mappings:

@@ -27,7 +27,7 @@ from pfld_edge_runtime import (
     crop_windows,
     tight_box,
 )
-from pfld_edge_runtime.detection import find_boxes
+from pfld_edge_runtime.detection.detector import find_boxes
 
 _BATCH = 64
 

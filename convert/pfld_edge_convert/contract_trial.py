@@ -19,7 +19,7 @@ from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
 from pfld_edge_calib.photo import face_photo
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import IBUG_68, WFLW_98, landmarks_68
-from pfld_edge_runtime.detection import YuNet
+from pfld_edge_runtime.detection.architectures import YuNet
 from pfld_edge_runtime.session import open_session
 
 Float = NDArray[np.float64]

@@ -14,7 +14,7 @@ from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSetting
 from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import Contract, Detector, open_detector
-from pfld_edge_runtime.detection import find_boxes
+from pfld_edge_runtime.detection.detector import find_boxes
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
 _SAME_FACE = 0.35

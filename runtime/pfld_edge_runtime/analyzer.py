@@ -1,22 +1,19 @@
 """`FaceAnalyzer` and `read_faces`: photograph in, `Faces` out, with a detector or with boxes that are known."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import ConfidenceCurve, Contract
 from pfld_edge_runtime.crop import check_boxes, check_image
-from pfld_edge_runtime.detection import Detector
 from pfld_edge_runtime.detection.catalogue import as_detector
-from pfld_edge_runtime.detection.detector import Detections
+from pfld_edge_runtime.detection.detector import Detections, Detector
 from pfld_edge_runtime.errors import DetectorError, ModelContractError
 from pfld_edge_runtime.faces import Faces
-from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_mirrored
+from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_with_mirror
 from pfld_edge_runtime.geometry.roll import detected_rolls, follow_roll, refine_detected, turned_box
-from pfld_edge_runtime.landmark_model import FaceLandmarker, LandmarkModel, as_landmarker, takes_roll
+from pfld_edge_runtime.landmark_model import FaceLandmarker, LandmarkModel, as_landmarker, locate_points, takes_roll
 
 Array = NDArray[np.float64]
 
@@ -89,28 +86,21 @@ class FaceAnalyzer:
         def boxes_at(rolls: Array | float) -> Array:
             return found.landmark_boxes(contract, rolls)
 
-        # By the landmarks' bytes, since the roll search keeps some rows of each prediction.
-        confidence: dict[bytes, NDArray[np.float32]] = {}
-
-        def predict(boxes: Array, rolls: Array) -> NDArray[np.float32]:
-            landmarks, points = _with_confidence(self.landmarker)(
-                image, boxes, color, **({"roll": rolls} if rolls.any() else {})
-            )
-            confidence.update(zip((row.tobytes() for row in landmarks), points, strict=True))
-            return landmarks
+        def predict(boxes: Array, rolls: Array) -> NDArray[np.floating]:
+            return locate_points(self.landmarker, image, boxes, color, rolls)
 
         rolls = detected_rolls(found.rolls, self._scheme)
         boxes = boxes_at(rolls)
-        landmarks = predict(boxes, rolls)
+        points = predict(boxes, rolls)
         for step in range(self._refine if len(boxes) else 0):
             if step == 0:
-                landmarks, boxes, rolls = refine_detected(predict, landmarks, rolls, boxes_at, self._scheme)
+                points, boxes, rolls = refine_detected(predict, points, rolls, boxes_at, self._scheme)
                 continue
-            rolls = follow_roll(landmarks, self._scheme, rolls)
-            boxes = turned_box(landmarks, rolls)
-            landmarks = predict(boxes, rolls)
+            rolls = follow_roll(points[..., :2], self._scheme, rolls)
+            boxes = turned_box(points[..., :2], rolls)
+            points = predict(boxes, rolls)
         return Faces(
-            landmarks=landmarks,
+            landmarks=points[..., :2].astype(np.float32),
             boxes=boxes.astype(np.float32),
             scores=found.scores,
             confidences=np.full(len(boxes), np.nan, np.float32),
@@ -118,21 +108,8 @@ class FaceAnalyzer:
             image_size=(width, height),
             scheme=contract.landmarks,
             rolls=rolls,
-            landmark_confidence=np.array([confidence[row.tobytes()] for row in landmarks], np.float32),
+            landmark_confidence=points[..., 2].astype(np.float32),
         )
-
-
-def _with_confidence(landmarker: FaceLandmarker) -> Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """A landmarker's own `with_confidence`, or its call with unknown confidences."""
-
-    def unknown(*arguments: Any, **turned: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # noqa: ANN401
-        landmarks = np.asarray(landmarker(*arguments, **turned), np.float32)
-        return landmarks, np.full(landmarks.shape[:2], np.nan, np.float32)
-
-    own: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]] = getattr(
-        landmarker, "with_confidence", unknown
-    )
-    return own
 
 
 def read_faces(
@@ -145,8 +122,8 @@ def read_faces(
 ) -> Faces:
     """Find the landmarks of every boxed face, as ``landmarker(image, boxes, color)`` does, and give them as `Faces`.
 
-    A fifth column of `boxes` is the detector's score. With `confidence`, `Faces.confidences` are filled, which costs a
-    second prediction of each face; `curve` is taken in place of the contract's `confidence_curve`.
+    A fifth column of `boxes` is the detector's score. With `confidence`, `Faces.confidences` are filled, which costs
+    two more predictions of each face; `curve` is taken in place of the contract's `confidence_curve`.
 
     Raises:
         ImageError: The image can't be used.
@@ -157,17 +134,17 @@ def read_faces(
     height, width = check_image(image).shape[:2]
     columns = np.asarray(boxes, np.float32).reshape(len(valid), -1) if len(valid) else valid
     confidences = unknown = np.full(len(valid), np.nan, np.float32)
-    landmarks, points = _with_confidence(landmarker)(image, valid, color)
+    points = locate_points(landmarker, image, valid, color, np.zeros(len(valid)))
     if confidence:
-        mirrored = predict_mirrored(landmarker, image, valid, color)
-        confidences = landmark_confidence(landmarks, mirrored, landmarker.contract, curve)
+        pair = predict_with_mirror(landmarker, image, valid, color)
+        confidences = landmark_confidence(*pair, landmarker.contract, curve)
     return Faces(
-        landmarks=landmarks,
+        landmarks=points[..., :2].astype(np.float32),
         boxes=valid.astype(np.float32),
         scores=columns[:, 4].astype(np.float32) if columns.shape[1] > 4 else unknown,
         confidences=confidences,
         ids=np.full(len(valid), -1, np.int64),
         image_size=(width, height),
         scheme=landmarker.contract.landmarks,
-        landmark_confidence=points,
+        landmark_confidence=points[..., 2].astype(np.float32),
     )

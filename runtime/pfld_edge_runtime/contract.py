@@ -6,6 +6,7 @@ image.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -265,6 +266,21 @@ class Contract:
     def end_to_end(self) -> bool:
         """Whether the file is an end-to-end graph: a photograph and boxes in, landmarks in photograph pixels out."""
         return self.output_space == "image-pixels"
+
+    def check_signature(self, entry: Sequence[object], dtype: str, result: Sequence[object]) -> None:
+        """Raise a `ModelContractError` unless a network has the input and output promised.
+
+        Of both the shape, whose first number is the batch, and of the input the dtype.
+        """
+        size, count = self.input_size, 2 * self.landmarks.num_landmarks
+        expected = [3, size, size] if self.layout == "NCHW" else [size, size, 3]
+        if list(entry[1:]) != expected or dtype != self.input_dtype:
+            raise ModelContractError(
+                f"the contract promises an input of (N, {expected}) {self.input_dtype}, the network has "
+                f"{list(entry)} {dtype}"
+            )
+        if list(result[1:]) != [count]:
+            raise ModelContractError(f"the contract promises {count} outputs a face, the network has {list(result)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Give the contract as plain JSON types (dicts, lists, strings, numbers, None)."""

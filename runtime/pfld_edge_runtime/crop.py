@@ -9,26 +9,25 @@ shows the face upright; a roll of 0 is the published crop, bit by bit.
 """
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import floor
-from typing import Any
+from math import floor, prod
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.errors import BoxError, ImageError
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
-Taps = tuple[Int64, NDArray[Any]]
+Number = TypeVar("Number", np.uint16, np.float32)
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
 LARGEST_COORDINATE = 1e9
-_LARGEST_KEPT = 1 << 22  # bytes of scratch memory, enough for crops of 256 x 256; no detector's whole input
-_WIDE = 4  # widths of the result in a window's, from which on fewer columns cost less than their gathering
-_BOTH_TAPS = np.array([[0], [1]])
+_LARGEST_KEPT = 1 << 20  # numbers of scratch memory, enough for crops of 256 x 256; no detector's whole input
+_WIDE = 5  # widths of the result in a window's, from which on fewer columns cost less than their gathering
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +69,6 @@ class CropWindows:
 
     def _centers(self) -> NDArray[np.float64]:
         return self.corners + self.sizes[:, None] / 2
-
-    def sampling_positions(self, size: int) -> NDArray[np.float64]:
-        """Give the photograph coordinates that `crop_faces` samples for windows that are not turned.
-
-        ``(N, 2, size)`` float64: x of every column and y of every row of the crop, never beyond the centres of the
-        window's outermost pixels. Integers are centres of pixels, as in OpenCV.
-        """
-        inside = _offsets(self.sizes, size).clip(0, (self.sizes - 1)[:, None])
-        positions: NDArray[np.float64] = self.corners[:, :, None] + inside[:, None]
-        return positions
 
 
 def check_boxes(boxes: object) -> NDArray[np.float64]:
@@ -172,20 +161,15 @@ def crop_windows(boxes: object, margin: float, roll: object = None) -> CropWindo
         corners.append((floor(x0 + (x1 - x0) / 2) - side // 2, floor(y0 + (y1 - y0) / 2) - side // 2))
         sizes.append(side)
     places = np.array(corners, np.int64).reshape(-1, 2), np.array(sizes, np.int64)
-    return CropWindows(*places, _check_rolls(roll, len(valid)))
-
-
-def _check_rolls(roll: object, count: int) -> NDArray[np.float64] | None:
-    """``(count,)`` finite degrees; None where all are 0."""
     if roll is None:
-        return None
+        return CropWindows(*places)
     try:
-        rolls = np.broadcast_to(np.asarray(roll, np.float64), (count,))
+        rolls = np.broadcast_to(np.asarray(roll, np.float64), len(valid))
     except (TypeError, ValueError) as error:
-        raise BoxError(f"roll must be one number of degrees for each of the {count} boxes: {error}") from error
+        raise BoxError(f"roll must be one number of degrees for each of the {len(valid)} boxes: {error}") from error
     if not np.isfinite(rolls).all():
         raise BoxError(f"roll must be finite degrees, found {rolls.tolist()}")
-    return rolls if rolls.any() else None
+    return CropWindows(*places, rolls if rolls.any() else None)
 
 
 def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> NDArray[np.uint8]:
@@ -200,15 +184,23 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
     if photo.strides[2] < 0:
         # Undo `image[:, :, ::-1]` and renumber the channels to match: reading memory backwards is slow.
         photo, channels = photo[:, :, ::-1], photo.shape[2] - 1 - channels
-    height, width = photo.shape[:2]
+    order = tuple(channels.tolist())
     crops = np.empty((len(windows.sizes), size, size, 3), np.uint8)
     for index, ((x, y), side) in enumerate(zip(windows.corners.tolist(), windows.sizes.tolist(), strict=True)):
         if windows.rolls is not None and windows.rolls[index]:
             crops[index] = warp_affine(photo, windows.sampling_matrix(index, size), size)[:, :, channels]
-            continue
-        rows, columns = _taps(side, size, y, height, _row_taps), _taps(side, size, x, width, _column_taps)
-        crops[index] = _resample(photo, rows, columns, channels)
+        else:
+            _resample(photo, (y, x), (side, side), crops[index], order)
     return crops
+
+
+def contract_crops(
+    image: object, boxes: object, contract: Contract, color: str = "rgb", roll: object = None
+) -> tuple[CropWindows, NDArray[np.uint8]]:
+    """Crop boxed faces as a network's contract has it; arguments and errors are those of `FaceLandmarker`."""
+    check_color(color)
+    windows = crop_windows(boxes, contract.crop.margin, roll)
+    return windows, crop_faces(image, windows, contract.input_size, swap_channels=color != contract.color_order)
 
 
 def resize(photo: NDArray[np.generic], width: int, height: int) -> NDArray[np.uint8]:
@@ -221,9 +213,9 @@ def resize(photo: NDArray[np.generic], width: int, height: int) -> NDArray[np.ui
     if photo.dtype == np.uint8 and photo.shape[:2] == (height * factor, width * factor):
         planes = _shrunk(photo, factor)
     else:
-        rows = _taps(photo.shape[0], height, 0, photo.shape[0], _row_taps)
-        columns = _taps(photo.shape[1], width, 0, photo.shape[1], _column_taps)
-        planes = _resample(photo, rows, columns, np.arange(photo.shape[2])).transpose(2, 0, 1)
+        resized = np.empty((height, width, photo.shape[2]), np.uint8)
+        _resample(photo, (0, 0), photo.shape[:2], resized, tuple(range(photo.shape[2])))
+        planes = resized.transpose(2, 0, 1)
     return np.broadcast_to(planes, (3, height, width))
 
 
@@ -270,64 +262,79 @@ def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: i
     return face.astype(np.uint8)
 
 
-def _offsets(lengths: Int64, size: int) -> NDArray[np.float64]:
-    """Sampling positions ``(..., size)`` along axes of ``(...)`` lines, from the centre of their first line."""
-    scale: NDArray[np.float64] = lengths / size
-    positions: NDArray[np.float64] = (np.arange(size) + 0.5) * scale[..., None] - 0.5
-    return positions
+def _taps(length: int, size: int, before: int, after: int) -> tuple[Int64, Float32, NDArray[np.bool]]:
+    """The two lines that each of `size` lines of a result mixes, ``(2, size)``, of a window of `length` lines.
 
-
-@lru_cache(maxsize=256)
-def _column_taps(length: int, size: int) -> tuple[Int64, Float32]:
-    """Indices of the two columns that each column of a result mixes, and their weights over 256, both ``(2, S)``."""
-    offsets = _offsets(np.array(length), size)
+    So many lines `before` and `after` lie outside the photograph; lines are counted from the first inside. Gives them,
+    the share of the second of the two, ``(size,)``, and which lie inside: the others weigh nothing.
+    """
+    offsets = (np.arange(size) + 0.5) * (length / size) - 0.5
     first = np.floor(offsets)
-    fraction = (offsets - first).astype(np.float32)
-    lines = (first.astype(np.int64) + _BOTH_TAPS).clip(0, length - 1)
-    return lines, np.stack([np.float32(1) - fraction, fraction]) / np.float32(256)
+    lines = np.stack([first, first + 1]).astype(np.int64).clip(0, length - 1) - before
+    legal = lines.clip(0, length - before - after - 1)
+    return legal, (offsets - first).astype(np.float32), legal == lines
 
 
-@lru_cache(maxsize=256)
-def _row_taps(length: int, size: int) -> tuple[Int64, NDArray[np.uint16]]:
-    """The same of rows; their weights, times 256, are whole numbers, so that sums of bytes are exact in 16 bits."""
-    lines, weights = _column_taps(length, size)
-    low = (weights[1] * np.float32(65536) + np.float32(0.5)).astype(np.uint16)
-    return lines, np.stack([256 - low, low])
+@lru_cache(maxsize=32)
+def _row_taps(length: int, size: int, before: int, after: int) -> tuple[Int64, NDArray[np.uint16]]:
+    """Rows, ``(2, size)``, and their weights, ``(2, size, 1)`` whole 256ths: sums of bytes are exact in 16 bits."""
+    lines, share, inside = _taps(length, size, before, after)
+    low = (share * np.float32(256) + np.float32(0.5)).astype(np.uint16)
+    return lines.ravel(), (np.stack([256 - low, low]) * inside)[:, :, None]
 
 
-def _taps(length: int, size: int, start: int, limit: int, taps: Callable[[int, int], Taps]) -> Taps:
-    """Place a window's taps in a photograph of so many lines: those outside get weight zero, which needs no padding."""
-    lines, weights = taps(length, size)
-    lines = lines + start
-    if start >= 0 and start + length <= limit:
-        return lines, weights
-    legal = lines.clip(0, limit - 1)
-    return legal, weights * (lines == legal)
+@lru_cache(maxsize=32)
+def _column_taps(
+    length: int, size: int, before: int, after: int, order: tuple[int, ...], channels: int
+) -> tuple[Int64, Float32]:
+    """The same of columns, for each channel of the result: places in a row of pixels, and weights over 256."""
+    lines, share, inside = _taps(length, size, before, after)
+    weights = np.stack([np.float32(1) - share, share]) / np.float32(256) * inside
+    samples = lines[:, :, None] * channels + order
+    return samples.ravel(), weights.repeat(len(order), axis=1)[:, None]
 
 
-def _resample(photo: NDArray[np.generic], rows: Taps, columns: Taps, channels: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Resize one window bilinearly, to ``(H', W', C)`` bytes.
+def _resample(
+    photo: NDArray[np.generic],
+    start: tuple[int, int],
+    lengths: tuple[int, ...],
+    result: NDArray[np.uint8],
+    order: tuple[int, ...],
+) -> None:
+    """Resize the window of a photograph that begins at row and column `start` bilinearly into ``(H', W', C)`` bytes.
 
     Rows are mixed first, as 16-bit integers, which numpy's loops handle fastest. A window that is much wider than the
-    result is cut down to the columns needed before that, so a face of any size costs about the same.
+    result is cut down to the columns needed before that.
     """
-    (lines, row_weights), (pixels, column_weights) = rows, columns
-    height, left, right = lines.shape[1], int(pixels[0, 0]), int(pixels[1, -1]) + 1
-    samples = ((pixels - left)[:, :, None] * photo.shape[2] + channels).reshape(2, -1)
-    taps = _grey_levels(photo[:, left:right][lines].reshape(2, height, -1))
-    wide = right - left > _WIDE * pixels.shape[1]
+    (y, x), (height, width) = start, lengths
+    top, bottom = max(-y, 0), max(y + height - photo.shape[0], 0)
+    left, right = max(-x, 0), max(x + width - photo.shape[1], 0)
+    if top + bottom >= height or left + right >= width:
+        result[:] = 0
+        return
+    lines, row_weights = _row_taps(height, result.shape[0], top, bottom)
+    samples, column_weights = _column_taps(width, result.shape[1], left, right, order, photo.shape[2])
+    part = photo[y + top : y + height - bottom, x + left : x + width - right]
+    taps = _grey_levels(part[lines].reshape(2, len(result), -1))
+    wide = width > _WIDE * result.shape[1]
     if wide:
-        taps = taps.take(samples, axis=2).reshape(2, height, -1)
-    scratch = _scratch_memory(4 * height * samples.size + 2 * taps.size)
-    face = scratch[: 4 * height * samples.size].view(np.float32).reshape(height, *samples.shape)
-    mixed = scratch[face.nbytes :].view(np.uint16).reshape(taps.shape)
-    np.multiply(taps, row_weights[:, :, None], out=mixed, dtype=np.uint16)
-    mixed[0] += mixed[1]
-    gathered = mixed[0].reshape(face.shape) if wide else mixed[0].take(samples, axis=1, mode="clip")
-    np.multiply(gathered, column_weights.repeat(len(channels), axis=1), out=face)
-    levels = face[:, 0] + face[:, 1]
+        taps = taps.take(samples, axis=2)
+    mixed = _scratch_memory("mixed", taps.shape, np.uint16)
+    mixed[:] = taps
+    mixed *= row_weights
+    rows = mixed[0]
+    rows += mixed[1]
+    if not wide:
+        gathered = _scratch_memory("gathered", (len(rows), len(samples)), np.uint16)
+        rows = rows.take(samples, axis=1, mode="clip", out=gathered)
+    # One array for each side: numpy would copy halves of one row before it adds them.
+    weighed = _scratch_memory("weighed", (2, len(rows), len(samples) // 2), np.float32)
+    weighed[:] = rows.reshape(len(rows), 2, -1).transpose(1, 0, 2)
+    weighed *= column_weights
+    levels = weighed[0]
+    levels += weighed[1]
     levels += np.float32(0.5)
-    return levels.astype(np.uint8).reshape(height, -1, len(channels))
+    result[:] = levels.reshape(*result.shape[:2], -1)
 
 
 def _grey_levels(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -344,17 +351,18 @@ def _grey_levels(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
     return levels
 
 
-def _scratch_memory(needed: int) -> NDArray[np.uint8]:
-    """So many uninitialised bytes that last until the thread's next call.
+def _scratch_memory(name: str, shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number]:
+    """An uninitialised array that lasts until the thread asks for that name again.
 
     A thread uses the memory again for its next face: fresh pages cost as much as the arithmetic.
     """
-    buffer: NDArray[np.uint8] = getattr(_scratch, "buffer", np.empty(0, np.uint8))
-    if needed > buffer.size:
-        buffer = np.empty(needed, np.uint8)
-        if needed <= _LARGEST_KEPT:
-            _scratch.buffer = buffer
-    return buffer[:needed]
+    size = prod(shape)
+    buffer: NDArray[Number] | None = getattr(_scratch, name, None)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size, dtype)
+        if size <= _LARGEST_KEPT:
+            setattr(_scratch, name, buffer)
+    return buffer[:size].reshape(shape)
 
 
 _scratch = threading.local()

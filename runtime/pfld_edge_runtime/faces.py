@@ -57,11 +57,7 @@ class Faces:
         points = self.scheme.num_landmarks
         if len(self.landmark_confidence) == 0:
             object.__setattr__(self, "landmark_confidence", np.full((count, points), np.nan, np.float32))
-        shapes = {
-            "landmarks": (count, points, 2),
-            "boxes": (count, 4),
-            "landmark_confidence": (count, points),
-        }
+        shapes = {"landmarks": (count, points, 2), "boxes": (count, 4), "landmark_confidence": (count, points)}
         for name in _ARRAYS:
             expected, found = shapes.get(name, (count,)), np.shape(getattr(self, name))
             if found != expected:

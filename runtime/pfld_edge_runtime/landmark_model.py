@@ -6,17 +6,19 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from pfld_edge_runtime.contract import CONTRACT_KEY, MOMENTS, Contract
-from pfld_edge_runtime.crop import check_color, crop_faces, crop_windows
+from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
-from pfld_edge_runtime.networks import TFLITE_MICRO, Network, litert_contract, open_litert, open_openvino
 from pfld_edge_runtime.session import has_openvino, is_litert, open_session, running_device
+
+if TYPE_CHECKING:
+    from pfld_edge_runtime.networks import Network
 
 Called = TypeVar("Called")
 
@@ -51,9 +53,6 @@ class LandmarkModel:
     Example:
         >>> model = LandmarkModel.open("pfld-edge-s.onnx")
         >>> model.predict(crops)  # (N, 98, 2), fractions of the crop
-        >>> torch_model = LandmarkModel(
-        ...     contract, lambda crops: network(torch.from_numpy(prepare_input(crops, contract))).numpy()
-        ... )
     """
 
     runtime = ""
@@ -124,6 +123,8 @@ class LandmarkModel:
         with naming(Path(source)) if isinstance(source, str | Path) else nullcontext():
             opened = cls.from_session(session, contract)
             if in_package:
+                from pfld_edge_runtime.networks import open_openvino
+
                 opened._run_by(open_openvino(source if isinstance(source, bytes) else str(source), threads), device)
         if isinstance(source, str | Path):
             opened.path = Path(source)
@@ -142,14 +143,16 @@ class LandmarkModel:
         agreed = _agreed(carried, contract)
         check_signature(session, agreed)
         name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
+        outputs = [output.name for output in session.get_outputs()]
+
+        def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+            found: list[NDArray[np.float32]] = session.run(outputs, {name: prepare_input(crops, agreed)})
+            return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
         # A network with a fixed batch of one (the published files) takes one face a call.
-        model = cls(
-            agreed,
-            lambda crops: np.concatenate(session.run(None, {name: prepare_input(crops, agreed)}), axis=1),
-            batch_size=1 if shape[0] == 1 else _BATCH_SIZE,
-            kind="onnx fp32" if agreed.quantization == "none" else "onnx int8",
-            assumed=carried is None,
-        )
+        batch_size = 1 if shape[0] == 1 else _BATCH_SIZE
+        kind = "onnx fp32" if agreed.quantization == "none" else "onnx int8"
+        model = cls(agreed, run, batch_size=batch_size, kind=kind, assumed=carried is None)
         model._session, model.runtime = session, "onnxruntime"
         return model
 
@@ -157,6 +160,8 @@ class LandmarkModel:
     def _open_litert(
         cls, source: str | Path | bytes, device: str, threads: int, contract: Contract | None
     ) -> "LandmarkModel":
+        from pfld_edge_runtime.networks import TFLITE_MICRO, litert_contract, open_litert
+
         path = None if isinstance(source, bytes) else Path(source)
         if path is not None and not path.is_file():
             raise ModelFileError(f"{path}: no such model file")
@@ -170,7 +175,7 @@ class LandmarkModel:
         model._reopen = partial(cls.open, source, device, threads, contract=contract)
         return model
 
-    def _run_by(self, network: Network, device: str) -> None:
+    def _run_by(self, network: "Network", device: str) -> None:
         """Take a network of another runtime, which takes one face a call, in place of a session."""
         contract = self.contract
         self._function = lambda crops: network.run(prepare_input(crops, contract))
@@ -213,7 +218,8 @@ class LandmarkModel:
 
         A damaged network may give NaN.
         """
-        return self.locate_with_confidence(image, boxes, color, roll)[0]
+        windows, crops = contract_crops(image, boxes, self.contract, color, roll)
+        return windows.to_image(self.predict(crops))
 
     def locate_with_confidence(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
@@ -222,10 +228,7 @@ class LandmarkModel:
 
         NaN where the contract has none.
         """
-        check_color(color)
-        windows = crop_windows(boxes, self.contract.crop.margin, roll)
-        swap = color != self.contract.color_order
-        crops = crop_faces(image, windows, self.contract.input_size, swap_channels=swap)
+        windows, crops = contract_crops(image, boxes, self.contract, color, roll)
         found, spreads = self.predict_with_spread(crops)
         curve = self.contract.spread_curve
         return windows.to_image(found), np.full_like(spreads, np.nan) if curve is None else curve(spreads)
@@ -248,28 +251,30 @@ class LandmarkModel:
         NaN where the network has no output `MOMENTS`.
         """
         found, moments = self._run(crops)
+        if moments.shape != found.shape[:2]:
+            return found, np.full(found.shape[:2], np.nan, np.float32)
         return found, np.sqrt(np.maximum(moments - np.square(found).sum(axis=2), 0))
 
     def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Landmarks and second moments, NaN where unknown."""
-        size, points = self.contract.input_size, self.contract.landmarks.num_landmarks
+        """Landmarks, and second moments, ``(N, 0)`` where unknown."""
+        size, values = self.contract.input_size, 2 * self.contract.landmarks.num_landmarks
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
             raise ImageError(f"crops must be uint8 (N, {size}, {size}, 3); found {crops.dtype} {crops.shape}")
-        found = np.empty((len(crops), points, 2), np.float32)
-        moments = np.full((len(crops), points), np.nan, np.float32)
+        outputs = [np.zeros((0, values), np.float32)] if len(crops) == 0 else []
         for start in range(0, len(crops), self._batch_size):
             batch = crops[start : start + self._batch_size]
-            rows = slice(start, start + len(batch))
-            output = np.asarray(self._function(batch))
-            if self._session is not None and output.shape[1] > 2 * points:
-                moments[rows], output = output[:, 2 * points :], output[:, : 2 * points]
-            if output.size != len(batch) * points * 2:
+            output = np.asarray(self._function(batch), np.float32)
+            known = self._session is not None and output.shape[1] > values  # with moments
+            if output.size != len(batch) * values and not known:
                 raise ModelContractError(
-                    f"the contract promises {points} points a face; the network gave {output.shape} for {len(batch)}"
+                    f"the contract promises {values // 2} points a face; the network gave {output.shape} for "
+                    f"{len(batch)}"
                 )
-            found[rows] = output.reshape(-1, points, 2)
-        found[~(np.abs(found) < FARTHEST_LANDMARK)] = np.nan
-        return found, moments
+            outputs.append(output.reshape(len(batch), -1))
+        found = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        landmarks = found[:, :values]
+        landmarks = np.where(np.abs(landmarks) < FARTHEST_LANDMARK, landmarks, np.float32(np.nan))
+        return landmarks.reshape(len(crops), values // 2, 2), found[:, values:]
 
 
 class FaceLandmarker:
@@ -335,17 +340,20 @@ class FaceLandmarker:
             BoxError: A box can't be used.
             ModelFileError: The network gave NaN or infinity.
         """
-        return self.with_confidence(image, boxes, color, roll)[0]
+        return self._finite(self.model.locate(image, boxes, color, roll))
 
     def with_confidence(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Find landmarks as a call does, and each point's confidence; see `LandmarkModel.locate_with_confidence`."""
         landmarks, confidence = self.model.locate_with_confidence(image, boxes, color, roll)
+        return self._finite(landmarks), confidence
+
+    def _finite(self, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(landmarks).all():
             name = self.model.name or "the model"
             raise ModelFileError(f"{name} gave landmarks that are not finite numbers: the file is damaged")
-        return landmarks, confidence
+        return landmarks
 
     def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `LandmarkModel.predict`."""
@@ -359,6 +367,24 @@ def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None
     if not callable(landmarker):
         raise ModelContractError(f"a landmarker is an ONNX file, a LandmarkModel or a callable; found {landmarker!r}")
     return landmarker
+
+
+def locate_points(
+    landmarker: Callable[..., object], image: NDArray[np.generic], boxes: object, color: str, rolls: NDArray[np.float64]
+) -> NDArray[np.floating]:
+    """Find landmarks with any landmarker: ``(N, P, 3)`` x, y and confidence, NaN where it doesn't tell that.
+
+    Crops are turned where a roll is not 0. What a callable returns instead of landmarks is given as it is.
+    """
+    turned = {"roll": rolls} if rolls.any() else {}
+    if isinstance(landmarker, FaceLandmarker):
+        landmarks, confidence = landmarker.with_confidence(image, boxes, color, **turned)
+    else:
+        landmarks = np.asarray(landmarker(image, boxes, color, **turned), np.float64)
+        if landmarks.ndim != 3:
+            return landmarks
+        confidence = np.full(landmarks.shape[:2], np.nan, np.float32)
+    return np.concatenate([landmarks, confidence[:, :, None]], axis=2)
 
 
 def takes_roll(landmarker: Callable[..., object]) -> bool:
@@ -418,20 +444,8 @@ def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -
         raise ModelContractError(
             f"the network must have one input and one output; found {len(inputs)} and {len(outputs)}"
         )
-    size = contract.input_size
-    expected: list[Any] = [3, size, size] if contract.layout == "NCHW" else [size, size, 3]
-    if list(inputs[0].shape[1:]) != expected:
-        raise ModelContractError(
-            f"the contract promises an input of (N, {expected}), the network has {inputs[0].shape}"
-        )
+    dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(inputs[0].type, inputs[0].type)
+    contract.check_signature(inputs[0].shape, dtype, outputs[0].shape)
     batch = inputs[0].shape[0]
     if isinstance(batch, int) and batch != 1:
         raise ModelContractError(f"the network takes exactly {batch} faces a call: export it with a dynamic batch")
-    dtype = "tensor(float)" if contract.input_dtype == "float32" else "tensor(uint8)"
-    if inputs[0].type != dtype:
-        raise ModelContractError(
-            f"the contract promises {contract.input_dtype} input, the network has {inputs[0].type}"
-        )
-    count = 2 * contract.landmarks.num_landmarks
-    if list(outputs[0].shape[1:]) != [count]:
-        raise ModelContractError(f"the contract promises {count} outputs a face, the network has {outputs[0].shape}")

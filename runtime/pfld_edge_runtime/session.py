@@ -140,16 +140,12 @@ def device_chain(device: str, available: list[str]) -> list[str]:
 
 def provider_options(device: str, threads: int) -> dict[str, str]:
     """Choose the options of a device's provider (onnxruntime's pages on execution providers name them)."""
-    if device in ("cuda", "tensorrt"):
+    if device == "cuda":
         # The default, EXHAUSTIVE, times every algorithm anew for each number of faces. TensorRT has no such option.
-        return {"cudnn_conv_algo_search": "HEURISTIC"} if device == "cuda" else {}
-    if threads == 0:
-        return {}
+        return {"cudnn_conv_algo_search": "HEURISTIC"}
     # These two bring a thread pool of their own (OpenVINO's default is 8 threads) and ignore the session's.
-    return {
-        "openvino": {"num_of_threads": str(threads)},
-        "xnnpack": {"intra_op_num_threads": str(threads)},
-    }.get(device, {})
+    option = {"openvino": "num_of_threads", "xnnpack": "intra_op_num_threads"}.get(device)
+    return {option: str(threads)} if option and threads else {}
 
 
 def running_device(session: onnxruntime.InferenceSession) -> str:

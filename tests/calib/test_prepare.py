@@ -14,7 +14,7 @@ from pfld_edge_calib.datasets.point_maps import wflw_98_from_68
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
 from pfld_edge_calib.datasets.prepared import PrepareSettings, open_prepared, prepare_faces, read_shard
 from pfld_edge_runtime import IBUG_68, crop_faces, crop_windows
-from pfld_edge_runtime.geometry import landmarks_68
+from pfld_edge_runtime.geometry.wflw_points import landmarks_68
 
 LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
 RAW = PrepareSettings(input_size=32, encoding="raw", shard_faces=4)

@@ -153,10 +153,10 @@ def test_a_huge_box_costs_no_huge_padding(photo: Image) -> None:
 
 
 @given(photos, st.integers(-130, 130), st.integers(-130, 130), st.integers(1, 260), st.sampled_from([16, 112, 113]))
-def test_cv2_remap_at_the_sampling_positions_gives_the_crop(image: Image, x: int, y: int, side: int, size: int) -> None:
-    columns, rows = window(x, y, side).sampling_positions(size)[0].astype(np.float32)
-    maps = np.broadcast_arrays(columns, rows[:, None])
-    expected = cv2.remap(image.astype(np.float32), *map(np.ascontiguousarray, maps), cv2.INTER_LINEAR)
+def test_cv2_remap_at_opencvs_positions_gives_the_crop(image: Image, x: int, y: int, side: int, size: int) -> None:
+    offsets = ((np.arange(size) + 0.5) * side / size - 0.5).clip(0, side - 1)
+    columns, rows = np.meshgrid((x + offsets).astype(np.float32), (y + offsets).astype(np.float32))
+    expected = cv2.remap(image.astype(np.float32), columns, rows, cv2.INTER_LINEAR)
     # cv2.remap rounds positions to 1/32 pixel: 255 grey levels times 1/64 each way, and half a level of rounding.
     assert np.abs(crop_faces(image, window(x, y, side), size)[0] - expected).max() <= 255 / 32 + 0.51
 

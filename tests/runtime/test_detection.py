@@ -26,7 +26,7 @@ from pfld_edge_runtime import (
     find_boxes,
     open_detector,
 )
-from pfld_edge_runtime.detection import DETECTOR_FILES, is_intact
+from pfld_edge_runtime.detection.catalogue import DETECTOR_FILES, is_intact
 
 SHARED = Path(os.environ.get("PFLD_EDGE_SHARED", ""))
 

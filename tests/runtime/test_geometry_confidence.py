@@ -21,6 +21,7 @@ from pfld_edge_runtime import (
     ConfidenceCurve,
     Contract,
     FaceLandmarker,
+    FaceTracker,
     ImageError,
     ModelContractError,
     landmark_confidence,
@@ -155,3 +156,13 @@ def test_the_accurate_model_tells_how_good_each_point_is() -> None:
     assert covered[0, 76:96].mean() < covered[0, 33:51].mean()
     assert read_faces(landmarker, photo, [], "bgr").landmark_confidence.shape == (0, 98)
     assert np.isnan(read_faces(FaceLandmarker(), photo, box, "bgr").landmark_confidence).all()
+
+
+def test_the_tracker_gives_the_confidence_of_each_frame() -> None:
+    landmarker, photo = FaceLandmarker(ACCURATE_MODEL), read_photo(portraits()[0].image)
+    tracker = FaceTracker(lambda _: [[173, 157, 354, 333]], landmarker)
+    photo_2 = np.ascontiguousarray(np.roll(photo, 3, axis=1))
+    for frame in (photo, photo_2):
+        faces = tracker(frame, color="bgr")
+        expected = landmarker.with_confidence(frame, faces.boxes, "bgr")[1]
+        np.testing.assert_allclose(faces.landmark_confidence, expected, rtol=1e-3)

@@ -26,7 +26,7 @@ from pfld_edge_runtime import (
     mouth_openness,
     tight_box,
 )
-from pfld_edge_runtime.geometry import NEAREST_68
+from pfld_edge_runtime.geometry.wflw_points import NEAREST_68
 
 EYE = [(0, 0), (10, -4), (20, -6), (30, -2), (40, 0), (30, 2), (20, 6), (10, 4)]
 

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from pfld_edge_calib import open_faces, portraits, predict_landmarks, read_photo, true_landmarks
 from pfld_edge_runtime import WFLW_98, FaceLandmarker, LandmarkError, default_camera, head_pose
-from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 
 SHARED = os.environ.get("PFLD_EDGE_SHARED")
 SIZE = (640, 480)

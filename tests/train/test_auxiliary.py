@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from pfld_edge_runtime import Contract
-from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_train.batches import Batch
 from pfld_edge_train.checkpoint import load_checkpoint
 from pfld_edge_train.config import LossConfig

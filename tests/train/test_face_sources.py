@@ -13,7 +13,7 @@ from pfld_edge_calib import FaceSetError, read_points_csv
 from pfld_edge_calib.datasets.point_maps import wflw_98_from_68
 from pfld_edge_calib.datasets.prepared import open_prepared, read_shard
 from pfld_edge_runtime import WFLW_98, Contract
-from pfld_edge_runtime.geometry import landmarks_68
+from pfld_edge_runtime.geometry.wflw_points import landmarks_68
 from pfld_edge_train.batches import training_batches, validation_batches
 from pfld_edge_train.checkpoint import load_checkpoint
 from pfld_edge_train.config import TrainConfig, load_config

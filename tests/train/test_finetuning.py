@@ -21,7 +21,7 @@ from pfld_edge_runtime import (
     landmarks_68,
     predict_with_mirror,
 )
-from pfld_edge_runtime.detection import scheme_box_map
+from pfld_edge_runtime.detection.detector import scheme_box_map
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfld_edge_train.config import FinetuneConfig, LandmarksConfig, TrainConfig, landmark_scheme
 from pfld_edge_train.errors import TrainConfigError

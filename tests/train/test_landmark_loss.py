@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pfld_edge_runtime import WFLW_98, Contract
 from pfld_edge_runtime.contract import LandmarkScheme
-from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import LossConfig, TrainConfig
 from pfld_edge_train.errors import TrainConfigError

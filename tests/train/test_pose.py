@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from pfld_edge_calib import open_faces, portraits
 from pfld_edge_runtime import WFLW_98, head_pose
-from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
+from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_train.pose import FOCAL_LENGTH, head_angles
 
 SHARED = os.environ.get("PFLD_EDGE_SHARED")

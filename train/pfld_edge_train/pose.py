@@ -9,8 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from pfld_edge_runtime.geometry import FACE_SHAPE, RIGID_POINTS
-from pfld_edge_runtime.geometry.pose import solve_poses
+from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS, solve_poses
 
 POSE_SCHEME = "wflw-98"
 """The only landmark scheme with 3-D points."""

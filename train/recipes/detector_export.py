@@ -26,7 +26,7 @@ from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, wei
 from pfld_edge_convert.quantization.ranges import align_addition_scales, collect_histograms, grids_from
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
 from pfld_edge_convert.quantization.settings import target_named
-from pfld_edge_runtime.detection import BUNDLED_DETECTOR
+from pfld_edge_runtime.detection.catalogue import BUNDLED_DETECTOR
 from pfld_edge_runtime.detection.onnx_detector import Letterbox
 
 SIDE = 320

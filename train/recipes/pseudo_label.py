@@ -33,7 +33,8 @@ from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_calib.labelling.labeller import TYPICAL_ERROR, face_sizes
 from pfld_edge_runtime import WFLW_98, Contract, FaceLandmarker, LandmarkModel, predict_with_mirror, tight_box
 from pfld_edge_runtime.contract import CropRule
-from pfld_edge_runtime.detection import SCRFD, YuNet, find_boxes
+from pfld_edge_runtime.detection.architectures import SCRFD, YuNet
+from pfld_edge_runtime.detection.detector import find_boxes
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 from pfld_edge_runtime.session import open_session
 

@@ -27,7 +27,7 @@ def list_command(json_target: str | None) -> None:
 
     from pfld_edge.console import console, write_json
     from pfld_edge_runtime import BUNDLED_DETECTOR, DETECTOR_FILES, detector_folder
-    from pfld_edge_runtime.detection import is_intact
+    from pfld_edge_runtime.detection.catalogue import is_intact
 
     known = [(BUNDLED, BUNDLED_DETECTOR, BUNDLED_DETECTOR.stat().st_size, "Apache-2.0", "yes")]
     for entry in DETECTOR_FILES.values():
@@ -57,7 +57,7 @@ def download_command(names: tuple[str, ...], folder: Path | None) -> None:
     """
     from pfld_edge.console import progress_bar
     from pfld_edge_runtime import download_detector
-    from pfld_edge_runtime.detection import named_file
+    from pfld_edge_runtime.detection.catalogue import named_file
 
     for entry in [named_file(name) for name in names]:
         with progress_bar(entry.file, entry.size, unit_bytes=True) as advance:

@@ -19,8 +19,8 @@ from pfld_edge_calib import PORTRAITS
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.end_to_end import end_to_end_model
 from pfld_edge_convert.model_file import load_onnx, read_contract
-from pfld_edge_runtime.detection import PfldEdgeDetector, YuNet, open_detector
-from pfld_edge_runtime.detection.catalogue import cache_folder, detector_path
+from pfld_edge_runtime.detection.architectures import PfldEdgeDetector, YuNet
+from pfld_edge_runtime.detection.catalogue import cache_folder, detector_path, open_detector
 from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_runtime.session import open_session

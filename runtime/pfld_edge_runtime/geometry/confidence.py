@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import ConfidenceCurve, Contract, LandmarkScheme
-from pfld_edge_runtime.crop import CropWindows, check_color, crop_faces, crop_windows
+from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.errors import LandmarkError, ModelContractError
 
 if TYPE_CHECKING:
@@ -34,35 +34,16 @@ def predict_with_mirror(
         BoxError: A box can't be used.
         LandmarkError: The network's landmark scheme has no mirror permutation.
     """
-    windows, crops = _cropped(landmarker, image, boxes, color, roll)
-    found = landmarker.predict_crops(np.concatenate([crops, crops[:, :, ::-1]]))
-    return windows.to_image(found[: len(crops)]), _mapped_back(windows, found[len(crops) :], landmarker.contract)
-
-
-def predict_mirrored(
-    landmarker: "FaceLandmarker", image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
-) -> Landmarks:
-    """Find the second landmarks of `predict_with_mirror` alone, those of the mirror images; errors are the same."""
-    windows, crops = _cropped(landmarker, image, boxes, color, roll)
-    return _mapped_back(windows, landmarker.predict_crops(np.ascontiguousarray(crops[:, :, ::-1])), landmarker.contract)
-
-
-def _cropped(
-    landmarker: "FaceLandmarker", image: NDArray[np.generic], boxes: object, color: str, roll: object
-) -> tuple[CropWindows, NDArray[np.uint8]]:
-    check_color(color)
     contract = landmarker.contract
     if not contract.landmarks.has_mirror:
         name = contract.landmarks.name
         raise LandmarkError(f"the landmark scheme {name!r} doesn't say which points the mirror image has")
-    windows = crop_windows(boxes, contract.crop.margin, roll)
-    return windows, crop_faces(image, windows, contract.input_size, swap_channels=color != contract.color_order)
-
-
-def _mapped_back(windows: CropWindows, found: Landmarks, contract: Contract) -> Landmarks:
+    windows, crops = contract_crops(image, boxes, contract, color, roll)
+    found = landmarker.predict_crops(np.concatenate([crops, crops[:, :, ::-1]]))
     # Fractions of a crop become those of its mirror image: x is 1 - x.
-    mirrored = found[:, contract.landmarks.mirror] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
-    return windows.to_image(mirrored)
+    mirrored = found[len(crops) :, contract.landmarks.mirror] * np.array([-1, 1], np.float32)
+    mirrored += np.array([1, 0], np.float32)
+    return windows.to_image(found[: len(crops)]), windows.to_image(mirrored)
 
 
 def mirror_disagreement(

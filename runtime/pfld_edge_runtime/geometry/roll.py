@@ -12,22 +12,21 @@ trained on faces of any roll; its points turn the first crop already.
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import LandmarkScheme
 from pfld_edge_runtime.crop import turn_points
-from pfld_edge_runtime.geometry.landmarks import tight_box
+from pfld_edge_runtime.geometry.landmarks import as_complex, tight_box
 
 Array = NDArray[np.float64]
 
-Landmarks = NDArray[Any]
-"""float32 or float64, as the landmarker gives them."""
+Points = NDArray[np.floating]
+"""``(N, P, 3)`` landmarks in one photograph, x and y, and their confidence, which goes along with them."""
 
-Predict = Callable[[Array, Array], Landmarks]
-"""From ``(N, 4)`` boxes and ``(N,)`` rolls in degrees to ``(N, P, 2)`` landmarks in one photograph."""
+Predict = Callable[[Array, Array], Points]
+"""From ``(N, 4)`` boxes and ``(N,)`` rolls in degrees to points."""
 
 BoxesAt = Callable[[float], Array]
 """From a roll in degrees to the ``(N, 4)`` boxes of faces that lean by it."""
@@ -61,10 +60,9 @@ def face_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None) ->
     weights = None if scheme is None else _weights(scheme)
     if weights is None or len(landmarks) == 0:
         return np.full(len(landmarks), np.nan)
-    sums = weights @ landmarks
-    across = sums[:, 0] + 1j * sums[:, 1]
-    sizes = np.ptp(landmarks, axis=1).max(axis=1)
-    return np.where(np.abs(across) >= _LEAST_SHAPE * sizes, np.degrees(np.angle(across)), np.nan)
+    across = as_complex(landmarks) @ weights
+    sizes = (np.maximum.reduce(landmarks, 1) - np.minimum.reduce(landmarks, 1)).max(axis=1)
+    return np.where(np.abs(across) >= _LEAST_SHAPE * sizes, np.degrees(np.arctan2(across.imag, across.real)), np.nan)
 
 
 @lru_cache(maxsize=64)
@@ -115,32 +113,31 @@ def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
 
 
 def refine_detected(
-    predict: Predict, first: Landmarks, rolls: Array, boxes: BoxesAt, scheme: LandmarkScheme | None
-) -> tuple[Landmarks, Array, Array]:
+    predict: Predict, first: Points, rolls: Array, boxes: BoxesAt, scheme: LandmarkScheme | None
+) -> tuple[Points, Array, Array]:
     """Predict newly detected faces again, upright and in the tight box of the landmarks found first.
 
     The first landmarks give the tight box and the roll that landmark networks are trained on; a detector's box only
     approximates the one and seldom tells the other. Where landmarks move with the crop, `search_roll` follows.
 
-    `first` are the ``(N, P, 2)`` landmarks of crops that were turned by `rolls`; `boxes` gives the detector's boxes; a
-    `scheme` of None means that crops can't be turned. Gives the new landmarks, and the ``(N, 4)`` boxes and ``(N,)``
-    rolls of their crops.
+    `first` are the points of crops that were turned by `rolls`; `boxes` gives the detector's boxes; a `scheme` of None
+    means that crops can't be turned. Gives the new points, and the ``(N, 4)`` boxes and ``(N,)`` rolls of their crops.
     """
-    rolls = follow_roll(first, scheme, rolls)
-    places = turned_box(first, rolls)
+    rolls = follow_roll(first[..., :2], scheme, rolls)
+    places = turned_box(first[..., :2], rolls)
     if scheme is None:
         return predict(places, rolls), places, rolls
     both = predict(np.concatenate([places, shifted_boxes(places)]), np.concatenate([rolls, rolls]))
-    landmarks, shifted = np.split(both, 2)
-    doubtful = _movement(first, landmarks, shifted) > _DOUBTFUL
-    doubtful &= np.isfinite(face_roll(landmarks, scheme))
+    points, shifted = np.split(both, 2)
+    doubtful = _movement(first, points, shifted) > _DOUBTFUL
+    doubtful &= np.isfinite(face_roll(points[..., :2], scheme))
     if doubtful.any():
         found = search_roll(predict, lambda roll: boxes(roll)[doubtful], scheme)
-        landmarks[doubtful], places[doubtful], rolls[doubtful] = found
-    return landmarks, places, rolls
+        points[doubtful], places[doubtful], rolls[doubtful] = found
+    return points, places, rolls
 
 
-def search_roll(predict: Predict, boxes: BoxesAt, scheme: LandmarkScheme) -> tuple[Landmarks, Array, Array]:
+def search_roll(predict: Predict, boxes: BoxesAt, scheme: LandmarkScheme) -> tuple[Points, Array, Array]:
     """Find faces of any roll: of four crops a quarter turn apart, that whose landmarks move least with the crop.
 
     Landmarks of a face stay when their crop is refined, and when it is shifted; guesses move with it. Two crops mostly
@@ -149,19 +146,19 @@ def search_roll(predict: Predict, boxes: BoxesAt, scheme: LandmarkScheme) -> tup
     """
     first = np.concatenate([boxes(roll) for roll in _QUADRANTS])
     rolls = np.repeat(_QUADRANTS, len(first) // len(_QUADRANTS))
-    landmarks = predict(first, rolls)
+    points = predict(first, rolls)
     for _ in range(2):
-        before, rolls = landmarks, follow_roll(landmarks, scheme, rolls)
-        places = turned_box(before, rolls)
-        landmarks = predict(places, rolls)
-    moved = _movement(before, landmarks, predict(shifted_boxes(places), rolls)).reshape(len(_QUADRANTS), -1)
-    found = landmarks.reshape(*moved.shape, -1, 2)
+        before, rolls = points, follow_roll(points[..., :2], scheme, rolls)
+        places = turned_box(before[..., :2], rolls)
+        points = predict(places, rolls)
+    moved = _movement(before, points, predict(shifted_boxes(places), rolls)).reshape(len(_QUADRANTS), -1)
+    found = points[..., :2].reshape(*moved.shape, -1, 2)
     apart = np.linalg.norm(found[:, None] - found, axis=4).mean(axis=3)
     agreeing = (apart < _AGREEMENT * np.ptp(found, axis=2).max(axis=2)).sum(axis=0)
     moved /= np.maximum(agreeing, 1)
     faces = np.arange(moved.shape[1])
     best = np.nan_to_num(moved, nan=np.inf).argmin(axis=0) * len(faces) + faces
-    return landmarks[best], places[best], rolls[best]
+    return points[best], places[best], rolls[best]
 
 
 def shifted_boxes(boxes: Array) -> Array:
@@ -171,9 +168,10 @@ def shifted_boxes(boxes: Array) -> Array:
     return shifted
 
 
-def _movement(before: Landmarks, landmarks: Landmarks, shifted: Landmarks) -> Array:
+def _movement(before: Points, now: Points, shifted: Points) -> Array:
     """``(N,)`` mean distances from the landmarks before plus those from a shifted crop's, in faces; NaN for a point."""
+    landmarks = now[..., :2]
     sizes = np.ptp(landmarks, axis=1).max(axis=1)
-    apart = [np.linalg.norm(other - landmarks, axis=2).mean(axis=1) for other in (before, shifted)]
+    apart = [np.linalg.norm(other[..., :2] - landmarks, axis=2).mean(axis=1) for other in (before, shifted)]
     distance: Array = (apart[0] + apart[1]) / np.where(sizes > 0, sizes, np.nan)
     return distance

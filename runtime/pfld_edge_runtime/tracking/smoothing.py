@@ -6,6 +6,7 @@ CHI 2012, algorithm 1. Added to it: vectors whose components share one speed, an
 
 from dataclasses import dataclass, fields
 from math import isfinite, pi, sqrt
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from pfld_edge_runtime.errors import SmoothingError
 from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity
 
 Array = NDArray[np.float64]
+Cutoff = TypeVar("Cutoff", float, NDArray[np.float64])
 
 _NOISE_TIME = 1.0
 """Seconds over which the noise is averaged."""
@@ -51,11 +53,10 @@ class OneEuro:
                 raise SmoothingError(f"OneEuro {item.name} is {value!r}; it must be finite and {least}")
 
 
-def low_pass_gain(cutoff: Array | float, interval: float) -> Array:
+def low_pass_gain(cutoff: Cutoff, interval: float) -> Cutoff:
     """The share of a new sample in a first-order low-pass filter (equation 5 of the paper): ``1 / (1 + tau / Te)``."""
-    turn = 2 * pi * np.asarray(cutoff, np.float64) * interval
-    gain: Array = turn / (1 + turn)
-    return gain
+    turn = 2 * pi * cutoff * interval
+    return turn / (1 + turn)
 
 
 class SpeedGain:
@@ -78,12 +79,12 @@ class SpeedGain:
         # The first of these meets a low-pass filter that has seen the paper's initial dx = 0.
         slope = innovation / interval
         self._speed = gain * slope if self._speed is None else self._speed + gain * (slope - self._speed)
-        speed = np.sqrt((self._speed**2).sum(axis=-1, keepdims=True))
+        speed: Array = np.sqrt(np.einsum("...i,...i->...", self._speed, self._speed))[..., None]
         if settings.dead_band:
             # White noise of deviation s has deviation s / interval * sqrt(gain / (2 - gain)) after that low pass.
             made_by_noise = self._noise(innovation, interval) / interval * sqrt(gain / (2 - gain))
             speed = np.maximum(speed - settings.dead_band * made_by_noise, 0)
-        share = low_pass_gain(settings.min_cutoff + settings.beta * speed, interval)
+        share: Array = low_pass_gain(settings.min_cutoff + settings.beta * speed, interval)
         if settings.dead_band:
             # Inside the band a low cutoff would keep the first sample's error for seconds: start as a plain mean.
             self._seen += 1
@@ -107,7 +108,7 @@ class _Noise:
             ratio = interval / self._last_interval
             older, old = self._past
             error = sample - old - (old - older) * ratio
-            power = (error**2).sum(axis=-1, keepdims=True) / (1 + (1 + ratio) ** 2 + ratio**2)
+            power = np.einsum("...i,...i->...", error, error)[..., None] / (1 + (1 + ratio) ** 2 + ratio**2)
             if self._seen > 2:
                 power = np.minimum(power, _LARGEST_ERROR**2 * variance)
             self._seen += 1

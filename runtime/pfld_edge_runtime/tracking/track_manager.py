@@ -11,15 +11,16 @@ network's batch, so it does not run in every frame.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from math import exp, hypot, nan, sqrt
+from math import exp, hypot, isfinite, nan
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract, LandmarkScheme
 from pfld_edge_runtime.detection.detector import Detections
-from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity, tight_box
+from pfld_edge_runtime.geometry.landmarks import bounds, face_size, fit_similarity, tight_box
 from pfld_edge_runtime.geometry.roll import (
+    Points,
     Predict,
     detected_rolls,
     follow_roll,
@@ -99,6 +100,7 @@ class Track:
     last_seen: float
     score: float = nan
     roll: float = 0.0
+    confidence: Array | None = None
     scheme: LandmarkScheme | None = None
     smoothed: Array = field(init=False)
     speed: Array = field(default_factory=lambda: np.zeros(2))
@@ -132,8 +134,9 @@ class Track:
         slack = max(1.0, (_SLACK_AT_REST if at_rest else _SLACK) * size)
         return (self.box if roll == self.roll and np.abs(box - self.box).max() <= slack else box), roll
 
-    def update(self, landmarks: Array, box: Array, roll: float, now: float) -> None:
-        """Add a frame's landmarks and the box and roll of their crop; after a loss the filters start again."""
+    def update(self, points: Array, box: Array, roll: float, now: float) -> None:
+        """Add a frame's ``(P, 3)`` points and the box and roll of their crop; after a loss the filters start again."""
+        landmarks, self.confidence = points[:, :2], points[:, 2]
         self.landmarks, self.box, self.roll = landmarks, box, roll
         if self.lost:
             self._smoother = FaceSmoother(self.smoothing)
@@ -153,7 +156,7 @@ class Track:
 
 def _center(points: Array) -> Array:
     """The mean of ``(P, 2)`` points; numpy's own `mean` takes three times as long."""
-    center: Array = points.sum(axis=0) / len(points)
+    center: Array = np.add.reduce(points) / len(points)
     return center
 
 
@@ -166,18 +169,23 @@ def moves_with_crop(landmarks: Array, shifted: Array) -> bool:
 
 def is_off_center(box: Array, landmarks: Array) -> bool:
     """Whether the centre of a face's ``(P, 2)`` landmarks lies well beside that of their crop's box."""
-    center = (landmarks.max(axis=0) + landmarks.min(axis=0)) / 2
-    offset = hypot(*(center - (box[:2] + box[2:]) / 2)) / float((box[2:] - box[:2]).max())
+    left, top, right, bottom = bounds(landmarks)
+    x0, y0, x1, y1 = box.tolist()
+    offset = hypot(left + right - x0 - x1, top + bottom - y0 - y1) / 2 / max(x1 - x0, y1 - y0)
     # NaN landmarks, or landmarks on one point, have no tight box.
-    return offset > _LARGEST_OFFSET and face_size(landmarks) >= _SMALLEST
+    return offset > _LARGEST_OFFSET and max(right - left, bottom - top) >= _SMALLEST
 
 
 def is_implausible(landmarks: Array, image_size: tuple[int, int]) -> bool:
     """Whether ``(P, 2)`` landmarks are not finite, lie on one point, left the frame or outgrew it."""
-    if not np.isfinite(landmarks).all():
+    left, top, right, bottom = bounds(landmarks)
+    if not isfinite(left + top + right + bottom):
         return True
-    inside = int(((landmarks >= 0) & (landmarks < image_size)).all(axis=1).sum())
-    return inside < _LEAST_INSIDE * len(landmarks) or not _SMALLEST <= face_size(landmarks) <= 2 * max(image_size)
+    if not _SMALLEST <= max(right - left, bottom - top) <= 2 * max(image_size):
+        return True
+    if left >= 0 and top >= 0 and right < image_size[0] and bottom < image_size[1]:
+        return False
+    return int(((landmarks >= 0) & (landmarks < image_size)).all(axis=1).sum()) < _LEAST_INSIDE * len(landmarks)
 
 
 def is_discontinuous(before: Array, now: Array, predicted_shift: Array) -> bool:
@@ -186,12 +194,17 @@ def is_discontinuous(before: Array, now: Array, predicted_shift: Array) -> bool:
     `now` must be finite; `predicted_shift`, ``(2,)`` pixels, is how far the face was to move by its speed.
     """
     size = face_size(before)
-    bend = sqrt(((now - fit_similarity(before, now).apply(before)) ** 2).sum() / len(now))
-    step = hypot(*(_center(now) - _center(before) - predicted_shift))
-    growth = face_size(now) / size
-    return bool(
-        bend > _LARGEST_BEND * size or step > _LARGEST_STEP * size or not 1 / _LARGEST_GROWTH < growth < _LARGEST_GROWTH
-    )
+    moved = now - before
+    shift = _center(moved)
+    if hypot(*(shift - predicted_shift)) > _LARGEST_STEP * size:
+        return True
+    if not 1 / _LARGEST_GROWTH < face_size(now) / size < _LARGEST_GROWTH:
+        return True
+    limit = len(now) * (_LARGEST_BEND * size) ** 2
+    # What translation alone leaves is never less than what the best similarity leaves.
+    if ((moved - shift) ** 2).sum() <= limit:
+        return False
+    return bool(((now - fit_similarity(before, now).apply(before)) ** 2).sum() > limit)
 
 
 class TrackManager:
@@ -241,14 +254,15 @@ class TrackManager:
             np.concatenate([boxes, shifted_boxes(boxes[to_check])]) if to_check else boxes,
             np.concatenate([rolls, rolls[to_check]]),
         )
-        shifted = dict(zip(to_check, landmarks[len(tracks) :], strict=True))
+        shifted = dict(zip(to_check, landmarks[len(tracks) :, :, :2], strict=True))
         landmarks = _recentered(predict, boxes, rolls, landmarks[: len(tracks)])
         unconfirmed = []
         for index, (track, box, roll, points) in enumerate(zip(tracks, boxes, rolls, landmarks, strict=True)):
-            if is_implausible(points, image_size):
+            places = points[:, :2]
+            if is_implausible(places, image_size):
                 track.lost = True
-            elif is_discontinuous(track.landmarks, points, track.predicted_shift(now)) or (
-                index in shifted and moves_with_crop(points, shifted[index])
+            elif is_discontinuous(track.landmarks, places, track.predicted_shift(now)) or (
+                index in shifted and moves_with_crop(places, shifted[index])
             ):
                 unconfirmed.append(track)
             else:
@@ -281,7 +295,7 @@ class TrackManager:
         new.sort(key=ranks.tolist().index)
         order = [*stale, *new]
         first = predict(boxes[order], rolls[order])
-        usable = [row for row, points in enumerate(first) if not is_implausible(points, image_size)]
+        usable = [row for row, points in enumerate(first) if not is_implausible(points[:, :2], image_size)]
         rows = [order[row] for row in usable]
         some = found[rows]
         refined = refine_detected(
@@ -290,8 +304,9 @@ class TrackManager:
         updated = []
         for row, points, box, roll in zip(rows, *refined, strict=True):
             known = stale.get(row)
-            if not is_implausible(points, image_size) and self._has_room_for(points, known, now):
-                track = known or self._add(points, box, now, float(found.scores[row]))
+            places = points[:, :2]
+            if not is_implausible(places, image_size) and self._has_room_for(places, known, now):
+                track = known or self._add(places, box, now, float(found.scores[row]))
                 track.update(points, box, float(roll), now)
                 updated.append(track)
         for track in stale.values():
@@ -309,7 +324,7 @@ class TrackManager:
         known = [
             track.predicted_crop(now)[0] if track in unconfirmed else tight_box(track.landmarks) for track in tracks
         ]
-        matches = {column: tracks[row] for row, column in match_boxes(_table(known), boxes, _GATE)}
+        matches = {column: tracks[row] for row, column in match_boxes(known, boxes, _GATE)}
         for track in tracks:
             if track not in matches.values():
                 track.misses += 1
@@ -317,7 +332,7 @@ class TrackManager:
                 track.lost = track in unconfirmed or given_up
         lost = [track for track in self.lost if now - track.last_seen <= self._memory]
         left = [index for index in range(len(boxes)) if index not in matches]
-        pairs = match_boxes(_table([track.predicted_crop(now)[0] for track in lost]), boxes[left], _LOST_GATE)
+        pairs = match_boxes([track.predicted_crop(now)[0] for track in lost], boxes[left], _LOST_GATE)
         return matches | {left[column]: lost[row] for row, column in pairs}
 
     def _has_room_for(self, points: Array, track: Track | None, now: float) -> bool:
@@ -333,8 +348,8 @@ class TrackManager:
                 max(one, other, key=lambda track: (track.prediction_error, track.id)).lost = True
 
 
-def match_boxes(known: Array, found: Array, gate: float) -> list[tuple[int, int]]:
-    """Pair ``(N, 4)`` known and ``(M, 4)`` found boxes of the same face, the closest first, each box at most once.
+def match_boxes(known: Sequence[Array], found: Array, gate: float) -> list[tuple[int, int]]:
+    """Pair N known and ``(M, 4)`` found boxes of the same face, the closest first, each box at most once.
 
     Distance, at most `gate`, is that of the boxes' centres in faces, plus the absolute logarithm of the ratio of their
     sizes. Unlike intersection over union it orders boxes that no longer overlap, as after an occlusion. Greedy pairing
@@ -343,8 +358,9 @@ def match_boxes(known: Array, found: Array, gate: float) -> list[tuple[int, int]
     """
     if len(known) == 0 or len(found) == 0:
         return []
-    centers = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (known, found)]
-    sizes = [(boxes[:, 2:] - boxes[:, :2]).max(axis=1) for boxes in (known, found)]
+    both = np.array(known), found
+    centers = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in both]
+    sizes = [(boxes[:, 2:] - boxes[:, :2]).max(axis=1) for boxes in both]
     shift = np.linalg.norm(centers[0][:, None] - centers[1][None], axis=-1)
     mean = (sizes[0][:, None] + sizes[1][None]) / 2
     distance = shift / mean + np.abs(np.log(sizes[0][:, None] / sizes[1][None]))
@@ -362,17 +378,13 @@ def are_duplicates(one: Array, other: Array) -> bool:
     return bool(distance < _DUPLICATE_DISTANCE * min(face_size(one), face_size(other)))
 
 
-def _recentered(predict: Predict, boxes: Array, rolls: Array, landmarks: Array) -> Array:
+def _recentered(predict: Predict, boxes: Array, rolls: Array, found: Points) -> Points:
     """Predict again the faces that are off the centre of their crop, changing `boxes` to their tight boxes.
 
     Landmarks from a crop that is off by a third of a face still show where the face is, but are imprecise.
     """
-    rows = [row for row, points in enumerate(landmarks) if is_off_center(boxes[row], points)]
+    rows = [row for row, points in enumerate(found) if is_off_center(boxes[row], points[:, :2])]
     if rows:
-        boxes[rows] = turned_box(landmarks[rows], rolls[rows])
-        landmarks[rows] = predict(boxes[rows], rolls[rows])
-    return landmarks
-
-
-def _table(boxes: Sequence[Array]) -> Array:
-    return np.array(boxes, np.float64).reshape(-1, 4)
+        boxes[rows] = turned_box(found[rows, :, :2], rolls[rows])
+        found[rows] = predict(boxes[rows], rolls[rows])
+    return found

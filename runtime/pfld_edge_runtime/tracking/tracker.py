@@ -1,21 +1,20 @@
 """`FaceTracker`: detection in some frames, landmarks in all, ids that stay; with the frame clock and scene cuts."""
 
-from math import isfinite, sqrt
+from collections.abc import Callable
+from math import isfinite, nan, sqrt
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import WFLW_98, Contract, LandmarkScheme
 from pfld_edge_runtime.crop import check_color, check_image
-from pfld_edge_runtime.detection import Detector
 from pfld_edge_runtime.detection.catalogue import as_detector
-from pfld_edge_runtime.detection.detector import Detections
+from pfld_edge_runtime.detection.detector import Detections, Detector
 from pfld_edge_runtime.errors import TimestampError, TrackerError
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
-from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, takes_roll
+from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, locate_points, takes_roll
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
 from pfld_edge_runtime.tracking.track_manager import TrackManager
 
@@ -38,15 +37,9 @@ correlate by less than 0.35 and 99 % by less than 0.6. Of pans by 5 % of the wid
 99 % correlate by more than 0.5; a flash or half the exposure leaves more than 0.85."""
 
 
-class Landmarker(Protocol):
-    """What `FaceTracker` gets landmarks from: a `FaceLandmarker`, or any callable with its signature.
-
-    Crops are turned where the callable has the argument `roll`, see `FaceLandmarker`.
-    """
-
-    def __call__(self, image: Image, boxes: object, color: str = "rgb") -> NDArray[np.float32]:
-        """Give ``(N, P, 2)`` pixels for ``(N, 4)`` boxes that are tight around landmarks."""
-        ...
+Landmarker = Callable[..., NDArray[np.floating]]
+"""What gives `FaceTracker` landmarks: a `FaceLandmarker`, or any callable with its signature, ``(N, P, 2)`` pixels for
+boxes that are tight around landmarks. Crops are turned where the callable has the argument `roll`."""
 
 
 class FaceTracker:
@@ -97,11 +90,10 @@ class FaceTracker:
             ModelFileError: A file can't be opened.
             ModelContractError: The landmarker is neither a model nor a callable.
         """
-        for name, value in {"every": every, "search_every": search_every, "check_every": check_every}.items():
-            if value < 1:
-                raise TrackerError(f"{name} is {value!r}; it counts frames and must be at least 1")
-        if max_faces is not None and max_faces < 1:
-            raise TrackerError(f"max_faces is {max_faces!r}; it must be at least 1, or None for all")
+        counts = {"every": every, "search_every": search_every, "check_every": check_every, "max_faces": max_faces}
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise TrackerError(f"{name} is {value!r}; it must be at least 1")
         if not (isfinite(fps) and fps > 0):
             raise TrackerError(f"fps is {fps!r}; it must be finite and above 0")
         if not memory >= 0:
@@ -172,19 +164,18 @@ class FaceTracker:
         """The frame's time in seconds; without a timestamp, one frame interval after the last."""
         last = self._now
         if timestamp is None:
-            now = 0.0 if last is None else last + self._interval
-        else:
-            try:
-                now = float(timestamp)
-            except (TypeError, ValueError) as error:
-                raise TimestampError(f"timestamp is {timestamp!r}; it must be a number of seconds, or None") from error
-            if not isfinite(now):
-                raise TimestampError(f"timestamp is {timestamp!r}; it must be a finite number of seconds")
-            if last is not None and now <= last:
-                raise TimestampError(
-                    f"timestamp {now:g} s is not after the last frame's {last:g} s: call reset() before another video, "
-                    "or leave out frames that come twice"
-                )
+            timestamp = 0.0 if last is None else last + self._interval
+        try:
+            now = float(timestamp)
+        except (TypeError, ValueError):
+            now = nan
+        if not isfinite(now):
+            raise TimestampError(f"timestamp is {timestamp!r}; it must be a finite number of seconds, or None")
+        if last is not None and now <= last:
+            raise TimestampError(
+                f"timestamp {now:g} s is not after the last frame's {last:g} s: call reset() before another video, or "
+                "leave out frames that come twice"
+            )
         self._now = now
         return now
 
@@ -206,19 +197,18 @@ class FaceTracker:
         )
 
     def _predict(self, frame: Image, color: str) -> Predict:
-        points = self._scheme.num_landmarks
-
         def predict(boxes: Array, rolls: Array) -> Array:
+            expected = (len(boxes), self._scheme.num_landmarks, 3)
             if len(boxes) == 0:
-                return np.zeros((0, points, 2))
-            turned = {"roll": rolls} if rolls.any() else {}
-            found = np.asarray(self._landmarker(frame, boxes, color, **turned), np.float64)
-            if found.shape != (len(boxes), points, 2):
+                return np.zeros(expected)
+            found = locate_points(self._landmarker, frame, boxes, color, rolls)
+            if found.shape != expected:
+                shape = (*found.shape[:2], found.shape[2] - 1) if found.ndim == 3 else found.shape
                 raise TrackerError(
-                    f"the landmarker gave {found.shape} for {len(boxes)} boxes; its scheme {self._scheme.name} "
-                    f"asks for {(len(boxes), points, 2)}"
+                    f"the landmarker gave {shape} for {len(boxes)} boxes; its scheme {self._scheme.name} asks for "
+                    f"{(*expected[:2], 2)}"
                 )
-            return found
+            return found.astype(np.float64)
 
         return predict
 
@@ -234,6 +224,7 @@ class FaceTracker:
             image_size=image_size,
             scheme=self._scheme,
             rolls=np.array([track.roll for track in tracks], np.float64),
+            landmark_confidence=np.array([track.confidence for track in tracks], np.float32),
         )
 
 
