@@ -1,8 +1,7 @@
 """Converts networks of timm and torchvision, exported by both exporters of torch, and says what came of each.
 
 `pip install timm torchvision` first; the weights are random. Each file goes through `convert --int8 --end-to-end`,
-`inspect`, `contract`, `contract --find`, `bench`, `predict` and `verify` in this process; a traceback is printed and
-counts as a failure.
+`inspect`, `contract`, `bench`, `predict` and `verify` in this process; a traceback is printed and counts as a failure.
 """
 
 import contextlib
@@ -80,7 +79,6 @@ def outcome(path: Path) -> list[str]:
     files = [path, *([] if refusal else [output, small])]
     for command, file in itertools.product(("inspect", "contract", "bench"), files):
         run_quietly(command, file, *(BENCH if command == "bench" else ()))
-    run_quietly("contract", path, "--find")
     photo = str(portraits()[0].image)
     for file in files:
         run_quietly("predict", photo, "--model", file, "-o", path.with_suffix(".png"))

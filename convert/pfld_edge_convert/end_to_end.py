@@ -90,7 +90,9 @@ def _check_network(network: onnx.ModelProto, contract: Contract) -> None:
     if contract.output_space != "crop-fraction":
         raise ConvertError("the model is an end-to-end graph already: wrap the plain file that it was made from")
     if onnx_opset(network) < OPSET:
-        raise ConvertError(f"an end-to-end graph needs a network of at least opset {OPSET}, this one has {onnx_opset(network)}")
+        raise ConvertError(
+            f"an end-to-end graph needs a network of at least opset {OPSET}, this one has {onnx_opset(network)}"
+        )
     if network.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
         raise ConvertError("an end-to-end graph needs a network that takes any number of faces; this one's is fixed")
 

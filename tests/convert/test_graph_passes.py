@@ -141,7 +141,10 @@ VIEW = {"flat": np.array([-1], INT), "order": np.arange(12).reshape(1, 3, 2, 2)}
     [
         ([node("Resize", ["x", "", "", "size"], ["y"], mode="linear")], {"size": np.array([1, 3, 5, 3], INT)}),
         ([node("Concat", ["token", "x", "last"], ["y"], axis=1)], TOKEN),
-        ([node("Reshape", ["x", "flat"], ["f"]), node("Gather", ["f", "order"], ["g"]), node("Neg", ["g"], ["y"])], VIEW),
+        (
+            [node("Reshape", ["x", "flat"], ["f"]), node("Gather", ["f", "order"], ["g"]), node("Neg", ["g"], ["y"])],
+            VIEW,
+        ),
     ],
     ids=["resize", "class token", "as_strided"],
 )
@@ -174,7 +177,7 @@ def test_old_files_come_to_the_new_opset(published: Callable[[str], onnx.ModelPr
 class Broken(GraphPass):
     name = "broken"
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         model.graph.node[0].op_type = "Sigmoid"
         return "mischief"
 

@@ -101,6 +101,12 @@ class GraphIndex:
         self.constants[name] = value
         return name
 
+    def insert(self, before: onnx.NodeProto, *nodes: onnx.NodeProto) -> None:
+        """Put nodes in front of another one."""
+        position = list(self.graph.node).index(before)
+        for offset, node in enumerate(nodes):
+            self.graph.node.insert(position + offset, node)
+
     def bypass(self, node: onnx.NodeProto) -> bool:
         """Remove a node whose output is its first input; False where the names of inputs and outputs forbid that.
 
@@ -151,6 +157,13 @@ def set_attribute(node: onnx.NodeProto, name: str, value: int | list[int]) -> No
     kept = [item for item in node.attribute if item.name != name]
     del node.attribute[:]
     node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+def become(node: onnx.NodeProto, kind: str, *inputs: str, **attributes: float | list[int]) -> None:
+    """Make a node another operator of other inputs and attributes, under its name and with its outputs."""
+    node.op_type, node.input[:] = kind, inputs
+    node.ClearField("attribute")
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
 
 
 def onnx_opset(model: onnx.ModelProto) -> int:
@@ -242,14 +255,14 @@ class GraphPass(ABC):
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Rewrite a copy of the model; `ConvertError` where this pass can't."""
         copy = copied(model)
-        detail = self.rewrite(copy)
+        detail = self._rewrite(copy)
         if not detail:
             return PassResult(self.name, model)
         drop_unused(copy)
         return PassResult(self.name, copy, detail)
 
     @abstractmethod
-    def rewrite(self, model: onnx.ModelProto) -> str:
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         """Edit the model in place; return what was done in one line, or an empty string."""
 
 

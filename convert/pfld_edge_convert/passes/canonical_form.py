@@ -19,6 +19,7 @@ from pfld_edge_convert.passes.base import (
     GraphIndex,
     GraphPass,
     attribute,
+    become,
     constant_value,
     drop_unused,
     graph_inputs,
@@ -113,8 +114,7 @@ class UpgradeOpset(GraphPass):
     name: ClassVar[str] = "upgrade-opset"
     tolerance: ClassVar[float] = 0.0
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         before, ir_before = onnx_opset(model), model.ir_version
         if before >= OPSET and ir_before == IR_VERSION:
             return ""
@@ -151,8 +151,7 @@ class FoldConstants(GraphPass):
     name: ClassVar[str] = "fold-constants"
     tolerance: ClassVar[float] = 1e-6
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
         inputs = graph_inputs(model)
         first = inputs[0].type.tensor_type.shape.dim[:1] if inputs else []
@@ -274,8 +273,7 @@ class MakeBatchDynamic(GraphPass):
     name: ClassVar[str] = "make-batch-dynamic"
     tolerance: ClassVar[float] = 0.0
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
         rules = {"Reshape": _free_reshape, "Resize": _free_resize, "Concat": _free_concat, "Gather": _free_gather}
         changed = sum(rules[node.op_type](index, node) for node in list(model.graph.node) if node.op_type in rules)
@@ -292,10 +290,7 @@ def _free_reshape(index: GraphIndex, node: onnx.NodeProto) -> bool:
         return False
     result = index.shapes.get(node.output[0])
     if _flattens(source, [int(size) for size in target]):
-        node.op_type = "Flatten"
-        del node.input[1:]
-        del node.attribute[:]
-        node.attribute.append(onnx.helper.make_attribute("axis", 1))
+        become(node, "Flatten", node.input[0], axis=1)
         return True
     if result is None or target[0] in (-1, 0):
         return False
@@ -345,11 +340,8 @@ def _free_concat(index: GraphIndex, node: onnx.NodeProto) -> bool:
     pads[0, axis], pads[1, axis] = sum(sizes[:place]), sum(sizes[place + 1 :])
     padded, added = f"{node.output[0]}_padded", np.concatenate(parts, axis=axis)
     bounds = index.add_constant(f"{padded}_pads", pads.ravel())
-    index.graph.node.insert(
-        list(index.graph.node).index(node), onnx.helper.make_node("Pad", [node.input[place], bounds], [padded])
-    )
-    node.op_type, node.input[:] = "Add", [padded, index.add_constant(f"{padded}_values", added)]
-    del node.attribute[:]
+    index.insert(node, onnx.helper.make_node("Pad", [node.input[place], bounds], [padded]))
+    become(node, "Add", padded, index.add_constant(f"{padded}_values", added))
     return True
 
 
@@ -393,8 +385,7 @@ class EliminateIdentity(GraphPass):
     name: ClassVar[str] = "eliminate-identity"
     tolerance: ClassVar[float] = 0.0
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
         removed = [node.op_type for node in list(model.graph.node) if _does_nothing(index, node) and index.bypass(node)]
         counts = ", ".join(f"{removed.count(kind)} {kind}" for kind in sorted(set(removed)))
@@ -471,8 +462,7 @@ class SpellLayers(GraphPass):
 
     name: ClassVar[str] = "spell-layers"
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index, products, splits = GraphIndex(model), 0, 0
         for node in list(model.graph.node):
             if node.op_type == "MatMul" and _as_gemm(index, node):
@@ -549,14 +539,13 @@ def _as_slices(index: GraphIndex, node: onnx.NodeProto) -> bool:
         part = -(-whole // len(node.output))
         sizes = np.minimum(part, whole - part * np.arange(len(node.output)))
     ends = np.cumsum(sizes)
-    position = list(index.graph.node).index(node)
     for output, size, end in zip(node.output, sizes, ends, strict=True):
         bounds = [
             index.add_constant(f"{output}_{what}", np.array([value], np.int64))
             for what, value in (("start", end - size), ("end", end), ("axis", axis))
         ]
-        slice_ = onnx.helper.make_node("Slice", [node.input[0], *bounds], [output], name=f"{node.name}_{output}")
-        index.graph.node.insert(position, slice_)
+        name = f"{node.name}_{output}"
+        index.insert(node, onnx.helper.make_node("Slice", [node.input[0], *bounds], [output], name=name))
     index.graph.node.remove(node)
     return True
 

@@ -253,8 +253,7 @@ class EliminateDeadChannels(GraphPass):
 
     name: ClassVar[str] = "eliminate-dead-channels"
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         before = _weight_count(model)
         index = GraphIndex(model)
         _zero_negligible_rows(index)

@@ -61,8 +61,7 @@ class FoldNormalization(GraphPass):
         readers = index.consumers[model.graph.input[0].name]
         return bool(readers) and all(node.op_type == "Conv" and is_dense(index, node) for node in readers)
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         if not self.applies(model):
             return ""
         index = GraphIndex(model)
@@ -98,8 +97,7 @@ class SpaceToDepthStem(GraphPass):
     name: ClassVar[str] = "space-to-depth-stem"
     tolerance: ClassVar[float] = 0.0
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
         source = model.graph.input[0].name
         transpose = index.only_consumer(source)
@@ -150,12 +148,9 @@ def _replace(index: GraphIndex, transpose: onnx.NodeProto, node: onnx.NodeProto,
         helper.make_node("Reshape", [names[2], apart], [names[3]]),
         helper.make_node("Transpose", [names[3]], [result], perm=[0, 3, 1, 2]),
     ]
-    graph = index.graph
-    position = list(graph.node).index(transpose)
-    graph.node.remove(transpose)
-    graph.node.remove(node)
-    for offset, made in enumerate(nodes):
-        graph.node.insert(position + offset, made)
+    index.insert(transpose, *nodes)
+    index.graph.node.remove(transpose)
+    index.graph.node.remove(node)
 
 
 def _weights_of_two(weight: Int8) -> Int8:
@@ -189,8 +184,7 @@ class AlignChannels(GraphPass):
         """Set the number of channels that a kernel takes at a time."""
         self._multiple = multiple
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         tensors = _PaddedChannels(GraphIndex(model), self._multiple)
         depthwise = tensors.depthwise()
         pads: dict[int, int] = {}
@@ -311,7 +305,7 @@ class EqualizeChannels(GraphPass):
         self._strength = strength
         self.divisors: dict[str, Array] = {}
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         """Edit the model in place, and leave in `divisors` what each activation's channels were divided by."""
         index = GraphIndex(model)
         channels = ChannelMap(index, depthwise_apart=True)
