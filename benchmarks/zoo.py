@@ -29,6 +29,7 @@ POINTS, SIDE = 98, 112
 OPTIONS = f"--color rgb --mean 127.5 --scale 127.5 --crop-margin 1.2 --landmarks {POINTS} --output-space 0..1".split()
 QUICK = ["--int8", "--allow-slower", "--end-to-end", "--faces", "16", "--ranges", "minmax"]
 BENCH = ["--rounds", "2", "--starts", "0", "--precision", "100%"]
+EXPORTERS = ("legacy", "dynamo")
 HEAT_MAPS = {"resnet18": 6, "regnetx_002": 3}
 """Networks of which so many blocks make maps of stride 8, which a soft-argmax reads."""
 
@@ -108,13 +109,14 @@ def run_quietly(*command: str | Path) -> str:
 def zoo(names: tuple[str, ...], folder: Path | None) -> None:
     """Convert NAMES, or all networks."""
     rows: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         known = (folder or Path(temporary)) / "rows.json"
         if known.exists():
             rows = json.loads(known.read_text(encoding="utf-8"))
-        for name, exporter in itertools.product(names or NETWORKS, ("legacy", "dynamo")):
+        for name, exporter in itertools.product(names or NETWORKS, EXPORTERS):
             path = known.with_name(f"{name}.{exporter}.onnx")
             if path.stem in rows:
                 continue
@@ -128,7 +130,11 @@ def zoo(names: tuple[str, ...], folder: Path | None) -> None:
             rows[path.stem] = [name, exporter, *found]
             click.echo(" | ".join(rows[path.stem]))
             known.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    print_table(("network", "exporter", "result", "layers in INT8", "in float"), rows.values())
+    table: dict[str, list[str]] = {}
+    for name, _, result, layers, floats in rows.values():
+        table.setdefault(name, [name]).append(f"{result} {layers}".strip())
+        reasons[name] = floats
+    print_table(("network", *EXPORTERS, "in float"), [[*row, reasons[name]] for name, row in table.items()])
     click.echo(f"{dict(Counter(row[2] for row in rows.values()))} of {len(rows)}")
 
 

@@ -175,8 +175,6 @@ def _read_onnx(index: GraphIndex, node: onnx.NodeProto, flows: dict[str, Flow[On
         raise ImportOnnxError(f"a {kind} node, which no network of the PFLD family has")
     if kind == "Conv":
         return Flow("conv", inputs, _conv_geometry(node, weights[0].shape), weights)
-    if (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0)) != (1.0, 1.0, 0):
-        raise ImportOnnxError("a Gemm node with alpha, beta or a transposed input")
     return Flow("linear", inputs, Geometry(weights[0].shape), weights)
 
 

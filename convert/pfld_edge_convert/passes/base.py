@@ -54,9 +54,13 @@ class GraphIndex:
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def weights(self, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Weight, output channels first, and bias (or zeros) of a Conv or Gemm; None where they aren't constant."""
+        """Weight, output channels first, and bias (or zeros) of a Conv or Gemm.
+
+        None where they aren't constant, and of a Gemm with factors or a transposed input.
+        """
         weight = self.constants.get(node.input[1])
-        if weight is None:
+        factors = (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0))
+        if weight is None or factors != (1.0, 1.0, 0):
             return None
         if node.op_type == "Gemm" and not attribute(node, "transB", 0):
             weight = weight.T

@@ -551,12 +551,13 @@ def _as_slices(index: GraphIndex, node: onnx.NodeProto) -> bool:
 
 
 def with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
-    """Copy a model with other shapes of the named inputs; recorded shapes of other tensors are dropped."""
+    """Copy a model with other shapes of the named inputs, 0 for what stays; recorded shapes of tensors are dropped."""
     fixed = copied(model)
     for value in fixed.graph.input:
         if value.name in shapes:
             for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
-                dim.dim_value = size
+                if size:
+                    dim.dim_value = size
     fixed.graph.ClearField("value_info")
     return fixed
 
@@ -570,12 +571,7 @@ def with_image_size(model: onnx.ModelProto, side: int) -> onnx.ModelProto | None
     dims = inputs[0].type.tensor_type.shape.dim if len(inputs) == 1 else []
     if len(dims) != 4 or all(dim.dim_value for dim in dims[1:]):
         return None
-    filled = with_input_shapes(model, {})
-    value = next(item for item in filled.graph.input if item.name == inputs[0].name)
-    for dim in value.type.tensor_type.shape.dim[1:]:
-        if not dim.dim_value:
-            dim.dim_value = side
-    return filled
+    return with_input_shapes(model, {inputs[0].name: [0, *(dim.dim_value or side for dim in dims[1:])]})
 
 
 def default_passes() -> tuple[GraphPass, ...]:

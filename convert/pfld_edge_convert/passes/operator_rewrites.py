@@ -77,17 +77,13 @@ def _scaled(index: GraphIndex, node: onnx.NodeProto) -> tuple[Values, Values] | 
 def _fold_norm(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
     source = index.producers.get(norm.input[0])
     is_layer = source is not None and source.op_type in ("Conv", "Gemm")
-    weights = index.weights(source) if source is not None and is_layer and _scales_by_one(source) else None
+    weights = index.weights(source) if source is not None and is_layer else None
     if source is None or weights is None or index.only_consumer(source.output[0]) is None:
         return _as_convolution(index, norm, factor, offset)
     weight, bias = weights
     scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
     index.set_weights(source, scaled.astype(weight.dtype), (bias * factor + offset).astype(weight.dtype))
     return index.bypass(norm)
-
-
-def _scales_by_one(layer: onnx.NodeProto) -> bool:
-    return (attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)) == (1.0, 1.0)
 
 
 def _as_convolution(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
@@ -357,7 +353,7 @@ def _clip_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> bool:
     if layer is None or layer.op_type not in ("Conv", "Gemm") or index.only_consumer(node.input[0]) is None:
         return False
     weights = index.weights(layer)
-    if weights is None or not _scales_by_one(layer) or node.input[0] in layer.input:
+    if weights is None or node.input[0] in layer.input:
         return False
     slope, offset = attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)
     weight, bias = (values.astype(np.float64) for values in weights)
