@@ -57,15 +57,15 @@ class FoldNormalization(GraphPass):
 
     def applies(self, model: onnx.ModelProto) -> bool:
         """Whether only convolutions of one group read the input."""
-        index = GraphIndex(model)
-        readers = index.consumers[model.graph.input[0].name]
-        return bool(readers) and all(node.op_type == "Conv" and is_dense(index, node) for node in readers)
+        return bool(self._readers(GraphIndex(model)))
+
+    def _readers(self, index: GraphIndex) -> list[onnx.NodeProto]:
+        readers = index.consumers[index.graph.input[0].name]
+        return readers if all(node.op_type == "Conv" and is_dense(index, node) for node in readers) else []
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
-        if not self.applies(model):
-            return ""
         index = GraphIndex(model)
-        readers = index.consumers[model.graph.input[0].name]
+        readers = self._readers(index)
         for node in readers:
             weights = index.weights(node)
             if weights is not None:
@@ -73,7 +73,7 @@ class FoldNormalization(GraphPass):
                 weight = weight / self._scale.reshape(1, -1, 1, 1)
                 shift = (weight.sum(axis=(2, 3)) * (CENTER - self._mean)).sum(axis=1)
                 index.set_weights(node, weight.astype(np.float32), (bias + shift).astype(np.float32))
-        return f"{len(readers)} convolutions read pixels"
+        return f"{len(readers)} convolutions read pixels" if readers else ""
 
 
 _STEM_DEFAULTS = {"dilations": [1, 1], "group": 1}
