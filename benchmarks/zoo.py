@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -57,8 +58,11 @@ def network(name: str) -> nn.Module:
     elif hasattr(torchvision.models, name) and name not in timm.list_models():
         model = getattr(torchvision.models, name)(num_classes=2 * POINTS)
     else:
-        smaller = {"img_size": SIDE, "depth": 2} if name.startswith("vit") else {}
+        smaller: dict[str, Any] = {"img_size": SIDE, "depth": 2} if name.startswith("vit") else {}
         model = timm.create_model(name, num_classes=2 * POINTS, **smaller)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None  # the mean of all batches
     with torch.no_grad():
         for _ in range(8):
             model.train()(torch.randn(8, 3, SIDE, SIDE))

@@ -331,11 +331,14 @@ def _resize_alone(index: GraphIndex, node: onnx.NodeProto, sizes: NDArray[np.int
 def _free_concat(index: GraphIndex, node: onnx.NodeProto) -> bool:
     """Append a constant, such as the class token of a vision transformer, to each image of a batch."""
     values, axis = [index.constants.get(name) for name in node.input], attribute(node, "axis", 0)
+    known = [value for value in values if value is not None]
     place = next((place for place, value in enumerate(values) if value is None), 0)
     shape = index.shapes.get(node.input[place], ())
-    if sum(value is None for value in values) != 1 or shape[:1] != (1,) or axis % len(shape) == 0 or "?" in shape:
+    fits = known and len(known) == len(values) - 1 and shape[:1] == (1,) and axis % len(shape) != 0
+    if not fits or any(isinstance(size, str) for size in shape):
         return False
-    parts = [np.zeros(shape, np.float32) if value is None else value for value in values]
+    zeros = np.zeros([int(size) for size in shape], known[0].dtype)
+    parts = [zeros if value is None else value for value in values]
     sizes, pads = [part.shape[axis] for part in parts], np.zeros((2, len(shape)), np.int64)
     pads[0, axis], pads[1, axis] = sum(sizes[:place]), sum(sizes[place + 1 :])
     padded, added = f"{node.output[0]}_padded", np.concatenate(parts, axis=axis)
