@@ -18,27 +18,23 @@ from pfld_edge_convert.model_file import load_onnx, open_model
 from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme, crop_windows, fingerprint_image, prepare_input
 
 _CHANGED = 1e-3
-"""Fractions of the crop, of INT8 files. The same file on the same kind of processor gives the recorded digits, 1e-6;
-processors that round INT8 otherwise differ by some steps, which the contract's wider tolerance allows."""
+"""Difference from the fingerprint, fractions of the crop, above which an INT8 file was changed, or runs on a processor
+that rounds otherwise: the same processor gives the recorded output to 1e-6."""
 
 _ERRORS = (*(step / 200 for step in range(1, 21)), 0.125, 0.15, 0.2, 0.25, 0.5)
-"""Relative errors that every scale is tried for, both ways."""
-
-_MULTIPLES = (2.0, 3.0, 4.0, 10.0)
-"""And how many times too large or too small."""
-
 _FACTORS = [1 + sign * error for error in _ERRORS for sign in (1, -1)]
-_FACTORS += [*_MULTIPLES, *(1 / multiple for multiple in _MULTIPLES[1:])]
+_FACTORS += [2.0, 3.0, 4.0, 10.0, 1 / 3, 1 / 4, 1 / 10]
+"""By which each scale is taken to be off."""
 
 _FOLLOWED = 8
 _NEARBY = (np.linspace(-0.004, 0.004, 49), np.linspace(-0.0002, 0.0002, 25))
-"""Relative steps around the best, then around the best of these: the answer is rugged, and right in a narrow place."""
+"""How many of the best factors are refined, and the relative steps around them in two rounds."""
 
 _LEFT = 0.2
-"""Share of the difference that may be left; of the true scale next to nothing is, of any other rarely below a third."""
+"""Largest share of the difference that undoing the right factor leaves; other scales leave a third and more."""
 
 _LEAST = 0.003
-"""Relative error of a scale that is worth a word; smaller ones are rounding."""
+"""Least relative error of a scale that is reported; smaller ones are rounding."""
 
 _PLACES = {
     "QLinearConv": {1: "what it reads", 4: "the weights", 6: "what it makes"},
@@ -55,25 +51,21 @@ _InputTrial = tuple[str, LandmarkModel, str]
 """A cause, the model fed otherwise, and what it means if that agrees with the reference."""
 
 _FLOAT_DEVIATION = 1e-4
-"""Of the eye distance, at one landmark. Float files differ from their checkpoint by some 1e-6."""
+"""Of one landmark, in eye distances. Float files differ from their checkpoint by some 1e-6."""
 
 _INT8_DEVIATION = 0.014
-"""Of the eye distance, on average. What INT8 costs is below 0.01; of any two networks of one size that were trained
-apart, the nearest (pfld-edge-s and pfld-edge-m on the bundled portraits) deviate by 0.016."""
+"""Mean, in eye distances. INT8 costs less than 0.01; two networks that were trained apart deviate by 0.016 at least
+(pfld-edge-s and pfld-edge-m on the bundled portraits)."""
 
 _FLOAT_FILES = ("fused torch", "onnx fp32", "end-to-end fp32")
 _CONVERTED = 1e-3
-"""Of the eye distance, on average: what a float file may differ from its checkpoint at most. Another checkpoint, of
-kind ``torch``, is allowed what an INT8 file is."""
+"""Largest mean deviation of these from their checkpoint, in eye distances. Other checkpoints count as INT8 files."""
 
 _AGREES = 1 / 2
-"""A cause is found where undoing it leaves no more than this share of the deviation."""
+"""Largest share of the deviation that may be left where a cause is undone."""
 
-_FACES = 24
-"""Enough to tell causes apart, few enough to try many."""
-
-_SCALE_FACES = 8
-"""Each of some hundred scales is tried with some tens of factors."""
+_FACES, _SCALE_FACES = 24, 8
+"""Faces on which causes are tried, and the many errors of INT8 scales."""
 
 _MARGIN_RATIOS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6)
 """Crop margins that are tried, as multiples of the contract's."""
@@ -137,11 +129,11 @@ def check_fingerprint(model: LandmarkModel) -> FingerprintCheck | None:
 def wrong_scale(
     model: LandmarkModel, check: FingerprintCheck | None, faces: Sequence[Face], expected: NDArray[np.floating]
 ) -> Iterator[LikelyCause]:
-    """Try every scale with many errors: find the one which, undone, gives back what the network ought to answer.
+    """Try every scale with many factors: find the one which, undone, restores the expected output.
 
-    That is the recorded fingerprint where the file no longer gives it, otherwise the reference's landmarks. Small
-    steps of rounding make the answer rugged, so that following its slope finds nothing; but one network that takes its
-    scales as inputs tries thousands a second. The reference's landmarks of the faces are ``(N, P, 2)``, pixels.
+    That is the recorded fingerprint where the file no longer gives it, otherwise the reference's landmarks
+    ``(N, P, 2)`` of the faces, pixels. Rounding makes the output no smooth function of a scale, so that all factors are
+    tried, on a network that takes its scales as inputs.
     """
     trials = _trials(model, check, faces, expected)
     if trials is None:

@@ -62,7 +62,7 @@ def end_to_end_model(network: onnx.ModelProto, contract: Contract) -> onnx.Model
     landmarks, N may be 0. Output: ``landmarks`` ``(N, P, 2)`` float32, x and y in pixels; NaN for a box without area,
     not finite, or beyond 1e9 pixels, where `pfld_edge_runtime` raises `BoxError`. All that is added are standard
     operators of opset 18; the network's nodes are copied as they are, but for the names of their input and output.
-    ConvertError where the network has another opset, a fixed batch, or is an end-to-end graph already.
+    ConvertError where the network has an older opset, a fixed batch, or is an end-to-end graph already.
     """
     _check_network(network, contract)
     graph, prefix = _own_graph(contract), _free_prefix(network, _CROP)
@@ -89,8 +89,10 @@ def end_to_end_model(network: onnx.ModelProto, contract: Contract) -> onnx.Model
 def _check_network(network: onnx.ModelProto, contract: Contract) -> None:
     if contract.output_space != "crop-fraction":
         raise ConvertError("the model is an end-to-end graph already: wrap the plain file that it was made from")
-    if onnx_opset(network) != OPSET:
-        raise ConvertError(f"an end-to-end graph needs a network of opset {OPSET}, this one has {onnx_opset(network)}")
+    if onnx_opset(network) < OPSET:
+        raise ConvertError(
+            f"an end-to-end graph needs a network of at least opset {OPSET}, this one has {onnx_opset(network)}"
+        )
     if network.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
         raise ConvertError("an end-to-end graph needs a network that takes any number of faces; this one's is fixed")
 

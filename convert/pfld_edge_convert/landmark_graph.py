@@ -250,10 +250,8 @@ def _fed_as_ours(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
         node.input[0], source = source, node.output[0]
     for node in graph.node:
         node.input[:] = [source if item == image.name else item for item in node.input]
-    nodes = [*reversed(first), *graph.node]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    for node in first:
+        graph.node.insert(0, node)
     image.CopyFrom(helper.make_tensor_value_info(image.name, TensorProto.FLOAT, [BATCH, 3, size, size]))
     _cancel_at_input(model)
     return model
@@ -261,25 +259,21 @@ def _fed_as_ours(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
 
 def _cancel_at_input(model: onnx.ModelProto) -> None:
     """Remove a Transpose that takes another one back, and casts of pixels to integers and back."""
-    while True:
-        index = GraphIndex(model)
-        for node in model.graph.node:
-            before = index.producers.get(node.input[0]) if node.input else None
-            if before is None or (before.op_type, node.op_type) not in (("Cast", "Cast"), ("Transpose", "Transpose")):
-                continue
+    index = GraphIndex(model)
+    for node in list(model.graph.node):
+        before = index.producers.get(node.input[0]) if node.input else None
+        if before is None or before.op_type != node.op_type or node.output[0] in index.outputs:
+            continue
+        if node.op_type == "Transpose":
             orders = attribute(before, "perm", []), attribute(node, "perm", [])
-            undone = (
-                [orders[0][axis] for axis in orders[1]] == [0, 1, 2, 3]
-                if node.op_type == "Transpose"
-                else attribute(before, "to") == TensorProto.UINT8 and attribute(node, "to") == TensorProto.FLOAT
-            )
-            if undone and node.output[0] not in index.outputs:
-                node.input[0] = before.input[0]
-                index.bypass(node)
-                drop_unused(model)
-                break
+            undone = [orders[0][axis] for axis in orders[1]] == [0, 1, 2, 3]
         else:
-            return
+            types = attribute(before, "to"), attribute(node, "to")
+            undone = node.op_type == "Cast" and types == (TensorProto.UINT8, TensorProto.FLOAT)
+        if undone:
+            node.input[0] = before.input[0]
+            index.bypass(node)
+    drop_unused(model)
 
 
 def _soft_argmax(model: onnx.ModelProto, samples: NDArray[np.float32], points: int) -> tuple[onnx.ModelProto, int]:
@@ -341,7 +335,7 @@ def _as_fractions(model: onnx.ModelProto, columns: list[int], factor: float, off
     last = index.producers.get(tensor)
     while last is not None and last.op_type in _SAME_ORDER and len(index.consumers[last.input[0]]) == 1:
         last = index.producers.get(last.input[0])
-    weights = index.weights(last) if last is not None and last.op_type == "Gemm" and _is_plain(last) else None
+    weights = index.weights(last) if last is not None and last.op_type == "Gemm" else None
     if last is not None and weights is not None:
         weight, bias = weights
         moved = (factor * bias.astype(np.float64) + offset)[columns]
@@ -360,11 +354,6 @@ def _as_fractions(model: onnx.ModelProto, columns: list[int], factor: float, off
     output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [BATCH, len(columns)]))
     drop_unused(model)
     return model
-
-
-def _is_plain(gemm: onnx.NodeProto) -> bool:
-    factors = (attribute(gemm, "alpha", 1.0), attribute(gemm, "beta", 1.0), attribute(gemm, "transA", 0))
-    return factors == (1.0, 1.0, 0)
 
 
 def _append(model: onnx.ModelProto, kind: str, *constants: NDArray[np.generic], **attributes: Any) -> None:  # noqa: ANN401

@@ -226,6 +226,14 @@ def test_names_that_a_network_shares_with_the_crop_do_no_harm() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("opset", [20, 23])
+def test_a_network_of_a_newer_opset_gives_the_same_landmarks(opset: int) -> None:
+    image, boxes = photo_of(60, 80), np.array([[10, 10, 50, 55]], np.float32)
+    (expected,) = opened(end_to_end_model(linear(), CONTRACT))(image, boxes)
+    (found,) = opened(end_to_end_model(linear(opset=opset), CONTRACT))(image, boxes)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_what_cannot_be_wrapped_is_refused() -> None:
     with pytest.raises(ConvertError, match="any number of faces; this one's is fixed"):
         end_to_end_model(linear(batch=1), CONTRACT)

@@ -132,6 +132,41 @@ def test_a_reshape_that_joins_a_fixed_batch_with_other_axes_is_freed(build: Buil
     assert (run_model(result, inputs) == inputs.reshape(5, 2, 6)).all()
 
 
+TOKEN = {"token": np.full((1, 1, 2, 2), 9, np.float32), "last": np.full((1, 2, 2, 2), 7, np.float32)}
+VIEW = {"flat": np.array([-1], INT), "order": np.arange(12).reshape(1, 3, 2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        ([node("Resize", ["x", "", "", "size"], ["y"], mode="linear")], {"size": np.array([1, 3, 5, 3], INT)}),
+        ([node("Concat", ["token", "x", "last"], ["y"], axis=1)], TOKEN),
+        (
+            [node("Reshape", ["x", "flat"], ["f"]), node("Gather", ["f", "order"], ["g"]), node("Neg", ["g"], ["y"])],
+            VIEW,
+        ),
+    ],
+    ids=["resize", "class token", "as_strided"],
+)
+def test_what_was_exported_for_one_image_takes_any_number(
+    build: Build, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]
+) -> None:
+    fixed = build(nodes, constants, [1, 3, 2, 2])
+    inputs = np.random.default_rng(0).normal(size=(5, 3, 2, 2)).astype(np.float32)
+    found = run_model(canonical_form(fixed), inputs)
+    assert (found == run_model(fixed, inputs)).all()  # which takes them one by one
+
+
+def test_a_resize_to_a_size_that_is_computed_from_a_free_batch_knows_it(build: Build) -> None:
+    nodes = [node("Shape", ["x"], ["s"], end=2), node("Concat", ["s", "size"], ["t"], axis=0)]
+    nodes.append(node("Resize", ["x", "", "", "t"], ["y"], mode="nearest"))
+    model = build(nodes, {"size": np.array([4, 6], INT)}, ["batch", 3, 2, 2])
+    result = canonical_form(model)
+    assert [item.op_type for item in result.graph.node] == ["Resize"]
+    inputs = np.random.default_rng(0).normal(size=(5, 3, 2, 2)).astype(np.float32)
+    assert (run_model(result, inputs) == run_model(model, inputs)).all()
+
+
 def test_old_files_come_to_the_new_opset(published: Callable[[str], onnx.ModelProto], faces: np.ndarray) -> None:
     model, _ = run_passes(published("slim"), [UpgradeOpset()], faces[:1])
     assert [item.version for item in model.opset_import] == [OPSET]
@@ -142,7 +177,7 @@ def test_old_files_come_to_the_new_opset(published: Callable[[str], onnx.ModelPr
 class Broken(GraphPass):
     name = "broken"
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         model.graph.node[0].op_type = "Sigmoid"
         return "mischief"
 

@@ -15,7 +15,7 @@ from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import GraphIndex, with_outputs
 from pfld_edge_convert.quantization.plan import Grid, Plan, clamp_bounds, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import collect_histograms, grids_from
-from pfld_edge_convert.quantization.reconstruction import initial_plan
+from pfld_edge_convert.quantization.reconstruction import NodewiseRunner, initial_plan
 from pfld_edge_convert.quantization.settings import SATURATION_FREE
 from pfld_edge_runtime import Contract
 
@@ -259,6 +259,18 @@ def test_what_follows_the_last_layer_is_listed_too(build: Build) -> None:
         "Softmax s: Softmax has no integer kernel",
         "GlobalAveragePool y: what it reads is in float",
     )
+
+
+def test_nodes_between_layers_may_move_the_axis_of_the_faces(build: Build) -> None:
+    shape = {"s": np.array([-1, 8, 32], np.int64), "back": np.array([-1, 8, 8, 8], np.int64)}
+    turned = [node("Transpose", ["a"], ["t"], perm=[1, 0, 2, 3]), node("Relu", ["t"], ["r"])]
+    turned += [node("Transpose", ["r"], ["u"], perm=[1, 0, 2, 3]), node("Reshape", ["u", "s"], ["v"])]
+    model = network(build, [*turned, node("Reshape", ["v", "back"], ["m"])], shape)
+    faces = np.random.default_rng(0).normal(size=(70, 3, 8, 8)).astype(np.float32)
+    runner = NodewiseRunner(model, faces)
+    for tensor in ("v", "m", "y"):
+        expected = run_model(with_outputs(model, tensor), faces)
+        np.testing.assert_allclose(runner.run_until(tensor), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_documentation_has_the_operators_of_the_code() -> None:

@@ -54,9 +54,13 @@ class GraphIndex:
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def weights(self, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Weight, output channels first, and bias (or zeros) of a Conv or Gemm; None where they aren't constant."""
+        """Weight, output channels first, and bias (or zeros) of a Conv or Gemm.
+
+        None where they aren't constant, and of a Gemm with factors or a transposed input.
+        """
         weight = self.constants.get(node.input[1])
-        if weight is None:
+        factors = (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0))
+        if weight is None or factors != (1.0, 1.0, 0):
             return None
         if node.op_type == "Gemm" and not attribute(node, "transB", 0):
             weight = weight.T
@@ -100,6 +104,12 @@ class GraphIndex:
             self.graph.initializer.append(tensor)
         self.constants[name] = value
         return name
+
+    def insert(self, before: onnx.NodeProto, *nodes: onnx.NodeProto) -> None:
+        """Put nodes in front of another one."""
+        position = list(self.graph.node).index(before)
+        for offset, node in enumerate(nodes):
+            self.graph.node.insert(position + offset, node)
 
     def bypass(self, node: onnx.NodeProto) -> bool:
         """Remove a node whose output is its first input; False where the names of inputs and outputs forbid that.
@@ -151,6 +161,13 @@ def set_attribute(node: onnx.NodeProto, name: str, value: int | list[int]) -> No
     kept = [item for item in node.attribute if item.name != name]
     del node.attribute[:]
     node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+def become(node: onnx.NodeProto, kind: str, *inputs: str, **attributes: float | list[int]) -> None:
+    """Make a node another operator of other inputs and attributes, under its name and with its outputs."""
+    node.op_type, node.input[:] = kind, inputs
+    node.ClearField("attribute")
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
 
 
 def onnx_opset(model: onnx.ModelProto) -> int:
@@ -242,14 +259,14 @@ class GraphPass(ABC):
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Rewrite a copy of the model; `ConvertError` where this pass can't."""
         copy = copied(model)
-        detail = self.rewrite(copy)
+        detail = self._rewrite(copy)
         if not detail:
             return PassResult(self.name, model)
         drop_unused(copy)
         return PassResult(self.name, copy, detail)
 
     @abstractmethod
-    def rewrite(self, model: onnx.ModelProto) -> str:
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         """Edit the model in place; return what was done in one line, or an empty string."""
 
 

@@ -19,6 +19,7 @@ from pfld_edge_convert.passes.base import (
     GraphIndex,
     GraphPass,
     attribute,
+    become,
     constant_value,
     drop_unused,
     graph_inputs,
@@ -113,8 +114,7 @@ class UpgradeOpset(GraphPass):
     name: ClassVar[str] = "upgrade-opset"
     tolerance: ClassVar[float] = 0.0
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         before, ir_before = onnx_opset(model), model.ir_version
         if before >= OPSET and ir_before == IR_VERSION:
             return ""
@@ -144,14 +144,14 @@ class FoldConstants(GraphPass):
         - ``Shape(x)`` becomes a constant where the shape is known. Shapes with a dynamic batch are computed for two
           batch sizes, and what follows from them (``Gather``, ``Unsqueeze``, ``Concat``, ...) becomes a constant
           where both agree.
-        - ``Reshape(x, shape)`` with one size that depends on the batch gets a constant with -1 there.
+        - ``Reshape(x, shape)`` with one size that depends on the batch gets a constant with -1 there, and
+          ``Resize(x, sizes=[n, C, h, w])`` a constant ``[h, w]``.
     """
 
     name: ClassVar[str] = "fold-constants"
     tolerance: ClassVar[float] = 1e-6
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
         inputs = graph_inputs(model)
         first = inputs[0].type.tensor_type.shape.dim[:1] if inputs else []
@@ -172,6 +172,8 @@ class FoldConstants(GraphPass):
                 model.graph.node.remove(node)
             elif node.op_type == "Reshape" and node.output[0] in targets:
                 node.input[1] = index.add_constant(f"{node.output[0]}_shape", targets[node.output[0]])
+            elif node.output[0] in targets:
+                _resize_alone(index, node, targets[node.output[0]])
         before = len(model.graph.node)
         drop_unused(model)
         count = len(same) + before - len(model.graph.node)
@@ -185,7 +187,7 @@ def _equal(one: NDArray[Any], other: NDArray[Any] | None) -> bool:
 def _computed(model: onnx.ModelProto, batch: int) -> tuple[dict[str, NDArray[Any]], dict[str, Dims]]:
     """Values of all tensors that depend on no input, for a batch size; 0 where the model's batch is fixed.
 
-    Also the shapes that Reshape nodes of computed targets then give.
+    Also the shapes that Reshape and Resize nodes of computed targets then give.
     """
     inputs = graph_inputs(model)
     shapes = {}
@@ -204,7 +206,11 @@ def _computed(model: onnx.ModelProto, batch: int) -> tuple[dict[str, NDArray[Any
                 index.add_constant(node.output[0], value, replace=True)
                 fixed.graph.node.remove(node)
         if len(known) == before:
-            made = [node.output[0] for node in fixed.graph.node if node.op_type == "Reshape" and node.input[1] in known]
+            made = [
+                node.output[0]
+                for node in fixed.graph.node
+                if node.op_type in ("Reshape", "Resize") and known.keys() & node.input[_TARGET[node.op_type] :]
+            ]
             shapes_made = {name: index.shapes.get(name, ("?",)) for name in made}
             return known, {
                 name: dims for name, dims in shapes_made.items() if not any(isinstance(n, str) for n in dims)
@@ -235,8 +241,12 @@ def _value(index: GraphIndex, node: onnx.NodeProto, opset: int) -> NDArray[Any] 
         return None
 
 
+_TARGET = {"Reshape": 1, "Resize": 3}
+"""Which input tells the shape of the output."""
+
+
 def _freed_targets(one: dict[str, Dims], other: dict[str, Dims]) -> dict[str, NDArray[np.int64]]:
-    """Targets without batch size of the Reshape nodes whose result's shape differs in one place, by their output."""
+    """Targets without batch size of the nodes whose result's shape differs in one place, by their output."""
     found = {}
     for output, shape in one.items():
         sizes = np.array([shape, other.get(output, shape)])
@@ -254,21 +264,24 @@ class MakeBatchDynamic(GraphPass):
           ``[-1, everything else]``, becomes ``Flatten(axis=1)``.
         - ``Reshape(x, [n, ...])`` with the fixed batch ``n`` first becomes ``Reshape(x, [0, ...])``, where 0 means
           "as in the input"; with another size first, of a graph of fixed batch, ``Reshape(x, [-1, ...])``.
+        - ``Resize(x, sizes=[n, C, h, w])`` becomes ``Resize(x, sizes=[h, w], axes=[2, 3])``.
+        - ``Concat(c, x)`` of a constant and one image's values becomes ``Pad(x) + [c, 0]``, which broadcasts.
+        - ``Gather(Reshape(x, [-1]), 0, 1, 2, ...)`` in the shape of one image's ``x`` becomes ``x``.
         - The first axis of the graph's input and outputs is named ``batch``.
     """
 
     name: ClassVar[str] = "make-batch-dynamic"
     tolerance: ClassVar[float] = 0.0
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
-        changed = sum(_free_reshape(index, node) for node in model.graph.node if node.op_type == "Reshape")
+        rules = {"Reshape": _free_reshape, "Resize": _free_resize, "Concat": _free_concat, "Gather": _free_gather}
+        changed = sum(rules[node.op_type](index, node) for node in list(model.graph.node) if node.op_type in rules)
         fixed = [value for value in [*model.graph.input, *model.graph.output] if _free_first_axis(value)]
         model.graph.ClearField("value_info")
         if not changed and not fixed:
             return ""
-        return f"{changed} Reshape and {len(fixed)} inputs and outputs freed of a fixed batch"
+        return f"{changed} nodes and {len(fixed)} inputs and outputs freed of a fixed batch"
 
 
 def _free_reshape(index: GraphIndex, node: onnx.NodeProto) -> bool:
@@ -277,10 +290,7 @@ def _free_reshape(index: GraphIndex, node: onnx.NodeProto) -> bool:
         return False
     result = index.shapes.get(node.output[0])
     if _flattens(source, [int(size) for size in target]):
-        node.op_type = "Flatten"
-        del node.input[1:]
-        del node.attribute[:]
-        node.attribute.append(onnx.helper.make_attribute("axis", 1))
+        become(node, "Flatten", node.input[0], axis=1)
         return True
     if result is None or target[0] in (-1, 0):
         return False
@@ -301,6 +311,57 @@ def _flattens(source: Dims, target: list[int]) -> bool:
     features = int(np.prod([int(size) for size in source[1:]]))
     keeps_batch = target[0] == 0 or target[0] == source[0]
     return (keeps_batch and target[1] in (features, -1)) or (target[0] == -1 and target[1] == features)
+
+
+def _free_resize(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    sizes = index.constants.get(node.input[3]) if len(node.input) > 3 else None
+    return sizes is not None and _resize_alone(index, node, sizes)
+
+
+def _resize_alone(index: GraphIndex, node: onnx.NodeProto, sizes: NDArray[np.integer]) -> bool:
+    """Let a Resize name the sizes of height and width alone; False where it changes other axes."""
+    source = index.shapes.get(node.input[0], ())
+    if len(sizes) != len(source) or tuple(sizes[1:2]) != source[1:2] or (sizes[2:] < 0).any():
+        return False
+    node.input[3] = index.add_constant(f"{node.output[0]}_sizes", sizes[2:])
+    set_attribute(node, "axes", list(range(2, len(source))))
+    return True
+
+
+def _free_concat(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Append a constant, such as the class token of a vision transformer, to each image of a batch."""
+    values, axis = [index.constants.get(name) for name in node.input], attribute(node, "axis", 0)
+    known = [value for value in values if value is not None]
+    place = next((place for place, value in enumerate(values) if value is None), 0)
+    shape = index.shapes.get(node.input[place], ())
+    fits = known and len(known) == len(values) - 1 and shape[:1] == (1,) and axis % len(shape) != 0
+    if not fits or any(isinstance(size, str) for size in shape):
+        return False
+    zeros = np.zeros([int(size) for size in shape], known[0].dtype)
+    parts = [zeros if value is None else value for value in values]
+    sizes, pads = [part.shape[axis] for part in parts], np.zeros((2, len(shape)), np.int64)
+    pads[0, axis], pads[1, axis] = sum(sizes[:place]), sum(sizes[place + 1 :])
+    padded, added = f"{node.output[0]}_padded", np.concatenate(parts, axis=axis)
+    bounds = index.add_constant(f"{padded}_pads", pads.ravel())
+    index.insert(node, onnx.helper.make_node("Pad", [node.input[place], bounds], [padded]))
+    become(node, "Add", padded, index.add_constant(f"{padded}_values", added))
+    return True
+
+
+def _free_gather(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Remove a view of one image's values, as torch.export writes ``as_strided``."""
+    flat, order = index.producers.get(node.input[0]), index.constants.get(node.input[1])
+    if flat is None or flat.op_type != "Reshape" or order is None or index.rank(node.input[0]) != 1:
+        return False
+    source = index.shapes.get(flat.input[0], ())
+    if attribute(node, "axis", 0) or order.shape != source or source[:1] != (1,):
+        return False
+    if (order.ravel() != np.arange(order.size)).any():
+        return False
+    index.consumers[node.input[0]].remove(node)
+    index.consumers[flat.input[0]].append(node)
+    node.input[0] = flat.input[0]
+    return index.bypass(node)
 
 
 def _free_first_axis(value: onnx.ValueInfoProto) -> bool:
@@ -327,8 +388,7 @@ class EliminateIdentity(GraphPass):
     name: ClassVar[str] = "eliminate-identity"
     tolerance: ClassVar[float] = 0.0
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
         removed = [node.op_type for node in list(model.graph.node) if _does_nothing(index, node) and index.bypass(node)]
         counts = ", ".join(f"{removed.count(kind)} {kind}" for kind in sorted(set(removed)))
@@ -405,8 +465,7 @@ class SpellLayers(GraphPass):
 
     name: ClassVar[str] = "spell-layers"
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index, products, splits = GraphIndex(model), 0, 0
         for node in list(model.graph.node):
             if node.op_type == "MatMul" and _as_gemm(index, node):
@@ -483,25 +542,25 @@ def _as_slices(index: GraphIndex, node: onnx.NodeProto) -> bool:
         part = -(-whole // len(node.output))
         sizes = np.minimum(part, whole - part * np.arange(len(node.output)))
     ends = np.cumsum(sizes)
-    position = list(index.graph.node).index(node)
     for output, size, end in zip(node.output, sizes, ends, strict=True):
         bounds = [
             index.add_constant(f"{output}_{what}", np.array([value], np.int64))
             for what, value in (("start", end - size), ("end", end), ("axis", axis))
         ]
-        slice_ = onnx.helper.make_node("Slice", [node.input[0], *bounds], [output], name=f"{node.name}_{output}")
-        index.graph.node.insert(position, slice_)
+        name = f"{node.name}_{output}"
+        index.insert(node, onnx.helper.make_node("Slice", [node.input[0], *bounds], [output], name=name))
     index.graph.node.remove(node)
     return True
 
 
 def with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
-    """Copy a model with other shapes of the named inputs; recorded shapes of other tensors are dropped."""
+    """Copy a model with other shapes of the named inputs, 0 for what stays; recorded shapes of tensors are dropped."""
     fixed = copied(model)
     for value in fixed.graph.input:
         if value.name in shapes:
             for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
-                dim.dim_value = size
+                if size:
+                    dim.dim_value = size
     fixed.graph.ClearField("value_info")
     return fixed
 
@@ -515,12 +574,7 @@ def with_image_size(model: onnx.ModelProto, side: int) -> onnx.ModelProto | None
     dims = inputs[0].type.tensor_type.shape.dim if len(inputs) == 1 else []
     if len(dims) != 4 or all(dim.dim_value for dim in dims[1:]):
         return None
-    filled = with_input_shapes(model, {})
-    value = next(item for item in filled.graph.input if item.name == inputs[0].name)
-    for dim in value.type.tensor_type.shape.dim[1:]:
-        if not dim.dim_value:
-            dim.dim_value = side
-    return filled
+    return with_input_shapes(model, {inputs[0].name: [0, *(dim.dim_value or side for dim in dims[1:])]})
 
 
 def default_passes() -> tuple[GraphPass, ...]:

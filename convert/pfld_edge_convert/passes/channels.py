@@ -48,8 +48,7 @@ def is_dense(index: GraphIndex, node: onnx.NodeProto) -> bool:
         return False
     if node.op_type == "Conv":
         return bool(attribute(node, "group", 1) == 1)
-    plain = (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0))
-    return plain == (1.0, 1.0, 0) and index.rank(node.input[0]) == 2
+    return index.rank(node.input[0]) == 2
 
 
 def channel_weights(index: GraphIndex, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | None:
@@ -253,8 +252,7 @@ class EliminateDeadChannels(GraphPass):
 
     name: ClassVar[str] = "eliminate-dead-channels"
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         before = _weight_count(model)
         index = GraphIndex(model)
         _zero_negligible_rows(index)

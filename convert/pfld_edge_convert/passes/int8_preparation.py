@@ -57,16 +57,15 @@ class FoldNormalization(GraphPass):
 
     def applies(self, model: onnx.ModelProto) -> bool:
         """Whether only convolutions of one group read the input."""
-        index = GraphIndex(model)
-        readers = index.consumers[model.graph.input[0].name]
-        return bool(readers) and all(node.op_type == "Conv" and is_dense(index, node) for node in readers)
+        return bool(self._readers(GraphIndex(model)))
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place."""
-        if not self.applies(model):
-            return ""
+    def _readers(self, index: GraphIndex) -> list[onnx.NodeProto]:
+        readers = index.consumers[index.graph.input[0].name]
+        return readers if all(node.op_type == "Conv" and is_dense(index, node) for node in readers) else []
+
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
-        readers = index.consumers[model.graph.input[0].name]
+        readers = self._readers(index)
         for node in readers:
             weights = index.weights(node)
             if weights is not None:
@@ -74,7 +73,7 @@ class FoldNormalization(GraphPass):
                 weight = weight / self._scale.reshape(1, -1, 1, 1)
                 shift = (weight.sum(axis=(2, 3)) * (CENTER - self._mean)).sum(axis=1)
                 index.set_weights(node, weight.astype(np.float32), (bias + shift).astype(np.float32))
-        return f"{len(readers)} convolutions read pixels"
+        return f"{len(readers)} convolutions read pixels" if readers else ""
 
 
 _STEM_DEFAULTS = {"dilations": [1, 1], "group": 1}
@@ -98,8 +97,7 @@ class SpaceToDepthStem(GraphPass):
     name: ClassVar[str] = "space-to-depth-stem"
     tolerance: ClassVar[float] = 0.0
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
         source = model.graph.input[0].name
         transpose = index.only_consumer(source)
@@ -150,12 +148,9 @@ def _replace(index: GraphIndex, transpose: onnx.NodeProto, node: onnx.NodeProto,
         helper.make_node("Reshape", [names[2], apart], [names[3]]),
         helper.make_node("Transpose", [names[3]], [result], perm=[0, 3, 1, 2]),
     ]
-    graph = index.graph
-    position = list(graph.node).index(transpose)
-    graph.node.remove(transpose)
-    graph.node.remove(node)
-    for offset, made in enumerate(nodes):
-        graph.node.insert(position + offset, made)
+    index.insert(transpose, *nodes)
+    index.graph.node.remove(transpose)
+    index.graph.node.remove(node)
 
 
 def _weights_of_two(weight: Int8) -> Int8:
@@ -189,8 +184,7 @@ class AlignChannels(GraphPass):
         """Set the number of channels that a kernel takes at a time."""
         self._multiple = multiple
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         tensors = _PaddedChannels(GraphIndex(model), self._multiple)
         depthwise = tensors.depthwise()
         pads: dict[int, int] = {}
@@ -311,7 +305,7 @@ class EqualizeChannels(GraphPass):
         self._strength = strength
         self.divisors: dict[str, Array] = {}
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         """Edit the model in place, and leave in `divisors` what each activation's channels were divided by."""
         index = GraphIndex(model)
         channels = ChannelMap(index, depthwise_apart=True)

@@ -10,6 +10,7 @@ from pfld_edge_convert.passes.base import (
     GraphIndex,
     GraphPass,
     attribute,
+    become,
     drop_unused,
     is_spatial_mean,
     set_attribute,
@@ -34,8 +35,7 @@ class FoldBatchNorm(GraphPass):
     # Sums are scaled in another order: relative 1e-6 of outputs that are fractions of a crop.
     tolerance: ClassVar[float] = 1e-5
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index, count = GraphIndex(model), 0
         for node in list(model.graph.node):
             found = _normalized(index, node) if node.op_type == "BatchNormalization" else _scaled(index, node)
@@ -77,7 +77,7 @@ def _scaled(index: GraphIndex, node: onnx.NodeProto) -> tuple[Values, Values] | 
 def _fold_norm(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
     source = index.producers.get(norm.input[0])
     is_layer = source is not None and source.op_type in ("Conv", "Gemm")
-    weights = index.weights(source) if source is not None and is_layer and _scales_by_one(source) else None
+    weights = index.weights(source) if source is not None and is_layer else None
     if source is None or weights is None or index.only_consumer(source.output[0]) is None:
         return _as_convolution(index, norm, factor, offset)
     weight, bias = weights
@@ -86,19 +86,12 @@ def _fold_norm(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: 
     return index.bypass(norm)
 
 
-def _scales_by_one(layer: onnx.NodeProto) -> bool:
-    return (attribute(layer, "alpha", 1.0), attribute(layer, "beta", 1.0)) == (1.0, 1.0)
-
-
 def _as_convolution(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
     if index.rank(norm.input[0]) != 4:
         return False
     values = (factor.reshape(-1, 1, 1, 1), offset)
     constants = [index.add_constant(f"{norm.output[0]}_{len(v.shape)}", v.astype(np.float32)) for v in values]
-    norm.op_type, norm.input[:] = "Conv", [norm.input[0], *constants]
-    del norm.attribute[:]
-    norm.attribute.append(onnx.helper.make_attribute("group", len(factor)))
-    norm.attribute.append(onnx.helper.make_attribute("kernel_shape", [1, 1]))
+    become(norm, "Conv", norm.input[0], *constants, group=len(factor), kernel_shape=[1, 1])
     return True
 
 
@@ -114,8 +107,7 @@ class MergeBranches(GraphPass):
     name: ClassVar[str] = "merge-branches"
     tolerance: ClassVar[float] = 1e-5
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index, count = GraphIndex(model), 0
         for add in [node for node in model.graph.node if node.op_type == "Add"]:
             terms = [index.producers.get(name) for name in add.input]
@@ -189,16 +181,17 @@ class MeanToPool(GraphPass):
     # Thousands of pixels are summed in another order.
     tolerance: ClassVar[float] = 1e-5
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index, count = GraphIndex(model), 0
         for node in list(model.graph.node):
             if is_spatial_mean(index, node) or _pools_all(index, node):
+                source = node.input[0]
                 if node.op_type == "ReduceMean" and not attribute(node, "keepdims", 1):
-                    _flatten_after(index, node)
-                node.op_type = "GlobalAveragePool"
-                del node.input[1:]
-                del node.attribute[:]
+                    pooled = f"{node.output[0]}_pooled"
+                    index.insert(node, onnx.helper.make_node("GlobalAveragePool", [source], [pooled]))
+                    become(node, "Flatten", pooled, axis=1)
+                else:
+                    become(node, "GlobalAveragePool", source)
                 count += 1
         return f"{count} averages became GlobalAveragePool" if count else ""
 
@@ -208,13 +201,6 @@ def _pools_all(index: GraphIndex, node: onnx.NodeProto) -> bool:
         return False
     shape = index.shapes.get(node.input[0], ())
     return len(shape) == 4 and tuple(attribute(node, "kernel_shape", [])) == shape[2:]
-
-
-def _flatten_after(index: GraphIndex, node: onnx.NodeProto) -> None:
-    result = node.output[0]
-    node.output[0] = f"{result}_pooled"
-    position = list(index.graph.node).index(node)
-    index.graph.node.insert(position + 1, onnx.helper.make_node("Flatten", [node.output[0]], [result], axis=1))
 
 
 class ConvToGemm(GraphPass):
@@ -233,8 +219,7 @@ class ConvToGemm(GraphPass):
     # Thousands of products are summed in another order.
     tolerance: ClassVar[float] = 1e-5
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         index, done = GraphIndex(model), []
         for node in list(model.graph.node):
             if node.op_type == "Conv" and _covers_input(index, node) and _replace_by_gemm(index, node):
@@ -263,13 +248,10 @@ def _replace_by_gemm(index: GraphIndex, conv: onnx.NodeProto) -> bool:
         return False
     weight, bias = weights
     flat = f"{conv.output[0]}_flat"
-    position = list(index.graph.node).index(conv)
-    index.graph.node.insert(position, onnx.helper.make_node("Flatten", [conv.input[0]], [flat], axis=1))
+    index.insert(conv, onnx.helper.make_node("Flatten", [conv.input[0]], [flat], axis=1))
     index.set_constant(conv, 1, weight.reshape(len(weight), -1))
     index.set_constant(conv, 2, bias)
-    conv.op_type, conv.input[0] = "Gemm", flat
-    del conv.attribute[:]
-    conv.attribute.append(onnx.helper.make_attribute("transB", 1))
+    become(conv, "Gemm", flat, *conv.input[1:], transB=1)
     return True
 
 
@@ -290,8 +272,7 @@ class RecognizeHardActivations(GraphPass):
     name: ClassVar[str] = "recognize-hard-activations"
     tolerance: ClassVar[float] = 1e-5
 
-    def rewrite(self, model: onnx.ModelProto) -> str:
-        """Edit the model in place; return what was done."""
+    def _rewrite(self, model: onnx.ModelProto) -> str:
         count = 0
         for rule, kinds in (
             (_sigmoid_of_clip, ("Mul", "Div")),
@@ -339,56 +320,52 @@ def _shifted_source(index: GraphIndex, name: str) -> str:
     return added[0] if added is not None and (added[1], *bounds) == (3, 0, 6) else ""
 
 
-def _become(node: onnx.NodeProto, kind: str, source: str, **attributes: float) -> int:
-    node.op_type = kind
-    node.input[:] = [source]
-    del node.attribute[:]
-    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
-    return 1
-
-
-def _sigmoid_of_clip(index: GraphIndex, node: onnx.NodeProto) -> int:
+def _sigmoid_of_clip(index: GraphIndex, node: onnx.NodeProto) -> bool:
     scaled = _and_scalar(index, node)
     if scaled is None or not _is_sixth(node, scaled[1]):
-        return 0
+        return False
     if source := _shifted_source(index, scaled[0]):
-        return _become(node, "HardSigmoid", source, alpha=1 / 6, beta=0.5)
+        become(node, "HardSigmoid", source, alpha=1 / 6, beta=0.5)
+        return True
     product = index.producers.get(scaled[0])
     if product is None or product.op_type != "Mul" or index.only_consumer(scaled[0]) is None:
-        return 0
+        return False
     for one, other in (product.input, reversed(product.input)):
         if one == _shifted_source(index, other):
-            return _become(node, "HardSwish", one)
-    return 0
+            become(node, "HardSwish", one)
+            return True
+    return False
 
 
-def _swish_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> int:
+def _swish_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> bool:
     for one, other in (node.input, reversed(node.input)):
         gate = index.producers.get(other)
         if gate is not None and gate.op_type == "HardSigmoid" and gate.input[0] == one:
             slope, offset = attribute(gate, "alpha", 0.2), attribute(gate, "beta", 0.5)
             if abs(slope - 1 / 6) < 1e-6 and offset == 0.5:
-                return _become(node, "HardSwish", one)
-    return 0
+                become(node, "HardSwish", one)
+            return True
+    return False
 
 
-def _clip_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> int:
+def _clip_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> bool:
     layer = index.producers.get(node.input[0])
     if layer is None or layer.op_type not in ("Conv", "Gemm") or index.only_consumer(node.input[0]) is None:
-        return 0
+        return False
     weights = index.weights(layer)
-    if weights is None or not _scales_by_one(layer) or node.input[0] in layer.input:
-        return 0
+    if weights is None or node.input[0] in layer.input:
+        return False
     slope, offset = attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)
     weight, bias = (values.astype(np.float64) for values in weights)
     index.set_weights(layer, (slope * weight).astype(np.float32), (slope * bias + offset).astype(np.float32))
-    _become(node, "Clip", node.input[0])
-    node.input.extend(index.add_constant(f"{node.output[0]}_{end}", np.array(end, np.float32)) for end in (0, 1))
-    return 1
+    ends = (index.add_constant(f"{node.output[0]}_{end}", np.array(end, np.float32)) for end in (0, 1))
+    become(node, "Clip", node.input[0], *ends)
+    return True
 
 
-def _leaky_of_prelu(index: GraphIndex, node: onnx.NodeProto) -> int:
+def _leaky_of_prelu(index: GraphIndex, node: onnx.NodeProto) -> bool:
     slopes = index.constants.get(node.input[1])
     if slopes is None or slopes.size == 0 or (slopes != slopes.flat[0]).any():
-        return 0
-    return _become(node, "LeakyRelu", node.input[0], alpha=float(slopes.flat[0]))
+        return False
+    become(node, "LeakyRelu", node.input[0], alpha=float(slopes.flat[0]))
+    return True

@@ -321,51 +321,52 @@ def _improved(
 class NodewiseRunner:
     """Runs a network node by node over many faces and can stop before any node.
 
-    Values in `constants` of nodes that have not run yet may be replaced; `values` are the tensors of all faces, until
-    the last node that reads them has run.
+    Values in `constants` of nodes that have not run yet may be replaced. Tensors are kept until the last node that
+    reads them has run, a chunk of faces each: the first axis of inner tensors need not be that of the faces.
     """
 
     def __init__(self, model: onnx.ModelProto, inputs: NDArray[np.generic]) -> None:
         """Start before the first node of a float or QOperator network with one input."""
         self._opset_imports, self._ir_version = list(model.opset_import), model.ir_version
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self.values: dict[str, NDArray[np.generic]] = {model.graph.input[0].name: inputs}
+        chunks = [inputs[start : start + _CHUNK] for start in range(0, len(inputs), _CHUNK)]
+        self._values: dict[str, list[NDArray[np.generic]]] = {model.graph.input[0].name: chunks}
         self._nodes = iter(model.graph.node)
         self._readers = Counter(name for node in model.graph.node for name in node.input)
         self._readers.update(value.name for value in model.graph.output)
 
     def run_until(self, tensor: str) -> NDArray[np.generic]:
         """Run nodes until a tensor is known; give it."""
-        while tensor not in self.values:
+        while tensor not in self._values:
             self._run(next(self._nodes))
-        return self.values[tensor]
+        return np.concatenate(self._values[tensor])
 
     def _run(self, node: onnx.NodeProto) -> None:
-        if node.op_type == "Constant":
-            (value,) = (item.t for item in node.attribute if item.name == "value")
-            self.constants[node.output[0]] = numpy_helper.to_array(value)
-            return
-        fed = [name for name in dict.fromkeys(node.input) if name in self.values]
+        fed = [name for name in dict.fromkeys(node.input) if name in self._values]
         session = open_model(self._single_node(node, fed))
-        parts = [
-            session.run(None, {name: self.values[name][start : start + _CHUNK] for name in fed})[0]
-            for start in range(0, len(self.values[fed[0]]), _CHUNK)
-        ]
-        self.values[node.output[0]] = np.concatenate(parts)
+        names = [value.name for value in session.get_outputs()]
+        if not fed:
+            self.constants.update(zip(names, session.run(None, {}), strict=True))
+            return
+        chunks = zip(*(self._values[name] for name in fed), strict=True)
+        results = [session.run(None, dict(zip(fed, parts, strict=True))) for parts in chunks]
+        self._values.update((name, list(parts)) for name, parts in zip(names, zip(*results, strict=True), strict=True))
         self._readers.subtract(node.input)
         for name in fed:
             if self._readers[name] <= 0:
-                del self.values[name]
+                del self._values[name]
 
     def _single_node(self, node: onnx.NodeProto, fed: list[str]) -> onnx.ModelProto:
-        inputs = [
-            helper.make_tensor_value_info(
-                name, helper.np_dtype_to_tensor_dtype(self.values[name].dtype), ["n", *self.values[name].shape[1:]]
-            )
-            for name in fed
-        ]
+        inputs = []
+        for name in fed:
+            chunks = self._values[name]
+            same = all(part.shape[1:] == chunks[0].shape[1:] for part in chunks)
+            shape = ["n", *chunks[0].shape[1:]][: chunks[0].ndim] if same else [None] * chunks[0].ndim
+            kind = helper.np_dtype_to_tensor_dtype(chunks[0].dtype)
+            inputs.append(helper.make_tensor_value_info(name, kind, shape))
         constants = [
             numpy_helper.from_array(self.constants[name], name) for name in set(node.input) if name in self.constants
         ]
-        graph = helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=node.output[0])], constants)
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = helper.make_graph([node], "node", inputs, outputs, constants)
         return helper.make_model(graph, opset_imports=self._opset_imports, ir_version=self._ir_version)
