@@ -33,7 +33,6 @@ REPORT_KEY = "pfld_edge.quantization"
 
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"})
 _FLOAT = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
-_CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _WARM_UP = 10
 
 
@@ -84,8 +83,7 @@ def layer_costs(
     expected = run_model(plan.model, faces)
     large_pose = _large_pose(expected, mirror)
     layers = [layer for layer in plan.layers if layer.output in plan.weights]
-    noise = _sqnr(plan, [layer.output for layer in layers if layer.output in plan.grids], faces)
-    means = _channel_means(plan.model, [layer.source for layer in layers], faces)
+    noise, means = _noise_and_means(plan, layers, faces)
     costs = []
     for layer in layers:
         found = run_model(_with_rounded_layer(plan, layer, means[layer.source]), faces, fuse_qdq=False)
@@ -159,18 +157,18 @@ def search_float_layers(
 
 def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
     """The float network with one layer's weights and output on their grids, its bias corrected for the mean input."""
-    # The plan's own bias can't be used: it also corrects the errors of the layers before.
+    # The plan's own integers can't be used: they also compensate the errors of the layers before.
     copy = copied(plan.model)
     index = GraphIndex(copy)
-    node = index.producers[layer.node.output[0]]
     source = plan.layer_input(layer)
     if source is not None:
         weight, bias = layer.weights(index)
-        rounded = source.unscaled_weights(plan.weights[layer.output].real())
+        scales = plan.weights[layer.output].scales.reshape(-1, *(1,) * (weight.ndim - 1)).astype(np.float64)
+        rounded = source.unscaled_weights(np.rint(source.scaled_weights(weight) / scales).clip(-127, 127) * scales)
         lost = (weight - rounded).reshape(*rounded.shape[:2], -1).sum(axis=2)
         grouped = lost.reshape(layer.groups, -1, lost.shape[1]) @ mean.reshape(layer.groups, -1, 1)
-        bias = bias + grouped.ravel()
-        index.set_weights(node, rounded.astype(np.float32), bias.astype(np.float32))
+        node = index.producers[layer.node.output[0]]
+        index.set_weights(node, rounded.astype(np.float32), (bias + grouped.ravel()).astype(np.float32))
     if layer.output in plan.grids:
         _round_tensor(copy.graph, layer.output, plan.grids[layer.output])
     copy.graph.ClearField("value_info")
@@ -183,34 +181,29 @@ def _round_tensor(graph: onnx.GraphProto, tensor: str, grid: Grid) -> None:
     ends = [f"{tensor}.scale", f"{tensor}.zero"]
     for name, value in zip(ends, (np.float32(grid.scale), np.uint8(grid.zero_point)), strict=True):
         graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    graph.node.insert(position + 1, helper.make_node("DequantizeLinear", [f"{tensor}.integers", *ends], [tensor]))
     rounded = helper.make_node("QuantizeLinear", [f"{tensor}.exact", *ends], [f"{tensor}.integers"])
-    real = helper.make_node("DequantizeLinear", [f"{tensor}.integers", *ends], [tensor])
     graph.node.insert(position + 1, rounded)
-    graph.node.insert(position + 2, real)
 
 
-def _sqnr(plan: Plan, names: list[str], faces: NDArray[np.float32]) -> dict[str, float]:
-    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for tensors in activations(plan.model, names, [faces]):
-        for name, values in tensors.items():
-            grid = plan.grids[name]
-            signal[name] += float(np.square(values, dtype=np.float64).sum())
-            noise[name] += float(np.square(values - grid.dequantize(grid.quantize(values)), dtype=np.float64).sum())
-    return {name: float(10 * np.log10(max(signal[name], 1e-30) / max(noise[name], 1e-30))) for name in names}
-
-
-def _channel_means(
-    model: onnx.ModelProto, names: list[str], faces: NDArray[np.float32]
-) -> dict[str, NDArray[np.float64]]:
-    source = model.graph.input[0].name
-    made = [name for name in dict.fromkeys(names) if name != source]
-    sums = {name: np.zeros(1) for name in made}
-    for tensors in activations(model, made, [faces]):
-        for name, values in tensors.items():
-            flat = values.reshape(*values.shape[:2], -1)
+def _noise_and_means(
+    plan: Plan, layers: list[Layer], faces: NDArray[np.float32]
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    """Signal to noise ratio of each layer's rounded output, dB, and means of the channels of each layer's input."""
+    source = plan.model.graph.input[0].name
+    rounded = [layer.output for layer in layers if layer.output in plan.grids]
+    read = [layer.source for layer in layers if layer.source != source]
+    power, sums = {name: np.full(2, 1e-30) for name in rounded}, {name: np.zeros(1) for name in read}
+    for tensors in activations(plan.model, list(dict.fromkeys(rounded + read)), [faces]):
+        for name, grid in ((name, plan.grids[name]) for name in rounded):
+            errors = tensors[name] - grid.dequantize(grid.quantize(tensors[name]))
+            power[name] += [np.square(values, dtype=np.float64).sum() for values in (tensors[name], errors)]
+        for name in sums:
+            flat = tensors[name].reshape(*tensors[name].shape[:2], -1)
             sums[name] = sums[name] + flat.mean(axis=2, dtype=np.float64).sum(axis=0)
+    noise = {name: float(10 * np.log10(signal / lost)) for name, (signal, lost) in power.items()}
     means = {name: total / len(faces) for name, total in sums.items()}
-    return {source: faces.mean(axis=(0, 2, 3), dtype=np.float64), **means}
+    return noise, {source: faces.mean(axis=(0, 2, 3), dtype=np.float64), **means}
 
 
 def _large_pose(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArray[np.bool_]:
@@ -226,7 +219,7 @@ def _large_pose(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArra
 
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
-    """How a network was quantized, as its file's metadata say: the range method, and what `select_method` tried.
+    """How a network was quantized, as its file's metadata say: the range method, and what `Quantizer` tried.
 
     Costs are those of each layer alone, the most expensive first, measured on so many faces; `float_operators` compute
     in float between layers, each with the reason.
@@ -281,11 +274,10 @@ def _short(value: float | str) -> float | str:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Names of the convolutions and products that onnxruntime runs in 8 bits and in float; number of conversions."""
+    """Names of the convolutions and products that onnxruntime runs in 8 bits and in float."""
 
     integer: tuple[str, ...]
     floating: tuple[str, ...]
-    conversions: int
 
     @property
     def share(self) -> float:
@@ -303,11 +295,7 @@ class Coverage:
 def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
     """Read from onnxruntime's optimized graph which operators run in 8 bits; `ConvertError` where it refuses."""
     named = [(node.op_type, node.output[0]) for node in optimized_graph(model).graph.node]
-    return Coverage(
-        tuple(name for kind, name in named if kind in _INTEGER),
-        tuple(name for kind, name in named if kind in _FLOAT),
-        sum(kind in _CONVERSIONS for kind, _ in named),
-    )
+    return Coverage(*(tuple(name for kind, name in named if kind in kinds) for kinds in (_INTEGER, _FLOAT)))
 
 
 def face_times(models: dict[str, onnx.ModelProto], rounds: int = 100) -> dict[str, Times]:

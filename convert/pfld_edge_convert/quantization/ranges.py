@@ -1,6 +1,6 @@
 """Activation statistics and range estimation: histograms of every channel, and the grids that follow from them.
 
-`estimate_range` implements the range methods, `select_method` finds the one with the least landmark deviation.
+`estimate_range` implements the range methods; `Quantizer` finds the one with the least landmark deviation.
 """
 
 import math
@@ -42,14 +42,6 @@ _CHUNK = 16
 
 Ranges = tuple[Array, Array]
 """Lower and upper ends, ``(C,)`` each; the lower never above 0, the upper never below."""
-
-_FINALISTS = 2
-"""Range methods that are compared with bias correction, beside the first candidate, which clips nothing."""
-
-_CLEARLY_BETTER = 0.95
-
-_HEADROOM = 1.1
-"""Factor on the extremes of pooled features: with one value per face, new faces often exceed the largest."""
 
 ADDITION_PARTS = 255
 """A step of a summand is a multiple of one such part of a step of the sum. Odd, so that no sum lies halfway."""
@@ -293,14 +285,6 @@ def is_feature(index: GraphIndex, name: str) -> bool:
     return pooled or index.rank(name) == 2
 
 
-def with_headroom(index: GraphIndex, histograms: Histograms) -> dict[str, ChannelHistogram]:
-    """Widen the extremes of features that are one number a face."""
-    return {
-        name: histogram.stretched(_HEADROOM) if is_feature(index, name) else histogram
-        for name, histogram in histograms.items()
-    }
-
-
 def channel_magnitudes(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Array]:
     """Largest magnitude of each channel, by a range method: the ranges that `EqualizeChannels` levels."""
     return {
@@ -340,24 +324,6 @@ def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[s
             # The grid that LiteRT's kernel demands.
             grids[output] = Grid(1 / 256, 0)
     return grids
-
-
-def select_method(
-    candidates: Sequence[str], roughly: Callable[[str], float], finely: Callable[[str], float]
-) -> tuple[str, dict[str, float]]:
-    """Select the range method with the least landmark deviation on held-back faces; candidates, the safest first.
-
-    `roughly` gives the deviation with weights rounded to nearest, `finely` that with bias correction, asked of the best
-    few. Gives the best, and the deviation of each, the finer one where there are two.
-    """
-    if len(candidates) == 1:
-        return candidates[0], {}
-    found = {method: roughly(method) for method in candidates}
-    finalists = {*sorted(found, key=lambda method: found[method])[:_FINALISTS], candidates[0]}
-    fine = {method: finely(method) for method in candidates if method in finalists}
-    best = min(fine, key=lambda method: fine[method])
-    # Held-back faces are few: clipping must gain clearly.
-    return (best if fine[best] < _CLEARLY_BETTER * fine[candidates[0]] else candidates[0]), {**found, **fine}
 
 
 def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[str, Grid]:
