@@ -39,7 +39,7 @@ _OVERSAMPLE = 3
 
 _BENDING = 0.03
 """Standard deviation of the field that bends portraits, as a share of the crop."""
-_BLURRED, _GREY = 0.8, 0.1
+_BLURRED, _GREY = 0.6, 0.1
 """Shares of the portraits that lose resolution, and their colours."""
 
 _POSE_BINS = (5, 3)
@@ -158,7 +158,7 @@ def _bent(photo: Crops, face: Face, contract: Contract, random: np.random.Genera
     points = np.stack(np.meshgrid(even, even), axis=-1) + np.stack(fields, axis=-1)
     points = points * np.exp(random.normal(0, 0.1, 2) + random.normal(0, 0.06)) + random.normal(0, 0.03, 2)
     points[..., 0] *= random.choice([-1, 1])
-    roll = np.radians(random.normal(0, 35))
+    roll = np.radians(random.normal(0, 45))
     turned = points @ np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
     x, y = np.moveaxis(face.bbox_xyxy.reshape(2, 2).mean(axis=0) + turned * _side(face, contract) - 0.5, -1, 0)
     return cv2.remap(photo, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR).astype(np.float32)
@@ -172,9 +172,9 @@ def _in_other_light(crop: NDArray[np.float32], random: np.random.Generator) -> N
         crop = cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR).astype(np.float32)
     if random.random() < _GREY:
         crop = np.repeat(crop.mean(axis=2, keepdims=True), 3, axis=2)
-    lit = crop * np.exp(random.normal(0, 0.06, 3))
-    lit = (lit - lit.mean()) * np.exp(random.normal(0, 0.18)) + lit.mean() * np.exp(random.normal(0, 0.2))
-    across, down = random.normal(0, 0.15, (2, 1)) * np.linspace(-0.5, 0.5, size)
+    lit = crop * np.exp(random.normal(0, 0.03, 3))
+    lit = (lit - lit.mean()) * np.exp(random.normal(0, 0.1)) + lit.mean() * np.exp(random.normal(0, 0.12))
+    across, down = random.normal(0, 0.09, (2, 1)) * np.linspace(-0.5, 0.5, size)
     return np.asarray(lit * (1 + across + down[:, None])[..., None] + random.normal(0, random.uniform(0, 4), lit.shape))
 
 
