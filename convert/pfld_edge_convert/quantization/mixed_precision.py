@@ -44,10 +44,8 @@ def deviation_per_face(
     Landmarks are ``(N, 2 * P)`` or ``(N, P, 2)``; the two are e.g. the outer eye corners.
     """
     one, other = (np.asarray(values, np.float64).reshape(len(values), -1, 2) for values in (found, expected))
-    first, second = normalizing_points
-    span = np.linalg.norm(other[:, first] - other[:, second], axis=1)
-    result: NDArray[np.float64] = np.linalg.norm(one - other, axis=2).mean(axis=1) / np.maximum(span, 1e-9)
-    return result
+    span = np.linalg.norm(np.subtract(*(other[:, point] for point in normalizing_points)), axis=1)
+    return np.asarray(np.linalg.norm(one - other, axis=2).mean(axis=1) / np.maximum(span, 1e-9))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +141,15 @@ def search_float_layers(
     the network with the fewest layers in float that holds the budget, or, where none with `most` or fewer does, the one
     with the least drift.
     """
-    ranked = [cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.large_pose))]
-    drifts: list[FaceDrift] = []
-    made: list[Network] = []
+    ranked = tuple(cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.large_pose)))
+    drifts, made = list[FaceDrift](), list[Network]()
     for count in range(min(most, len(ranked)) + 1):
-        made.append(make(tuple(ranked[:count])))
+        made.append(make(ranked[:count]))
         drifts.append(drift(made[-1]))
         if drifts[-1].judged(allowed)[0] is Verdict.PASS:
-            return made[-1], DriftBudget(allowed, tuple(drifts), tuple(ranked[:count]))
+            return made[-1], DriftBudget(allowed, tuple(drifts), ranked[:count])
     best = min(range(len(drifts)), key=lambda count: drifts[count].all.value)
-    return made[best], DriftBudget(allowed, (*drifts, drifts[best]), tuple(ranked[:best]))
+    return made[best], DriftBudget(allowed, (*drifts, drifts[best]), ranked[:best])
 
 
 def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
@@ -211,10 +208,9 @@ def _large_pose(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArra
     points = landmarks.reshape(len(landmarks), -1, 2).astype(np.float64)
     centered = points - points.mean(axis=1, keepdims=True)
     flipped = centered[:, list(mirror)] * np.array([-1.0, 1.0])
-    size = np.linalg.norm(centered, axis=2).mean(axis=1)
-    asymmetry = np.linalg.norm(centered - flipped, axis=2).mean(axis=1) / np.maximum(size, 1e-9)
-    result: NDArray[np.bool_] = asymmetry >= np.quantile(asymmetry, 0.75)
-    return result
+    differing, size = (np.linalg.norm(values, axis=2).mean(axis=1) for values in (centered - flipped, centered))
+    asymmetry = differing / np.maximum(size, 1e-9)
+    return np.asarray(asymmetry >= np.quantile(asymmetry, 0.75))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,15 +230,11 @@ class QuantizationReport:
 
     def to_json(self) -> str:
         """Compact JSON with three significant digits."""
-        record = {
-            "method": self.method,
-            "tried": {name: _short(value) for name, value in self.tried.items()},
-            "float": list(self.float_layers),
-            "faces": self.faces,
-            "layers": [list(map(_short, astuple(cost))) for cost in self.costs],
-        }
-        operators = {"float_operators": list(self.float_operators)} if self.float_operators else {}
-        return json.dumps({**record, **operators}, separators=(",", ":"))
+        tried = {name: _short(value) for name, value in self.tried.items()}
+        record = {"method": self.method, "tried": tried, "float": self.float_layers, "faces": self.faces}
+        layers = {"layers": [list(map(_short, astuple(cost))) for cost in self.costs]}
+        operators = {"float_operators": self.float_operators} if self.float_operators else {}
+        return json.dumps({**record, **layers, **operators}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "QuantizationReport":
@@ -278,12 +270,6 @@ class Coverage:
 
     integer: tuple[str, ...]
     floating: tuple[str, ...]
-
-    @property
-    def share(self) -> float:
-        """Fraction of the convolutions and matrix products that run in 8 bits."""
-        total = len(self.integer) + len(self.floating)
-        return len(self.integer) / total if total else 0.0
 
     def describe(self) -> str:
         """One line."""

@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.model_file import open_model
 from pfld_edge_convert.passes.base import GraphIndex, with_outputs
-from pfld_edge_convert.quantization.plan import (
-    LEVELS,
-    Grid,
-    clamp_bounds,
-    fused_clamp,
-    hard_swish_grid,
-    shared_grids,
-)
+from pfld_edge_convert.quantization.plan import LEVELS, Grid, clamp_bounds, fused_clamp, hard_swish_grid, shared_grids
 
 Array = NDArray[np.float64]
 
@@ -104,9 +97,7 @@ class ChannelHistogram:
         self.average_low: Array = np.zeros(channels)
         self.average_high: Array = np.zeros(channels)
         self._batches = 0
-        self.peaks: tuple[ChannelHistogram, ...] = ()
-        if with_peaks:
-            self.peaks = tuple(ChannelHistogram(channels, with_peaks=False) for _ in range(2))
+        self.peaks = tuple(ChannelHistogram(channels, with_peaks=False) for _ in range(2 if with_peaks else 0))
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count a batch of finite values, ``(n, C)`` or ``(n, C, H, W)``."""
@@ -239,12 +230,10 @@ def _mse(histogram: ChannelHistogram, _: str) -> Ranges:
 def _entropy(histogram: ChannelHistogram, _: str) -> Ranges:
     low, high = np.minimum(histogram.low, 0), np.maximum(histogram.high, 0)
     best = np.ones(len(low))
-    for row, counts in enumerate(histogram.counts):
-        if histogram.width[row] > 0:
-            divergences = [
-                _divergence(counts, histogram.width[row], low[row] * share, high[row] * share) for share in _SHARES
-            ]
-            best[row] = _SHARES[int(np.argmin(divergences))]
+    for row in np.flatnonzero(histogram.width > 0):
+        counts, width = histogram.counts[row], histogram.width[row]
+        divergences = [_divergence(counts, width, low[row] * share, high[row] * share) for share in _SHARES]
+        best[row] = _SHARES[int(np.argmin(divergences))]
     return low * best, high * best
 
 

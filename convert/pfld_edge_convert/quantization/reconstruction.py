@@ -254,11 +254,7 @@ def initial_plan(
         if layer.output not in float_layers and source is not None and is_written:
             weight, bias = layer.weights(plan.index)
             rounded = round_nearest(
-                source.scaled_weights(weight),
-                bias,
-                source.scale,
-                _limits_of(layer, limits),
-                plan.output_scale(layer),
+                source.scaled_weights(weight), bias, source.scale, _limits_of(layer, limits), plan.output_scale(layer)
             )
             weights[layer.output] = source.with_bias(rounded, bias)
     return replace(plan, weights=weights)
