@@ -115,11 +115,23 @@ class ChannelHistogram:
             peaks.add((sign * flat).max(axis=2))
 
     def divided(self, scales: Array) -> "ChannelHistogram":
-        """The histogram of the values divided by a positive number per channel."""
+        """The histogram of the values divided by a number per channel, not 0."""
+        result, negative = copy(self), scales < 0
+        result.counts = np.where(negative[:, None], self.counts[:, ::-1], self.counts)
+        result.width = self.width / np.abs(scales)
+        for low, high in (("low", "high"), ("average_low", "average_high")):
+            ends = getattr(self, low) / scales, getattr(self, high) / scales
+            setattr(result, low, np.minimum(*ends))
+            setattr(result, high, np.maximum(*ends))
+        pairs = zip(self.peaks, self.peaks[::-1], strict=True)
+        result.peaks = tuple(own._with_rows(other, negative).divided(np.abs(scales)) for own, other in pairs)
+        return result
+
+    def _with_rows(self, other: "ChannelHistogram", rows: NDArray[np.bool_]) -> "ChannelHistogram":
         result = copy(self)
-        result.peaks = tuple(peaks.divided(scales) for peaks in self.peaks)
+        result.counts = np.where(rows[:, None], other.counts, self.counts)
         for name in ("width", "low", "high", "average_low", "average_high"):
-            setattr(result, name, getattr(self, name) / scales)
+            setattr(result, name, np.where(rows, getattr(other, name), getattr(self, name)))
         return result
 
     def stretched(self, factor: float) -> "ChannelHistogram":
@@ -275,13 +287,17 @@ def is_feature(index: GraphIndex, name: str) -> bool:
 
 
 def channel_magnitudes(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Array]:
-    """Largest magnitude of each channel, by a range method: the ranges that `EqualizeChannels` levels."""
-    return {
-        name: np.maximum(np.maximum(*(np.abs(end) for end in estimate_range(histogram, method))), 1e-9)
-        for name, histogram in histograms.items()
+    """Largest magnitude of each channel, by a range method, negative where it is of a negative value.
+
+    These are the ranges that `EqualizeChannels` levels.
+    """
+    found = {}
+    for name, histogram in histograms.items():
         # A mean has the channels of what it averages; their scales are decided there.
-        if index.producers[name].op_type != "GlobalAveragePool"
-    }
+        if index.producers[name].op_type != "GlobalAveragePool":
+            low, high = estimate_range(histogram, method)
+            found[name] = np.copysign(np.maximum(np.maximum(-low, high), 1e-9), high + low)
+    return found
 
 
 def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Grid]:
