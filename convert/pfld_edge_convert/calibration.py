@@ -138,7 +138,11 @@ def portrait_crops(contract: Contract, count: int, seed: int = 0) -> Crops:
     """
     random, size = np.random.default_rng(seed), contract.input_size
     faces = portraits(contract)
-    photos = [cv2.GaussianBlur(face_photo(face), (0, 0), 0.3 * _side(face, contract) / size) for face in faces]
+    blurs = [0.3 * _side(face, contract) / size for face in faces]  # against aliasing
+    photos = [
+        np.asarray(cv2.GaussianBlur(face_photo(face), (0, 0), blur), np.uint8)
+        for face, blur in zip(faces, blurs, strict=True)
+    ]
     crops = np.empty((count, size, size, 3), np.uint8)
     for row, crop in enumerate(crops):
         bent = _bent(photos[row % 2], faces[row % 2], contract, random)
