@@ -1,7 +1,7 @@
 """The INT8 part of a conversion: quantize, rank the layers, hold the drift budget, time the result."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,9 +41,8 @@ _SPEED_PRECISION = 0.1
 """Of the ratio of INT8 to fp32 times; wider than that of `bench`, as it only has to tell which is faster."""
 
 
-@contextmanager
-def _no_progress(_title: str, _total: int) -> Iterator[Callable[[int], object]]:
-    yield lambda _count: None
+def _no_progress(_title: str, _total: int) -> AbstractContextManager[Callable[[int], object]]:
+    return nullcontext(lambda _count: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +159,8 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     speed = timing.judge(times["int8"], times["fp32"], ratio, _SPEED_PRECISION)
     if speed.verdict is timing.Verdict.SLOWER and not request.allow_slower:
         _require_foreign(request.settings.target, times)
-    report = QuantizationReport(
-        quantized.method,
-        quantized.tried,
-        tuple(costs),
-        quantized.float_layers,
-        len(faces),
-        float_operators(quantized.plan),
-    )
+    operators, in_float = float_operators(quantized.plan), quantized.float_layers
+    report = QuantizationReport(quantized.method, quantized.tried, tuple(costs), in_float, len(faces), operators)
     attach_report(quantized.model, report)
     # The NME was measured on the float network.
     int8_contract = quantized.contract.replace(calibration=request.source, nme=None, nme_data="")
@@ -201,10 +194,8 @@ def _drift_measure(
 
     def drift(quantized: Quantized) -> FaceDrift:
         after = nmes(quantized.model, quantized.contract)
-        estimates = [
-            paired_drift(after[some], before[some], labelled.photographs[some]) for some in (every, large_pose)
-        ]
-        return FaceDrift(*estimates)
+        masks = (every, large_pose)
+        return FaceDrift(*(paired_drift(after[some], before[some], labelled.photographs[some]) for some in masks))
 
     return drift
 

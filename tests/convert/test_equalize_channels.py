@@ -127,6 +127,18 @@ def two_channels(build: Build, activation: str = "Relu") -> onnx.ModelProto:
     return build(nodes, constants, ["n", 1, 2, 2])
 
 
+@pytest.mark.parametrize("activation", ["Identity", "Relu"])
+def test_channels_of_negative_values_are_negated_unless_an_operator_tells_signs_apart(
+    build: Build, activation: str
+) -> None:
+    model = two_channels(build, activation)
+    equalize = EqualizeChannels({"r": np.array([8.0, -1.0])})
+    result = equalize(model).model
+    inputs = np.random.default_rng(0).normal(size=(3, 1, 2, 2)).astype(np.float32)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), rtol=1e-5)
+    np.testing.assert_allclose(equalize.divisors["r"], [1, 1 / 8 if activation == "Relu" else -1 / 8])
+
+
 @pytest.mark.parametrize(
     ("seen", "strength", "share"),
     [

@@ -13,7 +13,13 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from pfld_edge_calib import cut_faces, nme_per_face, open_faces
-from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops, vary_crops
+from pfld_edge_convert.calibration import (
+    CalibrationSource,
+    calibration_crops,
+    portrait_crops,
+    sample_crops,
+    vary_crops,
+)
 from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes import MakeBatchDynamic, UpgradeOpset, default_passes, run_passes
@@ -48,7 +54,8 @@ def test_everything_is_int8_or_one_layer_less_and_the_output_is_float(slim: onnx
     assert len(quantized.model.SerializeToString()) < len(before) / 3.3
     coverage, without = fusion_coverage(quantized.model), fusion_coverage(one.model)
     assert coverage.floating == ()
-    assert coverage.share == 1
+    assert coverage.integer
+    assert not coverage.floating
     assert len(without.integer) == len(coverage.integer) - 1
     assert without.floating == (quantizer.layers[-1],)
     assert "1 layer in float" in one.contract.quantization
@@ -169,3 +176,11 @@ def test_variation_keeps_shape_and_repeats_for_a_seed() -> None:
     assert (crops == before).all()
     assert (varied == vary_crops(crops, seed=3)).all()
     assert (varied != vary_crops(crops, seed=4)).any()
+
+
+def test_portraits_vary_repeat_for_a_seed_and_come_in_the_contract_s_colours() -> None:
+    crops = portrait_crops(Contract(), 6, seed=3)
+    assert crops.shape == (6, 112, 112, 3)
+    assert len(np.unique(crops.reshape(6, -1), axis=0)) == 6
+    assert (crops != portrait_crops(Contract(), 6, seed=4)).any()
+    np.testing.assert_array_equal(portrait_crops(Contract(color_order="rgb"), 6, seed=3), crops[..., ::-1])

@@ -81,7 +81,7 @@ def test_nothing_that_was_seen_is_lost(seed: int, magnitudes: list[float]) -> No
 
 def test_dividing_a_histogram_is_dividing_the_values() -> None:
     values = np.random.default_rng(3).normal(size=(6, 4, 5, 5)).astype(np.float32)
-    scales = np.array([0.5, 1, 2, 8.0])
+    scales = np.array([0.5, -1, 2, -8.0])
     found = counted([values]).divided(scales)
     expected = counted([(values / scales.reshape(1, 4, 1, 1)).astype(np.float32)])
     np.testing.assert_array_equal(found.counts, expected.counts)

@@ -132,13 +132,15 @@ def test_moments_are_means_and_covariance_shrunk_where_samples_are_few() -> None
     moments = Moments()
     for start in range(0, 300, 100):
         moments.add(found[start : start + 100], wanted[start : start + 100])
-    mean, expected, covariance = moments.centered()
+    mean, expected, covariance, errors = moments.centered()
     np.testing.assert_allclose(mean, found.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(expected, wanted.mean(axis=0), atol=1e-6)
     plain = np.cov(found.T, bias=True)
     np.testing.assert_allclose(np.diag(covariance), np.diag(plain), atol=1e-5)
     off = ~np.eye(5, dtype=bool)
     np.testing.assert_allclose(covariance[off], plain[off] * 300 / 305, atol=1e-5)
+    crossed = np.cov((wanted - found).T, found.T, bias=True)[:5, 5:]
+    np.testing.assert_allclose(errors, crossed * 300 / 325, atol=1e-5)
 
 
 @pytest.mark.parametrize(("columns", "mean"), [(32, 1000), (64, 300)])

@@ -32,6 +32,9 @@ _LINEAR = frozenset(
 )
 """Operators with f(s * x) = s * f(x) for s > 0 in every channel."""
 
+_ONE_SIDED = frozenset({"Relu", "LeakyRelu", "MaxPool", "GlobalMaxPool"})
+"""Those of them for which it is wrong for s < 0."""
+
 _LARGEST_RATIO = 2.0**6
 """A channel that hardly moves is not blown up further than this against the widest of its tensor."""
 
@@ -285,7 +288,8 @@ class EqualizeChannels(GraphPass):
     activations on faces, not of weights, which have a scale per output channel anyway; and channels are followed
     through all operators, so that in ``Concat[x, DW(x)]`` x and DW(x) have factors of their own.
 
-    Rewrite rules, s a positive number for each channel:
+    Rewrite rules, s a number for each channel, positive but for those that reach further below 0 than above and meet no
+    operator which tells signs apart:
         - Conv or Gemm that makes a channel: its row and bias divided by s.
         - Conv or Gemm that reads it: its column multiplied by s; a depthwise Conv, its kernel.
         - Relu, LeakyRelu, pooling, Concat, Flatten pass s on; Add and Sub tie the channels that they sum.
@@ -296,7 +300,7 @@ class EqualizeChannels(GraphPass):
     tolerance: ClassVar[float] = 1e-5
 
     def __init__(self, ranges: Mapping[str, Array], strength: float = 1.0) -> None:
-        """Set the largest magnitudes ``(C,)`` of tensors as Conv, Relu or Add make them.
+        """Set the largest magnitudes ``(C,)`` of tensors as Conv, Relu or Add make them, negative of negative values.
 
         A `strength` of 1 levels them wholly; less leaves a part of the levelling to the weights that read them, as
         SmoothQuant does (Xiao et al., arXiv 2211.10438, section 4).
@@ -309,8 +313,10 @@ class EqualizeChannels(GraphPass):
         """Edit the model in place, and leave in `divisors` what each activation's channels were divided by."""
         index = GraphIndex(model)
         channels = ChannelMap(index, depthwise_apart=True)
-        fixed = channels.pinned | _nonlinear(index, channels)
+        fixed = channels.pinned | _meeting(index, channels, _LINEAR)
         factors = self._factors(channels, fixed, _column_magnitudes(channels))
+        sided = _meeting(index, channels, _LINEAR - _ONE_SIDED)
+        factors = {number: abs(factor) if number in sided else factor for number, factor in factors.items()}
         if not factors:
             return ""
         divisors = {
@@ -324,7 +330,8 @@ class EqualizeChannels(GraphPass):
 
     def _factors(self, channels: ChannelMap, fixed: set[int], columns: Mapping[int, float]) -> dict[int, float]:
         factors: dict[int, float] = {}
-        for name, reach in self._ranges.items():
+        for name, ends in self._ranges.items():
+            reach = np.abs(ends)
             numbers = [int(number) for number in channels.channels(name)] if name in channels.ids else []
             if not numbers:
                 continue
@@ -333,8 +340,8 @@ class EqualizeChannels(GraphPass):
             wanted = np.maximum(reach, 1e-30) ** self._strength / read ** (1 - self._strength)
             # In shares of the tensor's own reach: an addition ties channels of tensors of different size.
             shares = np.maximum(wanted / wanted.max(), 1 / _LARGEST_RATIO)
-            for number, share in zip(numbers, shares, strict=True):
-                factors[number] = max(factors.get(number, 0.0), float(share))
+            for number, share in zip(numbers, np.copysign(shares, ends), strict=True):
+                factors[number] = max(factors.get(number, 0.0), float(share), key=abs)
         return {number: share for number, share in factors.items() if number not in fixed}
 
 
@@ -350,11 +357,11 @@ def _column_magnitudes(channels: ChannelMap) -> dict[int, float]:
     return found
 
 
-def _nonlinear(index: GraphIndex, channels: ChannelMap) -> set[int]:
-    """Channels that meet an operator which scaling would change."""
+def _meeting(index: GraphIndex, channels: ChannelMap, harmless: frozenset[str]) -> set[int]:
+    """Channels that meet an operator which is not harmless, nor a layer that can be scaled."""
     found: set[int] = set()
     for node in index.graph.node:
-        if not (node.op_type in _LINEAR or is_spatial_mean(index, node) or channel_weights(index, node)):
+        if not (node.op_type in harmless or is_spatial_mean(index, node) or channel_weights(index, node)):
             for name in (*node.input, *node.output):
                 if name in channels.ids:
                     found.update(map(int, channels.channels(name)))

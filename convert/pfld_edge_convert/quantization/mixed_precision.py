@@ -33,7 +33,6 @@ REPORT_KEY = "pfld_edge.quantization"
 
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"})
 _FLOAT = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
-_CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _WARM_UP = 10
 
 
@@ -45,10 +44,8 @@ def deviation_per_face(
     Landmarks are ``(N, 2 * P)`` or ``(N, P, 2)``; the two are e.g. the outer eye corners.
     """
     one, other = (np.asarray(values, np.float64).reshape(len(values), -1, 2) for values in (found, expected))
-    first, second = normalizing_points
-    span = np.linalg.norm(other[:, first] - other[:, second], axis=1)
-    result: NDArray[np.float64] = np.linalg.norm(one - other, axis=2).mean(axis=1) / np.maximum(span, 1e-9)
-    return result
+    span = np.linalg.norm(np.subtract(*(other[:, point] for point in normalizing_points)), axis=1)
+    return np.asarray(np.linalg.norm(one - other, axis=2).mean(axis=1) / np.maximum(span, 1e-9))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +81,7 @@ def layer_costs(
     expected = run_model(plan.model, faces)
     large_pose = _large_pose(expected, mirror)
     layers = [layer for layer in plan.layers if layer.output in plan.weights]
-    noise = _sqnr(plan, [layer.output for layer in layers if layer.output in plan.grids], faces)
-    means = _channel_means(plan.model, [layer.source for layer in layers], faces)
+    noise, means = _noise_and_means(plan, layers, faces)
     costs = []
     for layer in layers:
         found = run_model(_with_rounded_layer(plan, layer, means[layer.source]), faces, fuse_qdq=False)
@@ -145,32 +141,31 @@ def search_float_layers(
     the network with the fewest layers in float that holds the budget, or, where none with `most` or fewer does, the one
     with the least drift.
     """
-    ranked = [cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.large_pose))]
-    drifts: list[FaceDrift] = []
-    made: list[Network] = []
+    ranked = tuple(cost.layer for cost in sorted(costs, key=lambda cost: -(cost.deviation + cost.large_pose)))
+    drifts, made = list[FaceDrift](), list[Network]()
     for count in range(min(most, len(ranked)) + 1):
-        made.append(make(tuple(ranked[:count])))
+        made.append(make(ranked[:count]))
         drifts.append(drift(made[-1]))
         if drifts[-1].judged(allowed)[0] is Verdict.PASS:
-            return made[-1], DriftBudget(allowed, tuple(drifts), tuple(ranked[:count]))
+            return made[-1], DriftBudget(allowed, tuple(drifts), ranked[:count])
     best = min(range(len(drifts)), key=lambda count: drifts[count].all.value)
-    return made[best], DriftBudget(allowed, (*drifts, drifts[best]), tuple(ranked[:best]))
+    return made[best], DriftBudget(allowed, (*drifts, drifts[best]), ranked[:best])
 
 
 def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
     """The float network with one layer's weights and output on their grids, its bias corrected for the mean input."""
-    # The plan's own bias can't be used: it also corrects the errors of the layers before.
+    # The plan's own integers can't be used: they also compensate the errors of the layers before.
     copy = copied(plan.model)
     index = GraphIndex(copy)
-    node = index.producers[layer.node.output[0]]
     source = plan.layer_input(layer)
     if source is not None:
         weight, bias = layer.weights(index)
-        rounded = source.unscaled_weights(plan.weights[layer.output].real())
+        scales = plan.weights[layer.output].scales.reshape(-1, *(1,) * (weight.ndim - 1)).astype(np.float64)
+        rounded = source.unscaled_weights(np.rint(source.scaled_weights(weight) / scales).clip(-127, 127) * scales)
         lost = (weight - rounded).reshape(*rounded.shape[:2], -1).sum(axis=2)
         grouped = lost.reshape(layer.groups, -1, lost.shape[1]) @ mean.reshape(layer.groups, -1, 1)
-        bias = bias + grouped.ravel()
-        index.set_weights(node, rounded.astype(np.float32), bias.astype(np.float32))
+        node = index.producers[layer.node.output[0]]
+        index.set_weights(node, rounded.astype(np.float32), (bias + grouped.ravel()).astype(np.float32))
     if layer.output in plan.grids:
         _round_tensor(copy.graph, layer.output, plan.grids[layer.output])
     copy.graph.ClearField("value_info")
@@ -183,34 +178,29 @@ def _round_tensor(graph: onnx.GraphProto, tensor: str, grid: Grid) -> None:
     ends = [f"{tensor}.scale", f"{tensor}.zero"]
     for name, value in zip(ends, (np.float32(grid.scale), np.uint8(grid.zero_point)), strict=True):
         graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    graph.node.insert(position + 1, helper.make_node("DequantizeLinear", [f"{tensor}.integers", *ends], [tensor]))
     rounded = helper.make_node("QuantizeLinear", [f"{tensor}.exact", *ends], [f"{tensor}.integers"])
-    real = helper.make_node("DequantizeLinear", [f"{tensor}.integers", *ends], [tensor])
     graph.node.insert(position + 1, rounded)
-    graph.node.insert(position + 2, real)
 
 
-def _sqnr(plan: Plan, names: list[str], faces: NDArray[np.float32]) -> dict[str, float]:
-    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for tensors in activations(plan.model, names, [faces]):
-        for name, values in tensors.items():
-            grid = plan.grids[name]
-            signal[name] += float(np.square(values, dtype=np.float64).sum())
-            noise[name] += float(np.square(values - grid.dequantize(grid.quantize(values)), dtype=np.float64).sum())
-    return {name: float(10 * np.log10(max(signal[name], 1e-30) / max(noise[name], 1e-30))) for name in names}
-
-
-def _channel_means(
-    model: onnx.ModelProto, names: list[str], faces: NDArray[np.float32]
-) -> dict[str, NDArray[np.float64]]:
-    source = model.graph.input[0].name
-    made = [name for name in dict.fromkeys(names) if name != source]
-    sums = {name: np.zeros(1) for name in made}
-    for tensors in activations(model, made, [faces]):
-        for name, values in tensors.items():
-            flat = values.reshape(*values.shape[:2], -1)
+def _noise_and_means(
+    plan: Plan, layers: list[Layer], faces: NDArray[np.float32]
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    """Signal to noise ratio of each layer's rounded output, dB, and means of the channels of each layer's input."""
+    source = plan.model.graph.input[0].name
+    rounded = [layer.output for layer in layers if layer.output in plan.grids]
+    read = [layer.source for layer in layers if layer.source != source]
+    power, sums = {name: np.full(2, 1e-30) for name in rounded}, {name: np.zeros(1) for name in read}
+    for tensors in activations(plan.model, list(dict.fromkeys(rounded + read)), [faces]):
+        for name, grid in ((name, plan.grids[name]) for name in rounded):
+            errors = tensors[name] - grid.dequantize(grid.quantize(tensors[name]))
+            power[name] += [np.square(values, dtype=np.float64).sum() for values in (tensors[name], errors)]
+        for name in sums:
+            flat = tensors[name].reshape(*tensors[name].shape[:2], -1)
             sums[name] = sums[name] + flat.mean(axis=2, dtype=np.float64).sum(axis=0)
+    noise = {name: float(10 * np.log10(signal / lost)) for name, (signal, lost) in power.items()}
     means = {name: total / len(faces) for name, total in sums.items()}
-    return {source: faces.mean(axis=(0, 2, 3), dtype=np.float64), **means}
+    return noise, {source: faces.mean(axis=(0, 2, 3), dtype=np.float64), **means}
 
 
 def _large_pose(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArray[np.bool_]:
@@ -218,15 +208,14 @@ def _large_pose(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArra
     points = landmarks.reshape(len(landmarks), -1, 2).astype(np.float64)
     centered = points - points.mean(axis=1, keepdims=True)
     flipped = centered[:, list(mirror)] * np.array([-1.0, 1.0])
-    size = np.linalg.norm(centered, axis=2).mean(axis=1)
-    asymmetry = np.linalg.norm(centered - flipped, axis=2).mean(axis=1) / np.maximum(size, 1e-9)
-    result: NDArray[np.bool_] = asymmetry >= np.quantile(asymmetry, 0.75)
-    return result
+    differing, size = (np.linalg.norm(values, axis=2).mean(axis=1) for values in (centered - flipped, centered))
+    asymmetry = differing / np.maximum(size, 1e-9)
+    return np.asarray(asymmetry >= np.quantile(asymmetry, 0.75))
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
-    """How a network was quantized, as its file's metadata say: the range method, and what `select_method` tried.
+    """How a network was quantized, as its file's metadata say: the range method, and what `Quantizer` tried.
 
     Costs are those of each layer alone, the most expensive first, measured on so many faces; `float_operators` compute
     in float between layers, each with the reason.
@@ -241,15 +230,11 @@ class QuantizationReport:
 
     def to_json(self) -> str:
         """Compact JSON with three significant digits."""
-        record = {
-            "method": self.method,
-            "tried": {name: _short(value) for name, value in self.tried.items()},
-            "float": list(self.float_layers),
-            "faces": self.faces,
-            "layers": [list(map(_short, astuple(cost))) for cost in self.costs],
-        }
-        operators = {"float_operators": list(self.float_operators)} if self.float_operators else {}
-        return json.dumps({**record, **operators}, separators=(",", ":"))
+        tried = {name: _short(value) for name, value in self.tried.items()}
+        record = {"method": self.method, "tried": tried, "float": self.float_layers, "faces": self.faces}
+        layers = {"layers": [list(map(_short, astuple(cost))) for cost in self.costs]}
+        operators = {"float_operators": self.float_operators} if self.float_operators else {}
+        return json.dumps({**record, **layers, **operators}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "QuantizationReport":
@@ -281,17 +266,10 @@ def _short(value: float | str) -> float | str:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Names of the convolutions and products that onnxruntime runs in 8 bits and in float; number of conversions."""
+    """Names of the convolutions and products that onnxruntime runs in 8 bits and in float."""
 
     integer: tuple[str, ...]
     floating: tuple[str, ...]
-    conversions: int
-
-    @property
-    def share(self) -> float:
-        """Fraction of the convolutions and matrix products that run in 8 bits."""
-        total = len(self.integer) + len(self.floating)
-        return len(self.integer) / total if total else 0.0
 
     def describe(self) -> str:
         """One line."""
@@ -303,11 +281,7 @@ class Coverage:
 def fusion_coverage(model: onnx.ModelProto | Path) -> Coverage:
     """Read from onnxruntime's optimized graph which operators run in 8 bits; `ConvertError` where it refuses."""
     named = [(node.op_type, node.output[0]) for node in optimized_graph(model).graph.node]
-    return Coverage(
-        tuple(name for kind, name in named if kind in _INTEGER),
-        tuple(name for kind, name in named if kind in _FLOAT),
-        sum(kind in _CONVERSIONS for kind, _ in named),
-    )
+    return Coverage(*(tuple(name for kind, name in named if kind in kinds) for kinds in (_INTEGER, _FLOAT)))
 
 
 def face_times(models: dict[str, onnx.ModelProto], rounds: int = 100) -> dict[str, Times]:

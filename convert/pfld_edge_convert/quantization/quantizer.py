@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import onnx
@@ -22,13 +21,7 @@ from pfld_edge_convert.passes.int8_preparation import (
     SpaceToDepthStem,
 )
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
-from pfld_edge_convert.quantization.plan import (
-    Grid,
-    Plan,
-    hard_swish_offset,
-    integer_tensors,
-    weighted_layers,
-)
+from pfld_edge_convert.quantization.plan import Grid, Plan, hard_swish_offset, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import (
     Histograms,
     align_addition_scales,
@@ -36,8 +29,6 @@ from pfld_edge_convert.quantization.ranges import (
     collect_histograms,
     grids_from,
     is_feature,
-    select_method,
-    with_headroom,
 )
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
 from pfld_edge_convert.quantization.settings import EQUALIZE_BY, RANGE_CANDIDATES, QuantizationSettings, target_named
@@ -55,8 +46,11 @@ _MOST_RECONSTRUCTED = 256
 _VARIATIONS = 2
 """Rotated and mirrored copies of the faces, for features that are one number a face."""
 
-_FINALE = 64
-"""Faces with which the last range methods are compared."""
+_FINALISTS, _FINALE, _CLEARLY_BETTER = 2, 64, 0.95
+"""So many methods, and the safest, are compared with bias correction, on so many faces; one must gain by the factor."""
+
+_HEADROOM = 1.1
+"""Factor on the extremes of pooled features: with one value per face, new faces often exceed the largest."""
 
 _BATCH = 32
 """Faces whose input is prepared at once for the histograms."""
@@ -115,7 +109,7 @@ class Quantizer:
         """Round the weights, correct the biases, write the network; `advance` is called with 1 after each layer."""
         settings, network = self._settings, self._network
         plan = self._initial_plan(network, self._method, float_layers)
-        plan = self._reconstructed(network, plan, _MOST_RECONSTRUCTED, feedback=settings.feedback, advance=advance)
+        plan = self._reconstructed(network, plan, _MOST_RECONSTRUCTED, settings.feedback, advance)
         written = write_qoperator(plan)
         if self._target.space_to_depth:
             written = SpaceToDepthStem()(written).model
@@ -147,22 +141,29 @@ class Quantizer:
     def _chosen(self, networks: dict[str, "_FloatNetwork"]) -> tuple["_FloatNetwork", str, dict[str, float]]:
         """The equalization and the range method whose landmarks stay closest on held-back faces."""
         methods = RANGE_CANDIDATES if self._settings.ranges == "auto" else (self._settings.ranges,)
-        first = next(iter(networks))
+        safest = next(iter(networks))
         ways = {
-            method if way == first else f"{method}, equalized by {way}": (network, method)
+            method if way == safest else f"{method}, equalized by {way}": (network, method)
             for way, network in networks.items()
             for method in methods
         }
+        first = next(iter(ways))
+        if len(ways) == 1:
+            return *ways[first], {}
 
-        def deviation(way: str, *, finely: bool) -> float:
+        def deviation(way: str, faces: int = 0) -> float:
             network, method = ways[way]
             plan = self._initial_plan(network, method)
-            if finely:
-                plan = self._reconstructed(network, plan, _FINALE, feedback=False)
+            if faces:
+                plan = self._reconstructed(network, plan, faces)
             return float(self._deviations(write_qoperator(plan), network.contract).mean())
 
-        best, tried = select_method(tuple(ways), partial(deviation, finely=False), partial(deviation, finely=True))
-        return *ways[best], tried
+        found = {way: deviation(way) for way in ways}
+        finalists = {*sorted(ways, key=found.__getitem__)[:_FINALISTS], first}
+        fine = {way: deviation(way, _FINALE) for way in ways if way in finalists}
+        best = min(fine, key=fine.__getitem__)
+        # Held-back faces are few: clipping must gain clearly.
+        return *ways[best if fine[best] < _CLEARLY_BETTER * fine[first] else first], {**found, **fine}
 
     def _initial_plan(self, network: "_FloatNetwork", method: str, float_layers: tuple[str, ...] = ()) -> Plan:
         reads_pixels, limits = network.contract.input_dtype == "uint8", self._target.limits
@@ -173,8 +174,7 @@ class Quantizer:
         network: "_FloatNetwork",
         plan: Plan,
         faces: int,
-        *,
-        feedback: bool,
+        feedback: bool = False,
         advance: Callable[[int], object] | None = None,
     ) -> Plan:
         """Reconstruct layers as the settings say, on at most `faces` faces."""
@@ -232,7 +232,8 @@ def _collect(model: onnx.ModelProto, contract: Contract, crops: Crops, varied: C
     bad = [name for name, histogram in histograms.items() if not np.isfinite([histogram.low, histogram.high]).all()]
     if bad:
         raise ConvertError(f"the float network gives values that aren't finite, first in {bad[0]}")
-    return _FloatNetwork(model, contract, with_headroom(index, histograms))
+    wider = {name: histograms[name].stretched(_HEADROOM) for name in features}
+    return _FloatNetwork(model, contract, {**histograms, **wider})
 
 
 def _float_input(crops: Crops, contract: Contract) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Activation statistics and range estimation: histograms of every channel, and the grids that follow from them.
 
-`estimate_range` implements the range methods, `select_method` finds the one with the least landmark deviation.
+`estimate_range` implements the range methods; `Quantizer` finds the one with the least landmark deviation.
 """
 
 import math
@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.model_file import open_model
 from pfld_edge_convert.passes.base import GraphIndex, with_outputs
-from pfld_edge_convert.quantization.plan import (
-    LEVELS,
-    Grid,
-    clamp_bounds,
-    fused_clamp,
-    hard_swish_grid,
-    shared_grids,
-)
+from pfld_edge_convert.quantization.plan import LEVELS, Grid, clamp_bounds, fused_clamp, hard_swish_grid, shared_grids
 
 Array = NDArray[np.float64]
 
@@ -42,14 +35,6 @@ _CHUNK = 16
 
 Ranges = tuple[Array, Array]
 """Lower and upper ends, ``(C,)`` each; the lower never above 0, the upper never below."""
-
-_FINALISTS = 2
-"""Range methods that are compared with bias correction, beside the first candidate, which clips nothing."""
-
-_CLEARLY_BETTER = 0.95
-
-_HEADROOM = 1.1
-"""Factor on the extremes of pooled features: with one value per face, new faces often exceed the largest."""
 
 ADDITION_PARTS = 255
 """A step of a summand is a multiple of one such part of a step of the sum. Odd, so that no sum lies halfway."""
@@ -112,9 +97,7 @@ class ChannelHistogram:
         self.average_low: Array = np.zeros(channels)
         self.average_high: Array = np.zeros(channels)
         self._batches = 0
-        self.peaks: tuple[ChannelHistogram, ...] = ()
-        if with_peaks:
-            self.peaks = tuple(ChannelHistogram(channels, with_peaks=False) for _ in range(2))
+        self.peaks = tuple(ChannelHistogram(channels, with_peaks=False) for _ in range(2 if with_peaks else 0))
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count a batch of finite values, ``(n, C)`` or ``(n, C, H, W)``."""
@@ -132,11 +115,23 @@ class ChannelHistogram:
             peaks.add((sign * flat).max(axis=2))
 
     def divided(self, scales: Array) -> "ChannelHistogram":
-        """The histogram of the values divided by a positive number per channel."""
+        """The histogram of the values divided by a number per channel, not 0."""
+        result, negative = copy(self), scales < 0
+        result.counts = np.where(negative[:, None], self.counts[:, ::-1], self.counts)
+        result.width = self.width / np.abs(scales)
+        for low, high in (("low", "high"), ("average_low", "average_high")):
+            ends = getattr(self, low) / scales, getattr(self, high) / scales
+            setattr(result, low, np.minimum(*ends))
+            setattr(result, high, np.maximum(*ends))
+        pairs = zip(self.peaks, self.peaks[::-1], strict=True)
+        result.peaks = tuple(own._with_rows(other, negative).divided(np.abs(scales)) for own, other in pairs)
+        return result
+
+    def _with_rows(self, other: "ChannelHistogram", rows: NDArray[np.bool_]) -> "ChannelHistogram":
         result = copy(self)
-        result.peaks = tuple(peaks.divided(scales) for peaks in self.peaks)
+        result.counts = np.where(rows[:, None], other.counts, self.counts)
         for name in ("width", "low", "high", "average_low", "average_high"):
-            setattr(result, name, getattr(self, name) / scales)
+            setattr(result, name, np.where(rows, getattr(other, name), getattr(self, name)))
         return result
 
     def stretched(self, factor: float) -> "ChannelHistogram":
@@ -247,12 +242,10 @@ def _mse(histogram: ChannelHistogram, _: str) -> Ranges:
 def _entropy(histogram: ChannelHistogram, _: str) -> Ranges:
     low, high = np.minimum(histogram.low, 0), np.maximum(histogram.high, 0)
     best = np.ones(len(low))
-    for row, counts in enumerate(histogram.counts):
-        if histogram.width[row] > 0:
-            divergences = [
-                _divergence(counts, histogram.width[row], low[row] * share, high[row] * share) for share in _SHARES
-            ]
-            best[row] = _SHARES[int(np.argmin(divergences))]
+    for row in np.flatnonzero(histogram.width > 0):
+        counts, width = histogram.counts[row], histogram.width[row]
+        divergences = [_divergence(counts, width, low[row] * share, high[row] * share) for share in _SHARES]
+        best[row] = _SHARES[int(np.argmin(divergences))]
     return low * best, high * best
 
 
@@ -293,22 +286,18 @@ def is_feature(index: GraphIndex, name: str) -> bool:
     return pooled or index.rank(name) == 2
 
 
-def with_headroom(index: GraphIndex, histograms: Histograms) -> dict[str, ChannelHistogram]:
-    """Widen the extremes of features that are one number a face."""
-    return {
-        name: histogram.stretched(_HEADROOM) if is_feature(index, name) else histogram
-        for name, histogram in histograms.items()
-    }
-
-
 def channel_magnitudes(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Array]:
-    """Largest magnitude of each channel, by a range method: the ranges that `EqualizeChannels` levels."""
-    return {
-        name: np.maximum(np.maximum(*(np.abs(end) for end in estimate_range(histogram, method))), 1e-9)
-        for name, histogram in histograms.items()
+    """Largest magnitude of each channel, by a range method, negative where it is of a negative value.
+
+    These are the ranges that `EqualizeChannels` levels.
+    """
+    found = {}
+    for name, histogram in histograms.items():
         # A mean has the channels of what it averages; their scales are decided there.
-        if index.producers[name].op_type != "GlobalAveragePool"
-    }
+        if index.producers[name].op_type != "GlobalAveragePool":
+            low, high = estimate_range(histogram, method)
+            found[name] = np.copysign(np.maximum(np.maximum(-low, high), 1e-9), high + low)
+    return found
 
 
 def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Grid]:
@@ -340,24 +329,6 @@ def grids_from(index: GraphIndex, histograms: Histograms, method: str) -> dict[s
             # The grid that LiteRT's kernel demands.
             grids[output] = Grid(1 / 256, 0)
     return grids
-
-
-def select_method(
-    candidates: Sequence[str], roughly: Callable[[str], float], finely: Callable[[str], float]
-) -> tuple[str, dict[str, float]]:
-    """Select the range method with the least landmark deviation on held-back faces; candidates, the safest first.
-
-    `roughly` gives the deviation with weights rounded to nearest, `finely` that with bias correction, asked of the best
-    few. Gives the best, and the deviation of each, the finer one where there are two.
-    """
-    if len(candidates) == 1:
-        return candidates[0], {}
-    found = {method: roughly(method) for method in candidates}
-    finalists = {*sorted(found, key=lambda method: found[method])[:_FINALISTS], candidates[0]}
-    fine = {method: finely(method) for method in candidates if method in finalists}
-    best = min(fine, key=lambda method: fine[method])
-    # Held-back faces are few: clipping must gain clearly.
-    return (best if fine[best] < _CLEARLY_BETTER * fine[candidates[0]] else candidates[0]), {**found, **fine}
 
 
 def align_addition_scales(index: GraphIndex, grids: Mapping[str, Grid]) -> dict[str, Grid]:

@@ -8,6 +8,7 @@ QOperator nodes, whatever format is written in the end.
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -36,9 +37,19 @@ _CHUNK = 32
 """Faces in one run of a node."""
 
 Array = NDArray[np.float64]
+Value = TypeVar("Value", bound=np.generic)
 
 _DAMPING = 0.01
 """Added to the diagonal of second moments, as a share of its mean."""
+
+_RIDGE = 0.2
+"""The same where weights are moved to compensate the errors of the layers before."""
+
+_CORRELATED = 5
+"""Samples of which one counts where weights are moved, for those of one face resemble each other."""
+
+_SWEEPS = 2
+"""Rounds of coordinate descent behind the feedback."""
 
 _LARGEST_BIAS = 2.0**30
 """Half of int32's range; the other half is for the sums."""
@@ -50,6 +61,11 @@ _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 def in_memory_order(weight: Array) -> Array:
     """``(O, K)`` in the order in which kernels multiply, channels last."""
     return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
+
+
+def _from_memory_order(rows: Array, weight: Array) -> Array:
+    """Undo `in_memory_order`, for a weight of that shape."""
+    return np.moveaxis(rows.reshape(np.moveaxis(weight, 1, -1).shape), -1, 1)
 
 
 def round_nearest(
@@ -70,24 +86,29 @@ def round_with_feedback(
     moments: Array,
     output_scale: float | None = None,
 ) -> IntegerWeights:
-    """Round one column after the other, and correct the remaining columns for the error.
+    """Round one column after the other, and correct the remaining columns for the error; then each again.
 
-    Optimal Brain Quantization in fixed order, as in GPTQ (Frantar et al., arXiv 2210.17323, section 3). Weights and
+    Optimal Brain Quantization in fixed order, as in GPTQ (Frantar et al., arXiv 2210.17323, section 3), then coordinate
+    descent on the same error (QuantEase, Behdin et al., arXiv 2309.01885). Weights and
     bias are as for `round_nearest`; moments ``(G, K, K)`` are the second ones of the inputs of each group of channels,
     or ``(K, K)`` of the only one, in the order of `in_memory_order`.
     """
     scales = _row_scales(weight, bias, input_scale, limits, output_scale).astype(np.float64)
-    rows = in_memory_order(weight).astype(np.float64) / scales[:, None]
-    integers = np.empty_like(rows)
-    width = rows.shape[1]
-    factors = _inverse_factors(moments).reshape(-1, width, width)
+    exact = in_memory_order(weight).astype(np.float64) / scales[:, None]
+    rows, integers = exact.copy(), np.zeros_like(exact)
+    width, vary = rows.shape[1], _pairs_vary(weight)
+    damped = _damped(moments).reshape(-1, width, width)
+    factors = _inverse_factors(damped)
     grouped = rows.reshape(len(factors), -1, width)
     for column in range(width):
-        integers[:, column] = _rounded(rows[:, column], integers[:, :column], limits, _pairs_vary(weight))
+        integers[:, column] = _rounded(rows[:, column], integers, column, limits, vary)
         error = (rows[:, column] - integers[:, column]).reshape(len(factors), -1) / factors[:, column, column, None]
         grouped[:, :, column:] -= error[..., None] * factors[:, None, column, column:]
-    shaped = np.moveaxis(integers.reshape(np.moveaxis(weight, 1, -1).shape), -1, 1)
-    return IntegerWeights(shaped.astype(np.int8), scales.astype(np.float32), bias)
+    for column in list(range(width)) * _SWEEPS:
+        error = (integers - exact).reshape(grouped.shape) @ damped[:, :, column, None]
+        best = integers[:, column] - (error[..., 0] / damped[:, None, column, column]).ravel()
+        integers[:, column] = _rounded(best, integers, column, limits, vary)
+    return IntegerWeights(_from_memory_order(integers, weight).astype(np.int8), scales.astype(np.float32), bias)
 
 
 def _row_scales(
@@ -122,26 +143,30 @@ def _largest_pairs(rows: Array, vary: bool) -> Array:
     return result
 
 
-def _rounded(column: Array, before: Array, limits: WeightLimits, vary: bool) -> Array:
-    """Round a column within the limits, the pair with its left neighbour included."""
-    low, high = np.full(len(column), -limits.largest), np.full(len(column), limits.largest)
-    if limits.largest_pair is not None and before.shape[1] and (vary or before.shape[1] % 2):
-        left = before[:, -1]
-        high = np.minimum(high, limits.largest_pair - np.maximum(left, 0))
-        low = np.maximum(low, -limits.largest_pair - np.minimum(left, 0))
-    return np.clip(np.rint(column), low, high)
+def _rounded(values: Array, integers: Array, column: int, limits: WeightLimits, vary: bool) -> Array:
+    """Round a column within the limits, those of the pairs with its neighbours included."""
+    low, high = np.full(len(values), -limits.largest), np.full(len(values), limits.largest)
+    neighbours = (column - 1, column + 1) if vary else (column ^ 1,)
+    for neighbour in neighbours:
+        if limits.largest_pair is not None and 0 <= neighbour < integers.shape[1]:
+            high = np.minimum(high, limits.largest_pair - np.maximum(integers[:, neighbour], 0))
+            low = np.maximum(low, -limits.largest_pair - np.minimum(integers[:, neighbour], 0))
+    return np.clip(np.rint(values), low, high)
 
 
-def _inverse_factors(moments: Array) -> Array:
-    """Upper Cholesky factor of the inverse of each damped matrix."""
-    size = moments.shape[-1]
+def _damped(moments: Array, share: float = _DAMPING) -> Array:
+    """Second moments with a ridge that makes them positive definite, a share of the diagonal's mean."""
     diagonal = np.einsum("...ii->...i", moments).mean(axis=-1)
     # Of inputs that hardly vary about a large mean, float32 sums leave a covariance with negative eigenvalues; their
     # size is how far all eigenvalues are uncertain.
     eigenvalues = np.linalg.eigvalsh(moments)
     least = np.maximum(1e-6 * np.abs(eigenvalues).max(axis=-1), 1e-12)
-    ridge = np.maximum(_DAMPING * diagonal, least) - 2 * np.minimum(eigenvalues.min(axis=-1), 0)
-    damped = moments + ridge[..., None, None] * np.eye(size)
+    ridge = np.maximum(share * diagonal, least) - 2 * np.minimum(eigenvalues.min(axis=-1), 0)
+    return np.asarray(moments + ridge[..., None, None] * np.eye(moments.shape[-1]))
+
+
+def _inverse_factors(damped: Array) -> Array:
+    """Upper Cholesky factor of the inverse of each matrix."""
     # With R upper and M = R R', the inverse of M is (R^-1)' R^-1: more stable than factoring the inverse itself.
     upper = np.linalg.cholesky(damped[..., ::-1, ::-1])[..., ::-1, ::-1]
     return np.linalg.inv(upper)
@@ -151,38 +176,42 @@ def _inverse_factors(moments: Array) -> Array:
 class Moments:
     """Sums over samples of the inputs of a layer's groups of channels.
 
-    Of x of the quantized network, of f of the float network, ``(G, K)`` both, and of x times x, ``(G, K, K)``.
+    Of x of the quantized network, of f of the float network, ``(G, K)`` both, of x times x and of f - x times x,
+    ``(G, K, K)``.
     """
 
     count: int = 0
     mean: Array | float = 0.0
     float_mean: Array | float = 0.0
     second: Array | float = 0.0
+    errors: Array | float = 0.0
 
     def add(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
         """Add samples ``(G, n, K)`` of x and of f."""
-        transposed = np.swapaxes(found, -1, -2)
         self.count += found.shape[-2]
         self.mean = self.mean + found.sum(axis=-2, dtype=np.float64)
         self.float_mean = self.float_mean + wanted.sum(axis=-2, dtype=np.float64)
-        self.second = self.second + (transposed @ found).astype(np.float64)
+        self.second = self.second + (np.swapaxes(found, -1, -2) @ found).astype(np.float64)
+        self.errors = self.errors + (np.swapaxes(wanted - found, -1, -2) @ found).astype(np.float64)
 
-    def centered(self) -> tuple[Array, Array, Array]:
-        """Means of x and of f, and the covariance of x.
+    def centered(self) -> tuple[Array, Array, Array, Array]:
+        """Means of x and of f, the covariance of x, and that of f - x with x.
 
-        The covariance is shrunk towards its diagonal by ``K / (K + count)``, since with few samples it is singular.
+        The covariance is shrunk towards its diagonal by ``K / (K + count)``, since with few samples it is singular; the
+        other towards 0, by a count of one in `_CORRELATED` samples.
         """
         mean, wanted = np.asarray(self.mean) / self.count, np.asarray(self.float_mean) / self.count
         second = np.asarray(self.second) / self.count - mean[..., :, None] * mean[..., None, :]
+        errors = np.asarray(self.errors) / self.count - (wanted - mean)[..., :, None] * mean[..., None, :]
         size = second.shape[-1]
-        share = size / (size + self.count)
-        return mean, wanted, second * np.where(np.eye(size) > 0, 1.0, 1 - share)
+        kept, share = (self.count / (few * size + self.count) for few in (_CORRELATED, 1))
+        return mean, wanted, second * np.where(np.eye(size) > 0, 1.0, share), kept * errors
 
 
 def input_patches(
-    node: onnx.NodeProto, values: NDArray[np.float32], positions: int, random: np.random.Generator
-) -> NDArray[np.float32]:
-    """Cut the input patches of `positions` random output positions a face (im2col).
+    node: onnx.NodeProto, values: NDArray[Value], positions: int, random: np.random.Generator, padding: int = 0
+) -> NDArray[Value]:
+    """Cut the input patches of `positions` random output positions a face (im2col), padded with what stands for 0.
 
     ``(G, samples, K)`` for G groups of channels, each group's channels fastest.
     """
@@ -192,7 +221,9 @@ def input_patches(
     top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
     down, across = attribute(node, "strides", [1, 1])
     lower, wider = attribute(node, "dilations", [1, 1])
-    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    padded = values
+    if top or left or bottom or right:
+        padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=padding)
     reach = (lower * (height - 1) + 1, wider * (width - 1) + 1)
     windows = sliding_window_view(padded, reach, axis=(2, 3))[:, :, ::down, ::across, ::lower, ::wider]
     count, _, rows, columns = windows.shape[:4]
@@ -223,11 +254,7 @@ def initial_plan(
         if layer.output not in float_layers and source is not None and is_written:
             weight, bias = layer.weights(plan.index)
             rounded = round_nearest(
-                source.scaled_weights(weight),
-                bias,
-                source.scale,
-                _limits_of(layer, limits),
-                plan.output_scale(layer),
+                source.scaled_weights(weight), bias, source.scale, _limits_of(layer, limits), plan.output_scale(layer)
             )
             weights[layer.output] = source.with_bias(rounded, bias)
     return replace(plan, weights=weights)
@@ -246,8 +273,9 @@ def reconstruct(
 ) -> Plan:
     """Improve a plan's weights and biases, layer after layer.
 
-    Weights are rounded with error feedback (`round_with_feedback`), or stay as they are; the bias takes up the measured
-    difference of the output's mean to the float network's (bias correction, Nagel et al., arXiv 1906.04721, section
+    Weights are moved to where the quantized inputs give the float network's outputs (asymmetric calibration, GPTAQ, Li
+    et al., arXiv 2504.02692) and rounded with error feedback (`round_with_feedback`), or stay as they are; the bias
+    takes up the measured difference of the outputs' means (bias correction, Nagel et al., arXiv 1906.04721, section
     4.2), or stays. `faces` are as the float network takes them, `inputs` the same as the INT8 network takes them, and
     `more` further ones in both forms for Gemm layers, which get one sample per face. `advance` is called with 1 after
     each layer.
@@ -258,10 +286,8 @@ def reconstruct(
     for layer in plan.layers:
         source = plan.layer_input(layer)
         if layer.output in weights and source is not None:
-            found = source.real(integer.run_until(integer_name(written, layer.source)))
-            # Clipped to the grids, so that outliers don't shift the biases of all faces.
-            wanted = source.clipped(np.asarray(real.run_until(layer.source), np.float32))
-            moments = _measured(layer, found, wanted)
+            found, wanted = integer.run_until(integer_name(written, layer.source)), real.run_until(layer.source)
+            moments = _measured(layer, source, found, wanted)
             if more is not None and layer.node.op_type == "Gemm":
                 now = write_qoperator(replace(plan, weights=weights))
                 found = source.real(run_model(with_outputs(now, integer_name(now, layer.source)), more[1]))
@@ -281,15 +307,16 @@ def _limits_of(layer: Layer, limits: WeightLimits) -> WeightLimits:
     return WeightLimits(limits.largest) if layer.depthwise else limits
 
 
-def _measured(layer: Layer, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> Moments:
-    """Moments of a layer's inputs at the same random positions of both networks."""
-    moments = Moments()
+def _measured(layer: Layer, source: LayerInput, found: NDArray[np.generic], wanted: NDArray[np.generic]) -> Moments:
+    """Moments of a layer's inputs, integers and float, at the same random positions of both networks."""
+    moments, zero = Moments(), source.zero_point
     for start in range(0, len(found), _CHUNK):
-        pair = [
-            input_patches(layer.node, values[start : start + _CHUNK], _POSITIONS, np.random.default_rng(start))
-            for values in (found, wanted)
-        ]
-        moments.add(*pair)
+        integers, exact = (
+            input_patches(layer.node, values[start : start + _CHUNK], _POSITIONS, np.random.default_rng(start), padding)
+            for values, padding in ((found, zero), (wanted, 0))
+        )
+        # Clipped to the grids, so that outliers don't shift the biases of all faces.
+        moments.add(source.real(integers), source.clipped(exact.astype(np.float32)))
     return moments
 
 
@@ -302,19 +329,19 @@ def _improved(
     limits: WeightLimits | None,
     correct_bias: bool,
 ) -> IntegerWeights:
-    """Round again within limits, unless those are None; then correct the bias."""
+    """Move and round again within limits, unless those are None; then correct the bias."""
     weight, bias = layer.weights(plan.index)
-    mean, wanted, second = moments.centered()
-    rounded = old
+    mean, wanted, second, errors = moments.centered()
+    exact, rounded = in_memory_order(weight).reshape(len(mean), -1, mean.shape[1]), old
     if limits is not None:
-        scaled, second = source.scaled_weights(weight), source.scaled_moments(second)
+        target = _from_memory_order(exact + exact @ errors @ np.linalg.inv(_damped(second, _RIDGE)), weight)
+        scaled, second = source.scaled_weights(target), source.scaled_moments(second)
         rounded = round_with_feedback(
             scaled, bias, source.scale, _limits_of(layer, limits), second, plan.output_scale(layer)
         )
     if correct_bias:
-        exact, real = in_memory_order(weight), in_memory_order(source.unscaled_weights(rounded.real()))
-        rows = (len(mean), -1, mean.shape[1])
-        bias = bias + (exact.reshape(rows) @ wanted[..., None] - real.reshape(rows) @ mean[..., None]).ravel()
+        real = in_memory_order(source.unscaled_weights(rounded.real())).reshape(exact.shape)
+        bias = bias + (exact @ wanted[..., None] - real @ mean[..., None]).ravel()
     return source.with_bias(rounded, bias)
 
 

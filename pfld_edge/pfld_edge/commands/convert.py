@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import (
-    BUNDLED,
-    PATH,
-    SHARE,
-    all_of,
-    check_suffix,
-    detector_option,
-    output_option,
-    strict_option,
-)
+from pfld_edge.options import BUNDLED, PATH, SHARE, all_of, check_suffix, detector_option, output_option, strict_option
 
 if TYPE_CHECKING:
     import onnx
@@ -191,14 +182,12 @@ def convert_command(
     from pfld_edge_runtime import LandmarkModel
 
     model: nn.Module | onnx.ModelProto
-    graph = None
+    graph, request, skip = None, None, SkippedFiles(strict=strict)
     if is_onnx or network is not None or any(value is not None for value in told.values()):
         graph, contract = opened_graph(checkpoint, network, **told)
         model = graph
     else:
         model, contract = opened_checkpoint(checkpoint)
-    request: Int8Request | None = None
-    skip = SkippedFiles(strict=strict)
     if int8:
         if detector is None and calibration is not None and needs_detector(calibration):
             detector = BUNDLED
