@@ -1,5 +1,6 @@
-"""The recipes: pseudo-labels, the curve of heat maps' spreads, the face detector."""
+"""The recipes: pseudo-labels, the curve of heat maps' spreads, hints of a teacher stage by stage, the face detector."""
 
+import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,97 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from pfld_edge_runtime import ConfidenceCurve, open_detector
+from pfld_edge_convert.onnx_import import import_onnx
+from pfld_edge_runtime import ConfidenceCurve, Contract, open_detector
+from pfld_edge_train.batches import Batch
+from pfld_edge_train.checkpoint import load_checkpoint, save_checkpoint
+from pfld_edge_train.config import LossConfig
+from pfld_edge_train.losses import LandmarkLoss
+from pfld_edge_train.models import ModelConfig, build_model
+
+SHARED = os.environ.get("PFLD_EDGE_SHARED")
+RECIPE = runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/stage_hints.py"))
+
+
+@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published network that teaches")
+def test_the_hints_are_what_stem_and_bottlenecks_put_out() -> None:
+    path = Path(str(SHARED)) / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
+    network = build_model(ModelConfig("pfld-ghostone", fused=True)).eval()
+    network.load_state_dict(import_onnx(path).weights)
+    faces = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    hints = RECIPE["Teacher"](path)(faces)
+    stages = RECIPE["stages_of"](network, 1)
+    assert len(hints) == len(stages) - 1 == 12
+    with torch.no_grad():
+        for stage, given, hint in zip(stages, [faces, *hints], hints, strict=False):
+            torch.testing.assert_close(stage.run(given), hint, rtol=1e-4, atol=1e-4)
+
+
+def test_the_stages_hold_every_weight_once() -> None:
+    network = build_model(ModelConfig("pfld-ghostone", 0.25, 32, fused=True))
+    held = [id(weight) for stage in RECIPE["stages_of"](network, 1) for weight in stage.parts.parameters()]
+    assert sorted(held) == sorted(map(id, network.parameters()))
+
+
+def test_scales_are_those_of_the_hint_at_the_start() -> None:
+    torch.manual_seed(0)
+    network = build_model(ModelConfig("pfld-ghostone", 0.5, 64, fused=True))
+    stem, bottleneck = RECIPE["stages_of"](network, 1)[:2]
+    given = torch.rand(8, 3, 64, 64)
+    RECIPE["set_scales"](stem, given, torch.rand(8, 32, 32, 32))
+    with torch.no_grad():
+        maps = stem.run(given)
+    hint = torch.randn(8, 40, 16, 16) * torch.arange(1.0, 41)[:, None, None] + 7
+    RECIPE["set_scales"](bottleneck, maps, hint)
+    with torch.no_grad():
+        found = bottleneck.run(maps)
+    torch.testing.assert_close(found.mean(dim=(0, 2, 3)), hint.mean(dim=(0, 2, 3)), rtol=1e-3, atol=0.05)
+    torch.testing.assert_close(found.std(dim=(0, 2, 3)), hint.std(dim=(0, 2, 3)), rtol=1e-2, atol=0.01)
+
+
+def test_a_stopped_run_goes_on_with_the_same_weights(tmp_path: Path) -> None:
+    small = ModelConfig("pfld-ghostone", 0.25, 32, fused=True)
+    torch.manual_seed(1)
+    taught = RECIPE["stages_of"](build_model(small), 1)[:-1]
+
+    def teacher(faces: Tensor) -> list[Tensor]:
+        maps = [faces]
+        with torch.no_grad():
+            for stage in taught:
+                maps.append(stage.run(maps[-1]))
+        return maps[1:]
+
+    def new_run(seed: int) -> Any:
+        torch.manual_seed(seed)
+        network = build_model(small)
+        return RECIPE["Run"](network, RECIPE["stages_of"](network, 10), [])
+
+    random = torch.Generator().manual_seed(2)
+    batches = [
+        Batch(
+            faces=torch.rand(4, 3, 32, 32, generator=random),
+            landmarks=torch.rand(4, 98, 2, generator=random),
+            weights=torch.ones(4, 98),
+            attributes=torch.zeros(4, 6, dtype=torch.bool),
+        )
+        for _ in range(4)
+    ]
+    contract = Contract(input_size=32)
+    loss_of = LandmarkLoss(LossConfig(), 32, contract)
+    whole, stopped, resumed = new_run(0), new_run(0), new_run(9)
+    for run, part in ((whole, batches), (stopped, batches[:2])):
+        torch.manual_seed(4)
+        for batch in part:
+            run.learn(batch, teacher, loss_of)
+    save_checkpoint(tmp_path / "hints.pth", stopped.checkpoint(small, contract))
+    resumed.resume(load_checkpoint(tmp_path / "hints.pth"))
+    assert resumed.done == 2
+    for batch in batches[2:]:
+        resumed.learn(batch, teacher, loss_of)
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, resumed.model.state_dict()[name])
 
 
 @pytest.fixture
