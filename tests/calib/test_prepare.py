@@ -1,6 +1,8 @@
-"""Prepared sets: the same bytes whoever makes them, resumed after any stop, out of folders and COCO files."""
+"""Prepared sets: the same bytes whoever makes them, resumed after any stop, out of folders, archives and COCO files."""
 
+import io
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from pfld_edge_calib import PORTRAITS, WFLW_ATTRIBUTES, FaceSetError, as_wflw_98
 from pfld_edge_calib.datasets.point_maps import wflw_98_from_68
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
 from pfld_edge_calib.datasets.prepared import PrepareSettings, open_prepared, prepare_faces, read_shard
+from pfld_edge_calib.datasets.wflw import ARCHIVES
 from pfld_edge_runtime import IBUG_68, crop_faces, crop_windows
 from pfld_edge_runtime.geometry.wflw_points import landmarks_68
 
@@ -118,16 +121,53 @@ def test_a_whole_set_is_left_alone_and_another_is_refused(
     assert "holds another prepared set" in capsys.readouterr().err
 
 
+def archived(wflw: Path, folder: Path) -> Path:
+    """The two official archives, the photographs' with members that lead elsewhere."""
+    folder.mkdir()
+    with tarfile.open(folder / ARCHIVES[0], "w:gz") as tar:
+        for name in ("../evil.png", "/evil.png", "WFLW_images/../../evil.png"):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"evil"))
+        link = tarfile.TarInfo("WFLW_images/0--Event/0.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        tar.add(wflw / "WFLW_images", "WFLW_images")
+    with tarfile.open(folder / ARCHIVES[1], "w:gz") as tar:
+        tar.add(wflw / "WFLW_annotations", "WFLW_annotations")
+    return folder
+
+
+def test_the_archives_give_what_the_folder_gives(wflw: Path, tmp_path: Path) -> None:
+    archives = archived(wflw, tmp_path / "archives")
+    assert prepare(wflw, tmp_path / "folder", "--workers", "1") == 0
+    assert prepare(archives / ARCHIVES[0], tmp_path / "archive", "--workers", "1") == 0
+    assert contents(tmp_path / "folder") == contents(tmp_path / "archive")
+    assert prepare(archives, tmp_path / "archive", "--workers", "1") == 0
+    assert not list(tmp_path.rglob("*evil*"))
+
+
 def test_what_is_missing_is_named(wflw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archives = archived(wflw, tmp_path / "archives")
     listed = wflw / LIST
+    more = listed.read_text() + listed.read_text().splitlines()[0].rpartition(" ")[0] + " 7--Lost/lost.png\n"
+    (tmp_path / "more" / LIST).parent.mkdir(parents=True)
+    (tmp_path / "more" / LIST).write_text(more)
+    lost = archived(wflw, tmp_path / "lost")
+    with tarfile.open(lost / ARCHIVES[1], "w:gz") as tar:
+        tar.add(tmp_path / "more/WFLW_annotations", "WFLW_annotations")
+    (archives / ARCHIVES[1]).unlink()
+    damaged = archived(wflw, tmp_path / "damaged")
+    (damaged / ARCHIVES[0]).write_bytes((damaged / ARCHIVES[0]).read_bytes()[:2000])
     (tmp_path / "images only/WFLW_images").mkdir(parents=True)
-    (tmp_path / "list only" / LIST).parent.mkdir(parents=True)
-    (tmp_path / "list only" / LIST).write_text(listed.read_text())
     cases = [
-        (tmp_path / "nowhere", "list_98pt_rect_attr_train.txt: no such WFLW list"),
-        (listed, "no such WFLW list"),
+        (archives, f"{ARCHIVES[1]} is missing; both official archives must lie there"),
+        (lost, "WFLW_images/7--Lost/lost.png is missing in it"),
+        (damaged, "a damaged archive"),
+        (tmp_path / "nowhere", "no such file or folder"),
+        (tmp_path, "neither a WFLW folder"),
+        (listed, "expected a WFLW folder, or one of the official archives"),
         (tmp_path / "images only", "list_98pt_rect_attr_train.txt: no such WFLW list"),
-        (tmp_path / "list only", "not a WFLW folder (WFLW_images is missing)"),
     ]
     for number, (source, message) in enumerate(cases):
         out = tmp_path / f"out{number}"

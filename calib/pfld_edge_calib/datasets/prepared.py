@@ -138,6 +138,14 @@ def open_prepared(folder: Path) -> Manifest:
         raise FaceSetError(f"{path}: damaged ({error!r}); prepare again") from error
 
 
+def whole_set(out: Path) -> Manifest | None:
+    """Read the manifest of a folder; None where there is none, or a shard is missing or damaged."""
+    if not (out / MANIFEST).is_file():
+        return None
+    manifest = open_prepared(out)
+    return manifest if all(is_complete(out, entry) for entry in manifest.shards) else None
+
+
 def is_complete(out: Path, entry: ShardEntry) -> bool:
     """Whether a shard's file has the bytes that the manifest lists."""
     path = out / entry.file
@@ -400,15 +408,12 @@ def _manifest(source: str, identity: str, points: int, settings: PrepareSettings
 
 def _finished(out: Path, identity: str) -> Manifest | None:
     """The manifest if the folder holds these faces completely; another dataset's is refused."""
-    if not (out / MANIFEST).is_file():
-        return None
-    found = open_prepared(out)
-    if found.identity != identity:
+    if (out / MANIFEST).is_file() and (found := open_prepared(out)).identity != identity:
         raise FaceSetError(f"{out}: holds another prepared set ({found.source}); choose another folder, or delete it")
-    if all(is_complete(out, entry) for entry in found.shards):
-        return found
-    (out / MANIFEST).unlink()
-    return None
+    manifest = whole_set(out)
+    if manifest is None:
+        (out / MANIFEST).unlink(missing_ok=True)
+    return manifest
 
 
 def _finished_shards(out: Path, progress: ResultsFolder, count: int) -> Shards:

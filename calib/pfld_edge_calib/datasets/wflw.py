@@ -1,21 +1,27 @@
-"""WFLW (Wu et al., "Look at Boundary", CVPR 2018): its folder layout and its lists.
+"""WFLW (Wu et al., "Look at Boundary", CVPR 2018): its folder layout, its lists, and its two official archives.
 
 A part that is missing or damaged is a FaceSetError.
 """
 
-from collections.abc import Iterable, Iterator
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces
-from pfld_edge_calib.files import TextLines, named_file
+from pfld_edge_calib.files import TextLines, named_file, read_lines, replacing
 
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 """Names of the six attribute columns in file order; the official file calls the first "pose"."""
+
+ARCHIVES = ("WFLW_images.tar.gz", "WFLW_annotations.tar.gz")
+"""Official names of the archives of the photographs and of the lists."""
 
 _COLUMNS = 98 * 2 + 4 + 6 + 1
 _LISTS = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{split}.txt"
@@ -72,3 +78,68 @@ def _face(line: str, images: Path, where: str) -> Face:
     if (np.maximum(face.bbox_xyxy[:2], rectangle[:2]) > np.minimum(face.bbox_xyxy[2:], rectangle[2:])).any():
         raise FaceSetError(f"{where}: the rectangle and the landmarks don't overlap; do they belong to one photograph?")
     return face
+
+
+def wflw_archives(path: Path) -> tuple[Path, Path] | None:
+    """Find the two archives, given one of them or the folder that holds both; None where there is neither."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and path.name not in ARCHIVES:
+        raise FaceSetError(f"{path}: expected a WFLW folder, or one of the official archives {' and '.join(ARCHIVES)}")
+    images, annotations = (folder / name for name in ARCHIVES)
+    if not images.is_file() and not annotations.is_file():
+        return None
+    for archive in (images, annotations):
+        if not archive.is_file():
+            raise FaceSetError(f"{folder}: {archive.name} is missing; both official archives must lie there")
+    return images, annotations
+
+
+def unpack_wflw(
+    archives: tuple[Path, Path], target: Path, split: str, advance: Callable[[int], None] = lambda _count: None
+) -> None:
+    """Unpack the list of a split and the photographs that it names; files that exist already are kept.
+
+    Members of the `archives` from `wflw_archives` are looked up among the expected names and written to paths built
+    from those, so that none can be written outside of `target`. `advance` gets the number of photographs done.
+    """
+    images, annotations = archives
+    listed = wflw_list(target, split)
+    _unpack(annotations, {listed.relative_to(target).as_posix(): listed})
+    if not listed.is_file():
+        raise FaceSetError(f"{annotations}: {listed.name} is missing in it")
+    photographs = {f"WFLW_images/{photo}": target / "WFLW_images" / photo for photo in _photographs_listed(listed)}
+    missing = {member: path for member, path in photographs.items() if not path.is_file()}
+    advance(len(photographs) - len(missing))
+    _unpack(images, missing, advance)
+    lost = next((member for member, path in missing.items() if not path.is_file()), None)
+    if lost is not None:
+        raise FaceSetError(f"{images}: {lost} is missing in it, which the list names")
+
+
+def _photographs_listed(path: Path) -> list[str]:
+    """Names of the photographs in a list, each once, in order; refuses a name that leads out of the folder."""
+    lines = (line.split() for line in read_lines(path))
+    names = list(dict.fromkeys(columns[-1].replace("\\", "/") for columns in lines if columns))
+    for name in names:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts or ":" in name:
+            raise FaceSetError(f"{path}: {name!r} is no name of a photograph inside of WFLW_images")
+    return names
+
+
+def _unpack(archive: Path, wanted: dict[str, Path], advance: Callable[[int], None] = lambda _count: None) -> None:
+    left = set(wanted)
+    try:
+        with tarfile.open(archive, "r|*") as tar:
+            for member in tar:
+                if not left:
+                    break
+                name = str(PurePosixPath(member.name))
+                source = tar.extractfile(member) if name in left and member.isreg() else None
+                if source is None:
+                    continue
+                with replacing(wanted[name]) as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                left.discard(name)
+                advance(1)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise FaceSetError(f"{archive}: a damaged archive ({error}); download it again") from error

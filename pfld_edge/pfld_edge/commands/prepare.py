@@ -1,5 +1,6 @@
 """`pfld-edge prepare`: cuts a data set's faces once, into shards that training reads."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from pfld_edge.options import PATH, RESULT_FOLDER, all_of, output_option, strict
 
 if TYPE_CHECKING:
     from pfld_edge_calib import Face
+    from pfld_edge_calib.datasets.prepared import Manifest, PrepareSettings
 
 _shared_options = all_of(
     output_option("Folder of the shards.", RESULT_FOLDER),
@@ -32,17 +34,40 @@ def prepare_command() -> None:
 
 
 @prepare_command.command("wflw")
-@click.argument("source", metavar="FOLDER", type=PATH)
+@click.argument("source", metavar="ARCHIVE_OR_FOLDER", type=PATH)
 @click.option("--split", type=click.Choice(["train", "test"]), default="train", show_default=True)
 @_shared_options
 def prepare_wflw(source: Path, split: str, output: Path, **options: Any) -> None:  # noqa: ANN401
-    """WFLW: the folder with WFLW_images and WFLW_annotations, into which its two archives unpack.
+    """WFLW: its folder, one of its two official archives, or the folder that holds both archives.
 
     Faces of the test list are for measuring; `train` refuses them.
     """
-    from pfld_edge_calib import read_wflw
+    from pfld_edge.console import progress_bar
+    from pfld_edge_calib import FaceSetError, read_wflw
+    from pfld_edge_calib.datasets.prepared import whole_set
+    from pfld_edge_calib.datasets.wflw import ARCHIVES, unpack_wflw, wflw_archives
 
-    _prepare(read_wflw(source, split), f"wflw {split}", source, output, **options)
+    settings = _settings(**options)
+    if not source.exists():
+        raise FaceSetError(f"{source}: no such file or folder")
+    if (source / "WFLW_annotations").is_dir() or (source / "WFLW_images").is_dir():
+        _prepare(read_wflw(source, split), f"wflw {split}", source, output, **options)
+        return
+    archives = wflw_archives(source)
+    if archives is None:
+        raise FaceSetError(
+            f"{source}: neither a WFLW folder (WFLW_images, WFLW_annotations) nor one with {' and '.join(ARCHIVES)}"
+        )
+    # Unpacking takes minutes: a set that is whole needs no photographs.
+    before = whole_set(output)
+    if before is not None and (before.source, before.settings) == (f"wflw {split}", settings):
+        click.echo(f"{before.faces} faces are in {output} already")
+        _check_read(before)
+        return
+    unpacked = output / "unpacked"
+    with progress_bar(f"unpacking {archives[0].name}") as advance:
+        unpack_wflw(archives, unpacked, split, advance)
+    _prepare(read_wflw(unpacked, split), f"wflw {split}", unpacked, output, unpacked, **options)
 
 
 @prepare_command.command("csv")
@@ -68,27 +93,34 @@ def prepare_coco(source: Path, images: Path | None, output: Path, **options: Any
     _prepare(read_coco(source, images), "coco", images or source.parent, output, **options)
 
 
+def _settings(workers: int | None, strict: bool, **settings: Any) -> "PrepareSettings":  # noqa: ANN401, ARG001
+    from pfld_edge_calib.datasets.prepared import PrepareSettings
+
+    return PrepareSettings(**settings)
+
+
 def _prepare(
     faces: "list[Face]",
     source: str,
     root: Path,
     output: Path,
-    workers: int | None,
-    strict: bool,
-    **settings: Any,  # noqa: ANN401
+    unpacked: Path | None = None,
+    **options: Any,  # noqa: ANN401
 ) -> None:
-    """Prepare faces, and say so; fail where photographs could not be read, now or when the set was made."""
+    """Prepare faces, and say so; then delete what was unpacked for it."""
     from pfld_edge.console import SkippedFiles, note, progress_bar
-    from pfld_edge_calib.datasets.prepared import UNREADABLE, PrepareSettings, prepare_faces
+    from pfld_edge_calib.datasets.prepared import prepare_faces
     from pfld_edge_calib.parallel import usable_cores
 
-    skip, count = SkippedFiles(strict=strict), workers or usable_cores()
+    skip, workers = SkippedFiles(strict=options["strict"]), options["workers"] or usable_cores()
     try:
         with progress_bar("cutting faces", len(faces)) as advance:
-            report = prepare_faces(faces, source, root, output, PrepareSettings(**settings), count, advance, skip)
+            report = prepare_faces(faces, source, root, output, _settings(**options), workers, advance, skip)
     except KeyboardInterrupt:
         note(f"shards that are done stay in {output}; the same command goes on")
         raise
+    if unpacked is not None:
+        shutil.rmtree(unpacked)
     manifest = report.manifest
     if report.kept == manifest.faces:
         click.echo(f"{manifest.faces} faces are in {output} already")
@@ -96,7 +128,15 @@ def _prepare(
         click.echo(f"{manifest.faces} faces of {manifest.points} points in {len(manifest.shards)} shards -> {output}")
         if manifest.skipped:
             click.echo("left out: " + ", ".join(f"{count} {reason}" for reason, count in manifest.skipped.items()))
-    if lost := manifest.skipped.get(UNREADABLE, 0):
+    _check_read(manifest)
+
+
+def _check_read(manifest: "Manifest") -> None:
+    """Fail where photographs could not be read, in this run or in the one that made the set."""
+    from pfld_edge_calib.datasets.prepared import UNREADABLE
+
+    lost = manifest.skipped.get(UNREADABLE, 0)
+    if lost:
         raise click.ClickException(
             f"{lost} of {lost + manifest.faces} faces are left out: their photographs could not be read"
         )
