@@ -5,6 +5,7 @@ import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -67,15 +68,22 @@ def test_a_processor_time_that_disagrees_is_status_1_and_both_ratios(
     assert [float(end) for end in ends.groups()] == pytest.approx([0.25, 0.5], rel=0.02)
 
 
-def test_bench_prints_json_alone(known_model: Path, noise: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_prints_json_alone_and_draws(
+    known_model: Path, noise: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert noise
     options = ["--threads", "1,2", "--batch", "1,3", "--rounds", "30", "--starts", "0", "--json", "--from-crops"]
-    assert run(["bench", str(BUNDLED_MODEL), str(known_model), *options]) == 0
+    plot = tmp_path / "plots/bench.png"
+    assert run(["bench", str(BUNDLED_MODEL), str(known_model), *options, "--plot", str(plot)]) == 0
     printed = capsys.readouterr().out
     report = BenchReport.from_json(printed)
     assert json.loads(printed)["too_noisy"] is False
     assert [(timing.threads, timing.batch) for timing in report.models[1].timings] == [(1, 1), (1, 3), (2, 1), (2, 3)]
     assert report.settings.from_crops
+    picture = cv2.imread(str(plot))
+    assert picture is not None
+    assert picture.shape[1] > 1000
+    assert len(np.unique(picture[:, :, 0])) > 10
 
 
 def test_bench_times_a_file_in_each_runtime(
@@ -121,6 +129,7 @@ def test_bench_measures(known_model: Path, capsys: pytest.CaptureFixture[str]) -
         (["{known}", "--starts", "-1"], "--starts"),
         (["{known}", "--precision", "much"], "not a percentage"),
         (["{known}", "--axis", "height"], "write height=480"),
+        (["{known}", "--plot", "a.svg"], "must end in .png or .jpg"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )

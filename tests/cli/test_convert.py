@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -50,6 +51,12 @@ def test_convert_writes_both_files_and_inspect_reads_them(
     assert "QLinearConv" in inspected
     assert "run in 8 bits" in inspected
     assert "SQNR" in inspected
+    plot = tmp_path / "plot.png"
+    assert run(["inspect", str(output.with_suffix(".int8.onnx")), "--no-layers", "--plot", str(plot)]) == 0
+    picture = cv2.imread(str(plot))
+    assert picture is not None
+    assert picture.shape[0] > 100
+    capsys.readouterr()
     assert "pfld-edge-s" in inspected
     assert run(["inspect", "--no-layers", str(output)]) == 0
     assert "MACs" in capsys.readouterr().out
@@ -166,6 +173,8 @@ def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixt
             "give one",
         ),
         (["convert", "{checkpoint}", "--int8", "--target", "mips"], "mips"),
+        (["inspect", "{checkpoint}", "--plot", "a.gif"], "must end in .png or .jpg"),
+        (["inspect", "{checkpoint}", "--plot", "a.png"], "no quantization report"),
         (["inspect", "nowhere.onnx"], "nowhere.onnx: no such model file"),
         (["inspect", __file__], "Error: "),
     ],

@@ -8,6 +8,7 @@ from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import onnx
 import pytest
 
@@ -56,7 +57,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = ["--data", str(PORTRAITS / "landmarks.csv")]
     out = folder / "report.html"
     arguments = ["verify", str(CHECKPOINT), str(folder / HOSTILE), *data, "--max-drift", "1%", "--report", str(out)]
-    more = ["--robustness", "--json", str(folder / "found.json")]
+    more = ["--robustness-plot", str(folder / "plot.png"), "--json", str(folder / "found.json")]
     assert run([*arguments, *more]) in (0, 1)
     return out
 
@@ -87,11 +88,12 @@ def test_the_page_is_whole_and_loads_nothing(page: Path) -> None:
     assert len(page.read_bytes()) < 2_000_000
 
 
-def test_json_holds_the_curves(page: Path) -> None:
+def test_json_and_plot_hold_the_same_curves(page: Path) -> None:
     record = json.loads((page.parent / "found.json").read_text())
     assert record["robustness"]["faces"] == 2
     assert {damage["name"] for damage in record["robustness"]["damages"]} >= {"blur", "noise", "rotation", "box shift"}
     assert f"{record['robustness']['clean'][0]:.4f}"[:4] in page.read_text(encoding="utf-8")
+    assert cv2.imread(str(page.parent / "plot.png")) is not None
 
 
 def browsed(path: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

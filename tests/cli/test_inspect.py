@@ -142,6 +142,7 @@ def test_a_checkpoint_says_what_convert_merges() -> None:
         (["."], "no such model file"),
         (["{known}", "."], "no such model file"),
         (["{known}", __file__], "Error: "),
+        (["{known}", "{known}", "--plot", "a.png"], "leave out the other"),
         (["{known}", "{known}", "{known}"], "unexpected extra argument"),
     ],
 )

@@ -10,15 +10,13 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from rich.console import Console
 
-from pfld_edge.training_progress import RunProgress
 from pfld_edge_train.checkpoint import load_checkpoint, load_model
 from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.engine import learning_rate_at
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.fit import fit
-from pfld_edge_train.run_log import Callback, EpochResult, RunLog, RunPlan, draw_curves
+from pfld_edge_train.run_log import Callback, EpochResult, RunLog, RunPlan, TextProgress, draw_curves
 from pfld_edge_train.run_state import new_run
 
 from .conftest import WriteConfig
@@ -132,7 +130,7 @@ def test_tensorboard_gets_the_figures_of_every_epoch(write_config: WriteConfig, 
 
 def test_without_a_terminal_a_line_comes_every_half_minute() -> None:
     now, written = [0.0], io.StringIO()
-    progress = RunProgress(Console(file=written), lambda: now[0])
+    progress = TextProgress(written, lambda: now[0])
     progress.begin(RunPlan(2, 100, 0, ("plan",)))
     progress.epoch(0, 0)
     for _ in range(100):

@@ -1,17 +1,17 @@
-"""What a run tells: callbacks, ``log.csv``, ``curves.png`` and TensorBoard's events."""
+"""What a run tells: callbacks and lines of text, ``log.csv``, ``curves.png`` and TensorBoard's events."""
 
 import csv
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pfld_edge_calib.files import replacing, write_atomically
 
 _SECONDS = 30.0
-"""Between two drawings of the curves, which take a second of processor time."""
+"""Between two lines within an epoch, and between two drawings of the curves, which take a second of processor time."""
 _COLUMNS = {
     "epoch": "{:d}",
     "loss": "{:.5f}",
@@ -67,6 +67,53 @@ class Callback:
 
     def result(self, result: EpochResult) -> None:
         """Called after an epoch."""
+
+
+class TextProgress(Callback):
+    """Prints the plan, a line for each epoch, and one every half minute within an epoch."""
+
+    def __init__(self, output: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+        self._output, self._now = output, now
+        self._plan = RunPlan(0, 0, 0, ())
+        self._epoch = self._step = 0
+        self._written = now()
+
+    def begin(self, plan: RunPlan) -> None:
+        """Write the plan."""
+        self._plan = plan
+        for line in plan.lines:
+            self._write(line)
+
+    def note(self, text: str) -> None:
+        """Write a remark."""
+        self._write(f"Note: {text}")
+
+    def epoch(self, number: int, done: int) -> None:
+        """Count from the epoch's first step."""
+        self._epoch, self._step = number, done
+
+    def step(self, loss: float) -> None:
+        """Write a line if the last one is half a minute old."""
+        self._step += 1
+        if self._now() - self._written >= _SECONDS:
+            place = f"epoch {self._epoch + 1}/{self._plan.epochs}, step {self._step}/{self._plan.steps}"
+            self._write(f"{place}: loss {loss:.3f}")
+
+    def result(self, result: EpochResult) -> None:
+        """Write an epoch's line."""
+        self._write(result_line(result, self._plan.epochs))
+
+    def _write(self, line: str) -> None:
+        self._output.write(f"{line}\n")
+        self._output.flush()
+        self._written = self._now()
+
+
+def result_line(result: EpochResult, epochs: int) -> str:
+    """Describe an epoch of a run of `epochs` epochs in a line."""
+    errors = f"validation NME {result.nme:.5f}, hard views {result.hard_nme:.5f}{' (best)' if result.best else ''}"
+    speed = f"{result.images_per_second:.0f} images/s"
+    return f"epoch {result.epoch + 1}/{epochs}: loss {result.loss:.3f}, {errors}, {speed}"
 
 
 class RunLog:

@@ -9,7 +9,9 @@ from pfld_edge.options import (
     AXIS_SIZE,
     NUMBER_LIST,
     PATH,
+    RESULT_FILE,
     SHARE,
+    check_suffix,
     json_option,
     runtime_option,
 )
@@ -38,12 +40,14 @@ from pfld_edge.options import (
 @click.option(
     "--axis", "axes", multiple=True, type=AXIS_SIZE, help="Size of a free axis, e.g. height=480; 320 where left out."
 )
+@click.option("--plot", type=RESULT_FILE, help="Draw the times into this PNG.")
 @json_option("Write all figures (docs/benchmarking.md)")
 def bench_command(
     models: tuple[Path, ...],
     runtimes: tuple[str, ...],
     against: Path | None,
     axes: tuple[tuple[str, int], ...],
+    plot: Path | None,
     json_target: str | None,
     **settings: Any,  # noqa: ANN401 - the fields of BenchRequest
 ) -> None:
@@ -57,6 +61,8 @@ def bench_command(
     from pfld_edge.console import console, note, note_assumed, progress_bar, write_json
     from pfld_edge_convert.benchmark.bench import BenchRequest, open_subjects, run_bench, steps
 
+    if plot is not None:
+        check_suffix(plot, "plot", ".png", ".jpg")
     request = BenchRequest(**settings)
     subjects = open_subjects([*([] if against is None else [against]), *models], dict(axes), runtimes)
     for subject in subjects:
@@ -73,5 +79,10 @@ def bench_command(
             console().print(table)
     for line in noise_lines(report):
         click.echo(line, err=json_target == "-")
+    if plot is not None:
+        from pfld_edge.report.charts import bench_chart, write_chart
+
+        write_chart(plot, bench_chart, report)
+        click.echo(f"plot -> {plot}", err=True)
     if report.too_noisy:
         raise click.exceptions.Exit(1)

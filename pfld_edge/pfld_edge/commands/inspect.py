@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.options import PATH, json_option
+from pfld_edge.options import PATH, RESULT_FILE, check_suffix, json_option
 
 if TYPE_CHECKING:
     from pfld_edge_convert.inspection import Inspection
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @click.argument("model", type=PATH)
 @click.argument("other", required=False, type=PATH)
+@click.option("--plot", type=RESULT_FILE, help="Draw what each INT8 layer costs, as a PNG.")
 @click.option("--layers/--no-layers", default=True, show_default=True, help="List every layer, or only their sum.")
 @json_option("Write all facts")
-def inspect_command(model: Path, other: Path | None, layers: bool, json_target: str | None) -> None:
+def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: bool, json_target: str | None) -> None:
     """Print the contract, layers and cost of MODEL, an ONNX file or a checkpoint.
 
     With OTHER, print what differs between the two: contract, cost, graph, weights, landmarks. A checkpoint's layers are
@@ -24,19 +25,27 @@ def inspect_command(model: Path, other: Path | None, layers: bool, json_target: 
     """
     from pfld_edge_convert.inspection import inspect_file
 
+    if plot is not None:
+        check_suffix(plot, "plot", ".png", ".jpg")
+    if plot is not None and other is not None:
+        raise click.UsageError("--plot draws one file: leave out the other")
     found = inspect_file(model)
     if other is not None:
         _print_differences(found, inspect_file(other), layers=layers, json_target=json_target)
     else:
-        _print_file(found, layers=layers, json_target=json_target)
+        _print_file(found, plot, layers=layers, json_target=json_target)
 
 
-def _print_file(found: "Inspection", *, layers: bool, json_target: str | None) -> None:
+def _print_file(found: "Inspection", plot: Path | None, *, layers: bool, json_target: str | None) -> None:
     from pfld_edge.console import console, note, write_json
     from pfld_edge.model_tables import contract_table, cost_line, inspection_record, layer_table, quantization_table
 
     if found.contract is None:
         note(f"{found.path.name} carries no contract")
+    if plot is not None and found.quantization is None:
+        raise click.UsageError(
+            f"{found.path.name} has no quantization report to draw; only INT8 files of `convert` have one"
+        )
     if json_target is not None:
         write_json(json_target, inspection_record(found, layers=layers))
     if json_target != "-":
@@ -47,6 +56,11 @@ def _print_file(found: "Inspection", *, layers: bool, json_target: str | None) -
         if found.quantization is not None:
             console().print(quantization_table(found.quantization))
         console().print(layer_table(found, console().width) if layers else cost_line(found.stats))
+    if plot is not None and found.quantization is not None:
+        from pfld_edge.report.charts import cost_chart, write_chart
+
+        write_chart(plot, cost_chart, found.quantization)
+        click.echo(f"plot -> {plot}", err=True)
 
 
 def _print_differences(first: "Inspection", second: "Inspection", *, layers: bool, json_target: str | None) -> None:

@@ -36,6 +36,7 @@ from pfld_edge.options import (
 @json_option("Write all figures")
 @click.option("--report", type=RESULT_FILE, help="Write an HTML page with everything in it.")
 @click.option("--robustness", is_flag=True, help="Also measure the NME under blur, noise, rotation, shifted boxes...")
+@click.option("--robustness-plot", type=RESULT_FILE, help="PNG of these curves; implies --robustness.")
 @threads_option
 def verify_command(
     models: tuple[Path, ...],
@@ -48,6 +49,7 @@ def verify_command(
     json_target: str | None,
     report: Path | None,
     robustness: bool,
+    robustness_plot: Path | None,
     threads: int,
     **options: Any,  # noqa: ANN401 - of the set
 ) -> None:
@@ -84,13 +86,15 @@ def verify_command(
         checkpoint, rest = reference, list(models)
     if report is not None:
         check_suffix(report, "report", ".html")
+    if robustness_plot is not None:
+        check_suffix(robustness_plot, "plot", ".png", ".jpg")
     given = None if reference else open_landmark_model(checkpoint, threads)
     opened = [model for path in rest for model in open_in_runtimes(path, threads, runtimes)]
     opened.insert(0, given or open_reference(checkpoint, threads, opened[0].contract))
     if fused and opened[0].kind == "torch":
         opened.insert(1, open_landmark_model(checkpoint, fused=True))
     measured = MeasuredSet(**options)
-    if robustness and any(map(is_sharded, measured.data)):
+    if (robustness or robustness_plot is not None) and any(map(is_sharded, measured.data)):
         raise click.UsageError(
             "--robustness looks at each photograph many times: give a WFLW folder or a CSV, not shards"
         )
@@ -113,12 +117,16 @@ def verify_command(
         faces = measured.unusable.others(faces)
     found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
     curves = None
-    if robustness:
+    if robustness or robustness_plot is not None:
         # The fused form of a checkpoint is the checkpoint.
         chosen = [model for model in opened if model.kind != "fused torch"]
         with progress_bar("corrupted faces", len(faces)) as advance:
             curves = measure_robustness(chosen, faces, advance)
         console(stderr=json_target == "-").print(robustness_table(curves))
+        if robustness_plot is not None:
+            from pfld_edge.report.charts import robustness_chart, write_chart
+
+            write_chart(robustness_plot, robustness_chart, curves)
     compared = compare_runtimes(opened, found) if runtimes else []
     write_results(found, json_target, worst, curves, compared)
     if report is not None:

@@ -142,7 +142,7 @@ def _mean_shape(truth: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _corruptions(robustness: Robustness) -> list[tuple[str, Markup]]:
     return [
-        (curve.name, _svg(f"NME under {curve.name} ({curve.unit}) of each network", robustness_chart, robustness, i))
+        (curve.name, _svg(f"NME under {curve.name} ({curve.unit}) of each network", robustness_chart, robustness, [i]))
         for i, curve in enumerate(robustness.curves)
     ]
 
