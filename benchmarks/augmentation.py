@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import PORTRAITS
 from pfld_edge_runtime import Contract
-from pfld_edge_train.augment import draw_plan, render
+from pfld_edge_train.augment import draw_plan, render_on_cpu
 from pfld_edge_train.config import AugmentConfig, TrainConfig
 from pfld_edge_train.face_cache import FaceCache, open_cache
 
@@ -72,7 +72,7 @@ def face(
     """One augmented face and its landmarks as fractions; even seeds give the first portrait, odd ones the second."""
     row = np.array([seed % 2])
     plan = draw_plan(faces, row, contract, config, np.random.default_rng(seed))
-    picture = render(faces.crops, plan, contract.input_size, contract.color_order)[0]
+    picture = render_on_cpu(faces.crops, plan, contract.input_size, contract.color_order)[0]
     return picture, plan.landmarks[0]
 
 

@@ -199,7 +199,10 @@ def test_attribute_weights_without_attributes_are_refused(frequencies: Tensor | 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"kind": "hinge"}, "kind should be 'wing', 'adaptive-wing', 'soft-wing', 'smooth-l1', 'l2', 'l1' or 'dense', found"),
+        (
+            {"kind": "hinge"},
+            "kind should be 'wing', 'adaptive-wing', 'soft-wing', 'smooth-l1', 'l2', 'l1' or 'dense', found",
+        ),
         ({"wing_w": 0}, "run: loss.wing_w should be greater than 0, found 0"),
         ({"smooth_l1_beta": float("nan")}, "smooth_l1_beta should be a finite number"),
         ({"adaptive_wing_alpha": 2.0}, "adaptive_wing_alpha should be greater than 2"),

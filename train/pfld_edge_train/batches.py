@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pfld_edge_runtime import Contract
-from pfld_edge_train.augment import AugmentPlan, draw_plan, render, take_rows
+from pfld_edge_train.augment import AugmentPlan, draw_plan, render_on_cpu, render_on_device, take_rows
 from pfld_edge_train.config import HARD_VIEW, AugmentConfig
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import FaceCache
@@ -61,7 +61,7 @@ def training_batches(
 
     A batch depends on seed, epoch (from 0) and its number alone. Random numbers are drawn for the whole batch of
     `batch_size` faces, and each process takes every `world_size`-th face of it: W processes together see what one
-    process sees, and a run resumes at any batch. Faces are rendered on the CPU, and sent to `device` as bytes.
+    process sees, and a run resumes at any batch. Faces are rendered on `device`.
 
     Raises:
         TrainConfigError: The processes can't share a batch evenly.
@@ -148,12 +148,14 @@ def _batch(cache: FaceCache, contract: Contract, plan: AugmentPlan, device: torc
     weights = cache.weights[plan.rows]
     weights = np.where(plan.frames.flipped[:, None], weights[:, mirror], weights)
     labels = (torch.from_numpy(values).to(device) for values in (plan.landmarks, weights, cache.attributes[plan.rows]))
-    pixels = render(cache.crops, plan, contract.input_size, contract.color_order)
+    size, order = contract.input_size, contract.color_order
     if device.type == "cpu":
+        pixels = render_on_cpu(cache.crops, plan, size, order)
         # As the runtime does, on whole rows: along an axis of three channels it would take as long as the rendering.
-        factor = np.tile(1 / np.array(contract.scale, np.float32), contract.input_size)
+        factor = np.tile(1 / np.array(contract.scale, np.float32), size)
         rows = pixels.reshape(-1, len(factor)) * factor
-        rows -= np.tile(np.array(contract.mean, np.float32), contract.input_size) * factor
+        rows -= np.tile(np.array(contract.mean, np.float32), size) * factor
         return Batch(torch.from_numpy(rows.reshape(pixels.shape)).permute(0, 3, 1, 2), *labels)
-    mean, scale = (torch.tensor(values, device=device) for values in (contract.mean, contract.scale))
-    return Batch(((torch.from_numpy(pixels).to(device) - mean) / scale).permute(0, 3, 1, 2), *labels)
+    faces = render_on_device(cache.crops, plan, size, order, device)
+    mean, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (contract.mean, contract.scale))
+    return Batch(((faces - mean) / scale).contiguous(memory_format=torch.channels_last), *labels)

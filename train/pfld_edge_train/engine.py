@@ -27,8 +27,8 @@ from pfld_edge_train.processes import Processes
 from pfld_edge_train.run_log import Callback
 from pfld_edge_train.run_state import REMEDY, RunState, save_run
 
-_GPU_WORKERS = 8
-"""Threads that render batches for a GPU; for training on the CPU one is enough."""
+_GPU_WORKERS = 4
+"""Threads that prepare batches for a GPU; for training on the CPU one is enough."""
 _LAG = 4
 """Steps that a GPU may run ahead of the figures that are read from it."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

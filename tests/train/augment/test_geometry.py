@@ -1,8 +1,11 @@
 """The geometric augmentation: pixels and landmarks move together, and the plain frame is the device's crop."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -14,12 +17,27 @@ from pfld_edge_train.augment.geometry import (
     supersampling,
     warp_landmarks,
     warp_picture,
+    warp_pictures,
 )
 from pfld_edge_train.config import AugmentConfig
 
 MIRROR = np.array(WFLW_98.mirror)
 SPOTS = (3, 40, 60, 85)
 KNOWN = np.ones((1, 98), np.bool_)
+
+Warp = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
+
+
+def with_opencv(picture: np.ndarray, affine: np.ndarray, size: int, factor: int = 1) -> np.ndarray:
+    return warp_picture(picture, affine, (size, size), factor)
+
+
+def with_torch(picture: np.ndarray, affine: np.ndarray, size: int, factor: int = 1) -> np.ndarray:
+    planes = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    return warp_pictures(planes, affine[None], size, factor)[0].permute(1, 2, 0).round().numpy()
+
+
+WARPS = pytest.mark.parametrize("warp", [with_opencv, with_torch])
 
 
 def random_face(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +49,8 @@ def random_face(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @given(seed=st.integers(0, 10_000), rotation=st.floats(0, 60), shear=st.floats(0, 0.5))
 @settings(max_examples=15, deadline=None)
-def test_landmarks_follow_dots(seed: int, rotation: float, shear: float) -> None:
+@WARPS
+def test_landmarks_follow_dots(warp: Warp, seed: int, rotation: float, shear: float) -> None:
     landmarks = random_face(seed)[1]
     config = AugmentConfig(rotation=rotation, shear=shear)
     frames = random_frames(landmarks, KNOWN, 1.2, config, np.random.default_rng(seed))
@@ -41,7 +60,7 @@ def test_landmarks_follow_dots(seed: int, rotation: float, shear: float) -> None
         x, y = landmarks[0, spot]
         dot = 250 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 18)
         picture = np.repeat(dot.astype(np.uint8)[:, :, None], 3, axis=2)
-        warped = warp_picture(picture, frames.affines(112)[0], (112, 112), 1)[:, :, 0]
+        warped = warp(picture, frames.affines(112)[0], 112, 1)[:, :, 0]
         point = moved[MIRROR[spot]] if frames.flipped[0] else moved[spot]
         if (point > 15).all() and (point < 96).all():
             found = ndimage.center_of_mass(warped)[::-1]
@@ -50,7 +69,8 @@ def test_landmarks_follow_dots(seed: int, rotation: float, shear: float) -> None
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=15, deadline=None)
-def test_pixels_are_those_of_scipys_bilinear_warp(seed: int) -> None:
+@WARPS
+def test_pixels_are_those_of_scipys_bilinear_warp(warp: Warp, seed: int) -> None:
     crop, landmarks = random_face(seed)
     frames = random_frames(landmarks, KNOWN, 1.2, AugmentConfig(rotation=40), np.random.default_rng(seed))
     affine = frames.affines(112)[0]
@@ -60,7 +80,7 @@ def test_pixels_are_those_of_scipys_bilinear_warp(seed: int) -> None:
         ndimage.affine_transform(crop[:, :, i].astype(float), matrix, offset, (112, 112), order=1, mode="grid-constant")
         for i in range(3)
     ]
-    assert np.abs(warp_picture(crop, affine, (112, 112), 1) - np.stack(channels, axis=2)).max() < 1.6
+    assert np.abs(warp(crop, affine, 112, 1) - np.stack(channels, axis=2)).max() < 1.6
 
 
 @given(seed=st.integers(0, 10_000), margin=st.floats(0.5, 2.5), whole=st.booleans())
@@ -78,11 +98,12 @@ def test_the_plain_frame_is_the_runtimes_window(seed: int, margin: float, whole:
 
 @given(seed=st.integers(0, 10_000), spread=st.floats(20, 50))
 @settings(max_examples=15, deadline=None)
-def test_plain_pixels_are_the_runtimes_crop(seed: int, spread: float) -> None:
+@WARPS
+def test_plain_pixels_are_the_runtimes_crop(warp: Warp, seed: int, spread: float) -> None:
     photo = random_face(seed)[0]
     points = np.random.default_rng(seed).uniform(80 - spread, 80 + spread, (1, 98, 2)).astype(np.float32)
     device = crop_faces(photo, crop_windows(tight_box(points), 1.2), 112)[0].astype(int)
-    plain = warp_picture(photo, plain_frames(points, KNOWN, 1.2).affines(112)[0], (112, 112), 1)
+    plain = warp(photo, plain_frames(points, KNOWN, 1.2).affines(112)[0], 112, 1)
     # The runtime repeats its window's edges, where training has the pixels beyond them.
     assert np.abs(plain[1:-1, 1:-1] - device[1:-1, 1:-1]).max() <= 2
 
@@ -148,11 +169,12 @@ def test_unknown_landmarks_do_not_move_the_box() -> None:
     np.testing.assert_array_equal(found.centers, expected.centers)
 
 
-def test_shrinking_smoothly_averages_what_a_pixel_covers() -> None:
+@WARPS
+def test_shrinking_smoothly_averages_what_a_pixel_covers(warp: Warp) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (168, 168, 3), np.uint8)
     # 3 pixels become 1, and the samples fall on pixel centres.
     affine = np.array([[3.0, 0, 1], [0, 3, 1]])
     assert supersampling(affine[None], np.array([True])).tolist() == [3]
     assert supersampling(affine[None], np.array([False])).tolist() == [1]
     expected = cv2.resize(picture, (56, 56), interpolation=cv2.INTER_AREA).astype(int)
-    assert np.abs(warp_picture(picture, affine, (56, 56), 3) - expected).max() <= 1
+    assert np.abs(warp(picture, affine, 56, 3) - expected).max() <= 1

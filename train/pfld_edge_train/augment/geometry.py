@@ -1,4 +1,4 @@
-"""Geometric augmentation: one affine map for each face, drawn with numpy, applied with OpenCV.
+"""Geometric augmentation: one affine map for each face, drawn with numpy, applied with OpenCV or torch.
 
 A frame starts from the runtime's crop: the same integer window around the same tight box, and the same sampling
 positions. What lies outside the cached crop is black, as outside of a photograph.
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pfld_edge_runtime import crop_windows, tight_box
 from pfld_edge_train.config import AugmentConfig
@@ -155,7 +158,32 @@ def warp_picture(
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     if samples == 1:
         return cv2.warpAffine(picture, affine, fine, dst=out, flags=flags)  # type: ignore[return-value]
-    # Fine pixel i lies at (i + 0.5) / samples - 0.5 of the result's grid.
-    origin = affine @ np.array([0.5 / samples - 0.5] * 2 + [1])
-    large = cv2.warpAffine(picture, np.column_stack([affine[:, :2] / samples, origin]), fine, flags=flags)
+    large = cv2.warpAffine(picture, _finer(affine[None], samples)[0], fine, flags=flags)
     return cv2.resize(large, size, dst=out, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+
+def warp_pictures(pictures: Tensor, affines: NDArray[np.float64], size: int, samples: int = 1) -> Tensor:
+    """Warp ``(N, C, H, W)`` floating-point pictures with torch to ``(N, C, size, size)`` on their device.
+
+    `affines` ``(N, 2, 3)`` map the results' pixel indices to the pictures', `samples` as for `warp_picture`.
+    """
+    height, width = pictures.shape[2:]
+    # grid_sample counts from -1 to 1 over the pixels' outer edges.
+    scale = np.array([2 / width, 2 / height])
+    scaled = _finer(affines, samples) * scale[:, None]
+    scaled[:, :, 2] += scale / 2 - 1
+    maps = torch.from_numpy(scaled.astype(np.float32)).to(pictures.device)
+    line = torch.arange(size * samples, dtype=torch.float32, device=pictures.device)
+    rows = maps[:, None, None, :, 1] * line[:, None, None]
+    columns = maps[:, None, None, :, 0] * line[:, None]
+    grid = rows + columns + maps[:, None, None, :, 2]
+    found = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.avg_pool2d(found, samples) if samples > 1 else found
+
+
+def _finer(affines: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """The same maps from the indices of a grid that is finer by a factor."""
+    linear = affines[:, :, :2] / factor
+    # Fine pixel i lies at (i + 0.5) / factor - 0.5 of the coarse grid.
+    origin = affines[:, :, 2] + affines[:, :, :2].sum(axis=2) * (0.5 / factor - 0.5)
+    return np.concatenate([linear, origin[:, :, None]], axis=2)

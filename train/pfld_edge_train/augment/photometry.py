@@ -1,11 +1,14 @@
-"""Photometric augmentation, drawn as numbers; `render` applies them.
+"""Photometric augmentation, drawn as numbers; `on_cpu` and `on_device` apply them.
 
-Noise is read from a random place of a fixed array: cheaper than drawing.
+Blur kernels, low resolution and noise are defined here for both. Low resolution is a matrix, since shrinking by area
+and bilinear growing are linear along each axis. Noise is read from a random place of a fixed array: the same on every
+device, and cheaper than drawing.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -149,6 +152,16 @@ def blur_kernels(photometry: Photometry, size: int) -> tuple[NDArray[np.float32]
     kernels *= np.maximum(np.abs(line), np.abs(line[:, None])) <= radii[:, None, None]
     kernels /= kernels.sum(axis=(1, 2), keepdims=True)
     return kernels.astype(np.float32), radii
+
+
+def resolution_matrices(size: int) -> Floats:
+    """Matrices that shrink a line of `size` pixels by area and enlarge it again bilinearly, as OpenCV does.
+
+    Of the ``(size + 1, size, size)`` matrix ``k`` goes through k pixels; matrix 0 is the identity.
+    """
+    identity = np.eye(size, dtype=np.float32)
+    shrunk = [cv2.resize(identity, (size, narrow), interpolation=cv2.INTER_AREA) for narrow in range(1, size + 1)]
+    return np.stack([identity, *(cv2.resize(lines, (size, size)) for lines in shrunk)])
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""The plan of a batch: all random choices as numbers, equal for every number of processes."""
+"""The plan of a batch: all random choices as numbers, equal on every device and for every number of processes."""
 
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, cast
