@@ -31,7 +31,7 @@ from pfld_edge_runtime.errors import (
     TimestampError,
     TrackerError,
 )
-from pfld_edge_runtime.landmark_model import ACCURATE_MODEL, BUNDLED_MODEL, FaceLandmarker, LandmarkModel, prepare_input
+from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, FAST_MODEL, FaceLandmarker, LandmarkModel, prepare_input
 from pfld_edge_runtime.session import DEVICES, DeviceWarning
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from pfld_edge_runtime.tracking import *
 
 __all__ = [
-    "ACCURATE_MODEL",
     "ARCFACE_POINTS",
     "BUNDLED_DETECTOR",
     "BUNDLED_MODEL",
     "CONTRACT_KEY",
     "DETECTOR_FILES",
     "DEVICES",
+    "FAST_MODEL",
     "FIVE_POINTS",
     "IBUG_68",
     "SCRFD",
