@@ -48,7 +48,7 @@ _PUBLIC = {
     "geometry.wflw_points": (
         "ARCFACE_POINTS aligned_face aligned_faces eye_openness five_points landmarks_68 mouth_openness"
     ),
-    "landmark_model": "ACCURATE_MODEL BUNDLED_MODEL FaceLandmarker LandmarkModel prepare_input",
+    "landmark_model": "BUNDLED_MODEL FAST_MODEL FaceLandmarker LandmarkModel prepare_input",
     "session": "DEVICES DeviceWarning",
     "tracking.smoothing": "FaceSmoother OneEuro OneEuroFilter Smoothing",
     "tracking.tracker": "FaceTracker Landmarker",

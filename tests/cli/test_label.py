@@ -154,7 +154,7 @@ def test_mistakes_get_a_sentence(boxes: Path, tmp_path: Path, capsys: pytest.Cap
     cases = [
         (
             arguments(boxes, out, "--teacher", str(other)),
-            "other.pth finds 68 landmarks (ibug-68), pfld-edge-s.int8.onnx",
+            "other.pth finds 68 landmarks (ibug-68), pfld-edge-m.int8.onnx",
         ),
         ([*one, "--boxes", str(boxes)], "always agrees with itself"),
         (arguments(boxes, out, "--detector", "yunet"), "--detector and --boxes both say where faces are"),

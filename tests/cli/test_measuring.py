@@ -21,7 +21,7 @@ from pfld_edge_runtime import BUNDLED_MODEL, Contract, FaceLandmarker
 from pfld_edge_train.checkpoint import Checkpoint, load_model, save_checkpoint
 from pfld_edge_train.models import ModelConfig, build_model
 
-SHIPPED = Path(__file__).parents[2] / "checkpoints/pfld-edge-s.pth", BUNDLED_MODEL
+SHIPPED = Path(__file__).parents[2] / "checkpoints/pfld-edge-m.pth", BUNDLED_MODEL
 
 
 @pytest.fixture(scope="module")

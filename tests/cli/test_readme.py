@@ -21,7 +21,7 @@ from pfld_edge.cli import cli, run
 from pfld_edge_calib import PORTRAITS
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.reparameterize import reparameterize
-from pfld_edge_runtime import BUNDLED_MODEL
+from pfld_edge_runtime import FAST_MODEL
 from pfld_edge_train.checkpoint import Checkpoint, save_checkpoint
 from pfld_edge_train.models import ModelConfig, build_model
 
@@ -67,7 +67,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("calib", "train", "checkpoints/pfld-edge-s.pth"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "photo.jpg").symlink_to(PORTRAITS / "grace_hopper.jpg")
-    for path in BUNDLED_MODEL.parent.glob("pfld-edge-s.*"):
+    for path in FAST_MODEL.parent.glob("pfld-edge-s.*"):
         shutil.copy(path, folder / "out")
     config = ModelConfig("pfld-edge-m", width_factor=0.25, input_size=32)
     save_checkpoint(folder / "checkpoints/pfld-edge-m.pth", Checkpoint(build_model(config).state_dict(), config))

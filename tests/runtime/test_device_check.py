@@ -180,7 +180,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_the_command_says_versions_providers_and_processor(capsys: pytest.CaptureFixture[str]) -> None:
     status, text = run(capsys)
     assert status == 0
-    for part in (onnxruntime.__version__, np.__version__, "CPUExecutionProvider", "processor: ", "ok: pfld-edge-s"):
+    for part in (onnxruntime.__version__, np.__version__, "CPUExecutionProvider", "processor: ", "ok: pfld-edge-m"):
         assert part in text
 
 

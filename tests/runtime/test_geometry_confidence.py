@@ -15,8 +15,8 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 from pfld_edge_calib import Face, nme_per_face, open_faces, portraits, read_photo
 from pfld_edge_runtime import (
-    ACCURATE_MODEL,
     BUNDLED_MODEL,
+    FAST_MODEL,
     WFLW_98,
     ConfidenceCurve,
     Contract,
@@ -84,7 +84,7 @@ def test_each_network_has_the_curve_of_its_own_contract(build: Build, contract: 
     given = read_faces(plain, photo, BOXES, confidence=True, curve=CURVE).confidences
     carried = FaceLandmarker(build(contract.replace(confidence_curve=CURVE)))
     np.testing.assert_array_equal(read_faces(carried, photo, BOXES, confidence=True).confidences, given)
-    assert FaceLandmarker(BUNDLED_MODEL).contract.confidence_curve == CURVE
+    assert FaceLandmarker(FAST_MODEL).contract.confidence_curve == CURVE
 
 
 def test_confidence_changes_no_landmark_and_fills_the_record(build: Build, contract: Contract, photo: Image) -> None:
@@ -145,8 +145,8 @@ def test_confidence_orders_wflws_test_faces_by_error_and_promises_what_comes() -
     assert good[promised > 0.8].mean() > 0.9
 
 
-def test_the_accurate_model_tells_how_good_each_point_is() -> None:
-    landmarker, face = FaceLandmarker(ACCURATE_MODEL), portraits()[0]
+def test_the_bundled_model_tells_how_good_each_point_is() -> None:
+    landmarker, face = FaceLandmarker(), portraits()[0]
     photo, box = read_photo(face.image), [[173, 157, 354, 333]]
     whole = read_faces(landmarker, photo, box, "bgr").landmark_confidence
     assert whole.shape == (1, 98)
@@ -155,11 +155,11 @@ def test_the_accurate_model_tells_how_good_each_point_is() -> None:
     covered = read_faces(landmarker, photo, box, "bgr").landmark_confidence
     assert covered[0, 76:96].mean() < covered[0, 33:51].mean()
     assert read_faces(landmarker, photo, [], "bgr").landmark_confidence.shape == (0, 98)
-    assert np.isnan(read_faces(FaceLandmarker(), photo, box, "bgr").landmark_confidence).all()
+    assert np.isnan(read_faces(FaceLandmarker(FAST_MODEL), photo, box, "bgr").landmark_confidence).all()
 
 
 def test_the_tracker_gives_the_confidence_of_each_frame() -> None:
-    landmarker, photo = FaceLandmarker(ACCURATE_MODEL), read_photo(portraits()[0].image)
+    landmarker, photo = FaceLandmarker(), read_photo(portraits()[0].image)
     tracker = FaceTracker(lambda _: [[173, 157, 354, 333]], landmarker)
     photo_2 = np.ascontiguousarray(np.roll(photo, 3, axis=1))
     for frame in (photo, photo_2):

@@ -130,7 +130,8 @@ def refine_detected(
     both = predict(np.concatenate([places, shifted_boxes(places)]), np.concatenate([rolls, rolls]))
     points, shifted = np.split(both, 2)
     doubtful = _movement(first, points, shifted) > _DOUBTFUL
-    doubtful &= np.isfinite(face_roll(points[..., :2], scheme))
+    # Landmarks of a face on its head may not have the shape of a face, and so no roll: they are searched too.
+    doubtful &= np.isfinite(points[..., :2]).all(axis=(1, 2)) & (_weights(scheme) is not None)
     if doubtful.any():
         found = search_roll(predict, lambda roll: boxes(roll)[doubtful], scheme)
         points[doubtful], places[doubtful], rolls[doubtful] = found
