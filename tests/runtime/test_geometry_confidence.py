@@ -15,7 +15,6 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 from pfld_edge_calib import Face, nme_per_face, open_faces, portraits, read_photo
 from pfld_edge_runtime import (
-    BUNDLED_MODEL,
     FAST_MODEL,
     WFLW_98,
     ConfidenceCurve,
