@@ -143,8 +143,8 @@ def solve_poses(points: Array, shape: Array, camera: Array, smallest_step: float
     Least squares of the reprojection error. The initial pose is the scaled orthographic projection nearest to the
     points (scale and rotation from the singular value decomposition of a linear fit). Levenberg-Marquardt on rotation
     vector and translation follows, all faces side by side, each with its own damping (Marquardt, SIAM J. 1963), until
-    all rotate by less than `smallest_step` radians. Gives ``(N, 3, 3)`` rotations from the shape's axes to the camera's and ``(N, 3)`` translations in millimetres; NaN for
-    faces whose points coincide.
+    all rotate by less than `smallest_step` radians. Gives ``(N, 3, 3)`` rotations from the shape's axes to the camera's
+    and ``(N, 3)`` translations in millimetres; NaN for faces whose points coincide.
     """
     inverse = np.linalg.inv(camera)
     rays = points @ inverse[:2, :2].T + inverse[:2, 2]
