@@ -34,6 +34,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
             "checkpoint_minutes = nan\n[[data]]\npath = 'a.csv'",
             "checkpoint_minutes should be a finite number",
         ),
+        ("bf16 = true\nfp16 = true\n[[data]]\npath = 'a.csv'", "bf16 and fp16 exclude each other"),
         ("[[data]]\nfolder = 'a'", "unknown key data.0.folder; known: path"),
         ("data = 'a.csv'", "data should be a valid array, found 'a.csv'"),
         ("data = ['a.csv']", "data.0 should be an object, found 'a.csv'"),

@@ -95,6 +95,18 @@ def test_shards_are_read_where_they_lie_and_a_damaged_picture_is_named(noise_fac
         damaged[np.array([0, 20])]
 
 
+def test_shards_of_an_older_version_count_their_crops_as_photographs(noise_faces: Path, tmp_path: Path) -> None:
+    folder = prepared(noise_faces / "faces.csv", tmp_path / "set")
+    for shard in folder.glob("*.npz"):
+        with np.load(shard) as file:
+            old = {name: file[name] for name in file.files if name not in ("windows", "photo_landmarks")}
+        np.savez(shard, **old)
+    config = load_config(config_of(folder, tmp_path / "run.toml"))
+    cache = open_cache(config, tmp_path / "cache", Contract(input_size=32))
+    assert cache.windows.tolist() == [[0, 0, 48]] * len(cache.windows)
+    assert np.abs(cache.landmarks - 24).max() < 24
+
+
 def test_no_run_learns_from_a_prepared_test_list(noise_faces: Path, tmp_path: Path) -> None:
     folder = prepared(noise_faces / "faces.csv", tmp_path / "set")
     manifest = folder / "prepared.json"

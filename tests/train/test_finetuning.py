@@ -26,7 +26,7 @@ from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from pfld_edge_train.config import FinetuneConfig, LandmarksConfig, TrainConfig, landmark_scheme
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.fit import fit
-from pfld_edge_train.learner import freeze_layers, parameter_groups, training_mode
+from pfld_edge_train.learner import freeze_layers, layer_factors, parameter_groups, training_mode
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 from pfld_edge_train.run_log import Callback, EpochResult
 from pfld_edge_train.run_state import RunState, new_run, resumed_run, save_run
@@ -238,13 +238,19 @@ def test_names_that_freeze_nothing_or_all_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", MODEL_KINDS)
-def test_rates_cover_every_parameter_once(kind: str) -> None:
+def test_rates_fall_from_the_last_layer_to_the_first_and_cover_every_parameter_once(kind: str) -> None:
     network = build_model(ModelConfig(kind, width_factor=0.25, input_size=32))
-    groups = parameter_groups(network, 0.1, FinetuneConfig(backbone_rate=0.5))
-    rates = {id(parameter): group["rate"] for group in groups for parameter in group["params"]}
-    expected = {id(value): 1.0 if name.startswith("fc.") else 0.5 for name, value in network.named_parameters()}
-    assert rates == expected
-    assert sum(len(group["params"]) for group in groups) == len(expected)
+    factors = layer_factors(network, FinetuneConfig(backbone_rate=0.5, layer_decay=0.9))
+    assert list(factors) == [name for name, _ in network.named_parameters()]
+    values = list(factors.values())
+    assert values == sorted(values)  # networks name their layers from the input on
+    assert {factor for name, factor in factors.items() if name.startswith("fc.")} == {1.0}
+    steps = sorted(set(values), reverse=True)
+    assert steps[1:] == pytest.approx([0.5 * 0.9 ** (i + 1) for i in range(len(steps) - 1)])
+    assert len(steps) >= 9
+    groups = parameter_groups(network, 0.1, FinetuneConfig(layer_decay=0.9))
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in network.parameters())
     assert all((group["weight_decay"] > 0) == (parameter.ndim > 1) for group in groups for parameter in group["params"])
 
 
@@ -303,7 +309,7 @@ def test_a_scheme_that_contradicts_itself_is_refused(table: dict[str, object], m
     [
         ({"freeze": 3}, "freeze should be a valid array, found 3"),
         ({"backbone_rate": 0.0}, "backbone_rate should be greater than 0, found 0.0"),
-        ({"backbone_rate": 2}, "backbone_rate should be less than or equal to 1, found 2"),
+        ({"layer_decay": 2}, "layer_decay should be less than or equal to 1, found 2"),
         ({"rate": 1}, "unknown key finetune.rate"),
     ],
 )

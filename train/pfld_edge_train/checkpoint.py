@@ -41,6 +41,7 @@ class Checkpoint:
         epoch: Last finished epoch, from 0; -1 where unknown.
         best_nme: Lowest validation NME so far; infinite where unknown.
         auxiliary: State dict of PFLD's auxiliary network, for training only.
+        scaler: State of float16's loss scaling; None for other precisions.
         fine_tuned: Whether the run started from another checkpoint's weights.
         config: The training configuration in plain types, as is `contract`; both None in other projects' files.
     """
@@ -53,6 +54,7 @@ class Checkpoint:
     epoch: int = -1
     best_nme: float = float("inf")
     auxiliary: Mapping[str, Tensor] | None = None
+    scaler: dict[str, Any] | None = None
     epoch_step: int = 0
     epoch_loss: float = 0.0
     fine_tuned: bool = False

@@ -201,10 +201,14 @@ def _as_tuple(value: object) -> object:
 
 @dataclass(frozen=True, config=_TABLE)
 class FinetuneConfig:
-    """Training that starts from a checkpoint; see ``docs/fine-tuning.md``."""
+    """Training that starts from a checkpoint; see ``docs/fine-tuning.md``.
+
+    `layer_decay` follows Clark et al., "ELECTRA", ICLR 2020, table 6.
+    """
 
     freeze: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)] = ()
     backbone_rate: Factor = 1.0
+    layer_decay: Factor = 1.0
     statistics_faces: CountFromZero = 1000
     fused: bool = False
     pointwise_scale: bool = False
@@ -214,7 +218,8 @@ class FinetuneConfig:
 class TrainConfig:
     """A training run; ``docs/training.md`` describes the keys.
 
-    `model` is one of `pfld_edge_train.models.MODEL_KINDS`. In `bf16` weights, loss and statistics stay in float32.
+    `model` is one of `pfld_edge_train.models.MODEL_KINDS`. In `bf16` and `fp16` weights, loss and statistics stay in
+    float32.
     """
 
     model: str = "pfld-edge-s"
@@ -233,6 +238,7 @@ class TrainConfig:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     hard_views: CountFromZero = 1
     bf16: bool = False
+    fp16: bool = False
     compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_steps: CountFromZero = 0
@@ -246,6 +252,8 @@ class TrainConfig:
                 "faces are mirrored in training, and [landmarks] doesn't say which point each becomes: give mirror, or "
                 "set flip = 0 in [augment]"
             )
+        if self.bf16 and self.fp16:
+            raise TrainConfigError("bf16 and fp16 exclude each other; bf16 is the safer one where the GPU has it")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as they are saved in checkpoints."""

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -56,13 +57,16 @@ def train_step(
         group["lr"] = rate * group.get("rate", 1.0)
     # Gradients are averaged over processes, so each process's normalizer is smaller by their number.
     weight = processes.summed(batch.weights.sum()).clamp_min(1e-6) / processes.count
-    with torch.autocast(processes.device.type, torch.bfloat16, enabled=config.bf16):
+    precision = torch.float16 if config.fp16 else torch.bfloat16
+    with torch.autocast(processes.device.type, precision, enabled=config.bf16 or config.fp16):
         predicted, angles = learner.predict(batch.faces)
     loss = loss_of(predicted, batch, angles, weight)
     learner.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    learner.scaler.unscale_(learner.optimizer)
     norm = clip_grad_norm_(learner.runner.parameters(), config.optimizer.clip_norm)
-    learner.optimizer.step()
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
     update_ema(learner.average, learner.model, config.optimizer.ema_decay, learner.step)
     learner.step += 1
     share = processes.count
@@ -225,7 +229,9 @@ def train_epoch(
         return read
 
     workers = _GPU_WORKERS if processes.device.type == "cuda" else 1
-    for number, batch in enumerate(prefetched(batches, workers=workers), start=state.epoch_step + 1):
+    for number, part in enumerate(prefetched(batches, workers=workers), start=state.epoch_step + 1):
+        tensors = {item.name: getattr(part, item.name) for item in fields(part)}
+        batch = replace(part, **{name: t.to(processes.device, non_blocking=True) for name, t in tensors.items()})
         save = processes.first and number < steps and clock.due(number)
         read = taken(
             reader.add(train_step(state.learner, batch, loss_of, config, steps, processes, save, bool(signals)))
@@ -240,8 +246,9 @@ def train_epoch(
 
 
 def _check(figures: _StepFigures, state: RunState) -> None:
-    """Refuse what is not finite."""
-    for name, value in {"loss": figures.loss, "gradient": figures.gradient_norm}.items():
+    """Refuse what is not finite; in float16 the scaler handles infinite gradients."""
+    names = {"loss": figures.loss} if state.config.fp16 else {"loss": figures.loss, "gradient": figures.gradient_norm}
+    for name, value in names.items():
         if not math.isfinite(value):
             place = f"epoch {state.next_epoch + 1}, step {state.epoch_step + 1}"
             rate = state.config.optimizer.learning_rate

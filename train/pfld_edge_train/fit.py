@@ -205,7 +205,7 @@ def _plan(state: RunState, cache: FaceCache, steps: int) -> RunPlan:
         start += f": epoch {state.next_epoch + 1}, step {state.epoch_step} of {steps}"
     views = f", each also in {config.hard_views} hard view{'s'[: config.hard_views - 1]}" if config.hard_views else ""
     compiled = ", compiled" if config.compile else ""
-    precision = "bfloat16" if config.bf16 else "float32"
+    precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
     lines = (
         f"network: {config.model}, {size} x {size} pixels, {points} points, {parameters:,} parameters",
         f"faces: {cache.training_faces:,} to train on, {held_out:,} held out for validation{views}",

@@ -1,7 +1,7 @@
 """A network in training: learning rates and freezing of layers, optimizer, averaged weights."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -26,7 +26,7 @@ class Learner:
     """A network in training: `average` is the exponential moving average of its weights, `step` the steps done.
 
     `auxiliary` predicts the head's pose from its features, where the loss needs it. A step calls `runner`: both
-    networks, wrapped for several processes, compiled.
+    networks, wrapped for several processes, compiled. `scaler` does nothing in other precisions than float16.
     """
 
     model: LandmarkNet
@@ -34,6 +34,7 @@ class Learner:
     auxiliary: AuxiliaryNet | None
     optimizer: torch.optim.Optimizer
     runner: nn.Module
+    scaler: torch.amp.GradScaler
     step: int = 0
 
     def predict(self, faces: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -63,7 +64,8 @@ def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) 
     runner = processes.wrapped(runner)
     if config.compile:
         runner.compile()
-    return Learner(model, average, auxiliary, optimizer, runner)
+    scaler = torch.amp.GradScaler(processes.device.type, enabled=config.fp16)
+    return Learner(model, average, auxiliary, optimizer, runner, scaler)
 
 
 @torch.no_grad()
@@ -128,10 +130,10 @@ def parameter_groups(
     """Group the parameters that train by weight decay and learning rate, for an optimizer.
 
     Weights with more than one axis are decayed; biases and BatchNorm's factors are not. A group's factor to the run's
-    learning rate is its ``rate``: 1 for the last layer and the auxiliary network, which come first.
+    learning rate is its ``rate``, 1 for the auxiliary network; the last layer comes first, decayed before free.
     """
-    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    trained = [(1.0 if name.startswith(f"{LAST_LAYER}.") else config.backbone_rate, value) for name, value in named]
+    factors = layer_factors(model, config)
+    trained = [(factors[name], value) for name, value in model.named_parameters() if value.requires_grad]
     trained += [(1.0, value) for value in (() if auxiliary is None else auxiliary.parameters())]
     groups = []
     for factor, decayed in product(sorted({factor for factor, _ in trained}, reverse=True), (True, False)):
@@ -139,3 +141,25 @@ def parameter_groups(
         if chosen:
             groups.append({"params": chosen, "weight_decay": weight_decay if decayed else 0.0, "rate": factor})
     return groups
+
+
+def layer_factors(model: nn.Module, config: FinetuneConfig) -> dict[str, float]:
+    """Each parameter's factor to the run's learning rate: 1 in the last layer."""
+    layers = [layer for layer in dict(_layers(model)) if layer != LAST_LAYER]
+    of_layer = {
+        layer: config.backbone_rate * config.layer_decay**distance
+        for distance, layer in enumerate(reversed(layers), start=1)
+    } | {LAST_LAYER: 1.0}
+    owners = {name: layer for layer, module in _layers(model) for name, _ in module.named_parameters(prefix=layer)}
+    return {name: of_layer[layer] for name, layer in owners.items()}
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Name a network's layers from its input on; a sequence of blocks counts as as many layers."""
+    for name, child in model.named_children():
+        blocks = list(child.named_children()) if isinstance(child, nn.Sequential) else []
+        # A convolution with its BatchNorm is a sequence too, but one layer.
+        if blocks and all(any(True for _ in block.children()) for _, block in blocks):
+            yield from ((f"{name}.{inner}", block) for inner, block in blocks)
+        else:
+            yield name, child

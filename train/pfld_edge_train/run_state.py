@@ -116,6 +116,8 @@ def resumed_run(config: TrainConfig, path: Path, processes: Processes | None = N
     if learner.auxiliary is not None and checkpoint.auxiliary is not None:
         learner.auxiliary.load_state_dict(dict(checkpoint.auxiliary))
     learner.optimizer.load_state_dict(checkpoint.optimizer)
+    if checkpoint.scaler:
+        learner.scaler.load_state_dict(checkpoint.scaler)
     learner.step = checkpoint.step
     state.next_epoch, state.best_nme = checkpoint.epoch + 1, checkpoint.best_nme
     state.epoch_step, state.epoch_loss = checkpoint.epoch_step, checkpoint.epoch_loss
@@ -138,6 +140,7 @@ def save_run(state: RunState, path: Path, contract: Contract | None = None) -> N
         ema_weights=learner.average.state_dict(),
         auxiliary=None if learner.auxiliary is None else learner.auxiliary.state_dict(),
         optimizer=learner.optimizer.state_dict(),
+        scaler=learner.scaler.state_dict() or None,
         step=learner.step,
         epoch=state.next_epoch - 1,
         epoch_step=state.epoch_step,
@@ -189,21 +192,24 @@ def difference(saved: dict[str, Any], config: TrainConfig) -> str | None:
         before = TrainConfig.from_dict(saved).to_dict()
     except TrainConfigError as error:
         return f"this version can't read its {error}"
-    pairs = zip(_settings(before), _settings(config.to_dict()), strict=False)
-    return next((f"{name} was {old!r} and is {now!r} now" for (_, old), (name, now) in pairs if old != now), None)
+    return next(_differences(before, config.to_dict()), None)
 
 
-def _settings(record: dict[str, Any], table: str = "") -> Iterator[tuple[str, object]]:
-    """Every key of a configuration that changes the weights, with its value."""
-    for name, value in record.items():
+def _differences(before: dict[str, Any], now: dict[str, Any], table: str = "") -> Iterator[str]:
+    for name, value in now.items():
+        old = before[name]
+        if name in _HARMLESS and not table:
+            continue
         if isinstance(value, dict):
-            yield from _settings(value, f"{name}.")
-        elif name == "data":
-            yield "number of sources of faces", len(value)
-            for number, source in enumerate(value, start=1):
-                yield from _settings(source, f"data {number}, ")
-        elif table or name not in _HARMLESS:
-            yield f"{table}{name}", value
+            yield from _differences(old, value, f"{name}.")
+        elif name != "data":
+            if old != value:
+                yield f"{table}{name} was {old!r} and is {value!r} now"
+        elif len(old) != len(value):
+            yield f"it had {len(old)} sources of faces and has {len(value)} now"
+        else:
+            for number, sources in enumerate(zip(old, value, strict=True), start=1):
+                yield from _differences(*sources, f"data {number}, ")
 
 
 def map_points(old: LandmarkScheme | None, old_count: int, new: LandmarkScheme) -> tuple[Tensor, str]:

@@ -157,9 +157,9 @@ class Shard:
     """Faces of consecutive photographs.
 
     `crops` ``(N, S, S, 3)`` are uint8 BGR; landmarks ``(N, P, 2)`` float32 are in pixels of the crop and of the
-    photograph. `windows` ``(N, 3)`` are x, y and side of each crop in its photograph, `weights` ``(N, P)`` the
-    confidences, 0 to 1; `attributes` ``(N, 6)`` bool those of `WFLW_ATTRIBUTES`. Faces of one person or one photograph
-    share one of the N `groups`.
+    photograph. `windows` ``(N, 3)`` are x, y and side of each crop in its photograph; a shard of an older version has
+    none, and its crops count as the photographs. `weights` ``(N, P)`` are the confidences, 0 to 1; `attributes`
+    ``(N, 6)`` bool those of `WFLW_ATTRIBUTES`. Faces of one person or one photograph share one of the N `groups`.
     """
 
     crops: NDArray[np.uint8]
@@ -200,10 +200,16 @@ def read_shard(path: Path, size: int, *, pictures: bool = True) -> Shard:
                 [decoded_picture(each, size) for each in _parts(arrays["pictures"], arrays["picture_ends"])]
             )
         groups = [bytes(name).decode() for name in _parts(arrays["groups"], arrays["group_ends"])]
-        names = ("landmarks", "photo_landmarks", "windows", "weights")
-        landmarks, photo_landmarks, windows, weights = (arrays[name] for name in names)
-        attributes = arrays["attributes"].astype(bool)
-        shard = Shard(crops, landmarks, photo_landmarks, windows, weights, attributes, tuple(groups))
+        landmarks = arrays["landmarks"]
+        shard = Shard(
+            crops,
+            landmarks,
+            arrays.get("photo_landmarks", landmarks),
+            arrays.get("windows", np.tile(np.array([0, 0, size]), (len(landmarks), 1))),
+            arrays["weights"],
+            arrays["attributes"].astype(bool),
+            tuple(groups),
+        )
     except FileNotFoundError as error:
         raise FaceSetError(f"{path}: the shard is missing; run `pfld-edge prepare` again") from error
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, cv2.error) as error:
