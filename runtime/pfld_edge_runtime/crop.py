@@ -262,7 +262,7 @@ def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: i
     return face.astype(np.uint8)
 
 
-def _taps(length: int, size: int, before: int, after: int) -> tuple[Int64, Float32, NDArray[np.bool]]:
+def _taps(length: int, size: int, before: int, after: int) -> tuple[Int64, Float32, NDArray[np.bool_]]:
     """The two lines that each of `size` lines of a result mixes, ``(2, size)``, of a window of `length` lines.
 
     So many lines `before` and `after` lie outside the photograph; lines are counted from the first inside. Gives them,

@@ -12,7 +12,7 @@ import pytest
 from pfld_edge.cli import run
 from pfld_edge_convert.benchmark.bench import BenchReport
 from pfld_edge_convert.benchmark.timing import Times
-from pfld_edge_runtime import BUNDLED_MODEL
+from pfld_edge_runtime import FAST_MODEL
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_bench_prints_tables(known_model: Path, noise: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["bench", str(known_model), "--against", str(BUNDLED_MODEL), "--rounds", "120", "--starts", "1"]
+    arguments = ["bench", str(known_model), "--against", str(FAST_MODEL), "--rounds", "120", "--starts", "1"]
     assert noise
     assert run(arguments) == 0
     printed = capsys.readouterr().out
@@ -49,7 +49,7 @@ def test_a_noisy_machine_is_status_1_and_no_ratio(
     known_model: Path, noise: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     noise[0] = 1.0
-    assert run(["bench", str(BUNDLED_MODEL), str(known_model), "--rounds", "40", "--starts", "0"]) == 1
+    assert run(["bench", str(FAST_MODEL), str(known_model), "--rounds", "40", "--starts", "0"]) == 1
     printed = capsys.readouterr().out
     assert "Too noisy to tell: known.onnx, 1 thread, 1 face: the ratio's interval" in printed
     assert "raise --rounds" in printed
@@ -60,7 +60,7 @@ def test_a_processor_time_that_disagrees_is_status_1_and_both_ratios(
     known_model: Path, noise: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     noise[1] = 0.5
-    assert run(["bench", str(BUNDLED_MODEL), str(known_model), "--rounds", "120", "--starts", "0"]) == 1
+    assert run(["bench", str(FAST_MODEL), str(known_model), "--rounds", "120", "--starts", "0"]) == 1
     printed = capsys.readouterr().out
     assert "the ratio is 0.50 by wall time, 0.25 by processor time" in printed
     ends = re.search(r"known\.onnx.* ([\d.]+) to ([\d.]+) +│ too noisy to tell", printed)
@@ -74,7 +74,7 @@ def test_bench_prints_json_alone_and_draws(
     assert noise
     options = ["--threads", "1,2", "--batch", "1,3", "--rounds", "30", "--starts", "0", "--json", "--from-crops"]
     plot = tmp_path / "plots/bench.png"
-    assert run(["bench", str(BUNDLED_MODEL), str(known_model), *options, "--plot", str(plot)]) == 0
+    assert run(["bench", str(FAST_MODEL), str(known_model), *options, "--plot", str(plot)]) == 0
     printed = capsys.readouterr().out
     report = BenchReport.from_json(printed)
     assert json.loads(printed)["too_noisy"] is False

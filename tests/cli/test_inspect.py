@@ -14,7 +14,7 @@ from torch import nn
 from pfld_edge.cli import run
 from pfld_edge_convert.model_file import attach_contract, read_contract
 from pfld_edge_convert.reparameterize import reparameterize, training_form
-from pfld_edge_runtime import BUNDLED_MODEL
+from pfld_edge_runtime import FAST_MODEL
 from pfld_edge_train.blocks import MobileOneBlock
 from pfld_edge_train.models import ModelConfig, build_model
 
@@ -37,14 +37,14 @@ def moved(known_model: Path) -> Path:
 
 
 def test_inspect_tells_fusion_and_layers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["inspect", str(BUNDLED_MODEL)]) == 0
+    assert run(["inspect", str(FAST_MODEL)]) == 0
     printed = capsys.readouterr().out
     assert "MACs" in printed
     assert "onnxruntime runs here: 9 QLinearConv" in printed
 
 
 def test_inspect_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["inspect", str(BUNDLED_MODEL), "--json"]) == 0
+    assert run(["inspect", str(FAST_MODEL), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["format"] == "pfld-edge-inspect-1"
     assert record["macs"] == sum(layer["macs"] for layer in record["layers"]) == 41_348_160
@@ -54,7 +54,7 @@ def test_inspect_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["layers"][-1]["runs_as"] == "QGemm"
     explained = set(re.findall(r"`(\w+)`", DOCS.read_text(encoding="utf-8")))
     assert {*record, *record["layers"][-1], *record["fusion"]} <= explained
-    assert run(["inspect", str(BUNDLED_MODEL), "--json", "--no-layers"]) == 0
+    assert run(["inspect", str(FAST_MODEL), "--json", "--no-layers"]) == 0
     assert "layers" not in json.loads(capsys.readouterr().out)
 
 
@@ -116,7 +116,7 @@ def test_tables_fit_terminals_of_every_width(
 def test_an_onnx_file_is_inspected_without_torch() -> None:
     code = (
         "import sys; from pfld_edge.cli import run;"
-        f"status = run(['inspect', {str(BUNDLED_MODEL)!r}]); sys.exit(status or 'torch' in sys.modules)"
+        f"status = run(['inspect', {str(FAST_MODEL)!r}]); sys.exit(status or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 

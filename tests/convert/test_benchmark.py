@@ -21,7 +21,7 @@ from pfld_edge_convert.errors import BenchmarkError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.reparameterize import reparameterize
-from pfld_edge_runtime import BUNDLED_MODEL, ModelFileError
+from pfld_edge_runtime import FAST_MODEL, ModelFileError
 from pfld_edge_train.models import ModelConfig, build_model
 
 Build = Callable[..., onnx.ModelProto]
@@ -80,8 +80,8 @@ def test_macs_and_parameters_are_what_torch_hooks_count(kind: str) -> None:
 
 
 def test_an_int8_file_works_in_8_bits() -> None:
-    model = onnx.load(str(BUNDLED_MODEL))
-    work = work_of(model, open_subject(BUNDLED_MODEL).feed(1))
+    model = onnx.load(str(FAST_MODEL))
+    work = work_of(model, open_subject(FAST_MODEL).feed(1))
     assert (work.float_macs, work.int8_macs) == (0, 41_348_160)  # what torch counts of the same network
     assert work.weight_bytes == pytest.approx(work.parameters, rel=0.05)
 
@@ -158,7 +158,7 @@ def test_an_end_to_end_graph_is_fed_a_photograph_and_boxes(tmp_path: Path) -> No
     from pfld_edge_convert.end_to_end import end_to_end_contract, end_to_end_model
     from pfld_edge_convert.model_file import read_contract, write_model
 
-    model = onnx.load(str(BUNDLED_MODEL))
+    model = onnx.load(str(FAST_MODEL))
     contract = read_contract(model)
     assert contract is not None
     write_model(end_to_end_model(model, contract), end_to_end_contract(contract), tmp_path / "a.e2e.onnx")
