@@ -5,6 +5,7 @@ computes them; ONNX files with openvino.
 """
 
 import importlib
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +26,10 @@ TFLITE_MICRO = "tflite-micro"
 
 _INTERPRETERS = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 
-_CONTRACT_START = b'{"model":'
-"""How the JSON text of a contract begins, with the first field of the dataclass."""
+# Places of fields in the tables of LiteRT's FlatBuffers schema (schema.fbs).
+_MODEL_BUFFERS, _MODEL_METADATA = 4, 6
+_METADATA_NAME, _METADATA_BUFFER = 0, 1
+_BUFFER_DATA = 0
 
 _LITERT_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _ARENA = 8 << 20
@@ -51,12 +54,11 @@ def litert_contract(content: bytes) -> Contract | None:
     """Read the contract from a file's metadata; None where it carries none, an error where it is damaged."""
     if content[4:8] != LITERT_IDENTIFIER:
         raise ModelFileError("the model is not a LiteRT file: it lacks the identifier TFL3")
-    place = content.find(_CONTRACT_START)
-    if place < 0 or CONTRACT_KEY.encode() not in content:
-        return None
-    # FlatBuffers hold a text as it is, after its length in four bytes.
-    length = int.from_bytes(content[place - 4 : place], "little")
-    return Contract.from_json(content[place : place + length].decode(errors="replace"))
+    try:
+        text = _metadata(content, CONTRACT_KEY)
+    except (struct.error, IndexError, ValueError) as error:
+        raise ModelFileError(f"the LiteRT file is truncated or damaged: {error}") from error
+    return None if text is None else Contract.from_json(text)
 
 
 def open_network(path: Path, device: str, threads: int = 1) -> Network:
@@ -185,3 +187,48 @@ def _check_signature(
         )
     values = int(np.prod(outputs[0]["shape"]))
     contract.check_signature(list(inputs[0]["shape"]), np.dtype(inputs[0]["dtype"]).name, [1, values])
+
+
+def _metadata(content: bytes, name: str) -> str | None:
+    """A text of the file's metadata; see "FlatBuffers Internals" for the layout of tables and vectors."""
+    model = _offset(content, 0)
+    buffers = _elements(content, _field(content, model, _MODEL_BUFFERS))
+    for entry in _elements(content, _field(content, model, _MODEL_METADATA)):
+        label = _field(content, entry, _METADATA_NAME)
+        if label is None or _bytes(content, label) != name.encode():
+            continue
+        place = _field(content, entry, _METADATA_BUFFER)
+        number = 0 if place is None else struct.unpack_from("<I", content, place)[0]
+        data = _field(content, buffers[number], _BUFFER_DATA)
+        return None if data is None else _bytes(content, data).decode()
+    return None
+
+
+def _offset(content: bytes, place: int) -> int:
+    return place + int(struct.unpack_from("<I", content, place)[0])
+
+
+def _field(content: bytes, table: int, number: int) -> int | None:
+    """Place of a table's field; None where it is left out."""
+    directory = table - struct.unpack_from("<i", content, table)[0]
+    entry = 4 + 2 * number
+    if directory < 0 or entry >= struct.unpack_from("<H", content, directory)[0]:
+        return None
+    relative = struct.unpack_from("<H", content, directory + entry)[0]
+    return table + relative if relative else None
+
+
+def _elements(content: bytes, place: int | None) -> list[int]:
+    """Places of the tables of a vector."""
+    if place is None:
+        return []
+    vector = _offset(content, place)
+    count = struct.unpack_from("<I", content, vector)[0]
+    if count > len(content) // 4:
+        raise ValueError("a list is longer than the file")
+    return [_offset(content, vector + 4 + 4 * number) for number in range(count)]
+
+
+def _bytes(content: bytes, place: int) -> bytes:
+    vector = _offset(content, place)
+    return content[vector + 4 : vector + 4 + struct.unpack_from("<I", content, vector)[0]]
