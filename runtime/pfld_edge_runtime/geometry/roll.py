@@ -134,7 +134,10 @@ def refine_detected(
     doubtful &= np.isfinite(points[..., :2]).all(axis=(1, 2)) & (_weights(scheme) is not None)
     if doubtful.any():
         found = search_roll(predict, lambda roll: boxes(roll)[doubtful], scheme)
-        points[doubtful], places[doubtful], rolls[doubtful] = found
+        # Where no crop shows the shape of a face, the first one stays.
+        shaped = np.isfinite(face_roll(found[0][..., :2], scheme))
+        rows = np.flatnonzero(doubtful)[shaped]
+        points[rows], places[rows], rolls[rows] = (part[shaped] for part in found)
     return points, places, rolls
 
 
