@@ -32,7 +32,7 @@ from pfld_edge_convert.passes import (
     run_passes,
 )
 from pfld_edge_convert.passes.canonical_form import OPSET, SpellLayers
-from pfld_edge_convert.passes.operator_rewrites import MergeBranches
+from pfld_edge_convert.passes.operator_rewrites import MergeBranches, RecognizeHardActivations
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -535,6 +535,13 @@ def test_hard_activations_are_recognized(name: str, opset: int) -> None:
     assert [item.op_type for item in model.graph.node] == ["Conv", *expected, "Conv"]
     with torch.inference_mode():
         np.testing.assert_allclose(run_model(model, inputs), network(torch.from_numpy(inputs)).numpy(), atol=1e-5)
+
+
+def test_a_gate_of_another_slope_is_no_hard_swish(build: Build) -> None:
+    nodes = [node("HardSigmoid", ["x"], ["g"], alpha=0.2, beta=0.5), node("Mul", ["x", "g"], ["y"])]
+    result = RecognizeHardActivations()(build(nodes, {}, ["n", 3, 2, 2]))
+    assert result.detail == ""
+    assert [item.op_type for item in result.model.graph.node] == ["HardSigmoid", "Mul"]
 
 
 @pytest.mark.parametrize("sizes", [[3, 1, 2], None])

@@ -344,7 +344,7 @@ def _swish_of_sigmoid(index: GraphIndex, node: onnx.NodeProto) -> bool:
             slope, offset = attribute(gate, "alpha", 0.2), attribute(gate, "beta", 0.5)
             if abs(slope - 1 / 6) < 1e-6 and offset == 0.5:
                 become(node, "HardSwish", one)
-            return True
+                return True
     return False
 
 
