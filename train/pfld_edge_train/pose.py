@@ -43,6 +43,6 @@ def head_angles(landmarks: Tensor, weights: Tensor | None = None) -> Tensor:
             continue
         rows = np.flatnonzero((known == labelled).all(axis=1))
         rotations, _ = solve_poses(points[rows][:, labelled], shape, _CAMERA, smallest_step=1e-4)
-        rows, rotations = rows[np.isfinite(rotations[:, 0, 0])], rotations[np.isfinite(rotations[:, 0, 0])]
-        angles[rows] = Rotation.from_matrix(rotations).as_euler("ZYX")[:, [1, 2, 0]] * (-1, -1, 1)
+        solved = np.isfinite(rotations[:, 0, 0])
+        angles[rows[solved]] = Rotation.from_matrix(rotations[solved]).as_euler("ZYX")[:, [1, 2, 0]] * (-1, -1, 1)
     return torch.from_numpy(angles).to(landmarks.device, torch.float32)

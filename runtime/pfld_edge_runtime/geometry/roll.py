@@ -121,17 +121,16 @@ def refine_detected(
     approximates the one and seldom tells the other. Where landmarks move with the crop, `search_roll` follows.
 
     `first` are the points of crops that were turned by `rolls`; `boxes` gives the detector's boxes; a `scheme` of None
-    means that crops can't be turned. Gives the new points, and the ``(N, 4)`` boxes and ``(N,)`` rolls of their crops.
+    means that crops can't be turned; one without eyes and mouth tells no roll. Gives the new points, and the ``(N, 4)`` boxes and ``(N,)`` rolls of their crops.
     """
     rolls = follow_roll(first[..., :2], scheme, rolls)
     places = turned_box(first[..., :2], rolls)
-    if scheme is None:
+    if scheme is None or _weights(scheme) is None:
         return predict(places, rolls), places, rolls
     both = predict(np.concatenate([places, shifted_boxes(places)]), np.concatenate([rolls, rolls]))
     points, shifted = np.split(both, 2)
-    doubtful = _movement(first, points, shifted) > _DOUBTFUL
     # Landmarks of a face on its head may not have the shape of a face, and so no roll: they are searched too.
-    doubtful &= np.isfinite(points[..., :2]).all(axis=(1, 2)) & (_weights(scheme) is not None)
+    doubtful = _movement(first, points, shifted) > _DOUBTFUL  # false where a point is NaN
     if doubtful.any():
         found = search_roll(predict, lambda roll: boxes(roll)[doubtful], scheme)
         # Where no crop shows the shape of a face, the first one stays.
