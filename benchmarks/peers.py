@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -57,11 +58,11 @@ def frames(count: int) -> Iterator[tuple[Array, Array]]:
         yield np.clip(frame + noise, 0, 255).astype(np.uint8), points[WFLW_CORNERS] * scale + matrix[:, 2]
 
 
-def ours() -> Find:
-    """The runtime's tracker, as it comes."""
-    from pfld_edge_runtime import FaceTracker
+def ours(model: str = "BUNDLED_MODEL") -> Find:
+    """The runtime's tracker with a bundled landmark model."""
+    import pfld_edge_runtime
 
-    tracker = FaceTracker()
+    tracker = pfld_edge_runtime.FaceTracker(landmarker=getattr(pfld_edge_runtime, model))
 
     def find(frame: Array, seconds: float) -> Array | None:
         faces = tracker(frame, seconds, "rgb")
@@ -104,6 +105,7 @@ def mediapipe() -> Find:
 
 PEERS: dict[str, tuple[str, Callable[[], Find]]] = {
     "ours": ("pfld-edge, bundled networks, `FaceTracker`", ours),
+    "fast": ("the same with `FAST_MODEL`", partial(ours, "FAST_MODEL")),
     "published": ("YuNet and published GhostOne, every frame", published),
     "mediapipe": ("MediaPipe FaceMesh 0.10.21, video mode", mediapipe),
 }
@@ -143,7 +145,7 @@ def main() -> None:
     if options.only:
         print(json.dumps(follow(PEERS[options.only][1](), options.frames)))  # noqa: T201
         return
-    pythons = {"ours": sys.executable, "mediapipe": options.mediapipe}
+    pythons = {"ours": sys.executable, "fast": sys.executable, "mediapipe": options.mediapipe}
     if "PFLD_EDGE_SHARED" in os.environ:
         pythons["published"] = sys.executable
     head = "| | ms a frame, median | mean | processor ms | peak MB | faces found | error | jitter |"

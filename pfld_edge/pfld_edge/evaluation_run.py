@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -161,6 +162,21 @@ def write_results(
         if runtimes:
             record["runtimes"] = [asdict(result) for result in runtimes]
         write_json(json_target, record)
+
+
+class FacesOfRecord(Sequence[Face]):
+    """The faces of a verification, made as they are asked for."""
+
+    def __init__(self, record: Verification) -> None:
+        self._record = record
+
+    def __len__(self) -> int:
+        return len(self._record.faces)
+
+    def __getitem__(self, row: Any) -> Any:  # noqa: ANN401 - one or a slice, as of every sequence
+        if isinstance(row, slice):
+            return [self[index] for index in range(*row.indices(len(self)))]
+        return Face(Path(self._record.faces[row]), self._record.boxes[row], self._record.truth[row])
 
 
 def _is_whole(result: bytes) -> bool:

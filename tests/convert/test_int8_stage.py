@@ -72,6 +72,7 @@ def test_the_outcome_tells_coverage_costs_and_times(network: onnx.ModelProto, la
         Int8Request(labelled.crops, "eight", FAST, max_drift=0.5, labelled=labelled, allow_slower=True),
     )
     assert outcome.contract.calibration == "eight"
+    assert outcome.coverage.integer
     assert outcome.coverage.floating == ()
     assert outcome.budget is not None
     assert outcome.budget.holds

@@ -65,7 +65,7 @@ def verify_command(
     which are skipped and named. Faces wholly outside of their photographs are left out and named.
     """
     from pfld_edge.console import console, note, note_assumed, progress_bar
-    from pfld_edge.evaluation_run import MeasuredSet, write_results
+    from pfld_edge.evaluation_run import FacesOfRecord, MeasuredSet, write_results
     from pfld_edge.evaluation_tables import print_verification, robustness_table
     from pfld_edge_calib import Face, jittered, portraits
     from pfld_edge_calib.datasets import is_sharded
@@ -111,10 +111,7 @@ def verify_command(
         note_assumed(model.name, model.assumed, model.contract)
     settings = VerificationSettings(measured.name, measured.split, max_drift, accept_inconclusive)
     found = measured.verify(opened, faces, settings)
-    if measured.streamed:
-        faces = [Face(Path(name), *labels) for name, *labels in zip(found.faces, found.boxes, found.truth, strict=True)]
-    else:
-        faces = measured.unusable.others(faces)
+    faces = FacesOfRecord(found) if measured.streamed else measured.unusable.others(faces)
     found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
     curves = None
     if robustness or robustness_plot is not None:
