@@ -121,7 +121,8 @@ def refine_detected(
     approximates the one and seldom tells the other. Where landmarks move with the crop, `search_roll` follows.
 
     `first` are the points of crops that were turned by `rolls`; `boxes` gives the detector's boxes; a `scheme` of None
-    means that crops can't be turned; one without eyes and mouth tells no roll. Gives the new points, and the ``(N, 4)`` boxes and ``(N,)`` rolls of their crops.
+    means that crops can't be turned, and one without eyes and mouth tells no roll. Gives the new points, and the
+    ``(N, 4)`` boxes and ``(N,)`` rolls of their crops.
     """
     rolls = follow_roll(first[..., :2], scheme, rolls)
     places = turned_box(first[..., :2], rolls)
