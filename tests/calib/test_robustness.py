@@ -108,8 +108,8 @@ def opened(name: str, landmarker: FaceLandmarker) -> LandmarkModel:
 def test_every_network_sees_the_same_and_runs_repeat() -> None:
     landmarker, faces = FaceLandmarker(), portraits()
 
-    def whole(photo: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        return landmarker(photo, boxes, "rgb")
+    def whole(photo: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return [landmarker(photo, boxes, "rgb")]
 
     graph = landmarker.contract.replace(layout="HWC", output_space="image-pixels")
     located = EndToEndModel(graph, whole, name="whole")
