@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from pfld_edge_calib import portraits, read_photo
 from pfld_edge_convert import pipeline
 from pfld_edge_convert.end_to_end import (
     end_to_end_contract,
@@ -23,13 +24,16 @@ from pfld_edge_convert.end_to_end import (
     pixel_fingerprint,
 )
 from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.landmark_models import EndToEndModel, open_landmark_model
 from pfld_edge_convert.model_file import attach_contract, open_model, read_contract, write_model
 from pfld_edge_convert.passes import base
 from pfld_edge_runtime import (
     BUNDLED_MODEL,
     Contract,
     CropRule,
+    FaceAnalyzer,
     FaceLandmarker,
+    FaceTracker,
     ModelContractError,
     crop_faces,
     crop_windows,
@@ -275,6 +279,22 @@ def test_the_file_says_what_it_is_and_the_runtime_refuses_it(tmp_path: Path) -> 
     assert carried is not None
     assert (carried.end_to_end, carried.layout, carried.color_order) == (True, "HWC", "rgb")
     assert carried.landmarks == CONTRACT.landmarks
+
+
+def test_analyzer_and_tracker_find_turned_faces_with_it_as_with_the_plain_file(tmp_path: Path) -> None:
+    path = tmp_path / "face.e2e.onnx"
+    write_model(bundled(), end_to_end_contract(PLAIN_BUNDLED.contract), path)
+    model, face = open_landmark_model(path), portraits()[0]
+    frame, box = np.rot90(read_photo(face.image), 2), face.bbox_xyxy
+    places = (np.array(frame.shape)[[1, 0, 1, 0]] - box[[2, 3, 0, 1]])[None]
+    for finder in (FaceAnalyzer, FaceTracker):
+        found, expected = (finder(lambda _: places, landmarker)(frame, color="bgr") for landmarker in (model, None))
+        assert abs(abs(found.rolls[0]) - 180) < 30
+        np.testing.assert_array_equal(found.rolls, expected.rolls)
+        np.testing.assert_array_equal(found.landmarks, expected.landmarks)
+        np.testing.assert_allclose(found.landmark_confidence, expected.landmark_confidence, rtol=1e-5)
+    with pytest.raises(ModelContractError, match="turns no crops"):
+        EndToEndModel(model.contract, model.function, name="old").locate(frame, places, roll=90)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("changes", [{"layout": "HWC"}, {"output_space": "image-pixels"}], ids=str)
