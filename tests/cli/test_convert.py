@@ -85,7 +85,8 @@ def test_end_to_end_wraps_both_files_and_other_commands_say_what_they_are(
     assert run(["evaluate", str(wrapped), "--data", str(PORTRAITS / "landmarks.csv"), "--turned"]) == 0
     evaluated = capsys.readouterr().out
     assert evaluated.count("tiny.int8.e2e.onnx") > 1
-    assert "turn, degrees clockwise" in evaluated
+    assert "degrees clockwise" in evaluated
+    assert "turned / upright" in evaluated
 
 
 def test_formats_are_files_of_one_quantization(checkpoint: Path, tmp_path: Path) -> None:

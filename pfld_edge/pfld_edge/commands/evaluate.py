@@ -38,7 +38,7 @@ def evaluate_command(
     """
     from pfld_edge.console import console, note_assumed, progress_bar
     from pfld_edge.evaluation_run import MeasuredSet, write_results
-    from pfld_edge.evaluation_tables import print_evaluation, robustness_table
+    from pfld_edge.evaluation_tables import print_evaluation, turned_table
     from pfld_edge_calib import true_landmarks
     from pfld_edge_calib.evaluation import VerificationSettings, as_detected_by, measure_turned
     from pfld_edge_convert.landmark_models import open_landmark_model
@@ -70,5 +70,5 @@ def evaluate_command(
     if json_target != "-":
         print_evaluation(found)
         if curves is not None:
-            console().print(robustness_table(curves))
+            console().print(turned_table(curves))
     measured.skip.check()
