@@ -43,35 +43,47 @@ class EndToEndModel(LandmarkModel):
     def __init__(
         self,
         contract: Contract,
-        function: Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32]],
+        function: Callable[[NDArray[np.uint8], NDArray[np.float32]], Sequence[NDArray[np.float32]]],
+        *,
+        takes_roll: bool = False,
         **told: Any,  # noqa: ANN401 - the arguments of `LandmarkModel`
     ) -> None:
-        """Take a callable from an RGB photograph ``(H, W, 3)`` uint8 and boxes ``(N, 4)`` float32 to landmarks.
+        """Take a callable from an RGB photograph ``(H, W, 3)`` uint8 and boxes ``(N, 4)`` float32 to its outputs.
 
-        These are ``(N, P, 2)``, in pixels as the boxes are.
+        They are landmarks, ``(N, P, 2)`` in pixels as the boxes are, and their confidence, ``(N, P)``, where it tells
+        that. Where it takes rolls, boxes may be ``(N, 6)``, see `end_to_end_model`.
         """
         super().__init__(contract, self.predict, **told)
-        self.function = function
+        self.function, self.takes_roll = function, takes_roll
 
     def locate(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
     ) -> NDArray[np.float32]:
-        """Find the landmarks of every boxed face of a ``(H, W, 3)`` uint8 photograph; see `LandmarkModel.locate`.
+        """Find the landmarks of every boxed face of a ``(H, W, 3)`` uint8 photograph; see `LandmarkModel.locate`."""
+        return self.locate_with_confidence(image, boxes, color, roll)[0]
+
+    def locate_with_confidence(
+        self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `LandmarkModel.locate_with_confidence`.
 
         Raises:
-            ModelContractError: A roll other than 0 is given: the graph's crops are never turned.
+            ModelContractError: A roll other than 0 is given, and the graph is of a version that turns no crops.
         """
-        if roll is not None and np.asarray(roll, np.float64).any():
-            raise ModelContractError(f"{self.name} is an end-to-end graph, whose crops can't be turned: leave out roll")
         if color not in ("rgb", "bgr"):
             raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
         # The graph takes RGB, whatever the network inside was trained on.
         photo = np.ascontiguousarray(image if color == "rgb" else image[:, :, ::-1], np.uint8)
-        places = check_boxes(boxes)
-        found = np.array(self.function(photo, places.astype(np.float32)), np.float32)
-        fractions = crop_windows(places, self.contract.crop.margin).to_crop(found)
-        found[~(np.abs(fractions) < FARTHEST_LANDMARK)] = np.nan
-        return found
+        table = places = check_boxes(boxes)
+        windows = crop_windows(places, self.contract.crop.margin, roll)
+        if windows.rolls is not None:
+            if not self.takes_roll:
+                raise ModelContractError(f"{self.name} is an end-to-end graph that turns no crops: convert it again")
+            table = np.column_stack([places, np.zeros(len(places)), windows.rolls])
+        landmarks, *confidence = self.function(photo, table.astype(np.float32))
+        found = np.array(landmarks, np.float32)
+        found[~(np.abs(windows.to_crop(found)) < FARTHEST_LANDMARK)] = np.nan
+        return found, confidence[0] if confidence else np.full(found.shape[:2], np.nan, np.float32)
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:  # noqa: ARG002 - whatever they are
         """Refuse crops.
@@ -120,7 +132,8 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False, de
         model.kind = model.kind if contract else f"onnx {_bits(path)}"
         return model
     kind = "end-to-end fp32" if contract.quantization == "none" else "end-to-end int8"
-    return EndToEndModel(contract, _photo_function(path, session), name=path.name, path=path, kind=kind)
+    function, columns = _photo_function(path, session), session.get_inputs()[1].shape[1]
+    return EndToEndModel(contract, function, takes_roll=columns != 4, name=path.name, path=path, kind=kind)
 
 
 def devices_of(path: Path, runtimes: Sequence[str], contract: Contract | None) -> tuple[str, ...]:
@@ -264,12 +277,13 @@ def _torch_function(network: "nn.Module", contract: Contract) -> Callable[[NDArr
 
 def _photo_function(
     path: Path, session: "onnxruntime.InferenceSession"
-) -> Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32]]:
+) -> Callable[[NDArray[np.uint8], NDArray[np.float32]], Sequence[NDArray[np.float32]]]:
     image, boxes = (value.name for value in session.get_inputs())
 
-    def run(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         try:
-            return np.asarray(session.run(None, {image: photo, boxes: places})[0], np.float32)
+            found: Sequence[NDArray[np.float32]] = session.run(None, {image: photo, boxes: places})
+            return found
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelFileError(f"{path}: the end-to-end graph can't run: {reason}") from error

@@ -211,3 +211,15 @@ def robustness_table(found: Robustness) -> Table:
             table.add_row("", model, f"{clean:.4f}", *(f"{value:.4f}" for value in row))
         table.add_section()
     return table
+
+
+def turned_table(found: Robustness) -> Table:
+    """Lay out the NME of `measure_turned` at each angle, and the mean of all but upright over upright."""
+    (curve,) = found.curves
+    title = f"NME of {found.faces} faces turned in the image plane"
+    table = new_table(title, curve.unit, figures=found.models)
+    rows = zip((0.0, *curve.strengths), [found.clean, *curve.nmes.T], strict=True)
+    for angle, nmes in rows:
+        table.add_row(f"{angle:g}", *(f"{nme:.4f}" for nme in nmes))
+    table.add_row("turned / upright", *(f"{ratio:.3f}" for ratio in curve.nmes.mean(axis=1) / found.clean))
+    return table

@@ -49,6 +49,7 @@ class LandmarkModel:
         kind: ``onnx fp32``, ``onnx int8``, ``torch``, ...; ``callable`` where the maker of the object names none.
         assumed: True where the file carries no contract, and the caller's was taken.
         runtime: ``onnxruntime``, ``LiteRT``, ``TFLite Micro``, ``OpenVINO``; empty for a callable.
+        takes_roll: Whether `locate` can turn crops; False for an end-to-end graph of an older version.
 
     Example:
         >>> model = LandmarkModel.open("pfld-edge-s.onnx")
@@ -56,6 +57,7 @@ class LandmarkModel:
     """
 
     runtime = ""
+    takes_roll = True
     _device = "callable"
     _layers: Callable[[], tuple[int, int]] | None = None
 
@@ -390,7 +392,7 @@ def locate_points(
 def takes_roll(landmarker: Callable[..., object]) -> bool:
     """Whether a landmarker can turn its crops: it has the argument `roll` of `FaceLandmarker`'s call."""
     if isinstance(landmarker, FaceLandmarker):
-        return not landmarker.contract.end_to_end
+        return landmarker.model.takes_roll
     try:
         return "roll" in inspect.signature(landmarker).parameters
     except (TypeError, ValueError):

@@ -294,7 +294,7 @@ def test_landmarks_beyond_any_photograph_are_no_numbers(value: float) -> None:
     good, bad = LandmarkModel(contract, damaged(0.5), name="good"), LandmarkModel(contract, damaged(value), name="bad")
     whole = EndToEndModel(
         contract.replace(layout="HWC", input_dtype="uint8", output_space="image-pixels"),
-        lambda photo, boxes: (damaged(value)(photo[None].repeat(len(boxes), 0)) * 100).astype(np.float32),
+        lambda photo, boxes: [(damaged(value)(photo[None].repeat(len(boxes), 0)) * 100).astype(np.float32)],
         name="whole",
     )
     found = verify_models([good, bad, whole], faces, VerificationSettings(max_drift=0.5))

@@ -16,6 +16,7 @@ from pfld_edge_calib.evaluation.robustness import (
     Robustness,
     face_patch,
     measure_robustness,
+    measure_turned,
     robustness_record,
 )
 from pfld_edge_convert.landmark_models import EndToEndModel
@@ -62,6 +63,9 @@ def test_the_truth_stays_on_the_face(side: float, degrees: float) -> None:
     turned = applied("rotation", whole, degrees)
     np.testing.assert_allclose(spots(turned.image, turned.landmarks), turned.landmarks, atol=0.35)
     assert tight_box(turned.landmarks).tolist() == turned.box.tolist()
+    around = face_patch(photo, face, 3 * degrees)
+    np.testing.assert_allclose(spots(around.image, around.landmarks), around.landmarks, atol=0.35)
+    assert tight_box(around.landmarks).tolist() == around.box.tolist()
 
 
 def test_blur_is_scipys(patch: FacePatch) -> None:
@@ -108,8 +112,8 @@ def opened(name: str, landmarker: FaceLandmarker) -> LandmarkModel:
 def test_every_network_sees_the_same_and_runs_repeat() -> None:
     landmarker, faces = FaceLandmarker(), portraits()
 
-    def whole(photo: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        return landmarker(photo, boxes, "rgb")
+    def whole(photo: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return [landmarker(photo, boxes, "rgb")]
 
     graph = landmarker.contract.replace(layout="HWC", output_space="image-pixels")
     located = EndToEndModel(graph, whole, name="whole")
@@ -124,6 +128,16 @@ def test_every_network_sees_the_same_and_runs_repeat() -> None:
     assert all((one.nmes[0] == two.nmes[0]).all() for one, two in zip(found.curves, again.curves, strict=True))
     worst = {curve.name: curve.nmes[0, -1] / found.clean[0] for curve in found.curves}
     assert min(worst["darkness"], worst["box shift"], worst["blur"]) > 1.1
+
+
+def test_portraits_turned_by_any_angle_keep_their_nme_and_cropped_upright_they_dont() -> None:
+    landmarker = FaceLandmarker()
+    fixed = LandmarkModel(landmarker.contract, landmarker.predict_crops, name="upright crops")
+    fixed.takes_roll = False
+    found = measure_turned([landmarker.model, fixed], portraits(), angles=(60, 180, 290))
+    assert (found.faces, found.curves[0].strengths) == (2, (60, 180, 290))
+    assert found.curves[0].nmes[0] == pytest.approx(found.clean[0], abs=0.03)
+    assert found.curves[0].nmes[1, 1] > 0.5
 
 
 def test_without_corruption_the_error_is_close_to_the_photographs_own() -> None:

@@ -79,11 +79,14 @@ def test_end_to_end_wraps_both_files_and_other_commands_say_what_they_are(
     assert Contract.from_json(wrapped.with_suffix(".json").read_text(encoding="utf-8")).end_to_end
     assert run(["inspect", "--no-layers", str(wrapped)]) == 0
     inspected = capsys.readouterr().out
-    assert "image (height, width, 3) uint8 and boxes (faces, 4) float32 in" in inspected
+    assert "image (height, width, 3) uint8 and boxes (faces, columns) float32 in" in inspected
     assert "landmarks (faces, 98, 2) float32 out" in inspected
     assert "run in 8 bits" in inspected
-    assert run(["evaluate", str(wrapped), "--data", str(PORTRAITS / "landmarks.csv")]) == 0
-    assert "tiny.int8.e2e.onnx" in capsys.readouterr().out
+    assert run(["evaluate", str(wrapped), "--data", str(PORTRAITS / "landmarks.csv"), "--turned"]) == 0
+    evaluated = capsys.readouterr().out
+    assert evaluated.count("tiny.int8.e2e.onnx") > 1
+    assert "degrees clockwise" in evaluated
+    assert "turned / upright" in evaluated
 
 
 def test_formats_are_files_of_one_quantization(checkpoint: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from pfld_edge_calib import portraits, read_photo
 from pfld_edge_convert import pipeline
 from pfld_edge_convert.end_to_end import (
     end_to_end_contract,
@@ -23,13 +24,16 @@ from pfld_edge_convert.end_to_end import (
     pixel_fingerprint,
 )
 from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.landmark_models import EndToEndModel, open_landmark_model
 from pfld_edge_convert.model_file import attach_contract, open_model, read_contract, write_model
 from pfld_edge_convert.passes import base
 from pfld_edge_runtime import (
     BUNDLED_MODEL,
     Contract,
     CropRule,
+    FaceAnalyzer,
     FaceLandmarker,
+    FaceTracker,
     ModelContractError,
     crop_faces,
     crop_windows,
@@ -103,24 +107,36 @@ PLAIN_BUNDLED = FaceLandmarker()
 edges = st.floats(-150, 250, width=32)
 extents = st.one_of(st.integers(1, 300).map(float), st.floats(0.015625, 300, width=32))
 box_lists = st.lists(st.tuples(edges, edges, extents, extents), min_size=1, max_size=5)
+roll_lists = st.lists(st.one_of(st.just(0.0), st.floats(-400, 400, width=32)), min_size=5, max_size=5)
+
+
+def with_rolls(boxes: Boxes, rolls: NDArray[np.floating]) -> Boxes:
+    return np.column_stack([boxes, np.full(len(boxes), 0.9), rolls]).astype(np.float32)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 5), box_lists)
-def test_crops_and_landmarks_are_the_runtimes_for_every_photograph_and_box(
-    height: int, width: int, seed: int, boxes: list[tuple[float, float, float, float]]
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 5), box_lists, roll_lists)
+def test_crops_and_landmarks_are_the_runtimes_for_every_photograph_and_box_and_roll(
+    height: int, width: int, seed: int, boxes: list[tuple[float, float, float, float]], rolls: list[float]
 ) -> None:
     image = photo_of(height, width, seed)
     given_boxes = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes], np.float32)
     # A small extent can vanish beside a large coordinate in float32; such a box has no area.
     given_boxes = given_boxes[(given_boxes[:, 2:] > given_boxes[:, :2]).all(axis=1)]
-    found, crops, corner, side = SHOWN(image, given_boxes)
-    windows = crop_windows(given_boxes, 1.2)
+    turns = np.array(rolls[: len(given_boxes)])
+    windows = crop_windows(given_boxes, 1.2, turns)
+    expected = crop_faces(image, windows, SIZE)
+    found, crops, corner, side = SHOWN(image, with_rolls(given_boxes, turns))
     np.testing.assert_array_equal(corner, windows.corners)
     np.testing.assert_array_equal(side[:, 0], windows.sizes)
-    np.testing.assert_array_equal(crops, crop_faces(image, windows, SIZE))
-    expected = RUNTIME(image, given_boxes)
-    assert np.abs(found - expected).max(initial=0) < 0.05
+    np.testing.assert_array_equal(crops[turns == 0], expected[turns == 0])
+    assert np.abs(crops.astype(int) - expected).max(initial=0) <= 1  # another sine may round otherwise
+    assert np.abs(found - RUNTIME(image, given_boxes, roll=turns)).max(initial=0) < 0.05
+    # Without the columns of the score and the roll, and with that of the score alone, all crops are upright.
+    for columns in (4, 5):
+        upright = SHOWN(image, with_rolls(given_boxes, turns)[:, :columns])
+        np.testing.assert_array_equal(upright[1], crop_faces(image, crop_windows(given_boxes, 1.2), SIZE))
+        assert np.abs(upright[0] - RUNTIME(image, given_boxes)).max(initial=0) < 0.05
 
 
 @pytest.mark.parametrize(("x", "y", "side"), [(10, 5, 40), (-20, -30, 80), (60, 40, 80), (-500, 3, 20), (79, 59, 1)])
@@ -164,11 +180,13 @@ def test_every_kind_of_network_sees_what_the_runtime_shows_it(layout: str, dtype
         (-2e9, 0, 9, 9),
         (9, 0, 9, 9),
         (9, 9, 1, 1),
+        (3, 4, 30, 33, 0.9, np.nan),
+        (3, 4, 30, 33, 0.9, -np.inf),
     ],
     ids=str,
 )
 def test_a_box_that_cannot_be_used_gives_nan_and_harms_no_other(bad: tuple[float, ...]) -> None:
-    image, good = photo_of(40, 40), (3, 4, 30, 33)
+    image, good = photo_of(40, 40), (3, 4, 30, 33, 0.9, 70)[: len(bad)]
     found = SHOWN(image, [good, bad, good])[0]
     assert np.isnan(found[1]).all()
     np.testing.assert_array_equal(found[[0, 2]], SHOWN(image, [good, good])[0])
@@ -176,19 +194,23 @@ def test_a_box_that_cannot_be_used_gives_nan_and_harms_no_other(bad: tuple[float
 
 def test_no_boxes_give_no_faces() -> None:
     for graph in (end_to_end_model(linear(), CONTRACT), bundled()):
-        (found,) = opened(graph)(photo_of(40, 40), np.zeros((0, 4), np.float32))
-        assert (found.shape, found.dtype) == ((0, 98, 2), np.float32)
+        for columns in (4, 6):
+            found = opened(graph)(photo_of(40, 40), np.zeros((0, columns), np.float32))
+            assert (found[0].shape, found[0].dtype) == ((0, 98, 2), np.float32)
+            assert [confidence.shape for confidence in found[1:]] in ([], [(0, 98)])
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(30, 300), st.integers(30, 300), box_lists)
-def test_the_bundled_int8_network_finds_the_very_same_landmarks(
+def test_the_bundled_int8_network_finds_the_very_same_landmarks_and_their_confidence(
     height: int, width: int, boxes: list[tuple[float, float, float, float]]
 ) -> None:
     image = cv2.blur(photo_of(height, width), (9, 9))
     given_boxes = np.array([(x, y, x + 5 + w, y + 5 + h) for x, y, w, h in boxes], np.float32)
-    found = BUNDLED(image, given_boxes)[0]
-    np.testing.assert_array_equal(found, PLAIN_BUNDLED(image, given_boxes))
+    found, confidence = BUNDLED(image, given_boxes)
+    expected = PLAIN_BUNDLED.with_confidence(image, given_boxes)
+    np.testing.assert_array_equal(found, expected[0])
+    np.testing.assert_allclose(confidence, expected[1], rtol=1e-5)
 
 
 def test_the_networks_nodes_and_weights_are_the_plain_files() -> None:
@@ -207,12 +229,16 @@ def test_the_networks_nodes_and_weights_are_the_plain_files() -> None:
 
 def test_what_is_added_is_standard_and_reads_the_photograph_as_bytes() -> None:
     graph = bundled()
+    (turned,) = (node for node in graph.graph.node if node.op_type == "If")
+    for branch in turned.attribute:
+        graph.graph.node.extend(branch.g.node)
     index = base.GraphIndex(graph)
     added = [node for node in graph.graph.node if node.name.startswith("crop/")]
     assert {node.domain for node in added} == {""}
     assert {node.op_type for node in added} == {
-        "Add", "And", "Cast", "Div", "Expand", "Floor", "Gather", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-        "Max", "Min", "Mul", "Reshape", "Shape", "Sub", "Transpose", "Unsqueeze", "Where",
+        "Abs", "Add", "And", "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Floor", "Gather", "Greater",
+        "GreaterOrEqual", "Identity", "If", "Less", "LessOrEqual", "MatMul", "Max", "Min", "Mul", "Neg", "Pow",
+        "ReduceMax", "ReduceSum", "Reshape", "Shape", "Sin", "Sqrt", "Sub", "Transpose", "Unsqueeze", "Where",
     }  # fmt: skip
     readers = {node.op_type for name in ("image", "crop/pixels") for node in index.consumers[name]}
     assert readers == {"Shape", "Reshape", "Gather"}
@@ -253,6 +279,22 @@ def test_the_file_says_what_it_is_and_the_runtime_refuses_it(tmp_path: Path) -> 
     assert carried is not None
     assert (carried.end_to_end, carried.layout, carried.color_order) == (True, "HWC", "rgb")
     assert carried.landmarks == CONTRACT.landmarks
+
+
+def test_analyzer_and_tracker_find_turned_faces_with_it_as_with_the_plain_file(tmp_path: Path) -> None:
+    path = tmp_path / "face.e2e.onnx"
+    write_model(bundled(), end_to_end_contract(PLAIN_BUNDLED.contract), path)
+    model, face = open_landmark_model(path), portraits()[0]
+    frame, box = np.rot90(read_photo(face.image), 2), face.bbox_xyxy
+    places = (np.array(frame.shape)[[1, 0, 1, 0]] - box[[2, 3, 0, 1]])[None]
+    for finder in (FaceAnalyzer, FaceTracker):
+        found, expected = (finder(lambda _: places, landmarker)(frame, color="bgr") for landmarker in (model, None))
+        assert abs(abs(found.rolls[0]) - 180) < 30
+        np.testing.assert_array_equal(found.rolls, expected.rolls)
+        np.testing.assert_array_equal(found.landmarks, expected.landmarks)
+        np.testing.assert_allclose(found.landmark_confidence, expected.landmark_confidence, rtol=1e-5)
+    with pytest.raises(ModelContractError, match="turns no crops"):
+        EndToEndModel(model.contract, model.function, name="old").locate(frame, places, roll=90)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("changes", [{"layout": "HWC"}, {"output_space": "image-pixels"}], ids=str)

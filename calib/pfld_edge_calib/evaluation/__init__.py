@@ -3,7 +3,12 @@
 from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict, judge, paired_drift
 from pfld_edge_calib.evaluation.metrics import Deviation
 from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
-from pfld_edge_calib.evaluation.robustness import Robustness, measure_robustness, robustness_record
+from pfld_edge_calib.evaluation.robustness import (
+    Robustness,
+    measure_robustness,
+    measure_turned,
+    robustness_record,
+)
 from pfld_edge_calib.evaluation.verification import (
     LikelyCause,
     ModelResult,
@@ -31,6 +36,7 @@ __all__ = [
     "join_units",
     "judge",
     "measure_robustness",
+    "measure_turned",
     "paired_drift",
     "predict_unit",
     "robustness_record",

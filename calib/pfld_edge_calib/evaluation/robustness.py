@@ -1,10 +1,10 @@
 """Corruption robustness: the NME as a function of the strength of each corruption of face images or boxes.
 
 A face is first resampled to a patch in which it has a fixed size (`face_patch`), so that strengths mean the same on
-every photograph; `CORRUPTIONS` change patches.
+every photograph; `CORRUPTIONS` change patches. `measure_turned` asks how well faces of any roll are found.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pfld_edge_calib.evaluation.metrics import nme_per_face, normalizing_distanc
 from pfld_edge_calib.evaluation.verification import json_types
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import BoxedPhoto, photographs, run_models, true_landmarks
-from pfld_edge_runtime import Contract, LandmarkModel, tight_box
+from pfld_edge_runtime import FaceAnalyzer, LandmarkModel, tight_box
 
 Float = NDArray[np.float64]
 
@@ -37,8 +37,11 @@ class FacePatch:
     box: NDArray[np.float64]
 
 
-def face_patch(photo: NDArray[np.uint8], face: Face) -> FacePatch:
-    """Resample a face with landmarks, in a ``(H, W, 3)`` uint8 BGR photograph: averaged or interpolated by its size."""
+def face_patch(photo: NDArray[np.uint8], face: Face, degrees: float | None = None) -> FacePatch:
+    """Resample a face with landmarks, in a ``(H, W, 3)`` uint8 BGR photograph: averaged or interpolated by its size.
+
+    With `degrees` the face is turned clockwise, and its box is the tight box of the turned landmarks.
+    """
     if face.landmarks is None:
         raise ValueError("a patch needs a face with landmarks")
     truth = face.landmarks.astype(np.float64)
@@ -58,9 +61,15 @@ def face_patch(photo: NDArray[np.uint8], face: Face) -> FacePatch:
     matrix = np.array([[factor[0], 0, -corner[0] * scale], [0, factor[1], -corner[1] * scale]])
     # The centre of the first pixel is at 0 for cv2, at 0.5 for landmarks.
     matrix[:, 2] += (factor - 1) / 2
-    image = cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    points = (truth - corner) * scale
     box = ((face.bbox_xyxy.reshape(2, 2) - corner) * scale).ravel().astype(np.float64)
-    return FacePatch(np.asarray(image, np.uint8), (truth - corner) * scale, box)
+    if degrees is not None:
+        turn = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), -degrees, 1.0)
+        matrix = turn @ np.vstack([matrix, [0, 0, 1]])
+        points = (points - 0.5) @ turn[:, :2].T + turn[:, 2] + 0.5
+        box = tight_box(points)
+    image = cv2.warpAffine(photo, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    return FacePatch(np.asarray(image, np.uint8), points, box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +202,10 @@ def measure_robustness(
     Every model sees the same pixels. Random choices depend on the seed, the face and the corruption only. Faces with a
     box of NaN, and those without NME, are left out.
     """
-    points = models[0].contract.landmarks.normalizing_points
-    total = np.zeros((len(models), 1 + sum(len(corruption.strengths) for corruption in corruptions)))
-    count = 0
-    for patch, number, unlabelled in _patches(faces, models[0].contract):
-        variants = [
+
+    def variants(photo: NDArray[np.uint8], face: Face, number: int) -> list[FacePatch]:
+        patch = face_patch(photo, face)
+        return [
             patch,
             *(
                 corruption.apply(patch, strength, np.random.default_rng([seed, number, place]))
@@ -205,32 +213,65 @@ def measure_robustness(
                 for strength in corruption.strengths
             ),
         ]
-        truth = np.stack([variant.landmarks for variant in variants])
-        truth[:, unlabelled] = np.nan
-        photos = (BoxedPhoto([i], variant.image, variant.box[None], Path()) for i, variant in enumerate(variants))
-        for row, found in enumerate(run_models(models, photos, len(variants))):
-            total[row] += nme_per_face(found, truth, points)
-        count += 1
-        if advance is not None:
-            advance(1)
-    means = total / count if count else np.full_like(total, np.nan)
-    ends = np.cumsum([1, *(len(corruption.strengths) for corruption in corruptions)])
-    curves = tuple(
-        Curve(corruption.name, corruption.unit, corruption.strengths, means[:, start:end])
-        for corruption, start, end in zip(corruptions, ends[:-1], ends[1:], strict=True)
-    )
-    return Robustness(tuple(model.name for model in models), count, means[:, 0], curves)
+
+    def predict(patches: Sequence[FacePatch]) -> list[NDArray[np.float32]]:
+        photos = (BoxedPhoto([i], patch.image, patch.box[None], Path()) for i, patch in enumerate(patches))
+        return run_models(models, photos, len(patches))
+
+    names = [(corruption.name, corruption.unit, corruption.strengths) for corruption in corruptions]
+    return _measured(models, faces, advance, variants, predict, names)
 
 
-def _patches(faces: Sequence[Face], contract: Contract) -> Iterator[tuple[FacePatch, int, NDArray[np.bool_]]]:
-    """Yield each face's patch, number, and ``(P,)`` mask of unlabelled points; a photograph's faces share one read."""
-    truth = true_landmarks(faces, contract)
+def measure_turned(
+    models: Sequence[LandmarkModel],
+    faces: Sequence[Face],
+    advance: Callable[[int], object] | None = None,
+    angles: Sequence[float] = tuple(range(30, 360, 30)),
+) -> Robustness:
+    """Measure the NME of faces upright (`clean`) and turned clockwise in the image plane, by each angle in degrees.
+
+    They are found by a `FaceAnalyzer` whose detector gives the tight boxes of the turned landmarks, but no roll.
+    """
+
+    def variants(photo: NDArray[np.uint8], face: Face, _number: int) -> list[FacePatch]:
+        return [face_patch(photo, face, angle) for angle in (0, *angles)]
+
+    def analyzed(model: LandmarkModel, patch: FacePatch) -> NDArray[np.float32]:
+        return FaceAnalyzer(lambda _: patch.box, model)(patch.image, "bgr").landmarks[0]
+
+    def predict(patches: Sequence[FacePatch]) -> list[NDArray[np.float32]]:
+        return [np.stack([analyzed(model, patch) for patch in patches]) for model in models]
+
+    return _measured(models, faces, advance, variants, predict, [("turn", "degrees clockwise", tuple(angles))])
+
+
+def _measured(
+    models: Sequence[LandmarkModel],
+    faces: Sequence[Face],
+    advance: Callable[[int], object] | None,
+    variants: Callable[[NDArray[np.uint8], Face, int], Sequence[FacePatch]],
+    predict: Callable[[Sequence[FacePatch]], Sequence[NDArray[np.float32]]],
+    names: Sequence[tuple[str, str, tuple[float, ...]]],
+) -> Robustness:
+    """Average the NME of each face's variants: the clean one, and those of each curve's name, unit and strengths."""
+    contract = models[0].contract
     first, second = contract.landmarks.normalizing_points
-    measurable = np.isfinite(normalizing_distance(truth, [first], [second]))
+    whole_truth = true_landmarks(faces, contract)
+    measurable = np.isfinite(normalizing_distance(whole_truth, [first], [second]))
     rows = [row for row, face in enumerate(faces) if measurable[row] and np.isfinite(face.bbox_xyxy).all()]
+    ends = np.cumsum([1, *(len(strengths) for _, _, strengths in names)])
+    total = np.zeros((len(models), ends[-1]))
     for shown, photo in photographs(faces, rows):
         for row in shown:
-            yield face_patch(photo, faces[row]), row, np.isnan(truth[row]).any(axis=1)
+            patches = variants(photo, faces[row], row)
+            truth = np.stack([patch.landmarks for patch in patches])
+            truth[:, np.isnan(whole_truth[row]).any(axis=1)] = np.nan
+            total += [nme_per_face(found, truth, (first, second)) for found in predict(patches)]
+            if advance is not None:
+                advance(1)
+    means = total / len(rows) if rows else np.full_like(total, np.nan)
+    curves = tuple(Curve(*name, means[:, end - len(name[2]) : end]) for name, end in zip(names, ends[1:], strict=True))
+    return Robustness(tuple(model.name for model in models), len(rows), means[:, 0], curves)
 
 
 def robustness_record(found: Robustness) -> dict[str, Any]:
