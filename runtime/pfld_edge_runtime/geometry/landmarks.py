@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.errors import LandmarkError
 
 Array = NDArray[np.float64]
+Bounds = tuple[float, float, float, float]
 
 
 def check_landmarks(landmarks: object, points: int | None = 98) -> Array:
@@ -49,7 +50,7 @@ def tight_box(landmarks: object) -> Array:
     return boxes[0] if np.asarray(landmarks).ndim == 2 else boxes
 
 
-def bounds(points: NDArray[np.floating]) -> tuple[float, float, float, float]:
+def bounds(points: NDArray[np.floating]) -> Bounds:
     """Find the least x and y and the greatest x and y of ``(P, 2)`` points; NaN where a coordinate is NaN."""
     # The array's own `min` and `max` take three times as long.
     left, top = np.minimum.reduce(points).tolist()
@@ -59,8 +60,18 @@ def bounds(points: NDArray[np.floating]) -> tuple[float, float, float, float]:
 
 def face_size(points: NDArray[np.floating]) -> float:
     """Give the longer side of the box around ``(P, 2)`` points, in their units: the tracker's unit of distance."""
-    left, top, right, bottom = bounds(points)
+    return longer_side(bounds(points))
+
+
+def longer_side(extent: Bounds) -> float:
+    """Give the longer side of `bounds`."""
+    left, top, right, bottom = extent
     return max(right - left, bottom - top)
+
+
+def center_of(points: NDArray[np.floating]) -> complex:
+    """Give the mean of ``(P, 2)`` points, x + iy; numpy's own `mean` takes three times as long."""
+    return complex(np.add.reduce(as_complex(points))) / len(points)
 
 
 @dataclass(frozen=True, slots=True)

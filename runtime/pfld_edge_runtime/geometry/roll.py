@@ -33,7 +33,7 @@ BoxesAt = Callable[[float], Array]
 
 _QUADRANTS = (0.0, 90.0, 180.0, 270.0)
 
-_UPRIGHT = 20.0
+UPRIGHT = 20.0
 """Degrees by which a face may lean in its crop; a face that leans more is cropped again, upright."""
 
 _DOUBTFUL = 0.015
@@ -50,7 +50,7 @@ _AGREEMENT = 0.06
 of the eye distance upright and 0.0444 turned (0.0460 and 0.0450 by movement without confidence); with the best of all
 crops, which nobody knows, 0.0367. What is left are faces under helmets, veils and hands, or seen from behind."""
 
-_LEAST_SHAPE = 0.4
+LEAST_SHAPE = 0.4
 """Least length of the sum that gives the roll, in faces: 0.69 to 1.2 for the 1,537 faces of Helen and AFW."""
 
 
@@ -60,16 +60,17 @@ def face_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None) ->
     Gives ``(N,)`` degrees, -180 to 180, positive clockwise as `HeadPose.roll`; NaN for landmarks that are not finite or
     don't have the shape of a face, and for schemes without eyes and mouth, or None.
     """
-    weights = None if scheme is None else _weights(scheme)
+    weights = None if scheme is None else roll_weights(scheme)
     if weights is None or len(landmarks) == 0:
         return np.full(len(landmarks), np.nan)
     across = as_complex(landmarks) @ weights
     sizes = (np.maximum.reduce(landmarks, 1) - np.minimum.reduce(landmarks, 1)).max(axis=1)
-    return np.where(np.abs(across) >= _LEAST_SHAPE * sizes, np.degrees(np.arctan2(across.imag, across.real)), np.nan)
+    return np.where(np.abs(across) >= LEAST_SHAPE * sizes, np.degrees(np.arctan2(across.imag, across.real)), np.nan)
 
 
 @lru_cache(maxsize=64)
-def _weights(scheme: LandmarkScheme) -> NDArray[np.complex128] | None:
+def roll_weights(scheme: LandmarkScheme) -> NDArray[np.complex128] | None:
+    """Give the ``(P,)`` weights whose product with the landmarks, as complex numbers, points along the roll."""
     left, right, mouth = (
         np.array([any(name.startswith(part) for part in parts) for name in scheme.names], np.float64)
         for parts in (("left_eye",), ("right_eye",), ("outer_lip", "left_mouth", "right_mouth"))
@@ -96,7 +97,7 @@ def detected_rolls(found: Array, scheme: LandmarkScheme | None) -> Array:
 
 def _next_rolls(found: Array, rolls: Array) -> Array:
     # Comparisons with NaN are false: such faces keep their roll.
-    return np.where(np.abs((found - rolls + 180) % 360 - 180) > _UPRIGHT, found, rolls)
+    return np.where(np.abs((found - rolls + 180) % 360 - 180) > UPRIGHT, found, rolls)
 
 
 def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
@@ -130,7 +131,7 @@ def refine_detected(
     """
     rolls = follow_roll(first[..., :2], scheme, rolls)
     places = turned_box(first[..., :2], rolls)
-    if scheme is None or _weights(scheme) is None:
+    if scheme is None or roll_weights(scheme) is None:
         return predict(places, rolls), places, rolls
     both = predict(np.concatenate([places, shifted_boxes(places)]), np.concatenate([rolls, rolls]))
     points, shifted = np.split(both, 2)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import SmoothingError
-from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity
+from pfld_edge_runtime.geometry.landmarks import Bounds, as_complex, bounds, center_of, longer_side
 
 Array = NDArray[np.float64]
 Cutoff = TypeVar("Cutoff", float, NDArray[np.float64])
@@ -55,15 +55,21 @@ class OneEuro:
 
 def low_pass_gain(cutoff: Cutoff, interval: float) -> Cutoff:
     """The share of a new sample in a first-order low-pass filter (equation 5 of the paper): ``1 / (1 + tau / Te)``."""
-    turn = 2 * pi * cutoff * interval
+    turn = cutoff * (2 * pi * interval)
     return turn / (1 + turn)
 
 
 class SpeedGain:
     """The adaptive gain of the filter: the share of each innovation to add to the filtered value."""
 
-    def __init__(self, settings: OneEuro) -> None:
-        self._settings = settings
+    def __init__(self, *settings: OneEuro) -> None:
+        """Take the settings of all samples, or those of each one: as many as there are rows."""
+        rows = [(one.min_cutoff, one.beta, one.derivative_cutoff, one.dead_band, one.dead_band > 0) for one in settings]
+        # Arrays only where rows differ: numbers are faster.
+        self._settings = [
+            each[0] if len(set(each)) == 1 else np.array(each)[:, None] for each in zip(*rows, strict=True)
+        ]
+        self._banded = any(one.dead_band for one in settings)
         self._speed: Array | None = None
         self._noise = _Noise()
         self._seen = 1
@@ -73,50 +79,55 @@ class SpeedGain:
 
         The D components share one speed; `interval` is in seconds since the last sample, above 0.
         """
-        settings = self._settings
-        gain = low_pass_gain(settings.derivative_cutoff, interval)
+        min_cutoff, beta, derivative_cutoff, dead_band, starts = self._settings
+        gain = low_pass_gain(derivative_cutoff, interval)
         # As algorithm 1 has it, speed is measured from the last *filtered* value: what lags behind counts as moving.
         # The first of these meets a low-pass filter that has seen the paper's initial dx = 0.
-        slope = innovation / interval
-        self._speed = gain * slope if self._speed is None else self._speed + gain * (slope - self._speed)
-        speed: Array = np.sqrt(np.einsum("...i,...i->...", self._speed, self._speed))[..., None]
-        if settings.dead_band:
+        slope = innovation * (gain / interval)
+        self._speed = slope if self._speed is None else self._speed * (1 - gain) + slope
+        speed = np.sqrt(_power(self._speed))
+        if self._banded:
             # White noise of deviation s has deviation s / interval * sqrt(gain / (2 - gain)) after that low pass.
-            made_by_noise = self._noise(innovation, interval) / interval * sqrt(gain / (2 - gain))
-            speed = np.maximum(speed - settings.dead_band * made_by_noise, 0)
-        share: Array = low_pass_gain(settings.min_cutoff + settings.beta * speed, interval)
-        if settings.dead_band:
+            speed -= self._noise(innovation, interval) * (dead_band / interval * (gain / (2 - gain)) ** 0.5)
+            np.maximum(speed, 0, out=speed)
+        share: Array = low_pass_gain(speed * beta + min_cutoff, interval)
+        if self._banded:
             # Inside the band a low cutoff would keep the first sample's error for seconds: start as a plain mean.
             self._seen += 1
-            share = np.maximum(share, 1 / self._seen)
+            np.maximum(share, starts / self._seen, out=share)
         return share
+
+
+def _power(vectors: Array) -> Array:
+    """The ``(..., 1)`` sums of the squares of ``(..., D)`` components."""
+    power: Array = np.einsum("...i,...i->...", vectors, vectors)[..., None]
+    return power
 
 
 class _Noise:
     """Standard deviation of a signal's noise, from second differences, which are zero for uniform motion."""
 
     def __init__(self) -> None:
-        self._past: list[Array] = []
+        self._last: Array | None = None
+        self._step: Array | None = None  # from the sample before to the last
         self._last_interval = 0.0
-        self._variance: Array | None = None
+        self._variance: Array | float = 0.0
         self._seen = 0
 
     def __call__(self, sample: Array, interval: float) -> Array:
         """Add a sample ``(..., D)``; give the deviation ``(..., 1)`` of all D components together, 0 at first."""
-        variance = np.zeros((*sample.shape[:-1], 1)) if self._variance is None else self._variance
-        if len(self._past) == 2:
+        step = None if self._last is None else sample - self._last
+        if self._step is not None and step is not None:
             ratio = interval / self._last_interval
-            older, old = self._past
-            error = sample - old - (old - older) * ratio
-            power = np.einsum("...i,...i->...", error, error)[..., None] / (1 + (1 + ratio) ** 2 + ratio**2)
+            power = _power(step - self._step * ratio) / (1 + (1 + ratio) ** 2 + ratio**2)
             if self._seen > 2:
-                power = np.minimum(power, _LARGEST_ERROR**2 * variance)
+                np.minimum(power, self._variance * _LARGEST_ERROR**2, out=power)
             self._seen += 1
-            variance = variance + max(1 / self._seen, interval / (interval + _NOISE_TIME)) * (power - variance)
-            self._variance = variance
-        self._past = [*self._past, sample][-2:]
-        self._last_interval = interval
-        return np.sqrt(variance)
+            share = max(1 / self._seen, interval / (interval + _NOISE_TIME))
+            self._variance = self._variance * (1 - share) + power * share
+        self._last, self._step, self._last_interval = sample, step, interval
+        deviation: Array = np.sqrt(self._variance)
+        return deviation
 
 
 class OneEuroFilter:
@@ -163,13 +174,19 @@ class Smoothing:
 
 
 class FaceSmoother:
-    """The state of the two filters for one face."""
+    """The state of the two filters for one face.
+
+    Attributes:
+        center: Mean of the last smoothed landmarks, x + iy.
+        bounds: Their least x and y and greatest x and y.
+    """
 
     def __init__(self, settings: Smoothing) -> None:
         self._settings = settings
         self._landmarks: Array | None = None
-        self._motion = SpeedGain(settings.motion)
-        self._shape = SpeedGain(settings.shape)
+        self._gains: SpeedGain | None = None
+        self.center = 0j
+        self.bounds: Bounds = (0.0, 0.0, 0.0, 0.0)
 
     def __call__(self, landmarks: NDArray[np.floating], interval: float) -> Array:
         """Smooth the next frame's landmarks, ``(P, 2)`` pixels; the first come back as they are.
@@ -177,20 +194,38 @@ class FaceSmoother:
         `interval` is in seconds since the last frame, above 0.
         """
         found = np.asarray(landmarks, np.float64)
-        last, self._landmarks = self._landmarks, found
-        if last is None or (size := face_size(last)) == 0:
+        smoothed = found if self._landmarks is None else self._step(found, self._landmarks, interval)
+        self._landmarks, self.center, self.bounds = smoothed, center_of(smoothed), bounds(smoothed)
+        return smoothed
+
+    def _step(self, found: Array, last: Array, interval: float) -> Array:
+        size = longer_side(self.bounds)
+        if size == 0:
             return found
-        step = fit_similarity(last, found)
-        if abs(step.factor) < _COLLAPSED:
+        # `fit_similarity` of the last landmarks to these, in place: a tracker calls this for each face and frame.
+        points, shift = as_complex(found), center_of(found) - self.center
+        around = as_complex(last) - self.center
+        power = np.vdot(around, around).real
+        factor = complex(np.vdot(around, points)) / power
+        if abs(factor) < _COLLAPSED:
             return found
-        # The motion in pixels: the translation, and how far rotation and scale move a typical point.
-        around = last - last.sum(axis=0) / len(last)
-        spread = (step.factor - 1) * sqrt((around**2).sum() / len(last))
-        motion = np.array([[step.shift.real, step.shift.imag, spread.real, spread.imag]])
-        moved = float(self._motion(motion / size, interval)[0, 0])
-        residual = found - step.apply(last)
-        # Rotated and scaled back to the frame before.
-        before = (residual.view(np.complex128) / step.factor).view(np.float64)
-        bent = last + self._shape(residual / size, interval) * before
-        self._landmarks = step.apply(bent, moved)
-        return self._landmarks
+        residual = points - around * factor
+        residual -= self.center + shift
+        # One row for each landmark, and the last for the motion in pixels: the translation, and how far rotation and
+        # scale move a typical point.
+        innovation = np.zeros((len(points) + 1, 2), np.complex128)
+        innovation[:-1, 0] = residual
+        innovation[-1] = shift, (factor - 1) * sqrt(power / len(points))
+        innovation /= size
+        if self._gains is None:
+            self._gains = SpeedGain(*[self._settings.shape] * len(points), self._settings.motion)
+        gains = self._gains(innovation.view(np.float64), interval)[:, 0]
+        moved = float(gains[-1])
+        # Bent in the frame before, then moved.
+        turn = factor**moved
+        residual *= gains[:-1]
+        residual *= turn / factor
+        around *= turn
+        around += residual
+        around += self.center + moved * shift
+        return around[:, None].view(np.float64)

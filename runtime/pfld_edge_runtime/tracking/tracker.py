@@ -208,7 +208,7 @@ class FaceTracker:
                     f"the landmarker gave {shape} for {len(boxes)} boxes; its scheme {self._scheme.name} asks for "
                     f"{(*expected[:2], 2)}"
                 )
-            return found.astype(np.float64)
+            return found
 
         return predict
 
