@@ -30,4 +30,6 @@ def asks(function: Any) -> bool:
     if re.search(r"SHARED|CASES", inspect.getsource(function)):
         return True
     named = (function.__globals__.get(name) for name in function.__code__.co_names)
-    return any(asks(one) for one in named if one is not function and getattr(one, "__module__", "") == function.__module__)
+    return any(
+        asks(one) for one in named if one is not function and getattr(one, "__module__", "") == function.__module__
+    )
