@@ -100,7 +100,7 @@ def _check_toolkit(out: Path, folder: Path) -> None:
 def _environment(folder: Path, wheels: Sequence[str]) -> Path:
     venv.create(folder, with_pip=False)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    _run([*_pip(python), "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *wheels])
+    _run([*_pip(python), "install", "--quiet", "--no-compile", "-c", str(ROOT / "constraints.txt"), *wheels])
     return python
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: what is read, what is refused, and the configuration that weights alone reveal."""
 
+import functools
 import os
 import pickle
 import tempfile
@@ -26,9 +27,15 @@ from pfld_edge_train.models.published import infer_config, width_candidates
 CONFIG = ModelConfig("pfld-ghostone", width_factor=0.5, input_size=64, num_landmarks=5, conv_branches=2)
 
 
-def weights(config: ModelConfig = CONFIG) -> dict[str, torch.Tensor]:
+@functools.cache
+def built(config: ModelConfig) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(config).state_dict()
+    return build_model(config)
+
+
+def weights(config: ModelConfig = CONFIG) -> dict[str, torch.Tensor]:
+    """Of one network for all tests, which may change the dict and no tensor."""
+    return dict(built(config).state_dict())
 
 
 def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:

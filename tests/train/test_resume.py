@@ -76,10 +76,10 @@ fit(new_run(load_config(Path(sys.argv[1]))), Path(sys.argv[2]), Path(sys.argv[3]
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_killed_within_an_epoch_goes_on_with_the_same_bits(write_config: WriteConfig, tmp_path: Path) -> None:
-    path = write_config("killed", PAPER, checkpoint_steps=2, epochs=3, conv_branches=2)
+    path = write_config("killed", PAPER, checkpoint_steps=2, epochs=2, conv_branches=2)
     config, cache = load_config(path), tmp_path / "cache"
     fit(new_run(config), tmp_path / "straight", cache)
-    steps = load_checkpoint(tmp_path / "straight/last.pth").step // 3
+    steps = load_checkpoint(tmp_path / "straight/last.pth").step // 2
     assert steps > 3
     command = [sys.executable, "-c", KILLED, path, tmp_path / "cut", cache, str(steps + 3)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -104,19 +104,22 @@ class SignalAt(Callback):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_run_and_says_how_to_go_on(
-    write_config: WriteConfig, tmp_path: Path, number: signal.Signals
-) -> None:
-    config, handler = load_config(write_config("signal")), signal.getsignal(number)
-    fit(new_run(config), tmp_path / "straight", tmp_path / "cache")
+def test_a_signal_saves_the_run_and_says_how_to_go_on(write_config: WriteConfig, tmp_path: Path) -> None:
+    config, cache, cut = load_config(write_config("signal")), tmp_path / "cache", tmp_path / "cut"
+    fit(new_run(config), tmp_path / "straight", cache)
     steps = load_checkpoint(tmp_path / "straight/last.pth").step // 2
-    with pytest.raises(TrainingInterruptedError, match=rf"{number.name} in epoch 2 after step 2 .*--resume") as stopped:
-        fit(new_run(config), tmp_path / "cut", tmp_path / "cache", SignalAt(number, steps + 1))
-    assert stopped.value.signal == number
-    assert signal.getsignal(number) == handler
-    fit(resumed_run(config, tmp_path / "cut/last.pth"), tmp_path / "cut", tmp_path / "cache")
-    assert_same_run(tmp_path / "cut", tmp_path / "straight")
+    # Stopped in the second epoch by one signal, resumed, and stopped again by the other.
+    state = new_run(config)
+    for number, after, done in ((signal.SIGINT, steps + 1, 2), (signal.SIGTERM, 1, 4)):
+        handler = signal.getsignal(number)
+        said = rf"{number.name} in epoch 2 after step {done} .*--resume"
+        with pytest.raises(TrainingInterruptedError, match=said) as stopped:
+            fit(state, cut, cache, SignalAt(number, after))
+        assert stopped.value.signal == number
+        assert signal.getsignal(number) == handler
+        state = resumed_run(config, cut / "last.pth")
+    fit(state, cut, cache)
+    assert_same_run(cut, tmp_path / "straight")
 
 
 @pytest.mark.parametrize("steps", [0, 3])
