@@ -333,7 +333,8 @@ def _improved(
     weight, bias = layer.weights(plan.index)
     mean, wanted, second, errors = moments.centered()
     exact, rounded = in_memory_order(weight).reshape(len(mean), -1, mean.shape[1]), old
-    if limits is not None:
+    # Rows of equal weights, as of an average, are exact.
+    if limits is not None and np.ptp(exact, axis=2).any():
         target = _from_memory_order(exact + exact @ errors @ np.linalg.inv(_damped(second, _RIDGE)), weight)
         scaled, second = source.scaled_weights(target), source.scaled_moments(second)
         rounded = round_with_feedback(
@@ -342,7 +343,22 @@ def _improved(
     if correct_bias:
         real = in_memory_order(source.unscaled_weights(rounded.real())).reshape(exact.shape)
         bias = bias + (exact @ wanted[..., None] - real @ mean[..., None]).ravel()
+    bias = bias + copy_offsets(*layer.weights(plan.index)) * (plan.output_scale(layer) or 0.0)
     return source.with_bias(rounded, bias)
+
+
+def copy_offsets(weight: Array, bias: Array) -> Array:
+    """``(O,)`` fractions of a step, -1/2 to 1/2, for channels of equal weight and bias; 0 for others and for padding.
+
+    Copies of a channel, see `CopyChannels`, then round to neighbouring integers, whose mean is nearer (dithering).
+    """
+    rows = np.column_stack([weight.reshape(len(weight), -1), bias])
+    _, group, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    rank = np.zeros(len(rows))
+    for number in np.flatnonzero(counts > 1):
+        rank[group == number] = np.arange(counts[number])
+    result: Array = np.where(rows[:, :-1].any(axis=1), (rank + 0.5) / counts[group] - 0.5, 0.0)
+    return result
 
 
 class NodewiseRunner:

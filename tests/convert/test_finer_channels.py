@@ -1,0 +1,91 @@
+"""Narrow tensors and pooled features get finer grids, and the float output stays."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper
+
+from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.passes.int8_preparation import AveragesAsConvolutions, CopyChannels
+from pfld_edge_convert.quantization.reconstruction import copy_offsets
+
+Build = Callable[..., onnx.ModelProto]
+node = helper.make_node
+
+
+def bottleneck(build: Build, wide: int, narrow: int = 2) -> onnx.ModelProto:
+    """A wide map, `narrow` channels with a depthwise convolution of them beside, two averages of maps."""
+    random, pooled = np.random.default_rng(0), wide + 2 * narrow
+    shapes = {"a": (wide, 3, 3, 3), "b": (wide, wide, 1, 1), "c": (narrow, wide, 1, 1), "d": (narrow, 1, 3, 3)}
+    shapes["e"] = (5, pooled)
+    constants = {f"w{name}": random.normal(size=shape).astype(np.float32) / 8 for name, shape in shapes.items()}
+    constants |= {f"b{name}": random.normal(size=shape[0]).astype(np.float32) for name, shape in shapes.items()}
+    same = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    nodes = [
+        node("Conv", ["x", "wa", "ba"], ["a"], **same),
+        node("Relu", ["a"], ["r"]),
+        node("Conv", ["r", "wb", "bb"], ["b"]),
+        node("Conv", ["b", "wc", "bc"], ["c"]),
+        node("Conv", ["c", "wd", "bd"], ["d"], group=narrow, **same),
+        node("Concat", ["c", "d"], ["both"], axis=1),
+        *(node("GlobalAveragePool", [name], [f"{name}_mean"]) for name in ("b", "both")),
+        *(node("Flatten", [f"{name}_mean"], [f"{name}_flat"]) for name in ("b", "both")),
+        node("Concat", ["b_flat", "both_flat"], ["features"], axis=1),
+        node("Gemm", ["features", "we", "be"], ["y"], transB=1),
+    ]
+    return build(nodes, constants, ["n", 3, 4, 4])
+
+
+SAMPLES = np.random.default_rng(1).normal(size=(7, 3, 4, 4)).astype(np.float32)
+
+
+def test_narrow_channels_are_there_four_times_and_the_output_stays(build: Build) -> None:
+    model = bottleneck(build, 320)
+    result = CopyChannels()(model)
+    assert result.modified
+    onnx.checker.check_model(result.model, full_check=True)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in result.model.graph.initializer}
+    assert (shapes["wc"], shapes["wd"], shapes["we"]) == ((8, 320, 1, 1), (8, 1, 3, 3), (5, 336))
+    np.testing.assert_allclose(run_model(result.model, SAMPLES), run_model(model, SAMPLES), atol=1e-5)
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [(320, 17), (20, 2)], ids=["no narrow tensor", "too costly"])
+def test_nothing_is_copied(build: Build, wide: int, narrow: int) -> None:
+    assert not CopyChannels()(bottleneck(build, wide, narrow)).modified
+
+
+def test_the_mean_of_copies_is_four_times_as_fine() -> None:
+    weight, bias = np.array([[2.0], [2.0], [0.0], [2.0], [0.0], [2.0], [2.0]]), np.array([1.0, 1, 0, 1, 0, 1, 3])
+    offsets = copy_offsets(weight, bias)
+    assert offsets.tolist() == [-0.375, -0.125, 0, 0.125, 0, 0.375, 0]
+    values = np.linspace(-3, 3, 1001)
+    rounded = np.rint(values[:, None] + offsets[[0, 1, 3, 5]])
+    assert np.abs(rounded.mean(axis=1) - values).max() <= 1 / 8 + 1e-9
+
+
+def test_an_average_becomes_a_convolution_around_its_middle(build: Build) -> None:
+    model = bottleneck(build, 320)
+    middles = {name: np.random.default_rng(2).normal(size=size) for name, size in (("b_mean", 320), ("both_mean", 4))}
+    result = AveragesAsConvolutions(middles)(model)
+    made = {item.output[0]: item for item in result.model.graph.node}
+    # 320 x 4 x 4 weights are more than a twenty-fifth of all.
+    assert (made["b_mean"].op_type, made["both_mean"].op_type) == ("GlobalAveragePool", "Conv")
+    onnx.checker.check_model(result.model, full_check=True)
+    np.testing.assert_allclose(run_model(result.model, SAMPLES), run_model(model, SAMPLES), atol=1e-5)
+    model.graph.output.append(onnx.ValueInfoProto(name="both_mean"))
+    assert not AveragesAsConvolutions(middles)(model).modified
+
+
+def test_the_offset_of_an_average_is_its_middle(build: Build) -> None:
+    model = bottleneck(build, 320)
+    middle: NDArray[np.float64] = np.arange(4.0)
+    shown = []
+    for network in (model, AveragesAsConvolutions({"both_mean": middle})(model).model):
+        network = onnx.ModelProto.FromString(network.SerializeToString())
+        network.graph.ClearField("output")
+        network.graph.output.append(onnx.ValueInfoProto(name="both_mean"))
+        shown.append(run_model(network, SAMPLES))
+    np.testing.assert_allclose(shown[1], shown[0] - middle.reshape(1, 4, 1, 1), atol=1e-5)
