@@ -1,15 +1,14 @@
-"""Narrow tensors and pooled features get finer grids, and the float output stays."""
+"""Channels of narrow tensors are copied, the float output stays, and the copies' mean is finer than a step."""
 
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import helper
 
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes.int8_preparation import AveragesAsConvolutions, CopyChannels
+from pfld_edge_convert.passes.int8_preparation import CopyChannels
 from pfld_edge_convert.quantization.reconstruction import copy_offsets
 
 Build = Callable[..., onnx.ModelProto]
@@ -64,28 +63,3 @@ def test_the_mean_of_copies_is_four_times_as_fine() -> None:
     values = np.linspace(-3, 3, 1001)
     rounded = np.rint(values[:, None] + offsets[[0, 1, 3, 5]])
     assert np.abs(rounded.mean(axis=1) - values).max() <= 1 / 8 + 1e-9
-
-
-def test_an_average_becomes_a_convolution_around_its_middle(build: Build) -> None:
-    model = bottleneck(build, 320)
-    middles = {name: np.random.default_rng(2).normal(size=size) for name, size in (("b_mean", 320), ("both_mean", 4))}
-    result = AveragesAsConvolutions(middles)(model)
-    made = {item.output[0]: item for item in result.model.graph.node}
-    # 320 x 4 x 4 weights are more than a twenty-fifth of all.
-    assert (made["b_mean"].op_type, made["both_mean"].op_type) == ("GlobalAveragePool", "Conv")
-    onnx.checker.check_model(result.model, full_check=True)
-    np.testing.assert_allclose(run_model(result.model, SAMPLES), run_model(model, SAMPLES), atol=1e-5)
-    model.graph.output.append(onnx.ValueInfoProto(name="both_mean"))
-    assert not AveragesAsConvolutions(middles)(model).modified
-
-
-def test_the_offset_of_an_average_is_its_middle(build: Build) -> None:
-    model = bottleneck(build, 320)
-    middle: NDArray[np.float64] = np.arange(4.0)
-    shown = []
-    for network in (model, AveragesAsConvolutions({"both_mean": middle})(model).model):
-        network = onnx.ModelProto.FromString(network.SerializeToString())
-        network.graph.ClearField("output")
-        network.graph.output.append(onnx.ValueInfoProto(name="both_mean"))
-        shown.append(run_model(network, SAMPLES))
-    np.testing.assert_allclose(shown[1], shown[0] - middle.reshape(1, 4, 1, 1), atol=1e-5)

@@ -16,18 +16,15 @@ from pfld_edge_convert.passes.base import GraphIndex, check_equivalence, with_ou
 from pfld_edge_convert.passes.int8_preparation import (
     CENTER,
     AlignChannels,
-    AveragesAsConvolutions,
     CopyChannels,
     EqualizeChannels,
     FoldNormalization,
     SpaceToDepthStem,
-    pooled_columns,
 )
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_convert.quantization.plan import Grid, Plan, hard_swish_offset, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import (
     Histograms,
-    activations,
     align_addition_scales,
     channel_magnitudes,
     collect_histograms,
@@ -55,9 +52,6 @@ _FINALISTS, _FINALE, _CLEARLY_BETTER = 2, 64, 0.95
 
 _HEADROOM = 1.1
 """Factor on the extremes of pooled features: with one value per face, new faces often exceed the largest."""
-
-_SOME = 64
-"""Faces that tell the middles of averages."""
 
 _BATCH = 32
 """Faces whose input is prepared at once for the histograms."""
@@ -106,7 +100,7 @@ class Quantizer:
         self._used, self.held_back = _split(crops)
         self._varied = np.concatenate([vary_crops(self._used, seed) for seed in range(_VARIATIONS)])
         self._expected = run_model(model, prepare_input(self.held_back, contract))
-        network = _collect(*_with_features(*self._prepared(model, contract), crops), self._used, self._varied)
+        network = _collect(*self._prepared(model, contract), self._used, self._varied)
         by = EQUALIZE_BY if settings.equalize_by == "auto" else (settings.equalize_by,)
         equalized = {method: network.equalized(settings.equalize, method, crops[:8]) for method in by}
         self._network, self._method, self._tried = self._chosen(equalized if settings.equalize else {"": network})
@@ -223,22 +217,6 @@ class _FloatNetwork:
             for name, histogram in self.histograms.items()
         }
         return replace(self, model=result, histograms=divided)
-
-
-def _with_features(model: onnx.ModelProto, contract: Contract, crops: Crops) -> tuple[onnx.ModelProto, Contract]:
-    """Make convolutions of the averages that a last product reads; see `AveragesAsConvolutions`."""
-    index = GraphIndex(model)
-    names = [node.output[0] for node in model.graph.node if pooled_columns(index, node)]
-    if not names:
-        return model, contract
-    inputs = _float_input(crops[:: -(-len(crops) // _SOME)], contract)
-    found = list(activations(model, names, [inputs]))
-    values = {name: np.concatenate([part[name] for part in found]).astype(np.float64) for name in names}
-    middles = {name: ((v.max(axis=0) + v.min(axis=0)) / 2).ravel() for name, v in values.items()}
-    convolve = AveragesAsConvolutions(middles)
-    result = convolve(model).model
-    check_equivalence(model, result, inputs[:8], convolve.tolerance, convolve.name)
-    return result, contract
 
 
 def _collect(model: onnx.ModelProto, contract: Contract, crops: Crops, varied: Crops) -> _FloatNetwork:

@@ -333,8 +333,7 @@ def _improved(
     weight, bias = layer.weights(plan.index)
     mean, wanted, second, errors = moments.centered()
     exact, rounded = in_memory_order(weight).reshape(len(mean), -1, mean.shape[1]), old
-    # Rows of equal weights, as of an average, are exact.
-    if limits is not None and np.ptp(exact, axis=2).any():
+    if limits is not None:
         target = _from_memory_order(exact + exact @ errors @ np.linalg.inv(_damped(second, _RIDGE)), weight)
         scaled, second = source.scaled_weights(target), source.scaled_moments(second)
         rounded = round_with_feedback(
