@@ -1,6 +1,7 @@
 """Channels of narrow tensors are copied, the float output stays, and the copies' mean is finer than a step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,11 +19,16 @@ node = helper.make_node
 def bottleneck(build: Build, wide: int, narrow: int = 2) -> onnx.ModelProto:
     """A wide map, `narrow` channels with a depthwise convolution of them beside, two averages of maps."""
     random, pooled = np.random.default_rng(0), wide + 2 * narrow
-    shapes = {"a": (wide, 3, 3, 3), "b": (wide, wide, 1, 1), "c": (narrow, wide, 1, 1), "d": (narrow, 1, 3, 3)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "a": (wide, 3, 3, 3),
+        "b": (wide, wide, 1, 1),
+        "c": (narrow, wide, 1, 1),
+        "d": (narrow, 1, 3, 3),
+    }
     shapes["e"] = (5, pooled)
     constants = {f"w{name}": random.normal(size=shape).astype(np.float32) / 8 for name, shape in shapes.items()}
     constants |= {f"b{name}": random.normal(size=shape[0]).astype(np.float32) for name, shape in shapes.items()}
-    same = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    same: dict[str, Any] = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
     nodes = [
         node("Conv", ["x", "wa", "ba"], ["a"], **same),
         node("Relu", ["a"], ["r"]),
