@@ -10,7 +10,7 @@ from onnx import helper
 
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.int8_preparation import CopyChannels
-from pfld_edge_convert.quantization.reconstruction import copy_offsets
+from pfld_edge_convert.quantization.plan import copy_offsets
 
 Build = Callable[..., onnx.ModelProto]
 node = helper.make_node

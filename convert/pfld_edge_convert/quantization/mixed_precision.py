@@ -19,9 +19,8 @@ from pfld_edge_calib.evaluation.drift import FEWEST_FACES, DriftEstimate, Verdic
 from pfld_edge_convert.benchmark.timing import Times, take_turns
 from pfld_edge_convert.model_file import copied, metadata, open_model, optimized_graph, run_model, set_metadata
 from pfld_edge_convert.passes.base import GraphIndex
-from pfld_edge_convert.quantization.plan import Grid, Layer, Plan
+from pfld_edge_convert.quantization.plan import Grid, Layer, Plan, copy_offsets
 from pfld_edge_convert.quantization.ranges import activations
-from pfld_edge_convert.quantization.reconstruction import copy_offsets
 from pfld_edge_runtime import ModelContractError
 
 Network = TypeVar("Network")

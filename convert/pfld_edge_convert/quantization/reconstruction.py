@@ -25,6 +25,7 @@ from pfld_edge_convert.quantization.plan import (
     Layer,
     LayerInput,
     Plan,
+    copy_offsets,
     odd_fraction,
     propagate_grids,
 )
@@ -344,20 +345,6 @@ def _improved(
         bias = bias + (exact @ wanted[..., None] - real @ mean[..., None]).ravel()
     bias = bias + copy_offsets(*layer.weights(plan.index)) * (plan.output_scale(layer) or 0.0)
     return source.with_bias(rounded, bias)
-
-
-def copy_offsets(weight: Array, bias: Array) -> Array:
-    """``(O,)`` fractions of a step, -1/2 to 1/2, for channels of equal weight and bias; 0 for others and for padding.
-
-    Copies of a channel, see `CopyChannels`, then round to neighbouring integers, whose mean is nearer (dithering).
-    """
-    rows = np.column_stack([weight.reshape(len(weight), -1), bias])
-    _, group, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-    rank = np.zeros(len(rows))
-    for number in np.flatnonzero(counts > 1):
-        rank[group == number] = np.arange(counts[number])
-    result: Array = np.where(rows[:, :-1].any(axis=1), (rank + 0.5) / counts[group] - 0.5, 0.0)
-    return result
 
 
 class NodewiseRunner:
