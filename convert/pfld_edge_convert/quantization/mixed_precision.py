@@ -19,7 +19,7 @@ from pfld_edge_calib.evaluation.drift import FEWEST_FACES, DriftEstimate, Verdic
 from pfld_edge_convert.benchmark.timing import Times, take_turns
 from pfld_edge_convert.model_file import copied, metadata, open_model, optimized_graph, run_model, set_metadata
 from pfld_edge_convert.passes.base import GraphIndex
-from pfld_edge_convert.quantization.plan import Grid, Layer, Plan
+from pfld_edge_convert.quantization.plan import Grid, Layer, Plan, copy_offsets
 from pfld_edge_convert.quantization.ranges import activations
 from pfld_edge_runtime import ModelContractError
 
@@ -165,7 +165,8 @@ def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> 
         lost = (weight - rounded).reshape(*rounded.shape[:2], -1).sum(axis=2)
         grouped = lost.reshape(layer.groups, -1, lost.shape[1]) @ mean.reshape(layer.groups, -1, 1)
         node = index.producers[layer.node.output[0]]
-        index.set_weights(node, rounded.astype(np.float32), (bias + grouped.ravel()).astype(np.float32))
+        bias = bias + grouped.ravel() + copy_offsets(weight, bias) * (plan.output_scale(layer) or 0.0)
+        index.set_weights(node, rounded.astype(np.float32), bias.astype(np.float32))
     if layer.output in plan.grids:
         _round_tensor(copy.graph, layer.output, plan.grids[layer.output])
     copy.graph.ClearField("value_info")

@@ -188,6 +188,20 @@ def odd_fraction(least: Array | float) -> Array:
     return np.where(ratio > 2.0**-14, parts / (whole - (whole % 2 == 0)), ratio)
 
 
+def copy_offsets(weight: Array, bias: Array) -> Array:
+    """``(O,)`` fractions of a step, -1/2 to 1/2, for channels of equal weight and bias; 0 for others and for padding.
+
+    Copies of a channel, see `CopyChannels`, then round to neighbouring integers, whose mean is nearer (dithering).
+    """
+    rows = np.column_stack([weight.reshape(len(weight), -1), bias])
+    _, group, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    rank = np.zeros(len(rows))
+    for number in np.flatnonzero(counts > 1):
+        rank[group == number] = np.arange(counts[number])
+    result: Array = np.where(rows[:, :-1].any(axis=1), (rank + 0.5) / counts[group] - 0.5, 0.0)
+    return result
+
+
 def clamp_bounds(index: GraphIndex, node: onnx.NodeProto) -> tuple[float, float] | None:
     """Bounds of a Relu, or of a Clip of any opset with constant bounds; None of any other node."""
     if node.op_type == "Relu":

@@ -16,6 +16,7 @@ from pfld_edge_convert.passes.base import GraphIndex, check_equivalence, with_ou
 from pfld_edge_convert.passes.int8_preparation import (
     CENTER,
     AlignChannels,
+    CopyChannels,
     EqualizeChannels,
     FoldNormalization,
     SpaceToDepthStem,
@@ -136,7 +137,7 @@ class Quantizer:
         if self._settings.uint8_input and is_usual and fold.applies(model):
             model = fold(model).model
             fed = fed.replace(input_dtype="uint8", layout="NHWC")
-        return AlignChannels(self._target.channel_multiple)(model).model, fed
+        return AlignChannels(self._target.channel_multiple)(CopyChannels()(model).model).model, fed
 
     def _chosen(self, networks: dict[str, "_FloatNetwork"]) -> tuple["_FloatNetwork", str, dict[str, float]]:
         """The equalization and the range method whose landmarks stay closest on held-back faces."""

@@ -25,6 +25,7 @@ from pfld_edge_convert.quantization.plan import (
     Layer,
     LayerInput,
     Plan,
+    copy_offsets,
     odd_fraction,
     propagate_grids,
 )
@@ -342,6 +343,7 @@ def _improved(
     if correct_bias:
         real = in_memory_order(source.unscaled_weights(rounded.real())).reshape(exact.shape)
         bias = bias + (exact @ wanted[..., None] - real @ mean[..., None]).ravel()
+    bias = bias + copy_offsets(*layer.weights(plan.index)) * (plan.output_scale(layer) or 0.0)
     return source.with_bias(rounded, bias)
 
 

@@ -1,0 +1,71 @@
+"""Channels of narrow tensors are copied, the float output stays, and the copies' mean is finer than a step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.passes.int8_preparation import CopyChannels
+from pfld_edge_convert.quantization.plan import copy_offsets
+
+Build = Callable[..., onnx.ModelProto]
+node = helper.make_node
+
+
+def bottleneck(build: Build, wide: int, narrow: int = 2) -> onnx.ModelProto:
+    """A wide map, `narrow` channels with a depthwise convolution of them beside, two averages of maps."""
+    random, pooled = np.random.default_rng(0), wide + 2 * narrow
+    shapes: dict[str, tuple[int, ...]] = {
+        "a": (wide, 3, 3, 3),
+        "b": (wide, wide, 1, 1),
+        "c": (narrow, wide, 1, 1),
+        "d": (narrow, 1, 3, 3),
+    }
+    shapes["e"] = (5, pooled)
+    constants = {f"w{name}": random.normal(size=shape).astype(np.float32) / 8 for name, shape in shapes.items()}
+    constants |= {f"b{name}": random.normal(size=shape[0]).astype(np.float32) for name, shape in shapes.items()}
+    same: dict[str, Any] = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    nodes = [
+        node("Conv", ["x", "wa", "ba"], ["a"], **same),
+        node("Relu", ["a"], ["r"]),
+        node("Conv", ["r", "wb", "bb"], ["b"]),
+        node("Conv", ["b", "wc", "bc"], ["c"]),
+        node("Conv", ["c", "wd", "bd"], ["d"], group=narrow, **same),
+        node("Concat", ["c", "d"], ["both"], axis=1),
+        *(node("GlobalAveragePool", [name], [f"{name}_mean"]) for name in ("b", "both")),
+        *(node("Flatten", [f"{name}_mean"], [f"{name}_flat"]) for name in ("b", "both")),
+        node("Concat", ["b_flat", "both_flat"], ["features"], axis=1),
+        node("Gemm", ["features", "we", "be"], ["y"], transB=1),
+    ]
+    return build(nodes, constants, ["n", 3, 4, 4])
+
+
+SAMPLES = np.random.default_rng(1).normal(size=(7, 3, 4, 4)).astype(np.float32)
+
+
+def test_narrow_channels_are_there_four_times_and_the_output_stays(build: Build) -> None:
+    model = bottleneck(build, 320)
+    result = CopyChannels()(model)
+    assert result.modified
+    onnx.checker.check_model(result.model, full_check=True)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in result.model.graph.initializer}
+    assert (shapes["wc"], shapes["wd"], shapes["we"]) == ((8, 320, 1, 1), (8, 1, 3, 3), (5, 336))
+    np.testing.assert_allclose(run_model(result.model, SAMPLES), run_model(model, SAMPLES), atol=1e-5)
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [(320, 17), (20, 2)], ids=["no narrow tensor", "too costly"])
+def test_nothing_is_copied(build: Build, wide: int, narrow: int) -> None:
+    assert not CopyChannels()(bottleneck(build, wide, narrow)).modified
+
+
+def test_the_mean_of_copies_is_four_times_as_fine() -> None:
+    weight, bias = np.array([[2.0], [2.0], [0.0], [2.0], [0.0], [2.0], [2.0]]), np.array([1.0, 1, 0, 1, 0, 1, 3])
+    offsets = copy_offsets(weight, bias)
+    assert offsets.tolist() == [-0.375, -0.125, 0, 0.125, 0, 0.375, 0]
+    values = np.linspace(-3, 3, 1001)
+    rounded = np.rint(values[:, None] + offsets[[0, 1, 3, 5]])
+    assert np.abs(rounded.mean(axis=1) - values).max() <= 1 / 8 + 1e-9
