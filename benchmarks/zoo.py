@@ -1,8 +1,8 @@
 """Converts networks of timm and torchvision, exported by both exporters of torch, and says what came of each.
 
 `pip install timm torchvision` first; the weights are random. Each file goes through `convert --int8 --end-to-end`,
-`inspect`, `contract`, `contract --find`, `bench`, `predict` and `verify` in this process; a traceback is printed and counts
-as a failure.
+`inspect`, `contract`, `bench`, `predict`, `verify` and `contract --find` in this process; a traceback is printed and
+counts as a failure.
 """
 
 import contextlib

@@ -209,7 +209,7 @@ def _largest_error(trial: Hypothesis) -> float:
 def _located(network: Network, crops: Crops, trials: Sequence[Hypothesis]) -> dict[Hypothesis, Float]:
     """Find the points of hypotheses; neighbours that feed the network alike share one run."""
     wanted = sorted({trial.output for trial in trials})
-    found = {}
+    found: dict[Hypothesis, Float] = {}
     for fed, group in groupby(trials, lambda trial: replace(trial, output=0, order="", space="", scheme="")):
         outputs = network.run(crops.images, fed, wanted)
         found |= {trial: locate_points(crops, outputs[trial.output], trial) for trial in group}

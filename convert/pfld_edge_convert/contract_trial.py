@@ -180,7 +180,7 @@ class Network:
     def run(self, crops: NDArray[np.uint8], trial: Hypothesis, wanted: Sequence[int] | None) -> dict[int, Float]:
         """Run ``(..., S, S, 3)`` BGR crops, fed as a hypothesis says: the outputs of these indices, all where None.
 
-        Each is ``(N, ...)`` for N crops.
+        Each is ``(N, ...)`` for N crops; outputs of another length are left out.
         """
         images = crops.reshape(-1, *crops.shape[-3:])
         wanted = range(len(self.names)) if wanted is None else wanted
@@ -192,12 +192,12 @@ class Network:
         parts = np.split(batch, len(batch)) if self._single else [batch]
         try:
             outputs = [self.session.run([self.names[i] for i in wanted], {self._name: part}) for part in parts]
+            joined = [np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*outputs, strict=True)]
         except Exception as error:
             raise ConvertError(f"{self.path.name} can't run: {' '.join(str(error).split())[:200]}") from error
-        joined = (np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*outputs, strict=True))
         # A wrong normalization may overflow.
         limited = (np.nan_to_num(output.astype(np.float64), nan=1e6).clip(-1e6, 1e6) for output in joined)
-        return dict(zip(wanted, limited, strict=True))
+        return {i: output for i, output in zip(wanted, limited, strict=True) if len(output) == len(images)}
 
 
 def mean_and_scale(normalization: str, color_order: str) -> tuple[Triple, Triple]:
@@ -254,7 +254,7 @@ def locate_points(crops: Crops, output: Float, trial: Hypothesis) -> Float:
     """Read ``(F, K, P, 2)`` points in photograph pixels from the output ``(F * K, ...)`` for K crops of F faces."""
     faces, count, size = crops.images.shape[:3]
     read = _fractions(output, trial.order, trial.space, size).reshape(faces, count, -1, 2)
-    return read @ crops.linear.swapaxes(2, 3) + crops.offset[:, :, None]
+    return np.asarray(read @ crops.linear.swapaxes(2, 3) + crops.offset[:, :, None])
 
 
 def score(subjects: Sequence[Subject], found: Float, trial: Hypothesis) -> Score:
