@@ -238,10 +238,11 @@ def test_a_network_that_answers_no_positions_is_named(
     command = ["predict", str(photo), "--box", where, "-o", str(tmp_path / "out"), "--model", str(known_model)]
     assert run([*command, *arguments]) == 2
     printed = capsys.readouterr().err.splitlines()
-    assert printed == [
-        f"Error: {photo}: known.onnx gave landmarks that are not finite numbers, or far outside of the photograph: its "
-        "contract doesn't fit the network (`pfld-edge contract --find` tells), or the file is damaged"
-    ]
+    told = (
+        "known.onnx gave landmarks that are not finite numbers, or far outside of the photograph: its contract doesn't "
+        "fit the network (`pfld-edge contract --find` tells), or the file is damaged"
+    )
+    assert printed == [f"Error: {photo}: {told}"]
 
 
 def test_all_faces_of_a_photograph_are_found_without_an_option(
