@@ -193,8 +193,9 @@ def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis
         best = _best(scores)
         if _finds_nothing(best, scores):
             break
-        gap = 2 * _LEAST_MARGIN_EFFECT
-        trials = [trial for trial in trials if not _beats(scores[best], scores[trial], _LEAST_MARGIN_EFFECT, gap)]
+        if len(some) >= _FEW_FACES:
+            gap = 2 * _LEAST_MARGIN_EFFECT
+            trials = [trial for trial in trials if not _beats(scores[best], scores[trial], _LEAST_MARGIN_EFFECT, gap)]
     return _middle(scores), scores
 
 
