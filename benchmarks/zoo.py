@@ -1,7 +1,8 @@
 """Converts networks of timm and torchvision, exported by both exporters of torch, and says what came of each.
 
 `pip install timm torchvision` first; the weights are random. Each file goes through `convert --int8 --end-to-end`,
-`inspect`, `contract`, `bench`, `predict` and `verify` in this process; a traceback is printed and counts as a failure.
+`inspect`, `contract`, `bench`, `predict`, `verify` and `contract --find` in this process; a traceback is printed and
+counts as a failure.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import itertools
 import json
 import logging
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -99,6 +101,15 @@ def outcome(path: Path) -> list[str]:
     return ["INT8" if coverage.integer else "fp32 only", layers, floats + (", ..." if len(kinds) > 4 else "")]
 
 
+def search(path: Path) -> str:
+    """Processor seconds of ``contract --find``; a network with random weights must not be sure of anything."""
+    start, target = time.process_time(), path.with_suffix(".found.json")
+    if refusal := run_quietly("contract", path, "--find", "--json", target):
+        return refusal
+    taken, found = time.process_time() - start, json.loads(target.read_text(encoding="utf-8"))
+    return f"{taken:.1f}" + (", a wrong answer" if any(field["sure"] for field in found["findings"]) else "")
+
+
 def run_quietly(*command: str | Path) -> str:
     """Run a command of pfld-edge; its last line where it fails."""
     printed = io.StringIO()
@@ -113,7 +124,7 @@ def run_quietly(*command: str | Path) -> str:
 def zoo(names: tuple[str, ...], folder: Path | None) -> None:
     """Convert NAMES, or all networks."""
     rows: dict[str, list[str]] = {}
-    reasons: dict[str, str] = {}
+    more: dict[str, list[str]] = {}
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -127,18 +138,19 @@ def zoo(names: tuple[str, ...], folder: Path | None) -> None:
             try:
                 if not path.exists():
                     export(network(name), path, dynamo=exporter == "dynamo")
-                found = outcome(path)
+                found = [*outcome(path), search(path)]
             except Exception as error:  # noqa: BLE001 - what the benchmark looks for
                 traceback.print_exc()
-                found = ["TRACEBACK", "", repr(error)]
+                found = ["TRACEBACK", "", repr(error), ""]
             rows[path.stem] = [name, exporter, *found]
             click.echo(" | ".join(rows[path.stem]))
             known.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     table: dict[str, list[str]] = {}
-    for name, _, result, layers, floats in rows.values():
+    for name, _, result, layers, floats, seconds in rows.values():
         table.setdefault(name, [name]).append(f"{result} {layers}".strip())
-        reasons[name] = floats
-    print_table(("network", *EXPORTERS, "in float"), [[*row, reasons[name]] for name, row in table.items()])
+        more.setdefault(name, [floats]).append(seconds)
+    columns = "network", *EXPORTERS, "in float", *(f"find, {exporter}, s" for exporter in EXPORTERS)
+    print_table(columns, [[*row, *more[name]] for name, row in table.items()])
     click.echo(f"{dict(Counter(row[2] for row in rows.values()))} of {len(rows)}")
 
 

@@ -1,13 +1,14 @@
 """Finds out how a landmark network of unknown origin must be fed and read, on faces whose landmarks are known.
 
-Candidates are narrowed in three steps: every colour order, normalization and reading on easy crops; every margin with
-the best of them; then the remaining colour orders and normalizations on crops of strongly varied brightness, contrast
-and saturation, since an easy photograph hides a wrong one. A value is sure only where it wins on every face (on two
-portraits) or over the faces (on a data set) by several standard errors and by an effect worth having, and the
-equivariance error doesn't contradict it.
+Candidates are narrowed in three steps: every colour order, normalization and reading on a few easy crops; every margin
+with the best of them; then the remaining colour orders and normalizations on crops of strongly varied brightness,
+contrast and saturation, since an easy photograph hides a wrong one. Candidates that have lost see no further crops
+(successive elimination), and a network that finds no face in easy crops sees no hard ones. A value is sure only where
+it wins on every face (on two portraits) or over the faces (on a data set) by several standard errors and by an effect
+worth having, and the equivariance error doesn't contradict it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby, product
@@ -22,12 +23,14 @@ from pfld_edge_calib.face import Skip, skipping
 from pfld_edge_convert.contract_trial import (
     SCHEMES,
     Crops,
+    Float,
     Hypothesis,
     Network,
     Score,
     Subject,
     anchor_points,
     cut_crops,
+    locate_points,
     mean_and_scale,
     readings,
     score,
@@ -35,13 +38,13 @@ from pfld_edge_convert.contract_trial import (
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import Contract, CropRule, LandmarkScheme
 
-_TWIN = "127.5/128"
-"""A normalization that differs from ``-1..1`` by 0.4 %, which no measurement resolves: ranked, but never the answer."""
 _MARGINS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 _BOXES = ("landmarks-tight", "detector")
-_READING = ("output", "order", "space")
+_READING = attrgetter("output", "order", "space")
 _HOPELESS = 1.1
 """Logarithm of the ratio of two errors, here 3, at which a candidate is dropped after the first step."""
+_FINDS_NOTHING = 1.1
+"""Ratio of the error on easy crops to the largest of a network that finds landmarks, at which the search ends."""
 
 _MOST_FACES, _FEW_FACES = 24, 8
 _NAMED_ERROR, _UNNAMED_ERROR = 0.10, 0.08
@@ -113,19 +116,19 @@ def search_contract(
     """
     network = Network(path, input_size)
     chosen = portraits() if faces is None else faces[:: -(-len(faces) // _MOST_FACES)]
-    subjects = _subjects(chosen, skip)
-    count = max(2, 2 * round(8 / len(subjects)))
-    first = _first_step(network, subjects, count)
-    best = _best(first)
-    margins = _margin_step(network, subjects, best, count)
-    placed = _middle(margins)
-    final = _hard_step(network, subjects, placed, first, count)
-    decisive = _deciding(final)
-    best = _best(decisive)
-    plausible, order_sure = _plausible(subjects, best, final[best])
+    subjects = _subjects([face for start in range(3) for face in chosen[start::3]], skip)
+    first = _first_step(network, subjects[:_FEW_FACES])
+    placed, margins = _margin_step(network, subjects, _best(first))
+    if _finds_nothing(placed, margins):
+        final = {trial: item for trial, item in first.items() if _READING(trial) == _READING(placed)}
+        plausible, order_sure = False, False
+    else:
+        final = _hard_step(network, subjects, placed, first)
+        plausible, order_sure = _plausible(subjects, _best(final), final[_best(final)])
+    best = _best(final)
     findings = [
-        _finding(name, getattr(best, name), decisive if name in ("color_order", "normalization") else first)
-        for name in ("layout", "color_order", "normalization", *_READING)
+        _finding(name, getattr(best, name), final if name in ("color_order", "normalization") else first)
+        for name in ("layout", "color_order", "normalization", "output", "order", "space")
     ]
     findings.append(Finding("scheme", best.scheme, order_sure))
     boxed = {trial: item for trial, item in margins.items() if trial.box == placed.box}
@@ -154,9 +157,10 @@ def _subjects(faces: Sequence[Face], skip: Skip | None) -> list[Subject]:
     return subjects
 
 
-def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _Scores:
+def _first_step(network: Network, subjects: Sequence[Subject]) -> _Scores:
     """Try every colour order, normalization and reading on easy crops; a named scheme only where it fits."""
     known = set.intersection(*(set(subject.known) for subject in subjects))
+    count = max(2, 2 * round(4 / len(subjects)))
     crops = cut_crops(subjects, network.size, 1.2, "landmarks-tight", count, 0, 0)
     read = list(readings(network, crops.images[0, :1], known))
     if not read:
@@ -168,34 +172,49 @@ def _first_step(network: Network, subjects: Sequence[Subject], count: int) -> _S
         for layout, color, normalization in fed
         for reading in read
     ]
-    named = {trial: crops for trial in trials if trial.scheme != "unknown"}
-    if named:
-        scores = _scored(network, subjects, named)
-        if len(named) == len(trials) or scores[_best(scores)].error.mean() <= _NAMED_ERROR:
-            return scores
-    unnamed = {trial: crops for trial in trials if trial.scheme == "unknown"}
-    return _scored(network, subjects, unnamed)
-
-
-def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis, count: int) -> _Scores:
-    """Try every margin and box on easy crops."""
-    trials = {
-        replace(best, box=box, margin=margin): cut_crops(subjects, network.size, margin, box, count, 1, 0)
-        for box, margin in product(_BOXES, _MARGINS)
-    }
-    return _scored(network, subjects, trials)
-
-
-def _scored(network: Network, subjects: Sequence[Subject], crops: Mapping[Hypothesis, Crops]) -> _Scores:
-    """Score hypotheses; neighbours that feed the network alike share one run."""
-    wanted = sorted({trial.output for trial in crops})
-    scores: _Scores = {}
-    for fed, group in groupby(crops, lambda trial: replace(trial, output=0, order="", space="", scheme="")):
-        trials = list(group)
-        outputs = network.run(crops[trials[0]].images, fed, wanted)
-        for trial in trials:
-            scores[trial] = score(subjects, crops[trial], outputs[trial.output], trial)
+    found = _located(network, crops, [replace(trial, scheme="") for trial in trials])
+    named, unnamed = ([item for item in trials if (item.scheme == "unknown") == flag] for flag in (False, True))
+    for group in (named, unnamed):
+        scores = {trial: score(subjects, found[replace(trial, scheme="")], trial) for trial in group}
+        if scores and (group is unnamed or not unnamed or scores[_best(scores)].error.mean() <= _NAMED_ERROR):
+            break
     return scores
+
+
+def _margin_step(network: Network, subjects: Sequence[Subject], best: Hypothesis) -> tuple[Hypothesis, _Scores]:
+    """Try every margin and box on easy crops: the hypothesis of the right one, and all scores."""
+    trials = [replace(best, box=box, margin=margin) for box, margin in product(_BOXES, _MARGINS)]
+    scores: _Scores = {}
+    count = max(2, 2 * round(8 / len(subjects)))
+    for some in (subjects[: -(-len(subjects) // 3)], subjects):
+        for trial in trials:
+            crops = cut_crops(some, network.size, trial.margin, trial.box, count, 1, 0)
+            scores[trial] = score(some, _located(network, crops, [trial])[trial], trial)
+        best = _best(scores)
+        if _finds_nothing(best, scores):
+            break
+        if len(some) >= _FEW_FACES:
+            gap = 2 * _LEAST_MARGIN_EFFECT
+            trials = [trial for trial in trials if not _beats(scores[best], scores[trial], _LEAST_MARGIN_EFFECT, gap)]
+    return _middle(scores), scores
+
+
+def _finds_nothing(trial: Hypothesis, scores: _Scores) -> bool:
+    return float(np.median(scores[trial].error)) > _FINDS_NOTHING * _largest_error(trial)
+
+
+def _largest_error(trial: Hypothesis) -> float:
+    return _UNNAMED_ERROR if trial.scheme == "unknown" else _NAMED_ERROR
+
+
+def _located(network: Network, crops: Crops, trials: Sequence[Hypothesis]) -> dict[Hypothesis, Float]:
+    """Find the points of hypotheses; neighbours that feed the network alike share one run."""
+    wanted = sorted({trial.output for trial in trials})
+    found: dict[Hypothesis, Float] = {}
+    for fed, group in groupby(trials, lambda trial: replace(trial, output=0, order="", space="", scheme="")):
+        outputs = network.run(crops.images, fed, wanted)
+        found |= {trial: locate_points(crops, outputs[trial.output], trial) for trial in group}
+    return found
 
 
 def _middle(margins: _Scores) -> Hypothesis:
@@ -213,35 +232,24 @@ def _middle(margins: _Scores) -> Hypothesis:
     return min(same, key=lambda trial: abs(np.log(trial.margin / middle)))
 
 
-def _hard_step(
-    network: Network, subjects: Sequence[Subject], placed: Hypothesis, first: _Scores, count: int
-) -> _Scores:
-    """Try colour orders and normalizations on hard crops, until one has won or the rounds are over."""
-    reading = attrgetter(*_READING)
-    read = [trial for trial in first if reading(trial) == reading(placed)]
-    best = first[_best({trial: first[trial] for trial in read})]
-    hopeful = [trial for trial in read if _gains(best, first[trial])[0].mean() < _HOPELESS]
+def _hard_step(network: Network, subjects: Sequence[Subject], placed: Hypothesis, first: _Scores) -> _Scores:
+    """Try colour orders and normalizations on hard crops, until one has won, none can, or the rounds are over."""
+    read = {trial: item for trial, item in first.items() if _READING(trial) == _READING(placed)}
+    hopeful = [trial for trial in read if _gains(read[_best(read)], read[trial])[0].mean() < _HOPELESS]
     trials = [replace(trial, box=placed.box, margin=placed.margin) for trial in hopeful]
-    scores: _Scores = {}
+    count, found, scores = 2 * max(2, 2 * round(8 / len(subjects))), dict[Hypothesis, Float](), _Scores()
     for turn in range(8 if len(subjects) < _FEW_FACES else 4):
-        crops = cut_crops(subjects, network.size, placed.margin, placed.box, 2 * count, 2 + turn, (0.7, 1.3)[turn % 2])
-        for trial in trials:
-            output = network.run(crops.images, trial, [trial.output])[trial.output]
-            found = score(subjects, crops, output, trial)
-            scores[trial] = scores[trial].joined(found) if trial in scores else found
-        decisive = _deciding(scores)
-        best, gap = scores[_best(decisive)], _LEAST_EFFECT if turn else 2 * _LEAST_EFFECT
-        # A few faces, or one kind of crop alone, decide only what is clear.
-        if turn or len(subjects) >= _FEW_FACES:
-            left = [trial for trial in decisive if not _beats(best, scores[trial], _LEAST_EFFECT, gap)]
-            trials = [trial for trial in trials if trial in left]
-        if len(trials) <= 1:
+        crops = cut_crops(subjects, network.size, placed.margin, placed.box, count, 2 + turn, (0.7, 1.3)[turn % 2])
+        for trial, points in _located(network, crops, trials).items():
+            found[trial] = np.concatenate([found[trial], points], axis=1) if turn else points
+            scores[trial] = score(subjects, found[trial], trial)
+        best = scores[_best(scores)]
+        # Few crops, or one kind of crop alone, decide only what is clear.
+        gap = _LEAST_EFFECT if turn else 6 * _LEAST_EFFECT
+        trials = [trial for trial in trials if not _beats(best, scores[trial], _LEAST_EFFECT, gap)]
+        if turn > 1 and all(scores[trial] is best or _never_beats(best, scores[trial]) for trial in trials):
             break
     return scores
-
-
-def _deciding(scores: _Scores) -> _Scores:
-    return {trial: item for trial, item in scores.items() if trial.normalization != _TWIN}
 
 
 def _best(scores: _Scores) -> Hypothesis:
@@ -250,9 +258,11 @@ def _best(scores: _Scores) -> Hypothesis:
 
 def _gains(best: Score, other: Score) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Logarithms of the ratios of errors and of equivariance errors, over the crops that both have seen."""
-    count = min(best.error.shape[1], other.error.shape[1])
+    faces, count = np.minimum(best.error.shape, other.error.shape)
     pairs = ((best.error, other.error), (best.spread, other.spread))
-    errors, spreads = (np.log(item[:, :count] + 1e-6) - np.log(mine[:, :count] + 1e-6) for mine, item in pairs)
+    errors, spreads = (
+        np.log(theirs[:faces, :count] + 1e-6) - np.log(own[:faces, :count] + 1e-6) for own, theirs in pairs
+    )
     return errors, spreads
 
 
@@ -270,6 +280,16 @@ def _beats(best: Score, other: Score, least: float, gap: float = 0.0) -> bool:
     agreed = not few or faces.min() > least / 2
     steady = steadier.mean() > (least / 2 if least == _LEAST_MARGIN_EFFECT else -least)
     return bool(certain and agreed and faces.mean() > max(least, gap) and steady)
+
+
+def _never_beats(best: Score, other: Score) -> bool:
+    """Whether more crops will hardly make a hypothesis significantly better: two standard errors more don't."""
+    gains = _gains(best, other)[0]
+    faces = gains.mean(axis=1)
+    units = gains.ravel() if len(faces) < _FEW_FACES else faces
+    reach = units.mean() + 2 * units.std(ddof=1) / np.sqrt(len(units))
+    worst = faces + 2 * gains.std(axis=1, ddof=1) / np.sqrt(gains.shape[1])
+    return bool(reach < _LEAST_EFFECT or (len(faces) < _FEW_FACES and worst.min() < _LEAST_EFFECT / 2))
 
 
 def _ranking(scores: _Scores, best: Hypothesis) -> tuple[RankedHypothesis, ...]:
@@ -298,12 +318,12 @@ def _plausible(subjects: Sequence[Subject], best: Hypothesis, found: Score) -> t
     count = len(found.mirror)
     if best.scheme == "unknown":
         pairs = float((found.mirror[found.mirror] == np.arange(count)).mean())
-        return float(np.median(found.error)) <= _UNNAMED_ERROR and pairs >= _SAME_ORDER, False
+        return float(np.median(found.error)) <= _largest_error(best) and pairs >= _SAME_ORDER, False
     truth = np.stack([subject.known[count][0] for subject in subjects])
     labelled = np.stack([subject.known[count][1] for subject in subjects]).min(axis=0) > 0
     distances = np.linalg.norm(found.medians[:, :, None] - truth[:, None], axis=3).mean(axis=0)[labelled][:, labelled]
     same = float((linear_sum_assignment(distances)[1] == np.arange(len(distances))).mean())
-    return float(np.median(found.error)) <= _NAMED_ERROR, same >= _SAME_ORDER
+    return float(np.median(found.error)) <= _largest_error(best), same >= _SAME_ORDER
 
 
 def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, found: Score) -> Contract | None:

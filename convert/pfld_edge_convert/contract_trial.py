@@ -28,11 +28,13 @@ Triple = tuple[float, float, float]
 NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
     "0..1": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
     "-1..1": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    "127.5/128": ((127.5, 127.5, 127.5), (128.0, 128.0, 128.0)),
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "0..255": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-"""Mean and scale in grey levels by name, in RGB order (torchvision's for ``imagenet``)."""
+"""Mean and scale in grey levels by name, in RGB order (torchvision's for ``imagenet``).
+
+Mean 127.5 with scale 128 is no hypothesis of its own: it differs from ``-1..1`` by 0.4 %, which no error resolves.
+"""
 
 SCHEMES = {98: WFLW_98, 68: IBUG_68}
 """Schemes whose order is tried, by number of points."""
@@ -109,16 +111,14 @@ class Score:
     mirror: NDArray[np.int64]
     medians: Float
 
-    def joined(self, other: "Score") -> "Score":
-        """Add the crops of another round."""
-        error, spread = np.c_[self.error, other.error], np.c_[self.spread, other.spread]
-        return replace(self, error=error, spread=spread)
-
 
 def cut_crops(
     subjects: Sequence[Subject], size: int, margin: float, box: str, count: int, seed: int, stress: float
 ) -> Crops:
-    """Cut `count` crops a face: moved by up to 4 % of the box, rotated by up to 15 degrees, scaled by up to 5 %."""
+    """Cut `count` crops a face: moved by up to 4 % of the box, rotated by up to 15 degrees, scaled by up to 5 %.
+
+    The crops of a face don't depend on the faces behind it.
+    """
     rng = np.random.default_rng(seed)
     images = np.empty((len(subjects), count, size, size, 3), np.uint8)
     linear, offset = np.empty((len(subjects), count, 2, 2)), np.empty((len(subjects), count, 2))
@@ -180,7 +180,7 @@ class Network:
     def run(self, crops: NDArray[np.uint8], trial: Hypothesis, wanted: Sequence[int] | None) -> dict[int, Float]:
         """Run ``(..., S, S, 3)`` BGR crops, fed as a hypothesis says: the outputs of these indices, all where None.
 
-        Each is ``(N, ...)`` for N crops.
+        Each is ``(N, ...)`` for N crops; outputs of another length are left out.
         """
         images = crops.reshape(-1, *crops.shape[-3:])
         wanted = range(len(self.names)) if wanted is None else wanted
@@ -192,12 +192,12 @@ class Network:
         parts = np.split(batch, len(batch)) if self._single else [batch]
         try:
             outputs = [self.session.run([self.names[i] for i in wanted], {self._name: part}) for part in parts]
+            joined = [np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*outputs, strict=True)]
         except Exception as error:
             raise ConvertError(f"{self.path.name} can't run: {' '.join(str(error).split())[:200]}") from error
-        joined = (np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*outputs, strict=True))
         # A wrong normalization may overflow.
         limited = (np.nan_to_num(output.astype(np.float64), nan=1e6).clip(-1e6, 1e6) for output in joined)
-        return dict(zip(wanted, limited, strict=True))
+        return {i: output for i, output in zip(wanted, limited, strict=True) if len(output) == len(images)}
 
 
 def mean_and_scale(normalization: str, color_order: str) -> tuple[Triple, Triple]:
@@ -250,14 +250,19 @@ def readings(network: Network, image: NDArray[np.uint8], known: set[int]) -> Ite
                     yield replace(blank, output=index, order=order, space=space, scheme=scheme)
 
 
-def score(subjects: Sequence[Subject], crops: Crops, output: Float, trial: Hypothesis) -> Score:
-    """Measure a hypothesis on K crops of each of F faces, by the output ``(F * K, ...)`` that it reads."""
+def locate_points(crops: Crops, output: Float, trial: Hypothesis) -> Float:
+    """Read ``(F, K, P, 2)`` points in photograph pixels from the output ``(F * K, ...)`` for K crops of F faces."""
     faces, count, size = crops.images.shape[:3]
     read = _fractions(output, trial.order, trial.space, size).reshape(faces, count, -1, 2)
-    points = read @ crops.linear.swapaxes(2, 3) + crops.offset[:, :, None]
+    return np.asarray(read @ crops.linear.swapaxes(2, 3) + crops.offset[:, :, None])
+
+
+def score(subjects: Sequence[Subject], found: Float, trial: Hypothesis) -> Score:
+    """Measure a hypothesis by the ``(F, K, P, 2)`` points that it found in crops of which every second is mirrored."""
     units = np.array([subject.unit for subject in subjects])[:, None]
     named = next((scheme for scheme in SCHEMES.values() if scheme.name == trial.scheme), None)
-    mirror = np.array(named.mirror) if named else _mirror(points, units)
+    mirror = np.array(named.mirror) if named else _mirror(found, units)
+    points = found.copy()
     points[:, 1::2] = points[:, 1::2][:, :, mirror]
     medians = np.median(points, axis=1)
     spread = np.linalg.norm(points - medians[:, None], axis=3).mean(axis=2) / units

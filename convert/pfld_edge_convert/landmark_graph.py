@@ -129,13 +129,20 @@ def output_shapes(model: onnx.ModelProto, name: str) -> dict[str, tuple[int, ...
     if not all(shape[1:]):
         raise ConvertError(f"{name}: the size of its input {found[0]} is free; give --input-size")
     image = np.zeros([shape[0] or 1, *shape[1:]], helper.tensor_dtype_to_np_dtype(kind))
-    session = open_model(model)
     try:
+        session = open_model(model)
         outputs = session.run(None, {inputs[0].name: image})
     except Exception as error:
-        raise ConvertError(f"{name} can't run: {' '.join(str(error).split())[:200]}") from error
+        raise ConvertError(f"{name} can't run: {' '.join(str(error).split())[:400]}") from error
     pairs = zip(session.get_outputs(), outputs, strict=True)
-    return {value.name: np.shape(output)[1:] for value, output in pairs}
+    usable = {value.name: output for value, output in pairs if value.type == "tensor(float)"}
+    if not usable:
+        raise ConvertError(f"{name}: none of its outputs is float32: export it in float32")
+    if not any(np.isfinite(output).all() for output in usable.values()):
+        raise ConvertError(
+            f"{name} gives NaN or infinity for a black image: its weights are damaged; take another copy"
+        )
+    return {output: np.shape(value)[1:] for output, value in usable.items()}
 
 
 def _contract(

@@ -128,7 +128,15 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False, de
     with naming(path):
         contract = session_contract(session)
     if contract is None or not contract.end_to_end:
-        model = LandmarkModel.open(path, device, threads, contract=None if contract else Contract(), strict=True)
+        try:
+            model = LandmarkModel.open(path, device, threads, contract=None if contract else Contract(), strict=True)
+        except ModelContractError as error:
+            if contract is not None:
+                raise
+            raise ModelContractError(
+                f"{path} carries no contract, and that of the published PFLD files doesn't fit ({error}): write one "
+                "with `pfld-edge contract --set`, or convert it"
+            ) from error
         model.kind = model.kind if contract else f"onnx {_bits(path)}"
         return model
     kind = "end-to-end fp32" if contract.quantization == "none" else "end-to-end int8"

@@ -27,6 +27,7 @@ from pfld_edge_runtime import (
     fingerprint_image,
     prepare_input,
 )
+from pfld_edge_runtime.session import reason_and_mend
 
 if TYPE_CHECKING:
     from pfld_edge_train.checkpoint import Checkpoint
@@ -94,7 +95,7 @@ def _session(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxru
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_and_mend(error)
         raise ConvertError(f"onnxruntime {onnxruntime.__version__} refuses the model: {reason}") from error
 
 
@@ -110,7 +111,9 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: its weights are outside of it and can't be read: {reason}") from error
     except (DecodeError, ValueError) as error:
-        raise ModelFileError(f"{path} is not an ONNX file, or is truncated") from error
+        with path.open("rb") as file:
+            kind = ": it is a checkpoint of torch, whose name ends in .pth" if file.read(2) == b"PK" else ""
+        raise ModelFileError(f"{path} is not an ONNX file, or is truncated{kind}") from error
     if not model.graph.node:
         raise ModelFileError(f"{path} is not an ONNX file: it holds no graph")
     return model

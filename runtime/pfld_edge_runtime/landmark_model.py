@@ -356,7 +356,10 @@ class FaceLandmarker:
     def _finite(self, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(landmarks).all():
             name = self.model.name or "the model"
-            raise ModelFileError(f"{name} gave landmarks that are not finite numbers: the file is damaged")
+            raise ModelFileError(
+                f"{name} gave landmarks that are not finite numbers, or far outside of the photograph: its contract "
+                "doesn't fit the network (`pfld-edge contract --find` tells), or the file is damaged"
+            )
         return landmarks
 
     def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -447,7 +450,8 @@ def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or [output.name for output in outputs[1:]] not in ([], [MOMENTS]):
         raise ModelContractError(
-            f"the network must have one input and one output; found {len(inputs)} and {len(outputs)}"
+            f"the network must have one input and one output; found {len(inputs)} and {len(outputs)} "
+            "(`pfld-edge convert` keeps one output)"
         )
     dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(inputs[0].type, inputs[0].type)
     contract.check_signature(inputs[0].shape, dtype, outputs[0].shape)

@@ -1,5 +1,6 @@
 """Opens a model file with onnxruntime on a named device: execution providers, their options, and what really runs."""
 
+import re
 import sys
 import warnings
 from collections import Counter
@@ -23,6 +24,18 @@ DEVICES: dict[str, str] = {
     "xnnpack": "XnnpackExecutionProvider",
 }
 """Device names and the onnxruntime execution providers behind them."""
+
+_ORIGIN = re.compile(r"/onnxruntime_src/[^)]*\) |Load model from .*? failed: ?")
+"""In onnxruntime's messages: the place in its source, and the file, which ours name."""
+
+_MENDS = {
+    "IR version": "; export it for an older version, or upgrade onnxruntime",
+    "opset": "; export it with an older opset, or upgrade onnxruntime",
+    "External data": "; put the file of its weights beside it",
+    "Protobuf parsing": "; it is truncated or of another kind: take another copy",
+    "No graph": "; it is empty or of another kind: take another copy",
+}
+"""What helps, by a part of onnxruntime's message."""
 
 # `auto` never chooses TensorRT: it compiles for seconds to minutes when a model opens and when a batch size is new.
 _AUTO = ("cuda", "coreml", "openvino", "xnnpack", "cpu")
@@ -69,7 +82,7 @@ def open_session(
         try:
             session = _session(source, candidate, threads, spinning=spinning)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_and_mend(error)
             if candidate != "cpu":  # a provider that fails may raise anything; the CPU then tells whether it's the file
                 failure = failure or f"it did not start: {reason}"
                 continue
@@ -107,6 +120,12 @@ def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) 
     for value in (*session.get_inputs(), *session.get_outputs()):
         _ = value.name, value.shape
     return session
+
+
+def reason_and_mend(error: Exception) -> str:
+    """Say in one line why onnxruntime refuses a model, and what helps."""
+    reason = " ".join(_ORIGIN.sub("", str(error)).split())[:300]
+    return reason + next((mend for sign, mend in _MENDS.items() if sign in reason), "")
 
 
 def _warn_or_raise(device: str, running: str, failure: str, *, strict: bool) -> None:

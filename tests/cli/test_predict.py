@@ -225,9 +225,9 @@ def test_a_write_error_names_the_file(
     assert capsys.readouterr().err == f"Error: {out}: No space left on device\n"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 @pytest.mark.parametrize("where", ["whole", "10,10,90,90"])
-def test_a_network_that_answers_nan_is_named(
+def test_a_network_that_answers_no_positions_is_named(
     tmp_path: Path, photo: Path, known_model: Path, value: float, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = onnx.load(known_model)
@@ -238,7 +238,11 @@ def test_a_network_that_answers_nan_is_named(
     command = ["predict", str(photo), "--box", where, "-o", str(tmp_path / "out"), "--model", str(known_model)]
     assert run([*command, *arguments]) == 2
     printed = capsys.readouterr().err.splitlines()
-    assert printed == [f"Error: {photo}: known.onnx gave landmarks that are not finite numbers: the file is damaged"]
+    told = (
+        "known.onnx gave landmarks that are not finite numbers, or far outside of the photograph: its contract doesn't "
+        "fit the network (`pfld-edge contract --find` tells), or the file is damaged"
+    )
+    assert printed == [f"Error: {photo}: {told}"]
 
 
 def test_all_faces_of_a_photograph_are_found_without_an_option(

@@ -130,6 +130,75 @@ def test_a_network_without_an_input_is_refused(
     assert "none.onnx" in complaint(capsys, *arguments.split())
 
 
+def stranger(folder: Path, kind: str) -> str:
+    """A network of 196 outputs, which the kind of its file or of its output makes unusable; the file's name."""
+    output, element, count = "y", TensorProto.FLOAT, 7 if kind == "odd" else 196
+    weight = np.full((3, count), {"infinite": np.inf}.get(kind, 0.1), np.float32)
+    stored = numpy_helper.from_array(weight, "w")
+    if kind == "external":
+        stored.ClearField("raw_data")
+        stored.data_location = TensorProto.EXTERNAL
+        stored.external_data.add(key="location", value="gone.data")
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], ["y"]),
+    ]
+    if kind in ("float16", "dynamic"):
+        output, element = "z", TensorProto.FLOAT16 if kind == "float16" else TensorProto.INT64
+        made = helper.make_node("Cast", ["y"], ["z"], to=element)
+        nodes.append(made if kind == "float16" else helper.make_node("NonZero", ["y"], ["z"]))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])]
+    outputs = [helper.make_tensor_value_info(output, element, None)]
+    if kind == "two":
+        nodes.append(helper.make_node("Neg", ["y"], ["z"]))
+        outputs.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    opsets = [helper.make_opsetid("", 99 if kind == "opset" else 17)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [stored])
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=99 if kind == "ir" else 8)
+    data = model.SerializeToString()
+    content = {"truncated": data[: len(data) // 2], "empty": b"", "torch": b"PK\x03\x04" + bytes(99)}
+    (folder / f"{kind}.onnx").write_bytes(content.get(kind, data))
+    return f"{kind}.onnx"
+
+
+_TOLD = "--color bgr --mean 0 --scale 255 --crop-margin 1.2 --landmarks 98 -o out.onnx"
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "told"),
+    [
+        ("float16", f"convert {{}} {_TOLD}", "export it in float32"),
+        ("dynamic", f"convert {{}} {_TOLD}", "export it in float32"),
+        ("dynamic", "contract {} --find", "none of its outputs"),
+        ("infinite", f"convert {{}} {_TOLD}", "its weights are damaged"),
+        ("odd", f"convert {{}} {_TOLD}", "give the right --landmarks"),
+        ("odd", "predict {photo} -o out --model {}", "pfld-edge contract --set"),
+        ("two", f"convert {{}} {_TOLD}", "give --output-name"),
+        ("two", "predict {photo} -o out --model {}", "pfld-edge convert"),
+        ("ir", "bench {}", "IR version: 99, max supported IR version"),
+        ("ir", "contract {} --find", "upgrade onnxruntime"),
+        ("ir", f"convert {{}} {_TOLD}", "upgrade onnxruntime"),
+        ("opset", "predict {photo} -o out --model {}", "export it with an older opset"),
+        ("external", "predict {photo} -o out --model {}", "put the file of its weights beside it"),
+        ("external", "inspect {}", "gone.data"),
+        ("torch", "inspect {}", "checkpoint of torch, whose name ends in .pth"),
+        ("torch", "bench {}", "take another copy"),
+        ("truncated", "predict {photo} -o out --model {}", "take another copy"),
+        ("truncated", f"convert {{}} {_TOLD}", "is truncated"),
+        ("empty", "contract {} --find", "it is empty"),
+        ("empty", "inspect {}", "holds no graph"),
+    ],
+)
+def test_a_strangers_file_that_cannot_be_used_is_told_with_what_helps(
+    kind: str, command: str, told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command.replace("{photo}", str(PORTRAITS / "grace_hopper.jpg")).format(stranger(folder, kind)).split()
+    said = complaint(capsys, *words)
+    assert f"{kind}.onnx" in said
+    assert told in said
+
+
 def wflw(folder: Path, value: str) -> Path:
     line = " ".join([*[value] * 196, *["0", "0", "1", "1", "0", "0", "0", "0", "0", "0", "a.jpg"]])
     lists = folder / "WFLW/WFLW_annotations/list_98pt_rect_attr_train_test"
