@@ -113,7 +113,8 @@ def test_files_from_bug_reports_are_read(name: str, frames: int, last: float, tm
 
 def test_a_file_that_ends_too_early_says_so(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.avi", [index / 25 for index in range(10)], codec="mjpeg")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    data = path.read_bytes()  # its frames begin behind half of it where one core encodes
+    path.write_bytes(data[: len(data) * 3 // 4])
     opened = VideoSource(path)
     given = len(list(opened.frames()))
     assert 0 < given < 10
