@@ -378,7 +378,7 @@ def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None
 
 def locate_points(
     landmarker: Callable[..., object], image: NDArray[np.generic], boxes: object, color: str, rolls: NDArray[np.float64]
-) -> NDArray[np.floating]:
+) -> NDArray[np.float64]:
     """Find landmarks with any landmarker: ``(N, P, 3)`` x, y and confidence, NaN where it doesn't tell that.
 
     Crops are turned where a roll is not 0. What a callable returns instead of landmarks is given as it is.
@@ -389,7 +389,7 @@ def locate_points(
     else:
         landmarks, confidence = np.asarray(landmarker(image, boxes, color, **turned)), np.float32(np.nan)
         if landmarks.ndim != 3:
-            return landmarks
+            return landmarks.astype(np.float64)
     points = np.empty((*landmarks.shape[:2], landmarks.shape[2] + 1))
     points[..., :-1], points[..., -1] = landmarks, confidence
     return points

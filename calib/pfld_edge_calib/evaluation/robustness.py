@@ -237,7 +237,8 @@ def measure_turned(
         return [face_patch(photo, face, angle) for angle in (0, *angles)]
 
     def analyzed(model: LandmarkModel, patch: FacePatch) -> NDArray[np.float32]:
-        return FaceAnalyzer(lambda _: patch.box, model)(patch.image, "bgr").landmarks[0]
+        landmarks: NDArray[np.float32] = FaceAnalyzer(lambda _: patch.box, model)(patch.image, "bgr").landmarks[0]
+        return landmarks
 
     def predict(patches: Sequence[FacePatch]) -> list[NDArray[np.float32]]:
         return [np.stack([analyzed(model, patch) for patch in patches]) for model in models]

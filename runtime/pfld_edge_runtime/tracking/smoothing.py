@@ -215,7 +215,8 @@ class FaceSmoother:
         # scale move a typical point.
         innovation = np.zeros((len(points) + 1, 2), np.complex128)
         innovation[:-1, 0] = residual
-        innovation[-1] = shift, (factor - 1) * sqrt(power / len(points))
+        innovation[-1, 0] = shift
+        innovation[-1, 1] = (factor - 1) * sqrt(power / len(points))
         innovation /= size
         if self._gains is None:
             self._gains = SpeedGain(*[self._settings.shape] * len(points), self._settings.motion)

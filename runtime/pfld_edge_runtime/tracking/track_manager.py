@@ -399,7 +399,7 @@ def are_duplicates(one: Array, other: Array) -> bool:
     return bool(distance < _DUPLICATE_DISTANCE * min(face_size(one), face_size(other)))
 
 
-def _is_certain(confidence: Array) -> bool:
+def _is_certain(confidence: NDArray[np.floating]) -> bool:
     """Whether a face is there, by the confidence of its points; False where the network doesn't tell that."""
     return bool(np.add.reduce(confidence) >= _CERTAIN * len(confidence))
 
