@@ -3,7 +3,7 @@
 `SpaceToDepthStem` rewrites the quantized network: its first convolution then reads four pixels at a time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -291,31 +291,40 @@ class _PaddedChannels:
 
     def copy(self, node: onnx.NodeProto, pads: Mapping[int, int]) -> None:
         """Repeat rows; share columns out among the copies."""
-        weights = channel_weights(self._index, node)
-        if weights is None:
-            return
-        weight, bias = weights
-        depthwise = is_depthwise(self._index, node)
-        rows, columns = (np.maximum.accumulate(layout) for layout in self._layouts(node, weight, pads))
-        shares = np.bincount(columns)[columns].reshape(1, -1, *(1,) * (weight.ndim - 2))
-        self._index.set_weights(node, (weight[rows][:, columns] / shares).astype(weight.dtype), bias[rows])
-        if depthwise:
-            set_attribute(node, "group", len(rows))
+
+        def shared(weight: Array, bias: Array, rows: Ids, columns: Ids) -> tuple[Array, Array]:
+            rows, columns = np.maximum.accumulate(rows), np.maximum.accumulate(columns)
+            shares = np.bincount(columns)[columns].reshape(1, -1, *(1,) * (weight.ndim - 2))
+            return (weight[rows][:, columns] / shares).astype(weight.dtype), bias[rows]
+
+        self._lay_out(node, pads, shared)
 
     def pad(self, node: onnx.NodeProto, pads: Mapping[int, int]) -> None:
+        """Add rows and columns of zeros."""
+
+        def padded(weight: Array, bias: Array, rows: Ids, columns: Ids) -> tuple[Array, Array]:
+            wider = np.zeros((len(rows), len(columns), *weight.shape[2:]), weight.dtype)
+            wider[np.ix_(rows >= 0, columns >= 0)] = weight
+            offsets = np.zeros(len(rows), bias.dtype)
+            offsets[rows >= 0] = bias
+            return wider, offsets
+
+        self._lay_out(node, pads, padded)
+
+    def _lay_out(
+        self,
+        node: onnx.NodeProto,
+        pads: Mapping[int, int],
+        make: Callable[[Array, Array, Ids, Ids], tuple[Array, Array]],
+    ) -> None:
         weights = channel_weights(self._index, node)
         if weights is None:
             return
-        weight, bias = weights
         depthwise = is_depthwise(self._index, node)
-        rows, columns = self._layouts(node, weight, pads)
-        if len(rows) == weight.shape[0] and len(columns) == weight.shape[1]:
+        rows, columns = self._layouts(node, weights[0], pads)
+        if (len(rows), len(columns)) == weights[0].shape[:2]:
             return
-        wider = np.zeros((len(rows), len(columns), *weight.shape[2:]), weight.dtype)
-        wider[np.ix_(rows >= 0, columns >= 0)] = weight
-        offsets = np.zeros(len(rows), bias.dtype)
-        offsets[rows >= 0] = bias
-        self._index.set_weights(node, wider, offsets)
+        self._index.set_weights(node, *make(*weights, rows, columns))
         if depthwise:
             set_attribute(node, "group", len(rows))
 
