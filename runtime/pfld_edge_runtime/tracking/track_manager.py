@@ -251,6 +251,11 @@ class TrackManager:
         """The faces that may reappear."""
         return [track for track in self._tracks if track.lost]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `max_faces` faces are visible, each found when the detector last ran: it could add none."""
+        return len(self.visible) == self._max_faces and not any(track.misses for track in self._tracks)
+
     def clear(self) -> None:
         """Drop all tracks; their ids are not given again."""
         self._tracks = []
