@@ -180,15 +180,15 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
     says that the image can't be used.
     """
     photo = check_image(image)
-    channels = np.arange(photo.shape[2])[:: -1 if swap_channels else 1]
-    if photo.strides[2] < 0:
+    backwards = photo.strides[2] < 0
+    if backwards:
         # Undo `image[:, :, ::-1]` and renumber the channels to match: reading memory backwards is slow.
-        photo, channels = photo[:, :, ::-1], photo.shape[2] - 1 - channels
-    order = tuple(channels.tolist())
+        photo = photo[:, :, ::-1]
+    order = tuple(range(photo.shape[2]))[:: -1 if swap_channels != backwards else 1]
     crops = np.empty((len(windows.sizes), size, size, 3), np.uint8)
     for index, ((x, y), side) in enumerate(zip(windows.corners.tolist(), windows.sizes.tolist(), strict=True)):
         if windows.rolls is not None and windows.rolls[index]:
-            crops[index] = warp_affine(photo, windows.sampling_matrix(index, size), size)[:, :, channels]
+            crops[index] = warp_affine(photo, windows.sampling_matrix(index, size), size)[:, :, order]
         else:
             _resample(photo, (y, x), (side, side), crops[index], order)
     return crops

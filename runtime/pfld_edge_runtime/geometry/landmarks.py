@@ -52,9 +52,10 @@ def tight_box(landmarks: object) -> Array:
 
 def bounds(points: NDArray[np.floating]) -> Bounds:
     """Find the least x and y and the greatest x and y of ``(P, 2)`` points; NaN where a coordinate is NaN."""
-    # The array's own `min` and `max` take three times as long.
-    left, top = np.minimum.reduce(points).tolist()
-    right, bottom = np.maximum.reduce(points).tolist()
+    # Along the rows of a copy, and without the array's own `min` and `max`: three times as fast.
+    coordinates = points.T.copy()
+    left, top = np.minimum.reduce(coordinates, 1).tolist()
+    right, bottom = np.maximum.reduce(coordinates, 1).tolist()
     return left, top, right, bottom
 
 
@@ -69,9 +70,28 @@ def longer_side(extent: Bounds) -> float:
     return max(right - left, bottom - top)
 
 
-def center_of(points: NDArray[np.floating]) -> complex:
-    """Give the mean of ``(P, 2)`` points, x + iy; numpy's own `mean` takes three times as long."""
-    return complex(np.add.reduce(as_complex(points))) / len(points)
+class Shape:
+    """The landmarks of one face, with what the tracker asks of them more than once in each frame.
+
+    Attributes:
+        landmarks: ``(P, 2)`` float64.
+        points: The same memory as ``(P,)`` complex numbers x + iy.
+        center: Their mean.
+        extent: Their `bounds`.
+    """
+
+    __slots__ = ("center", "extent", "landmarks", "points")
+
+    def __init__(self, landmarks: NDArray[np.floating]) -> None:
+        self.landmarks = np.ascontiguousarray(landmarks, np.float64)
+        self.points: NDArray[np.complex128] = self.landmarks.view(np.complex128)[:, 0]
+        self.center = complex(np.add.reduce(self.points)) / len(self.points)
+        self.extent = bounds(self.landmarks)
+
+    @property
+    def size(self) -> float:
+        """See `face_size`."""
+        return longer_side(self.extent)
 
 
 @dataclass(frozen=True, slots=True)

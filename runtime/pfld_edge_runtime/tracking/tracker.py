@@ -222,7 +222,7 @@ class FaceTracker:
 
     def _faces(self, image_size: tuple[int, int]) -> Faces:
         tracks, points = self._tracks.visible, self._scheme.num_landmarks
-        landmarks = [track.smoothed if self._smooth else track.landmarks for track in tracks]
+        landmarks = [(track.smoothed if self._smooth else track.found).landmarks for track in tracks]
         return Faces(
             landmarks=np.array(landmarks, np.float32).reshape(-1, points, 2),
             boxes=np.array([track.box for track in tracks], np.float32).reshape(-1, 4),
