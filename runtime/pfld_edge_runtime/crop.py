@@ -26,7 +26,7 @@ Number = TypeVar("Number", np.uint16, np.float32)
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
 LARGEST_COORDINATE = 1e9
-_LARGEST_KEPT = 1 << 20  # numbers of scratch memory, enough for crops of 256 x 256; no detector's whole input
+_LARGEST_KEPT = 1 << 22  # bytes of scratch memory, enough for crops of 256 x 256; no detector's whole input
 _WIDE = 5  # widths of the result in a window's, from which on fewer columns cost less than their gathering
 
 
@@ -319,7 +319,7 @@ def _resample(
     wide = width > _WIDE * result.shape[1]
     if wide:
         taps = taps.take(samples, axis=2)
-    mixed = _scratch_memory("mixed", taps.shape, np.uint16)
+    mixed = _scratch_memory("taps", taps.shape, np.uint16)
     mixed[:] = taps
     mixed *= row_weights
     rows = mixed[0]
@@ -327,8 +327,9 @@ def _resample(
     if not wide:
         gathered = _scratch_memory("gathered", (len(rows), len(samples)), np.uint16)
         rows = rows.take(samples, axis=1, mode="clip", out=gathered)
-    # One array for each side: numpy would copy halves of one row before it adds them.
-    weighed = _scratch_memory("weighed", (2, len(rows), len(samples) // 2), np.float32)
+    # One array for each side: numpy would copy halves of one row before it adds them. The memory is one that is read no
+    # more, and so still in the processor's cache.
+    weighed = _scratch_memory("gathered" if wide else "taps", (2, len(rows), len(samples) // 2), np.float32)
     weighed[:] = rows.reshape(len(rows), 2, -1).transpose(1, 0, 2)
     weighed *= column_weights
     levels = weighed[0]
@@ -356,13 +357,13 @@ def _scratch_memory(name: str, shape: tuple[int, ...], dtype: type[Number]) -> N
 
     A thread uses the memory again for its next face: fresh pages cost as much as the arithmetic.
     """
-    size = prod(shape)
-    buffer: NDArray[Number] | None = getattr(_scratch, name, None)
+    size = prod(shape) * np.dtype(dtype).itemsize
+    buffer: NDArray[np.uint8] | None = getattr(_scratch, name, None)
     if buffer is None or buffer.size < size:
-        buffer = np.empty(size, dtype)
+        buffer = np.empty(size, np.uint8)
         if size <= _LARGEST_KEPT:
             setattr(_scratch, name, buffer)
-    return buffer[:size].reshape(shape)
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 _scratch = threading.local()
