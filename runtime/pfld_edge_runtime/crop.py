@@ -320,8 +320,7 @@ def _resample(
     if wide:
         taps = taps.take(samples, axis=2)
     mixed = _scratch_memory("taps", taps.shape, np.uint16)
-    mixed[:] = taps
-    mixed *= row_weights
+    np.multiply(taps, row_weights, out=mixed)
     rows = mixed[0]
     rows += mixed[1]
     if not wide:
@@ -330,12 +329,10 @@ def _resample(
     # One array for each side: numpy would copy halves of one row before it adds them. The memory is one that is read no
     # more, and so still in the processor's cache.
     weighed = _scratch_memory("gathered" if wide else "taps", (2, len(rows), len(samples) // 2), np.float32)
-    weighed[:] = rows.reshape(len(rows), 2, -1).transpose(1, 0, 2)
-    weighed *= column_weights
+    np.multiply(rows.reshape(len(rows), 2, -1).transpose(1, 0, 2), column_weights, out=weighed)
     levels = weighed[0]
     levels += weighed[1]
-    levels += np.float32(0.5)
-    result[:] = levels.reshape(*result.shape[:2], -1)
+    np.add(levels, np.float32(0.5), out=result.reshape(levels.shape), casting="unsafe")
 
 
 def _grey_levels(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
