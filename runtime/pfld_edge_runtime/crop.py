@@ -332,7 +332,8 @@ def _resample(
     np.multiply(rows.reshape(len(rows), 2, -1).transpose(1, 0, 2), column_weights, out=weighed)
     levels = weighed[0]
     levels += weighed[1]
-    np.add(levels, np.float32(0.5), out=result.reshape(levels.shape), casting="unsafe")
+    levels += np.float32(0.5)
+    result[:] = levels.reshape(*result.shape[:2], -1)
 
 
 def _grey_levels(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
