@@ -140,8 +140,18 @@ def test_only_where_the_network_is_unsure_a_second_look_is_paid(confidence: floa
     found = Detections.find(lambda _: [[70, 70, 130, 130]], BLANK, "rgb")
     manager.associate(found, None, predict, 0.0, (640, 480), [])
     calls.clear()
-    manager.update(predict, 1 / 30, (640, 480), lambda _: True)
+    manager.update(predict, 1 / 30, (640, 480), lambda _: True, lambda _: None)
     assert calls == [1] * looks
+
+
+def test_a_second_look_is_saved_while_the_face_looks_the_same(world: World) -> None:
+    world.faces = [(100, 100)]
+    tracker, pictures = world.tracker(every=1000, check_every=5), [scene(3), np.roll(scene(3), 30, axis=1)]
+    tracker(pictures[0])
+    world.looks = 0
+    for step in range(1, 41):
+        tracker(pictures[step > 20])
+    assert world.looks == 42  # frame 5, and 25, where the picture has changed
 
 
 def test_with_no_faces_the_detector_searches_in_steps(world: World) -> None:

@@ -53,6 +53,11 @@ _MOVES_WITH_CROP = 0.05
 _CERTAIN = 0.75
 """Mean confidence of the points from which on a face needs no presence check."""
 
+_SAME_LOOK = 0.85
+"""Correlation of a face's look with that of its last check from which on it needs no other: boxes beside 400 faces
+(WIDER FACE), and the next person's face (youtube68), correlate by less than 0.85 in all and 0.62 in 99 % of 1,612
+cases; a shift by 2 % of the face, or noise of 20 grey levels, leaves more in 96 %."""
+
 _LEAST_INSIDE = 0.2
 """Share of the landmarks that must lie in the frame."""
 
@@ -93,9 +98,11 @@ class Track:
     The next box always comes from smoothed landmarks, so that the jitter of one frame's landmarks doesn't become the
     jitter of the next frame's crop.
 
-    `found` is the network's last output, at `last_seen` seconds in a crop of `box` turned by `roll`; a `scheme` of None means that crops can't be turned. `speed` is in pixels a second (x + iy),
-    `prediction_error` the mean distance of late between the face and its predicted place, in faces. A `lost` face was
-    not found in the last frame, and may reappear; the detector didn't find it `misses` times in a row.
+    `found` is the network's last output, at `last_seen` seconds in a crop of `box` turned by `roll`; a `scheme` of None
+    means that crops can't be turned. `speed` is in pixels a second (x + iy), `prediction_error` the mean distance of
+    late between the face and its predicted place, in faces. A `lost` face was not found in the last frame, and may
+    reappear; the detector didn't find it `misses` times in a row. `look` is the signature of its box when its presence
+    was checked last.
     """
 
     id: int
@@ -112,6 +119,7 @@ class Track:
     prediction_error: float = 0.0
     lost: bool = False
     misses: int = 0
+    look: Array | None = None
     last_detected: float = field(init=False)
     _smoother: FaceSmoother = field(init=False)
     _weights: NDArray[np.complex128] | None = field(init=False)
@@ -124,7 +132,7 @@ class Track:
     def _restart(self) -> None:
         self._smoother = FaceSmoother(self.smoothing)
         self.smoothed = self._smoother.smooth(self.found, 0.0)
-        self.speed, self.prediction_error, self.lost = 0j, 0.0, False
+        self.speed, self.prediction_error, self.lost, self.look = 0j, 0.0, False, None
 
     def predicted_shift(self, now: float) -> complex:
         """Pixels that it has moved since it was last seen, x + iy, with a speed that decays exponentially."""
@@ -256,13 +264,18 @@ class TrackManager:
         self._tracks = [track for track in self._tracks if not track.lost or now - track.last_seen <= self._memory]
 
     def update(
-        self, predict: Predict, now: float, image_size: tuple[int, int], checked: Callable[[Track], bool]
+        self,
+        predict: Predict,
+        now: float,
+        image_size: tuple[int, int],
+        checked: Callable[[Track], bool],
+        look: Callable[[Array], Array | None],
     ) -> list[Track]:
         """Predict the landmarks of all visible faces in their predicted boxes, at the time `now` in seconds.
 
-        `checked` says whether the presence of a track that the network is not certain of is checked, by a second
-        prediction in a shifted box. Gives the unconfirmed tracks, which a detector must confirm; they keep the last
-        frame's landmarks until then.
+        `checked` says whether the presence of a track is checked, by a second prediction in a shifted box: where the
+        network is not certain of it, and the signature that `look` gives of its box has changed since the last check.
+        Gives the unconfirmed tracks, which a detector must confirm; they keep the last frame's landmarks until then.
         """
         tracks = self.visible
         if not tracks:
@@ -270,9 +283,11 @@ class TrackManager:
         crops = [track.predicted_crop(now) for track in tracks]
         boxes, rolls = np.array([box for box, _ in crops]), np.array([roll for _, roll in crops])
         found, shapes = _recentered(predict, boxes, rolls, predict(boxes, rolls))
-        doubtful = [row for row, track in enumerate(tracks) if checked(track) and not _is_certain(found[row, :, 2])]
-        moved = predict(shifted_boxes(boxes[doubtful]), rolls[doubtful]) if doubtful else found[:0]
-        shifted = dict(zip(doubtful, moved, strict=True))
+        due = [row for row, track in enumerate(tracks) if checked(track) and not _is_certain(found[row, :, 2])]
+        looks = {row: look(boxes[row]) for row in due}
+        rows = [row for row, seen in looks.items() if not _is_alike(seen, tracks[row].look)]
+        moved = predict(shifted_boxes(boxes[rows]), rolls[rows]) if rows else found[:0]
+        shifted = dict(zip(rows, moved, strict=True))
         unconfirmed = []
         for row, (track, shape) in enumerate(zip(tracks, shapes, strict=True)):
             if is_implausible(shape, image_size):
@@ -283,6 +298,7 @@ class TrackManager:
                 unconfirmed.append(track)
             else:
                 track.update(shape, found[row, :, 2], boxes[row], float(rolls[row]), now)
+                track.look = looks[row] if row in shifted else track.look
         self._drop_duplicates([track for track in tracks if track not in unconfirmed and not track.lost])
         return unconfirmed
 
@@ -338,7 +354,8 @@ class TrackManager:
         """Tracks by index of the box: visible ones first, then lost ones. Unmatched ones may become lost."""
         tracks = self.visible
         known = [
-            track.predicted_crop(now)[0] if track in unconfirmed else tight_box(track.found.landmarks) for track in tracks
+            track.predicted_crop(now)[0] if track in unconfirmed else tight_box(track.found.landmarks)
+            for track in tracks
         ]
         matches = {column: tracks[row] for row, column in match_boxes(known, boxes, _GATE)}
         for track in tracks:
@@ -392,6 +409,15 @@ def are_duplicates(one: Array, other: Array) -> bool:
     """Whether two sets of ``(P, 2)`` landmarks lie on the same face."""
     distance = np.linalg.norm(one - other, axis=1).mean()
     return bool(distance < _DUPLICATE_DISTANCE * min(face_size(one), face_size(other)))
+
+
+def correlation(one: Array, other: Array) -> float:
+    """Correlation of two arrays of mean 0 and deviation 1."""
+    return float(np.vdot(one, other)) / one.size
+
+
+def _is_alike(look: Array | None, last: Array | None) -> bool:
+    return look is not None and last is not None and correlation(look, last) >= _SAME_LOOK
 
 
 def _is_certain(confidence: NDArray[np.floating]) -> bool:
