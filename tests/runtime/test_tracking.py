@@ -24,6 +24,7 @@ from pfld_edge_runtime import (
     TrackerError,
 )
 from pfld_edge_runtime.detection.detector import Detections
+from pfld_edge_runtime.geometry.landmarks import Shape
 from pfld_edge_runtime.tracking.track_manager import TrackManager, are_duplicates, match_boxes
 
 SIZE = 60.0
@@ -458,4 +459,5 @@ def test_nothing_pairs_with_nothing() -> None:
 
 def test_duplicates_lie_on_one_face() -> None:
     shape = np.random.default_rng(0).uniform(0, 100, (98, 2))
-    assert [are_duplicates(shape, other) for other in (shape + 10, shape + 50, shape * 2)] == [True, False, False]
+    others = [Shape(other) for other in (shape + 10, shape + 50, shape * 2)]
+    assert [are_duplicates(Shape(shape), other) for other in others] == [True, False, False]

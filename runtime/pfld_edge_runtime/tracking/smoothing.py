@@ -5,7 +5,6 @@ CHI 2012, algorithm 1. Added to it: vectors whose components share one speed, an
 """
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from math import isfinite, pi, sqrt
 from typing import TypeVar
 
@@ -103,13 +102,8 @@ class SpeedGain:
 
 def _power(vectors: Array) -> Array:
     """The ``(..., 1)`` sums of the squares of ``(..., D)`` components."""
-    power: Array = (vectors * vectors).dot(_ones(vectors.shape[-1]))  # twice as fast as np.einsum
+    power: Array = (vectors * vectors).dot(np.ones((vectors.shape[-1], 1)))  # faster than np.einsum
     return power
-
-
-@lru_cache(maxsize=8)
-def _ones(length: int) -> Array:
-    return np.ones((length, 1))
 
 
 class _Noise:

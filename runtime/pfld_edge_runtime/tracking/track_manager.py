@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.contract import Contract, LandmarkScheme
 from pfld_edge_runtime.detection.detector import Detections
-from pfld_edge_runtime.geometry.landmarks import Shape, face_size, fit_similarity, tight_box
+from pfld_edge_runtime.geometry.landmarks import Shape, fit_similarity, tight_box
 from pfld_edge_runtime.geometry.roll import (
     LEAST_SHAPE,
     UPRIGHT,
@@ -182,11 +182,11 @@ class Track:
         self.last_seen = now
 
 
-def moves_with_crop(landmarks: Array, shifted: Array) -> bool:
-    """Whether landmarks ``(P, 2)`` moved when the crop moved to `shifted_boxes` (`shifted`): they show no face."""
-    moved = np.linalg.norm(shifted - landmarks, axis=1).mean()
+def moves_with_crop(found: Shape, shifted: Array) -> bool:
+    """Whether landmarks moved when the crop moved to `shifted_boxes` (`shifted`, ``(P, 2)``): they show no face."""
+    moved = np.linalg.norm(shifted - found.landmarks, axis=1).mean()
     # Not `moved > ...`: NaN must count as no face.
-    return not moved <= _MOVES_WITH_CROP * face_size(landmarks)
+    return not moved <= _MOVES_WITH_CROP * found.size
 
 
 def is_off_center(box: Array, found: Shape) -> bool:
@@ -293,7 +293,7 @@ class TrackManager:
             if is_implausible(shape, image_size):
                 track.lost = True
             elif is_discontinuous(track, shape, now) or (
-                row in shifted and moves_with_crop(shape.landmarks, shifted[row][:, :2])
+                row in shifted and moves_with_crop(shape, shifted[row][:, :2])
             ):
                 unconfirmed.append(track)
             else:
@@ -337,7 +337,7 @@ class TrackManager:
         for row, points, box, roll in zip(rows, *refined, strict=True):
             known = stale.get(row)
             shape = Shape(points[:, :2])
-            if not is_implausible(shape, image_size) and self._has_room_for(shape.landmarks, known, now):
+            if not is_implausible(shape, image_size) and self._has_room_for(shape, known, now):
                 track = known or self._add(shape, box, now, float(found.scores[row]))
                 track.update(shape, points[:, 2], box, float(roll), now)
                 updated.append(track)
@@ -368,16 +368,16 @@ class TrackManager:
         pairs = match_boxes([track.predicted_crop(now)[0] for track in lost], boxes[left], _LOST_GATE)
         return matches | {left[column]: lost[row] for row, column in pairs}
 
-    def _has_room_for(self, points: Array, track: Track | None, now: float) -> bool:
+    def _has_room_for(self, found: Shape, track: Track | None, now: float) -> bool:
         """Whether no other track has these landmarks, and fewer than `max_faces` others are visible."""
         others = [other for other in self.visible if other is not track and other.last_seen == now]
         full = self._max_faces is not None and len(others) >= self._max_faces
-        return not (full or any(are_duplicates(points, other.found.landmarks) for other in others))
+        return not (full or any(are_duplicates(found, other.found) for other in others))
 
     def _drop_duplicates(self, tracks: Sequence[Track]) -> None:
         """Of two tracks on one face, lose the one with the larger prediction error, at a tie the younger."""
         for one, other in combinations(tracks, 2):
-            if not (one.lost or other.lost) and are_duplicates(one.found.landmarks, other.found.landmarks):
+            if not (one.lost or other.lost) and are_duplicates(one.found, other.found):
                 max(one, other, key=lambda track: (track.prediction_error, track.id)).lost = True
 
 
@@ -405,10 +405,9 @@ def match_boxes(known: Sequence[Array], found: Array, gate: float) -> list[tuple
     return pairs
 
 
-def are_duplicates(one: Array, other: Array) -> bool:
-    """Whether two sets of ``(P, 2)`` landmarks lie on the same face."""
-    distance = np.linalg.norm(one - other, axis=1).mean()
-    return bool(distance < _DUPLICATE_DISTANCE * min(face_size(one), face_size(other)))
+def are_duplicates(one: Shape, other: Shape) -> bool:
+    """Whether two sets of landmarks lie on the same face."""
+    return float(np.abs(one.points - other.points).mean()) < _DUPLICATE_DISTANCE * min(one.size, other.size)
 
 
 def correlation(one: Array, other: Array) -> float:
