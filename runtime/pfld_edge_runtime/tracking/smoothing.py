@@ -209,7 +209,7 @@ class FaceSmoother:
         # `fit_similarity` of the last landmarks to these, in place: a tracker calls this for each face and frame.
         shift = found.center - last.center
         around = last.points - last.center
-        power = np.vdot(around, around).real
+        power = float(np.vdot(around, around).real)
         factor = complex(np.vdot(around, found.points)) / power
         if abs(factor) < _COLLAPSED:
             return found

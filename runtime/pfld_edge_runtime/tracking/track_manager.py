@@ -112,7 +112,7 @@ class Track:
     last_seen: float
     score: float = nan
     roll: float = 0.0
-    confidence: Array | None = None
+    confidence: NDArray[np.floating] | None = None
     scheme: LandmarkScheme | None = None
     smoothed: Shape = field(init=False)
     speed: complex = 0j
@@ -167,7 +167,7 @@ class Track:
         found = degrees(phase(across)) if abs(across) >= LEAST_SHAPE * self.smoothed.size else nan
         return found if abs((found - self.roll + 180) % 360 - 180) > UPRIGHT else self.roll
 
-    def update(self, found: Shape, confidence: Array, box: Array, roll: float, now: float) -> None:
+    def update(self, found: Shape, confidence: NDArray[np.floating], box: Array, roll: float, now: float) -> None:
         """Add a frame's landmarks and the box and roll of their crop; after a loss the filters start again."""
         self.found, self.confidence, self.box, self.roll = found, confidence, box, roll
         if self.lost:
