@@ -232,12 +232,9 @@ class LandmarkModel:
         NaN where the contract has none.
         """
         windows, crops = contract_crops(image, boxes, self.contract, color, roll)
-        curve = self.contract.spread_curve
-        if curve is None:
-            found = self.predict(crops)
-            return windows.to_image(found), np.full(found.shape[:2], np.nan, np.float32)
         found, spreads = self.predict_with_spread(crops)
-        return windows.to_image(found), curve(spreads)
+        curve = self.contract.spread_curve
+        return windows.to_image(found), np.full_like(spreads, np.nan) if curve is None else curve(spreads)
 
     def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Predict landmarks of ``(N, S, S, 3)`` uint8 crops in the contract's colour order and size; see `crop_faces`.
