@@ -59,10 +59,10 @@ def frames(count: int) -> Iterator[tuple[Array, Array]]:
 
 
 def ours(model: str = "BUNDLED_MODEL") -> Find:
-    """The runtime's tracker with a bundled landmark model."""
+    """The runtime's tracker with a bundled landmark model, one face as MediaPipe below."""
     import pfld_edge_runtime
 
-    tracker = pfld_edge_runtime.FaceTracker(landmarker=getattr(pfld_edge_runtime, model))
+    tracker = pfld_edge_runtime.FaceTracker(landmarker=getattr(pfld_edge_runtime, model), max_faces=1)
 
     def find(frame: Array, seconds: float) -> Array | None:
         faces = tracker(frame, seconds, "rgb")

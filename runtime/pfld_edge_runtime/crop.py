@@ -26,7 +26,7 @@ Number = TypeVar("Number", np.uint16, np.float32)
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
 LARGEST_COORDINATE = 1e9
-_LARGEST_KEPT = 1 << 20  # numbers of scratch memory, enough for crops of 256 x 256; no detector's whole input
+_LARGEST_KEPT = 1 << 22  # bytes of scratch memory, enough for crops of 256 x 256; no detector's whole input
 _WIDE = 5  # widths of the result in a window's, from which on fewer columns cost less than their gathering
 
 
@@ -180,15 +180,15 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
     says that the image can't be used.
     """
     photo = check_image(image)
-    channels = np.arange(photo.shape[2])[:: -1 if swap_channels else 1]
-    if photo.strides[2] < 0:
+    backwards = photo.strides[2] < 0
+    if backwards:
         # Undo `image[:, :, ::-1]` and renumber the channels to match: reading memory backwards is slow.
-        photo, channels = photo[:, :, ::-1], photo.shape[2] - 1 - channels
-    order = tuple(channels.tolist())
+        photo = photo[:, :, ::-1]
+    order = tuple(range(photo.shape[2]))[:: -1 if swap_channels != backwards else 1]
     crops = np.empty((len(windows.sizes), size, size, 3), np.uint8)
     for index, ((x, y), side) in enumerate(zip(windows.corners.tolist(), windows.sizes.tolist(), strict=True)):
         if windows.rolls is not None and windows.rolls[index]:
-            crops[index] = warp_affine(photo, windows.sampling_matrix(index, size), size)[:, :, channels]
+            crops[index] = warp_affine(photo, windows.sampling_matrix(index, size), size)[:, :, order]
         else:
             _resample(photo, (y, x), (side, side), crops[index], order)
     return crops
@@ -319,18 +319,17 @@ def _resample(
     wide = width > _WIDE * result.shape[1]
     if wide:
         taps = taps.take(samples, axis=2)
-    mixed = _scratch_memory("mixed", taps.shape, np.uint16)
-    mixed[:] = taps
-    mixed *= row_weights
+    mixed = _scratch_memory("taps", taps.shape, np.uint16)
+    np.multiply(taps, row_weights, out=mixed)
     rows = mixed[0]
     rows += mixed[1]
     if not wide:
         gathered = _scratch_memory("gathered", (len(rows), len(samples)), np.uint16)
         rows = rows.take(samples, axis=1, mode="clip", out=gathered)
-    # One array for each side: numpy would copy halves of one row before it adds them.
-    weighed = _scratch_memory("weighed", (2, len(rows), len(samples) // 2), np.float32)
-    weighed[:] = rows.reshape(len(rows), 2, -1).transpose(1, 0, 2)
-    weighed *= column_weights
+    # One array for each side: numpy would copy halves of one row before it adds them. The memory is one that is read no
+    # more, and so still in the processor's cache.
+    weighed = _scratch_memory("gathered" if wide else "taps", (2, len(rows), len(samples) // 2), np.float32)
+    np.multiply(rows.reshape(len(rows), 2, -1).transpose(1, 0, 2), column_weights, out=weighed)
     levels = weighed[0]
     levels += weighed[1]
     levels += np.float32(0.5)
@@ -356,13 +355,13 @@ def _scratch_memory(name: str, shape: tuple[int, ...], dtype: type[Number]) -> N
 
     A thread uses the memory again for its next face: fresh pages cost as much as the arithmetic.
     """
-    size = prod(shape)
-    buffer: NDArray[Number] | None = getattr(_scratch, name, None)
+    size = prod(shape) * np.dtype(dtype).itemsize
+    buffer: NDArray[np.uint8] | None = getattr(_scratch, name, None)
     if buffer is None or buffer.size < size:
-        buffer = np.empty(size, dtype)
+        buffer = np.empty(size, np.uint8)
         if size <= _LARGEST_KEPT:
             setattr(_scratch, name, buffer)
-    return buffer[:size].reshape(shape)
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 _scratch = threading.local()

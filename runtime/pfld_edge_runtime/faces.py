@@ -57,9 +57,9 @@ class Faces:
         points = self.scheme.num_landmarks
         if len(self.landmark_confidence) == 0:
             object.__setattr__(self, "landmark_confidence", np.full((count, points), np.nan, np.float32))
-        shapes = {"landmarks": (count, points, 2), "boxes": (count, 4), "landmark_confidence": (count, points)}
-        for name in _ARRAYS:
-            expected, found = shapes.get(name, (count,)), np.shape(getattr(self, name))
+        shapes = (count, points, 2), (count, 4), (count,), (count,), (count,), (count,), (count, points)
+        for name, expected in zip(_ARRAYS, shapes, strict=True):
+            found = np.shape(getattr(self, name))
             if found != expected:
                 raise LandmarkError(f"faces need {name} of shape {expected}, found {found}: give one row a face")
 

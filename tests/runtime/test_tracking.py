@@ -19,10 +19,13 @@ from pfld_edge_runtime import (
     ImageError,
     OneEuro,
     PfldEdgeError,
+    Smoothing,
     TimestampError,
     TrackerError,
 )
-from pfld_edge_runtime.tracking.track_manager import are_duplicates, match_boxes
+from pfld_edge_runtime.detection.detector import Detections
+from pfld_edge_runtime.geometry.landmarks import Shape
+from pfld_edge_runtime.tracking.track_manager import TrackManager, are_duplicates, match_boxes
 
 SIZE = 60.0
 
@@ -106,13 +109,14 @@ def test_faces_come_with_ids_boxes_and_the_detectors_scores(world: World) -> Non
     assert faces.image_size == (640, 480)
 
 
-def test_the_detector_runs_every_k_frames_while_all_is_well(world: World) -> None:
+@pytest.mark.parametrize(("max_faces", "runs"), [(None, 4), (3, 4), (2, 1)])
+def test_the_detector_runs_every_k_frames_while_all_is_well(world: World, max_faces: int | None, runs: int) -> None:
     world.faces = [(100, 100), (300, 200)]
-    tracker = world.tracker(every=10)
+    tracker = world.tracker(every=10, max_faces=max_faces)
     for step in range(31):
         world.faces = [(100 + 3.0 * step, 100), (300, 200)]
         assert named(tracker(BLANK), *world.faces) == [0, 1]
-    assert world.detections == 4  # frames 0, 10, 20, 30
+    assert world.detections == runs  # frames 0, 10, 20, 30; 0, 40 where no face could be added
 
 
 def test_a_second_look_is_paid_once_in_some_frames(world: World) -> None:
@@ -123,6 +127,32 @@ def test_a_second_look_is_paid_once_in_some_frames(world: World) -> None:
     for _ in range(50):
         tracker(BLANK)
     assert world.looks == 60
+
+
+@pytest.mark.parametrize(("confidence", "looks"), [(0.76, 1), (0.74, 2), (math.nan, 2)])
+def test_only_where_the_network_is_unsure_a_second_look_is_paid(confidence: float, looks: int) -> None:
+    calls: list[int] = []
+
+    def predict(boxes: NDArray[np.float64], _: NDArray[np.float64]) -> NDArray[np.float64]:
+        calls.append(len(boxes))
+        return np.c_[OVAL + 100, np.full(98, confidence)][None].repeat(len(boxes), axis=0)
+
+    manager = TrackManager(Smoothing(), 1.0, None, None)
+    found = Detections.find(lambda _: [[70, 70, 130, 130]], BLANK, "rgb")
+    manager.associate(found, None, predict, 0.0, (640, 480), [])
+    calls.clear()
+    manager.update(predict, 1 / 30, (640, 480), lambda _: True, lambda _: None)
+    assert calls == [1] * looks
+
+
+def test_a_second_look_is_saved_while_the_face_looks_the_same(world: World) -> None:
+    world.faces = [(100, 100)]
+    tracker, pictures = world.tracker(every=1000, check_every=5), [scene(3), np.roll(scene(3), 30, axis=1)]
+    tracker(pictures[0])
+    world.looks = 0
+    for step in range(1, 41):
+        tracker(pictures[step > 20])
+    assert world.looks == 42  # frame 5, and 25, where the picture has changed
 
 
 def test_with_no_faces_the_detector_searches_in_steps(world: World) -> None:
@@ -209,14 +239,15 @@ def test_a_face_that_the_detector_misses_now_and_then_stays(world: World) -> Non
         assert named(tracker(BLANK), (200, 200)) == [0]
 
 
-def test_a_face_that_the_detector_never_finds_again_is_given_up(world: World) -> None:
+@pytest.mark.parametrize("settings", [{"every": 10}, {"every": 3, "max_faces": 1}])
+def test_a_face_that_the_detector_never_finds_again_is_given_up(world: World, settings: dict[str, int]) -> None:
     world.faces = [(200, 200)]
-    tracker = world.tracker(every=10, memory=1.0)
+    tracker = world.tracker(**settings, memory=1.0)
     counts = []
     for step in range(60):
         world.blind = [0] if step > 5 else []
         counts.append(len(tracker(BLANK)))
-    assert counts[29] == 1  # missed at frames 10 and 20
+    assert counts[29] == 1  # missed at frames 10 and 20; at 12, 15, 18 and so on, within the memory
     assert counts[-1] == 0
 
 
@@ -428,4 +459,5 @@ def test_nothing_pairs_with_nothing() -> None:
 
 def test_duplicates_lie_on_one_face() -> None:
     shape = np.random.default_rng(0).uniform(0, 100, (98, 2))
-    assert [are_duplicates(shape, other) for other in (shape + 10, shape + 50, shape * 2)] == [True, False, False]
+    others = [Shape(other) for other in (shape + 10, shape + 50, shape * 2)]
+    assert [are_duplicates(Shape(shape), other) for other in others] == [True, False, False]

@@ -10,7 +10,7 @@ from scipy.signal import lfilter
 from scipy.spatial import procrustes
 
 from pfld_edge_runtime import FaceSmoother, OneEuro, OneEuroFilter, PfldEdgeError, Smoothing, SmoothingError
-from pfld_edge_runtime.geometry.landmarks import face_size, fit_similarity
+from pfld_edge_runtime.geometry.landmarks import Shape, fit_similarity
 
 
 def algorithm_1(samples: list[float], rates: list[float], mincutoff: float, beta: float, dcutoff: float) -> list[float]:
@@ -162,4 +162,4 @@ def test_landmarks_that_fall_on_a_point_do_not_spoil_what_follows() -> None:
     for sample in (samples[0], np.full((98, 2), 7.0), samples[1], samples[2]):
         found = smooth(sample, 1 / 30)
         assert np.isfinite(found).all()
-    assert np.abs(found - samples[2]).max() < 0.1 * face_size(samples[2])
+    assert np.abs(found - samples[2]).max() < 0.1 * Shape(samples[2]).size

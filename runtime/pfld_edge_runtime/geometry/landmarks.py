@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from pfld_edge_runtime.errors import LandmarkError
 
 Array = NDArray[np.float64]
-Bounds = tuple[float, float, float, float]
 
 
 def check_landmarks(landmarks: object, points: int | None = 98) -> Array:
@@ -50,28 +49,29 @@ def tight_box(landmarks: object) -> Array:
     return boxes[0] if np.asarray(landmarks).ndim == 2 else boxes
 
 
-def bounds(points: NDArray[np.floating]) -> Bounds:
-    """Find the least x and y and the greatest x and y of ``(P, 2)`` points; NaN where a coordinate is NaN."""
-    # The array's own `min` and `max` take three times as long.
-    left, top = np.minimum.reduce(points).tolist()
-    right, bottom = np.maximum.reduce(points).tolist()
-    return left, top, right, bottom
+class Shape:
+    """The landmarks of one face, with what the tracker asks of them more than once in each frame.
 
+    Attributes:
+        landmarks: ``(P, 2)`` float64.
+        points: The same memory as ``(P,)`` complex numbers x + iy.
+        center: Their mean.
+        extent: The least x and y and the greatest x and y; NaN where a coordinate is NaN.
+        size: The longer side of that box: the tracker's unit of distance.
+    """
 
-def face_size(points: NDArray[np.floating]) -> float:
-    """Give the longer side of the box around ``(P, 2)`` points, in their units: the tracker's unit of distance."""
-    return longer_side(bounds(points))
+    __slots__ = ("center", "extent", "landmarks", "points", "size")
 
-
-def longer_side(extent: Bounds) -> float:
-    """Give the longer side of `bounds`."""
-    left, top, right, bottom = extent
-    return max(right - left, bottom - top)
-
-
-def center_of(points: NDArray[np.floating]) -> complex:
-    """Give the mean of ``(P, 2)`` points, x + iy; numpy's own `mean` takes three times as long."""
-    return complex(np.add.reduce(as_complex(points))) / len(points)
+    def __init__(self, landmarks: NDArray[np.floating]) -> None:
+        self.landmarks = np.ascontiguousarray(landmarks, np.float64)
+        self.points: NDArray[np.complex128] = self.landmarks.view(np.complex128)[:, 0]
+        self.center = complex(np.add.reduce(self.points)) / len(self.points)
+        # Along the rows of a copy, and without the array's own `min` and `max`: three times as fast.
+        coordinates = self.landmarks.T.copy()
+        left, top = np.minimum.reduce(coordinates, 1).tolist()
+        right, bottom = np.maximum.reduce(coordinates, 1).tolist()
+        self.extent: tuple[float, float, float, float] = left, top, right, bottom
+        self.size: float = max(right - left, bottom - top)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.errors import SmoothingError
-from pfld_edge_runtime.geometry.landmarks import Bounds, as_complex, bounds, center_of, longer_side
+from pfld_edge_runtime.geometry.landmarks import Shape
 
 Array = NDArray[np.float64]
 Cutoff = TypeVar("Cutoff", float, NDArray[np.float64])
@@ -84,8 +84,10 @@ class SpeedGain:
         # As algorithm 1 has it, speed is measured from the last *filtered* value: what lags behind counts as moving.
         # The first of these meets a low-pass filter that has seen the paper's initial dx = 0.
         slope = innovation * (gain / interval)
-        self._speed = slope if self._speed is None else self._speed * (1 - gain) + slope
-        speed = np.sqrt(_power(self._speed))
+        if self._speed is not None:
+            slope += self._speed * (1 - gain)
+        self._speed = slope
+        speed = np.sqrt(_power(slope))
         if self._banded:
             # White noise of deviation s has deviation s / interval * sqrt(gain / (2 - gain)) after that low pass.
             speed -= self._noise(innovation, interval) * (dead_band / interval * (gain / (2 - gain)) ** 0.5)
@@ -100,7 +102,7 @@ class SpeedGain:
 
 def _power(vectors: Array) -> Array:
     """The ``(..., 1)`` sums of the squares of ``(..., D)`` components."""
-    power: Array = np.einsum("...i,...i->...", vectors, vectors)[..., None]
+    power: Array = (vectors * vectors).dot(np.ones((vectors.shape[-1], 1)))  # faster than np.einsum
     return power
 
 
@@ -119,12 +121,15 @@ class _Noise:
         step = None if self._last is None else sample - self._last
         if self._step is not None and step is not None:
             ratio = interval / self._last_interval
-            power = _power(step - self._step * ratio) / (1 + (1 + ratio) ** 2 + ratio**2)
+            power = _power(step - self._step * ratio)
+            scale = 1 + (1 + ratio) ** 2 + ratio**2  # the power of white noise of variance 1
             if self._seen > 2:
-                np.minimum(power, self._variance * _LARGEST_ERROR**2, out=power)
+                np.minimum(power, self._variance * (_LARGEST_ERROR**2 * scale), out=power)
             self._seen += 1
             share = max(1 / self._seen, interval / (interval + _NOISE_TIME))
-            self._variance = self._variance * (1 - share) + power * share
+            power *= share / scale
+            power += self._variance * (1 - share)
+            self._variance = power
         self._last, self._step, self._last_interval = sample, step, interval
         deviation: Array = np.sqrt(self._variance)
         return deviation
@@ -177,49 +182,47 @@ class FaceSmoother:
     """The state of the two filters for one face.
 
     Attributes:
-        center: Mean of the last smoothed landmarks, x + iy.
-        bounds: Their least x and y and greatest x and y.
+        last: The last smoothed landmarks; None before the first.
     """
 
     def __init__(self, settings: Smoothing) -> None:
         self._settings = settings
-        self._landmarks: Array | None = None
         self._gains: SpeedGain | None = None
-        self.center = 0j
-        self.bounds: Bounds = (0.0, 0.0, 0.0, 0.0)
+        self.last: Shape | None = None
 
     def __call__(self, landmarks: NDArray[np.floating], interval: float) -> Array:
         """Smooth the next frame's landmarks, ``(P, 2)`` pixels; the first come back as they are.
 
         `interval` is in seconds since the last frame, above 0.
         """
-        found = np.asarray(landmarks, np.float64)
-        smoothed = found if self._landmarks is None else self._step(found, self._landmarks, interval)
-        self._landmarks, self.center, self.bounds = smoothed, center_of(smoothed), bounds(smoothed)
-        return smoothed
+        return self.smooth(Shape(landmarks), interval).landmarks
 
-    def _step(self, found: Array, last: Array, interval: float) -> Array:
-        size = longer_side(self.bounds)
+    def smooth(self, found: Shape, interval: float) -> Shape:
+        """The same of a `Shape`."""
+        self.last = found if self.last is None else self._step(found, self.last, interval)
+        return self.last
+
+    def _step(self, found: Shape, last: Shape, interval: float) -> Shape:
+        size = last.size
         if size == 0:
             return found
         # `fit_similarity` of the last landmarks to these, in place: a tracker calls this for each face and frame.
-        points, shift = as_complex(found), center_of(found) - self.center
-        around = as_complex(last) - self.center
-        power = np.vdot(around, around).real
-        factor = complex(np.vdot(around, points)) / power
+        shift = found.center - last.center
+        around = last.points - last.center
+        power = float(np.vdot(around, around).real)
+        factor = complex(np.vdot(around, found.points)) / power
         if abs(factor) < _COLLAPSED:
             return found
-        residual = points - around * factor
-        residual -= self.center + shift
+        residual = found.points - around * factor
+        residual -= found.center
         # One row for each landmark, and the last for the motion in pixels: the translation, and how far rotation and
         # scale move a typical point.
-        innovation = np.zeros((len(points) + 1, 2), np.complex128)
+        innovation = np.zeros((len(residual) + 1, 2), np.complex128)
         innovation[:-1, 0] = residual
-        innovation[-1, 0] = shift
-        innovation[-1, 1] = (factor - 1) * sqrt(power / len(points))
+        innovation[-1] = shift, (factor - 1) * sqrt(power / len(residual))
         innovation /= size
         if self._gains is None:
-            self._gains = SpeedGain(*[self._settings.shape] * len(points), self._settings.motion)
+            self._gains = SpeedGain(*[self._settings.shape] * len(residual), self._settings.motion)
         gains = self._gains(innovation.view(np.float64), interval)[:, 0]
         moved = float(gains[-1])
         # Bent in the frame before, then moved.
@@ -228,5 +231,5 @@ class FaceSmoother:
         residual *= turn / factor
         around *= turn
         around += residual
-        around += self.center + moved * shift
-        return around[:, None].view(np.float64)
+        around += last.center + moved * shift
+        return Shape(around[:, None].view(np.float64))

@@ -16,25 +16,29 @@ from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
 from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, locate_points, takes_roll
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
-from pfld_edge_runtime.tracking.track_manager import TrackManager
+from pfld_edge_runtime.tracking.track_manager import TrackManager, correlation
 
 Array = NDArray[np.float64]
 Image = NDArray[np.generic]
 
-_ROWS = 64
-"""About as many rows of the frame are sampled, and every so many columns; the rest is never read."""
+_BLOCKS = 12
+_BLOCK = 2
+"""So many blocks each way, and so many samples each way in a block, are read of a frame, or of a face's box. Blocks
+suppress texture and noise."""
 
-_BLOCK = 4
-"""So many samples each way are averaged, to suppress texture and noise."""
+_GRID = (np.arange(_BLOCKS * _BLOCK) + 0.5) / (_BLOCKS * _BLOCK)
+
+_FULL = 4
+"""How many times more seldom the detector runs where it can only confirm the faces that are known."""
 
 _FLAT = 3.0
 """Deviation in grey levels under which a frame (black, white, fog) is not compared."""
 
 _CUT = 0.35
 _POSSIBLE_CUT = 0.6
-"""Correlations below which a frame is a cut, and may be one. Of neighbouring clips of 250 video faces (youtube68), 90 %
-correlate by less than 0.35 and 99 % by less than 0.6. Of pans by 5 % of the width in one frame (120 WFLW photographs),
-99 % correlate by more than 0.5; a flash or half the exposure leaves more than 0.85."""
+"""Correlations below which a frame is a cut, and may be one. Of neighbouring clips of 250 video faces (youtube68), 89 %
+correlate by less than 0.6 and 75 % by less than 0.35. Of pans by 5 % of the width in one frame (57 WFLW photographs),
+99 % correlate by more than 0.56; a flash or half the exposure leaves more than 0.85."""
 
 
 Landmarker = Callable[..., NDArray[np.floating]]
@@ -75,10 +79,11 @@ class FaceTracker:
         Args:
             detector: Finds faces; as for `FaceAnalyzer`, None for the bundled one.
             landmarker: Finds their landmarks; as for `FaceAnalyzer`, or a callable with its signature.
-            every: Frames from one run of the detector to the next while no face is lost, at least 1.
+            every: Frames from one run of the detector to the next while no face is lost, at least 1; four times as many
+                while `max_faces` are followed, all of which the detector found when it last ran.
             search_every: The same while no face is visible or one is lost, at least 1.
-            check_every: Frames from one presence check of a face to the next (see `track_manager`), at least 1; each
-                check costs one more face in the landmarker's batch.
+            check_every: Frames from one presence check of a face to the next (see `track_manager`), at least 1; where
+                the face looks otherwise than when it was checked last, it costs one more prediction.
             max_faces: Most faces to track, at least 1; those of the highest scores, or the largest. None for all.
             smoothing: How landmarks are smoothed; a `OneEuro` is used for motion and shape; None for raw landmarks.
             memory: Seconds, 0 or more, for which a lost face keeps its id.
@@ -141,16 +146,25 @@ class FaceTracker:
         image = check_image(frame)
         check_color(color)
         now = self._time(timestamp)
-        correlation = self._correlation(image)
-        if correlation < _CUT:
+        likeness = self._likeness(image)
+        if likeness < _CUT:
             self._tracks.clear()
             self._searched = None
         width, height = image.shape[1], image.shape[0]
         predict = self._predict(frame, color)
-        index, possible_cut = self._frames, _CUT <= correlation < _POSSIBLE_CUT
+        index, possible_cut = self._frames, _CUT <= likeness < _POSSIBLE_CUT
+
+        def look(box: Array) -> Array | None:
+            x0, y0, x1, y1 = (max(0, int(edge)) for edge in box.tolist())
+            return None if possible_cut else _signature(image[y0:y1, x0:x1])
+
         # The presence checks of several faces fall on different frames, to even out the cost.
         unconfirmed = self._tracks.update(
-            predict, now, (width, height), lambda track: possible_cut or (index + track.id) % self._check_every == 0
+            predict,
+            now,
+            (width, height),
+            lambda track: possible_cut or (index + track.id) % self._check_every == 0,
+            look,
         )
         if unconfirmed or self._search_is_due():
             found = Detections.find(self._detector, frame, color)
@@ -179,7 +193,7 @@ class FaceTracker:
         self._now = now
         return now
 
-    def _correlation(self, image: Image) -> float:
+    def _likeness(self, image: Image) -> float:
         """Correlation of a frame with the last one that had contrast: 1 where there is none, -1 for another size."""
         last, size = self._signature, self._size
         signature, self._size = _signature(image), image.shape[:2]
@@ -188,13 +202,16 @@ class FaceTracker:
             self._signature = signature
         if resized:
             return -1.0
-        return 1.0 if signature is None or last is None else float((signature * last).mean())
+        return 1.0 if signature is None or last is None else correlation(signature, last)
 
     def _search_is_due(self) -> bool:
+        if self._searched is None:
+            return True
         complete = self._tracks.visible and not self._tracks.lost
-        return self._searched is None or self._frames - self._searched >= (
-            self._every if complete else self._search_every
-        )
+        interval = self._every if complete else self._search_every
+        if complete and self._tracks.is_full:
+            interval *= _FULL
+        return self._frames - self._searched >= interval
 
     def _predict(self, frame: Image, color: str) -> Predict:
         def predict(boxes: Array, rolls: Array) -> Array:
@@ -214,7 +231,7 @@ class FaceTracker:
 
     def _faces(self, image_size: tuple[int, int]) -> Faces:
         tracks, points = self._tracks.visible, self._scheme.num_landmarks
-        landmarks = [track.smoothed if self._smooth else track.landmarks for track in tracks]
+        landmarks = [(track.smoothed if self._smooth else track.found).landmarks for track in tracks]
         return Faces(
             landmarks=np.array(landmarks, np.float32).reshape(-1, points, 2),
             boxes=np.array([track.box for track in tracks], np.float32).reshape(-1, 4),
@@ -229,18 +246,17 @@ class FaceTracker:
 
 
 def _signature(image: Image) -> Array | None:
-    """Block means of a strided sample, standardized; None for a frame without contrast."""
-    step = max(1, image.shape[0] // _ROWS)
-    sample = image[step // 2 :: step, step // 2 :: step, image.shape[2] // 2].astype(np.float64)
-    rows, columns = (max(1, length // _BLOCK) for length in sample.shape)
-    sample = sample[: rows * _BLOCK, : columns * _BLOCK]
-    samples = sample.reshape(rows, -1, columns, sample.shape[1] // columns)
-    blocks = samples.sum(axis=1).sum(axis=2) / (samples.shape[1] * samples.shape[3])
-    blocks -= blocks.sum() / blocks.size
-    deviation = sqrt((blocks**2).sum() / blocks.size)
+    """Block means of a grid of samples, standardized; None without contrast."""
+    if image.size == 0:
+        return None
+    rows, columns = ((_GRID * length).astype(np.int64) for length in image.shape[:2])
+    samples = image[rows[:, None], columns, image.shape[2] // 2].astype(np.float64)
+    blocks: Array = np.add.reduce(samples.reshape(_BLOCKS, _BLOCK, _BLOCKS, _BLOCK), (1, 3)) / _BLOCK**2
+    blocks -= np.add.reduce(blocks, None) / blocks.size
+    deviation = sqrt(np.vdot(blocks, blocks) / blocks.size)
     contrast = deviation * (255 if image.dtype != np.uint8 else 1)
     # Not `contrast < _FLAT`: NaN pixels must give no signature either.
     if not contrast >= _FLAT:
         return None
-    standard: Array = blocks / deviation
-    return standard
+    blocks /= deviation
+    return blocks
