@@ -1,6 +1,5 @@
 """The recipes: pseudo-labels, the curve of heat maps' spreads, hints of a teacher stage by stage, the face detector."""
 
-import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,11 @@ from pfld_edge_train.config import LossConfig
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
 
-SHARED = os.environ.get("PFLD_EDGE_SHARED")
 RECIPE = runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/stage_hints.py"))
 
 
-@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published network that teaches")
-def test_the_hints_are_what_stem_and_bottlenecks_put_out() -> None:
-    path = Path(str(SHARED)) / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
+def test_the_hints_are_what_stem_and_bottlenecks_put_out(shared: Path) -> None:
+    path = shared / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
     network = build_model(ModelConfig("pfld-ghostone", fused=True)).eval()
     network.load_state_dict(import_onnx(path).weights)
     faces = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
