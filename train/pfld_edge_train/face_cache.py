@@ -18,15 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from pfld_edge_calib import (
-    WFLW_ATTRIBUTES,
-    Face,
-    FaceSetError,
-    as_wflw_98,
-    cut_faces,
-    open_faces,
-    read_points_csv,
-)
+from pfld_edge_calib import WFLW_ATTRIBUTES, Face, FaceSetError, as_wflw_98, cut_faces, open_faces, read_points_csv
 from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
 from pfld_edge_calib.datasets.prepared import (
     MANIFEST,

@@ -22,16 +22,7 @@ _SAME = (
 
 # (WFLW point, 300-W corner, 300-W lid point). 300-W divides a lid into three parts, WFLW into four: WFLW's outer points
 # lie three quarters of the way from the corner to 300-W's first point. The lid's middle has no counterpart.
-_LIDS = (
-    (61, 36, 37),
-    (63, 39, 38),
-    (65, 39, 40),
-    (67, 36, 41),
-    (69, 42, 43),
-    (71, 45, 44),
-    (73, 45, 46),
-    (75, 42, 47),
-)
+_LIDS = ((61, 36, 37), (63, 39, 38), (65, 39, 40), (67, 36, 41), (69, 42, 43), (71, 45, 44), (73, 45, 46), (75, 42, 47))
 
 
 def wflw_98_from_68() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
