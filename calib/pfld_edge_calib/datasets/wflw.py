@@ -18,6 +18,7 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces
 from pfld_edge_calib.files import TextLines, named_file, read_lines, replacing
 from pfld_edge_runtime import IBUG_68, WFLW_98
+from pfld_edge_runtime.geometry.wflw_points import NEAREST_68
 
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 """Names of the six attribute columns in file order; the official file calls the first "pose"."""
@@ -147,28 +148,18 @@ def _unpack(archive: Path, wanted: dict[str, Path], advance: Callable[[int], Non
         raise FaceSetError(f"{archive}: a damaged archive ({error}); download it again") from error
 
 
-_SAME = (
-    *zip(range(0, 33, 2), range(17), strict=True),  # contour
-    *zip(range(33, 38), range(17, 22), strict=True),  # brows
-    *zip(range(42, 47), range(22, 27), strict=True),
-    *zip(range(51, 60), range(27, 36), strict=True),  # nose
-    *zip((60, 64, 68, 72), (36, 39, 42, 45), strict=True),  # corners of the eyes
-    *zip(range(76, 96), range(48, 68), strict=True),  # lips
-)
-"""(WFLW, 300-W) points at one place of a face (Wu et al. 2018, figure 2; Sagonas et al. 2013, figure 1)."""
-
-# (WFLW point, 300-W corner, 300-W lid point). 300-W divides a lid into three parts, WFLW into four: WFLW's outer points
-# lie three quarters of the way from the corner to 300-W's first point. The lid's middle has no counterpart.
-_LIDS = ((61, 36, 37), (63, 39, 38), (65, 39, 40), (67, 36, 41), (69, 42, 43), (71, 45, 44), (73, 45, 46), (75, 42, 47))
+# 300-W divides a lid into three parts, WFLW into four: WFLW's outer points lie three quarters of the way from the
+# corner to 300-W's first point. The lid's middle has no counterpart.
+_CORNERS = {37: 36, 38: 39, 40: 39, 41: 36, 43: 42, 44: 45, 46: 45, 47: 42}
+"""300-W's corner of the eye beside each of its lid points."""
 
 
 def wflw_98_from_68() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Build the ``(98, 68)`` float32 map, whose rows sum to 1 where a point has a counterpart, and their mask."""
     matrix = np.zeros((WFLW_98.num_landmarks, IBUG_68.num_landmarks), np.float32)
-    for point, source in _SAME:
-        matrix[point, source] = 1
-    for point, corner, lid in _LIDS:
-        matrix[point, corner], matrix[point, lid] = 0.25, 0.75
+    matrix[NEAREST_68, range(IBUG_68.num_landmarks)] = 1
+    for lid, corner in _CORNERS.items():
+        matrix[NEAREST_68[lid], [corner, lid]] = 0.25, 0.75
     return matrix, np.asarray(matrix.any(axis=1), np.float32)
 
 
