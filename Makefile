@@ -15,7 +15,7 @@ CHECKPOINT := checkpoints/pfld-edge-s.pth
 # Files or folders of tests, all where it is empty.
 TESTS :=
 # Processes of tests: one more than cores, since tests wait for programs that they start.
-WORKERS = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
+WORKERS = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
 # Extras that `make setup` installs; with docs,release those targets need no further pip run.
 EXTRAS := train,dev
 SOURCES := pfld_edge train convert calib runtime tests benchmarks examples tools
