@@ -99,17 +99,20 @@ class _Source(NamedTuple):
     groups: tuple[str, ...]
 
 
-def open_cache(config: TrainConfig, folder: Path, contract: Contract, skip: Skip | None = None) -> FaceCache:
+def open_cache(
+    config: TrainConfig, folder: Path, contract: Contract, skip: Skip | None = None, *, retry: bool = True
+) -> FaceCache:
     """Open a configuration's faces; listed ones are cropped into `folder` where their crops are missing.
 
     `skip` takes the error of each file that can't be read, or member of a shard without landmarks, whose faces are
     left out or weigh nothing; where it is None the error is raised. Faces outside of their photographs are left out.
+    With `retry` photographs that could not be read before are tried again.
 
     Raises:
         FaceSetError: A source can't be read, or a part of it where there is no `skip`.
         TrainConfigError: A source has other points than the network, or was prepared for another crop.
     """
-    sources = [_read_source(data, contract, folder, skip) for data in config.data]
+    sources = [_read_source(data, contract, folder, skip, retry) for data in config.data]
     counts = [len(source.groups) for source in sources]
     faces = sources[0] if len(sources) == 1 else _joined(sources)
     labelled = faces.weights.any(axis=1)
@@ -166,7 +169,7 @@ def _joined(parts: Sequence[_Source]) -> _Source:
     )
 
 
-def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip | None) -> _Source:
+def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip | None, retry: bool) -> _Source:
     """Read the faces of one table; crops of listed faces are kept in `folder` between runs."""
     path = Path(data.path)
     if data.scheme and contract.landmarks != WFLW_98:
@@ -181,7 +184,12 @@ def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip 
     else:
         faces = _alike(open_faces(path, data.split, skip=skip).load(skip), skip)
     _check_points(path, len(faces[0].landmarks if faces[0].landmarks is not None else ()), data, contract)
-    return _prepared_source(_prepare(faces, path.parent, settings, folder, skip), data, contract, settings, skip)
+    target = folder / f"faces-{set_identity(faces, path.parent, settings)[:16]}"
+    if retry and (target / MANIFEST).is_file() and UNREADABLE in open_prepared(target).skipped:
+        shutil.rmtree(target)
+    if not (target / MANIFEST).is_file():
+        _prepare(faces, path.parent, target, settings, skip)
+    return _prepared_source(target, data, contract, settings, skip)
 
 
 def _check_points(path: Path, points: int, data: DataConfig, contract: Contract) -> None:
@@ -196,16 +204,8 @@ def _check_points(path: Path, points: int, data: DataConfig, contract: Contract)
     )
 
 
-def _prepare(faces: Sequence[Face], root: Path, settings: PrepareSettings, folder: Path, skip: Skip | None) -> Path:
-    """Crop faces into a prepared folder that is named by a hash of all that it depends on, unless it is there.
-
-    Photographs that can't be read are tried again by the next run.
-    """
-    target = folder / f"faces-{set_identity(faces, root, settings)[:16]}"
-    if (target / MANIFEST).is_file():
-        if UNREADABLE not in open_prepared(target).skipped:
-            return target
-        shutil.rmtree(target)
+def _prepare(faces: Sequence[Face], root: Path, target: Path, settings: PrepareSettings, skip: Skip | None) -> None:
+    """Crop faces into a prepared folder, with a bar on a terminal."""
 
     def refuse(error: FaceSetError) -> None:
         raise error
@@ -214,7 +214,6 @@ def _prepare(faces: Sequence[Face], root: Path, settings: PrepareSettings, folde
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("cutting faces", total=len(faces))
         prepare_faces(faces, "listed", root, target, settings, 1, partial(progress.advance, task), skip or refuse)
-    return target
 
 
 def _alike(faces: Sequence[Face], skip: Skip | None) -> list[Face]:
