@@ -147,10 +147,10 @@ def test_true_points_correct_their_own_and_their_neighbours_but_not_a_shared_off
     random = np.random.default_rng(0)
     points = random.uniform(0, 100, (5, 98, 2)).astype(np.float32)
     points[:, 60], points[:, 72] = (20, 40), (80, 40)  # the face's own axes are the picture's
-    true = points[:, labels["FROM_68"]] + np.float32(3)  # a difference of definition
+    true = points[:, labels["NEAREST_68"]] + np.float32(3)  # a difference of definition
     np.testing.assert_allclose(labels["corrected"](points, true), points, atol=1e-4)
     true[0, 20] += (0, 10)  # one brow point, WFLW's 36
-    assert labels["FROM_68"][20] == 36
+    assert labels["NEAREST_68"][20] == 36
     moved = labels["corrected"](points, true) - points
     expected = np.zeros((5, 98, 2))
     expected[0, 36] = (0, 10 * 0.4)
