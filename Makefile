@@ -14,6 +14,8 @@ PORTRAIT := calib/pfld_edge_calib/portraits/grace_hopper.jpg
 CHECKPOINT := checkpoints/pfld-edge-s.pth
 # Files or folders of tests, all where it is empty.
 TESTS :=
+# Processes of tests: one more than cores, since tests wait for programs that they start.
+WORKERS = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
 # Extras that `make setup` installs; with docs,release those targets need no further pip run.
 EXTRAS := train,dev
 SOURCES := pfld_edge train convert calib runtime tests benchmarks examples tools
@@ -40,7 +42,7 @@ demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a por
 	@echo "Open demo-out/grace_hopper.png"
 
 test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFLW faces)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(TESTS)
 
 docs: $(READY)  ## build the documentation site into site/; a warning is an error
 	test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet $(PINS) -e '.[docs]'

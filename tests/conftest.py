@@ -1,9 +1,7 @@
-"""Settings of the whole suite; and the mark `shared_data`, for the second pass of .ci/run."""
+"""Settings of the whole suite; the shared data, which no test reaches but by the fixture `shared`."""
 
-import functools
-import inspect
-import re
-from typing import Any
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,23 +11,16 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
-def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Mark the tests that ask for PFLD_EDGE_SHARED: in a skip's reason, a fixture, or a function that they name."""
-    for item in items:
-        fixtures = [found.func for known in item._fixtureinfo.name2fixturedefs.values() for found in known]
-        reasons = (str(mark.kwargs.get("reason")) for mark in item.iter_markers("skipif"))
-        if any("SHARED" in reason for reason in reasons) or any(map(asks, [item.function, *fixtures])):
-            item.add_marker(pytest.mark.shared_data)
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder() -> Path | None:
+    """PFLD_EDGE_SHARED, which is taken from the environment: other tests see a machine without the data."""
+    folder = os.environ.pop("PFLD_EDGE_SHARED", "")
+    return Path(folder).resolve() if folder else None
 
 
-@functools.cache
-def asks(function: Any) -> bool:
-    """Whether the lines of a function, or of another one of its module that it names, speak of the shared data."""
-    if not inspect.isfunction(function):
-        return False
-    if re.search(r"SHARED|CASES", inspect.getsource(function)):
-        return True
-    named = (function.__globals__.get(name) for name in function.__code__.co_names)
-    return any(
-        asks(one) for one in named if one is not function and getattr(one, "__module__", "") == function.__module__
-    )
+@pytest.fixture(scope="session")
+def shared(shared_folder: Path | None) -> Path:
+    """Folder of the shared data; tests that ask for it skip without."""
+    if shared_folder is None:
+        pytest.skip("PFLD_EDGE_SHARED is not set: no WFLW faces, no published files")
+    return shared_folder

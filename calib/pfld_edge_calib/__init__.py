@@ -17,7 +17,6 @@ from pfld_edge_calib.calibration import (
 )
 from pfld_edge_calib.datasets.coco import read_coco
 from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
-from pfld_edge_calib.datasets.point_maps import as_wflw_98
 from pfld_edge_calib.datasets.points_csv import read_points_csv
 from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES, read_wflw
 from pfld_edge_calib.errors import FaceSetError
@@ -33,7 +32,6 @@ __all__ = [
     "FaceSet",
     "FaceSetError",
     "as_detected",
-    "as_wflw_98",
     "brightness_features",
     "calibration_candidates",
     "calibration_warnings",

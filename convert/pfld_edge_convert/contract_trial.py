@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, FaceSetError
-from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
+from pfld_edge_calib.datasets.wflw import points_as_wflw_98
 from pfld_edge_calib.photo import face_photo
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import IBUG_68, WFLW_98, landmarks_68

@@ -1,4 +1,4 @@
-"""Likely causes of a deviation from the reference: order, colours, crop margin, INT8 scales, fingerprint."""
+"""Likely causes of a deviation from the reference: order, colours, INT8 scales, fingerprint."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from pfld_edge_calib.evaluation import LikelyCause, ModelResult, Verdict, Verifi
 from pfld_edge_calib.find_landmarks import find_landmarks
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_convert.model_file import load_onnx, open_model
-from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme, crop_windows, fingerprint_image, prepare_input
+from pfld_edge_runtime import LandmarkModel, LandmarkScheme, crop_windows, fingerprint_image, prepare_input
 
 _CHANGED = 1e-3
 """Difference from the fingerprint, fractions of the crop, above which an INT8 file was changed, or runs on a processor
@@ -66,9 +66,6 @@ _AGREES = 1 / 2
 
 _FACES, _SCALE_FACES = 24, 8
 """Faces on which causes are tried, and the many errors of INT8 scales."""
-
-_MARGIN_RATIOS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6)
-"""Crop margins that are tried, as multiples of the contract's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +248,7 @@ def diagnosed(
         if differences or _deviates(result, check):
             if starting is not None and result.verdict is not Verdict.INCONCLUSIVE:
                 starting(result.name)
-            cause = next(_causes(record, result, models[0].contract, model, faces, check), None)
+            cause = next(_causes(record, result, model, faces, check), None)
             result = _judged(result, cause, differences)
         results.append(result)
     return replace(record, models=tuple(results))
@@ -284,7 +281,6 @@ def _contract_differences(reference: LandmarkModel, model: LandmarkModel) -> lis
 def _causes(
     record: Verification,
     result: ModelResult,
-    reference: Contract,
     model: LandmarkModel,
     faces: Sequence[Face],
     check: FingerprintCheck | None,
@@ -299,7 +295,7 @@ def _causes(
         first, second = (record.truth[rows, point].astype(np.float64) for point in record.scheme.normalizing_points)
         eyes = np.linalg.norm(first - second, axis=1, keepdims=True)
         yield from _other_order(found, expected, eyes, record.scheme)
-        yield from _other_input(model, reference, some, found, expected, eyes)
+        yield from _other_input(model, some, found, expected, eyes)
     far = result.verdict is Verdict.FAIL or (result.deviation is not None and result.deviation.mean > _INT8_DEVIATION)
     if model.kind.endswith("int8") and (far or (check is not None and check.changed)):
         yield from wrong_scale(model, check, some[:_SCALE_FACES], expected[:_SCALE_FACES])
@@ -335,15 +331,15 @@ def _described(order: NDArray[np.int64], moved: NDArray[np.int64], scheme: Landm
 
 
 def _other_input(
-    model: LandmarkModel, reference: Contract, faces: Sequence[Face], found: Points, expected: Points, eyes: Points
+    model: LandmarkModel, faces: Sequence[Face], found: Points, expected: Points, eyes: Points
 ) -> Iterator[LikelyCause]:
-    """Try the other order of colours, other crop margins, and exchanged coordinates."""
+    """Try the other order of colours, and exchanged coordinates."""
 
     def deviation(landmarks: Points) -> float:
         return float((np.linalg.norm(landmarks.astype(np.float64) - expected, axis=2) / eyes).mean())
 
     before = deviation(found)
-    trials = [_colors(model), *_margins(model, reference)]
+    trials = [_colors(model)]
     if not model.contract.end_to_end:
         turned = LandmarkModel(model.contract, lambda crops: np.ascontiguousarray(model.predict(crops)[:, :, ::-1]))
         told = "x and y are exchanged: with each pair turned round it agrees with the checkpoint"
@@ -367,32 +363,6 @@ def _colors(model: LandmarkModel) -> _InputTrial:
     other = "BGR" if said == "rgb" else "RGB"
     told = f"the file says {said.upper()}, but fed {other} it agrees with the checkpoint"
     return "color", exchanged, f"RGB and BGR are exchanged: {told}"
-
-
-def _margins(model: LandmarkModel, reference: Contract) -> Iterator[_InputTrial]:
-    said = model.contract.crop.margin
-    known = reference.crop.margin / said
-    ratios = _MARGIN_RATIOS if abs(known - 1) < 1e-6 else (known, *_MARGIN_RATIOS)
-    for ratio in ratios:
-        margin = said * ratio
-        if not 0.1 <= margin <= 10:
-            continue
-        told = f"the file says {said:g}, but with {margin:.3g} it agrees with the checkpoint"
-        if model.contract.end_to_end:
-            cut = reference.crop.margin / ratio
-            told = f"the graph cuts {cut:.3g} times the box, and agrees when boxes are scaled by {ratio:.3g}"
-        yield "margin", _with_margin(model, ratio), f"the crop's margin is wrong: {told}"
-
-
-def _with_margin(model: LandmarkModel, ratio: float) -> LandmarkModel:
-    def scaled(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        centers, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * ratio
-        return np.concatenate([centers - halves, centers + halves], axis=1).astype(np.float32)
-
-    if isinstance(model, EndToEndModel):
-        return EndToEndModel(model.contract, lambda photo, boxes: model.function(photo, scaled(boxes)))
-    crop = replace(model.contract.crop, margin=model.contract.crop.margin * ratio)
-    return LandmarkModel(model.contract.replace(crop=crop), model.predict)
 
 
 def _judged(result: ModelResult, cause: LikelyCause | None, differences: Sequence[str]) -> ModelResult:

@@ -10,15 +10,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge.console import (
-    InputError,
-    OutputError,
-    SkippedFiles,
-    note,
-    note_faceless,
-    note_left_out,
-    progress_bar,
-)
+from pfld_edge.console import InputError, OutputError, SkippedFiles, note, note_faceless, note_left_out, progress_bar
 from pfld_edge.drawing import draw_faces, write_picture
 from pfld_edge.options import WHOLE, Box
 from pfld_edge.records import FrameFaces, RecordFile
@@ -135,13 +127,7 @@ class Prediction:
     """
 
     def __init__(
-        self,
-        out: Path,
-        draw: Collection[str],
-        search: FaceSearch,
-        targets: Sequence[str],
-        *,
-        strict: bool,
+        self, out: Path, draw: Collection[str], search: FaceSearch, targets: Sequence[str], *, strict: bool
     ) -> None:
         """Begin; `draw` has some of `DRAWABLE`, `targets` the names of record files, ``-`` for standard output.
 

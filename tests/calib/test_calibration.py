@@ -1,6 +1,5 @@
 """Calibration faces: chosen evenly, doubted where odd, cached, found by a detector."""
 
-import os
 from pathlib import Path
 
 import cv2
@@ -172,12 +171,9 @@ def test_sure_faces_of_any_detector_that_are_large_enough_are_taken(tmp_path: Pa
         detected_faces([photo], lambda _: [], CONTRACT)
 
 
-def test_detected_boxes_become_those_of_the_landmarks() -> None:
-    shared = os.environ.get("PFLD_EDGE_SHARED")
-    if shared is None:
-        pytest.skip("PFLD_EDGE_SHARED is not set: no detector")
+def test_detected_boxes_become_those_of_the_landmarks(shared: Path) -> None:
     faces = portraits()
-    detector = open_detector(Path(shared) / "models/detectors/yunet_n_dynamic.onnx")
+    detector = open_detector(shared / "models/detectors/yunet_n_dynamic.onnx")
     model = LandmarkModel.open()
     found = refined(detected_faces([face.image for face in faces], detector, model.contract), model)
     assert len(found) == 2

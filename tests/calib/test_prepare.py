@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from pfld_edge.cli import run
-from pfld_edge_calib import PORTRAITS, WFLW_ATTRIBUTES, FaceSetError, as_wflw_98, portraits, read_coco, read_wflw
-from pfld_edge_calib.datasets.point_maps import wflw_98_from_68
+from pfld_edge_calib import PORTRAITS, WFLW_ATTRIBUTES, FaceSetError, portraits, read_coco, read_wflw
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
 from pfld_edge_calib.datasets.prepared import PrepareSettings, open_prepared, prepare_faces, read_shard
-from pfld_edge_calib.datasets.wflw import ARCHIVES
+from pfld_edge_calib.datasets.wflw import ARCHIVES, points_as_wflw_98, wflw_98_from_68
 from pfld_edge_runtime import IBUG_68, crop_faces, crop_windows
 from pfld_edge_runtime.geometry.wflw_points import landmarks_68
 
@@ -267,15 +266,11 @@ def test_68_points_are_98_with_a_mask() -> None:
     for corner, other, first in ((60, 64, 61), (64, 60, 65), (68, 72, 69), (72, 68, 73)):
         straight[first : first + 3] = np.linspace(straight[corner], straight[other], 5)[1:4]
     points = landmarks_68(straight)[0]
-    (found,) = as_wflw_98([type(face)(face.image, face.bbox_xyxy, points)])
+    (found,), (weights,) = points_as_wflw_98(points[None], np.ones((1, 68), np.float32))
     matrix, mask = wflw_98_from_68()
-    assert found.point_weights is not None
-    assert found.landmarks is not None
-    np.testing.assert_array_equal(found.point_weights, mask)
+    np.testing.assert_array_equal(weights, mask)
     np.testing.assert_allclose(matrix.sum(axis=1), mask)
     # Odd contour points, the lower lines of the brows, the lids' middles, the pupils: 16 + 8 + 4 + 2 are not known.
     assert mask.sum() == 98 - 30
-    np.testing.assert_allclose(found.landmarks[mask > 0], straight[mask > 0], atol=0.02)
+    np.testing.assert_allclose(found[mask > 0], straight[mask > 0], atol=0.02)
     assert len(points) == IBUG_68.num_landmarks
-    with pytest.raises(FaceSetError, match="98 landmarks, expected the 68"):
-        as_wflw_98([face])

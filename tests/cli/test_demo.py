@@ -1,7 +1,6 @@
 """The demo's page finds in Chromium what the Python runtime finds."""
 
 import json
-import os
 import queue
 import shutil
 import subprocess
@@ -25,14 +24,10 @@ const timer = setInterval(() => {
 }, 100)</script>"""
 
 
-def other_detectors() -> list[Path]:
-    folder = Path(os.environ.get("PFLD_EDGE_SHARED", "")) / "models/detectors"
-    return [path for name in ("yunet_n_320_320", "version-RFB-320") if (path := folder / f"{name}.onnx").is_file()]
-
-
 def test_what_the_page_cannot_use_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shared_folder: Path | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    others = () if shared_folder is None else ("yunet_n_320_320.onnx", "version-RFB-320.onnx")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     site = ["--export", str(tmp_path / "site")]
@@ -43,8 +38,11 @@ def test_what_the_page_cannot_use_is_one_line(
         ([model, "--detector", "yunnet", *site], "unknown detector 'yunnet'; known: bundled, yunet"),
         ([model, "--detector", "yunet", *site], "run `pfld-edge detector download yunet`"),
         *(
-            ([model, "--detector", str(file), *site], "needs the bundled detector, or a YuNet file of free input size")
-            for file in other_detectors()
+            (
+                [model, "--detector", f"{shared_folder}/models/detectors/{file}", *site],
+                "needs the bundled detector, or a YuNet file of free input size",
+            )
+            for file in others
         ),
         ([model, "--onnxruntime-web", str(tmp_path), *site], "give the folder of onnxruntime-web"),
         ([model, "--onnxruntime-web", str(tmp_path / "junk.onnx"), *site], "SHA-512 differs"),

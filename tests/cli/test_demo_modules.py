@@ -1,7 +1,6 @@
 """The page's modules, run by Node, compute what the runtime computes."""
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,7 +18,6 @@ from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS, project
 
 SITE = Path(str(demo.__file__)).parent / "site"
 NODE = shutil.which("node") or ""
-SHARED = os.environ.get("PFLD_EDGE_SHARED", "")
 pytestmark = pytest.mark.skipif(not NODE, reason="node is not installed")
 
 
@@ -93,10 +91,8 @@ def test_boxes_follow_keys_and_landmarks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bundled", "yunet_n_dynamic.onnx"])
-def test_the_detector(tmp_path: Path, name: str) -> None:
-    if name != "bundled" and not SHARED:
-        pytest.skip("PFLD_EDGE_SHARED is not set: no YuNet file")
-    path = BUNDLED_DETECTOR if name == "bundled" else Path(SHARED).resolve() / "models/detectors" / name
+def test_the_detector(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+    path = BUNDLED_DETECTOR if name == "bundled" else request.getfixturevalue("shared") / "models/detectors" / name
     _, settings = _detector(path)
     detector = open_detector(path)
     photo = read_photo(portraits()[0].image)[:, :, ::-1]

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from pfld_edge.cli import run
 from pfld_edge_calib import portraits
 from pfld_edge_convert.export import export_onnx
+from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import FaceLandmarker
 from pfld_edge_runtime.crop import crop_windows
 from pfld_edge_train.config import TrainConfig, tomllib
@@ -85,6 +87,9 @@ def test_a_strangers_network_is_converted_as_checkpoint_and_as_onnx_file(
 ) -> None:
     import torch
 
+    # Rounding to nearest, to be quick.
+    quick = partial(QuantizationSettings, feedback=False)
+    monkeypatch.setattr("pfld_edge_convert.quantization.settings.QuantizationSettings", quick)
     (checkout / "mynets.py").write_text(blocks("your-own-network.md", "python")[0])
     monkeypatch.syspath_prepend(checkout)
     network = importlib.import_module("mynets").build().eval()

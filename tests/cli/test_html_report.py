@@ -14,7 +14,7 @@ import pytest
 
 from pfld_edge.cli import run
 from pfld_edge_calib import PORTRAITS
-from pfld_edge_runtime.landmark_model import BUNDLED_MODEL
+from pfld_edge_runtime import FAST_MODEL
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints/pfld-edge-s.pth"
 CHROMIUM = next(
@@ -50,9 +50,9 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on the bundled model and on a copy with a hostile name and a moved corner of the eye."""
+    """A report on a checkpoint and on its INT8 file under a hostile name."""
     folder = tmp_path_factory.mktemp("report")
-    model = onnx.load(BUNDLED_MODEL)
+    model = onnx.load(FAST_MODEL)
     onnx.save(model, folder / HOSTILE.replace("/", ""))
     data = ["--data", str(PORTRAITS / "landmarks.csv")]
     out = folder / "report.html"

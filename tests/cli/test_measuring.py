@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from pfld_edge_calib import PORTRAITS, portraits, read_photo
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.model_file import attach_contract, read_contract
 from pfld_edge_convert.pipeline import convert
-from pfld_edge_runtime import BUNDLED_MODEL, Contract, FaceLandmarker
+from pfld_edge_runtime import FAST_MODEL, Contract, CropRule, FaceLandmarker
 from pfld_edge_train.checkpoint import Checkpoint, load_model, save_checkpoint
 from pfld_edge_train.models import ModelConfig, build_model
 
-SHIPPED = Path(__file__).parents[2] / "checkpoints/pfld-edge-m.pth", BUNDLED_MODEL
+SHIPPED = Path(__file__).parents[2] / "checkpoints/pfld-edge-s.pth", FAST_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +110,12 @@ def gives_nan(path: Path, target: Path) -> Path:
     return target
 
 
-def with_another_contract(path: Path, target: Path) -> Path:
-    """Name another network in the contract, which changes no landmark."""
+def with_another_contract(path: Path, target: Path, **fields: Any) -> Path:
+    """Change the contract alone."""
     model = onnx.load(str(path))
     contract = read_contract(model)
     assert contract is not None
-    onnx.save(attach_contract(model, contract.replace(model="pfld-ghostone")), str(target))
+    onnx.save(attach_contract(model, contract.replace(**fields)), str(target))
     return target
 
 
@@ -123,7 +124,11 @@ def with_another_contract(path: Path, target: Path) -> Path:
     [
         (sabotaged, "the file is not right"),
         (gives_nan, "gives no numbers for 64 of 64 faces"),
-        (with_another_contract, "its contract is not the checkpoint's: model is pfld-ghostone, not pfld-edge-s"),
+        (
+            partial(with_another_contract, model="pfld-ghostone"),
+            "its contract is not the checkpoint's: model is pfld-ghostone, not pfld-edge-s",
+        ),
+        (partial(with_another_contract, crop=CropRule(margin=1.0)), "its contract is not the checkpoint's: crop is"),
     ],
 )
 def test_without_a_budget_a_file_that_is_not_the_checkpoints_fails(
@@ -139,8 +144,11 @@ def test_without_a_budget_a_file_that_is_not_the_checkpoints_fails(
 
 
 @pytest.mark.skipif(not SHIPPED[0].is_file(), reason=f"{SHIPPED[0].name} is not there")
-def test_another_network_fails_without_a_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_network_fails_without_a_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same shapes and contract, other weights."""
+    monkeypatch.setattr("pfld_edge_convert.diagnosis._SCALE_FACES", 2)  # every error of every scale is tried on them
     network, checkpoint = load_model(SHIPPED[0])
     for values in network.state_dict().values():
         if values.is_floating_point() and values.dim() == 4:

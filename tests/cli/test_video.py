@@ -1,6 +1,5 @@
 """Videos are read and written in their own time, shape and sound."""
 
-import os
 import subprocess
 import sys
 import time
@@ -16,8 +15,6 @@ from numpy.typing import NDArray
 from pfld_edge.console import InputError, OutputError
 from pfld_edge.video import VideoSink, VideoSource
 
-CASES = Path(os.environ.get("PFLD_EDGE_SHARED", "nowhere")) / "cases"
-needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="PFLD_EDGE_SHARED has no cases")
 Image = NDArray[np.uint8]
 RATE = 44_100
 
@@ -100,13 +97,12 @@ def test_frames_keep_their_own_times(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".mp4"] == ["out.mp4"]
 
 
-@needs_cases
 @pytest.mark.parametrize(
     ("name", "frames", "last"),
     [("variable_frame_rate.mkv", 56, 6.8), ("av1.mp4", 12, 11 / 30), ("truncated.avi", 1, 0)],
 )
-def test_files_from_bug_reports_are_read(name: str, frames: int, last: float, tmp_path: Path) -> None:
-    times = drawn(CASES / name, tmp_path / "out.mp4")
+def test_files_from_bug_reports_are_read(shared: Path, name: str, frames: int, last: float, tmp_path: Path) -> None:
+    times = drawn(shared / "cases" / name, tmp_path / "out.mp4")
     assert (len(times), times[-1]) == (frames, pytest.approx(last))
     assert times_in(tmp_path / "out.mp4") == pytest.approx(times, abs=1e-4)
 

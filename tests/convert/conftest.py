@@ -1,7 +1,6 @@
 """Small graphs to rewrite, and the published files."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,11 +44,8 @@ def build() -> Build:
 
 
 @pytest.fixture(scope="session")
-def published() -> Callable[[str], onnx.ModelProto]:
-    shared = os.environ.get("PFLD_EDGE_SHARED")
-    if shared is None:
-        pytest.skip("PFLD_EDGE_SHARED is not set: no published files to look at")
-    return lambda kind: onnx.load(str(Path(shared) / "models/reference" / PUBLISHED[kind]))
+def published(shared: Path) -> Callable[[str], onnx.ModelProto]:
+    return lambda kind: onnx.load(str(shared / "models/reference" / PUBLISHED[kind]))
 
 
 @pytest.fixture(scope="session")

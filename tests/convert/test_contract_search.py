@@ -1,6 +1,5 @@
 """The contract that `search_contract` finds for networks whose contract is known."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,12 +137,6 @@ def test_faces_with_68_points_serve_a_network_with_98() -> None:
     assert values(found)["scheme"] == WFLW_98.name
 
 
-def _shared(name: str) -> Path:
-    if "PFLD_EDGE_SHARED" not in os.environ:
-        pytest.skip("PFLD_EDGE_SHARED is not set: no published files to look at")
-    return Path(os.environ["PFLD_EDGE_SHARED"]) / "models" / name
-
-
 @pytest.mark.parametrize(
     ("name", "truth"),
     [
@@ -153,8 +146,8 @@ def _shared(name: str) -> Path:
         ("public/pfld68_dynamic_batch.onnx", ("rgb", "0..1", IBUG_68.name, {"1.0", "1.1"})),
     ],
 )
-def test_no_wrong_answer_is_called_sure(name: str, truth: tuple[str, str, str, set[str]]) -> None:
-    found = search_contract(_shared(name))
+def test_no_wrong_answer_is_called_sure(shared: Path, name: str, truth: tuple[str, str, str, set[str]]) -> None:
+    found = search_contract(shared / "models" / name)
     assert found.plausible
     for finding in found.findings:
         known = dict(zip(("color_order", "normalization", "scheme", "margin"), truth, strict=True)).get(finding.field)
@@ -164,8 +157,8 @@ def test_no_wrong_answer_is_called_sure(name: str, truth: tuple[str, str, str, s
     assert {"scheme", "order", "space"} <= told(found)
 
 
-def test_points_of_unknown_order_are_recognized_by_symmetry() -> None:
-    found = search_contract(_shared("public/lite106_two_outputs.onnx"))
+def test_points_of_unknown_order_are_recognized_by_symmetry(shared: Path) -> None:
+    found = search_contract(shared / "models/public/lite106_two_outputs.onnx")
     assert (found.num_landmarks, found.output, found.plausible) == (106, "output", True)
     assert "scheme" not in told(found)
     contract = found.contract

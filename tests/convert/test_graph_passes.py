@@ -1,7 +1,6 @@
 """Canonical form and operator rewrites, and the check on sample inputs that every pass goes through."""
 
 import io
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -318,7 +317,6 @@ def test_shapes_that_use_the_batch_twice_stay_computed(build: Build) -> None:
     assert not FoldConstants()(build(nodes, constants, ["batch", "batch", 2, 2])).modified
 
 
-SHARED = os.environ.get("PFLD_EDGE_SHARED")
 EXPECTED = {
     "ghostone_raw_export": {"Conv", "Relu", "Concat", "Flatten", "AveragePool", "Gemm"},
     "lite106_two_outputs": {"Conv", "Relu", "Concat", "Flatten", "GlobalAveragePool", "Gemm"},
@@ -327,10 +325,9 @@ EXPECTED = {
 }
 
 
-@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no public files to look at")
 @pytest.mark.parametrize("name", EXPECTED)
-def test_public_files_keep_their_outputs_in_canonical_form(name: str, faces: np.ndarray) -> None:
-    path = Path(str(SHARED)) / f"models/public/{name}.onnx"
+def test_public_files_keep_their_outputs_in_canonical_form(shared: Path, name: str, faces: np.ndarray) -> None:
+    path = shared / f"models/public/{name}.onnx"
     original = onnx.load(str(path))
     result = canonical_form(original)
     assert {item.op_type for item in result.graph.node} == EXPECTED[name]

@@ -1,6 +1,6 @@
 """Published files come back as checkpoints with the same output; foreign files are refused with a sentence."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,6 @@ from pfld_edge_runtime import Contract, FaceLandmarker, ModelFileError, prepare_
 from pfld_edge_train.checkpoint import load_model, save_checkpoint
 from pfld_edge_train.models import ModelConfig, build_model
 
-SHARED = os.environ.get("PFLD_EDGE_SHARED")
-needs_shared = pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published files to import")
 FILES = {
     "pfld-ghostone": "PFLD_GhostOne_112_1_opt_sim.onnx",
     "pfld-ghostnet": "PFLD_GhostNet_112_1_opt_sim.onnx",
@@ -26,17 +24,19 @@ FILES = {
 }
 
 
-def published(kind: str) -> Path:
-    return Path(str(SHARED)) / "models/reference" / FILES[kind]
+@pytest.fixture
+def published(shared: Path) -> Callable[[str], Path]:
+    return lambda kind: shared / "models/reference" / FILES[kind]
 
 
-@needs_shared
 @pytest.mark.parametrize("kind", FILES)
-def test_the_torch_network_answers_as_the_file_on_real_faces(kind: str, tmp_path: Path) -> None:
+def test_the_torch_network_answers_as_the_file_on_real_faces(
+    shared: Path, published: Callable[[str], Path], kind: str, tmp_path: Path
+) -> None:
     save_checkpoint(tmp_path / "imported.pth", import_onnx(published(kind)))
     model, checkpoint = load_model(tmp_path / "imported.pth")
     assert checkpoint.model.kind == kind
-    faces = [*open_faces(Path(str(SHARED)) / "data/WFLW").load()[:30], *portraits()]
+    faces = [*open_faces(shared / "data/WFLW").load()[:30], *portraits()]
     landmarker = FaceLandmarker(published(kind), contract=Contract())
     for batch in cut_faces(faces, Contract()):
         with torch.no_grad():
@@ -45,8 +45,7 @@ def test_the_torch_network_answers_as_the_file_on_real_faces(kind: str, tmp_path
         assert np.abs(found - expected).max() < 1e-5
 
 
-@needs_shared
-def test_names_in_the_file_do_not_matter(tmp_path: Path) -> None:
+def test_names_in_the_file_do_not_matter(published: Callable[[str], Path], tmp_path: Path) -> None:
     model = onnx.load(str(published("pfld-ghostnet-slim")))
     renamed: dict[str, str] = {}
 
@@ -69,10 +68,9 @@ def test_names_in_the_file_do_not_matter(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@needs_shared
-def test_a_raw_export_gives_the_weights_of_the_simplified_file() -> None:
+def test_a_raw_export_gives_the_weights_of_the_simplified_file(shared: Path, published: Callable[[str], Path]) -> None:
     """Pad nodes that pad nothing and Constant nodes are no obstacle."""
-    raw = Path(str(SHARED)) / "models/public/ghostone_raw_export.onnx"
+    raw = shared / "models/public/ghostone_raw_export.onnx"
     found, expected = import_onnx(raw).weights, import_onnx(published("pfld-ghostone")).weights
     assert found.keys() == expected.keys()
     assert all((found[name] - expected[name]).abs().max() < 1e-6 for name in expected)

@@ -1,6 +1,5 @@
 """INT8 networks: what they hold, what they cost, what is refused."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,9 +115,9 @@ def baseline(model: onnx.ModelProto, batches: list[Batch], folder: Path) -> onnx
 
 
 def test_deviation_from_float_is_well_below_onnxruntime_s_best(
-    published: Published, slim: onnx.ModelProto, faces: Batch, tmp_path: Path
+    published: Published, shared: Path, slim: onnx.ModelProto, faces: Batch, tmp_path: Path
 ) -> None:
-    folder = Path(os.environ["PFLD_EDGE_SHARED"]) / "data/youtube68"
+    folder = shared / "data/youtube68"
     contract, original = Contract(), published("slim")
     chosen = open_faces(folder / "train.csv", images=folder / "images").load()
     chosen = [chosen[row] for row in np.random.default_rng(0).permutation(len(chosen))[:128]]
@@ -135,9 +134,11 @@ def test_deviation_from_float_is_well_below_onnxruntime_s_best(
     assert moved[1] < 0.75 * moved[0]
 
 
-def test_the_bundled_faces_keep_the_accuracy_of_the_published_ghostone(published: Published, faces: Batch) -> None:
+def test_the_bundled_faces_keep_the_accuracy_of_the_published_ghostone(
+    published: Published, shared: Path, faces: Batch
+) -> None:
     contract = Contract()
-    test_faces = open_faces(Path(os.environ["PFLD_EDGE_SHARED"]) / "data/WFLW").load()
+    test_faces = open_faces(shared / "data/WFLW").load()
     model, _ = run_passes(published("ghostone"), default_passes(), faces[:1])
     # A quarter of what `convert` takes of the portraits by default, and a quarter of the time.
     crops = calibration_crops(CalibrationSource(limit=64), contract).crops

@@ -1,7 +1,6 @@
 """`FaceAnalyzer`: detection, refinement in tight boxes, order of faces, and invalid arguments."""
 
 import itertools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -156,10 +155,9 @@ def test_tight_boxes_truncate_as_the_published_protocol_does() -> None:
     np.testing.assert_array_equal(tight_box(points[2]), expected[2])
 
 
-@pytest.mark.skipif("PFLD_EDGE_SHARED" not in os.environ, reason="PFLD_EDGE_SHARED is not set: no detectors")
 @pytest.mark.parametrize("file", ["yunet_n_dynamic.onnx", "scrfd_500m_kps.onnx", "version-RFB-320.onnx"])
-def test_the_portraits_landmarks_are_found_without_boxes(file: str) -> None:
-    analyzer = FaceAnalyzer(Path(os.environ["PFLD_EDGE_SHARED"]) / "models/detectors" / file)
+def test_the_portraits_landmarks_are_found_without_boxes(shared: Path, file: str) -> None:
+    analyzer = FaceAnalyzer(shared / "models/detectors" / file)
     for face in portraits():
         photo = read_photo(face.image)
         faces = analyzer(photo, "bgr")

@@ -31,9 +31,7 @@ from pfld_edge_runtime.detection.catalogue import DETECTOR_FILES, is_intact
 SHARED = Path(os.environ.get("PFLD_EDGE_SHARED", ""))
 
 
-pytestmark = pytest.mark.skipif(
-    "PFLD_EDGE_SHARED" not in os.environ, reason="PFLD_EDGE_SHARED is not set: no detectors, no photographs"
-)
+pytestmark = pytest.mark.usefixtures("shared")
 
 
 Boxes = NDArray[np.float32]

@@ -1,6 +1,5 @@
 """Confidence: the mirror image, the curve of the contract, and WFLW faces with known landmarks."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from pfld_edge_runtime import (
     read_faces,
 )
 
-SHARED = os.environ.get("PFLD_EDGE_SHARED")
 Build = Callable[..., Path]
 Image = NDArray[np.uint8]
 CURVE = ConfidenceCurve(middle=0.0506, steepness=4.28)
@@ -126,9 +124,8 @@ def test_a_portrait_is_trusted_and_its_scrambled_pixels_are_not() -> None:
         assert read_faces(landmarker, blurred, [0, 0, x1 - x0, y1 - y0], "bgr", confidence=True).confidences[0] < 0.5
 
 
-@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no WFLW faces")
-def test_confidence_orders_wflws_test_faces_by_error_and_promises_what_comes() -> None:
-    landmarker, faces = FaceLandmarker(), open_faces(Path(str(SHARED)) / "data/WFLW").load()
+def test_confidence_orders_wflws_test_faces_by_error_and_promises_what_comes(shared: Path) -> None:
+    landmarker, faces = FaceLandmarker(), open_faces(shared / "data/WFLW").load()
 
     def confidence(face: Face) -> tuple[float, float]:
         found = read_faces(landmarker, read_photo(face.image), face.bbox_xyxy, "bgr", confidence=True)

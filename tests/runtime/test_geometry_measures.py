@@ -1,6 +1,5 @@
 """Eye and mouth openness by hand; the 68 points of 300-W against labelled faces, five points, tight boxes."""
 
-import os
 from functools import cache
 from pathlib import Path
 
@@ -93,23 +92,17 @@ def test_no_faces_have_no_ratios_and_other_schemes_are_refused() -> None:
         eye_openness(np.zeros((1, 68, 2)))
 
 
-SHARED = os.environ.get("PFLD_EDGE_SHARED")
-
-
-needs_labels = pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no true 68-point labels")
-
-
 # The 300-W points whose nearest WFLW point is, on the video faces, a neighbour of the mapped one: the labels' contour
 # begins lower than WFLW's, their wings of the nose and corners of the mouth lie further in, lids lie between points.
 NEIGHBOUR_IS_NEARER = {0, 1, 15, 16, 31, 35, 38, 43, 48, 54}
 
 
 @cache
-def labelled() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def labelled_in(shared: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """True 68 and predicted 98 points of the video faces of test.csv."""
-    folder = Path(str(SHARED)) / "data/youtube68"
+    folder = shared / "data/youtube68"
     faces = read_points_csv(folder / "test.csv", folder / "images")
-    reference = Path(str(SHARED)) / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
+    reference = shared / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
     landmarker = FaceLandmarker(reference, contract=Contract())
     predicted = predict_landmarks(landmarker.model, faces)
     return np.stack([face.landmarks for face in faces if face.landmarks is not None]), predicted
@@ -153,9 +146,8 @@ def test_points_of_68_are_wflws_but_for_the_lids() -> None:
     np.testing.assert_allclose(landmarks_68(face)[0, 36:40, 0], (0, 4, 8, 12))
 
 
-@needs_labels
-def test_each_of_the_68_points_is_nearest_to_its_label_but_for_known_neighbours() -> None:
-    truth, predicted = labelled()
+def test_each_of_the_68_points_is_nearest_to_its_label_but_for_known_neighbours(shared: Path) -> None:
+    truth, predicted = labelled_in(shared)
     mean = shares(truth[:, :, None] - predicted[:, None], truth).mean(axis=0)
     # The labels lie off to one side as a whole; faces and their mirror images together tell the scheme.
     mirrored = -mean[list(IBUG_68.mirror)][:, list(WFLW_98.mirror)].conj()
@@ -168,9 +160,8 @@ def test_each_of_the_68_points_is_nearest_to_its_label_but_for_known_neighbours(
         assert np.argsort(distance[point])[1] == NEAREST_68[point], "the mapped point is the second nearest"
 
 
-@needs_labels
-def test_lids_a_third_of_the_way_are_nearer_to_true_lids_than_any_single_point() -> None:
-    truth, predicted = labelled()
+def test_lids_a_third_of_the_way_are_nearer_to_true_lids_than_any_single_point(shared: Path) -> None:
+    truth, predicted = labelled_in(shared)
     lids = [37, 38, 40, 41, 43, 44, 46, 47]
     mapped = np.abs(shares(truth - landmarks_68(predicted), truth))[:, lids].mean()
     single = np.abs(shares(truth - predicted[:, NEAREST_68], truth))[:, lids].mean()

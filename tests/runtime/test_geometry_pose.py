@@ -1,6 +1,5 @@
 """Head pose against OpenCV's solvePnP and known projections; the effect of rotating or mirroring a photograph."""
 
-import os
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,6 @@ from pfld_edge_calib import open_faces, portraits, predict_landmarks, read_photo
 from pfld_edge_runtime import WFLW_98, FaceLandmarker, LandmarkError, default_camera, head_pose
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 
-SHARED = os.environ.get("PFLD_EDGE_SHARED")
 SIZE = (640, 480)
 Array = NDArray[np.float64]
 
@@ -86,10 +84,9 @@ def test_with_noise_the_pose_is_opencvs_or_fits_better(
         assert apart(cv2.Rodrigues(theirs[0])[0], found.rotation[0]) < 1 or ours < theirs_error * 0.999
 
 
-@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no WFLW faces")
 @pytest.mark.parametrize("source", ["true", "predicted"])
-def test_poses_of_wflws_test_faces_are_opencvs_within_a_degree(source: str) -> None:
-    faces, landmarker = open_faces(Path(str(SHARED)) / "data/WFLW").load(), FaceLandmarker()
+def test_poses_of_wflws_test_faces_are_opencvs_within_a_degree(shared: Path, source: str) -> None:
+    faces, landmarker = open_faces(shared / "data/WFLW").load(), FaceLandmarker()
     landmarks = true_landmarks(faces, landmarker.contract)
     if source == "predicted":
         landmarks = predict_landmarks(landmarker.model, faces)

@@ -1,7 +1,6 @@
 """Landmarkers, detectors, analyzers and trackers go to other processes, and take the same words for their networks."""
 
 import multiprocessing
-import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -69,10 +68,9 @@ def test_a_spawned_process_finds_landmarks(photo: Image) -> None:
     np.testing.assert_array_equal(found, landmarker(photo, BOXES))
 
 
-@pytest.mark.skipif("PFLD_EDGE_SHARED" not in os.environ, reason="PFLD_EDGE_SHARED is not set: no detectors")
 @pytest.mark.parametrize("file", ["yunet_n_dynamic.onnx", "scrfd_500m_kps.onnx", "version-RFB-320.onnx"])
-def test_detectors_are_pickled_with_their_settings(file: str) -> None:
-    path = Path(os.environ["PFLD_EDGE_SHARED"]) / "models/detectors" / file
+def test_detectors_are_pickled_with_their_settings(shared: Path, file: str) -> None:
+    path = shared / "models/detectors" / file
     photo = read_photo(portraits()[0].image)
     opened = open_detector(path, score_threshold=0.3, max_faces=1)
     for detector in (opened, type(opened)(path, 0.3, max_faces=1), type(opened)(path.read_bytes(), 0.3, max_faces=1)):

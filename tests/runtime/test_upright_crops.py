@@ -1,6 +1,5 @@
 """Crops that follow the roll: turned windows against cv2, and faces that lie or stand on their heads."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +178,8 @@ def test_a_face_that_turns_over_is_followed_without_the_detector() -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.skipif("PFLD_EDGE_SHARED" not in os.environ, reason="PFLD_EDGE_SHARED is not set: no WFLW")
-def test_wflw_faces_turned_by_any_angle_keep_their_nme() -> None:
-    faces = open_faces(Path(os.environ["PFLD_EDGE_SHARED"]) / "data/WFLW_more").load()[::16]
+def test_wflw_faces_turned_by_any_angle_keep_their_nme(shared: Path) -> None:
+    faces = open_faces(shared / "data/WFLW_more").load()[::16]
     landmarker, errors = FaceLandmarker(), []
     for face in faces:
         assert face.landmarks is not None

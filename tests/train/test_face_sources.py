@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pfld_edge.cli import run
 from pfld_edge_calib import FaceSetError, read_points_csv
-from pfld_edge_calib.datasets.point_maps import wflw_98_from_68
 from pfld_edge_calib.datasets.prepared import open_prepared, read_shard
+from pfld_edge_calib.datasets.wflw import wflw_98_from_68
 from pfld_edge_runtime import WFLW_98, Contract
 from pfld_edge_runtime.geometry.wflw_points import landmarks_68
 from pfld_edge_train.batches import training_batches, validation_batches

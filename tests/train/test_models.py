@@ -1,6 +1,5 @@
 """The networks: shapes, parameters, feature maps, heat maps."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from pfld_edge_train.errors import ModelConfigError
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 from pfld_edge_train.models.edge import STRETCH, HeatMaps
 
-SHARED = os.environ.get("PFLD_EDGE_SHARED")
-needs_shared = pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published files to compare")
 FILES = {
     "pfld-ghostone": "PFLD_GhostOne_112_1_opt_sim.onnx",
     "pfld-ghostnet": "PFLD_GhostNet_112_1_opt_sim.onnx",
@@ -49,8 +46,8 @@ def our_layers(kind: str) -> list[Layer]:
     return layers
 
 
-def published_layers(kind: str) -> list[Layer]:
-    graph = onnx.load(str(Path(str(SHARED)) / "models/reference" / FILES[kind])).graph
+def published_layers(path: Path) -> list[Layer]:
+    graph = onnx.load(str(path)).graph
     shapes = {array.name: tuple(array.dims) for array in graph.initializer}
     layers: list[Layer] = []
     for node in graph.node:
@@ -61,10 +58,9 @@ def published_layers(kind: str) -> list[Layer]:
     return layers
 
 
-@needs_shared
 @pytest.mark.parametrize("kind", FILES)
-def test_the_inference_network_has_the_published_files_layers_in_order(kind: str) -> None:
-    assert our_layers(kind) == published_layers(kind)
+def test_the_inference_network_has_the_published_files_layers_in_order(shared: Path, kind: str) -> None:
+    assert our_layers(kind) == published_layers(shared / "models/reference" / FILES[kind])
 
 
 # Multiply-accumulates of the published files; our own are held to what their documentation claims.

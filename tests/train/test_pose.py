@@ -1,11 +1,9 @@
 """The pose of augmented faces in torch: against OpenCV, the runtime's own solver and known projections."""
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -18,7 +16,6 @@ from pfld_edge_runtime import WFLW_98, head_pose
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_train.pose import FOCAL_LENGTH, head_angles
 
-SHARED = os.environ.get("PFLD_EDGE_SHARED")
 CAMERA = np.array([[FOCAL_LENGTH, 0, 0.5], [0, FOCAL_LENGTH, 0.5], [0, 0, 1]])
 DISTANCE = FOCAL_LENGTH * 180
 """At which a crop is 180 mm wide, about what the crop rule gives a head."""
@@ -102,9 +99,8 @@ def test_the_portraits_poses_are_opencvs() -> None:
     np.testing.assert_allclose(degrees(faces), expected, atol=0.5)
 
 
-@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no WFLW faces")
-def test_poses_of_wflws_test_faces_are_opencvs_and_near_the_photographs() -> None:
-    labelled = open_faces(Path(str(SHARED)) / "data/WFLW").load()
+def test_poses_of_wflws_test_faces_are_opencvs_and_near_the_photographs(shared: Path) -> None:
+    labelled = open_faces(shared / "data/WFLW").load()
     landmarks = np.stack([face.landmarks for face in labelled if face.landmarks is not None]).astype(float)
     faces = cropped(landmarks)
     apart = np.abs(degrees(faces) - np.array([least_squares_degrees(face) for face in faces]))

@@ -3,7 +3,6 @@
 Each project's network is stated again below from its description, in plain torch, with its own parameter names.
 """
 
-import os
 from collections import OrderedDict
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from pfld_edge_runtime.session import open_session
 from pfld_edge_train.checkpoint import load_model
 from pfld_edge_train.errors import CheckpointError
 from pfld_edge_train.models import ModelConfig
-
-SHARED = Path(os.environ["PFLD_EDGE_SHARED"]) if os.environ.get("PFLD_EDGE_SHARED") else None
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -202,10 +199,8 @@ def test_github_luffys_checkpoints_are_read(tmp_path: Path) -> None:
     same(network, tmp_path / "a.pth", "pfld-luffy", 0.25, 68)
 
 
-@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published file of 68 points")
-def test_cunjians_weights_compute_what_its_onnx_file_computes(tmp_path: Path) -> None:
-    assert SHARED is not None
-    path = SHARED / "models/public/pfld68_dynamic_batch.onnx"
+def test_cunjians_weights_compute_what_its_onnx_file_computes(shared: Path, tmp_path: Path) -> None:
+    path = shared / "models/public/pfld68_dynamic_batch.onnx"
     weights = {item.name: torch.tensor(onnx.numpy_helper.to_array(item)) for item in onnx.load(path).graph.initializer}
     torch.save({name: value for name, value in weights.items() if "." in name}, tmp_path / "a.pth")
     network, checkpoint = load_model(tmp_path / "a.pth")

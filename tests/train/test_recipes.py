@@ -1,6 +1,5 @@
 """The recipes: pseudo-labels, the curve of heat maps' spreads, hints of a teacher stage by stage, the face detector."""
 
-import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,11 @@ from pfld_edge_train.config import LossConfig
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
 
-SHARED = os.environ.get("PFLD_EDGE_SHARED")
 RECIPE = runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/stage_hints.py"))
 
 
-@pytest.mark.skipif(SHARED is None, reason="PFLD_EDGE_SHARED is not set: no published network that teaches")
-def test_the_hints_are_what_stem_and_bottlenecks_put_out() -> None:
-    path = Path(str(SHARED)) / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
+def test_the_hints_are_what_stem_and_bottlenecks_put_out(shared: Path) -> None:
+    path = shared / "models/reference/PFLD_GhostOne_112_1_opt_sim.onnx"
     network = build_model(ModelConfig("pfld-ghostone", fused=True)).eval()
     network.load_state_dict(import_onnx(path).weights)
     faces = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -150,10 +147,10 @@ def test_true_points_correct_their_own_and_their_neighbours_but_not_a_shared_off
     random = np.random.default_rng(0)
     points = random.uniform(0, 100, (5, 98, 2)).astype(np.float32)
     points[:, 60], points[:, 72] = (20, 40), (80, 40)  # the face's own axes are the picture's
-    true = points[:, labels["FROM_68"]] + np.float32(3)  # a difference of definition
+    true = points[:, labels["NEAREST_68"]] + np.float32(3)  # a difference of definition
     np.testing.assert_allclose(labels["corrected"](points, true), points, atol=1e-4)
     true[0, 20] += (0, 10)  # one brow point, WFLW's 36
-    assert labels["FROM_68"][20] == 36
+    assert labels["NEAREST_68"][20] == 36
     moved = labels["corrected"](points, true) - points
     expected = np.zeros((5, 98, 2))
     expected[0, 36] = (0, 10 * 0.4)

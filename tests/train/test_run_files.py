@@ -157,18 +157,18 @@ def test_impossible_values_are_named(changes: dict[str, object], message: str) -
         TrainConfig.from_dict({"data": [{"path": "x"}], **changes})
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_are_one(write_config: WriteConfig, tmp_path: Path) -> None:
     # The biases of heat maps change nothing: Adam moves them by rounding errors alone.
     config = write_config("processes", PAPER, epochs=1, model="pfld-edge-s1")
-    cache = ("--cache", str(tmp_path / "cache"))
-    subprocess.run(command(config, tmp_path / "one", *cache), check=True)
+    fit(new_run(load_config(config)), tmp_path / "one", tmp_path / "cache")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     both = [
         subprocess.Popen(
-            command(config, tmp_path / "two", *cache),
+            command(config, tmp_path / "two", "--cache", str(tmp_path / "cache")),
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
         )

@@ -1,45 +1,39 @@
 """All faces of a run: crops and labels, the validation split, and how often an epoch shows each face.
 
-A ``[[data]]`` table is a list, cropped from photographs once, or a folder of prepared shards, read in place.
+A ``[[data]]`` table is a folder of prepared shards, read in place, or a list, which is prepared as raw shards once.
 """
 
-import hashlib
-import json
+import shutil
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
-from pfld_edge_calib import (
-    WFLW_ATTRIBUTES,
-    Face,
-    FaceSetError,
-    as_wflw_98,
-    cut_faces,
-    open_faces,
-    read_points_csv,
-)
-from pfld_edge_calib.datasets.point_maps import points_as_wflw_98
+from pfld_edge_calib import Face, FaceSetError, open_faces, read_points_csv
 from pfld_edge_calib.datasets.prepared import (
     MANIFEST,
-    ROOM,
+    UNREADABLE,
+    PrepareSettings,
     ShardEntry,
     decoded_picture,
     is_complete,
     open_prepared,
+    prepare_faces,
     read_shard,
+    set_identity,
 )
+from pfld_edge_calib.datasets.wflw import points_as_wflw_98
 from pfld_edge_calib.face import Skip, skipping
-from pfld_edge_calib.photo import UnusableFaces
-from pfld_edge_runtime import IBUG_68, WFLW_98, Contract, CropRule, crop_windows
+from pfld_edge_runtime import IBUG_68, WFLW_98, Contract
 from pfld_edge_train.config import DataConfig, TrainConfig
 from pfld_edge_train.errors import TrainConfigError
 
@@ -51,9 +45,6 @@ Half of all faces lie above 0.58, a twentieth of LFW's press photographs below 0
 
 MOST_REPEATS = 16
 """Largest factor by which pose balance repeats a face."""
-
-_BATCH = 64
-"""Faces that are cropped at once."""
 
 
 class Crops(Protocol):
@@ -71,7 +62,7 @@ class Crops(Protocol):
 class FaceCache:
     """The N faces of a run.
 
-    `crops` ``(N, S, S, 3)`` are uint8 BGR, larger than the network's input by about `ROOM`; `windows` ``(N, 3)`` x, y
+    `crops` ``(N, S, S, 3)`` are uint8 BGR, larger than the network's input by about 1.5; `windows` ``(N, 3)`` x, y
     and side of each crop in its photograph; `landmarks` ``(N, P, 2)`` photograph pixels; `weights` ``(N, P)``;
     `attributes` ``(N, 6)`` bool those of `WFLW_ATTRIBUTES`. An epoch shows each face as often as `repeats` says;
     `held_out` is the validation split. Faces without a labelled landmark are in neither.
@@ -108,17 +99,20 @@ class _Source(NamedTuple):
     groups: tuple[str, ...]
 
 
-def open_cache(config: TrainConfig, folder: Path, contract: Contract, skip: Skip | None = None) -> FaceCache:
+def open_cache(
+    config: TrainConfig, folder: Path, contract: Contract, skip: Skip | None = None, *, retry: bool = True
+) -> FaceCache:
     """Open a configuration's faces; listed ones are cropped into `folder` where their crops are missing.
 
     `skip` takes the error of each file that can't be read, or member of a shard without landmarks, whose faces are
-    left out or weigh nothing; where it is None the error is raised.
+    left out or weigh nothing; where it is None the error is raised. Faces outside of their photographs are left out.
+    With `retry` photographs that could not be read before are tried again.
 
     Raises:
         FaceSetError: A source can't be read, or a part of it where there is no `skip`.
         TrainConfigError: A source has other points than the network, or was prepared for another crop.
     """
-    sources = [_read_source(data, contract, folder, skip) for data in config.data]
+    sources = [_read_source(data, contract, folder, skip, retry) for data in config.data]
     counts = [len(source.groups) for source in sources]
     faces = sources[0] if len(sources) == 1 else _joined(sources)
     labelled = faces.weights.any(axis=1)
@@ -175,41 +169,51 @@ def _joined(parts: Sequence[_Source]) -> _Source:
     )
 
 
-def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip | None) -> _Source:
+def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip | None, retry: bool) -> _Source:
     """Read the faces of one table; crops of listed faces are kept in `folder` between runs."""
     path = Path(data.path)
-    # Crops are larger than the network's by `ROOM`, in BGR.
-    wide = contract.replace(
-        input_size=round(contract.input_size * ROOM),
-        color_order="bgr",
-        crop=CropRule(margin=contract.crop.margin * ROOM),
-    )
     if data.scheme and contract.landmarks != WFLW_98:
         raise TrainConfigError(
             f"{path}: scheme = {data.scheme!r} is for networks of {WFLW_98.name}, not of {contract.landmarks.name}"
         )
+    settings = PrepareSettings(contract.input_size, contract.crop.margin, "raw")
     if (path / MANIFEST).is_file():
-        source = _prepared_source(data, wide, skip)
-        _check_points(path, source.weights.shape[1], contract)
-        return source
+        return _prepared_source(path, data, contract, settings, skip)
     if path.suffix.lower() == ".csv":
         faces = read_points_csv(path, Path(data.images) if data.images else None, data.group_by)
     else:
         faces = _alike(open_faces(path, data.split, skip=skip).load(skip), skip)
-    faces = as_wflw_98(faces) if data.scheme else faces
-    _check_points(path, len(faces[0].landmarks if faces[0].landmarks is not None else ()), contract)
-    return _listed_source(faces, data, wide, folder, skip)
+    _check_points(path, len(faces[0].landmarks if faces[0].landmarks is not None else ()), data, contract)
+    target = folder / f"faces-{set_identity(faces, path.parent, settings)[:16]}"
+    if retry and (target / MANIFEST).is_file() and UNREADABLE in open_prepared(target).skipped:
+        shutil.rmtree(target)
+    if not (target / MANIFEST).is_file():
+        _prepare(faces, path.parent, target, settings, skip)
+    return _prepared_source(target, data, contract, settings, skip)
 
 
-def _check_points(path: Path, points: int, contract: Contract) -> None:
-    scheme = contract.landmarks
+def _check_points(path: Path, points: int, data: DataConfig, contract: Contract) -> None:
+    scheme = IBUG_68 if data.scheme else contract.landmarks
     if points == scheme.num_landmarks:
         return
     mapped = (points, scheme) == (IBUG_68.num_landmarks, WFLW_98)
     advice = f"scheme = {IBUG_68.name!r} in its [[data]] maps them" if mapped else "[landmarks] names another scheme"
+    owner = f"scheme = {data.scheme!r}" if data.scheme else "the network"
     raise TrainConfigError(
-        f"{path}: {points} points a face, the network has {scheme.num_landmarks} ({scheme.name}); {advice}"
+        f"{path}: {points} points a face, {owner} has {scheme.num_landmarks} ({scheme.name}); {advice}"
     )
+
+
+def _prepare(faces: Sequence[Face], root: Path, target: Path, settings: PrepareSettings, skip: Skip | None) -> None:
+    """Crop faces into a prepared folder, with a bar on a terminal."""
+
+    def refuse(error: FaceSetError) -> None:
+        raise error
+
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+        task = progress.add_task("cutting faces", total=len(faces))
+        prepare_faces(faces, "listed", root, target, settings, 1, partial(progress.advance, task), skip or refuse)
 
 
 def _alike(faces: Sequence[Face], skip: Skip | None) -> list[Face]:
@@ -223,79 +227,20 @@ def _alike(faces: Sequence[Face], skip: Skip | None) -> list[Face]:
     return [face for face, count in zip(faces, counts, strict=True) if count == most]
 
 
-def _listed_source(faces: Sequence[Face], data: DataConfig, wide: Contract, folder: Path, skip: Skip | None) -> _Source:
-    landmarks = np.stack([face.landmarks for face in faces if face.landmarks is not None])
-    weights = np.ones(landmarks.shape[:2], np.float32)
-    for row, face in zip(weights, faces, strict=True):
-        row *= face.weight if face.point_weights is None else face.weight * face.point_weights
-    crops, windows = _cut_once(faces, wide, folder, skip)
-    weights[windows[:, 2] == 0] = 0
-    return _Source(
-        crops=crops,
-        windows=windows,
-        landmarks=landmarks,
-        weights=weights if data.weighted else (weights > 0).astype(np.float32),
-        attributes=np.array([[name in face.attributes for name in WFLW_ATTRIBUTES] for face in faces]),
-        groups=tuple(face.group for face in faces),
-    )
-
-
-def _cut_once(
-    faces: Sequence[Face], wide: Contract, folder: Path, skip: Skip | None
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Crop faces with the runtime's crop into a folder that is named by a hash of all that the crops depend on.
-
-    ``windows.npy`` is renamed into place last and marks the folder as complete. The window of a photograph that can't
-    be read has the side 0; the next run tries it again.
-    """
-    digest = hashlib.sha256(json.dumps([wide.input_size, wide.crop.margin, wide.color_order]).encode())
-    for face in faces:
-        digest.update(str(face.image).encode() + face.bbox_xyxy.tobytes())
-    target = folder / f"faces-{digest.hexdigest()[:16]}"
-    done = (target / "windows.npy").exists()
-    windows = np.load(target / "windows.npy") if done else np.zeros((len(faces), 3), np.int64)
-    missing = np.flatnonzero(windows[:, 2] == 0)
-    if len(missing):
-        target.mkdir(parents=True, exist_ok=True)
-        shape = (len(faces), wide.input_size, wide.input_size, 3)
-        mode: Literal["r+", "w+"] = "r+" if done else "w+"
-        crops = np.lib.format.open_memmap(target / "crops.npy", mode=mode, dtype=np.uint8, shape=shape)
-        left, unusable = [faces[row] for row in missing.tolist()], UnusableFaces(skip)
-        terminal = Console(stderr=True)
-        batches = track(
-            cut_faces(left, wide, batch_size=_BATCH, unusable=unusable),
-            "cutting faces",
-            total=-(-len(left) // _BATCH),
-            console=terminal,
-            transient=True,
-            disable=not terminal.is_terminal,
-        )
-        for batch in batches:
-            rows = missing[list(batch.rows)]
-            crops[rows], windows[rows, :2], windows[rows, 2] = batch.crops, batch.windows.corners, batch.windows.sizes
-        # The crop of a face outside of its photograph is black, as the file was when it was made.
-        for row in unusable.outside:
-            window = crop_windows(left[row].bbox_xyxy[None], wide.crop.margin)
-            windows[missing[row]] = (*window.corners[0], window.sizes[0])
-        crops.flush()
-        np.save(target / "windows.partial.npy", windows)
-        (target / "windows.partial.npy").replace(target / "windows.npy")
-    # As a plain array: rows of a memory map are slow to make.
-    return np.load(target / "crops.npy", mmap_mode="r").view(np.ndarray), windows
-
-
-def _prepared_source(data: DataConfig, wide: Contract, skip: Skip | None) -> _Source:
-    folder = Path(data.path)
+def _prepared_source(
+    folder: Path, data: DataConfig, contract: Contract, settings: PrepareSettings, skip: Skip | None
+) -> _Source:
     manifest = open_prepared(folder)
-    settings = manifest.settings
+    found = manifest.settings
     if manifest.source == "wflw test":
         raise TrainConfigError(f"{folder}: made of WFLW's test list, from which no run learns")
-    if (settings.size, settings.contract.crop) != (wide.input_size, wide.crop):
+    if (found.size, found.contract.crop) != (settings.size, settings.contract.crop):
         raise TrainConfigError(
-            f"{folder}: prepared with --input-size {settings.input_size} --margin {settings.margin:g}, the network "
-            f"needs {round(wide.input_size / ROOM)} and {wide.crop.margin / ROOM:g}; prepare it anew"
+            f"{folder}: prepared with --input-size {found.input_size} --margin {found.margin:g}, the network "
+            f"needs {settings.input_size} and {settings.margin:g}; prepare it anew"
         )
-    shards = (_shard_faces(folder, entry, wide.input_size, data, skip) for entry in manifest.shards)
+    _check_points(folder, manifest.points, data, contract)
+    shards = (_shard_faces(folder, entry, settings.size, data, skip) for entry in manifest.shards)
     readable = [shard for shard in shards if shard is not None]
     if not readable:
         raise FaceSetError(f"{folder}: none of its {len(manifest.shards)} shards can be read")

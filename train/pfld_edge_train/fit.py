@@ -87,7 +87,9 @@ def fit(
     """
     callback = callback if callback is not None and state.processes.first else Callback()
     config, processes = state.config, state.processes
-    cache = processes.in_turn(lambda: open_cache(config, cache_folder, state.contract, skip))
+    cache = processes.in_turn(
+        lambda: open_cache(config, cache_folder, state.contract, skip, retry=processes.first)  # then all have one set
+    )
     with processes.together():
         steps = _steps_per_epoch(state, cache)
         attributes, shown = (torch.from_numpy(values[~cache.held_out]) for values in (cache.attributes, cache.repeats))

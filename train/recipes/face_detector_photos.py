@@ -185,11 +185,7 @@ class Augmenter:
     """
 
     def __init__(
-        self,
-        groups: Sequence[tuple[Sequence[Photo], float]],
-        side: int,
-        side_in_use: int,
-        rng: np.random.Generator,
+        self, groups: Sequence[tuple[Sequence[Photo], float]], side: int, side_in_use: int, rng: np.random.Generator
     ) -> None:
         self._groups = [photos for photos, _ in groups]
         total = sum(share for _, share in groups)
@@ -324,11 +320,7 @@ def _moved_faces(
     kept = share > 0.1
     size = np.sqrt(seen)
     ignored = photo.ignored | (share < 0.5) | (size < LEAST_SIZE)
-    return (
-        clipped[kept].astype(np.float32),
-        points[kept].astype(np.float32),
-        ignored[kept],
-    )
+    return (clipped[kept].astype(np.float32), points[kept].astype(np.float32), ignored[kept])
 
 
 def _change_colours(image: Image, rng: np.random.Generator) -> Image:

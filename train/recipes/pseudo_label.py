@@ -36,6 +36,7 @@ from pfld_edge_runtime.contract import CropRule
 from pfld_edge_runtime.detection.architectures import SCRFD, YuNet
 from pfld_edge_runtime.detection.detector import find_boxes
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
+from pfld_edge_runtime.geometry.wflw_points import NEAREST_68
 from pfld_edge_runtime.session import open_session
 
 Array = NDArray[np.float32]
@@ -50,10 +51,6 @@ SMALLEST_FACE = 26
 SAME_FACE = 0.35
 WORST_DISAGREEMENT, LEAST_OVERLAP = 0.15, 0.45
 """Of faces that are kept: largest median disagreement, and least intersection over union of label and box."""
-# The 300-W 68 points inside the 98 of WFLW: every other contour point, the upper brows, nose, eyes, lips.
-_BROWS_AND_NOSE = (*range(33, 38), *range(42, 47), *range(51, 60))
-_EYES = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
-FROM_68 = np.array([*range(0, 33, 2), *_BROWS_AND_NOSE, *_EYES, *range(76, 96)])
 TRUE_SHARE = np.repeat([0.3, 0.4, 0.6, 0.8, 0.7], [17, 10, 9, 12, 20])
 """How far the true points count against the label: contours slide along the face, eyes and lips don't."""
 BETWEEN = {
@@ -70,8 +67,8 @@ BETWEEN = {
     66: (65, 67),
     70: (69, 71),
     74: (73, 75),
-    96: _EYES[:6],
-    97: _EYES[6:],
+    96: NEAREST_68[36:42],
+    97: NEAREST_68[42:48],
 }
 """The other 30 points, and those whose mean correction each takes."""
 
@@ -150,11 +147,11 @@ def corrected(points: Array, true68: Array) -> Array:
     eyes = eyes / np.linalg.norm(eyes, axis=1, keepdims=True)
     # Columns: the face's own axes.
     axes = np.stack([eyes, np.stack([-eyes[:, 1], eyes[:, 0]], 1)], 2)
-    offset = (true68 - points[:, FROM_68]) / size @ axes
+    offset = (true68 - points[:, NEAREST_68]) / size @ axes
     usable = np.abs(offset).max((1, 2)) < 0.5  # where label and annotator speak of one face
     offset = (offset - np.median(offset[usable], 0)) * TRUE_SHARE[:, None] if usable.any() else offset
     moved = np.zeros_like(points)
-    moved[:, FROM_68] = offset @ axes.transpose(0, 2, 1) * size
+    moved[:, NEAREST_68] = offset @ axes.transpose(0, 2, 1) * size
     for point, others in BETWEEN.items():
         moved[:, point] = moved[:, others].mean(1)
     return np.where(usable[:, None, None], points + moved, points)

@@ -28,7 +28,7 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.files import sha256_of, write_atomically
 from pfld_edge_calib.parallel import ResultsFolder, ordered_results
-from pfld_edge_calib.photo import is_outside, read_photo
+from pfld_edge_calib.photo import face_photo, is_outside
 from pfld_edge_runtime import BoxError, Contract, CropRule, PfldEdgeError, crop_faces, crop_windows
 
 MANIFEST = "prepared.json"
@@ -94,7 +94,7 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A prepared dataset of ``wflw train``, ``csv`` or ``coco`` (`source`), with the faces left out by reason.
+    """A prepared dataset of ``wflw train``, ``csv``, ``coco`` or ``listed`` (`source`), with faces left out by reason.
 
     `identity` is a hash of the faces and settings that it was made from.
     """
@@ -273,7 +273,7 @@ def prepare_faces(
     points = {len(face.landmarks) for face in faces if face.landmarks is not None}
     if len(points) != 1:
         raise FaceSetError(f"faces have {sorted(points)} points; all of a set must have as many")
-    identity = _identity(faces, root, settings)
+    identity = set_identity(faces, root, settings)
     complete = _finished(out, identity)
     if complete is not None:
         advance(len(faces))
@@ -303,7 +303,7 @@ def prepare_faces(
     return PrepareReport(manifest, kept)
 
 
-def _identity(faces: Sequence[Face], root: Path, settings: PrepareSettings) -> str:
+def set_identity(faces: Sequence[Face], root: Path, settings: PrepareSettings) -> str:
     """Hash settings, annotations, and the photographs' names relative to `root` and sizes in bytes."""
     digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
     sizes: dict[Path, int] = {}
@@ -351,7 +351,7 @@ class _CroppedPhoto(NamedTuple):
 
 def _crop_photo(faces: Sequence[Face], settings: PrepareSettings) -> _CroppedPhoto:
     try:
-        photo = read_photo(faces[0].image)
+        photo = face_photo(faces[0])
     except FaceSetError as error:
         return _CroppedPhoto([], [UNREADABLE] * len(faces), str(error))
     found = [_crop_face(face, photo, settings) for face in faces]

@@ -1,6 +1,6 @@
 """WFLW (Wu et al., "Look at Boundary", CVPR 2018): its folder layout, its lists, and its two official archives.
 
-A part that is missing or damaged is a FaceSetError.
+Also what of its 98 points 300-W's 68 tell. A part that is missing or damaged is a FaceSetError.
 """
 
 import shutil
@@ -12,10 +12,13 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces
 from pfld_edge_calib.files import TextLines, named_file, read_lines, replacing
+from pfld_edge_runtime import IBUG_68, WFLW_98
+from pfld_edge_runtime.geometry.wflw_points import NEAREST_68
 
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 """Names of the six attribute columns in file order; the official file calls the first "pose"."""
@@ -143,3 +146,33 @@ def _unpack(archive: Path, wanted: dict[str, Path], advance: Callable[[int], Non
                 advance(1)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise FaceSetError(f"{archive}: a damaged archive ({error}); download it again") from error
+
+
+# 300-W divides a lid into three parts, WFLW into four: WFLW's outer points lie three quarters of the way from the
+# corner to 300-W's first point. The lid's middle has no counterpart.
+_CORNERS = {37: 36, 38: 39, 40: 39, 41: 36, 43: 42, 44: 45, 46: 45, 47: 42}
+"""300-W's corner of the eye beside each of its lid points."""
+
+
+def wflw_98_from_68() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Build the ``(98, 68)`` float32 map, whose rows sum to 1 where a point has a counterpart, and their mask."""
+    matrix = np.zeros((WFLW_98.num_landmarks, IBUG_68.num_landmarks), np.float32)
+    matrix[NEAREST_68, range(IBUG_68.num_landmarks)] = 1
+    for lid, corner in _CORNERS.items():
+        matrix[NEAREST_68[lid], [corner, lid]] = 0.25, 0.75
+    return matrix, np.asarray(matrix.any(axis=1), np.float32)
+
+
+def points_as_wflw_98(
+    landmarks: NDArray[np.float32], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Map ``(N, 68, 2)`` points and their ``(N, 68)`` weights to ``(N, 98, 2)`` and ``(N, 98)``.
+
+    Points without counterpart lie at the mean of the 68 and have the weight 0.
+    """
+    matrix, mask = wflw_98_from_68()
+    wider = np.matmul(matrix, landmarks).astype(np.float32)
+    wider[:, mask == 0] = landmarks.mean(axis=1, keepdims=True)
+    # A point interpolated between two gets the lower of their weights.
+    mapped = np.where(matrix > 0, weights[:, None], 1).min(axis=2) * mask
+    return wider, mapped.astype(np.float32)

@@ -3,12 +3,7 @@
 from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict, judge, paired_drift
 from pfld_edge_calib.evaluation.metrics import Deviation
 from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
-from pfld_edge_calib.evaluation.robustness import (
-    Robustness,
-    measure_robustness,
-    measure_turned,
-    robustness_record,
-)
+from pfld_edge_calib.evaluation.robustness import Robustness, measure_robustness, measure_turned, robustness_record
 from pfld_edge_calib.evaluation.verification import (
     LikelyCause,
     ModelResult,

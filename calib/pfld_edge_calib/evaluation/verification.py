@@ -67,7 +67,7 @@ class VerificationSettings:
 class LikelyCause:
     """A likely cause of a deviation; `proven` where undoing it brings the landmarks back, or the fingerprint shows it.
 
-    `cause` is ``weights``, ``color``, ``margin``, ``order`` or ``scale``, `evidence` the measured values behind it.
+    `cause` is ``weights``, ``color``, ``order`` or ``scale``, `evidence` the measured values behind it.
     """
 
     cause: str

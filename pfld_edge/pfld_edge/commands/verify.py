@@ -26,10 +26,7 @@ from pfld_edge.options import (
 @set_options
 @click.option("--max-drift", type=SHARE, help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
 @click.option(
-    "--accept-inconclusive",
-    "--accept-undecided",
-    is_flag=True,
-    help="Exit with 0 where the faces are too few to tell.",
+    "--accept-inconclusive", "--accept-undecided", is_flag=True, help="Exit with 0 where the faces are too few to tell."
 )
 @click.option("--fused/--no-fused", default=True, show_default=True, help="Also run the checkpoint's fused torch form.")
 @click.option("--worst", type=RESULT_FOLDER, help="Folder for pictures of the faces that deviate most.")

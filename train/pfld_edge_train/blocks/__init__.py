@@ -1,12 +1,6 @@
 """Building blocks of the networks."""
 
-from pfld_edge_train.blocks.convolutions import (
-    Activation,
-    GhostBottleneck,
-    GhostModule,
-    InvertedResidual,
-    conv_block,
-)
+from pfld_edge_train.blocks.convolutions import Activation, GhostBottleneck, GhostModule, InvertedResidual, conv_block
 from pfld_edge_train.blocks.mobileone import GhostOneBottleneck, GhostOneModule, MobileOneBlock
 
 __all__ = [

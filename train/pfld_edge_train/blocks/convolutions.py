@@ -116,8 +116,7 @@ class GhostBottleneck(nn.Module):
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                linear(in_channels, in_channels, 3, stride, 1, groups=in_channels),
-                linear(in_channels, out_channels, 1),
+                linear(in_channels, in_channels, 3, stride, 1, groups=in_channels), linear(in_channels, out_channels, 1)
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -75,10 +75,7 @@ class PFLD(LandmarkNet):
         layout, narrow, wide = self.layout, self.layout.expansion, 2 * self.layout.expansion
         block = partial(conv_block, activation=layout.activation, fused=config.fused)
         residual = partial(
-            InvertedResidual,
-            linear_expansion=layout.linear_expansion,
-            activation=layout.activation,
-            fused=config.fused,
+            InvertedResidual, linear_expansion=layout.linear_expansion, activation=layout.activation, fused=config.fused
         )
         bare = layout.conv2 == "bare"
         self.conv1 = block(3, c3, 3, 2, 1)
