@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes.features import AveragesAsConvolutions, SplitLastProduct
+from pfld_edge_convert.passes.features import AveragesAsConvolutions, SplitProducts
 from pfld_edge_convert.passes.int8_preparation import CopyChannels
 from pfld_edge_convert.quantization.plan import copy_offsets
 
@@ -74,17 +74,17 @@ def test_the_mean_of_copies_is_four_times_as_fine() -> None:
 
 def test_each_source_of_features_gets_a_product_and_each_small_average_a_convolution(build: Build) -> None:
     model = bottleneck(build, 320)
-    split = SplitLastProduct()(model).model
+    split = SplitProducts()(model).model
     result = AveragesAsConvolutions()(split).model
     onnx.checker.check_model(result, full_check=True)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in result.graph.initializer}
     assert (shapes["y_0_w"], shapes["y_1_w"], shapes["both_mean_w"]) == ((5, 320), (5, 4), (4, 1, 4, 4))
     # 320 x 4 x 4 weights are more than a twenty-fifth of all.
     kinds = {item.output[0]: item.op_type for item in result.graph.node}
-    assert (kinds["b_mean"], kinds["both_mean"], kinds["y"]) == ("GlobalAveragePool", "Conv", "Add")
+    assert (kinds["b_mean"], kinds["both_mean"], kinds["y"]) == ("GlobalAveragePool", "Conv", "Sum")
     np.testing.assert_allclose(run_model(result, SAMPLES), run_model(model, SAMPLES), atol=1e-5)
-    assert not SplitLastProduct()(split).modified
+    assert not SplitProducts()(split).modified
     model.graph.output.append(onnx.ValueInfoProto(name="features"))
-    assert not SplitLastProduct()(model).modified
+    assert not SplitProducts()(model).modified
     split.graph.output.append(onnx.ValueInfoProto(name="both_mean"))
     assert not AveragesAsConvolutions()(split).modified
