@@ -45,6 +45,10 @@ _UNIT_FRACTIONS = 0.01
 """Ratios up to this become 1 / q."""
 
 
+_SMALL = 64
+"""A last product of at most a share of one in so many of the weights stays in float together with what it reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Scale and zero point of an activation: the integer, 0 to 255, for exactly 0, so that zero padding is exact."""
@@ -266,11 +270,12 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
 
     These are outputs of layers and of `COMPUTED` operators, of Relu and Clip that aren't fused, and whatever else a
     layer reads. Where no layer follows, as in the last Gemm or behind heat maps, results stay float: nothing but a
-    convolution that can't write float gets a grid there.
+    convolution that can't write float gets a grid there. Nor do sums of products and `_float_features`.
     """
     sources = {layer.source for layer in layers}
     followed = followed_by(index, layers)
     made = {layer.node.output[0]: layer.output for layer in layers}
+    small = _float_features(index, layers, followed)
     names: dict[str, None] = {}
     covered = {value.name for value in index.graph.input}
     for node in index.graph.node:
@@ -278,7 +283,7 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
         if output in made:
             own = made[output] not in index.outputs and (node.op_type == "Conv" or made[output] in followed)
             reader = index.only_consumer(output)
-            own = own and (reader is None or reader.op_type != "Sum")
+            own = own and output not in small and (reader is None or reader.op_type != "Sum")
             output = made[output]
         elif node.op_type in COMPUTED or clamp_bounds(index, node):
             clamp = fused_clamp(index, node)
@@ -294,6 +299,20 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
             covered.add(output)
     of_floats = (name for name in names if index.types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT)
     return [name for name in of_floats if index.rank(name) not in (0, 1)]
+
+
+def _float_features(index: GraphIndex, layers: list[Layer], followed: set[str]) -> set[str]:
+    """What Gemm make and a last, small product alone reads: float costs few bytes and spares landmarks the rounding."""
+    sizes = {layer.output: index.constants[layer.node.input[1]].size for layer in layers}
+    made = {layer.output for layer in layers if layer.node.op_type == "Gemm"}
+    return {
+        layer.source
+        for layer in layers
+        if layer.source in made
+        and layer.output not in followed
+        and sizes[layer.output] * _SMALL <= sum(sizes.values())
+        and index.only_consumer(layer.source) is not None
+    }
 
 
 def followed_by(index: GraphIndex, layers: list[Layer]) -> set[str]:
