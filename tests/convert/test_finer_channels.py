@@ -9,9 +9,10 @@ import pytest
 from onnx import helper
 
 from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.passes.features import AveragesAsConvolutions, SplitProducts
 from pfld_edge_convert.passes.int8_preparation import CopyChannels
-from pfld_edge_convert.quantization.plan import copy_offsets
+from pfld_edge_convert.quantization.plan import copy_offsets, integer_tensors, weighted_layers
 
 Build = Callable[..., onnx.ModelProto]
 node = helper.make_node
@@ -88,3 +89,18 @@ def test_each_source_of_features_gets_a_product_and_each_small_average_a_convolu
     assert not SplitProducts()(model).modified
     split.graph.output.append(onnx.ValueInfoProto(name="both_mean"))
     assert not AveragesAsConvolutions()(split).modified
+
+
+@pytest.mark.parametrize(("outputs", "kept"), [(5, ["a", "c"]), (60, ["a", "c", "r"])], ids=["small", "large"])
+def test_a_small_last_product_reads_features_in_float(build: Build, outputs: int, kept: list[str]) -> None:
+    random, shapes = np.random.default_rng(0), {"a": (40, 3, 3, 3), "c": (9, 640), "e": (8, 9), "f": (outputs, 8)}
+    constants = {f"w{name}": random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    nodes = [
+        node("Conv", ["x", "wa"], ["a"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("Flatten", ["a"], ["b"]),
+        *(node("Gemm", names, [made], transB=1) for names, made in ((["b", "wc"], "c"), (["c", "we"], "e"))),
+        node("Relu", ["e"], ["r"]),
+        node("Gemm", ["r", "wf"], ["y"], transB=1),
+    ]
+    index = GraphIndex(build(nodes, constants, ["n", 3, 4, 4]))
+    assert integer_tensors(index, weighted_layers(index)) == kept

@@ -275,7 +275,6 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
     sources = {layer.source for layer in layers}
     followed = followed_by(index, layers)
     made = {layer.node.output[0]: layer.output for layer in layers}
-    small = _float_features(index, layers, followed)
     names: dict[str, None] = {}
     covered = {value.name for value in index.graph.input}
     for node in index.graph.node:
@@ -283,7 +282,7 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
         if output in made:
             own = made[output] not in index.outputs and (node.op_type == "Conv" or made[output] in followed)
             reader = index.only_consumer(output)
-            own = own and output not in small and (reader is None or reader.op_type != "Sum")
+            own = own and (reader is None or reader.op_type != "Sum")
             output = made[output]
         elif node.op_type in COMPUTED or clamp_bounds(index, node):
             clamp = fused_clamp(index, node)
@@ -297,7 +296,12 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
         if own:
             names[output] = None
             covered.add(output)
-    of_floats = (name for name in names if index.types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT)
+    unwanted = _float_features(index, layers, followed)
+    of_floats = (
+        name
+        for name in names
+        if name not in unwanted and index.types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
+    )
     return [name for name in of_floats if index.rank(name) not in (0, 1)]
 
 
