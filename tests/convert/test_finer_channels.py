@@ -79,7 +79,7 @@ def test_each_source_of_features_gets_a_product_and_each_small_average_a_convolu
     result = AveragesAsConvolutions()(split).model
     onnx.checker.check_model(result, full_check=True)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in result.graph.initializer}
-    assert (shapes["y_0_w"], shapes["y_1_w"], shapes["both_mean_w"]) == ((5, 320), (5, 4), (4, 1, 4, 4))
+    assert (shapes["y.part0_w"], shapes["y.part1_w"], shapes["both_mean_w"]) == ((5, 320), (5, 4), (4, 1, 4, 4))
     # 320 x 4 x 4 weights are more than a twenty-fifth of all.
     kinds = {item.output[0]: item.op_type for item in result.graph.node}
     assert (kinds["b_mean"], kinds["both_mean"], kinds["y"]) == ("GlobalAveragePool", "Conv", "Sum")

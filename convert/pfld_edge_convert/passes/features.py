@@ -39,13 +39,13 @@ def _split(index: GraphIndex, product: onnx.NodeProto) -> int:
     alone = index.only_consumer(concat.output[0]) is not None
     if weights is None or not alone or not 2 <= len(shapes) == len(widths):
         return 0
-    output = product.output[0]
-    for place, (name, (start, end)) in enumerate(zip(concat.input, pairwise(np.cumsum([0, *widths])), strict=True)):
-        part = f"{output}_{place}"
+    # Exporters count tensors: a "view_1" often is there already.
+    parts = [f"{product.output[0]}.part{place}" for place in range(len(widths))]
+    for part, name, (start, end) in zip(parts, concat.input, pairwise(np.cumsum([0, *widths])), strict=True):
         constants = [index.add_constant(f"{part}_w", weights[0][:, start:end])]
-        constants += [] if place else [index.add_constant(f"{part}_b", weights[1])]
+        constants += [] if start else [index.add_constant(f"{part}_b", weights[1])]
         index.insert(product, helper.make_node("Gemm", [name, *constants], [part], transB=1))
-    become(product, "Sum", *(f"{output}_{place}" for place in range(len(widths))))
+    become(product, "Sum", *parts)
     return len(widths)
 
 
