@@ -1,4 +1,4 @@
-"""Channels of narrow tensors are copied, the float output stays, and the copies' mean is finer than a step."""
+"""Narrow tensors are copied, pooled features get products and scales of their own, and the float output stays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +9,10 @@ import pytest
 from onnx import helper
 
 from pfld_edge_convert.model_file import run_model
+from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.features import AveragesAsConvolutions, SplitProducts
 from pfld_edge_convert.passes.int8_preparation import CopyChannels
-from pfld_edge_convert.quantization.plan import copy_offsets
+from pfld_edge_convert.quantization.plan import copy_offsets, integer_tensors, weighted_layers
 
 Build = Callable[..., onnx.ModelProto]
 node = helper.make_node
@@ -69,3 +71,36 @@ def test_the_mean_of_copies_is_four_times_as_fine() -> None:
     values = np.linspace(-3, 3, 1001)
     rounded = np.rint(values[:, None] + offsets[[0, 1, 3, 5]])
     assert np.abs(rounded.mean(axis=1) - values).max() <= 1 / 8 + 1e-9
+
+
+def test_each_source_of_features_gets_a_product_and_each_small_average_a_convolution(build: Build) -> None:
+    model = bottleneck(build, 320)
+    split = SplitProducts()(model).model
+    result = AveragesAsConvolutions()(split).model
+    onnx.checker.check_model(result, full_check=True)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in result.graph.initializer}
+    assert (shapes["y.part0_w"], shapes["y.part1_w"], shapes["both_mean_w"]) == ((5, 320), (5, 4), (4, 1, 4, 4))
+    # 320 x 4 x 4 weights are more than a twenty-fifth of all.
+    kinds = {item.output[0]: item.op_type for item in result.graph.node}
+    assert (kinds["b_mean"], kinds["both_mean"], kinds["y"]) == ("GlobalAveragePool", "Conv", "Sum")
+    np.testing.assert_allclose(run_model(result, SAMPLES), run_model(model, SAMPLES), atol=1e-5)
+    assert not SplitProducts()(split).modified
+    model.graph.output.append(onnx.ValueInfoProto(name="features"))
+    assert not SplitProducts()(model).modified
+    split.graph.output.append(onnx.ValueInfoProto(name="both_mean"))
+    assert not AveragesAsConvolutions()(split).modified
+
+
+@pytest.mark.parametrize(("outputs", "kept"), [(5, ["a", "c"]), (60, ["a", "c", "r"])], ids=["small", "large"])
+def test_a_small_last_product_reads_features_in_float(build: Build, outputs: int, kept: list[str]) -> None:
+    random, shapes = np.random.default_rng(0), {"a": (40, 3, 3, 3), "c": (9, 640), "e": (8, 9), "f": (outputs, 8)}
+    constants = {f"w{name}": random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    nodes = [
+        node("Conv", ["x", "wa"], ["a"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("Flatten", ["a"], ["b"]),
+        *(node("Gemm", names, [made], transB=1) for names, made in ((["b", "wc"], "c"), (["c", "we"], "e"))),
+        node("Relu", ["e"], ["r"]),
+        node("Gemm", ["r", "wf"], ["y"], transB=1),
+    ]
+    index = GraphIndex(build(nodes, constants, ["n", 3, 4, 4]))
+    assert integer_tensors(index, weighted_layers(index)) == kept

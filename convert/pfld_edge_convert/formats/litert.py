@@ -99,10 +99,6 @@ class _Writer:
         node, output = step.node, step.output
         if step.layer is not None:
             self._write_layer(step, step.layer, self._plan.weights[output])
-        elif step.arithmetic is Arithmetic.COLUMNS:
-            # The product that reads them takes each by itself.
-            for name in node.input:
-                self._as_integer(name)
         elif node.op_type == "Identity":
             self._integer[output] = self._integer[node.input[0]]
         elif step.arithmetic is Arithmetic.CLAMP:
@@ -169,11 +165,11 @@ class _Writer:
         self._multiply([read, stored, self._file.constant(f"{output}.b", bias)], self._float[output], keep=keep)
 
     def _write_layer(self, step: Step, layer: Layer, weights: IntegerWeights) -> None:
-        name, source = layer.output, self._plan.layer_input(layer)
+        name, source = layer.output, self._grids.get(layer.source)
         if source is None:
             raise ValueError(f"{name} has integer weights, but its input has no grid")
-        if source.column_scales is not None or name not in self._grids:
-            self._float[name] = self._wide_layer(layer, weights)
+        if name not in self._grids:
+            self._float[name] = self._wide_layer(layer, weights, source)
             return
         read, bias, fused = self._as_integer(layer.source), weights.integer_bias(source.scale), self._fused(step)
         unit = np.asarray(np.float32(source.scale) * weights.scales, np.float32)
@@ -189,40 +185,13 @@ class _Writer:
             self._multiply([read, weight, self._file.constant(f"{name}.b", bias, Quantization(unit))], made, fused)
         self._integer[name] = made if fused else self._clamped(step, made)
 
-    def _wide_layer(self, layer: Layer, weights: IntegerWeights) -> int:
-        """A product of 16-bit integers, or of features of several grids one for each, dequantized."""
-        name, file = layer.output, self._file
-        unit, bias, total = weights.scales.astype(np.float64), weights.bias, -1
-        is_whole = layer.source in self._grids
-        parts = [layer.source] if is_whole else list(self._index.producers[layer.source].input)
-        columns = np.split(weights.integers, np.cumsum([self._shape(part)[-1] for part in parts])[:-1], axis=1)
-        if is_whole:
-            unit = unit * self._grids[layer.source].scale
-        else:
-            for part, integers in zip(parts, columns, strict=True):
-                # The plan's bias makes up for zero points that no kernel subtracts; here products subtract their own.
-                bias = bias + self._grids[part].zero_point * integers.sum(axis=1, dtype=np.int64) * unit
-        for place, (part, integers) in enumerate(zip(parts, columns, strict=True)):
-            product = name if is_whole else f"{name}.{place}"
-            made = self._wide_product(product, part, integers, unit, np.zeros_like(bias) if place else bias)
-            if place:
-                summed = file.tensor(f"{name}.sum{place}", self._shape(name), "float32")
-                file.operator("ADD", [total, made], summed, "AddOptions")
-                made = summed
-            total = made
-        if layer.clamp is not None:
-            clamped = file.tensor(name, self._shape(name), "float32")
-            self._write_operator(layer.clamp, [total], clamped)
-            total = clamped
-        return total
-
-    def _wide_product(self, name: str, source: str, integers: NDArray[np.int8], unit: Real, bias: Real) -> int:
-        """Multiply ``(O, K)`` weights in 16 bits and dequantize."""
-        grid, file, shape = self._grids[source], self._file, (1, len(integers))
-        wide = file.tensor(f"{name}.int16", self._shape(source), "int16", Quantization.of(grid.scale, 0))
-        file.operator("QUANTIZE", [self._as_integer(source)], wide, "QuantizeOptions")
-        scales = np.asarray(unit / grid.scale, np.float32)
-        weight = file.constant(f"{name}.w", self._in_file_order(source, integers), Quantization(scales))
+    def _wide_layer(self, layer: Layer, weights: IntegerWeights, grid: Grid) -> int:
+        """A product of 16-bit integers, dequantized."""
+        name, file, integers, bias = layer.output, self._file, weights.integers, weights.bias
+        unit = weights.scales.astype(np.float64) * grid.scale
+        wide = file.tensor(f"{name}.int16", self._shape(layer.source), "int16", Quantization.of(grid.scale, 0))
+        file.operator("QUANTIZE", [self._as_integer(layer.source)], wide, "QuantizeOptions")
+        weight = file.constant(f"{name}.w", self._in_file_order(layer.source, integers), Quantization(weights.scales))
         added = file.constant(
             f"{name}.b", np.rint(bias / unit).astype(np.int64), Quantization(np.asarray(unit, np.float32))
         )
@@ -232,10 +201,14 @@ class _Writer:
         largest = max(float(np.abs(end * unit + bias).max()) for end in sums)
         largest = min(largest, _LARGEST_OUTPUT) if name in self._index.outputs else largest
         grid16 = Quantization.of(max(largest, 1e-6) / _SIXTEEN_BITS, 0)
-        made = file.tensor(f"{name}.product", shape, "int16", grid16)
+        made = file.tensor(f"{name}.product", self._shape(name), "int16", grid16)
         self._multiply([wide, weight, added], made)
-        real = file.tensor(f"{name}.real", shape, "float32")
+        real = file.tensor(f"{name}.real", self._shape(name), "float32")
         file.operator("DEQUANTIZE", [made], real, "DequantizeOptions")
+        if layer.clamp is not None:
+            clamped = file.tensor(name, self._shape(name), "float32")
+            self._write_operator(layer.clamp, [real], clamped)
+            return clamped
         return real
 
     def _convolution_constants(
@@ -335,6 +308,8 @@ class _Writer:
         elif kind in _PLAIN:
             operator, table, options = _PLAIN[kind]
             file.operator(operator, inputs, output, table, **options, fusedActivationFunction=fused)
+        elif kind == "Sum":
+            file.operator("ADD_N", inputs, output, "AddNOptions")
         elif kind == "GlobalAveragePool" or is_spatial_mean(self._index, node):
             axes = file.constant(f"{node.output[0]}.axes", np.array([1, 2], np.int32))
             keep = kind == "GlobalAveragePool" or bool(attribute(node, "keepdims", 1))

@@ -12,7 +12,7 @@ import onnx
 from onnx import helper
 
 from pfld_edge_convert.formats.qoperator import Arithmetic, OnnxWriter, Step
-from pfld_edge_convert.quantization.plan import LEVELS, Grid, Plan, layer_input
+from pfld_edge_convert.quantization.plan import LEVELS, Grid, Plan
 
 _TO_SIGNED = 128
 """An int8 activation is the uint8 one less this."""
@@ -51,11 +51,6 @@ class _Writer(OnnxWriter):
         node, output = step.node, step.output
         if step.arithmetic is Arithmetic.LAYER:
             self._write_layer(step)
-        elif step.arithmetic is Arithmetic.COLUMNS:
-            # The Gemm has the scales in its columns: to it these are plain numbers.
-            inputs = [self._as_integer(name) for name in node.input]
-            self._integer[output] = self._node("Concat", inputs, f"{output}_q", axis=1)
-            self._grids[output] = Grid(1.0, self._shift)
         elif node.op_type == "Concat" and self._shift:
             # Of the integers themselves: OpenVINO 2026.4 takes the zero point off int8 maps that are concatenated, and
             # clamps the negative ones to 0.
@@ -70,17 +65,13 @@ class _Writer(OnnxWriter):
 
     def _write_layer(self, step: Step) -> None:
         node, name, weights = step.node, step.output, self._plan.weights[step.output]
-        source = layer_input(self._index, node.input[0], self._plan.grids)
+        source = self._grids.get(node.input[0])
         if source is None:
             raise ValueError(f"{name} has integer weights, but its input has no grid")
         scales = self._constant(f"{name}.s", weights.scales)
         zeros = self._shared(np.zeros(len(weights.scales), np.int8))
         weight = self._constant(f"{name}.w", weights.integers)
-        integer_bias = weights.integer_bias(source.scale)
-        if source.column_scales is not None:
-            # What is read is plain numbers, which are smaller by the shift.
-            integer_bias += self._shift * weights.integers.sum(axis=1, dtype=np.int32)
-        bias = self._constant(f"{name}.b", integer_bias)
+        bias = self._constant(f"{name}.b", weights.integer_bias(source.scale))
         bias_scales = self._constant(f"{name}.bs", np.float32(source.scale) * weights.scales)
         bias_zeros = self._shared(np.zeros(len(weights.scales), np.int32))
         inputs = [

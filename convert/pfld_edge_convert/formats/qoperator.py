@@ -30,7 +30,6 @@ from pfld_edge_convert.quantization.plan import (
     fused_clamp,
     hard_swish_offset,
     keeps_grid,
-    layer_input,
 )
 
 CONTRIB = "com.microsoft"
@@ -50,8 +49,6 @@ class Arithmetic(Enum):
     """Integers of one grid are copied, chosen among or averaged; nothing is rescaled."""
     CLAMP = auto()
     """Integers of one grid are clamped."""
-    COLUMNS = auto()
-    """Features of several grids are concatenated for a Gemm that has their scales in its columns."""
     COMPUTE = auto()
     """One of `COMPUTED`."""
 
@@ -74,8 +71,8 @@ class Step:
 def integer_steps(plan: Plan) -> Iterator[Step]:
     """Go through a plan's graph, first to last.
 
-    A step computes in integers where everything that it reads is made in integers; layers and `Arithmetic.COLUMNS`
-    quantize what they read if need be.
+    A step computes in integers where everything that it reads is made in integers; layers quantize what they read if
+    need be.
     """
     image = plan.model.graph.input[0].name
     integer = {image} if plan.uint8_input else set()
@@ -92,8 +89,8 @@ def integer_steps(plan: Plan) -> Iterator[Step]:
             continue
         if clamp is not None:
             fused.add(output)
-        if arithmetic in (Arithmetic.LAYER, Arithmetic.COLUMNS):
-            integer.update(node.input if layer is None else [layer.source])
+        if layer is not None:
+            integer.add(layer.source)
         if layer is None or output in plan.grids:
             integer.add(output)
         yield Step(node, arithmetic, output, layer, clamp)
@@ -131,8 +128,6 @@ def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]
     grids = [plan.grids[name] for name in inputs if name in plan.grids]
     if not inputs or len(grids) < len(inputs):
         return "what it reads is in float"
-    if node.op_type == "Concat" and _is_columns(plan, node, grids):
-        return Arithmetic.COLUMNS
     if not integer.issuperset(inputs):
         return "what it reads is in float"
     moves = node.op_type == "Concat" or keeps_grid(node)
@@ -149,15 +144,6 @@ def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]
     if node.op_type == "HardSwish" and hard_swish_offset(grids[0]) is None:
         return "its input shares a grid on which -3 and 3 are no integers"
     return Arithmetic.COMPUTE
-
-
-def _is_columns(plan: Plan, node: onnx.NodeProto, grids: list[Grid]) -> bool:
-    """Whether features of several grids are concatenated for a Gemm that has their scales in its columns."""
-    # What still is float among them must then become integers, since no grid could be given to the whole.
-    reader = plan.index.only_consumer(node.output[0])
-    if reader is None or reader.op_type != "Gemm" or len(set(grids)) < 2 or plan.index.rank(node.output[0]) != 2:
-        return False
-    return any(layer.source == node.output[0] and layer.output in plan.weights for layer in plan.layers)
 
 
 class OnnxWriter(ABC):
@@ -333,10 +319,10 @@ class _Writer(OnnxWriter):
 
     def _write_layer(self, step: Step) -> None:
         layer, name, node = step.layer, step.output, step.node
-        source = layer_input(self._index, node.input[0], self._grids)
+        source = self._grids.get(node.input[0])
         if layer is None or source is None:
             raise ValueError(f"{name} has integer weights, but its input has no grid")
-        operands = [self._as_integer(layer.source), *self._grid_constants(Grid(source.scale, source.zero_point))]
+        operands = [self._as_integer(layer.source), *self._grid_constants(source)]
         weights = self._plan.weights[name]
         for constant, value in weight_constants(layer, weights, source.scale).items():
             self._constant(constant, value)
@@ -370,7 +356,7 @@ class _Writer(OnnxWriter):
     def _emit(self, kind: str, inputs: list[str], step: Step, domain: str = "") -> onnx.NodeProto:
         """Add the node that makes a step's output, in integers where that has a grid, and the clamp that is left."""
         output = step.output
-        integer = output in self._grids or step.arithmetic is Arithmetic.COLUMNS
+        integer = output in self._grids
         name = f"{output}_q" if integer else output
         node = helper.make_node(kind, inputs, [name], domain=domain)
         self._nodes.append(node)

@@ -157,11 +157,10 @@ def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> 
     # The plan's own integers can't be used: they also compensate the errors of the layers before.
     copy = copied(plan.model)
     index = GraphIndex(copy)
-    source = plan.layer_input(layer)
-    if source is not None:
+    if layer.source in plan.grids:
         weight, bias = layer.weights(index)
         scales = plan.weights[layer.output].scales.reshape(-1, *(1,) * (weight.ndim - 1)).astype(np.float64)
-        rounded = source.unscaled_weights(np.rint(source.scaled_weights(weight) / scales).clip(-127, 127) * scales)
+        rounded = np.rint(weight / scales).clip(-127, 127) * scales
         lost = (weight - rounded).reshape(*rounded.shape[:2], -1).sum(axis=2)
         grouped = lost.reshape(layer.groups, -1, lost.shape[1]) @ mean.reshape(layer.groups, -1, 1)
         node = index.producers[layer.node.output[0]]

@@ -45,6 +45,10 @@ _UNIT_FRACTIONS = 0.01
 """Ratios up to this become 1 / q."""
 
 
+_SMALL = 64
+"""A last product of at most a share of one in so many of the weights stays in float together with what it reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Scale and zero point of an activation: the integer, 0 to 255, for exactly 0, so that zero padding is exact."""
@@ -87,9 +91,13 @@ class Grid:
         low, high = (float(np.clip(bound / self.scale + self.zero_point, 0, LEVELS)) for bound in bounds)
         return round(low), round(high)
 
-    def dequantize(self, integers: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def dequantize(self, integers: NDArray[np.generic]) -> NDArray[np.float32]:
         """Real values of integers on the grid."""
         return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
+
+    def clip(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Clip real values to the grid."""
+        return np.clip(values, np.float32(self.low), np.float32(self.high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +172,6 @@ class Plan:
     def layers(self) -> list[Layer]:
         """All layers of `model`, first to last."""
         return weighted_layers(self.index)
-
-    def layer_input(self, layer: Layer) -> "LayerInput | None":
-        """See the function `layer_input`."""
-        return layer_input(self.index, layer.source, self.grids)
 
     def output_scale(self, layer: Layer) -> float | None:
         """Scale of the integers that a layer gives; None where it gives float."""
@@ -266,7 +270,7 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
 
     These are outputs of layers and of `COMPUTED` operators, of Relu and Clip that aren't fused, and whatever else a
     layer reads. Where no layer follows, as in the last Gemm or behind heat maps, results stay float: nothing but a
-    convolution that can't write float gets a grid there.
+    convolution that can't write float gets a grid there. Nor do sums of products and `_float_features`.
     """
     sources = {layer.source for layer in layers}
     followed = followed_by(index, layers)
@@ -277,6 +281,8 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
         output = node.output[0]
         if output in made:
             own = made[output] not in index.outputs and (node.op_type == "Conv" or made[output] in followed)
+            reader = index.only_consumer(output)
+            own = own and (reader is None or reader.op_type != "Sum")
             output = made[output]
         elif node.op_type in COMPUTED or clamp_bounds(index, node):
             clamp = fused_clamp(index, node)
@@ -290,8 +296,27 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
         if own:
             names[output] = None
             covered.add(output)
-    of_floats = (name for name in names if index.types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT)
+    unwanted = _float_features(index, layers, followed)
+    of_floats = (
+        name
+        for name in names
+        if name not in unwanted and index.types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
+    )
     return [name for name in of_floats if index.rank(name) not in (0, 1)]
+
+
+def _float_features(index: GraphIndex, layers: list[Layer], followed: set[str]) -> set[str]:
+    """What Gemm make and a last, small product alone reads: float costs few bytes and spares landmarks the rounding."""
+    sizes = {layer.output: index.constants[layer.node.input[1]].size for layer in layers}
+    made = {layer.output for layer in layers if layer.node.op_type == "Gemm"}
+    return {
+        layer.source
+        for layer in layers
+        if layer.source in made
+        and layer.output not in followed
+        and sizes[layer.output] * _SMALL <= sum(sizes.values())
+        and index.only_consumer(layer.source) is not None
+    }
 
 
 def followed_by(index: GraphIndex, layers: list[Layer]) -> set[str]:
@@ -308,13 +333,10 @@ def _computed_inputs(index: GraphIndex, node: onnx.NodeProto) -> list[str]:
 
 
 def shared_grids(index: GraphIndex) -> list[list[str]]:
-    """Tensors that must share a grid: inputs and output of each Concat of maps, and of whatever keeps a grid.
-
-    Pooled features (rank 2) may have different grids: the Gemm that reads them holds their scales in its weights.
-    """
+    """Tensors that must share a grid: inputs and output of each Concat, and of whatever keeps a grid."""
     groups: list[set[str]] = []
     for node in index.graph.node:
-        if keeps_grid(node) or (node.op_type == "Concat" and index.rank(node.output[0]) == 4):
+        if keeps_grid(node) or node.op_type == "Concat":
             group = {*_computed_inputs(index, node), node.output[0]}
             touching = [other for other in groups if other & group]
             groups = [other for other in groups if not other & group] + [group.union(*touching)]
@@ -362,69 +384,3 @@ def hard_swish_offset(grid: Grid) -> int | None:
     steps = 3 / grid.scale
     offset = grid.zero_point - round(steps)
     return offset if abs(steps - round(steps)) < 1e-3 and offset >= 0 else None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerInput:
-    """The grid of a layer's input, or of each column where features of several grids are concatenated.
-
-    Integer kernels take one scale and zero point. Where columns differ, their scales go into the weights and their
-    zero points into the bias, ``(K,)`` each; the kernel then takes a scale of 1 and a zero point of 0.
-    """
-
-    scale: float
-    zero_point: int
-    column_scales: Array | None = None
-    column_zeros: Array | None = None
-
-    def real(self, integers: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Dequantize integers."""
-        scale, zero = self._columns
-        return np.asarray((integers.astype(np.float32) - zero) * scale, np.float32)
-
-    def clipped(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Clip real values to the grids."""
-        scale, zero = self._columns
-        return np.clip(values, np.asarray(-zero * scale, np.float32), np.asarray((LEVELS - zero) * scale, np.float32))
-
-    @property
-    def _columns(self) -> tuple[Array | float, Array | int]:
-        if self.column_scales is None or self.column_zeros is None:
-            return self.scale, self.zero_point
-        return self.column_scales, self.column_zeros
-
-    def scaled_weights(self, weight: Array) -> Array:
-        """Weights with the columns' scales in them, as the kernel multiplies."""
-        return weight if self.column_scales is None else weight * self.column_scales
-
-    def unscaled_weights(self, weight: Array) -> Array:
-        """Undo `scaled_weights`."""
-        return weight if self.column_scales is None else weight / self.column_scales
-
-    def scaled_moments(self, second: Array) -> Array:
-        """Second moments of the inputs for weights as `scaled_weights` gives them."""
-        return second if self.column_scales is None else second / np.outer(self.column_scales, self.column_scales)
-
-    def with_bias(self, weights: IntegerWeights, bias: Array) -> IntegerWeights:
-        """The weights with another real bias, corrected for the columns' zero points."""
-        if self.column_zeros is not None:
-            bias = bias - weights.real() @ self.column_zeros
-        return IntegerWeights(weights.integers, weights.scales, bias)
-
-
-def layer_input(index: GraphIndex, source: str, grids: Mapping[str, Grid]) -> LayerInput | None:
-    """Describe the integers that a layer reads; None where its input has no grid: it must stay in float."""
-    if source in grids:
-        return LayerInput(grids[source].scale, grids[source].zero_point)
-    node = index.producers.get(source)
-    if node is None or node.op_type != "Concat" or index.rank(source) != 2 or index.only_consumer(source) is None:
-        return None
-    scales: list[float] = []
-    zeros: list[float] = []
-    for name in node.input:
-        grid, width = grids.get(name), index.shapes[name][1]
-        if grid is None or not isinstance(width, int):
-            return None
-        scales += [grid.scale] * width
-        zeros += [grid.zero_point] * width
-    return LayerInput(1.0, 0, np.array(scales), np.array(zeros))

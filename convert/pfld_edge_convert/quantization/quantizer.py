@@ -13,6 +13,7 @@ from pfld_edge_convert.formats import FORMATS
 from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import GraphIndex, check_equivalence, with_outputs
+from pfld_edge_convert.passes.features import AveragesAsConvolutions, SplitProducts
 from pfld_edge_convert.passes.int8_preparation import (
     CENTER,
     AlignChannels,
@@ -130,14 +131,17 @@ class Quantizer:
         return deviation_per_face(found, self._expected, contract.landmarks.normalizing_points)
 
     def _prepared(self, model: onnx.ModelProto, contract: Contract) -> tuple[onnx.ModelProto, Contract]:
-        """Fold the normalization in, where the first layers allow it, and align channels to the target's kernels."""
+        """Fold the normalization in, where the first layers allow it; prepare channels and features."""
         fold = FoldNormalization(contract.mean, contract.scale)
         fed = contract.replace(fingerprint=None)
         is_usual = (contract.layout, contract.input_dtype) == ("NCHW", "float32")
         if self._settings.uint8_input and is_usual and fold.applies(model):
             model = fold(model).model
             fed = fed.replace(input_dtype="uint8", layout="NHWC")
-        return AlignChannels(self._target.channel_multiple)(CopyChannels()(model).model).model, fed
+        align = AlignChannels(self._target.channel_multiple)
+        for prepare in (CopyChannels(), align, SplitProducts(), AveragesAsConvolutions()):
+            model = prepare(model).model
+        return model, fed
 
     def _chosen(self, networks: dict[str, "_FloatNetwork"]) -> tuple["_FloatNetwork", str, dict[str, float]]:
         """The equalization and the range method whose landmarks stay closest on held-back faces."""

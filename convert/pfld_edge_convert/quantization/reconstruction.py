@@ -23,7 +23,6 @@ from pfld_edge_convert.quantization.plan import (
     Grid,
     IntegerWeights,
     Layer,
-    LayerInput,
     Plan,
     copy_offsets,
     odd_fraction,
@@ -249,15 +248,14 @@ def initial_plan(
     plan = replace(plan, grids=propagate_grids(plan.index, grids))
     weights = {}
     for layer in plan.layers:
-        source = plan.layer_input(layer)
+        source = plan.grids.get(layer.source)
         # QGemm can write float; QLinearConv can't.
         is_written = layer.output in plan.grids or layer.node.op_type == "Gemm"
         if layer.output not in float_layers and source is not None and is_written:
             weight, bias = layer.weights(plan.index)
-            rounded = round_nearest(
-                source.scaled_weights(weight), bias, source.scale, _limits_of(layer, limits), plan.output_scale(layer)
+            weights[layer.output] = round_nearest(
+                weight, bias, source.scale, _limits_of(layer, limits), plan.output_scale(layer)
             )
-            weights[layer.output] = source.with_bias(rounded, bias)
     return replace(plan, weights=weights)
 
 
@@ -285,14 +283,14 @@ def reconstruct(
     integer, real = NodewiseRunner(written, inputs), NodewiseRunner(plan.model, faces)
     weights = dict(plan.weights)
     for layer in plan.layers:
-        source = plan.layer_input(layer)
+        source = plan.grids.get(layer.source)
         if layer.output in weights and source is not None:
             found, wanted = integer.run_until(integer_name(written, layer.source)), real.run_until(layer.source)
             moments = _measured(layer, source, found, wanted)
             if more is not None and layer.node.op_type == "Gemm":
                 now = write_qoperator(replace(plan, weights=weights))
-                found = source.real(run_model(with_outputs(now, integer_name(now, layer.source)), more[1]))
-                wanted = source.clipped(run_model(with_outputs(plan.model, layer.source), more[0]))
+                found = source.dequantize(run_model(with_outputs(now, integer_name(now, layer.source)), more[1]))
+                wanted = source.clip(run_model(with_outputs(plan.model, layer.source), more[0]))
                 moments.add(found[None], wanted[None])
             weights[layer.output] = _improved(
                 plan, layer, source, weights[layer.output], moments, limits if feedback else None, correct_bias
@@ -308,7 +306,7 @@ def _limits_of(layer: Layer, limits: WeightLimits) -> WeightLimits:
     return WeightLimits(limits.largest) if layer.depthwise else limits
 
 
-def _measured(layer: Layer, source: LayerInput, found: NDArray[np.generic], wanted: NDArray[np.generic]) -> Moments:
+def _measured(layer: Layer, source: Grid, found: NDArray[np.generic], wanted: NDArray[np.generic]) -> Moments:
     """Moments of a layer's inputs, integers and float, at the same random positions of both networks."""
     moments, zero = Moments(), source.zero_point
     for start in range(0, len(found), _CHUNK):
@@ -317,14 +315,14 @@ def _measured(layer: Layer, source: LayerInput, found: NDArray[np.generic], want
             for values, padding in ((found, zero), (wanted, 0))
         )
         # Clipped to the grids, so that outliers don't shift the biases of all faces.
-        moments.add(source.real(integers), source.clipped(exact.astype(np.float32)))
+        moments.add(source.dequantize(integers), source.clip(exact.astype(np.float32)))
     return moments
 
 
 def _improved(
     plan: Plan,
     layer: Layer,
-    source: LayerInput,
+    source: Grid,
     old: IntegerWeights,
     moments: Moments,
     limits: WeightLimits | None,
@@ -336,15 +334,14 @@ def _improved(
     exact, rounded = in_memory_order(weight).reshape(len(mean), -1, mean.shape[1]), old
     if limits is not None:
         target = _from_memory_order(exact + exact @ errors @ np.linalg.inv(_damped(second, _RIDGE)), weight)
-        scaled, second = source.scaled_weights(target), source.scaled_moments(second)
         rounded = round_with_feedback(
-            scaled, bias, source.scale, _limits_of(layer, limits), second, plan.output_scale(layer)
+            target, bias, source.scale, _limits_of(layer, limits), second, plan.output_scale(layer)
         )
     if correct_bias:
-        real = in_memory_order(source.unscaled_weights(rounded.real())).reshape(exact.shape)
+        real = in_memory_order(rounded.real()).reshape(exact.shape)
         bias = bias + (exact @ wanted[..., None] - real @ mean[..., None]).ravel()
     bias = bias + copy_offsets(*layer.weights(plan.index)) * (plan.output_scale(layer) or 0.0)
-    return source.with_bias(rounded, bias)
+    return IntegerWeights(rounded.integers, rounded.scales, bias)
 
 
 class NodewiseRunner:
