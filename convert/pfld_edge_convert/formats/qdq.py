@@ -115,6 +115,12 @@ class _Writer(OnnxWriter):
                 else self._write_clamp(clamp, wide, f"{output}_clamped")
             )
         self._quantize(output, real)
+        reader = self._index.only_consumer(output)
+        if step.layer is not None and reader is not None and reader.op_type == "Add":
+            # OpenVINO 2026.4 computes a convolution and the addition behind it as one, and doesn't round between them
+            # unless that is asked for twice. onnxruntime drops the second pair.
+            again = self._node("QuantizeLinear", [self._read(output), *self._grid(output)], f"{output}_again_q")
+            self._real[output] = self._node("DequantizeLinear", [again, *self._grid(output)], f"{output}_again_dq")
 
     def _write_levels(self, step: Step, real: str) -> str:
         """Clip to values of the grid: a bound between two of them is rounded up by one runtime and down by another."""
