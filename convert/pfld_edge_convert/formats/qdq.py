@@ -117,20 +117,10 @@ class _Writer(OnnxWriter):
         self._quantize(output, real)
         reader = self._index.only_consumer(output)
         if step.node.op_type == "Conv" and reader is not None and reader.op_type == "Add":
-            self._keep_apart(output)
-
-    def _keep_apart(self, name: str) -> None:
-        """Have a convolution's result rounded before the addition that reads it.
-
-        OpenVINO 2026.4 computes both as one, and doesn't round between them unless it is told so twice. onnxruntime
-        drops the second pair of conversions. Of int8 OpenVINO may drop it too, but no pool.
-        """
-        again, grid = f"{name}_again_q", self._grid(name)
-        if self._shift:
-            self._node("MaxPool", [self._integer[name]], again, kernel_shape=[1, 1])
-        else:
-            self._node("QuantizeLinear", [self._read(name), *grid], again)
-        self._real[name] = self._node("DequantizeLinear", [again, *grid], f"{name}_again_dq")
+            # OpenVINO 2026.4 computes a convolution and the addition behind it as one, and doesn't round between them.
+            # A pool of one pixel keeps them apart; of a second pair of conversions it drops some.
+            pooled = self._node("MaxPool", [self._integer[output]], f"{output}_pooled_q", kernel_shape=[1, 1])
+            self._real[output] = self._node("DequantizeLinear", [pooled, *self._grid(output)], f"{output}_dq")
 
     def _write_levels(self, step: Step, real: str) -> str:
         """Clip to values of the grid: a bound between two of them is rounded up by one runtime and down by another."""
