@@ -122,7 +122,7 @@ def test_openvino_rounds_a_convolution_before_it_is_added(
     for source, name in steps:
         integers = random.integers(-63, 64, (16, 16, 1, 1)).astype(np.int8)
         unit = scales[name] / 101
-        bias = random.integers(-500, 500, 16) * unit
+        bias = np.asarray(random.integers(-500, 500, 16) * unit, np.float64)
         weights[name] = IntegerWeights(integers, np.full(16, unit / scales[source], np.float32), bias)
     nodes = [helper.make_node("Conv", [source, f"{name}w"], [name]) for source, name in steps]
     nodes.insert(2, helper.make_node("Add", ["a", "b"] if seed % 2 else ["b", "a"], ["s"]))
