@@ -8,17 +8,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper
 
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats import FORMATS, format_named
 from pfld_edge_convert.formats.qdq import write_qdq
+from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.int8_stage import Int8Request
 from pfld_edge_convert.model_file import optimized_graph, run_model
 from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_convert.quantization.mixed_precision import fusion_coverage
+from pfld_edge_convert.quantization.plan import Grid, IntegerWeights, Plan
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import Contract, LandmarkModel
@@ -102,6 +105,33 @@ def test_openvino_gives_the_landmarks_of_qoperator_with_every_convolution_in_8_b
     runs = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
     assert len(runs) == sum(layer.node.op_type == "Conv" for layer in quantized.plan.layers)
     assert set(runs) <= {"u8", "i8"}
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_openvino_rounds_a_convolution_before_it_is_added(
+    build: Callable[..., onnx.ModelProto], seed: int, signed: bool
+) -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    random = np.random.default_rng(seed)
+    # Ratios of scales are fractions with an odd denominator: no ties, which runtimes break differently.
+    scales = {"x": 1 / 64, "a": 77 / 6464, "b": 53 / 6464, "s": 1 / 64, "y": 1 / 64}
+    grids = {name: Grid(float(np.float32(scale)), int(random.integers(100, 156))) for name, scale in scales.items()}
+    steps = [("x", "a"), ("x", "b"), ("s", "y")]
+    weights = {}
+    for source, name in steps:
+        integers = random.integers(-63, 64, (16, 16, 1, 1)).astype(np.int8)
+        unit = scales[name] / 101
+        bias = np.asarray(random.integers(-500, 500, 16) * unit, np.float64)
+        weights[name] = IntegerWeights(integers, np.full(16, unit / scales[source], np.float32), bias)
+    nodes = [helper.make_node("Conv", [source, f"{name}w"], [name]) for source, name in steps]
+    nodes.insert(2, helper.make_node("Add", ["a", "b"] if seed % 2 else ["b", "a"], ["s"]))
+    constants = {f"{name}w": layer.real().astype(np.float32) for name, layer in weights.items()}
+    plan = Plan(build(nodes, constants, ["n", 16, 9, 9]), grids, weights)
+    model = openvino.Core().read_model(write_qdq(plan, signed=signed).SerializeToString())
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    inputs = random.normal(size=(2, 16, 9, 9)).astype(np.float32) / 2
+    np.testing.assert_allclose(compiled(inputs)[0], run_model(write_qoperator(plan), inputs), atol=1e-5)
 
 
 def test_all_files_of_a_conversion_come_from_one_quantization(tmp_path: Path) -> None:

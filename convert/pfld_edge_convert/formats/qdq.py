@@ -106,6 +106,12 @@ class _Writer(OnnxWriter):
                 else self._write_clamp(clamp, wide, f"{output}_clamped")
             )
         self._quantize(output, real)
+        reader = self._index.only_consumer(output)
+        if step.node.op_type == "Conv" and reader is not None and reader.op_type == "Add":
+            # OpenVINO 2026.4 computes a convolution and the addition behind it as one, and doesn't round between them.
+            # A pool of one pixel keeps them apart; of a second pair of conversions it drops some.
+            pooled = self._node("MaxPool", [self._integer[output]], f"{output}_pooled_q", kernel_shape=[1, 1])
+            self._real[output] = self._node("DequantizeLinear", [pooled, *self._grid(output)], f"{output}_dq")
 
     def _write_levels(self, step: Step, real: str) -> str:
         """Clip to values of the grid: a bound between two of them is rounded up by one runtime and down by another."""
