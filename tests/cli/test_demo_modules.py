@@ -12,9 +12,19 @@ import pytest
 from pfld_edge import demo
 from pfld_edge.demo.page import _detector
 from pfld_edge_calib import portraits, read_photo
-from pfld_edge_runtime import BUNDLED_DETECTOR, eye_openness, head_pose, mouth_openness, open_detector
+from pfld_edge_runtime import (
+    BUNDLED_DETECTOR,
+    WFLW_98,
+    FaceLandmarker,
+    eye_openness,
+    head_pose,
+    mouth_openness,
+    open_detector,
+)
+from pfld_edge_runtime.crop import turn_points
 from pfld_edge_runtime.detection.onnx_detector import Letterbox
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS, project
+from pfld_edge_runtime.geometry.roll import follow_roll, turned_box
 
 SITE = Path(str(demo.__file__)).parent / "site"
 NODE = shutil.which("node") or ""
@@ -84,10 +94,24 @@ def test_boxes_follow_keys_and_landmarks(tmp_path: Path) -> None:
     body = """const box = [10, 20, 50, 80];
         return [page.keyedBox(box, "ArrowLeft", false, 5), page.keyedBox(box, "ArrowUp", true, 5),
         page.keyedBox(box, "a", false, 5), page.keyedBox([0, 0, 12, 12], "ArrowLeft", true, 5),
-        page.tightBox([3, 9, 1, 4, 2, 11]), page.tightBox([NaN, 1, 2, 3]), page.betweenCorners([9, 1], [2, 8])];"""
-    moved, grown, other, smallest, tight, none, drawn = in_node(tmp_path, "box", body, None)
-    assert (moved, other, smallest, none) == ([5, 20, 45, 80], None, None, None)
-    assert (grown, tight, drawn) == ([10, 15, 50, 85], [1, 4, 3, 11], [2, 1, 9, 8])
+        page.nextBox(new Array(196).fill(NaN), box), page.betweenCorners([9, 1], [2, 8])];"""
+    moved, grown, other, smallest, kept, drawn = in_node(tmp_path, "box", body, None)
+    assert (moved, other, smallest, kept) == ([5, 20, 45, 80], None, None, [10, 20, 50, 80])
+    assert (grown, drawn) == ([10, 15, 50, 85], [2, 1, 9, 8])
+
+
+def test_the_next_crop_is_upright(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    upright = FaceLandmarker()(read_photo(portraits()[0].image), [[173, 157, 354, 333]], "bgr")
+    faces = turn_points(upright.repeat(60, axis=0), np.full((60, 2), 300.0), rng.uniform(-180, 180, 60))
+    faces[::7, :, 1] = 0  # no face: it keeps its roll
+    rolls = rng.choice([0.0, 50.0, -170.0], 60)
+    given = [[face, [0, 0, 9, 9, roll]] for face, roll in zip(faces.reshape(60, -1).tolist(), rolls, strict=True)]
+    found = in_node(tmp_path, "box", "return given.map(([face, last]) => page.nextBox(face, last));", given)
+    expected = follow_roll(faces, WFLW_98, rolls)
+    assert np.count_nonzero(expected != rolls) > 20
+    np.testing.assert_allclose([box[4] if len(box) > 4 else 0 for box in found], expected, atol=1e-6)
+    np.testing.assert_allclose([box[:4] for box in found], turned_box(faces, expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["bundled", "yunet_n_dynamic.onnx"])

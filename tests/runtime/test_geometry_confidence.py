@@ -14,6 +14,7 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 from pfld_edge_calib import Face, nme_per_face, open_faces, portraits, read_photo
 from pfld_edge_runtime import (
+    BUNDLED_MODEL,
     FAST_MODEL,
     WFLW_98,
     ConfidenceCurve,
@@ -79,9 +80,12 @@ def test_each_network_has_the_curve_of_its_own_contract(build: Build, contract: 
         read_faces(plain, photo, BOXES, confidence=True)
     assert "\n" not in str(caught.value)
     given = read_faces(plain, photo, BOXES, confidence=True, curve=CURVE).confidences
+    assert np.isnan(read_faces(plain, photo, BOXES).landmark_confidence).all()  # it has no heat maps
     carried = FaceLandmarker(build(contract.replace(confidence_curve=CURVE)))
     np.testing.assert_array_equal(read_faces(carried, photo, BOXES, confidence=True).confidences, given)
-    assert FaceLandmarker(FAST_MODEL).contract.confidence_curve == CURVE
+    fast, default = (FaceLandmarker(path).contract.confidence_curve for path in (FAST_MODEL, BUNDLED_MODEL))
+    assert None not in (fast, default)
+    assert fast != default
 
 
 def test_confidence_changes_no_landmark_and_fills_the_record(build: Build, contract: Contract, photo: Image) -> None:
@@ -141,8 +145,9 @@ def test_confidence_orders_wflws_test_faces_by_error_and_promises_what_comes(sha
     assert good[promised > 0.8].mean() > 0.9
 
 
-def test_the_bundled_model_tells_how_good_each_point_is() -> None:
-    landmarker, face = FaceLandmarker(), portraits()[0]
+@pytest.mark.parametrize("model", [BUNDLED_MODEL, FAST_MODEL])
+def test_a_bundled_model_tells_how_good_each_point_is(model: Path) -> None:
+    landmarker, face = FaceLandmarker(model), portraits()[0]
     photo, box = read_photo(face.image), [[173, 157, 354, 333]]
     whole = read_faces(landmarker, photo, box, "bgr").landmark_confidence
     assert whole.shape == (1, 98)
@@ -151,7 +156,6 @@ def test_the_bundled_model_tells_how_good_each_point_is() -> None:
     covered = read_faces(landmarker, photo, box, "bgr").landmark_confidence
     assert covered[0, 76:96].mean() < covered[0, 33:51].mean()
     assert read_faces(landmarker, photo, [], "bgr").landmark_confidence.shape == (0, 98)
-    assert np.isnan(read_faces(FaceLandmarker(FAST_MODEL), photo, box, "bgr").landmark_confidence).all()
 
 
 def test_the_tracker_gives_the_confidence_of_each_frame() -> None:

@@ -62,7 +62,7 @@ SIDE_IN_USE = 320
 # A stem of one 6x6 convolution with a stride of 4 is one matrix product: in INT8 several times cheaper than two strided
 # 3x3 convolutions of 3 and 16 channels.
 _STEM, _NECK = 24, 32
-_STAGES = ((32, 3), (64, 2), (64, 2))
+_STAGES = ((32, 3), (64, 3), (64, 2))
 """Width and convolutions of the stages, whose first convolutions have a stride of 2."""
 
 _PSEUDO_LABELLED = {"wflw": (800, 0.16), "helen_afw": (256, 0.06), "aflw2000": (256, 0.05), "lfw": (256, 0.06)}

@@ -1,11 +1,43 @@
-// Boxes are x0, y0, x1, y1 in pixels of the picture.
+// Boxes are x0, y0, x1, y1 in pixels of the picture, of the face as it stands upright, and the roll in degrees if it leans.
+// The next crop of a face is that of pfld_edge_runtime.geometry.roll: `face_roll`, `follow_roll`, `turned_box`.
 
-/** The box tight around landmarks, by which the next frame of a video is cut; null where there is none. */
-export function tightBox(points) {
-  const x = points.filter((_, index) => index % 2 === 0);
-  const y = points.filter((_, index) => index % 2 === 1);
-  const box = [Math.min(...x), Math.min(...y), Math.max(...x), Math.max(...y)];
-  return box.every(Number.isFinite) && box[2] > box[0] && box[3] > box[1] ? box : null;
+const UPRIGHT = 20;
+const coordinates = (points, axis) => points.filter((_, index) => index % 2 === axis);
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+function turn([x, y], [centerX, centerY], roll) {
+  const [cosine, sine] = [Math.cos((roll * Math.PI) / 180), Math.sin((roll * Math.PI) / 180)];
+  const [right, down] = [x - centerX, y - centerY];
+  return [centerX + cosine * right - sine * down, centerY + sine * right + cosine * down];
+}
+
+/** By how many degrees 98 landmarks lean: from eye to eye, and from the eyes to the mouth; NaN where they are no face. */
+function faceRoll(points) {
+  const [left, right, mouth] = [[60, 68], [68, 76], [76, 88]].map(([from, to]) =>
+    [0, 1].map((axis) => mean(coordinates(points.slice(2 * from, 2 * to), axis))));
+  const [acrossX, acrossY] = [0, 1].map((axis) => right[axis] - left[axis]);
+  const [downX, downY] = [0, 1].map((axis) => mouth[axis] - (left[axis] + right[axis]) / 2);
+  const [x, y] = [acrossX + downY, acrossY - downX];
+  const size = Math.max(...[0, 1].map((axis) => Math.max(...coordinates(points, axis)) - Math.min(...coordinates(points, axis))));
+  return Math.hypot(x, y) >= 0.4 * size ? (Math.atan2(y, x) * 180) / Math.PI : NaN;
+}
+
+/** The box of a face's next crop, from its 98 landmarks and its last box; the last box where they have no extent. */
+export function nextBox(points, last) {
+  points = Array.from(points);
+  const found = faceRoll(points);
+  let roll = last[4] ?? 0;
+  // A comparison with NaN is false: such faces keep their roll.
+  if (Math.abs(((found - roll + 540) % 360) - 180) > UPRIGHT) roll = found;
+  const pivot = [0, 1].map((axis) => mean(coordinates(points, axis)));
+  const upright = roll ? points.flatMap((_, i) => (i % 2 ? [] : turn([points[i], points[i + 1]], pivot, -roll))) : points;
+  const [x, y] = [0, 1].map((axis) => coordinates(upright, axis));
+  const box = [...[x, y].map((all) => Math.trunc(Math.min(...all))), ...[x, y].map((all) => Math.trunc(Math.max(...all)) + 1)];
+  if (!box.every(Number.isFinite)) return last;
+  if (!roll) return box;
+  const center = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
+  const moved = turn(center, pivot, roll).map((value, axis) => Math.round(value - center[axis]));
+  return [...box.map((value, side) => value + moved[side % 2]), roll];
 }
 
 export function betweenCorners(a, b) {

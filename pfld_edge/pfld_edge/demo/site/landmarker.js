@@ -17,9 +17,11 @@ export function rgbTensor({ data, width, height }) {
   return new ort.Tensor("uint8", rgb, [height, width, 3]);
 }
 
-/** Landmarks in each box: x, y of 98 points. */
+/** Landmarks in each box (see box.js): x, y of 98 points. */
 export async function findLandmarks(session, image, boxes) {
-  const given = new ort.Tensor("float32", Float32Array.from(boxes.flat()), [boxes.length, 4]);
+  // A graph's fifth column is a detector's score, which it ignores; the sixth is the roll.
+  const rows = boxes.flatMap(([x0, y0, x1, y1, roll = 0]) => [x0, y0, x1, y1, 1, roll]);
+  const given = new ort.Tensor("float32", Float32Array.from(rows), [boxes.length, 6]);
   const { data } = (await session.run({ image, boxes: given })).landmarks;
   return boxes.map((_, i) => data.slice((i * data.length) / boxes.length, ((i + 1) * data.length) / boxes.length));
 }

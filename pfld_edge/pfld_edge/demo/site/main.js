@@ -1,4 +1,4 @@
-import { betweenCorners, keyedBox, tightBox } from "./box.js";
+import { betweenCorners, keyedBox, nextBox } from "./box.js";
 import { findBoxes, findLandmarks, openModel, rgbTensor } from "./landmarker.js";
 import { eyeOpenness, mouthOpenness } from "./openness.js";
 import { headPose } from "./pose.js";
@@ -36,10 +36,14 @@ function dots(target, points, unit, color, place = (x, y) => [x, y]) {
 
 function draw(found, boxes) {
   context.drawImage(frame, 0, 0);
-  boxes.forEach(([x0, y0, x1, y1], face) => {
+  boxes.forEach(([x0, y0, x1, y1, roll = 0], face) => {
     context.lineWidth = Math.max(1, view.width / (face ? 600 : 300));
     context.strokeStyle = "#fff";
-    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    context.save();
+    context.translate((x0 + x1) / 2, (y0 + y1) / 2);
+    context.rotate((roll * Math.PI) / 180);
+    context.strokeRect((x0 - x1) / 2, (y0 - y1) / 2, x1 - x0, y1 - y0);
+    context.restore();
     found.forEach(({ faces }, index) => dots(context, faces[face], Math.max(1, (x1 - x0) / 120), COLORS[index % COLORS.length]));
   });
   found.forEach(({ faces: [points] }, index) => {
@@ -92,8 +96,11 @@ function tell(found, decode, drawn) {
   }
 }
 
-/** Find the landmarks of all boxes and draw them; without `aloud`, as in a first run, times are not shown. */
-async function look(aloud = true) {
+/**
+ * Find the landmarks of all boxes and draw them; without `aloud`, as in a first run, times are not shown. With `follow`,
+ * the next crops are tight around what was found, and upright.
+ */
+async function look(aloud = true, follow = Boolean(stream)) {
   if (!boxes.length || !frame.width) return;
   if (busy) { again = true; return; }
   busy = true;
@@ -116,7 +123,7 @@ async function look(aloud = true) {
         tell(found, decode, performance.now() - from);
         globalThis.found = { boxes: looked, landmarks: found.map(({ faces }) => faces.map((points) => Array.from(points))) };
       }
-      if (stream && boxes === looked) boxes = looked.map((box, face) => tightBox(found[0].faces[face]) ?? box);
+      if (follow && boxes === looked) boxes = looked.map((box, face) => nextBox(found[0].faces[face], box));
     } while (again && !stream);
   } finally { busy = false; }
 }
@@ -141,11 +148,12 @@ async function show(blob) {
     const bitmap = await createImageBitmap(blob);
     take(bitmap, bitmap.width, bitmap.height);
   } catch { say("This file is no picture that the browser can read."); return; }
-  // Twice: a network's first run on a picture of another size takes longer, and only the second is told of.
-  for (const aloud of [false, true]) {
-    boxes = await search();
-    await look(aloud);
-  }
+  // Twice: a network's first run on a picture of another size takes longer, and only the second is told of. Its crops
+  // are those of the landmarks that the first found in the detector's boxes.
+  await search();
+  boxes = await search();
+  await look(false, true);
+  await look();
   if (!boxes.length) {
     draw([], []);
     at("rows").replaceChildren();
