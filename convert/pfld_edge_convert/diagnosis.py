@@ -28,7 +28,10 @@ _FACTORS += [2.0, 3.0, 4.0, 10.0, 1 / 3, 1 / 4, 1 / 10]
 
 _FOLLOWED = 8
 _NEARBY = (np.linspace(-0.004, 0.004, 49), np.linspace(-0.0002, 0.0002, 25))
-"""How many of the best factors are refined, and the relative steps around them in two rounds."""
+"""How many of the best scales are refined, and the relative steps around their factors in two rounds."""
+
+_SAME = 0.001
+"""Share of the difference under which two scales undo it alike: float32 rounds their products and quotients."""
 
 _LEFT = 0.2
 """Largest share of the difference that undoing the right factor leaves; other scales leave a third and more."""
@@ -135,24 +138,30 @@ def wrong_scale(
     trials = _trials(model, check, faces, expected)
     if trials is None:
         return
-    best = sorted(trials.tried((name, factor) for name in trials.scales for factor in _FACTORS))[:_FOLLOWED]
+    best = _best_of_each(trials.tried((name, factor) for name in trials.scales for factor in _FACTORS))
     for steps in _NEARBY:
         near = trials.tried((name, factor * (1 + step)) for _, factor, name in best for step in steps.tolist())
-        best = sorted([*best, *near])[:_FOLLOWED]
+        best = _best_of_each([*best, *near])
     left, factor, name = best[0]
     now = trials.distance({})
     if left <= _LEFT * now and abs(factor - 1) > _LEAST:
         right = "its landmarks are the checkpoint's"
         if check is not None and check.changed:
             right = "the file gives the fingerprint that its exporter saw"
-        # The scale of what a layer reads and that of its weights count as a product: either may be the one.
-        same = sorted({other for rest, by, other in best if rest <= 1.01 * left and by == factor} - {name})
-        either = "".join(f" or {other!r} ({_use(trials.file, other)})" for other in same)
-        sentence = (
-            f"the INT8 scale {name!r} ({_use(trials.file, name)}){either} is off by {factor - 1:+.1%}: "
-            f"divided by {factor:.4g}, {right}"
-        )
+        # The scales of what a layer reads and of its weights count as a product, over that of what it makes: any may be
+        # the one.
+        same = [(by, other) for rest, by, other in best if rest <= max(1.01 * left, _SAME * now)]
+        either = " or ".join(f"{other!r} ({_use(trials.file, other)}) is off by {by - 1:+.1%}" for by, other in same)
+        sentence = f"the INT8 scale {either}: divided by {factor:.4g}, {right}"
         yield LikelyCause("scale", sentence, {"tensor": name, "factor": factor, "left": left / now})
+
+
+def _best_of_each(tried: Iterable[_ScaleTrial]) -> list[_ScaleTrial]:
+    """Of each scale the factor that leaves least, the `_FOLLOWED` best scales first."""
+    best: dict[str, _ScaleTrial] = {}
+    for trial in sorted(tried):
+        best.setdefault(trial[2], trial)
+    return list(best.values())[:_FOLLOWED]
 
 
 def scale_names(model: onnx.ModelProto) -> list[str]:

@@ -4,6 +4,7 @@ The bundled network, on the bundled portraits under a few boxes: four ways to br
 file and the end-to-end graph.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +106,9 @@ def contract_with(change: Callable[[Contract], Contract]) -> Spoil:
 
 def reordered(order: NDArray[np.int64]) -> Spoil:
     def spoil(model: Model) -> None:
-        rows = np.stack([2 * order, 2 * order + 1], axis=1).ravel()
         for tensor, values in tensors(model):
-            if 2 * len(order) in values.shape:
-                put(tensor, np.take(values, rows, axis=values.shape.index(2 * len(order))))
+            if len(order) in values.shape:  # the convolution that makes heat maps
+                put(tensor, np.take(values, order, axis=values.shape.index(len(order))))
 
     return spoil
 
@@ -156,8 +156,8 @@ def test_any_int8_scale_that_is_off_by_two_percent_is_named(intact: Intact, fact
     for name in names[2 if factor > 1 else 3 :: 6]:
         proof = intact.spoiled("s.int8.onnx", scaled(name, factor))
         assert proof.verdict is Verdict.FAIL
-        assert f"the INT8 scale {name!r}" in proof.likely_causes[0].sentence
-        assert f"is off by {factor - 1:+.1%}" in proof.likely_causes[0].sentence
+        found = re.findall(r"'([^']+)' \([^)]*\) is off by (\S+%)", proof.likely_causes[0].sentence)
+        assert (name, f"{factor - 1:+.1%}") in found
 
 
 @pytest.mark.parametrize("file", ["s.onnx", "s.int8.onnx", "s.e2e.onnx"])
