@@ -151,8 +151,10 @@ def wrong_scale(
         # The scales of what a layer reads and of its weights count as a product, over that of what it makes: any may be
         # the one.
         same = [(by, other) for rest, by, other in best if rest <= max(1.01 * left, _SAME * now)]
-        either = " or ".join(f"{other!r} ({_use(trials.file, other)}) is off by {by - 1:+.1%}" for by, other in same)
-        sentence = f"the INT8 scale {either}: divided by {factor:.4g}, {right}"
+        either = " or ".join(
+            f"{other!r} ({_use(trials.file, other)}) is off by {by - 1:+.1%}, divided by {by:.4g}" for by, other in same
+        )
+        sentence = f"the INT8 scale {either}: then {right}"
         yield LikelyCause("scale", sentence, {"tensor": name, "factor": factor, "left": left / now})
 
 
