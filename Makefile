@@ -16,6 +16,8 @@ CHECKPOINT := checkpoints/pfld-edge-s.pth
 TESTS :=
 # Processes of tests: one more than cores, since tests wait for programs that they start.
 WORKERS = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
+# What installs; .ci/run takes uv.
+INSTALL := $(BIN)/python -m pip install --quiet
 # Extras that `make setup` installs; with docs,release those targets need no further pip run.
 EXTRAS := train,dev
 SOURCES := pfld_edge train convert calib runtime tests benchmarks examples tools
@@ -32,7 +34,7 @@ setup: $(READY)  ## make .venv with everything that is needed (PYTHON=python3.11
 $(READY): $(CONSTRAINTS) pyproject.toml runtime/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is older than 3.10; try: make setup PYTHON=python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PINS) -e ./runtime -e '.[$(EXTRAS)]'
+	$(INSTALL) $(PINS) -e ./runtime -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(READY)  ## convert the bundled checkpoint to INT8, verify it, draw a portrait; results in demo-out/
@@ -45,7 +47,7 @@ test: $(READY)  ## run the tests (PFLD_EDGE_SHARED=folder adds those on real WFL
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(TESTS)
 
 docs: $(READY)  ## build the documentation site into site/; a warning is an error
-	test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet $(PINS) -e '.[docs]'
+	test -x $(BIN)/mkdocs || $(INSTALL) $(PINS) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(READY)  ## check style and imports with ruff
@@ -75,8 +77,8 @@ train-s train-m: $(READY)  ## label, cut and train a network in runs/; resumes (
 	$(BIN)/python train/recipes/pseudo_label.py $(PFLD_EDGE_SHARED) runs/labels
 	$(BIN)/pfld-edge train --config train/configs/pfld-edge-$(@:train-%=%).toml -o runs/pfld-edge-$(@:train-%=%) --resume
 
-release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in fresh environments, with SBOMs
-	test -x $(BIN)/twine || $(BIN)/python -m pip install --quiet $(PINS) -e '.[release]'
+release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in a fresh environment, with SBOMs
+	test -x $(BIN)/twine || $(INSTALL) $(PINS) -e '.[release]'
 	SOURCE_DATE_EPOCH=315532800 $(BIN)/python tools/release.py
 
 clean:  ## remove what the other targets made, .venv included
