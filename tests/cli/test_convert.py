@@ -1,5 +1,7 @@
 """`convert` and `inspect`, as a user calls them."""
 
+import io
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import cv2
@@ -28,23 +30,27 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint's ONNX file: torch's exporter takes most of a small network's conversion."""
-    path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    assert run(["convert", str(checkpoint), "-o", str(path)]) == 0
-    return path
+def said(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What `convert --int8` says of the checkpoint, and its float file: torch's exporter takes seconds each time."""
+    output = tmp_path_factory.mktemp("converted") / "new" / "tiny.onnx"
+    arguments = ["--int8", "--faces", "8", "--ranges", "minmax", "--allow-slower", "-o", str(output)]
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        assert run(["convert", str(checkpoint), *arguments]) == 0
+    return {"out": out.getvalue(), "err": err.getvalue(), "file": str(output)}
+
+
+@pytest.fixture
+def exported(said: dict[str, str]) -> Path:
+    return Path(said["file"])
 
 
 def test_convert_writes_both_files_and_inspect_reads_them(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    said: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "new" / "tiny.onnx"
-    arguments = ["--int8", "--faces", "8", "--ranges", "minmax", "--allow-slower", "-o", str(output)]
-    assert run(["convert", str(checkpoint), *arguments]) == 0
-    said = capsys.readouterr()
-    assert "tiny.int8.onnx" in said.out
-    assert "largest difference to torch" in said.out
-    assert "bundled portraits" in said.err
+    output = Path(said["file"])
+    assert "tiny.int8.onnx" in said["out"]
+    assert "largest difference to torch" in said["out"]
+    assert "bundled portraits" in said["err"]
     assert sorted(path.name for path in output.parent.iterdir()) == [
         "tiny.int8.json",
         "tiny.int8.onnx",

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def faces() -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="session")
-def exported() -> Callable[[Any, Any], onnx.ModelProto]:
+def exported(made_once: Callable[..., Path]) -> Callable[[Any, Any], onnx.ModelProto]:
     """A torch network as the graph that is quantized."""
     from pfld_edge_convert.calibration import sample_crops
     from pfld_edge_convert.export import export_onnx
@@ -67,8 +68,13 @@ def exported() -> Callable[[Any, Any], onnx.ModelProto]:
     from pfld_edge_runtime import prepare_input
 
     def graph(model: Any, contract: Any) -> onnx.ModelProto:
-        samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
-        return run_passes(export_onnx(reparameterize(model), contract.input_size), default_passes(), samples)[0]
+        def make(path: Path) -> None:
+            samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
+            network = export_onnx(reparameterize(model), contract.input_size)
+            onnx.save(run_passes(network, default_passes(), samples)[0], path)
+
+        weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+        return onnx.load(made_once(f"{sha256(weights).hexdigest()[:16]}-{contract.input_size}.onnx", make))
 
     return graph
 

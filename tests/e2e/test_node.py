@@ -17,12 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pfld_edge_calib import portraits, read_photo
-from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.end_to_end import end_to_end_contract, end_to_end_model, end_to_end_path
-from pfld_edge_convert.model_file import checkpoint_contract, read_contract, write_model
-from pfld_edge_convert.pipeline import convert
+from pfld_edge_convert.model_file import read_contract, write_model
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
-from pfld_edge_train.checkpoint import load_model
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "tests/js"
@@ -55,18 +52,15 @@ def modules(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The bundled network as float and as INT8 file, each with its end-to-end graph beside it."""
+def plain_models(converted_s: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The bundled networks, s as float and m as INT8 file, each with its end-to-end graph beside it."""
     folder = tmp_path_factory.mktemp("models")
-    model, checkpoint = load_model(ROOT / "checkpoints/pfld-edge-s.pth")
-    contract = checkpoint_contract(checkpoint)
-    convert(model, contract, folder / "face.onnx", sample_crops(contract), end_to_end=True)
     quantized = Path(shutil.copy(BUNDLED_MODEL, folder / "face.int8.onnx"))
     network = onnx.load(quantized)
     carried = read_contract(network)
     assert carried is not None
     write_model(end_to_end_model(network, carried), end_to_end_contract(carried), end_to_end_path(quantized))
-    return [folder / "face.onnx", quantized]
+    return [converted_s, quantized]
 
 
 Images = list[tuple[NDArray[np.uint8], NDArray[np.float32]]]

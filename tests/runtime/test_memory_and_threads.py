@@ -63,13 +63,13 @@ def test_thousands_of_calls_keep_no_python_memory(
 SCRIPT = """
 from pathlib import Path
 import numpy as np
-from pfld_edge_runtime import FaceLandmarker
+from pfld_edge_runtime import FAST_MODEL, FaceLandmarker
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 photo = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
-landmarker = FaceLandmarker()
+landmarker = FaceLandmarker(FAST_MODEL)
 
 def call(seed):
     corners = np.random.default_rng(seed).integers(-30, 60, (1 + seed % 3, 2))

@@ -82,7 +82,10 @@ class MobileOneBlock(nn.Module):
     def _activated(self, out: Tensor) -> Tensor:
         if self.linear:
             return out
-        return F.relu(out, inplace=True) if self.bound is None else F.hardtanh(out, 0.0, self.bound, inplace=True)
+        if self.bound is None:
+            return F.relu(out, inplace=True)
+        # In place where a batch's memory counts; torch's exporter takes a second for this network's hardtanh_.
+        return F.hardtanh(out, 0.0, self.bound, inplace=self.training)
 
     def _sum_of_branches(self, x: Tensor) -> Tensor:
         terms = [branch(x) for branch in (*(self.rbr_conv or ()), self.rbr_skip) if branch is not None]
