@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from harness import print_table, shared_folder
 from pfld_edge_calib import Face, nme_per_face, predict_landmarks, read_photo, read_wflw, refined, true_landmarks
-from pfld_edge_calib.find_landmarks import SAME_FACE, Boxes, overlaps
-from pfld_edge_runtime import BoxMap, FaceDetector, FaceLandmarker, open_detector
+from pfld_edge_calib.find_landmarks import SAME_FACE, Boxes, find_landmarks, overlaps
+from pfld_edge_runtime import BUNDLED_MODEL, BoxMap, FaceDetector, LandmarkModel, open_detector
 from pfld_edge_runtime.geometry.landmarks import tight_box
 
 Found = Mapping[str, list[NDArray[np.float32]]]
@@ -52,19 +52,18 @@ def main(teacher: Path | None, models: tuple[Path, ...], every: int) -> None:
     }
     if every > 0:
         names = (wflw / "unlabelled_images.txt").read_text(encoding="utf-8").split()[::every]
-        photos = [wflw / "WFLW_images" / name for name in names]
-        print_maps(detectors, photos, FaceLandmarker(teacher))
+        paths = [wflw / "WFLW_images" / name for name in names]
+        print_maps(detectors, paths, LandmarkModel.open(teacher or BUNDLED_MODEL))
     faces = read_wflw(wflw)
-    images = [read_photo(face.image) for face in faces]
-    found = {name: [detector(image, "bgr") for image in images] for name, detector in detectors.items()}
-    for model in (None, *models):
-        name = "bundled" if model is None else model.name
-        landmarker = FaceLandmarker(model)
-        print_accuracy(name, landmarker, faces, images, detectors, found)
-        print_curves(name, landmarker, faces, images)
+    photos = [read_photo(face.image) for face in faces]
+    found = {name: [detector(photo, "bgr") for photo in photos] for name, detector in detectors.items()}
+    for path in (BUNDLED_MODEL, *models):
+        model = LandmarkModel.open(path)
+        print_accuracy(model, faces, detectors, found)
+        print_curves(model, faces)
 
 
-def print_maps(detectors: Mapping[str, FaceDetector], photos: Sequence[Path], teacher: FaceLandmarker) -> None:
+def print_maps(detectors: Mapping[str, FaceDetector], photos: Sequence[Path], teacher: LandmarkModel) -> None:
     """Fit and print the map of every detector."""
     click.echo(f"### Maps, fitted on {len(photos)} unlabelled photographs")
     rows = []
@@ -86,11 +85,11 @@ def print_maps(detectors: Mapping[str, FaceDetector], photos: Sequence[Path], te
     print_table(["", "faces", *kinds, *(f"middle half of {kind}" for kind in kinds)], rows)
 
 
-def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: FaceLandmarker) -> Boxes:
+def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: LandmarkModel) -> Boxes:
     """How the landmark box of each face lies in its detector's box: ``(N, 4)`` shift x, y and scale w, h."""
     mapped = [replace(face, bbox_xyxy=start(face.bbox_xyxy[None])[0]) for face in faces]
-    once = refined(mapped, teacher.model, passes=2)
-    again = predict_landmarks(teacher.model, once)
+    once = refined(mapped, teacher, passes=2)
+    again = predict_landmarks(teacher, once)
     boxes = np.stack([face.bbox_xyxy for face in once])
     raw = np.stack([faces[int(face.group)].bbox_xyxy for face in once])
     # Where the landmarks still wander, or left the face, the teacher doesn't know.
@@ -102,24 +101,19 @@ def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: FaceLandmarker
 
 
 def print_accuracy(
-    name: str,
-    landmarker: FaceLandmarker,
-    faces: Sequence[Face],
-    images: Sequence[NDArray[np.uint8]],
-    detectors: Mapping[str, FaceDetector],
-    found: Found,
+    model: LandmarkModel, faces: Sequence[Face], detectors: Mapping[str, FaceDetector], found: Found
 ) -> None:
     """Print the NME of one network for every way to cut the faces."""
     boxes = {key: matching(faces, found[key], detector.box_map) for key, detector in detectors.items()}
     everywhere = np.all([np.isfinite(box[:, 0]) for box in boxes.values()], axis=0)
-    nme = partial(nmes, landmarker, faces, images)
+    nme = partial(nmes, model, faces)
     whole = nme(np.stack([face.bbox_xyxy for face in faces]))
-    click.echo(f"\n### {name}: NME on {len(faces)} test faces\n")
+    click.echo(f"\n### {model.name}: NME on {len(faces)} test faces\n")
     click.echo(
         f"True boxes: {np.nanmean(whole):.4f}; on the {everywhere.sum()} faces that all detectors find "
         f"{whole[everywhere].mean():.4f}. The table is about those faces; in brackets all that the detector finds.\n"
     )
-    margin = landmarker.contract.crop.margin
+    margin = model.contract.crop.margin
     bare, plain = BoxMap(scale=(1 / margin, 1 / margin)), BoxMap()
     rows = []
     for key, own in boxes.items():
@@ -142,27 +136,14 @@ def matching(faces: Sequence[Face], found: Sequence[NDArray[np.float32]], box_ma
     return result
 
 
-def nmes(
-    landmarker: FaceLandmarker,
-    faces: Sequence[Face],
-    images: Sequence[NDArray[np.uint8]],
-    boxes: Boxes,
-    refine: int = 0,
-) -> NDArray[np.float64]:
+def nmes(model: LandmarkModel, faces: Sequence[Face], boxes: Boxes, refine: int = 0) -> NDArray[np.float64]:
     """NME of each face by some boxes; NaN where there is no box."""
-    truth = true_landmarks(faces, landmarker.contract)
-    guesses = np.full(truth.shape, np.nan, np.float32)
-    for guess, image, box in zip(guesses, images, boxes, strict=True):
-        if np.isfinite(box).all():
-            guess[:] = landmarker(image, box, "bgr")[0]
-            for _ in range(refine):
-                guess[:] = landmarker(image, tight_box(guess[None]), "bgr")[0]
-    return nme_per_face(guesses, truth, landmarker.contract.landmarks.normalizing_points)
+    boxed = [replace(face, bbox_xyxy=box) for face, box in zip(faces, boxes, strict=True)]
+    truth, (found,) = true_landmarks(faces, model.contract), find_landmarks([model], boxed, refine=refine)
+    return nme_per_face(found, truth, model.contract.landmarks.normalizing_points)
 
 
-def print_curves(
-    name: str, landmarker: FaceLandmarker, faces: Sequence[Face], images: Sequence[NDArray[np.uint8]]
-) -> None:
+def print_curves(model: LandmarkModel, faces: Sequence[Face]) -> None:
     """Print how NME grows as the true box is moved and scaled, before and after one refining pass."""
     truth = np.stack([face.bbox_xyxy for face in faces])
     maps = {
@@ -170,11 +151,11 @@ def print_curves(
         "shift y": {by: BoxMap(shift=(0.0, by)) for by in SHIFTS},
         "scale": {by: BoxMap(scale=(by, by)) for by in SCALES},
     }
-    click.echo(f"\n### {name}: NME by how the true box is moved and scaled")
+    click.echo(f"\n### {model.name}: NME by how the true box is moved and scaled")
     for kind, moves in maps.items():
         rows = []
         for refine in (0, 1):
-            found = (nmes(landmarker, faces, images, move(truth), refine).mean() for move in moves.values())
+            found = (nmes(model, faces, move(truth), refine).mean() for move in moves.values())
             rows.append([f"refine={refine}", *(f"{nme:.4f}" for nme in found)])
         print_table([kind, *(f"{by:g}" for by in moves)], rows)
 

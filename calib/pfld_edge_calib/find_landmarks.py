@@ -122,14 +122,22 @@ def find_landmarks(
     faces: Sequence[Face],
     advance: Callable[[int], object] | None = None,
     unusable: UnusableFaces | None = None,
+    refine: int = 0,
 ) -> list[NDArray[np.float32]]:
     """Predict the landmarks of every face with every model, for each ``(N, P, 2)`` float32 in photograph pixels.
 
     Models with the same input size and margin share crops, whatever their colour order, and all faces of one photograph
-    share one read. A box of NaN marks a face that a detector missed; its landmarks are NaN. `advance` gets the number
-    of faces done after each photograph; the rest is as for `cut_faces`, with landmarks of NaN for unusable faces.
+    share one read. A box of NaN marks a face that a detector missed; its landmarks are NaN. `refine` is the number of
+    further passes, each in the tight box of the landmarks that the model predicted before. `advance` gets the number of
+    faces done after each photograph; the rest is as for `cut_faces`, with landmarks of NaN for unusable faces.
     """
-    return run_models(models, _boxed_photos(faces, unusable), len(faces), advance)
+    found = run_models(models, _boxed_photos(faces, unusable), len(faces), advance)
+    for _ in range(refine):
+        for model, landmarks in zip(models, found, strict=True):
+            seen = np.isfinite(landmarks).all(axis=(1, 2))
+            boxed = [replace(faces[row], bbox_xyxy=tight_box(landmarks[row][None])[0]) for row in np.flatnonzero(seen)]
+            landmarks[seen] = find_landmarks([model], boxed)[0]
+    return found
 
 
 class BoxedPhoto(NamedTuple):

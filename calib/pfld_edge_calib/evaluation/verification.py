@@ -33,7 +33,7 @@ from pfld_edge_calib.evaluation.predictions import FacePredictions, no_face_left
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import find_landmarks, shared_scheme, true_landmarks
 from pfld_edge_calib.photo import UnusableFaces
-from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme, tight_box
+from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme
 
 _FARTHEST = 0.25
 """Eye distances from the reference's landmark; a landmark that far off is on another part of the face."""
@@ -167,9 +167,8 @@ def verify_models(
     """Run models over annotated faces, and compare the others with the first.
 
     Models are given the boxes of the faces, NaN where a detector missed one. With `compare` the first model is the
-    reference; otherwise each is evaluated by itself. `refine` is the number of further passes, each with the tight box
-    of the landmarks that the model predicted before. `advance` gets the number of faces done, `unusable` those that
-    can't be measured; where it is None a photograph that can't be read is an error.
+    reference; otherwise each is evaluated by itself. `refine` and `advance` are those of `find_landmarks`, `unusable`
+    gets the faces that can't be measured; where it is None a photograph that can't be read is an error.
 
     Raises:
         ModelContractError: The models have different landmark schemes.
@@ -178,18 +177,8 @@ def verify_models(
     shared_scheme(models)
     truth = true_landmarks(faces, models[0].contract)
     unusable = UnusableFaces() if unusable is None else unusable
-    found = find_landmarks(models, faces, advance, unusable)
-    for _ in range(refine):
-        found = [_refined(model, landmarks, faces) for model, landmarks in zip(models, found, strict=True)]
+    found = find_landmarks(models, faces, advance, unusable, refine)
     return evaluate_found(models, FacePredictions.of(faces, truth, found, unusable), settings, compare=compare)
-
-
-def _refined(model: LandmarkModel, landmarks: NDArray[np.float32], faces: Sequence[Face]) -> NDArray[np.float32]:
-    """Predict again, in the tight boxes of the landmarks; missed faces stay missed."""
-    seen = np.isfinite(landmarks).all(axis=(1, 2))
-    boxes = np.full((len(faces), 4), np.nan)
-    boxes[seen] = tight_box(landmarks[seen])
-    return find_landmarks([model], [replace(face, bbox_xyxy=box) for face, box in zip(faces, boxes, strict=True)])[0]
 
 
 def evaluate_found(
