@@ -135,8 +135,8 @@ def find_landmarks(
     for _ in range(refine):
         for model, landmarks in zip(models, found, strict=True):
             seen = np.isfinite(landmarks).all(axis=(1, 2))
-            boxed = [replace(faces[row], bbox_xyxy=tight_box(landmarks[row][None])[0]) for row in np.flatnonzero(seen)]
-            landmarks[seen] = find_landmarks([model], boxed)[0]
+            boxed = [replace(faces[row], bbox_xyxy=tight_box(landmarks[row])) for row in np.flatnonzero(seen).tolist()]
+            landmarks[seen] = predict_landmarks(model, boxed)
     return found
 
 
