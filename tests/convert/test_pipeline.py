@@ -28,7 +28,7 @@ from pfld_edge_runtime import (
 from pfld_edge_train.models import ModelConfig, build_model
 
 SIZE = 64
-CONTRACT = Contract(model="pfld-ghostone", input_size=SIZE, nme=0.06, nme_data="a test")
+CONTRACT = Contract(model="pfld-edge-s1", input_size=SIZE, nme=0.06, nme_data="a test")
 
 
 def lively(config: ModelConfig) -> nn.Module:
@@ -47,7 +47,7 @@ def lively(config: ModelConfig) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    return lively(ModelConfig("pfld-ghostone", width_factor=0.25, input_size=SIZE, conv_branches=2)).train()
+    return lively(ModelConfig("pfld-edge-s1", width_factor=0.5, input_size=SIZE, conv_branches=2)).train()
 
 
 @pytest.fixture(scope="module")
