@@ -30,8 +30,8 @@ _GRID = (np.arange(_BLOCKS * _BLOCK) + 0.5) / (_BLOCKS * _BLOCK)
 
 _FULL = 4
 _FULL_AND_CERTAIN = 16
-"""How many times more seldom the detector runs where it can only confirm the faces that are known, and where the network
-is certain of them all too, in the last frame."""
+"""How many times more seldom the detector runs where it can only confirm the faces that are known, and where the
+network is certain of them all too, in the last frame."""
 
 _FLAT = 3.0
 """Deviation in grey levels under which a frame (black, white, fog) is not compared."""
