@@ -45,6 +45,9 @@ FaceLandmarker()(np.zeros((9, 9, 3), np.uint8), [[0, 0, 9, 9]])
 later = {"detection", "tracking", "geometry", "faces", "analyzer", "device_check"}
 loaded = {name.split(".")[1] for name in sys.modules if name.startswith("pfld_edge_runtime.")}
 assert not loaded & later, loaded & later
+known = set(sys.modules)
+from pfld_edge_runtime import FaceAnalyzer
+assert "hashlib" not in set(sys.modules) - known, "OpenSSL is loaded, which only downloads need"
 """
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from pfld_edge_calib import portraits, read_photo
 from pfld_edge_runtime import (
     BoxError,
     Faces,
@@ -22,6 +23,7 @@ from pfld_edge_runtime import (
     Smoothing,
     TimestampError,
     TrackerError,
+    tight_box,
 )
 from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.geometry.landmarks import Shape
@@ -143,6 +145,18 @@ def test_only_where_the_network_is_unsure_a_second_look_is_paid(confidence: floa
     calls.clear()
     manager.update(predict, 1 / 30, (640, 480), lambda _: True, lambda _: None)
     assert calls == [1] * looks
+    assert manager.is_certain is (looks == 1)
+
+
+def test_the_detector_runs_in_every_16th_interval_where_the_network_is_certain_of_all_faces() -> None:
+    face, runs = portraits()[0], []
+    photo, box = read_photo(face.image), tight_box(np.asarray(face.landmarks))
+    tracker = FaceTracker(lambda _: (runs.append(1), box)[1], every=1, max_faces=1)
+    counts = []
+    for _ in range(18):
+        assert len(tracker(photo, color="bgr")) == 1
+        counts.append(len(runs))
+    assert counts == [1] * 16 + [2, 2]
 
 
 def test_a_second_look_is_saved_while_the_face_looks_the_same(world: World) -> None:

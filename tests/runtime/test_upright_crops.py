@@ -29,7 +29,8 @@ from pfld_edge_runtime import (
     predict_with_mirror,
     tight_box,
 )
-from pfld_edge_runtime.geometry.roll import face_roll, turned_box
+from pfld_edge_runtime.crop import turn_points
+from pfld_edge_runtime.geometry.roll import face_roll, refine_detected, turned_box
 
 Image = NDArray[np.uint8]
 
@@ -131,6 +132,27 @@ def test_the_box_of_a_turned_face_is_that_of_the_upright_one() -> None:
     np.testing.assert_allclose(box[2:] - box[:2], expected[2:] - expected[:2], atol=1.01)
     np.testing.assert_allclose(box[2:] + box[:2], 2 * np.full(2, int(3 * np.ptp(upright[0], axis=0).max()) / 2), atol=4)
     np.testing.assert_array_equal(turned_box(upright, np.zeros(1)), tight_box(upright))
+
+
+@given(st.floats(35, 80), st.sampled_from([-1, 1]))
+def test_a_face_whose_crops_show_only_a_part_of_its_roll_is_turned_upright(size: float, sign: int) -> None:
+    face, angle = portraits()[0].landmarks, sign * size
+    assert face is not None
+    _, truth = turned(np.zeros((9, 9, 3), np.uint8), face, angle)
+
+    def predict(_: NDArray[np.float64], rolls: NDArray[np.float64]) -> NDArray[np.float64]:
+        leaning = angle - rolls
+        shown = np.where(np.abs(leaning) > 15, 0.7 * leaning, leaning) + rolls
+        points = turn_points(np.repeat(truth[None], len(rolls), 0), truth.mean(axis=0)[None], shown - angle)
+        return np.concatenate([points, np.ones((len(rolls), 98, 1))], axis=2)
+
+    def boxes(_: float) -> NDArray[np.float64]:
+        return tight_box(truth)[None]
+
+    points, places, rolls = refine_detected(predict, predict(boxes(0), np.zeros(1)), np.zeros(1), boxes, WFLW_98)
+    np.testing.assert_allclose(points[0, :, :2], truth, atol=1e-6)
+    assert abs(rolls[0] - face_roll(truth[None], WFLW_98)[0]) < 15
+    assert np.abs(places - turned_box(truth[None], rolls)).max() < 0.15 * np.ptp(truth, axis=0).max()
 
 
 def analyzed(frame: Image, points: NDArray[np.floating], landmarker: FaceLandmarker) -> Faces:

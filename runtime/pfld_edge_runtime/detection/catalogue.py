@@ -1,6 +1,5 @@
 """Detector files: the bundled one, the published ones and their download, and `open_detector`."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -186,7 +185,13 @@ def download_detector(
 
 def is_intact(entry: DetectorFile, path: Path) -> bool:
     """Say whether a file is there and is the one that was published."""
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
+    return path.is_file() and _sha256(path.read_bytes()) == entry.sha256
+
+
+def _sha256(content: bytes) -> str:
+    import hashlib  # OpenSSL takes milliseconds to load, and few callers ask
+
+    return hashlib.sha256(content).hexdigest()
 
 
 def _fetch(entry: DetectorFile, path: Path, advance: Callable[[int], object], timeout: float) -> bytes:
@@ -210,7 +215,7 @@ def _fetch(entry: DetectorFile, path: Path, advance: Callable[[int], object], ti
             f"{entry.url} could not be fetched ({reason}): fetch it where there is a network and put it at {path}"
         ) from error
     data = b"".join(parts)
-    found = hashlib.sha256(data).hexdigest()
+    found = _sha256(data)
     if found != entry.sha256:
         raise DownloadError(
             f"{entry.url} gave another file than was published ({len(data)} of {entry.size} bytes, SHA-256 "

@@ -255,6 +255,11 @@ class TrackManager:
         """Whether `max_faces` faces are visible, each found when the detector last ran: it could add none."""
         return len(self.visible) == self._max_faces and not any(track.misses for track in self._tracks)
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether the network was certain of each visible face when it last saw it; False where it doesn't tell."""
+        return all(track.confidence is not None and _is_certain(track.confidence) for track in self.visible)
+
     def clear(self) -> None:
         """Drop all tracks; their ids are not given again."""
         self._tracks = []
