@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.qoperator import Arithmetic, Step, integer_steps
+from pfld_edge_convert.model_file import open_model
 from pfld_edge_convert.passes.base import GraphIndex, attribute
 from pfld_edge_convert.quantization.plan import (
     LEVELS,
@@ -33,8 +34,6 @@ from pfld_edge_convert.quantization.plan import (
 from pfld_edge_convert.quantization.reconstruction import limits_of, pairs_vary
 from pfld_edge_convert.quantization.settings import WeightLimits
 
-Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Faces ``(N, 3, S, S)`` as the float network of the plan takes them, and the landmarks ``(N, 2 * P)`` wanted of them."""
 
 _NEAR = 0.45
 """Largest part of a step by which a weight begins off its integer, towards the float weight."""
@@ -43,11 +42,28 @@ RATES = {"weight": 0.01, "shift": 1e-3}
 """Adam's learning rates: of weights in their steps, of biases in steps of the output."""
 
 
+class _Quantize(torch.autograd.Function):
+    """``round(clamp(values * factor))``, halves to even; the gradient is that without the rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: Tensor, low: float, high: float) -> Tensor:  # noqa: ANN401
+        steps = values * factor
+        clamped = steps.clamp(low, high)
+        ctx.save_for_backward(factor, steps == clamped)
+        return clamped.round_()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        factor, inside = ctx.saved_tensors
+        return (gradient * inside).mul_(factor), None, None, None
+
+
 class _IntegerLayer(nn.Module):
     """A Conv or Gemm: weights in steps of their scales, and what is added to biases, in steps of the output."""
 
     def __init__(self, plan: Plan, layer: Layer, source: Grid, limits: WeightLimits) -> None:
         super().__init__()
+        self.rounds = True
         self.node, self._limits = layer.node, limits_of(layer, limits)
         found, step = plan.weights[layer.output], plan.output_scale(layer)
         shape = (-1, *[1] * (found.integers.ndim - 1))
@@ -58,7 +74,8 @@ class _IntegerLayer(nn.Module):
         self.shift = nn.Parameter(torch.zeros(len(start)))
         # As onnxruntime computes it, in float32.
         real = np.float32(source.scale) * found.scales
-        self._factor = torch.tensor(real if step is None else real / np.float32(step))
+        factor = real if step is None else real / np.float32(step)
+        self.factor = torch.tensor(factor.reshape(-1, *[1] * (2 if layer.node.op_type == "Conv" else 0)))
         self._unit = torch.tensor((step or 1 / LEVELS) / (source.scale * found.scales.astype(np.float64)))
         self._bias = torch.tensor(found.integer_bias(source.scale), dtype=torch.float64)
 
@@ -82,10 +99,9 @@ class _IntegerLayer(nn.Module):
         return _rounded(self._bias + self.shift * self._unit)
 
     def forward(self, integers: Tensor) -> Tensor:
-        """``(N, O, ...)`` sums in steps of the output, or real where the output is."""
-        weight = self.integers() + (self.weight - self.weight.detach())
-        sums = _product(self.node, integers, weight, self.integer_bias().float())
-        return sums * self._factor.reshape(-1, *[1] * (sums.ndim - 2))
+        """``(N, O, ...)`` sums; times `factor` they are in steps of the output, or real where the output is."""
+        weight = self.integers() + (self.weight - self.weight.detach()) if self.rounds else self.weight
+        return _product(self.node, integers, weight, self.integer_bias().float())
 
 
 class IntegerNetwork(nn.Module):
@@ -140,15 +156,20 @@ class IntegerNetwork(nn.Module):
         inputs = [name for name in node.input if name and name not in index.constants]
         clamp = step.node if step.arithmetic is Arithmetic.CLAMP else step.clamp
         bounds = (clamp and clamp_bounds(index, clamp)) or (-math.inf, math.inf)
+        factor: Tensor | float = 1.0
         match step.arithmetic:
             case Arithmetic.LAYER:
-                made = self._layers[output](values.integer(inputs[0]))
+                layer = self._layers[output]
+                made, factor = layer(values.integer(inputs[0])), layer.factor
                 if output not in grids:
-                    values.reals[output] = made.clamp(*bounds)
+                    values.reals[output] = (made * factor).clamp(*bounds)
                     return
             case Arithmetic.MOVE | Arithmetic.CLAMP:
                 moved = [values.integer(name) for name in inputs]
                 made = moved[0] if clamp is node else _OPERATORS[node.op_type](node, index, moved)
+                if node.op_type not in ("AveragePool", "Clip", "Relu"):
+                    values.integers[output] = made
+                    return
             case Arithmetic.COMPUTE if node.op_type in _IN_INTEGERS:
                 known = [grids[name] for name in inputs]
                 made = _IN_INTEGERS[node.op_type]([values.integer(name) for name in inputs], known, grids[output])
@@ -159,7 +180,7 @@ class IntegerNetwork(nn.Module):
                     values.reals[output] = made
                     return
                 made = made / grids[output].scale
-        values.quantize(output, made, grids[output].clamped(bounds))
+        values.quantize(output, made, factor, grids[output].clamped(bounds))
 
 
 class Values:
@@ -167,24 +188,25 @@ class Values:
 
     def __init__(self, grids: Mapping[str, Grid], reals: dict[str, Tensor]) -> None:
         """Begin with the real tensors that are known."""
-        self._grids, self.reals, self._integers = grids, reals, dict[str, Tensor]()
+        self._grids, self.reals, self.integers = grids, reals, dict[str, Tensor]()
 
-    def quantize(self, name: str, steps: Tensor, levels: tuple[int, int] = (0, LEVELS)) -> None:
-        """Round values in steps, halves to even, and clamp them; the gradient is that without the rounding."""
+    def quantize(
+        self, name: str, values: Tensor, factor: Tensor | float = 1.0, levels: tuple[int, int] = (0, LEVELS)
+    ) -> None:
+        """Round what is in steps when multiplied by a factor, and clamp it to levels of the grid."""
         low, high = (level - self._grids[name].zero_point for level in levels)
-        made = torch.fake_quantize_per_tensor_affine(steps, 1.0, 0, min(low, 0), max(high, 0))
-        self._integers[name] = made if low <= 0 <= high else made.clamp(low, high)
+        self.integers[name] = _Quantize.apply(values, torch.as_tensor(factor), low, high)  # type: ignore[no-untyped-call]
 
     def integer(self, name: str) -> Tensor:
         """Integers above the zero point of a tensor."""
-        if name not in self._integers:
+        if name not in self.integers:
             self.quantize(name, self.reals[name] / self._grids[name].scale)
-        return self._integers[name]
+        return self.integers[name]
 
     def real(self, name: str) -> Tensor:
         """Real values of a tensor."""
         if name not in self.reals:
-            self.reals[name] = self._integers[name] * self._grids[name].scale
+            self.reals[name] = self.integers[name] * self._grids[name].scale
         return self.reals[name]
 
     @staticmethod
@@ -196,11 +218,11 @@ class Values:
 def finetune(
     plan: Plan,
     limits: WeightLimits,
-    batches: Iterable[Batch],
+    batches: Iterable[NDArray[np.float32]],
     elapsed: Callable[[], float],
     normalizing_points: tuple[int, int],
 ) -> Plan:
-    """Fit the landmarks of a plan to those that come with the batches.
+    """Fit the landmarks of a plan to its float network's, on batches ``(N, 3, S, S)`` of faces as that takes them.
 
     `elapsed` tells the share of the budget that is spent, 0 to 1: rates fall to 0 as half a cosine. The loss is the
     mean landmark distance in distances of the normalizing points.
@@ -209,14 +231,16 @@ def finetune(
     named = [(name.rsplit(".", 1)[-1], parameter) for name, parameter in network.named_parameters()]
     groups = [{"params": [found for name, found in named if name == kind], "lr": 0.0} for kind in RATES]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    for faces, expected in batches:
+    session, name = open_model(plan.model), plan.model.graph.input[0].name
+    for faces in batches:
         share = elapsed()
         if share >= 1:
             break
         for group, rate in zip(optimizer.param_groups, RATES.values(), strict=True):
             group["lr"] = rate * (1 + math.cos(math.pi * share)) / 2
         optimizer.zero_grad()
-        loss = _distance(network(torch.from_numpy(faces)), torch.from_numpy(expected), normalizing_points)
+        expected = torch.from_numpy(session.run(None, {name: faces})[0])
+        loss = _distance(network(torch.from_numpy(faces)), expected, normalizing_points)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return network.plan()
