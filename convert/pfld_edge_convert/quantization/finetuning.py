@@ -34,7 +34,6 @@ from pfld_edge_convert.quantization.plan import (
 from pfld_edge_convert.quantization.reconstruction import limits_of, pairs_vary
 from pfld_edge_convert.quantization.settings import WeightLimits
 
-
 _NEAR = 0.45
 """Largest part of a step by which a weight begins off its integer, towards the float weight."""
 
@@ -164,12 +163,14 @@ class IntegerNetwork(nn.Module):
                 if output not in grids:
                     values.reals[output] = (made * factor).clamp(*bounds)
                     return
-            case Arithmetic.MOVE | Arithmetic.CLAMP:
-                moved = [values.integer(name) for name in inputs]
-                made = moved[0] if clamp is node else _OPERATORS[node.op_type](node, index, moved)
-                if node.op_type not in ("AveragePool", "Clip", "Relu"):
-                    values.integers[output] = made
-                    return
+            case Arithmetic.MOVE:
+                moved, zero = [values.integer(name) for name in inputs], grids[output].zero_point
+                made = _OPERATORS[node.op_type](node, index, moved)
+                # QLinearAveragePool rounds halves to even with the zero point added.
+                values.integers[output] = _rounded(made + zero) - zero if node.op_type == "AveragePool" else made
+                return
+            case Arithmetic.CLAMP:
+                made = values.integer(inputs[0])
             case Arithmetic.COMPUTE if node.op_type in _IN_INTEGERS:
                 known = [grids[name] for name in inputs]
                 made = _IN_INTEGERS[node.op_type]([values.integer(name) for name in inputs], known, grids[output])
@@ -339,6 +340,16 @@ def _resized(node: onnx.NodeProto, index: GraphIndex, inputs: list[Tensor]) -> T
     return functional.interpolate(inputs[0], sizes)
 
 
+def _sliced(node: onnx.NodeProto, index: GraphIndex, inputs: list[Tensor]) -> Tensor:
+    starts, ends, *rest = (index.constants[name].tolist() for name in node.input[1:] if name)
+    places = [slice(None)] * inputs[0].ndim
+    for start, end, axis in zip(starts, ends, rest[0] if rest else range(len(starts)), strict=True):
+        places[axis] = slice(start, end)
+    if len(rest) > 1 and set(rest[1]) != {1}:
+        raise ConvertError(f"fine-tuning does not know Slice with steps ({node.output[0]}): convert without --finetune")
+    return inputs[0][tuple(places)]
+
+
 _OPERATORS: dict[str, Callable[[onnx.NodeProto, GraphIndex, list[Any]], Tensor]] = {
     "Add": lambda _node, _index, inputs: inputs[0] + inputs[1],
     "AveragePool": _pooled,
@@ -358,6 +369,7 @@ _OPERATORS: dict[str, Callable[[onnx.NodeProto, GraphIndex, list[Any]], Tensor]]
     "Reshape": _reshaped,
     "Resize": _resized,
     "Sigmoid": lambda _node, _index, inputs: inputs[0].sigmoid(),
+    "Slice": _sliced,
     "Softmax": lambda node, _index, inputs: inputs[0].softmax(attribute(node, "axis", -1)),
     "Sub": lambda _node, _index, inputs: inputs[0] - inputs[1],
     "Sum": lambda _node, _index, inputs: sum(inputs[1:], inputs[0]),
