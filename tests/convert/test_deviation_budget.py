@@ -72,7 +72,7 @@ def test_fine_tuning_brings_landmarks_of_held_back_faces_closer(network: onnx.Mo
     settings = QuantizationSettings(ranges="minmax", equalize=0, feedback=False, correct_bias=False)
     quantizer = Quantizer(network, sample_crops(CONTRACT, 40), CONTRACT, settings)
     quantized, steps = quantizer.make(), count()
-    tuned = quantizer.finetuned(quantized, lambda: next(steps) / 60)
+    tuned = quantizer.finetuned(quantized, lambda: next(steps) / 200)
     moved = [quantizer.deviations(made).mean() for made in (quantized, tuned)]
     assert moved[1] < 0.9 * moved[0]
     assert tuned.contract.quantization == f"{quantized.contract.quantization}, fine-tuned"

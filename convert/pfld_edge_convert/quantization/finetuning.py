@@ -37,7 +37,7 @@ from pfld_edge_convert.quantization.settings import WeightLimits
 _NEAR = 0.45
 """Largest part of a step by which a weight begins off its integer, towards the float weight."""
 
-RATES = {"weight": 0.01, "shift": 1e-3}
+RATES = {"weight": 2e-3, "shift": 5e-4}
 """Adam's learning rates: of weights in their steps, of biases in steps of the output."""
 
 
@@ -62,12 +62,11 @@ class _IntegerLayer(nn.Module):
 
     def __init__(self, plan: Plan, layer: Layer, source: Grid, limits: WeightLimits) -> None:
         super().__init__()
-        self.rounds = True
         self.node, self._limits = layer.node, limits_of(layer, limits)
         found, step = plan.weights[layer.output], plan.output_scale(layer)
         shape = (-1, *[1] * (found.integers.ndim - 1))
         steps = layer.weights(plan.index)[0] / found.scales.astype(np.float64).reshape(shape)
-        start = found.integers + np.clip(steps - found.integers, -_NEAR, _NEAR)
+        start = np.asarray(found.integers + np.clip(steps - found.integers, -_NEAR, _NEAR), np.float64)
         self._vary = pairs_vary(start)
         self.weight = nn.Parameter(torch.tensor(start, dtype=torch.float32))
         self.shift = nn.Parameter(torch.zeros(len(start)))
@@ -99,7 +98,7 @@ class _IntegerLayer(nn.Module):
 
     def forward(self, integers: Tensor) -> Tensor:
         """``(N, O, ...)`` sums; times `factor` they are in steps of the output, or real where the output is."""
-        weight = self.integers() + (self.weight - self.weight.detach()) if self.rounds else self.weight
+        weight = self.integers() + (self.weight - self.weight.detach())
         return _product(self.node, integers, weight, self.integer_bias().float())
 
 
