@@ -241,8 +241,7 @@ def _require_budget(budget: DriftBudget, measure: str) -> None:
         word = "inconclusive" if verdict is Verdict.INCONCLUSIVE else held
         raise FellShortError(
             f"{word}: {budget.drifts[0].all.value:+.2%} with every layer in INT8; at best, with "
-            f"{len(budget.float_layers)} layers in float, {reason}; calibrate on more faces, fine-tune (--finetune), "
-            "judge on more (--data), "
+            f"{len(budget.float_layers)} layers in float, {reason}; calibrate on more faces, judge on more (--data), "
             "or allow more"
         )
 
