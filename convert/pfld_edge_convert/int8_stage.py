@@ -1,6 +1,8 @@
 """The INT8 part of a conversion: quantize, rank the layers, hold the drift budget, time the result."""
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -77,6 +79,8 @@ class Int8Request:
         progress: Shows progress.
         max_deviation: Largest mean landmark distance from the float network on held-back calibration faces, in eye
             distances, at the upper end of its 95 % interval; any where None.
+        finetune: Minutes of fine-tuning, of each network that a budget tries.
+        batches: Faces to fine-tune on, ``(n, S, S, 3)`` uint8 each, in place of varied calibration faces.
         formats: Keys of `pfld_edge_convert.formats.FORMATS`: the files that are written, all of one quantization.
     """
 
@@ -89,6 +93,8 @@ class Int8Request:
     progress: Progress = _no_progress
     formats: tuple[str, ...] = ("qoperator",)
     max_deviation: float | None = None
+    finetune: float = 0.0
+    batches: Iterable[Crops] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,12 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     def make(float_layers: tuple[str, ...]) -> Quantized:
         title = f"INT8, {len(float_layers)} layers in float" if float_layers else "INT8"
         with request.progress(title, len(quantizer.layers)) as advance:
-            return quantizer.make(float_layers, advance)
+            quantized = quantizer.make(float_layers, advance)
+        if not request.finetune:
+            return quantized
+        seconds = 60 * request.finetune
+        with request.progress("fine-tuning, seconds", math.ceil(seconds)) as advance:
+            return quantizer.finetuned(quantized, _share_of(seconds, advance), request.batches)
 
     everything = quantized = make(())
     faces = quantizer.held_back[:_COST_FACES]
@@ -166,6 +177,20 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     int8_contract = quantized.contract.replace(calibration=request.source, nme=None, nme_data="")
     deviation = float(quantizer.deviations(quantized).mean())
     return Int8Outcome(quantized, int8_contract, report, coverage, times, speed, budget, deviation)
+
+
+def _share_of(seconds: float, advance: Callable[[int], object]) -> Callable[[], float]:
+    """Tells the share of some seconds that has passed since now, and shows it."""
+    start, shown = time.monotonic(), 0
+
+    def elapsed() -> float:
+        nonlocal shown
+        passed = time.monotonic() - start
+        advance(int(passed) - shown)
+        shown = int(passed)
+        return passed / seconds
+
+    return elapsed
 
 
 def _deviation_measure(quantizer: Quantizer) -> Callable[[Quantized], FaceDrift]:

@@ -185,6 +185,7 @@ def test_inspect_shows_a_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixt
         ),
         (["convert", "{checkpoint}", "--int8", "--max-drift", "0.3%"], "--max-drift needs --data"),
         (["convert", "{checkpoint}", "--max-deviation", "0.005"], "--max-deviation needs --int8"),
+        (["convert", "{checkpoint}", "--finetune", "1"], "--finetune needs --int8"),
         (
             ["convert", "{checkpoint}", "--int8", "--max-drift", "1%", "--data", ".", "--max-deviation", "0.005"],
             "give one",

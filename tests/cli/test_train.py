@@ -7,6 +7,7 @@ import pytest
 
 from pfld_edge.cli import run
 from pfld_edge_calib import PORTRAITS, portraits
+from pfld_edge_runtime import Contract
 from pfld_edge_train.checkpoint import load_checkpoint
 from pfld_edge_train.face_cache import split_groups
 
@@ -38,6 +39,10 @@ def test_a_run_is_made_protected_and_resumed(config: Path, tmp_path: Path, capsy
     assert run([*arguments, "--resume"]) == 0
     expected = ["best.pth", "cache", "curves.png", "ema.pth", "last.pth", "log.csv"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == expected
+    trained = ["--qat", str(tmp_path / "run/ema.pth"), "--minutes", "0.01", "-o", str(tmp_path / "int8")]
+    assert run([*arguments[:3], *trained]) == 0
+    made = Contract.from_json((tmp_path / "int8/ema.int8.json").read_text())
+    assert made.calibration.endswith(f"training faces, seed {_splitting_seed()}")
 
 
 def test_a_missing_configuration_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper
 
+from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.litert import write_litert
 from pfld_edge_convert.formats.qdq import write_qdq
 from pfld_edge_convert.formats.qoperator import float_operators, operator_matrix, write_qoperator
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import GraphIndex, with_outputs
+from pfld_edge_convert.quantization.finetuning import IntegerNetwork
 from pfld_edge_convert.quantization.plan import Grid, Plan, clamp_bounds, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import collect_histograms, grids_from
 from pfld_edge_convert.quantization.reconstruction import NodewiseRunner, initial_plan
@@ -203,6 +206,10 @@ def test_an_operator_runs_in_integers_within_a_step(build: Build, name: str) -> 
     assert steps_apart(plan, written, inputs) < 1.01
     for signed in (False, True):
         assert steps_apart(plan, write_qdq(plan, signed=signed), inputs) < 1.01
+    trained = IntegerNetwork(plan, SATURATION_FREE).run(torch.from_numpy(INPUTS))
+    for tensor in (*inputs, "m", "last"):
+        integers = trained.integer(tensor).detach().numpy() + plan.grids[tensor].zero_point
+        np.testing.assert_array_equal(integers, run_model(with_outputs(written, f"{tensor}_q"), INPUTS))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -249,6 +256,8 @@ def test_layers_around_an_operator_without_integer_kernel_stay_in_integers(build
     kinds = [item.op_type for item in write_qoperator(plan).graph.node]
     assert kinds.count("QLinearConv") == 3
     assert steps_apart(plan, write_qoperator(plan), ["a"]) < 1.01
+    with pytest.raises(ConvertError, match=r"does not know the operator PRelu \(m\): convert without --finetune"):
+        IntegerNetwork(plan, SATURATION_FREE)
 
 
 def test_what_follows_the_last_layer_is_listed_too(build: Build) -> None:

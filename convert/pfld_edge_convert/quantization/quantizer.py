@@ -1,6 +1,6 @@
 """Static quantization of a float network: statistics, equalization, ranges, rounding, bias correction, writing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,6 +53,9 @@ _FINALISTS, _FINALE, _CLEARLY_BETTER = 2, 64, 0.95
 
 _HEADROOM = 1.1
 """Factor on the extremes of pooled features: with one value per face, new faces often exceed the largest."""
+
+_TUNED = 16
+"""Faces in a step of fine-tuning."""
 
 _BATCH = 32
 """Faces whose input is prepared at once for the histograms."""
@@ -112,15 +115,26 @@ class Quantizer:
         settings, network = self._settings, self._network
         plan = self._initial_plan(network, self._method, float_layers)
         plan = self._reconstructed(network, plan, _MOST_RECONSTRUCTED, settings.feedback, advance)
-        written = write_qoperator(plan)
-        if self._target.space_to_depth:
-            written = SpaceToDepthStem()(written).model
-        written.ClearField("metadata_props")
-        written.metadata_props.extend(self._metadata)
-        onnx.checker.check_model(written)
         described = settings.describe(self._method, FORMATS["qoperator"].label, len(float_layers))
         contract = network.contract.replace(quantization=described, target=settings.target)
-        return Quantized(written, contract, plan, self._method, self._tried, float_layers)
+        return Quantized(self._written(plan), contract, plan, self._method, self._tried, float_layers)
+
+    def finetuned(
+        self, quantized: Quantized, elapsed: Callable[[], float], batches: Iterable[Crops] | None = None
+    ) -> Quantized:
+        """Fine-tune what `make` made, until `elapsed`, the share of the budget that is spent, is 1.
+
+        On batches of crops, or on varied calibration faces. Gives the same network back if its landmarks on held-back
+        faces are as close to the float network's.
+        """
+        from pfld_edge_convert.quantization.finetuning import finetune
+
+        points = quantized.contract.landmarks.normalizing_points
+        faces = (_float_input(crops, self._network.contract) for crops in batches or self._varied_batches())
+        plan = finetune(quantized.plan, self._target.limits, faces, elapsed, points)
+        contract = quantized.contract.replace(quantization=f"{quantized.contract.quantization}, fine-tuned")
+        tuned = replace(quantized, model=self._written(plan), plan=plan, contract=contract)
+        return tuned if self.deviations(tuned).mean() < self.deviations(quantized).mean() else quantized
 
     def deviations(self, quantized: Quantized) -> NDArray[np.float64]:
         """``(n,)`` mean landmark distance of each held-back face from the float network, in eye distances."""
@@ -129,6 +143,23 @@ class Quantizer:
     def _deviations(self, model: onnx.ModelProto, contract: Contract) -> NDArray[np.float64]:
         found = run_model(model, prepare_input(self.held_back, contract))
         return deviation_per_face(found, self._expected, contract.landmarks.normalizing_points)
+
+    def _written(self, plan: Plan) -> onnx.ModelProto:
+        written = write_qoperator(plan)
+        if self._target.space_to_depth:
+            written = SpaceToDepthStem()(written).model
+        written.ClearField("metadata_props")
+        written.metadata_props.extend(self._metadata)
+        onnx.checker.check_model(written)
+        return written
+
+    def _varied_batches(self) -> Iterator[Crops]:
+        """Varied calibration faces without end, a quarter of them as they are."""
+        random, count = np.random.default_rng(0), min(_TUNED, len(self._used))
+        while True:
+            crops = self._used[random.choice(len(self._used), count, replace=False)]
+            crops[count // 4 :] = vary_crops(crops[count // 4 :], int(random.integers(2**31)))
+            yield crops
 
     def _prepared(self, model: onnx.ModelProto, contract: Contract) -> tuple[onnx.ModelProto, Contract]:
         """Fold the normalization in, where the first layers allow it; prepare channels and features."""

@@ -96,7 +96,7 @@ def round_with_feedback(
     scales = _row_scales(weight, bias, input_scale, limits, output_scale).astype(np.float64)
     exact = in_memory_order(weight).astype(np.float64) / scales[:, None]
     rows, integers = exact.copy(), np.zeros_like(exact)
-    width, vary = rows.shape[1], _pairs_vary(weight)
+    width, vary = rows.shape[1], pairs_vary(weight)
     damped = _damped(moments).reshape(-1, width, width)
     factors = _inverse_factors(damped)
     grouped = rows.reshape(len(factors), -1, width)
@@ -119,14 +119,14 @@ def _row_scales(
     scales = np.abs(rows).max(axis=1) / limits.largest
     if limits.largest_pair is not None:
         # Rounding may add half a step to either weight of a pair.
-        scales = np.maximum(scales, _largest_pairs(rows, _pairs_vary(weight)) / (limits.largest_pair - 1))
+        scales = np.maximum(scales, _largest_pairs(rows, pairs_vary(weight)) / (limits.largest_pair - 1))
     scales = np.maximum(scales, np.abs(bias) / (input_scale * _LARGEST_BIAS))
     if output_scale is not None:
         scales = odd_fraction(scales * input_scale / output_scale) * output_scale / input_scale
     return np.where(scales > 0, np.maximum(scales, _SMALLEST_SCALE), 1).astype(np.float32)
 
 
-def _pairs_vary(weight: Array) -> bool:
+def pairs_vary(weight: Array) -> bool:
     """Whether runtimes pair the channels of a convolution differently: an odd number of them, such as a photograph's 3.
 
     onnxruntime pairs them across positions, oneDNN (in OpenVINO) fills those of each position up to 4.
@@ -254,7 +254,7 @@ def initial_plan(
         if layer.output not in float_layers and source is not None and is_written:
             weight, bias = layer.weights(plan.index)
             weights[layer.output] = round_nearest(
-                weight, bias, source.scale, _limits_of(layer, limits), plan.output_scale(layer)
+                weight, bias, source.scale, limits_of(layer, limits), plan.output_scale(layer)
             )
     return replace(plan, weights=weights)
 
@@ -301,7 +301,7 @@ def reconstruct(
     return replace(plan, weights=weights)
 
 
-def _limits_of(layer: Layer, limits: WeightLimits) -> WeightLimits:
+def limits_of(layer: Layer, limits: WeightLimits) -> WeightLimits:
     """A depthwise convolution sums in 32 bits on every processor: only the magnitude is limited."""
     return WeightLimits(limits.largest) if layer.depthwise else limits
 
@@ -335,7 +335,7 @@ def _improved(
     if limits is not None:
         target = _from_memory_order(exact + exact @ errors @ np.linalg.inv(_damped(second, _RIDGE)), weight)
         rounded = round_with_feedback(
-            target, bias, source.scale, _limits_of(layer, limits), second, plan.output_scale(layer)
+            target, bias, source.scale, limits_of(layer, limits), second, plan.output_scale(layer)
         )
     if correct_bias:
         real = in_memory_order(rounded.real()).reshape(exact.shape)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pfld_edge.console import SkippedFiles
     from pfld_edge_convert.int8_stage import Int8Outcome, LabelledCrops
+    from pfld_edge_convert.pipeline import ConversionReport
     from pfld_edge_runtime import Contract
 
 _TARGETS = ("portable", "x86-vnni", "x86-avx2", "arm64")
@@ -112,6 +113,12 @@ network_options = all_of(
     help="The same without labels: largest mean distance of landmarks from fp32 on calibration faces that are held "
     "back, in eye distances, e.g. 0.005.",
 )
+@click.option(
+    "--finetune",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Fit integer weights and biases to the fp32 landmarks of varied calibration faces.",
+)
 @click.option("--allow-slower", is_flag=True, help="Keep an INT8 file that is slower than fp32 on this machine.")
 @network_options
 def convert_command(
@@ -134,6 +141,7 @@ def convert_command(
     data: Path | None,
     data_images: Path | None,
     max_deviation: float | None,
+    finetune: float | None,
     allow_slower: bool,
     network: str | None,
     **told: Any,  # noqa: ANN401 - `network_options`
@@ -149,7 +157,7 @@ def convert_command(
     --calibration could not be read, which are skipped and named.
     """
     given = {"format": formats, "calibration": calibration, "detector": detector, "max-drift": max_drift, "data": data}
-    given |= {"max-deviation": max_deviation}
+    given |= {"max-deviation": max_deviation, "finetune": finetune}
     needless = [name for name, value in given.items() if value not in (None, ())]
     if needless and not int8:
         raise click.UsageError(f"--{needless[0]} needs --int8")
@@ -169,8 +177,7 @@ def convert_command(
     if is_onnx and network is not None:
         raise click.UsageError("--network belongs to a checkpoint: an ONNX file holds its network")
 
-    from pfld_edge.console import SkippedFiles, console, note, note_faceless, note_left_out, progress_bar
-    from pfld_edge.model_tables import conversion_table, int8_lines, quantization_table
+    from pfld_edge.console import SkippedFiles, note, note_faceless, note_left_out, progress_bar
     from pfld_edge_calib.calibration import is_photo_folder, needs_detector
     from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
     from pfld_edge_convert.errors import FellShortError
@@ -217,22 +224,31 @@ def convert_command(
             progress_bar,
             formats or ("qoperator",),
             max_deviation,
+            finetune or 0.0,
         )
     try:
         report = convert(model, contract, file, sample_crops(contract), request, end_to_end=end_to_end)
     except FellShortError as error:
         click.echo(f"Error: {error}", err=True)
         raise click.exceptions.Exit(1) from error
+    show_report(report, contract.input_size, "torch" if graph is None else "the given network")
+    skip.check()
+
+
+def show_report(report: "ConversionReport", input_size: int, given: str) -> None:
+    """Print what a conversion did; `given` names the network that differences are to."""
+    from pfld_edge.console import console, note
+    from pfld_edge.model_tables import conversion_table, int8_lines, quantization_table
+
     for done in report.passes:
         if done.modified:
             note(f"{done.name}: {done.detail} (output changed by {done.max_difference:.1g})")
-    console().print(conversion_table(report, contract.input_size, "torch" if graph is None else "the given network"))
+    console().print(conversion_table(report, input_size, given))
     if report.int8 is not None:
         console().print(quantization_table(report.int8.report, most=5))
         for line in int8_lines(report.int8):
             console().print(line, markup=False, soft_wrap=True)
         note_deviation(report.int8)
-    skip.check()
 
 
 def note_deviation(outcome: "Int8Outcome") -> None:
