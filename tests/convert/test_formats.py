@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +47,9 @@ def test_qdq_gives_the_landmarks_of_qoperator(
 def test_onnxruntime_turns_a_qdq_file_into_the_operators_of_a_qoperator_file(
     bundled: Callable[[str], Quantized], multi_scale_64: Quantizer
 ) -> None:
-    for quantized in (bundled("pfld-edge-s"), multi_scale_64.make()):
+    for quantized, signed in product((bundled("pfld-edge-s"), multi_scale_64.make()), (False, True)):
         crops = sample_crops(quantized.contract, 4)
-        model = write_qdq(quantized.plan)
+        model = write_qdq(quantized.plan, signed=signed)
         run, expected = (
             Counter(node.op_type for node in optimized_graph(either).graph.node) for either in (model, quantized.model)
         )
@@ -112,12 +114,7 @@ def test_openvino_gives_the_landmarks_of_qoperator_with_every_convolution_in_8_b
     assert set(runs) <= {"u8", "i8"}
 
 
-@pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-def test_openvino_rounds_a_convolution_before_it_is_added(
-    build: Callable[..., onnx.ModelProto], seed: int, signed: bool
-) -> None:
-    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+def addition_of_convolutions(build: Callable[..., onnx.ModelProto], seed: int) -> Plan:
     random = np.random.default_rng(seed)
     # Ratios of scales are fractions with an odd denominator: no ties, which runtimes break differently.
     scales = {"x": 1 / 64, "a": 77 / 6464, "b": 53 / 6464, "s": 1 / 64, "y": 1 / 64}
@@ -132,11 +129,29 @@ def test_openvino_rounds_a_convolution_before_it_is_added(
     nodes = [helper.make_node("Conv", [source, f"{name}w"], [name]) for source, name in steps]
     nodes.insert(2, helper.make_node("Add", ["a", "b"] if seed % 2 else ["b", "a"], ["s"]))
     constants = {f"{name}w": layer.real().astype(np.float32) for name, layer in weights.items()}
-    plan = Plan(build(nodes, constants, ["n", 16, 9, 9]), grids, weights)
+    return Plan(build(nodes, constants, ["n", 16, 9, 9]), grids, weights)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_openvino_rounds_a_convolution_before_it_is_added(
+    build: Callable[..., onnx.ModelProto], seed: int, signed: bool
+) -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    plan = addition_of_convolutions(build, seed)
     model = openvino.Core().read_model(write_qdq(plan, signed=signed).SerializeToString())
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    inputs = random.normal(size=(2, 16, 9, 9)).astype(np.float32) / 2
+    inputs = np.random.default_rng(seed).normal(size=(2, 16, 9, 9)).astype(np.float32) / 2
     np.testing.assert_allclose(compiled(inputs)[0], run_model(write_qoperator(plan), inputs), atol=1e-5)
+
+
+def test_only_an_addition_of_integers_has_pools_before_it(build: Callable[..., onnx.ModelProto]) -> None:
+    plan = addition_of_convolutions(build, 0)
+    in_float = replace(
+        plan, grids={name: plan.grids[name] for name in "xab"}, weights=dict(list(plan.weights.items())[:2])
+    )
+    pools = [Counter(node.op_type for node in write_qdq(each).graph.node)["MaxPool"] for each in (plan, in_float)]
+    assert pools == [2, 0]
 
 
 def test_all_files_of_a_conversion_come_from_one_quantization(tmp_path: Path) -> None:

@@ -252,16 +252,19 @@ def _kernel(sums: np.ndarray, ratio: float) -> np.ndarray:
     return np.where(doubled >= 0, (doubled + half) >> -exponent, -((-doubled + half) >> -exponent))
 
 
-@pytest.mark.parametrize("denominator", [101, 255, 257, 511, 513, 1023])
-def test_biases_for_kernels_that_round_twice_give_what_rounding_once_does(denominator: int) -> None:
-    sums = np.arange(255 * denominator)
-    ratio = np.float32(1) / np.float32(denominator)
+@pytest.mark.parametrize("zero_point", [0, 1, 127, 255])
+@pytest.mark.parametrize("denominator", [13, 101, 255, 257, 511, 513, 1023, 1025, 4097])
+def test_biases_for_kernels_that_round_twice_give_what_rounding_once_does(denominator: int, zero_point: int) -> None:
+    sums = np.arange(-zero_point * denominator - 999, (256 - zero_point) * denominator)
+    ratio = np.nextafter(np.float32(1) / np.float32(denominator), np.float32(1))
     exact = (2 * sums + denominator) // (2 * denominator)  # round(sum / denominator); an odd one has no ties
     assert (_kernel(sums, float(ratio)) != exact).any()
-    (less,) = _rounded_twice(np.zeros(1, np.int32), np.array([ratio]))
-    np.testing.assert_array_equal(np.maximum(_kernel(sums + less, float(ratio)), 0), exact)
+    (added,) = _rounded_twice(np.array([ratio], np.float64), zero_point)
+    np.testing.assert_array_equal(np.maximum(_kernel(sums + added, float(ratio)), 0), np.maximum(exact + zero_point, 0))
 
 
-def test_biases_of_other_ratios_stay() -> None:
-    ratios = np.array([2 / 1023, 1 / 256, 0.3])
-    np.testing.assert_array_equal(_rounded_twice(np.arange(3, dtype=np.int32), ratios), [0, 1, 2])
+@pytest.mark.parametrize("ratio", [2 / 1023, 0.3, 1.5])
+def test_biases_of_other_ratios_come_close(ratio: float) -> None:
+    (added,) = _rounded_twice(np.array([ratio]), 0)
+    first = 0 if ratio > 0.5 else 2.0 ** math.floor(math.log2(ratio))
+    assert abs(added * ratio + first) <= ratio / 2
