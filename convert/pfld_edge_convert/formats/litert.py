@@ -178,28 +178,40 @@ class _Writer:
             self._float[name] = self._wide_layer(layer, weights, source)
             return
         read, fused, grid = self._as_integer(layer.source), self._fused(step), self._grids[name]
-        scales, bias = weights.scales, weights.integer_bias(source.scale)
-        made = computed = self._new_integer(name)
+        scales, bias, lift = weights.scales, weights.integer_bias(source.scale), 0
         if self._rounds_twice:
             # One float up: of a ratio less than 1 / q, the first sum above a half might be rounded down.
             scales = np.nextafter(scales, np.float32(inf))
             ratio = scales.astype(np.float64) * (source.scale / grid.scale)
-            lift = 0 if fused in _OF_POSITIVE or ratio.max() > _LARGEST_LIFTED else grid.zero_point
-            bias = bias + _rounded_twice(ratio, lift)
-            if lift:
-                label = Quantization.of(grid.scale, -_TO_SIGNED)
-                fused, computed = 0, self._file.tensor(f"{name}.lifted", self._shape(name), "int8", label)
+            if fused in _OF_POSITIVE:
+                bias = bias + _rounded_twice(ratio, 0)
+            elif layer.node.op_type == "Conv" and ratio.max() < _LARGEST_LIFTED:
+                lift, fused = grid.zero_point, 0
+                bias = bias + _rounded_twice(ratio, lift)
         unit = np.float32(source.scale) * scales
+        made = self._new_integer(name)
         if layer.node.op_type == "Conv":
             constants = self._convolution_constants(layer.node, name, weights.integers, bias, (scales, unit))
+            shape, label = self._shape(name), Quantization.of(grid.scale, -_TO_SIGNED)
+            computed = self._file.tensor(f"{name}.lifted", shape, "int8", label) if lift else made
             self._convolve(layer.node, read, constants, computed, fused)
+            if lift:
+                self._lower(name, lift, computed, made)
         else:
             stored = self._in_file_order(layer.source, weights.integers)
             weight = self._file.constant(f"{name}.w", stored, Quantization(scales))
-            self._multiply([read, weight, self._file.constant(f"{name}.b", bias, Quantization(unit))], computed, fused)
-        if computed != made:
-            self._reshape_to(self._shape(name), computed, made)
+            self._multiply([read, weight, self._file.constant(f"{name}.b", bias, Quantization(unit))], made, fused)
         self._integer[name] = made if fused else self._clamped(step, made)
+
+    def _lower(self, name: str, lift: int, lifted: int, output: int) -> None:
+        """Take a number off integers, exactly: a depthwise convolution of one pixel with the weight 1."""
+        channels = self._shape(name)[3]
+        one, unit = Quantization.of(1, 0), Quantization.of(self._grids[name].scale, 0)
+        weight = self._file.constant(f"{name}.one", np.ones((1, 1, 1, channels), np.int8), one)
+        bias = self._file.constant(f"{name}.lift", np.full(channels, -lift, np.int32), unit)
+        options = {"padding": self._file.number("Padding", "VALID"), "strideH": 1, "strideW": 1, "depthMultiplier": 1}
+        inputs = [lifted, weight, bias]
+        self._file.operator("DEPTHWISE_CONV_2D", inputs, output, "DepthwiseConv2DOptions", **options)
 
     def _wide_layer(self, layer: Layer, weights: IntegerWeights, grid: Grid) -> int:
         """A product of 16-bit integers, dequantized."""
@@ -368,13 +380,8 @@ class _Writer:
             order = self._file.constant(f"{name}.order", np.array(_AXES, np.int32))
             self._file.operator("TRANSPOSE", [source, order], moved, "TransposeOptions")
             source = moved
-        self._reshape_to(target, source, output)
-
-    def _reshape_to(self, shape: Sequence[int], source: int, output: int) -> None:
-        """Add a RESHAPE, which copies integers whatever zero point the file gives them."""
-        sizes = np.array(shape, np.int32)
-        constant = self._file.constant(f"shape{output}", sizes)
-        self._file.operator("RESHAPE", [source, constant], output, "ReshapeOptions", newShape=sizes)
+        sizes = self._file.constant(f"{node.output[0]}.shape", np.array(target, np.int32))
+        self._file.operator("RESHAPE", [source, sizes], output, "ReshapeOptions", newShape=np.array(target, np.int32))
 
     def _is_reordered(self, node: onnx.NodeProto) -> bool:
         """Whether a map is flattened for one product alone, whose columns then take the file's order."""
