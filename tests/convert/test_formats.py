@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper
 
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
@@ -23,7 +22,7 @@ from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_convert.quantization.mixed_precision import fusion_coverage
-from pfld_edge_convert.quantization.plan import Grid, IntegerWeights, Plan
+from pfld_edge_convert.quantization.plan import Plan
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import Contract, LandmarkModel
@@ -115,39 +114,21 @@ def test_openvino_gives_the_landmarks_of_qoperator_with_every_convolution_in_8_b
     assert set(runs) <= {"u8", "i8"}
 
 
-def addition_of_convolutions(build: Callable[..., onnx.ModelProto], seed: int) -> Plan:
-    random = np.random.default_rng(seed)
-    # Ratios of scales are fractions with an odd denominator: no ties, which runtimes break differently.
-    scales = {"x": 1 / 64, "a": 77 / 6464, "b": 53 / 6464, "s": 1 / 64, "y": 1 / 64}
-    grids = {name: Grid(float(np.float32(scale)), int(random.integers(100, 156))) for name, scale in scales.items()}
-    steps = [("x", "a"), ("x", "b"), ("s", "y")]
-    weights = {}
-    for source, name in steps:
-        integers = random.integers(-63, 64, (16, 16, 1, 1)).astype(np.int8)
-        unit = scales[name] / 101
-        bias = np.asarray(random.integers(-500, 500, 16) * unit, np.float64)
-        weights[name] = IntegerWeights(integers, np.full(16, unit / scales[source], np.float32), bias)
-    nodes = [helper.make_node("Conv", [source, f"{name}w"], [name]) for source, name in steps]
-    nodes.insert(2, helper.make_node("Add", ["a", "b"] if seed % 2 else ["b", "a"], ["s"]))
-    constants = {f"{name}w": layer.real().astype(np.float32) for name, layer in weights.items()}
-    return Plan(build(nodes, constants, ["n", 16, 9, 9]), grids, weights)
-
-
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_openvino_rounds_a_convolution_before_it_is_added(
-    build: Callable[..., onnx.ModelProto], seed: int, signed: bool
+    added_convolutions: Callable[[int], Plan], seed: int, signed: bool
 ) -> None:
     openvino = pytest.importorskip("openvino", reason="openvino is not installed")
-    plan = addition_of_convolutions(build, seed)
+    plan = added_convolutions(seed)
     model = openvino.Core().read_model(write_qdq(plan, signed=signed).SerializeToString())
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     inputs = np.random.default_rng(seed).normal(size=(2, 16, 9, 9)).astype(np.float32) / 2
     np.testing.assert_allclose(compiled(inputs)[0], run_model(write_qoperator(plan), inputs), atol=1e-5)
 
 
-def test_only_an_addition_of_integers_has_pools_before_it(build: Callable[..., onnx.ModelProto]) -> None:
-    plan = addition_of_convolutions(build, 0)
+def test_only_an_addition_of_integers_has_pools_before_it(added_convolutions: Callable[[int], Plan]) -> None:
+    plan = added_convolutions(0)
     in_float = replace(
         plan, grids={name: plan.grids[name] for name in "xab"}, weights=dict(list(plan.weights.items())[:2])
     )

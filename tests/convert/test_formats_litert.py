@@ -15,6 +15,7 @@ from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats import format_named
 from pfld_edge_convert.formats.litert import _rounded_twice, write_litert
+from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
@@ -271,3 +272,22 @@ def test_biases_of_other_ratios_come_close(ratio: float) -> None:
     (added,) = _rounded_twice(np.array([ratio]), 0)
     first = 0 if ratio > 0.5 else 2.0 ** math.floor(math.log2(ratio))
     assert abs(added * ratio + first) <= ratio / 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kernels_that_round_twice_give_the_integers_of_qoperator(
+    added_convolutions: Callable[[int], Plan], seed: int
+) -> None:
+    plan = added_convolutions(seed)
+    maps = np.random.default_rng(seed).normal(size=(2, 16, 9, 9)).astype(np.float32) / 2
+    expected = run_model(write_qoperator(plan), maps).transpose(0, 2, 3, 1)
+    once, twice = (
+        run_file(
+            write_litert(plan, Contract(), rounds_twice=rounds),
+            list(maps.transpose(0, 2, 3, 1)[:, None]),
+            reference=True,
+        )
+        for rounds in (False, True)
+    )
+    assert np.abs(once - expected).max() > plan.grids["y"].scale / 2
+    np.testing.assert_allclose(twice, expected, atol=1e-5)
