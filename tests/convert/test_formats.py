@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper
 
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
@@ -22,7 +23,7 @@ from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_convert.quantization.mixed_precision import fusion_coverage
-from pfld_edge_convert.quantization.plan import Plan
+from pfld_edge_convert.quantization.plan import Grid, IntegerWeights, Plan
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import Contract, LandmarkModel
@@ -134,6 +135,22 @@ def test_only_an_addition_of_integers_has_pools_before_it(added_convolutions: Ca
     )
     pools = [Counter(node.op_type for node in write_qdq(each).graph.node)["MaxPool"] for each in (plan, in_float)]
     assert pools == [2, 0]
+
+
+def test_a_product_with_relu_that_gives_float_runs_in_integers(build: Callable[..., onnx.ModelProto]) -> None:
+    random = np.random.default_rng(0)
+    weights = IntegerWeights(
+        random.integers(-63, 64, (8, 16)).astype(np.int8), np.full(8, 1 / 64, np.float32), np.zeros(8)
+    )
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["a"], transB=1), helper.make_node("Relu", ["a"], ["y"])]
+    model = build(nodes, {"w": weights.real().astype(np.float32)}, ["n", 16])
+    plan = Plan(model, {"x": Grid(1 / 64, 120)}, {"y": weights})
+    written = write_qdq(plan)
+    coverage = fusion_coverage(written)
+    assert len(coverage.integer) == 1
+    assert not coverage.floating
+    inputs = random.normal(size=(3, 16)).astype(np.float32)
+    np.testing.assert_allclose(run_model(written, inputs), run_model(write_qoperator(plan), inputs), atol=1e-5)
 
 
 def test_all_files_of_a_conversion_come_from_one_quantization(tmp_path: Path) -> None:

@@ -94,7 +94,10 @@ class _Writer(OnnxWriter):
         output, clamp = step.output, step.clamp
         if output not in self._grids:
             self._made.add(output)
-            if clamp is not None:
+            if clamp is not None and clamp.op_type == "Relu":
+                # onnxruntime computes a Gemm and the Relu behind it as one, in float.
+                self._node("Max", [real, self._shared(np.float32(0))], output)
+            elif clamp is not None:
                 self._write_clamp(clamp, real, output)
             return
         if clamp is not None and self._levels(step) != (0, LEVELS):
