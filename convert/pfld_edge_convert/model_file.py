@@ -92,6 +92,7 @@ def optimized_graph(model: onnx.ModelProto | Path, *, layout: bool = True) -> on
 
 
 def _session(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -109,6 +109,8 @@ def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) 
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # QDQ files of int8 activations run in float on x86 unless this is set.
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
     providers: list[Any] = [DEVICES["cpu"]]
     if device != "cpu":
         # Lets `running_device` see which layers the device took.

@@ -45,6 +45,31 @@ def build() -> Build:
 
 
 @pytest.fixture(scope="session")
+def added_convolutions() -> Callable[[int], Any]:
+    """Plans of two convolutions without ReLU, the sum of their maps and a convolution of it; input (n, 16, 9, 9)."""
+    from pfld_edge_convert.quantization.plan import Grid, IntegerWeights, Plan
+
+    def plan(seed: int) -> Plan:
+        random = np.random.default_rng(seed)
+        # Ratios of scales are fractions with an odd denominator: no ties, which runtimes break differently.
+        scales = {"x": 1 / 64, "a": 77 / 6464, "b": 53 / 6464, "s": 1 / 64, "y": 1 / 64}
+        grids = {name: Grid(float(np.float32(scale)), int(random.integers(100, 156))) for name, scale in scales.items()}
+        steps = [("x", "a"), ("x", "b"), ("s", "y")]
+        weights = {}
+        for source, name in steps:
+            integers = random.integers(-63, 64, (16, 16, 1, 1)).astype(np.int8)
+            unit = scales[name] / 101
+            bias = np.asarray(random.integers(-500, 500, 16) * unit, np.float64)
+            weights[name] = IntegerWeights(integers, np.full(16, unit / scales[source], np.float32), bias)
+        nodes = [helper.make_node("Conv", [source, f"{name}w"], [name]) for source, name in steps]
+        nodes.insert(2, helper.make_node("Add", ["a", "b"] if seed % 2 else ["b", "a"], ["s"]))
+        constants = {f"{name}w": layer.real().astype(np.float32) for name, layer in weights.items()}
+        return Plan(build_model(nodes, constants, ["n", 16, 9, 9]), grids, weights)
+
+    return plan
+
+
+@pytest.fixture(scope="session")
 def published(shared: Path) -> Callable[[str], onnx.ModelProto]:
     return lambda kind: onnx.load(str(shared / "models/reference" / PUBLISHED[kind]))
 

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +47,16 @@ def test_qdq_gives_the_landmarks_of_qoperator(
 def test_onnxruntime_turns_a_qdq_file_into_the_operators_of_a_qoperator_file(
     bundled: Callable[[str], Quantized], multi_scale_64: Quantizer
 ) -> None:
-    for quantized in (bundled("pfld-edge-s"), multi_scale_64.make()):
+    for quantized, signed in product((bundled("pfld-edge-s"), multi_scale_64.make()), (False, True)):
         crops = sample_crops(quantized.contract, 4)
-        model = write_qdq(quantized.plan)
+        model = write_qdq(quantized.plan, signed=signed)
         run, expected = (
             Counter(node.op_type for node in optimized_graph(either).graph.node) for either in (model, quantized.model)
         )
-        # The bound of a sum is a step of its own: between floats in a QDQ file, of integers in the other.
+        # The bound of a sum is a step of its own: between floats in a QDQ file, of integers in the other. Where
+        # activations are int8, pixels become so first.
         for kind in ("QuantizeLinear", "DequantizeLinear"):
-            assert run[kind] == expected[kind] + run["Clip"]
+            assert run[kind] == expected[kind] + run["Clip"] + signed
         assert not {"Conv", "Gemm"} & set(run)
         np.testing.assert_array_equal(run_model(model, crops), run_model(quantized.model, crops))
 
@@ -115,28 +118,39 @@ def test_openvino_gives_the_landmarks_of_qoperator_with_every_convolution_in_8_b
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_openvino_rounds_a_convolution_before_it_is_added(
-    build: Callable[..., onnx.ModelProto], seed: int, signed: bool
+    added_convolutions: Callable[[int], Plan], seed: int, signed: bool
 ) -> None:
     openvino = pytest.importorskip("openvino", reason="openvino is not installed")
-    random = np.random.default_rng(seed)
-    # Ratios of scales are fractions with an odd denominator: no ties, which runtimes break differently.
-    scales = {"x": 1 / 64, "a": 77 / 6464, "b": 53 / 6464, "s": 1 / 64, "y": 1 / 64}
-    grids = {name: Grid(float(np.float32(scale)), int(random.integers(100, 156))) for name, scale in scales.items()}
-    steps = [("x", "a"), ("x", "b"), ("s", "y")]
-    weights = {}
-    for source, name in steps:
-        integers = random.integers(-63, 64, (16, 16, 1, 1)).astype(np.int8)
-        unit = scales[name] / 101
-        bias = np.asarray(random.integers(-500, 500, 16) * unit, np.float64)
-        weights[name] = IntegerWeights(integers, np.full(16, unit / scales[source], np.float32), bias)
-    nodes = [helper.make_node("Conv", [source, f"{name}w"], [name]) for source, name in steps]
-    nodes.insert(2, helper.make_node("Add", ["a", "b"] if seed % 2 else ["b", "a"], ["s"]))
-    constants = {f"{name}w": layer.real().astype(np.float32) for name, layer in weights.items()}
-    plan = Plan(build(nodes, constants, ["n", 16, 9, 9]), grids, weights)
+    plan = added_convolutions(seed)
     model = openvino.Core().read_model(write_qdq(plan, signed=signed).SerializeToString())
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    inputs = random.normal(size=(2, 16, 9, 9)).astype(np.float32) / 2
+    inputs = np.random.default_rng(seed).normal(size=(2, 16, 9, 9)).astype(np.float32) / 2
     np.testing.assert_allclose(compiled(inputs)[0], run_model(write_qoperator(plan), inputs), atol=1e-5)
+
+
+def test_only_an_addition_of_integers_has_pools_before_it(added_convolutions: Callable[[int], Plan]) -> None:
+    plan = added_convolutions(0)
+    in_float = replace(
+        plan, grids={name: plan.grids[name] for name in "xab"}, weights=dict(list(plan.weights.items())[:2])
+    )
+    pools = [Counter(node.op_type for node in write_qdq(each).graph.node)["MaxPool"] for each in (plan, in_float)]
+    assert pools == [2, 0]
+
+
+def test_a_product_with_relu_that_gives_float_runs_in_integers(build: Callable[..., onnx.ModelProto]) -> None:
+    random = np.random.default_rng(0)
+    weights = IntegerWeights(
+        random.integers(-63, 64, (8, 16)).astype(np.int8), np.full(8, 1 / 64, np.float32), np.zeros(8)
+    )
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["a"], transB=1), helper.make_node("Relu", ["a"], ["y"])]
+    model = build(nodes, {"w": weights.real().astype(np.float32)}, ["n", 16])
+    plan = Plan(model, {"x": Grid(1 / 64, 120)}, {"y": weights})
+    written = write_qdq(plan)
+    coverage = fusion_coverage(written)
+    assert len(coverage.integer) == 1
+    assert not coverage.floating
+    inputs = random.normal(size=(3, 16)).astype(np.float32)
+    np.testing.assert_allclose(run_model(written, inputs), run_model(write_qoperator(plan), inputs), atol=1e-5)
 
 
 def test_all_files_of_a_conversion_come_from_one_quantization(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats import format_named
 from pfld_edge_convert.formats.litert import _rounded_twice, write_litert
+from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
@@ -154,10 +155,11 @@ def test_litert_gives_the_landmarks_of_qoperator(
     quantized = bundled(name)
     crops = sample_crops(quantized.contract, 4 if reference else 16)
     expected = run_model(quantized.model, crops)
-    content = write_litert(quantized.plan, quantized.contract)
-    found = run_file(content, list(crops[:, None]), reference=reference).reshape(expected.shape)
     points = quantized.contract.landmarks.normalizing_points
-    assert deviation_per_face(found, expected, points).mean() < 2e-3
+    for rounds_twice in {False, reference}:
+        content = write_litert(quantized.plan, quantized.contract, rounds_twice=rounds_twice)
+        found = run_file(content, list(crops[:, None]), reference=reference).reshape(expected.shape)
+        assert deviation_per_face(found, expected, points).mean() < (1e-4 if rounds_twice else 2e-3)
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.9])
@@ -165,8 +167,10 @@ def test_any_layers_may_stay_in_float(multi_scale_64: Quantizer, share: float) -
     random = np.random.default_rng(1)
     quantized = multi_scale_64.make(tuple(name for name in multi_scale_64.layers if random.random() < share))
     crops = multi_scale_64.held_back
-    found = run_file(write_litert(quantized.plan, quantized.contract), list(crops[:, None]))
-    assert np.abs(found - run_model(quantized.model, crops)).max() < 1e-3
+    expected = run_model(quantized.model, crops)
+    for rounds_twice in (False, True):
+        content = write_litert(quantized.plan, quantized.contract, rounds_twice=rounds_twice)
+        assert np.abs(run_file(content, list(crops[:, None]), reference=rounds_twice) - expected).max() < 1e-3
 
 
 def test_all_layers_compute_in_integers_and_weights_are_those_of_qoperator(
@@ -252,16 +256,38 @@ def _kernel(sums: np.ndarray, ratio: float) -> np.ndarray:
     return np.where(doubled >= 0, (doubled + half) >> -exponent, -((-doubled + half) >> -exponent))
 
 
-@pytest.mark.parametrize("denominator", [101, 255, 257, 511, 513, 1023])
-def test_biases_for_kernels_that_round_twice_give_what_rounding_once_does(denominator: int) -> None:
-    sums = np.arange(255 * denominator)
-    ratio = np.float32(1) / np.float32(denominator)
+@pytest.mark.parametrize("zero_point", [0, 1, 127, 255])
+@pytest.mark.parametrize("denominator", [13, 101, 255, 257, 511, 513, 1023, 1025, 4097])
+def test_biases_for_kernels_that_round_twice_give_what_rounding_once_does(denominator: int, zero_point: int) -> None:
+    sums = np.arange(-zero_point * denominator - 999, (256 - zero_point) * denominator)
+    ratio = np.nextafter(np.float32(1) / np.float32(denominator), np.float32(1))
     exact = (2 * sums + denominator) // (2 * denominator)  # round(sum / denominator); an odd one has no ties
     assert (_kernel(sums, float(ratio)) != exact).any()
-    (less,) = _rounded_twice(np.zeros(1, np.int32), np.array([ratio]))
-    np.testing.assert_array_equal(np.maximum(_kernel(sums + less, float(ratio)), 0), exact)
+    (added,) = _rounded_twice(np.array([ratio], np.float64), zero_point)
+    np.testing.assert_array_equal(np.maximum(_kernel(sums + added, float(ratio)), 0), np.maximum(exact + zero_point, 0))
 
 
-def test_biases_of_other_ratios_stay() -> None:
-    ratios = np.array([2 / 1023, 1 / 256, 0.3])
-    np.testing.assert_array_equal(_rounded_twice(np.arange(3, dtype=np.int32), ratios), [0, 1, 2])
+@pytest.mark.parametrize("ratio", [2 / 1023, 0.3, 1.5])
+def test_biases_of_other_ratios_come_close(ratio: float) -> None:
+    (added,) = _rounded_twice(np.array([ratio]), 0)
+    first = 0 if ratio > 0.5 else 2.0 ** math.floor(math.log2(ratio))
+    assert abs(added * ratio + first) <= ratio / 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kernels_that_round_twice_give_the_integers_of_qoperator(
+    added_convolutions: Callable[[int], Plan], seed: int
+) -> None:
+    plan = added_convolutions(seed)
+    maps = np.random.default_rng(seed).normal(size=(2, 16, 9, 9)).astype(np.float32) / 2
+    expected = run_model(write_qoperator(plan), maps).transpose(0, 2, 3, 1)
+    once, twice = (
+        run_file(
+            write_litert(plan, Contract(), rounds_twice=rounds),
+            list(maps.transpose(0, 2, 3, 1)[:, None]),
+            reference=True,
+        )
+        for rounds in (False, True)
+    )
+    assert np.abs(once - expected).max() > plan.grids["y"].scale / 2
+    np.testing.assert_allclose(twice, expected, atol=1e-5)

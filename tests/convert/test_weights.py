@@ -171,13 +171,15 @@ def test_weights_that_weight_decay_drove_to_the_smallest_float_become_zero() -> 
 def test_multiples_of_an_odd_fraction_stay_away_from_halves(least: float) -> None:
     fraction = float(odd_fraction(least))
     assert least <= fraction * (1 + 1e-12)
-    assert fraction <= 1.021 * least
+    assert fraction <= (1.021 * least if least > 1 / 12 else least / (1 - 2 * least) * (1 + 1e-12))
     exact = Fraction(fraction).limit_denominator(2**13)
     assert exact.denominator % 2 == 1
     assert abs(float(exact) - fraction) < 1e-12
+    assert exact.numerator == 1 or fraction > 1 / 13
     multiples = np.arange(-4000, 4000) * fraction
     apart = np.abs(multiples - np.floor(multiples) - 0.5)
     assert apart.min() > 0.499 / max(1023, 1 / least)
+    assert odd_fraction(1e-9) == 1 / (2**14 - 1)
 
 
 @pytest.mark.parametrize("feedback", [False, True])

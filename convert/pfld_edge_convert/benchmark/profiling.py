@@ -70,6 +70,7 @@ def take_profile(subject: "Subject", threads: int, batch: int) -> Profile:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
     options.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="pfld-edge-") as folder:
         options.profile_file_prefix = str(Path(folder, "profile"))

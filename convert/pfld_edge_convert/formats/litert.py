@@ -37,6 +37,12 @@ _SIXTEEN_BITS = 32767
 _ACTIVATIONS = {(0.0, inf): 1, (-1.0, 1.0): 2, (0.0, 6.0): 3}
 """Bounds of the schema's ``ActivationFunctionType`` RELU, RELU_N1_TO_1, RELU6."""
 
+_OF_POSITIVE = (1, 3)
+"""Those that leave no negative sums."""
+
+_LARGEST_LIFTED = 1 / 8
+"""Zero points are multiples of a ratio only roughly: of larger ratios too roughly to be added to a bias."""
+
 _PLAIN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Add": ("ADD", "AddOptions", {"potScaleInt16": False}),
     "Mul": ("MUL", "MulOptions", {}),
@@ -171,19 +177,41 @@ class _Writer:
         if name not in self._grids:
             self._float[name] = self._wide_layer(layer, weights, source)
             return
-        read, bias, fused = self._as_integer(layer.source), weights.integer_bias(source.scale), self._fused(step)
-        unit = np.asarray(np.float32(source.scale) * weights.scales, np.float32)
-        if self._rounds_twice and fused and self._grids[name].zero_point == 0:
-            bias = _rounded_twice(bias, unit.astype(np.float64) / self._grids[name].scale)
+        read, fused, grid = self._as_integer(layer.source), self._fused(step), self._grids[name]
+        scales, bias, lift = weights.scales, weights.integer_bias(source.scale), 0
+        if self._rounds_twice:
+            # One float up: of a ratio less than 1 / q, the first sum above a half might be rounded down.
+            scales = np.nextafter(scales, np.float32(inf))
+            ratio = scales.astype(np.float64) * (source.scale / grid.scale)
+            if fused in _OF_POSITIVE:
+                bias = bias + _rounded_twice(ratio, 0)
+            elif layer.node.op_type == "Conv" and ratio.max() < _LARGEST_LIFTED:
+                lift, fused = grid.zero_point, 0
+                bias = bias + _rounded_twice(ratio, lift)
+        unit = np.float32(source.scale) * scales
         made = self._new_integer(name)
         if layer.node.op_type == "Conv":
-            constants = self._convolution_constants(layer.node, name, weights.integers, bias, (weights.scales, unit))
-            self._convolve(layer.node, read, constants, made, fused)
+            constants = self._convolution_constants(layer.node, name, weights.integers, bias, (scales, unit))
+            shape, label = self._shape(name), Quantization.of(grid.scale, -_TO_SIGNED)
+            computed = self._file.tensor(f"{name}.lifted", shape, "int8", label) if lift else made
+            self._convolve(layer.node, read, constants, computed, fused)
+            if lift:
+                self._lower(name, lift, computed, made)
         else:
             stored = self._in_file_order(layer.source, weights.integers)
-            weight = self._file.constant(f"{name}.w", stored, Quantization(weights.scales))
+            weight = self._file.constant(f"{name}.w", stored, Quantization(scales))
             self._multiply([read, weight, self._file.constant(f"{name}.b", bias, Quantization(unit))], made, fused)
         self._integer[name] = made if fused else self._clamped(step, made)
+
+    def _lower(self, name: str, lift: int, lifted: int, output: int) -> None:
+        """Take a number off integers, exactly: a depthwise convolution of one pixel with the weight 1."""
+        channels = self._shape(name)[3]
+        one, unit = Quantization.of(1, 0), Quantization.of(self._grids[name].scale, 0)
+        weight = self._file.constant(f"{name}.one", np.ones((1, 1, 1, channels), np.int8), one)
+        bias = self._file.constant(f"{name}.lift", np.full(channels, -lift, np.int32), unit)
+        options = {"padding": self._file.number("Padding", "VALID"), "strideH": 1, "strideW": 1, "depthMultiplier": 1}
+        inputs = [lifted, weight, bias]
+        self._file.operator("DEPTHWISE_CONV_2D", inputs, output, "DepthwiseConv2DOptions", **options)
 
     def _wide_layer(self, layer: Layer, weights: IntegerWeights, grid: Grid) -> int:
         """A product of 16-bit integers, dequantized."""
@@ -404,14 +432,13 @@ class _Writer:
         return (1, known[2], known[3], known[1]) if len(known) == 4 else tuple(known)
 
 
-def _rounded_twice(bias: NDArray[np.int32], ratio: Real) -> NDArray[np.int32]:
-    """Biases of a layer of no negative outputs with which kernels that round twice give what rounding once does.
+def _rounded_twice(ratio: Real, zero_point: int) -> NDArray[np.int32]:
+    """What to add to the biases of a layer for kernels that round twice to give what rounding once does.
 
-    They round a sum times its ratio to a multiple of 2^-r first, 2^-(r + 1) <= ratio < 2^-r, then to a whole number,
-    halves upwards: whatever is 2^-(r + 1) or less below a half becomes the next whole number. Of the ratio 1 / q, q
-    odd, sums lie 1 / (2 q), 3 / (2 q), ... from a half: the nearest below is rounded up wrongly. With a sum less by 1
-    it takes the place of the second, which is rounded down, and the first above a half that of the first below.
+    They round a sum times its ratio to a multiple of 2^-r first, 2^-(r + 1) <= ratio < 2^-r, then to a whole number.
+    Of positive sums this is rounding half upwards with 2^-(r + 1) added, which `ratio` `(O,)` and a smaller bias undo
+    to ratio / 2 or less: sums of the ratio 1 / q, q odd, lie 1 / (2 q) or more from a half, so that all come out right.
+    Negative sums are rounded the other way; with a zero point they are made positive by adding it before the rounding.
     """
-    whole = 1 / np.asarray(ratio, np.float64)
-    is_unit = (np.abs(whole - np.rint(whole)) < 1e-3) & (np.rint(whole) % 2 == 1)
-    return np.asarray(bias - is_unit, np.int32)
+    first = np.where(ratio < 0.5, np.exp2(np.floor(np.log2(ratio))), 0)
+    return np.rint((zero_point - first) / ratio).astype(np.int32)

@@ -58,7 +58,8 @@ class _Writer(OnnxWriter):
             self._integer[output] = self._node("Concat", inputs, f"{output}_q")
             self._nodes[-1].attribute.extend(node.attribute)
         else:
-            inputs = [self._named(name, self._read) for name in node.input]
+            read = self._summand if node.op_type == "Add" else self._read
+            inputs = [self._named(name, read) for name in node.input]
             self._node(node.op_type, inputs, f"{output}_raw")
             self._nodes[-1].attribute.extend(node.attribute)
             self._finish(step, f"{output}_raw")
@@ -93,7 +94,10 @@ class _Writer(OnnxWriter):
         output, clamp = step.output, step.clamp
         if output not in self._grids:
             self._made.add(output)
-            if clamp is not None:
+            if clamp is not None and clamp.op_type == "Relu":
+                # onnxruntime computes a Gemm and the Relu behind it as one, in float.
+                self._node("Max", [real, self._shared(np.float32(0))], output)
+            elif clamp is not None:
                 self._write_clamp(clamp, real, output)
             return
         if clamp is not None and self._levels(step) != (0, LEVELS):
@@ -106,12 +110,6 @@ class _Writer(OnnxWriter):
                 else self._write_clamp(clamp, wide, f"{output}_clamped")
             )
         self._quantize(output, real)
-        reader = self._index.only_consumer(output)
-        if step.node.op_type == "Conv" and reader is not None and reader.op_type == "Add":
-            # OpenVINO 2026.4 computes a convolution and the addition behind it as one, and doesn't round between them.
-            # A pool of one pixel keeps them apart; of a second pair of conversions it drops some.
-            pooled = self._node("MaxPool", [self._integer[output]], f"{output}_pooled_q", kernel_shape=[1, 1])
-            self._real[output] = self._node("DequantizeLinear", [pooled, *self._grid(output)], f"{output}_dq")
 
     def _write_levels(self, step: Step, real: str) -> str:
         """Clip to values of the grid: a bound between two of them is rounded up by one runtime and down by another."""
@@ -133,6 +131,16 @@ class _Writer(OnnxWriter):
             inputs = [self._as_integer(name), *self._grid(name)]
             self._real[name] = self._node("DequantizeLinear", inputs, f"{name}_dq")
         return self._real[name]
+
+    def _summand(self, name: str) -> str:
+        """Name of what an addition reads: where it alone reads a convolution, behind a pool of one pixel."""
+        made = {layer.output for layer in self._plan.layers if layer.node.op_type == "Conv"}
+        if name in made and self._index.only_consumer(name) is not None:
+            # OpenVINO 2026.4 computes a convolution and the addition behind it as one, and doesn't round between them.
+            # The pool keeps them apart; of a second pair of conversions it drops some.
+            pooled = self._node("MaxPool", [self._integer[name]], f"{name}_pooled_q", kernel_shape=[1, 1])
+            self._real[name] = self._node("DequantizeLinear", [pooled, *self._grid(name)], f"{name}_dq")
+        return self._read(name)
 
     def _as_float(self, name: str) -> str:
         if name in self._made:

@@ -41,9 +41,8 @@ _SMALLEST_SCALE = 1e-12
 _LARGEST_DENOMINATOR = 1023
 """Results are then 1/2046 of a step or more away from a half; float32 errs by some 1/8192 of a step."""
 
-_UNIT_FRACTIONS = 0.01
-"""Ratios up to this become 1 / q."""
-
+_UNIT_FRACTIONS, _SMALLEST_RATIO = 1 / 12, 2.0**-14
+"""Ratios up to the first become 1 / q."""
 
 _SMALL = 64
 """A last product of at most a share of one in so many of the weights stays in float together with what it reads."""
@@ -180,16 +179,18 @@ class Plan:
 
 
 def odd_fraction(least: Array | float) -> Array:
-    """The next larger fraction with an odd denominator, 1 / q for ratios below 1/100; at most 2.1 % larger.
+    """The next larger fraction with an odd denominator: 1 / q up to 1/12, where it is at most 2 / q larger, then p / q.
 
     A result is an integer times a ratio of scales, rounded. Runtimes compute the product in float32 in different
     orders, and break ties differently. Integer multiples of ``p / q`` with q odd are 1/(2 q) or more away from a half,
-    so that all of them round alike. Ratios below 1/16384, where q would be too large, stay as they are.
+    so that all of them round alike; those of ``1 / q`` can be kept alike by kernels that round twice. Ratios below
+    1/16384, where q would be too large, are raised to it: such a row's weights hardly move a result.
     """
-    ratio = np.asarray(least, np.float64)
+    ratio = np.maximum(np.asarray(least, np.float64), _SMALLEST_RATIO)
     parts = np.where(ratio > _UNIT_FRACTIONS, np.floor(ratio * _LARGEST_DENOMINATOR), 1.0)
-    whole = np.floor(parts / np.maximum(ratio, 2.0**-14))
-    return np.where(ratio > 2.0**-14, parts / (whole - (whole % 2 == 0)), ratio)
+    whole = np.floor(parts / ratio)
+    result: Array = parts / (whole - (whole % 2 == 0))
+    return result
 
 
 def copy_offsets(weight: Array, bias: Array) -> Array:
