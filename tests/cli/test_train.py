@@ -48,3 +48,19 @@ def test_a_run_is_made_protected_and_resumed(config: Path, tmp_path: Path, capsy
 def test_a_missing_configuration_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--config", str(tmp_path / "none.toml"), "-o", str(tmp_path)]) == 2
     assert "none.toml: no such configuration file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--minutes", "5"], "--minutes needs --qat"),
+        (["--qat", "a.pth", "--resume"], "leave out --resume and --init"),
+        (["--qat", "a.pth", "--init", "b.pth"], "leave out --resume and --init"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    options: list[str], reason: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", "--config", str(config), "-o", str(tmp_path / "run"), *options]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

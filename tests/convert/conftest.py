@@ -98,8 +98,9 @@ def exported(made_once: Callable[..., Path]) -> Callable[[Any, Any], onnx.ModelP
             network = export_onnx(reparameterize(model), contract.input_size)
             onnx.save(run_passes(network, default_passes(), samples)[0], path)
 
-        weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
-        return onnx.load(made_once(f"{sha256(weights).hexdigest()[:16]}-{contract.input_size}.onnx", make))
+        # The modules too: networks that differ in an activation may have equal weights.
+        content = str(model).encode() + b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+        return onnx.load(made_once(f"{sha256(content).hexdigest()[:16]}-{contract.input_size}.onnx", make))
 
     return graph
 

@@ -34,9 +34,7 @@ _CALIBRATION = 256
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="Length of --qat.",
+    help="Length of --qat; 10 where left out.",
 )
 @click.option("--cache", type=RESULT_FOLDER, help="Folder of cut faces; OUTPUT/cache where left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores where left out.")
@@ -49,7 +47,7 @@ def train_command(
     resume: bool,
     init: Path | None,
     qat: Path | None,
-    minutes: float,
+    minutes: float | None,
     cache: Path | None,
     threads: int | None,
     strict: bool,
@@ -66,6 +64,10 @@ def train_command(
     Photographs, shards and pictures of prepared shards that can't be read are skipped and named; the exit status is
     then 2, once the run has ended.
     """
+    if minutes is not None and qat is None:
+        raise click.UsageError("--minutes needs --qat")
+    if qat is not None and (resume or init is not None):
+        raise click.UsageError("--qat begins with its CHECKPOINT: leave out --resume and --init")
     from pfld_edge.console import SkippedFiles
     from pfld_edge.training_progress import training_progress
     from pfld_edge_runtime import PfldEdgeError
@@ -80,7 +82,7 @@ def train_command(
     try:
         config = load_config(config_path)
         if qat is not None:
-            train_quantized(config, qat, output, minutes, cache or output / "cache", skip)
+            train_quantized(config, qat, output, minutes or 10.0, cache or output / "cache", skip)
             skip.check()
             return
         with joined_processes(config.device) as processes, training_progress(quiet=not processes.first) as watcher:

@@ -12,6 +12,7 @@ trained on faces of any roll; its points turn the first crop already.
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from pfld_edge_runtime.crop import turn_points
 from pfld_edge_runtime.geometry.landmarks import as_complex, tight_box
 
 Array = NDArray[np.float64]
+Angle = TypeVar("Angle", float, Array)
 
 Points = NDArray[np.floating]
 """``(N, P, 3)`` landmarks in one photograph, x and y, and their confidence, which goes along with them."""
@@ -100,9 +102,14 @@ def detected_rolls(found: Array, scheme: LandmarkScheme | None) -> Array:
     return np.zeros(len(found)) if scheme is None else _next_rolls(found, np.zeros(len(found)))
 
 
+def lean(roll: Angle, crop: Angle) -> Angle:
+    """Degrees by which faces of a roll lean, either way, in a crop that is turned by another: 0 to 180, NaN of NaN."""
+    return abs((roll - crop + 180) % 360 - 180)
+
+
 def _next_rolls(found: Array, rolls: Array) -> Array:
     # Comparisons with NaN are false: such faces keep their roll.
-    return np.where(np.abs((found - rolls + 180) % 360 - 180) > UPRIGHT, found, rolls)
+    return np.where(lean(found, rolls) > UPRIGHT, found, rolls)
 
 
 def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
@@ -148,7 +155,7 @@ def refine_detected(
         better = remaining < doubts[rows]
         points[rows[better]], places[rows[better]], rolls[rows[better]] = (part[better] for part in found)
     own = face_roll(points[..., :2], scheme)
-    rows = np.flatnonzero((rolls != 0) & (np.abs((own - rolls + 180) % 360 - 180) > _STILL_LEANS))
+    rows = np.flatnonzero((rolls != 0) & (lean(own, rolls) > _STILL_LEANS))
     if len(rows):
         rolls[rows], places[rows] = own[rows], turned_box(points[rows, :, :2], own[rows])
         points[rows] = predict(places[rows], rolls[rows])

@@ -27,6 +27,7 @@ from pfld_edge_runtime.geometry.roll import (
     Points,
     Predict,
     detected_rolls,
+    lean,
     refine_detected,
     roll_weights,
     shifted_boxes,
@@ -165,7 +166,7 @@ class Track:
             return self.roll
         across = complex(np.dot(self.smoothed.points, self._weights))
         found = degrees(phase(across)) if abs(across) >= LEAST_SHAPE * self.smoothed.size else nan
-        return found if abs((found - self.roll + 180) % 360 - 180) > UPRIGHT else self.roll
+        return found if lean(found, self.roll) > UPRIGHT else self.roll
 
     def update(self, found: Shape, confidence: NDArray[np.floating], box: Array, roll: float, now: float) -> None:
         """Add a frame's landmarks and the box and roll of their crop; after a loss the filters start again."""
