@@ -8,7 +8,7 @@ from torch import Tensor
 from pfld_edge_runtime import Contract
 from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import LossConfig, TrainConfig
-from pfld_edge_train.dense_loss import DenseLandmarkLoss, DenseLoss, nearest_cells
+from pfld_edge_train.dense_loss import DenseLandmarkLoss, HeatMapExpectations, nearest_cells
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.models import ModelConfig, build_model
 from pfld_edge_train.models.edge import cell_places
@@ -39,19 +39,32 @@ def autograd_loss(logits: Tensor, batch: Batch, network: torch.nn.Module) -> Ten
     cells, shares = nearest_cells(points, 4, 2)
     target = torch.zeros_like(logits).scatter_add_(2, cells, shares)
     dense = F.cross_entropy(logits.transpose(1, 2), target.transpose(1, 2), reduction="none")
-    off = logits.softmax(2) @ places - points
+    chance = logits.softmax(2)
+    means = chance @ places
+    variances = (chance * (places - means[:, :, None]).square().sum(3)).sum(2).detach()
+    known = {name: value.double() for name, value in network.get_submodule("fc.refinement").state_dict().items()}
+    doubts, moved = (1000 * variances).log(), (means - 0.5).flatten(1)
+    hidden = F.linear(torch.cat([moved, doubts], 1), known["hidden.weight"], known["hidden.bias"]).clamp(min=0)
+    more = F.linear(hidden, known["out.weight"], known["out.bias"])
+    moves = F.linear(moved, known["shape.weight"], known["shape.bias"]) + more[:, :196]
+    off = means + moves.reshape(3, 98, 2) - points
+    doubts = doubts + more[:, 196:]
+    truth = (1000 * (off.detach().square().sum(2) + 1e-6)).log()
     eyes = (points[:, 60] - points[:, 72]).norm(dim=1)
     size = torch.maximum(eyes, 0.3 * (points.amax(1) - points.amin(1)).amax(1))
     pulls = 10 * weights / size[:, None]
     upper, lower = [61, 62, 63, 69, 70, 71], [67, 66, 65, 75, 74, 73]
     gaps = ((off[:, upper] - off[:, lower]).square().sum(2) + 1e-6).sqrt()
     lengths = (off.square().sum(2) + 1e-8).sqrt()
-    return (dense * weights).sum() + (lengths * pulls).sum() + (gaps * pulls[:, upper]).sum()
+    wrong = 0.05 * ((doubts - truth).abs() * weights).sum()
+    return (dense * weights).sum() + (lengths * pulls).sum() + (gaps * pulls[:, upper]).sum() + wrong
 
 
 def test_loss_and_gradient_are_autograds_of_the_formula() -> None:
     torch.manual_seed(0)
     network = build_model(NETWORK)
+    for value in network.get_submodule("fc.refinement").parameters():
+        value.data.normal_(std=0.05)
     batch = Batch(torch.zeros(0), 0.2 + 0.6 * torch.rand(3, 98, 2), torch.rand(3, 98), torch.zeros(3, 6).bool())
     logits = torch.randn(3, 98, 64) * 3
     ours, expected = logits.clone().requires_grad_(), logits.double().requires_grad_()
@@ -67,14 +80,11 @@ def test_loss_and_gradient_are_autograds_of_the_formula() -> None:
 
 def test_the_closed_form_passes_torchs_gradient_check() -> None:
     torch.manual_seed(0)
-    places, points = cell_places(3).double(), torch.rand(2, 4, 2).double()
+    values, points = torch.randn(9, 3).double(), torch.rand(2, 4, 2).double()
     cells, shares = nearest_cells(points, 3, 1)
     weights = torch.rand(2, 4).double()
-    lids = torch.tensor([0]), torch.tensor([1])
     logits = torch.randn(2, 4, 9).double().requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x: DenseLoss.apply(x, places, cells, shares, points, weights, weights * 3, lids), logits
-    )
+    assert torch.autograd.gradcheck(lambda x: HeatMapExpectations.apply(x, values, cells, shares, weights), logits)
 
 
 def test_networks_without_heat_maps_are_refused() -> None:

@@ -19,8 +19,11 @@ from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.models import LandmarkNet
 from pfld_edge_train.models.edge import STRETCH, PFLDEdge
 
-_UPPER, _LOWER = (61, 62, 63, 69, 70, 71), (67, 66, 65, 75, 74, 73)
+_UPPER, _LOWER = [61, 62, 63, 69, 70, 71], [67, 66, 65, 75, 74, 73]
 """Facing points of the lids in WFLW's order."""
+_LEAST_ERROR = 1e-3
+"""Fractions of the crop's side, added to errors: smaller ones are chance."""
+_DOUBT_SHARE = 0.05
 _LEAST_EYES = 0.3
 """Least size of a face as a share of its box: in large pose the eyes' distance vanishes."""
 
@@ -43,8 +46,8 @@ def nearest_cells(points: Tensor, side: int, fine: int) -> tuple[Tensor, Tensor]
     return quarter * side * side + (y // fine) * side + x // fine, along_x * along_y
 
 
-class DenseLoss(torch.autograd.Function):
-    """Cross-entropy, the mean place's error and the lid distances' error, with the gradient in closed form.
+class HeatMapExpectations(torch.autograd.Function):
+    """Cross-entropies and expectations of heat maps, with the gradient in closed form.
 
     Autograd needs a dozen passes over the ``(N, P, cells)`` maps for the same: a fifth of a step's time.
     """
@@ -53,51 +56,38 @@ class DenseLoss(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401 - torch's own context
         logits: Tensor,
-        places: Tensor,
+        values: Tensor,
         cells: Tensor,
         shares: Tensor,
-        points: Tensor,
         weights: Tensor,
-        pulls: Tensor,
-        lids: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        """Sum of losses; `weights` ``(N, P)`` are of the cross-entropies, `pulls` ``(N, P)`` of the errors."""
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of cross-entropies by `weights` ``(N, P)``; expectations ``(N, P, V)`` of the cells' ``(cells, V)``."""
         chance = logits.softmax(2)
-        found = chance @ places
+        found = chance @ values
         at = chance.gather(2, cells).clamp(min=1e-12)
-        off = found - points
-        length = (off.square().sum(2) + 1e-8).sqrt()
-        loss = (length * pulls).sum() - ((at.log() * shares).sum(2) * weights).sum()
-        pull = off * (pulls / length)[..., None]
-        if lids is not None:
-            upper, lower = lids
-            gap = off[:, upper] - off[:, lower]
-            wide = (gap.square().sum(2) + 1e-6).sqrt()
-            loss = loss + (wide * pulls[:, upper]).sum()
-            gap = gap * (pulls[:, upper] / wide)[..., None]
-            pull[:, upper] += gap
-            pull[:, lower] -= gap
-        ctx.save_for_backward(chance, places, cells, shares, weights, pull, found)
-        return loss
+        ctx.save_for_backward(chance, values, cells, shares, weights, found)
+        return -((at.log() * shares).sum(2) * weights).sum(), found
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor, pull: Tensor) -> Any:  # noqa: ANN401
         """Of the logits; the other inputs are constants."""
-        chance, places, cells, shares, weights, pull, found = ctx.saved_tensors
-        slope = pull @ places.T
+        chance, values, cells, shares, weights, found = ctx.saved_tensors
+        weights = weights * gradient
+        slope = pull @ values.T
         slope += (weights - (pull * found).sum(2))[..., None]
         slope *= chance
         slope.scatter_add_(2, cells, -shares * weights[..., None])
-        return slope * gradient, *[None] * 7
+        return slope, *[None] * 4
 
 
 class DenseLandmarkLoss:
     """The loss of a training step on heat maps before their softmax; takes the place of `LandmarkLoss`.
 
-    The mean over landmarks, by weight, of the cross-entropy plus ``dense_error`` times the mean place's distance over
-    the face's size (eye distance, at least 0.3 of the box). With WFLW's points the 16 of the lids count
+    The mean over landmarks, by weight, of the cross-entropy plus ``dense_error`` times the landmark's distance over the
+    face's size (eye distance, at least 0.3 of the box). With WFLW's points the 16 of the lids count
     ``dense_lid_weight`` times, and the distance between facing lid points is a term of its own: openness is made of
-    these distances, which errors that both lids share don't change.
+    these distances, which errors that both lids share don't change. Where landmarks are refined, the logarithm of
+    their variance shall be that of their squared error.
     """
 
     def __init__(self, config: LossConfig, contract: Contract, network: LandmarkNet) -> None:
@@ -106,13 +96,13 @@ class DenseLandmarkLoss:
             raise TrainConfigError("loss: kind = 'dense' needs a network with heat maps: pfld-edge-s or pfld-edge-m")
         self._error, scheme = config.dense_error, contract.landmarks
         self._eyes, head = scheme.normalizing_points, network.fc
-        self._places, self._side, self._fine = head.grid, head.side, head.fine
+        self._head = head
         self._by_point = torch.ones(scheme.num_landmarks)
-        self._lids = None
+        self._lids: tuple[list[int], list[int]] | None = None
         if scheme == WFLW_98:
             self._by_point[60:76] = config.dense_lid_weight
             self._by_point /= self._by_point.mean()
-            self._lids = torch.tensor(_UPPER), torch.tensor(_LOWER)
+            self._lids = _UPPER, _LOWER
 
     def __call__(
         self, predicted: Tensor, batch: Batch, _angles: Tensor | None = None, normalizer: Tensor | None = None
@@ -123,9 +113,25 @@ class DenseLandmarkLoss:
         weights = batch.weights * self._by_point.to(points.device) / total
         eyes = (points[:, self._eyes[0]] - points[:, self._eyes[1]]).norm(dim=1)
         sizes = torch.maximum(eyes, _LEAST_EYES * (points.amax(1) - points.amin(1)).amax(1)).clamp_min(1e-6)
-        cells, shares = nearest_cells(points, self._side, self._fine)
-        pulls = self._error * weights / sizes[:, None]
-        loss: Tensor = DenseLoss.apply(  # type: ignore[no-untyped-call]
-            predicted.float(), self._places, cells, shares, points, weights, pulls, self._lids
+        head = self._head
+        cells, shares = nearest_cells(points, head.side, head.fine)
+        loss, found = HeatMapExpectations.apply(  # type: ignore[no-untyped-call]
+            predicted.float(), head.cell_values(), cells, shares, weights
         )
+        places = found[..., :2]
+        # The heat maps' variances are learned from the cross-entropy alone.
+        variances = (found[..., 2] - places.square().sum(2)).detach()
+        landmarks, moments = head.refined(places, variances + places.square().sum(2))
+        off = landmarks.reshape(points.shape) - points
+        pulls = self._error * weights / sizes[:, None]
+        squares = off.square().sum(2)
+        loss = loss + ((squares + 1e-8).sqrt() * pulls).sum()
+        if self._lids is not None:
+            upper, lower = self._lids
+            wide = ((off[:, upper] - off[:, lower]).square().sum(2) + 1e-6).sqrt()
+            loss = loss + (wide * pulls[:, upper]).sum()
+        if head.refinement is not None:
+            variances = moments - landmarks.reshape(points.shape).square().sum(2)
+            doubts = (variances.clamp_min(1e-9) / (squares.detach() + _LEAST_ERROR**2)).log()
+            loss = loss + _DOUBT_SHARE * (doubts.abs() * weights).sum()
         return loss

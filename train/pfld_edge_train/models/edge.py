@@ -4,8 +4,8 @@ Plain 3x3 convolutions whose widths fill vector registers (multiples of 16), no 
 with fewer multiplications are slower, because depthwise convolutions and reorders are bound by memory. The
 convolutions are MobileOne blocks (arXiv 2206.04040, section 3.2), which fuse into one kernel each; they end in ReLU6,
 so that the INT8 network, whose ranges end somewhere, computes what the float one does. Both networks end in heat maps
-whose expectation over a softmax ("soft-argmax") is a landmark: Sun et al., "Integral Human Pose Regression", ECCV 2018,
-arXiv 1711.08229, section 2.
+whose expectation over a softmax ("soft-argmax") is a landmark (Sun et al., "Integral Human Pose Regression", ECCV 2018,
+arXiv 1711.08229, section 2), and in a small network on all these landmarks, see `Refinement`.
 
 pfld-edge-s1 and pfld-edge-m1 are the networks that had these names first, for their checkpoints.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,21 +36,26 @@ class Shape:
         stages: Channels and blocks of each stage; the first block of a stage halves the map.
         fine: Heat maps of a landmark along each side of a cell: with 2, four maps stand for the quarters of a cell.
         bound: Largest activation; None for a plain ReLU.
+        refined: Hidden features of the `Refinement`; 0 for none.
     """
 
     stem: int
     stages: tuple[tuple[int, int], ...]
     fine: int = 1
     bound: float | None = 6.0
+    refined: int = 0
 
 
 SHAPES = {
-    "pfld-edge-s": Shape(16, ((32, 1), (64, 2), (128, 2))),
-    "pfld-edge-m": Shape(16, ((48, 2), (96, 2), (192, 2)), fine=2),
+    "pfld-edge-s": Shape(16, ((32, 1), (64, 2), (128, 2)), refined=64),
+    "pfld-edge-m": Shape(16, ((48, 2), (96, 2), (192, 2)), fine=2, refined=64),
     "pfld-edge-s1": Shape(16, ((32, 2), (64, 2), (128, 3)), bound=None),
     "pfld-edge-m1": Shape(32, ((48, 2), (96, 2), (192, 2)), bound=None),
 }
 
+
+_LEAST_VARIANCE, _TYPICAL_VARIANCE = 1e-9, 1e-3
+"""Of a heat map's places, in squares of the crop's side."""
 
 HEAT = "fc.heat.weight"
 """Name of the layer's weight that gives heat maps."""
@@ -81,19 +87,53 @@ def cell_places(side: int, fine: int = 1) -> Tensor:
     return torch.cat([places[i::fine, j::fine].reshape(-1, 2) for i in range(fine) for j in range(fine)])
 
 
+class Refinement(nn.Module):
+    """Landmarks from the mean places and spreads of all heat maps: a linear layer and one hidden layer, both residual.
+
+    Each heat map knows its own point; how points of faces lie to each other corrects them, as in an active shape model
+    (Cootes et al., "Active Shape Models - Their Training and Application", CVIU 1995). Axes of size 1 keep the products
+    three-dimensional: 8 bits are too few for coordinates, and the quantizer leaves such products in float.
+    """
+
+    def __init__(self, num_landmarks: int, hidden: int) -> None:
+        super().__init__()
+        self.num_landmarks = num_landmarks
+        self.shape = nn.Linear(2 * num_landmarks, 2 * num_landmarks)
+        self.hidden = nn.Linear(3 * num_landmarks, hidden)
+        self.out = nn.Linear(hidden, 3 * num_landmarks)
+        for layer in (self.shape, self.out):  # no correction at first
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, places: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+        """Correct landmarks ``(N, 1, 2 P)`` and variances ``(N, 1, P)``, fractions of the crop and their squares."""
+        doubts = (variances.clamp(min=_LEAST_VARIANCE) / _TYPICAL_VARIANCE).log()
+        moved = places - 0.5
+        out = self.out(self.hidden(torch.cat([moved, doubts], dim=2)).relu())
+        places = places + self.shape(moved) + out[..., : 2 * self.num_landmarks]
+        return places, _TYPICAL_VARIANCE * (doubts + out[..., 2 * self.num_landmarks :]).exp()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:  # noqa: ANN401
+        # Checkpoints of networks without a refinement: it corrects nothing, and can be trained.
+        for name, value in self.state_dict().items():
+            state_dict.setdefault(f"{prefix}{name}", value if name.startswith("hidden") else torch.zeros_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
 class HeatMaps(nn.Module):
-    """A map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
+    """A map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop, and their `MOMENTS`.
 
     A 1x1 convolution (`heat`) gives ``fine * fine`` heat maps for each landmark; the landmark is the mean of the cells'
-    places (`grid`). Unlike a linear layer over the map, it has the same weights everywhere.
+    places (`grid`), refined. Unlike a linear layer over the map, the convolution has the same weights everywhere.
     """
 
     grid: Tensor
 
-    def __init__(self, channels: int, side: int, num_landmarks: int, fine: int = 1) -> None:
+    def __init__(self, channels: int, side: int, num_landmarks: int, fine: int = 1, refined: int = 0) -> None:
         super().__init__()
         self.num_landmarks, self.side, self.fine = num_landmarks, side, fine
         self.heat = nn.Conv2d(channels, num_landmarks * fine**2, 1)
+        self.refinement = Refinement(num_landmarks, refined) if refined else None
         self.register_buffer("grid", cell_places(side, fine))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -106,13 +146,27 @@ class HeatMaps(nn.Module):
         heat: Tensor = self.heat(x)
         return heat.reshape(-1, self.num_landmarks, len(self.grid))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, H)`` to ``(N, 2 * num_landmarks)``."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)`` and second moments ``(N, num_landmarks)``."""
         device = self.grid.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self.forward(x.float())
-        return (self.logits(x).softmax(dim=2) @ self.grid).flatten(1)
+        found = self.logits(x).softmax(dim=2) @ self.cell_values()
+        return self.refined(found[..., :2], found[..., 2])
+
+    def cell_values(self) -> Tensor:
+        """Of each cell x, y and their second moment, ``(cells, 3)``: what the heat maps' expectations are taken of."""
+        return torch.cat([self.grid, self.grid.square().sum(dim=1, keepdim=True)], dim=1)
+
+    def refined(self, places: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
+        """Correct mean places ``(N, P, 2)`` and moments ``(N, P)``; landmarks ``(N, 2 P)`` and their moments."""
+        if self.refinement is None:
+            return places.flatten(1), moments
+        variances = moments - places.square().sum(dim=2)
+        refined, variances = self.refinement(places.flatten(1)[:, None], variances[:, None])
+        landmarks = refined.flatten(1)
+        return landmarks, variances.flatten(1) + landmarks.reshape(places.shape).square().sum(dim=2)
 
 
 def _block_of(config: ModelConfig) -> Callable[..., MobileOneBlock]:
@@ -152,8 +206,8 @@ class PFLDEdge(_PFLDEdge):
     """Faces ``(N, 3, S, S)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop.
 
     Heat maps on the second stage's map, to which the last one is added (as in feature pyramid networks, Lin et al.,
-    arXiv 1612.03144, section 3). At 112 pixels, 98 points and a width factor of 1 pfld-edge-s has 0.3 M parameters and
-    38 M multiplications, pfld-edge-m 0.8 M and 96 M. They train without side branches.
+    arXiv 1612.03144, section 3). At 112 pixels, 98 points and a width factor of 1 pfld-edge-s has 0.4 M parameters and
+    38 M multiplications, pfld-edge-m 0.9 M and 96 M. They train without side branches.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -162,7 +216,8 @@ class PFLDEdge(_PFLDEdge):
         middle, last = (config.scaled(width) for width, _ in self.shape.stages[1:])
         self.lateral = block(last, middle, 1, linear=True)
         self.joined = block(middle, middle, 3)
-        self.fc = HeatMaps(middle, config.input_size // 8, config.num_landmarks, self.shape.fine)
+        side, shape = config.input_size // 8, self.shape
+        self.fc = HeatMaps(middle, side, config.num_landmarks, shape.fine, shape.refined)
 
     def joined_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, 3, S, S)`` to the map that heat maps are made of, an 8th of the size, and the first stage's."""
@@ -177,7 +232,12 @@ class PFLDEdge(_PFLDEdge):
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(N, 3, S, S)`` to landmarks and the first stage's map."""
         joined, first = self.joined_map(x)
-        return self.fc(joined), first
+        return self.fc(joined)[0], first
+
+    def with_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(N, 3, S, S)`` to landmarks and their second moments ``(N, num_landmarks)``."""
+        landmarks, moments = self.fc(self.joined_map(x)[0])
+        return landmarks, moments
 
 
 class HeatMapLogits(nn.Module):
