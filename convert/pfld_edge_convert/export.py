@@ -16,7 +16,9 @@ from torch import nn
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.passes.canonical_form import BATCH, IR_VERSION, OPSET
 from pfld_edge_convert.reparameterize import reparameterize
+from pfld_edge_runtime.contract import MOMENTS
 from pfld_edge_train.checkpoint import fill_network
+from pfld_edge_train.models.edge import PFLDEdge
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "landmarks"
@@ -57,6 +59,14 @@ def export_onnx(model: nn.Module, input_size: int, output_names: list[str] | Non
     _name_layers(exported)
     exported.ir_version = IR_VERSION
     return exported
+
+
+def export_network(model: nn.Module, input_size: int) -> onnx.ModelProto:
+    """`export_onnx` of a network of `pfld_edge_train.models`, with the output `MOMENTS` where it has heat maps."""
+    if not isinstance(model, PFLDEdge):
+        return export_onnx(model, input_size)
+    model.forward = model.with_moments  # type: ignore[method-assign, assignment]
+    return export_onnx(model, input_size, [OUTPUT_NAME, MOMENTS])
 
 
 def export_checkpoint(path: Path, network: str, input_size: int) -> onnx.ModelProto:

@@ -43,7 +43,7 @@ def autograd_loss(logits: Tensor, batch: Batch, network: torch.nn.Module) -> Ten
     means = chance @ places
     variances = (chance * (places - means[:, :, None]).square().sum(3)).sum(2).detach()
     known = {name: value.double() for name, value in network.get_submodule("fc.refinement").state_dict().items()}
-    doubts, moved = (1000 * variances).log(), (means - 0.5).flatten(1)
+    doubts, moved = (1000 * variances).log(), means.flatten(1)
     hidden = F.linear(torch.cat([moved, doubts], 1), known["hidden.weight"], known["hidden.bias"]).clamp(min=0)
     more = F.linear(hidden, known["out.weight"], known["out.bias"])
     moves = F.linear(moved, known["shape.weight"], known["shape.bias"]) + more[:, :196]
@@ -64,7 +64,7 @@ def test_loss_and_gradient_are_autograds_of_the_formula() -> None:
     torch.manual_seed(0)
     network = build_model(NETWORK)
     for value in network.get_submodule("fc.refinement").parameters():
-        value.data.normal_(std=0.05)
+        value.data.normal_(std=0.02)
     batch = Batch(torch.zeros(0), 0.2 + 0.6 * torch.rand(3, 98, 2), torch.rand(3, 98), torch.zeros(3, 6).bool())
     logits = torch.randn(3, 98, 64) * 3
     ours, expected = logits.clone().requires_grad_(), logits.double().requires_grad_()

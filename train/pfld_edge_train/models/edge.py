@@ -108,9 +108,8 @@ class Refinement(nn.Module):
     def forward(self, places: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
         """Correct landmarks ``(N, 1, 2 P)`` and variances ``(N, 1, P)``, fractions of the crop and their squares."""
         doubts = (variances.clamp(min=_LEAST_VARIANCE) / _TYPICAL_VARIANCE).log()
-        moved = places - 0.5
-        out = self.out(self.hidden(torch.cat([moved, doubts], dim=2)).relu())
-        places = places + self.shape(moved) + out[..., : 2 * self.num_landmarks]
+        out = self.out(self.hidden(torch.cat([places, doubts], dim=2)).relu())
+        places = places + self.shape(places) + out[..., : 2 * self.num_landmarks]
         return places, _TYPICAL_VARIANCE * (doubts + out[..., 2 * self.num_landmarks :]).exp()
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:  # noqa: ANN401
@@ -163,10 +162,11 @@ class HeatMaps(nn.Module):
         """Correct mean places ``(N, P, 2)`` and moments ``(N, P)``; landmarks ``(N, 2 P)`` and their moments."""
         if self.refinement is None:
             return places.flatten(1), moments
-        variances = moments - places.square().sum(dim=2)
+        variances = moments - (places * places).sum(dim=2)
         refined, variances = self.refinement(places.flatten(1)[:, None], variances[:, None])
         landmarks = refined.flatten(1)
-        return landmarks, variances.flatten(1) + landmarks.reshape(places.shape).square().sum(dim=2)
+        pairs = landmarks.reshape(places.shape)
+        return landmarks, variances.flatten(1) + (pairs * pairs).sum(dim=2)
 
 
 def _block_of(config: ModelConfig) -> Callable[..., MobileOneBlock]:
