@@ -1,5 +1,6 @@
 """Exports a torch module to ONNX."""
 
+import copy
 import importlib
 import io
 import logging
@@ -28,12 +29,15 @@ def export_onnx(model: nn.Module, input_size: int, output_names: list[str] | Non
     """Export a network with a dynamic batch, opset 18, for every onnxruntime since 1.17.
 
     The network, reparameterized, maps ``image`` ``(N, 3, S, S)`` float32, S the input size, to ``landmarks``
-    ``(N, 2 * P)``, or to the outputs of these names, which torch chooses where the list is empty. The exporter's notes,
-    which hold paths of this machine, are left out.
+    ``(N, 2 * P)``, and to their `MOMENTS` where it has heat maps; or to the outputs of these names, which torch chooses
+    where the list is empty. The exporter's notes, which hold paths of this machine, are left out.
 
     Raises:
         ConvertError: torch can't export the module, or only for one batch size.
     """
+    if output_names is None and isinstance(model, PFLDEdge):
+        model, output_names = copy.copy(model), [OUTPUT_NAME, MOMENTS]
+        model.forward = model.with_moments  # type: ignore[method-assign, assignment]
     # Two faces: torch takes a size of one for a constant.
     sample = torch.zeros(2, 3, input_size, input_size)
     try:
@@ -59,14 +63,6 @@ def export_onnx(model: nn.Module, input_size: int, output_names: list[str] | Non
     _name_layers(exported)
     exported.ir_version = IR_VERSION
     return exported
-
-
-def export_network(model: nn.Module, input_size: int) -> onnx.ModelProto:
-    """`export_onnx` of a network of `pfld_edge_train.models`, with the output `MOMENTS` where it has heat maps."""
-    if not isinstance(model, PFLDEdge):
-        return export_onnx(model, input_size)
-    model.forward = model.with_moments  # type: ignore[method-assign, assignment]
-    return export_onnx(model, input_size, [OUTPUT_NAME, MOMENTS])
 
 
 def export_checkpoint(path: Path, network: str, input_size: int) -> onnx.ModelProto:

@@ -19,7 +19,7 @@ from pfld_edge_convert.end_to_end import (
     pixel_fingerprint,
 )
 from pfld_edge_convert.errors import ConvertError
-from pfld_edge_convert.export import export_network
+from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.formats import format_named
 from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
 from pfld_edge_convert.model_file import (
@@ -123,7 +123,7 @@ def convert(
         exported, expected = model, run_model(model, samples)
     else:
         expected = _torch_output(model, contract, samples)
-        exported = export_network(reparameterize(model), contract.input_size)
+        exported = export_onnx(reparameterize(model), contract.input_size)
     optimized, passes = run_passes(exported, default_passes(), samples)
     made = [_Made(output, optimized, contract.replace(quantization="none", calibration=""), FLOAT_TOLERANCE)]
     outcome = None

@@ -167,7 +167,7 @@ def _own(record: dict[str, Any]) -> Checkpoint:
     except TypeError as error:
         raise CheckpointError("a damaged pfld-edge checkpoint: its description of the network is unreadable") from error
     if config.kind in SHAPES:
-        # pfld-edge-s1 and pfld-edge-m1 were called pfld-edge-s and pfld-edge-m.
+        # Older networks of these names have numbers now.
         config = replace(config, kind=edge_kind(values["weights"]) or config.kind)
     if config.kind not in MODEL_KINDS:
         raise CheckpointError(f"it holds an unknown network {config.kind!r}; known: {', '.join(MODEL_KINDS)}")

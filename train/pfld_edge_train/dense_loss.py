@@ -120,9 +120,9 @@ class DenseLandmarkLoss:
         )
         places = found[..., :2]
         # The heat maps' variances are learned from the cross-entropy alone.
-        variances = (found[..., 2] - places.square().sum(2)).detach()
-        landmarks, moments = head.refined(places, variances + places.square().sum(2))
-        off = landmarks.reshape(points.shape) - points
+        squared = places.square().sum(2, keepdim=True)
+        landmarks, moments = head.refined(places, (found[..., 2:] - squared).detach() + squared)
+        off = landmarks - points
         pulls = self._error * weights / sizes[:, None]
         squares = off.square().sum(2)
         loss = loss + ((squares + 1e-8).sqrt() * pulls).sum()
@@ -131,7 +131,7 @@ class DenseLandmarkLoss:
             wide = ((off[:, upper] - off[:, lower]).square().sum(2) + 1e-6).sqrt()
             loss = loss + (wide * pulls[:, upper]).sum()
         if head.refinement is not None:
-            variances = moments - landmarks.reshape(points.shape).square().sum(2)
+            variances = moments.squeeze(2) - landmarks.square().sum(2)
             doubts = (variances.clamp_min(1e-9) / (squares.detach() + _LEAST_ERROR**2)).log()
             loss = loss + _DOUBT_SHARE * (doubts.abs() * weights).sum()
         return loss

@@ -45,7 +45,9 @@ _LARGEST_LIFTED = 1 / 8
 
 _PLAIN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Add": ("ADD", "AddOptions", {"potScaleInt16": False}),
+    "Sub": ("SUB", "SubOptions", {"potScaleInt16": False}),
     "Mul": ("MUL", "MulOptions", {}),
+    "Div": ("DIV", "DivOptions", {}),
     "Relu": ("RELU", "", {}),
     "Sigmoid": ("LOGISTIC", "", {}),
     "HardSwish": ("HARD_SWISH", "", {}),
@@ -147,7 +149,7 @@ class _Writer:
         elif node.op_type in ("Conv", "Gemm", "MatMul"):
             self._write_float_layer(node)
         else:
-            has_settings = node.op_type in ("Reshape", "Resize", "ReduceMean", "Clip")
+            has_settings = node.op_type in ("Reshape", "Resize", "ReduceMean", "ReduceSum", "Clip", "Slice")
             inputs = [self._as_float(name) for name in (node.input[:1] if has_settings else node.input)]
             self._float[output] = self._file.tensor(output, self._shape(output), "float32")
             self._write_operator(node, inputs, self._float[output])
@@ -354,6 +356,17 @@ class _Writer:
             file.operator("RESIZE_NEAREST_NEIGHBOR", [inputs[0], sizes], output, "ResizeNearestNeighborOptions")
         elif kind == "Softmax" and rank < 4 and int(attribute(node, "axis", -1)) % rank == rank - 1:
             file.operator("SOFTMAX", inputs, output, "SoftmaxOptions", beta=1.0)
+        elif kind == "Log":
+            file.operator("LOG", inputs, output)
+        elif kind == "ReduceSum" and rank < 4 and len(node.input) > 1:
+            axes = file.constant(f"{node.output[0]}.axes", self._index.constants[node.input[1]].astype(np.int32))
+            keep = bool(attribute(node, "keepdims", 1))
+            file.operator("SUM", [inputs[0], axes], output, "ReducerOptions", keepDims=keep)
+        elif kind == "Slice" and rank < 4 and self._slice_starts(node) is not None:
+            ends = self._slice_starts(node), self._shape(node.output[0])
+            name = f"{node.output[0]}.part"
+            rows = [file.constant(f"{name}{i}", np.array(row, np.int32)) for i, row in enumerate(ends)]
+            file.operator("SLICE", [inputs[0], *rows], output, "SliceOptions")
         elif kind == "LeakyRelu":
             file.operator("LEAKY_RELU", inputs, output, "LeakyReluOptions", alpha=attribute(node, "alpha", 0.01))
         elif kind == "Clip" and (bounds := clamp_bounds(self._index, node)):
@@ -362,6 +375,18 @@ class _Writer:
             raise ConvertError(
                 f"the LiteRT format has no counterpart of {kind} ({node.output[0]}): choose other formats"
             )
+
+    def _slice_starts(self, node: onnx.NodeProto) -> list[int] | None:
+        """Where a Slice in steps of 1 begins along each axis; None of another one."""
+        sizes = self._shape(node.input[0])
+        starts, _, *more = (self._index.constants.get(name) for name in node.input[1:])
+        axes, steps = [*more, None, None][:2]
+        if starts is None or (steps is not None and (steps != 1).any()):
+            return None
+        begins = [0] * len(sizes)
+        for axis, start in zip(range(len(starts)) if axes is None else axes, starts, strict=True):
+            begins[axis] = int(min(start + sizes[axis] if start < 0 else start, sizes[axis]))
+        return begins
 
     def _write_float_clip(self, name: str, source: int, output: int, bounds: tuple[float, float]) -> None:
         ends = [self._file.constant(f"{name}.{i}", np.array([bound], np.float32)) for i, bound in enumerate(bounds)]

@@ -30,6 +30,8 @@ MODEL_KINDS: Mapping[str, Callable[[ModelConfig], LandmarkNet]] = MappingProxyTy
         "pfld-ghostone": PFLDGhostOne,
         "pfld-edge-s": PFLDEdge,
         "pfld-edge-m": PFLDEdge,
+        "pfld-edge-s2": PFLDEdge,
+        "pfld-edge-m2": PFLDEdge,
         "pfld-edge-s1": PFLDEdgeS1,
         "pfld-edge-m1": PFLDEdge,
         "pfld-polariszhao": PFLDPolarisZhao,

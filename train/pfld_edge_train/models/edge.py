@@ -7,14 +7,14 @@ so that the INT8 network, whose ranges end somewhere, computes what the float on
 whose expectation over a softmax ("soft-argmax") is a landmark (Sun et al., "Integral Human Pose Regression", ECCV 2018,
 arXiv 1711.08229, section 2), and in a small network on all these landmarks, see `Refinement`.
 
-pfld-edge-s1 and pfld-edge-m1 are the networks that had these names first, for their checkpoints.
+pfld-edge-s1 and pfld-edge-m1 are the networks that had these names first, pfld-edge-s2 and pfld-edge-m2 those without
+`Refinement`, for their checkpoints.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ class Shape:
 SHAPES = {
     "pfld-edge-s": Shape(16, ((32, 1), (64, 2), (128, 2)), refined=64),
     "pfld-edge-m": Shape(16, ((48, 2), (96, 2), (192, 2)), fine=2, refined=64),
+    "pfld-edge-s2": Shape(16, ((32, 1), (64, 2), (128, 2))),
+    "pfld-edge-m2": Shape(16, ((48, 2), (96, 2), (192, 2)), fine=2),
     "pfld-edge-s1": Shape(16, ((32, 2), (64, 2), (128, 3)), bound=None),
     "pfld-edge-m1": Shape(32, ((48, 2), (96, 2), (192, 2)), bound=None),
 }
@@ -71,9 +73,11 @@ def edge_kind(weights: Mapping[str, Tensor]) -> str | None:
         return None
     if HEAT not in weights:
         return "pfld-edge-s1"
-    if not any(name.startswith("blocks.6.") for name in weights):
-        return "pfld-edge-s"
-    return "pfld-edge-m" if channels[0] < channels[1] / 2 else "pfld-edge-m1"
+    is_small = not any(name.startswith("blocks.6.") for name in weights)
+    if not is_small and channels[0] >= channels[1] / 2:
+        return "pfld-edge-m1"
+    version = "" if "fc.refinement.out.weight" in weights else "2"
+    return f"pfld-edge-{'s' if is_small else 'm'}{version}"
 
 
 def cell_places(side: int, fine: int = 1) -> Tensor:
@@ -106,17 +110,13 @@ class Refinement(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, places: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-        """Correct landmarks ``(N, 1, 2 P)`` and variances ``(N, 1, P)``, fractions of the crop and their squares."""
-        doubts = (variances.clamp(min=_LEAST_VARIANCE) / _TYPICAL_VARIANCE).log()
-        out = self.out(self.hidden(torch.cat([places, doubts], dim=2)).relu())
-        places = places + self.shape(places) + out[..., : 2 * self.num_landmarks]
-        return places, _TYPICAL_VARIANCE * (doubts + out[..., 2 * self.num_landmarks :]).exp()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:  # noqa: ANN401
-        # Checkpoints of networks without a refinement: it corrects nothing, and can be trained.
-        for name, value in self.state_dict().items():
-            state_dict.setdefault(f"{prefix}{name}", value if name.startswith("hidden") else torch.zeros_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        """Correct landmarks ``(N, P, 2)`` and variances ``(N, P, 1)``, fractions of the crop and their squares."""
+        flat = places.reshape(-1, 1, 2 * self.num_landmarks)
+        doubts = (variances.clamp(min=_LEAST_VARIANCE) / _TYPICAL_VARIANCE).log().reshape(-1, 1, self.num_landmarks)
+        out = self.out(self.hidden(torch.cat([flat, doubts], dim=2)).relu())
+        moved = flat + self.shape(flat) + out[..., : 2 * self.num_landmarks]
+        doubts = doubts + out[..., 2 * self.num_landmarks :]
+        return moved.reshape(places.shape), _TYPICAL_VARIANCE * doubts.exp().reshape(variances.shape)
 
 
 class HeatMaps(nn.Module):
@@ -152,21 +152,20 @@ class HeatMaps(nn.Module):
             with torch.autocast(device, enabled=False):
                 return self.forward(x.float())
         found = self.logits(x).softmax(dim=2) @ self.cell_values()
-        return self.refined(found[..., :2], found[..., 2])
+        landmarks, moments = self.refined(found[..., :2], found[..., 2:])
+        return landmarks.flatten(1), moments.flatten(1)
 
     def cell_values(self) -> Tensor:
         """Of each cell x, y and their second moment, ``(cells, 3)``: what the heat maps' expectations are taken of."""
         return torch.cat([self.grid, self.grid.square().sum(dim=1, keepdim=True)], dim=1)
 
     def refined(self, places: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
-        """Correct mean places ``(N, P, 2)`` and moments ``(N, P)``; landmarks ``(N, 2 P)`` and their moments."""
+        """Correct mean places ``(N, P, 2)`` and second moments ``(N, P, 1)``."""
         if self.refinement is None:
-            return places.flatten(1), moments
-        variances = moments - (places * places).sum(dim=2)
-        refined, variances = self.refinement(places.flatten(1)[:, None], variances[:, None])
-        landmarks = refined.flatten(1)
-        pairs = landmarks.reshape(places.shape)
-        return landmarks, variances.flatten(1) + (pairs * pairs).sum(dim=2)
+            return places, moments
+        variances = moments - (places * places).sum(dim=2, keepdim=True)
+        landmarks, variances = self.refinement(places, variances)
+        return landmarks, variances + (landmarks * landmarks).sum(dim=2, keepdim=True)
 
 
 def _block_of(config: ModelConfig) -> Callable[..., MobileOneBlock]:
