@@ -6,7 +6,7 @@ layer, and, by their absence, which layers stay in float.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -17,7 +17,6 @@ from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.litert import write_litert
 from pfld_edge_convert.formats.qdq import write_qdq
 from pfld_edge_convert.model_file import onnx_bytes
-from pfld_edge_convert.passes.base import with_outputs
 from pfld_edge_runtime import Contract, MissingPackageError
 
 if TYPE_CHECKING:
@@ -45,10 +44,7 @@ def _qdq(quantized: "Quantized", contract: Contract, *, signed: bool = False) ->
 
 
 def _litert(quantized: "Quantized", contract: Contract, *, rounds_twice: bool = False) -> bytes:
-    plan = quantized.plan
-    # Runtimes of this format are given one output, the landmarks.
-    plan = replace(plan, model=with_outputs(plan.model, plan.model.graph.output[0].name))
-    return write_litert(plan, contract.replace(layout="NHWC"), rounds_twice=rounds_twice)
+    return write_litert(quantized.plan, contract.replace(layout="NHWC"), rounds_twice=rounds_twice)
 
 
 FORMATS: Mapping[str, FileFormat] = {

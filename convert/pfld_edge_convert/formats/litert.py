@@ -11,6 +11,7 @@ the LiteRT 8-bit quantization specification demands. Three things differ from th
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil, inf
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.litert_file import LiteRTFile, Quantization
 from pfld_edge_convert.formats.qoperator import Arithmetic, Step, integer_steps
-from pfld_edge_convert.passes.base import attribute, is_spatial_mean
+from pfld_edge_convert.passes.base import attribute, is_spatial_mean, with_outputs
 from pfld_edge_convert.quantization.plan import LEVELS, Grid, IntegerWeights, Layer, Plan, clamp_bounds, nearest_resize
 from pfld_edge_runtime import CONTRACT_KEY, Contract
 
@@ -74,6 +75,8 @@ class _Writer:
 
     def __init__(self, plan: Plan, *, rounds_twice: bool) -> None:
         self._rounds_twice = rounds_twice
+        # Of the landmarks alone, the one output that the runtime takes from this format.
+        plan = replace(plan, model=with_outputs(plan.model, plan.model.graph.output[0].name))
         self._plan, self._index = plan, plan.index
         self._grids = dict(plan.grids)
         self._file = LiteRTFile()
