@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from torch import nn
 
 from pfld_edge_convert.end_to_end import (
@@ -25,7 +24,6 @@ from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
 from pfld_edge_convert.model_file import (
     FLOAT_TOLERANCE,
     INT8_TOLERANCE,
-    copied,
     model_files,
     run_model,
     take_fingerprint,
@@ -34,10 +32,8 @@ from pfld_edge_convert.model_file import (
 )
 from pfld_edge_convert.model_stats import model_stats
 from pfld_edge_convert.passes import PassResult, default_passes, run_passes
-from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
-from pfld_edge_runtime.contract import MOMENTS
 
 _LARGEST_DIFFERENCE = 1e-4
 """Of the float file to torch, in fractions of the crop: a hundredth of a pixel at 112."""
@@ -162,43 +158,11 @@ def _finish(
 ) -> ConvertedFile:
     """Measure a network and add its files' contents."""
     contract = made.contract.replace(fingerprint=take_fingerprint(made.model, made.contract, made.tolerance))
-    files = model_files(with_moments(made.model), contract, made.path)
+    files = model_files(made.model, contract, made.path)
     contents.update(files)
     stats = model_stats(made.model)
     difference = float(np.abs(run_model(made.model, prepare_input(crops, contract)) - expected).max())
     return ConvertedFile(made.path, len(files[made.path]), stats.macs, stats.parameters, stats.nodes, difference)
-
-
-def with_moments(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Add the output `MOMENTS` to a copy of a network that ends in heat maps and their mean places; others stay.
-
-    The mean of ``x * x + y * y`` is a third column of the product of softmax and places: it costs next to nothing.
-    """
-    model = copied(model)
-    graph, index = model.graph, GraphIndex(model)
-    last = index.producers[graph.output[0].name]
-    product = index.producers.get(last.input[0])
-    if last.op_type not in ("Flatten", "Reshape") or product is None or product.op_type != "MatMul":
-        return model
-    softmax, places = index.producers.get(product.input[0]), index.constants.get(product.input[1])
-    if softmax is None or softmax.op_type != "Softmax" or places is None or places.shape[1:] != (2,):
-        return model
-    index.set_constant(product, 1, np.concatenate([places, np.square(places).sum(axis=1, keepdims=True)], axis=1))
-    index = GraphIndex(model)
-    mean, joined = product.output[0], f"{product.output[0]}_{MOMENTS}"
-    product.output[0] = joined
-    parts = index.add_constant(f"{joined}_parts", np.array([2, 1], np.int64))
-    output = graph.output[0].type.tensor_type.shape.dim
-    batch, points = output[0].dim_param or output[0].dim_value, output[1].dim_value // 2
-    # No -1: a batch of no faces has no size to divide.
-    flat = index.add_constant(f"{joined}_shape", np.array([0, points], np.int64))
-    split = helper.make_node("Split", [joined, parts], [mean, f"{joined}_third"], axis=2)
-    reshape = helper.make_node("Reshape", [f"{joined}_third", flat], [MOMENTS])
-    graph.node.insert(list(graph.node).index(product) + 1, split)
-    graph.node.append(reshape)
-    graph.output.append(helper.make_tensor_value_info(MOMENTS, TensorProto.FLOAT, [batch, points]))
-    graph.ClearField("value_info")
-    return model
 
 
 def _wrap(made: _Made, plain: ConvertedFile, contents: dict[Path, bytes]) -> ConvertedFile:

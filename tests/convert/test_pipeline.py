@@ -26,6 +26,7 @@ from pfld_edge_runtime import (
     read_faces,
 )
 from pfld_edge_train.models import ModelConfig, build_model
+from pfld_edge_train.models.edge import Refinement
 
 SIZE = 64
 CONTRACT = Contract(model="pfld-edge-s1", input_size=SIZE, nme=0.06, nme_data="a test")
@@ -42,7 +43,25 @@ def lively(config: ModelConfig) -> nn.Module:
                 module.running_var.uniform_(0.5, 2)
                 module.weight.uniform_(0.7, 1.3)
                 module.bias.normal_(0, 0.1)
+            elif isinstance(module, Refinement):
+                for value in module.parameters():
+                    value.normal_(0, 0.02)
     return model
+
+
+@torch.no_grad()
+def heat_map_spreads(network: nn.Module, inputs: torch.Tensor) -> np.ndarray:
+    """Standard deviation of each heat map's places."""
+    chances = network.logits(inputs).softmax(dim=2).numpy()  # type: ignore[operator]
+    places = network.get_buffer("fc.grid").numpy()
+    off = places - chances[..., None, :] @ places  # of the mean place
+    return np.sqrt((chances * np.square(off).sum(axis=3)).sum(axis=2))
+
+
+@torch.no_grad()
+def refined_spreads(network: nn.Module, inputs: torch.Tensor) -> np.ndarray:
+    landmarks, moments = network.with_moments(inputs)  # type: ignore[operator]
+    return (moments - landmarks.view(len(inputs), -1, 2).square().sum(dim=2)).sqrt().numpy()
 
 
 @pytest.fixture(scope="module")
@@ -193,20 +212,17 @@ def test_the_int8_name_keeps_what_comes_before_the_suffix() -> None:
     assert contract_path(Path("a/face.v2.int8.onnx")) == Path("a/face.v2.int8.json")
 
 
+@pytest.mark.parametrize("kind", ["pfld-edge-m", "pfld-edge-m2"])
 def test_heat_maps_keep_their_spread_in_both_files_and_it_becomes_each_points_confidence(
-    crops: np.ndarray, tmp_path: Path
+    crops: np.ndarray, tmp_path: Path, kind: str
 ) -> None:
-    network = lively(ModelConfig("pfld-edge-m", width_factor=0.25, input_size=32, num_landmarks=98)).eval()
+    network = lively(ModelConfig(kind, width_factor=0.25, input_size=32, num_landmarks=98)).eval()
     small = np.ascontiguousarray(crops[:, :32, :32])
     curve = ConfidenceCurve(0.2, 3.0)
-    contract = Contract(model="pfld-edge-m", input_size=32, spread_curve=curve)
+    contract = Contract(model=kind, input_size=32, spread_curve=curve)
     convert(network, contract, tmp_path / "m.onnx", small, noises(small))
-    with torch.no_grad():
-        inputs = torch.from_numpy(np.asarray(prepare_input(small, contract), np.float32))
-        chances = network.logits(inputs).softmax(dim=2).numpy()  # type: ignore[operator]
-    places = network.get_buffer("fc.grid").numpy()
-    off = places - chances[..., None, :] @ places  # of the mean place
-    spreads = np.sqrt((chances * np.square(off).sum(axis=3)).sum(axis=2))
+    inputs = torch.from_numpy(np.asarray(prepare_input(small, contract), np.float32))
+    spreads = refined_spreads(network, inputs) if kind == "pfld-edge-m" else heat_map_spreads(network, inputs)
     for name, allowed in (("m.onnx", 1e-4), ("m.int8.onnx", 0.02)):
         found = FaceLandmarker(tmp_path / name).model.predict_with_spread(small)[1]
         np.testing.assert_allclose(found, spreads, atol=allowed)
