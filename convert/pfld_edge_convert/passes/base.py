@@ -4,6 +4,7 @@ A pass takes a model and returns a `PassResult`; it never edits the model that i
 passes in order, checks each result with onnx's checker, and compares its outputs in onnxruntime on sample inputs.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -292,8 +293,12 @@ class GraphPass(ABC):
     arithmetic, about 1e-6 for those that reorder sums.
     """
 
-    name: ClassVar[str]
     tolerance: ClassVar[float] = 1e-6
+
+    @property
+    def name(self) -> str:
+        """That of the class, in the form ``fold-constants``."""
+        return re.sub(r"\B(?=[A-Z])", "-", type(self).__name__).lower()
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Rewrite a copy of the model; `ConvertError` where this pass can't."""

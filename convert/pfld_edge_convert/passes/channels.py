@@ -6,7 +6,7 @@ over the pixels, and Add makes two numbers equal. Channels of one number are rem
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -249,8 +249,6 @@ class EliminateDeadChannels(GraphPass):
            Conv, Gemm, Relu, pooling, Concat, Flatten, Add. Channels that an addition ties together go together.
         At least one channel of each tensor stays.
     """
-
-    name: ClassVar[str] = "eliminate-dead-channels"
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
         before = _weight_count(model)

@@ -57,8 +57,6 @@ class FoldNormalization(GraphPass):
     fits, and its test compares on translated inputs.
     """
 
-    name: ClassVar[str] = "fold-normalization"
-
     def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
         """Set three grey levels and three divisors, in the network's channel order."""
         self._mean, self._scale = np.asarray(mean, np.float64), np.asarray(scale, np.float64)
@@ -102,7 +100,6 @@ class SpaceToDepthStem(GraphPass):
           2 M outputs. The Transpose nodes that stand in between cancel out when onnxruntime lays the graph out.
     """
 
-    name: ClassVar[str] = "space-to-depth-stem"
     tolerance: ClassVar[float] = 0.0
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
@@ -186,8 +183,6 @@ class AlignChannels(GraphPass):
     graph's inputs or outputs, a Flatten over several pixels or an unknown operator, or where padding doesn't pay.
     """
 
-    name: ClassVar[str] = "align-channels"
-
     def __init__(self, multiple: int = 16) -> None:
         """Set the number of channels that a kernel takes at a time."""
         self._multiple = multiple
@@ -218,8 +213,6 @@ class CopyChannels(GraphPass):
     Rewrite rule: the channels that a Conv or Gemm makes are there four times, with the weights that read them shared
     among the copies, where all copies add at most 4 % to the network's weights and 2 % to its multiplications.
     """
-
-    name: ClassVar[str] = "copy-channels"
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
         tensors = _PaddedChannels(GraphIndex(model), 1)
@@ -359,7 +352,6 @@ class EqualizeChannels(GraphPass):
         - Channels of the graph's signature and of any other operator keep s = 1.
     """
 
-    name: ClassVar[str] = "equalize-channels"
     tolerance: ClassVar[float] = 1e-5
 
     def __init__(self, ranges: Mapping[str, Array], strength: float = 1.0) -> None:
