@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_calib import Face, cut_faces
-from pfld_edge_calib.evaluation import LikelyCause, ModelResult, Verdict, Verification
+from pfld_edge_calib.evaluation.drift import Verdict
+from pfld_edge_calib.evaluation.verification import LikelyCause, ModelResult, Verification
 from pfld_edge_calib.find_landmarks import find_landmarks
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_convert.model_file import load_onnx, open_model

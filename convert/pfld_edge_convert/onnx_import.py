@@ -16,8 +16,9 @@ from torch import fx, nn
 
 from pfld_edge_convert.errors import ConvertError, ImportOnnxError
 from pfld_edge_convert.model_file import load_onnx
-from pfld_edge_convert.passes import MeanToPool, canonical_form
 from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.canonical_form import canonical_form
+from pfld_edge_convert.passes.operator_rewrites import MeanToPool
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train.checkpoint import Checkpoint

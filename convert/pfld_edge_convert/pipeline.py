@@ -33,8 +33,8 @@ from pfld_edge_convert.model_file import (
     write_files,
 )
 from pfld_edge_convert.model_stats import model_stats
-from pfld_edge_convert.passes import PassResult, default_passes, run_passes
-from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.base import GraphIndex, PassResult, run_passes
+from pfld_edge_convert.passes.canonical_form import default_passes
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
 from pfld_edge_runtime.contract import MOMENTS

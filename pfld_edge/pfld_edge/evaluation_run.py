@@ -17,15 +17,12 @@ from pfld_edge.report.faces import write_worst_faces
 from pfld_edge_calib import Face, FaceSetError
 from pfld_edge_calib.datasets import FaceSet, Unit, is_sharded, open_faces
 from pfld_edge_calib.datasets.wflw import wflw_list
-from pfld_edge_calib.evaluation import (
-    FacePredictions,
-    Robustness,
+from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
+from pfld_edge_calib.evaluation.robustness import Robustness, robustness_record
+from pfld_edge_calib.evaluation.verification import (
     Verification,
     VerificationSettings,
     evaluate_found,
-    join_units,
-    predict_unit,
-    robustness_record,
     verification_record,
     verify_models,
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pfld_edge.model_tables import int8_lines
-from pfld_edge_calib.evaluation import DriftEstimate, Verdict
+from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict
 from pfld_edge_convert import int8_stage
 from pfld_edge_convert.benchmark import timing
 from pfld_edge_convert.benchmark.timing import Times
@@ -19,8 +19,8 @@ from pfld_edge_convert.errors import CalibrationError, FellShortError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.int8_stage import Int8Request, LabelledCrops, make_int8
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes import default_passes, run_passes
-from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.base import GraphIndex, run_passes
+from pfld_edge_convert.passes.canonical_form import default_passes
 from pfld_edge_convert.quantization.mixed_precision import (
     FaceDrift,
     LayerCost,

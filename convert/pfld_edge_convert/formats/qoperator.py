@@ -17,11 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_convert.model_file import copied
 from pfld_edge_convert.quantization.plan import (
-    CLAMPED,
     COMPUTED,
     LEVELS,
-    MOVES,
-    QUANTIZED,
     Grid,
     IntegerWeights,
     Layer,
@@ -34,9 +31,6 @@ from pfld_edge_convert.quantization.plan import (
 
 CONTRIB = "com.microsoft"
 """The domain of onnxruntime's own operators."""
-
-
-_REWRITTEN = ("BatchNormalization", "HardSigmoid", "MatMul", "PRelu", "Pad", "ReduceMean", "Split")
 
 
 class Arithmetic(Enum):
@@ -104,22 +98,6 @@ def float_operators(plan: Plan) -> tuple[str, ...]:
         for step in integer_steps(plan)
         if step.arithmetic is Arithmetic.FLOAT and step.output not in layers
     )
-
-
-def operator_matrix() -> str:
-    """A Markdown table of how operators compute in an INT8 file."""
-    rows = (
-        ("INT8, with weights", ("Conv", "Gemm"), "constant weights; Conv of two spatial axes, of any groups"),
-        ("INT8, by the operator before", ("Clip", "Relu"), f"behind Conv, Gemm, {' or '.join(sorted(CLAMPED))}"),
-        ("INT8, own scale", COMPUTED, "of computed inputs; HardSwish where -3 and 3 are integers of its scale"),
-        ("INT8, scale of the input", {*MOVES, "AveragePool", "Resize"}, "Resize by whole factors, to the nearest"),
-        ("INT8, common scale", ("Concat",), "pooled features that a Gemm reads keep their own scales"),
-        ("INT8, rewritten to these", _REWRITTEN, "MatMul of a matrix and constants; PRelu of one slope; see `passes`"),
-        ("float, listed with the reason", ("all others",), "and what no layer follows, or what reads float"),
-        ("refused", QUANTIZED, "the network is quantized already"),
-    )
-    lines = [f"| {how} | {', '.join(sorted(kinds))} | {when} |" for how, kinds, when in rows]
-    return "\n".join(["| computes in | operators | where |", "|---|---|---|", *lines])
 
 
 def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]) -> Arithmetic | str:

@@ -10,10 +10,10 @@ import click
 from pfld_edge.options import (
     BUNDLED,
     PATH,
-    check_suffix,
     detector_option,
     output_option,
     ray_option,
+    result_file,
     runner,
     strict_option,
 )
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command("label")
 @click.argument("photos", nargs=-1, type=PATH)
-@output_option("The CSV of labels, for `pfld-edge train`.")
+@output_option("The CSV of labels, for `pfld-edge train`.", result_file("output", ".csv"))
 @click.option(
     "--teacher", "teachers", multiple=True, required=True, type=PATH, help="Checkpoint or ONNX file; may be repeated."
 )
@@ -86,7 +86,6 @@ def label_command(
         raise click.UsageError("--detector and --boxes both say where faces are: leave one out")
     if not photos and boxes is None:
         raise click.UsageError("give PHOTOS: folders, text files that list photographs, or photographs")
-    check_suffix(output, "output", ".csv")
     assumed = not (detectors or boxes or sharded)
     detectors = (BUNDLED,) if assumed else detectors
     settings = LabelSettings(**rules)

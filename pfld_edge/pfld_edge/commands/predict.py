@@ -10,13 +10,12 @@ from pfld_edge.options import (
     DRAW_LIST,
     PATH,
     RESULT,
-    RESULT_FILE,
     WHOLE,
     Box,
-    check_suffix,
     detector_option,
     json_option,
     output_option,
+    result_file,
     strict_option,
 )
 
@@ -51,7 +50,7 @@ from pfld_edge.options import (
 @click.option("--frames", type=click.IntRange(1), help="Of a video or camera: stop after so many.")
 @strict_option
 @json_option("Also write the landmarks, one document or (.jsonl) a line a photograph or frame", ".jsonl")
-@click.option("--csv", "csv_path", type=RESULT_FILE, help="Also write a table, a row a face.")
+@click.option("--csv", "csv_path", type=result_file("table", ".csv"), help="Also write a table, a row a face.")
 @click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="0: onnxruntime's choice.")
 def predict_command(
     inputs: tuple[Path, ...],
@@ -98,8 +97,6 @@ def predict_command(
         raise click.UsageError(f"the output must be a folder, or end in .png, .jpg or .mp4, not {output.name}")
     if output.suffix.lower() == ".mp4" and (len(moving) != 1 or photos):
         raise click.UsageError(f"{output} is one video: give one video or camera, or a folder as -o")
-    if csv_path is not None:
-        check_suffix(csv_path, "table", ".csv")
     opened = open_landmark_model(model or BUNDLED_MODEL, threads)
     note_assumed(opened.name, opened.assumed, opened.contract)
     network = FaceLandmarker(opened)

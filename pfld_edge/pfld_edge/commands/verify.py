@@ -8,11 +8,10 @@ import click
 
 from pfld_edge.options import (
     PATH,
-    RESULT_FILE,
     RESULT_FOLDER,
     SHARE,
-    check_suffix,
     json_option,
+    result_file,
     runtime_option,
     set_options,
     threads_option,
@@ -31,9 +30,11 @@ from pfld_edge.options import (
 @click.option("--fused/--no-fused", default=True, show_default=True, help="Also run the checkpoint's fused torch form.")
 @click.option("--worst", type=RESULT_FOLDER, help="Folder for pictures of the faces that deviate most.")
 @json_option("Write all figures")
-@click.option("--report", type=RESULT_FILE, help="Write an HTML page with everything in it.")
+@click.option("--report", type=result_file("report", ".html"), help="Write an HTML page with everything in it.")
 @click.option("--robustness", is_flag=True, help="Also measure the NME under blur, noise, rotation, shifted boxes...")
-@click.option("--robustness-plot", type=RESULT_FILE, help="PNG of these curves; implies --robustness.")
+@click.option(
+    "--robustness-plot", type=result_file("plot", ".png", ".jpg"), help="PNG of these curves; implies --robustness."
+)
 @threads_option
 def verify_command(
     models: tuple[Path, ...],
@@ -66,7 +67,8 @@ def verify_command(
     from pfld_edge.evaluation_tables import print_verification, robustness_table
     from pfld_edge_calib import Face, jittered, portraits
     from pfld_edge_calib.datasets import is_sharded
-    from pfld_edge_calib.evaluation import VerificationSettings, measure_robustness
+    from pfld_edge_calib.evaluation.robustness import measure_robustness
+    from pfld_edge_calib.evaluation.verification import VerificationSettings
     from pfld_edge_convert.diagnosis import diagnosed
     from pfld_edge_convert.landmark_models import (
         compare_runtimes,
@@ -81,10 +83,6 @@ def verify_command(
             raise click.UsageError("give the checkpoint and the files made from it, or --reference and these files")
     else:
         checkpoint, rest = reference, list(models)
-    if report is not None:
-        check_suffix(report, "report", ".html")
-    if robustness_plot is not None:
-        check_suffix(robustness_plot, "plot", ".png", ".jpg")
     given = None if reference else open_landmark_model(checkpoint, threads)
     opened = [model for path in rest for model in open_in_runtimes(path, threads, runtimes)]
     opened.insert(0, given or open_reference(checkpoint, threads, opened[0].contract))
