@@ -1,10 +1,9 @@
 """Calibration faces: chosen evenly over pose and light, cut as the network takes them, cached between runs."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -26,9 +25,8 @@ from pfld_edge_calib import (
     refined,
     stratified_sample,
 )
-from pfld_edge_calib.face import skipping
 from pfld_edge_calib.files import replacing
-from pfld_edge_calib.photo import face_photo
+from pfld_edge_calib.photo import UnusableFaces, face_photo
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector
 from pfld_edge_runtime.detection.catalogue import cache_folder, detector_path
 
@@ -222,24 +220,14 @@ def _chosen(
     posed = pose_features(faces)
     rows = stratified_sample(posed, _POSE_BINS, _OVERSAMPLE * source.limit, source.seed)
     kept = [faces[row] for row in rows]
-    readable, crops = _cut(as_detected(kept, source.seed) if source.jitter else kept, contract, skip)
-    if not readable:
+    unusable = None if skip is None else UnusableFaces(skip)
+    batches = list(cut_faces(as_detected(kept, source.seed) if source.jitter else kept, contract, unusable=unusable))
+    if not batches:
         raise FaceSetError(f"{path}: none of its {len(rows)} photographs can be read")
+    crops = np.concatenate([batch.crops for batch in batches])
+    readable = np.concatenate([batch.rows for batch in batches])
     features = np.concatenate([posed[rows[readable]], brightness_features(crops)], axis=1)
     return crops[stratified_sample(features, (*_POSE_BINS, *_LIGHT_BINS), source.limit, source.seed)], faceless
-
-
-def _cut(
-    faces: Sequence[Face], contract: Contract, skip: Callable[[FaceSetError], object] | None
-) -> tuple[list[int], Crops]:
-    """Cut faces; gives the rows of those whose photographs can be read, and their crops."""
-    rows, parts = list[int](), [np.zeros((0, contract.input_size, contract.input_size, 3), np.uint8)]
-    for _, group in groupby(range(len(faces)), key=lambda row: faces[row].image):
-        photo = list(group)
-        with skipping(skip):
-            parts += [batch.crops for batch in cut_faces([faces[row] for row in photo], contract)]
-            rows += photo
-    return rows, np.concatenate(parts)
 
 
 def crop_cache_folder() -> Path:

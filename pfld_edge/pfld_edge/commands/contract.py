@@ -160,13 +160,5 @@ def _print_search(model: Path, found: "ContractSearch", json_target: str | None)
 
 
 def _record(found: "ContractSearch") -> dict[str, Any]:
-    return {
-        "format": _FORMAT,
-        "sure": found.sure,
-        "plausible": found.plausible,
-        "num_landmarks": found.num_landmarks,
-        "output": found.output,
-        "findings": [asdict(finding) for finding in found.findings],
-        "ranking": [asdict(item) for item in found.ranking],
-        "contract": None if found.contract is None else found.contract.to_dict(),
-    }
+    contract = None if found.contract is None else found.contract.to_dict()
+    return {"format": _FORMAT, "sure": found.sure, **asdict(found), "contract": contract}
