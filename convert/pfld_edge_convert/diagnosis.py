@@ -15,7 +15,7 @@ from pfld_edge_calib.evaluation.drift import Verdict
 from pfld_edge_calib.evaluation.verification import LikelyCause, ModelResult, Verification
 from pfld_edge_calib.find_landmarks import find_landmarks
 from pfld_edge_convert.landmark_models import EndToEndModel
-from pfld_edge_convert.model_file import load_onnx, open_model
+from pfld_edge_convert.model_file import copied, load_onnx, open_model
 from pfld_edge_runtime import LandmarkModel, LandmarkScheme, crop_windows, fingerprint_image, prepare_input
 
 _CHANGED = 1e-3
@@ -222,8 +222,7 @@ def _trials(
     values = {item.name: numpy_helper.to_array(item) for item in file.graph.initializer if item.name in names}
     # Constants that are inputs too are defaults, to be overridden (ONNX's IR, "Initializers", version 4).
     there = {value.name for value in file.graph.input}
-    open_file = onnx.ModelProto()
-    open_file.CopyFrom(file)
+    open_file = copied(file)
     open_file.graph.input.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, values[name].shape)
         for name in names

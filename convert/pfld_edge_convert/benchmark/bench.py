@@ -62,17 +62,6 @@ _SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What was asked for; ratios are to the model of name `reference`, None where there is one model only."""
-
-    rounds: int
-    starts: int
-    precision: float
-    from_crops: bool
-    reference: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Timing:
     """One model with so many threads and faces; a batch takes several calls where the file fixes the number of faces.
 
@@ -116,11 +105,29 @@ class ModelRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """How to measure: numbers of threads and of faces, timed rounds, fresh processes for each model (0 for none).
+
+    `precision` is the widest half interval of a ratio that counts as an answer; `from_crops` times normalization too.
+    In a report, ratios are to the model of name `reference`, None where there is one model only.
+    """
+
+    threads: tuple[int, ...] = (1,)
+    batches: tuple[int, ...] = (1,)
+    rounds: int = 200
+    starts: int = 5
+    precision: float = 0.05
+    from_crops: bool = False
+    seed: int = 0
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BenchReport:
     """All of it, the reference first where there is one."""
 
     environment: Environment
-    settings: Settings
+    settings: BenchRequest
     models: tuple[ModelRecord, ...]
 
     @property
@@ -149,22 +156,6 @@ class BenchReport:
             raise BenchmarkError(f"not a whole benchmark record: {where}: {first['msg']}") from error
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise BenchmarkError(f"not a whole benchmark record: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class BenchRequest:
-    """How to measure: numbers of threads and of faces, timed rounds, fresh processes for each model (0 for none).
-
-    `precision` is the widest half interval of a ratio that counts as an answer; `from_crops` times normalization too.
-    """
-
-    threads: tuple[int, ...] = (1,)
-    batches: tuple[int, ...] = (1,)
-    rounds: int = 200
-    starts: int = 5
-    precision: float = 0.05
-    from_crops: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,8 +366,7 @@ def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advan
         profile = profiles.get((index, request.threads[0], request.batches[0]))
         models.append(ModelRecord(*file, subject.filled, work, start, tuple(timings), profile, *_layers(subject)))
     reference = subjects[0].name if len(subjects) > 1 else None
-    settings = Settings(request.rounds, request.starts, request.precision, request.from_crops, reference)
-    return BenchReport(environment(list(peaks.values()), load), settings, tuple(models))
+    return BenchReport(environment([*peaks.values()], load), replace(request, reference=reference), tuple(models))
 
 
 def _layers(subject: Subject) -> tuple[str, tuple[int, int] | None]:
