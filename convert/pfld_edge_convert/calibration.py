@@ -11,18 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib import (
-    Face,
-    FaceSetError,
-    as_detected,
+from pfld_edge_calib import Face, FaceSetError, as_detected, cut_faces, jittered, portraits, refined
+from pfld_edge_calib.calibration import (
     brightness_features,
     calibration_candidates,
     calibration_warnings,
-    cut_faces,
-    jittered,
-    portraits,
     pose_features,
-    refined,
     stratified_sample,
 )
 from pfld_edge_calib.files import replacing

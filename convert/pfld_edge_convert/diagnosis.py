@@ -239,10 +239,7 @@ def _use(file: onnx.ModelProto, name: str) -> str:
 
 
 def diagnosed(
-    record: Verification,
-    models: Sequence[LandmarkModel],
-    faces: Sequence[Face],
-    starting: Callable[[str], object] | None = None,
+    record: Verification, models: Sequence[LandmarkModel], starting: Callable[[str], object] | None = None
 ) -> Verification:
     """Add likely causes to every network that deviates, and fail those that are not the reference's conversion.
 
@@ -259,7 +256,7 @@ def diagnosed(
         if differences or _deviates(result, check):
             if starting is not None and result.verdict is not Verdict.INCONCLUSIVE:
                 starting(result.name)
-            cause = next(_causes(record, result, model, faces, check), None)
+            cause = next(_causes(record, result, model, check), None)
             result = _judged(result, cause, differences)
         results.append(result)
     return replace(record, models=tuple(results))
@@ -290,18 +287,14 @@ def _contract_differences(reference: LandmarkModel, model: LandmarkModel) -> lis
 
 
 def _causes(
-    record: Verification,
-    result: ModelResult,
-    model: LandmarkModel,
-    faces: Sequence[Face],
-    check: FingerprintCheck | None,
+    record: Verification, result: ModelResult, model: LandmarkModel, check: FingerprintCheck | None
 ) -> Iterator[LikelyCause]:
     """From the cheapest check to the dearest; what only the fingerprint shows comes last."""
     known = np.isfinite(result.landmarks).all(axis=(1, 2)) & np.isfinite(record.models[0].landmarks).all(axis=(1, 2))
     rows = np.flatnonzero(known)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(_FACES, len(rows))).astype(int))]
     found, expected = result.landmarks[rows], record.models[0].landmarks[rows]
-    some = [faces[row] for row in rows]
+    some = record.recorded_faces(rows)
     if len(rows):
         first, second = (record.truth[rows, point].astype(np.float64) for point in record.scheme.normalizing_points)
         eyes = np.linalg.norm(first - second, axis=1, keepdims=True)

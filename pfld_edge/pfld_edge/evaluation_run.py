@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,7 +14,7 @@ from pfld_edge.console import SkippedFiles, note, progress_bar, write_json
 from pfld_edge.options import runner
 from pfld_edge.report.faces import write_worst_faces
 from pfld_edge_calib import Face, FaceSetError
-from pfld_edge_calib.datasets import FaceSet, Unit, is_sharded, open_faces
+from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.datasets.wflw import wflw_list
 from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
 from pfld_edge_calib.evaluation.robustness import Robustness, robustness_record
@@ -26,6 +25,7 @@ from pfld_edge_calib.evaluation.verification import (
     verification_record,
     verify_models,
 )
+from pfld_edge_calib.face import Unit
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_calib.photo import UnusableFaces
@@ -159,21 +159,6 @@ def write_results(
         if runtimes:
             record["runtimes"] = [asdict(result) for result in runtimes]
         write_json(json_target, record)
-
-
-class FacesOfRecord(Sequence[Face]):
-    """The faces of a verification, made as they are asked for."""
-
-    def __init__(self, record: Verification) -> None:
-        self._record = record
-
-    def __len__(self) -> int:
-        return len(self._record.faces)
-
-    def __getitem__(self, row: Any) -> Any:  # noqa: ANN401 - one or a slice, as of every sequence
-        if isinstance(row, slice):
-            return [self[index] for index in range(*row.indices(len(self)))]
-        return Face(Path(self._record.faces[row]), self._record.boxes[row], self._record.truth[row])
 
 
 def _is_whole(result: bytes) -> bool:

@@ -8,7 +8,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets import FaceSet, is_sharded, open_faces
+from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.face import Skip, photo_units
 from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSettings
 from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity

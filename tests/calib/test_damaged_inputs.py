@@ -20,7 +20,7 @@ from pfld_edge_calib.datasets.prepared import open_prepared
 from pfld_edge_calib.errors import LabellingError
 from pfld_edge_calib.evaluation.drift import Verdict
 from pfld_edge_calib.evaluation.verification import VerificationSettings, verify_models
-from pfld_edge_calib.labelling import Labeller, LabelSettings
+from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_runtime import BUNDLED_MODEL, Contract, FaceLandmarker, LandmarkModel, ModelFileError
 from pfld_edge_train.config import load_config

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pfld_edge.cli import run
-from pfld_edge_calib import PORTRAITS, WFLW_ATTRIBUTES, FaceSetError, portraits, read_coco, read_wflw
+from pfld_edge_calib import PORTRAITS, FaceSetError, portraits, read_coco, read_wflw
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
 from pfld_edge_calib.datasets.prepared import PrepareSettings, open_prepared, prepare_faces, read_shard
-from pfld_edge_calib.datasets.wflw import ARCHIVES, points_as_wflw_98, wflw_98_from_68
+from pfld_edge_calib.datasets.wflw import ARCHIVES, WFLW_ATTRIBUTES, points_as_wflw_98, wflw_98_from_68
 from pfld_edge_runtime import IBUG_68, crop_faces, crop_windows
 from pfld_edge_runtime.geometry.wflw_points import landmarks_68
 

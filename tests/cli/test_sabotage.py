@@ -53,7 +53,7 @@ class Intact:
         path = self.folder / f"spoiled-{name}"
         onnx.save(model, str(path))
         models, faces = [self.checkpoint, open_landmark_model(path)], jittered(portraits(), 6, seed=1)
-        return diagnosed(verify_models(models, faces, VerificationSettings(max_drift=0.005)), models, faces).models[1]
+        return diagnosed(verify_models(models, faces, VerificationSettings(max_drift=0.005)), models).models[1]
 
 
 @pytest.fixture(scope="module")

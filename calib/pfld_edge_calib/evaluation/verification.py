@@ -1,9 +1,10 @@
 """Runs models over annotated faces and compares them with a reference; tables, JSON and the report read the record."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,10 @@ class Verification:
     def measured(self) -> int:
         """Number of faces that the figures are of."""
         return len(self.faces) - len(self.left_out)
+
+    def recorded_faces(self, rows: Iterable[int]) -> list[Face]:
+        """Faces of some rows with their boxes and true points, for further looks at their photographs."""
+        return [Face(Path(self.faces[row]), self.boxes[row], self.truth[row]) for row in rows]
 
     @property
     def given(self) -> int:

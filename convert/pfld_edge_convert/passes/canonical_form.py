@@ -70,14 +70,7 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
     inputs = graph_inputs(model)
     if len(inputs) != 1:
         raise ConvertError(f"expected one input, found {len(inputs)}: {', '.join(value.name for value in inputs)}")
-    passes = (
-        UpgradeOpset(),
-        FoldConstants(),
-        MakeBatchDynamic(),
-        SpellLayers(),
-        EliminateIdentity(),
-        FoldBatchNorm(),
-    )
+    passes = (UpgradeOpset(), FoldConstants(), MakeBatchDynamic(), SpellLayers(), EliminateIdentity(), FoldBatchNorm())
     # Weights among the inputs, as in files of IR version 3, are not packed by onnxruntime: sums are rounded otherwise.
     cleaned = with_input_shapes(model, {})
     drop_unused(cleaned)

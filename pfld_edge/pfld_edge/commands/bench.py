@@ -5,15 +5,7 @@ from typing import Any
 
 import click
 
-from pfld_edge.options import (
-    AXIS_SIZE,
-    NUMBER_LIST,
-    PATH,
-    SHARE,
-    json_option,
-    result_file,
-    runtime_option,
-)
+from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, SHARE, json_option, result_file, runtime_option
 
 
 @click.command("bench")

@@ -76,7 +76,7 @@ def label_command(
     """
     from pfld_edge.console import SkippedFiles, note, note_assumed, note_left_out, progress_bar
     from pfld_edge.labelling import label_plan, open_labeller
-    from pfld_edge_calib.datasets import is_sharded
+    from pfld_edge_calib.datasets.open_faces import is_sharded
     from pfld_edge_calib.labelling.labeller import LabelSettings
     from pfld_edge_calib.labelling.run import LABEL_UNIT, label_photos, run_identity, write_labels
     from pfld_edge_calib.parallel import ResultsFolder, usable_cores

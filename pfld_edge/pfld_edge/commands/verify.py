@@ -63,10 +63,10 @@ def verify_command(
     which are skipped and named. Faces wholly outside of their photographs are left out and named.
     """
     from pfld_edge.console import console, note, note_assumed, progress_bar
-    from pfld_edge.evaluation_run import FacesOfRecord, MeasuredSet, write_results
+    from pfld_edge.evaluation_run import MeasuredSet, write_results
     from pfld_edge.evaluation_tables import print_verification, robustness_table
     from pfld_edge_calib import Face, jittered, portraits
-    from pfld_edge_calib.datasets import is_sharded
+    from pfld_edge_calib.datasets.open_faces import is_sharded
     from pfld_edge_calib.evaluation.robustness import measure_robustness
     from pfld_edge_calib.evaluation.verification import VerificationSettings
     from pfld_edge_convert.diagnosis import diagnosed
@@ -106,12 +106,13 @@ def verify_command(
         note_assumed(model.name, model.assumed, model.contract)
     settings = VerificationSettings(measured.name, measured.split, max_drift, accept_inconclusive)
     found = measured.verify(opened, faces, settings)
-    faces = FacesOfRecord(found) if measured.streamed else measured.unusable.others(faces)
-    found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
+    found = diagnosed(found, opened, lambda name: note(f"looking for what may be wrong with {name}"))
     curves = None
     if robustness or robustness_plot is not None:
         # The fused form of a checkpoint is the checkpoint.
         chosen = [model for model in opened if model.kind != "fused torch"]
+        whole = range(len(found.faces))
+        faces = found.recorded_faces(whole) if measured.streamed else measured.unusable.others(faces)
         with progress_bar("corrupted faces", len(faces)) as advance:
             curves = measure_robustness(chosen, faces, advance)
         console(stderr=json_target == "-").print(robustness_table(curves))
