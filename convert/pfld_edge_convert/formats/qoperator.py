@@ -247,10 +247,11 @@ def write_qoperator(plan: Plan) -> onnx.ModelProto:
     return _Writer(plan).written()
 
 
-def weight_constants(layer: Layer, weights: IntegerWeights, input_scale: float) -> dict[str, NDArray[np.generic]]:
-    """The initializers of a layer: integer weights, their scales, the bias."""
-    name = layer.output
-    integers = weights.integers if layer.node.op_type == "Conv" else weights.integers.T
+def weight_constants(
+    name: str, node: onnx.NodeProto, weights: IntegerWeights, input_scale: float
+) -> dict[str, NDArray[np.generic]]:
+    """The initializers of the layer of an output: integer weights, their scales, the bias."""
+    integers = weights.integers if node.op_type == "Conv" else weights.integers.T
     return {
         f"{name}.w": np.ascontiguousarray(integers),
         f"{name}.s": weights.scales,
@@ -296,21 +297,15 @@ class _Writer(OnnxWriter):
                 self._emit(node.op_type, inputs, step).attribute.extend(node.attribute)
 
     def _write_layer(self, step: Step) -> None:
-        layer, name, node = step.layer, step.output, step.node
-        source = self._grids.get(node.input[0])
-        if layer is None or source is None:
-            raise ValueError(f"{name} has integer weights, but its input has no grid")
-        operands = [self._as_integer(layer.source), *self._grid_constants(source)]
-        weights = self._plan.weights[name]
-        for constant, value in weight_constants(layer, weights, source.scale).items():
+        name, node, weights = step.output, step.node, self._plan.weights[step.output]
+        operands, scale = self._operands(node.input[0]), self._grids[node.input[0]].scale
+        for constant, value in weight_constants(name, node, weights, scale).items():
             self._constant(constant, value)
         zeros = np.zeros(() if node.op_type == "Conv" else len(weights.scales), np.int8)
         operands += [f"{name}.w", f"{name}.s", self._shared(zeros)]
         if node.op_type == "Gemm":
             self._emit("QGemm", [*operands, f"{name}.b", *self._ends(name)], step, CONTRIB)
             return
-        if name not in self._grids:
-            raise ValueError(f"{layer.name} has integer weights, but its output has no grid")
         made = self._emit("QLinearConv", [*operands, *self._ends(name), f"{name}.b"], step)
         made.attribute.extend(item for item in node.attribute if item.name != "auto_pad")
 

@@ -295,7 +295,7 @@ def reconstruct(
             weights[layer.output] = _improved(
                 plan, layer, source, weights[layer.output], moments, limits if feedback else None, correct_bias
             )
-            integer.constants.update(weight_constants(layer, weights[layer.output], source.scale))
+            integer.constants.update(weight_constants(layer.output, layer.node, weights[layer.output], source.scale))
         if advance is not None:
             advance(1)
     return replace(plan, weights=weights)
