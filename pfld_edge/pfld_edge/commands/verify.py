@@ -6,36 +6,31 @@ from typing import Any
 
 import click
 
-from pfld_edge.options import (
-    PATH,
-    RESULT_FOLDER,
-    SHARE,
-    json_option,
-    result_file,
-    runtime_option,
-    set_options,
-    threads_option,
-)
+from pfld_edge import options
 
 
 @click.command("verify")
-@click.argument("models", metavar="CHECKPOINT MODEL...", nargs=-1, required=True, type=PATH)
-@click.option("--reference", type=PATH, help="A float ONNX file that the MODELs were made from; no CHECKPOINT then.")
-@runtime_option
-@set_options
-@click.option("--max-drift", type=SHARE, help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
+@click.argument("models", metavar="CHECKPOINT MODEL...", nargs=-1, required=True, type=options.PATH)
+@click.option(
+    "--reference", type=options.PATH, help="A float ONNX file that the MODELs were made from; no CHECKPOINT then."
+)
+@options.runtime_option
+@options.set_options
+@click.option("--max-drift", type=options.SHARE, help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
 @click.option(
     "--accept-inconclusive", "--accept-undecided", is_flag=True, help="Exit with 0 where the faces are too few to tell."
 )
 @click.option("--fused/--no-fused", default=True, show_default=True, help="Also run the checkpoint's fused torch form.")
-@click.option("--worst", type=RESULT_FOLDER, help="Folder for pictures of the faces that deviate most.")
-@json_option("Write all figures")
-@click.option("--report", type=result_file("report", ".html"), help="Write an HTML page with everything in it.")
+@click.option("--worst", type=options.RESULT_FOLDER, help="Folder for pictures of the faces that deviate most.")
+@options.json_option("Write all figures")
+@click.option("--report", type=options.result_file("report", ".html"), help="Write an HTML page with everything in it.")
 @click.option("--robustness", is_flag=True, help="Also measure the NME under blur, noise, rotation, shifted boxes...")
 @click.option(
-    "--robustness-plot", type=result_file("plot", ".png", ".jpg"), help="PNG of these curves; implies --robustness."
+    "--robustness-plot",
+    type=options.result_file("plot", ".png", ".jpg"),
+    help="PNG of these curves; implies --robustness.",
 )
-@threads_option
+@options.threads_option
 def verify_command(
     models: tuple[Path, ...],
     reference: Path | None,
@@ -49,7 +44,7 @@ def verify_command(
     robustness: bool,
     robustness_plot: Path | None,
     threads: int,
-    **options: Any,  # noqa: ANN401 - of the set
+    **of_set: Any,  # noqa: ANN401 - `set_options`
 ) -> None:
     """Compare each MODEL (ONNX, LiteRT, end-to-end graph, checkpoint) with the CHECKPOINT it was made from.
 
@@ -88,7 +83,7 @@ def verify_command(
     opened.insert(0, given or open_reference(checkpoint, threads, opened[0].contract))
     if fused and opened[0].kind == "torch":
         opened.insert(1, open_landmark_model(checkpoint, fused=True))
-    measured = MeasuredSet(**options)
+    measured = MeasuredSet(**of_set)
     if (robustness or robustness_plot is not None) and any(map(is_sharded, measured.data)):
         raise click.UsageError(
             "--robustness looks at each photograph many times: give a WFLW folder or a CSV, not shards"
