@@ -64,13 +64,8 @@ def verify_command(
     from pfld_edge_calib.datasets.open_faces import is_sharded
     from pfld_edge_calib.evaluation.robustness import measure_robustness
     from pfld_edge_calib.evaluation.verification import VerificationSettings
+    from pfld_edge_convert import landmark_models
     from pfld_edge_convert.diagnosis import diagnosed
-    from pfld_edge_convert.landmark_models import (
-        compare_runtimes,
-        open_in_runtimes,
-        open_landmark_model,
-        open_reference,
-    )
 
     if reference is None:
         checkpoint, *rest = models
@@ -78,11 +73,11 @@ def verify_command(
             raise click.UsageError("give the checkpoint and the files made from it, or --reference and these files")
     else:
         checkpoint, rest = reference, list(models)
-    given = None if reference else open_landmark_model(checkpoint, threads)
-    opened = [model for path in rest for model in open_in_runtimes(path, threads, runtimes)]
-    opened.insert(0, given or open_reference(checkpoint, threads, opened[0].contract))
+    given = None if reference else landmark_models.open_landmark_model(checkpoint, threads)
+    opened = [model for path in rest for model in landmark_models.open_in_runtimes(path, threads, runtimes)]
+    opened.insert(0, given or landmark_models.open_reference(checkpoint, threads, opened[0].contract))
     if fused and opened[0].kind == "torch":
-        opened.insert(1, open_landmark_model(checkpoint, fused=True))
+        opened.insert(1, landmark_models.open_landmark_model(checkpoint, fused=True))
     measured = MeasuredSet(**of_set)
     if (robustness or robustness_plot is not None) and any(map(is_sharded, measured.data)):
         raise click.UsageError(
@@ -115,7 +110,7 @@ def verify_command(
             from pfld_edge.report.charts import robustness_chart, write_chart
 
             write_chart(robustness_plot, robustness_chart, curves)
-    compared = compare_runtimes(opened, found) if runtimes else []
+    compared = landmark_models.compare_runtimes(opened, found) if runtimes else []
     write_results(found, json_target, worst, curves, compared)
     if report is not None:
         from pfld_edge.report.page import write_report
