@@ -19,6 +19,7 @@ from pfld_edge_calib.calibration import (
     pose_features,
     stratified_sample,
 )
+from pfld_edge_calib.face import Skip, refuse
 from pfld_edge_calib.files import replacing
 from pfld_edge_calib.photo import UnusableFaces, face_photo
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector
@@ -76,13 +77,13 @@ class CalibrationSet:
 def calibration_crops(
     source: CalibrationSource,
     contract: Contract,
-    advance: Callable[[int], object] | None = None,
-    skip: Callable[[FaceSetError], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
+    skip: Skip = refuse,
 ) -> CalibrationSet:
     """Choose faces evenly over pose and light, and cut them.
 
     `advance` is called with 1 after each photograph that a detector searched, `skip` for each that can't be read;
-    without it the first of them is an error.
+    by default the first of them is an error.
 
     Raises:
         FaceSetError: The source holds no faces that may be used.
@@ -97,11 +98,10 @@ def calibration_crops(
 
     def note_skipped(error: FaceSetError) -> None:
         skipped.append(error)
-        if skip is not None:
-            skip(error)
+        skip(error)
 
     if kept is None:
-        kept = _chosen(source, source.path, contract, advance, None if skip is None else note_skipped)
+        kept = _chosen(source, source.path, contract, advance, note_skipped)
         # What a run skipped, the next one is to name again.
         if source.cache and not skipped:
             with suppress(OSError), replacing(crop_cache_folder() / f"{key}.npz") as file:
@@ -194,8 +194,8 @@ def _chosen(
     source: CalibrationSource,
     path: Path,
     contract: Contract,
-    advance: Callable[[int], object] | None,
-    skip: Callable[[FaceSetError], object] | None,
+    advance: Callable[[int], object],
+    skip: Skip,
 ) -> tuple[Crops, list[str]]:
     """Give the crops, and the photographs in which no face was found."""
     detector = None if source.detector is None else open_detector(source.detector)
@@ -214,7 +214,7 @@ def _chosen(
     posed = pose_features(faces)
     rows = stratified_sample(posed, _POSE_BINS, _OVERSAMPLE * source.limit, source.seed)
     kept = [faces[row] for row in rows]
-    unusable = None if skip is None else UnusableFaces(skip)
+    unusable = UnusableFaces(skip)
     batches = list(cut_faces(as_detected(kept, source.seed) if source.jitter else kept, contract, unusable=unusable))
     if not batches:
         raise FaceSetError(f"{path}: none of its {len(rows)} photographs can be read")

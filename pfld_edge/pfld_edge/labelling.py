@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
-from pfld_edge_calib.face import Skip, photo_units
+from pfld_edge_calib.face import Skip, photo_units, refuse
 from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSettings
 from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity
 from pfld_edge_convert.landmark_models import open_landmark_model
@@ -28,12 +28,11 @@ def label_plan(
     out: Path,
     *,
     together: int = 1,
-    skip: Skip | None = None,
+    skip: Skip = refuse,
 ) -> FaceSet:
     """Find the photographs of the command line's arguments.
 
-    `together` files form a unit: 1 keeps each as soon as it is done. `skip` takes each shard that is damaged, which is
-    an error where it is None.
+    `together` files form a unit: 1 keeps each as soon as it is done. `skip` takes each shard that is damaged.
 
     Raises:
         UsageError: Options don't fit together.

@@ -31,7 +31,7 @@ from pfld_edge_calib.datasets.prepared import (
     set_identity,
 )
 from pfld_edge_calib.datasets.wflw import points_as_wflw_98
-from pfld_edge_calib.face import Skip, skipping
+from pfld_edge_calib.face import Skip, refuse, skipping
 from pfld_edge_runtime import IBUG_68, WFLW_98, Contract
 from pfld_edge_train.config import DataConfig, TrainConfig
 from pfld_edge_train.errors import TrainConfigError
@@ -77,7 +77,7 @@ class FaceCache:
 
 
 def open_cache(
-    config: TrainConfig, folder: Path, contract: Contract, skip: Skip | None = None, *, retry: bool = True
+    config: TrainConfig, folder: Path, contract: Contract, skip: Skip = refuse, *, retry: bool = True
 ) -> FaceCache:
     """Open a configuration's faces; listed ones are cropped into `folder` where their crops are missing.
 
@@ -86,7 +86,7 @@ def open_cache(
     With `retry` photographs that could not be read before are tried again.
 
     Raises:
-        FaceSetError: A source can't be read, or a part of it where there is no `skip`.
+        FaceSetError: A source can't be read, or `skip` takes no error of a part of it.
         TrainConfigError: A source has other points than the network, or was prepared for another crop.
     """
     sources = [_read_source(data, contract, folder, skip, retry) for data in config.data]
@@ -143,7 +143,7 @@ def _joined(parts: Sequence[Shard]) -> Shard:
     )
 
 
-def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip | None, retry: bool) -> Shard:
+def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip, retry: bool) -> Shard:
     """Read the faces of one table; crops of listed faces are kept in `folder` between runs."""
     path = Path(data.path)
     if data.scheme and contract.landmarks != WFLW_98:
@@ -178,31 +178,27 @@ def _check_points(path: Path, points: int, data: DataConfig, contract: Contract)
     )
 
 
-def _prepare(faces: Sequence[Face], root: Path, target: Path, settings: PrepareSettings, skip: Skip | None) -> None:
+def _prepare(faces: Sequence[Face], root: Path, target: Path, settings: PrepareSettings, skip: Skip) -> None:
     """Crop faces into a prepared folder, with a bar on a terminal."""
-
-    def refuse(error: FaceSetError) -> None:
-        raise error
-
     terminal = Console(stderr=True)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("cutting faces", total=len(faces))
-        prepare_faces(faces, "listed", root, target, settings, 1, partial(progress.advance, task), skip or refuse)
+        prepare_faces(faces, "listed", root, target, settings, 1, partial(progress.advance, task), skip)
 
 
-def _alike(faces: Sequence[Face], skip: Skip | None) -> list[Face]:
+def _alike(faces: Sequence[Face], skip: Skip) -> list[Face]:
     """Leave out faces without landmarks, or with another number than the first, as members of shards may be."""
     counts = [0 if face.landmarks is None else len(face.landmarks) for face in faces]
     most = next(filter(None, counts), 0)
     for face, count in zip(faces, counts, strict=True):
         if count != most or not most:
-            with skipping(skip if most else None):
+            with skipping(skip if most else refuse):
                 raise FaceSetError(f"{face.image}: {count or 'no'} landmarks, where others have {most}")
     return [face for face, count in zip(faces, counts, strict=True) if count == most]
 
 
 def _prepared_source(
-    folder: Path, data: DataConfig, contract: Contract, settings: PrepareSettings, skip: Skip | None
+    folder: Path, data: DataConfig, contract: Contract, settings: PrepareSettings, skip: Skip
 ) -> Shard:
     manifest = open_prepared(folder)
     found = manifest.settings
@@ -221,7 +217,7 @@ def _prepared_source(
     return _joined(readable)
 
 
-def _shard_faces(folder: Path, entry: ShardEntry, size: int, data: DataConfig, skip: Skip | None) -> Shard | None:
+def _shard_faces(folder: Path, entry: ShardEntry, size: int, data: DataConfig, skip: Skip) -> Shard | None:
     """Read the labels of a shard's faces, and map its pictures; None where `skip` takes its error.
 
     Faces of damaged pictures weigh nothing; only a file whose bytes have changed is searched for them.

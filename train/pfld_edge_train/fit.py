@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from pfld_edge_calib.face import Skip
+from pfld_edge_calib.face import Skip, refuse
 from pfld_edge_runtime import Contract
 from pfld_edge_train import engine
 from pfld_edge_train.batches import epoch_order
@@ -33,7 +33,7 @@ def train(
     resume: bool = False,
     init: Path | None = None,
     cache: Path | None = None,
-    skip: Skip | None = None,
+    skip: Skip = refuse,
 ) -> None:
     """Train into the folder `out`, from the start or, to `resume`, from its last checkpoint; errors as for `fit`.
 
@@ -59,9 +59,7 @@ def use_threads(count: int) -> None:
     cv2.setNumThreads(count)
 
 
-def fit(
-    state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None, skip: Skip | None = None
-) -> None:
+def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None, skip: Skip = refuse) -> None:
     """Train a run, which is changed in place, to the configuration's last epoch.
 
     Writes into `out` after every epoch, each file by renaming: ``last.pth`` to resume from, ``best.pth`` (lowest error

@@ -158,7 +158,7 @@ def verify_models(
     *,
     compare: bool = True,
     refine: int = 0,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
     unusable: UnusableFaces | None = None,
 ) -> Verification:
     """Run models over annotated faces, and compare the others with the first.

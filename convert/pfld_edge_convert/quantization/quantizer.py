@@ -103,7 +103,9 @@ class Quantizer:
         self._network, self._method, self._tried = self._chosen(equalized if settings.equalize else {"": network})
         self.layers = tuple(self._initial_plan(self._network, self._method).weights)
 
-    def make(self, float_layers: tuple[str, ...] = (), advance: Callable[[int], object] | None = None) -> Quantized:
+    def make(
+        self, float_layers: tuple[str, ...] = (), advance: Callable[[int], object] = lambda _count: None
+    ) -> Quantized:
         """Round the weights, correct the biases, write the network; `advance` is called with 1 after each layer."""
         settings, network = self._settings, self._network
         plan = self._initial_plan(network, self._method, float_layers)
@@ -204,7 +206,7 @@ class Quantizer:
         plan: Plan,
         faces: int,
         feedback: bool = False,
-        advance: Callable[[int], object] | None = None,
+        advance: Callable[[int], object] = lambda _count: None,
     ) -> Plan:
         """Reconstruct layers as the settings say, on at most `faces` faces."""
         correct_bias = self._settings.correct_bias
