@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
-from pfld_edge_calib.face import Skip, photo_units, refuse
+from pfld_edge_calib.face import Skip, photo_units
 from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSettings
 from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity
 from pfld_edge_convert.landmark_models import open_landmark_model
@@ -22,13 +22,7 @@ _SAME_FACE = 0.35
 
 
 def label_plan(
-    photos: Sequence[Path],
-    boxes: Path | None,
-    images: Path | None,
-    out: Path,
-    *,
-    together: int = 1,
-    skip: Skip = refuse,
+    photos: Sequence[Path], boxes: Path | None, images: Path | None, out: Path, *, together: int, skip: Skip
 ) -> FaceSet:
     """Find the photographs of the command line's arguments.
 
