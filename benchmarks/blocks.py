@@ -24,32 +24,27 @@ from harness import medians, print_table
 from pfld_edge_convert.export import INPUT_NAME, export_onnx
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime.session import open_session
-from pfld_edge_train.blocks import (
-    GhostBottleneck,
-    GhostModule,
-    GhostOneModule,
-    InvertedResidual,
-    MobileOneBlock,
-    conv_block,
-)
+from pfld_edge_train import blocks
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
 
 
 def separable(inputs: int, outputs: int) -> nn.Module:
     """A depthwise 3x3 and a 1x1 convolution (Howard et al., "MobileNets", arXiv 1704.04861, section 3.1)."""
-    return nn.Sequential(conv_block(inputs, inputs, 3, 1, 1, groups=inputs), conv_block(inputs, outputs, 1))
+    return nn.Sequential(
+        blocks.conv_block(inputs, inputs, 3, 1, 1, groups=inputs), blocks.conv_block(inputs, outputs, 1)
+    )
 
 
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
-    "full 3x3 convolution": lambda: conv_block(64, 64, 3, 1, 1),
+    "full 3x3 convolution": lambda: blocks.conv_block(64, 64, 3, 1, 1),
     "depthwise separable": lambda: separable(64, 64),
-    "inverted residual, expansion 2": lambda: InvertedResidual(64, 64, 1, 2, residual=True),
-    "Ghost module": lambda: GhostModule(64, 64),
-    "Ghost bottleneck, 128 hidden": lambda: GhostBottleneck(64, 128, 64, 1),
+    "inverted residual, expansion 2": lambda: blocks.InvertedResidual(64, 64, 1, 2, residual=True),
+    "Ghost module": lambda: blocks.GhostModule(64, 64),
+    "Ghost bottleneck, 128 hidden": lambda: blocks.GhostBottleneck(64, 128, 64, 1),
     "MobileOne block, depthwise 3x3 and 1x1": lambda: nn.Sequential(
-        MobileOneBlock(64, 64, 3, groups=64, conv_branches=6), MobileOneBlock(64, 64, 1, conv_branches=6)
+        blocks.MobileOneBlock(64, 64, 3, groups=64, conv_branches=6), blocks.MobileOneBlock(64, 64, 1, conv_branches=6)
     ),
-    "GhostOne module": lambda: GhostOneModule(64, 64, conv_branches=6),
+    "GhostOne module": lambda: blocks.GhostOneModule(64, 64, conv_branches=6),
 }
 MORE = 8
 
@@ -77,7 +72,7 @@ def inference(rounds: int) -> None:
 
 
 def _call(make: Callable[[], nn.Module], count: int, crop: NDArray[np.float32]) -> Callable[[], object]:
-    network = nn.Sequential(conv_block(3, 64, 3, 4, 1), *(make() for _ in range(count))).eval()
+    network = nn.Sequential(blocks.conv_block(3, 64, 3, 4, 1), *(make() for _ in range(count))).eval()
     session = open_session(export_onnx(reparameterize(network), 112).SerializeToString())
     return lambda: session.run(None, {INPUT_NAME: crop})
 
@@ -100,7 +95,7 @@ def training(model: str, branches: int, batch: int, rounds: int, threads: int, b
     networks = {"branches": plain, "merged": copy.deepcopy(plain), "auto": copy.deepcopy(plain), "one branch": alone}
     for name, network in networks.items():
         for block in network.modules():
-            if isinstance(block, MobileOneBlock):
+            if isinstance(block, blocks.MobileOneBlock):
                 block.training_form = name if name in ("branches", "merged") else "auto"  # type: ignore[assignment]
     seconds = dict.fromkeys(networks, float("inf"))
     outputs = {}

@@ -22,7 +22,8 @@ from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu, spearmanr
 
 from harness import model_option, print_table, shared_folder
-from pfld_edge_calib import WFLW_ATTRIBUTES, Face, as_detected, nme_per_face, open_faces, read_photo, read_points_csv
+from pfld_edge_calib import Face, as_detected, nme_per_face, open_faces, read_photo, read_points_csv
+from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
 from pfld_edge_calib.photo import listed_paths
 from pfld_edge_runtime import IBUG_68, FaceLandmarker
 from pfld_edge_runtime.contract import ConfidenceCurve

@@ -24,7 +24,7 @@ from harness import print_table, shared_folder
 from pfld_edge.commands.convert import judged_faces
 from pfld_edge.console import SkippedFiles
 from pfld_edge_calib import nme_per_face
-from pfld_edge_calib.evaluation import paired_drift
+from pfld_edge_calib.evaluation.drift import paired_drift
 from pfld_edge_convert.calibration import CalibrationSet, CalibrationSource, calibration_crops, sample_crops
 from pfld_edge_convert.int8_stage import LabelledCrops
 from pfld_edge_convert.model_file import checkpoint_contract, run_model

@@ -11,7 +11,7 @@ from pfld_edge_calib.datasets.open_faces import open_faces
 from pfld_edge_calib.datasets.points_csv import read_boxes_csv, read_points_csv
 from pfld_edge_calib.datasets.wflw import wflw_list
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face
+from pfld_edge_calib.face import Face, Skip, refuse
 from pfld_edge_calib.find_landmarks import detected_faces
 from pfld_edge_calib.photo import listed_paths, photos_in
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, Detector, tight_box
@@ -61,9 +61,9 @@ def calibration_candidates(
     images: Path | None = None,
     detector: Detector | None = None,
     contract: Contract | None = None,
-    advance: Callable[[int], object] | None = None,
-    skip: Callable[[FaceSetError], object] | None = None,
-    faceless: Callable[[Path], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
+    skip: Skip = refuse,
+    faceless: Callable[[Path], object] = lambda _photo: None,
 ) -> list[Face]:
     """List all faces of a dataset that may be used for calibration, in the order of their photographs.
 
@@ -71,9 +71,9 @@ def calibration_candidates(
     of photographs, or a text file that lists some, with a detector; or a folder with a ``boxes.csv``
     (``image,x0,y0,x1,y1``, a line a face). Photographs of a CSV or a list are relative to `images`; `contract` is that
     of the network that the detector's boxes are for, the published PFLD protocol where None. `advance` gets 1 after
-    each photograph that was searched by the detector, `skip` the error of each that is read here and can't be, which is
-    raised where None, `faceless` each in which the detector found no face; such photographs are left out. FaceSetError
-    where there are no faces that may be used.
+    each photograph that was searched by the detector, `skip` the error of each that is read here and can't be, and
+    `faceless` each in which the detector found no face; such photographs are left out. FaceSetError where there are no
+    faces that may be used.
     """
     listed = path.suffix.lower() == ".txt"
     if detector is not None:

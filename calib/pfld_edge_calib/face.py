@@ -89,14 +89,17 @@ Skip = Callable[[FaceSetError], object]
 """Takes the error of a file that can't be used, so that the others can; what it raises ends the run."""
 
 
+def refuse(error: FaceSetError) -> None:
+    """A `Skip` that takes no error: it raises each."""
+    raise error
+
+
 @contextmanager
-def skipping(skip: Skip | None) -> Iterator[None]:
-    """Give the FaceSetError that ends the block to `skip`; raises it where that is None."""
+def skipping(skip: Skip) -> Iterator[None]:
+    """Give the FaceSetError that ends the block to `skip`."""
     try:
         yield
     except FaceSetError as error:
-        if skip is None:
-            raise
         skip(error)
 
 
@@ -127,7 +130,7 @@ class Unit:
     photos: Callable[[], Iterator[DatasetPhoto]]
 
 
-def unit_faces(unit: Unit, skip: Skip | None = None) -> Iterator[Face]:
+def unit_faces(unit: Unit, skip: Skip = refuse) -> Iterator[Face]:
     """Read the annotated faces of a unit in order; a damaged line of a list is a FaceSetError.
 
     So is a photograph of a shard that is damaged or has no annotation, unless `skip` takes the error.

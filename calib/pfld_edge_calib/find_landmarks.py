@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, Skip, skipping
+from pfld_edge_calib.face import Face, Skip, refuse, skipping
 from pfld_edge_calib.photo import UnusableFaces, face_photo, read_photo
 from pfld_edge_runtime import (
     BoxError,
@@ -59,7 +59,7 @@ def true_landmarks(faces: Sequence[Face], contract: Contract) -> NDArray[np.floa
     return result
 
 
-def comparable(faces: Iterable[Face], contract: Contract, skip: Skip | None = None) -> Iterator[Face]:
+def comparable(faces: Iterable[Face], contract: Contract, skip: Skip = refuse) -> Iterator[Face]:
     """Check that faces can be compared with a model; those of a shard that can't go to `skip`.
 
     A face without landmarks, or with another number than the contract, is a FaceSetError.
@@ -70,7 +70,7 @@ def comparable(faces: Iterable[Face], contract: Contract, skip: Skip | None = No
         if count == scheme.num_landmarks:
             yield face
             continue
-        with skipping(None if face.encoded is None else skip):
+        with skipping(refuse if face.encoded is None else skip):
             raise FaceSetError(
                 f"{face.image}: {count or 'no'} landmarks, the model predicts {scheme.num_landmarks} ({scheme.name})"
             )
@@ -120,7 +120,7 @@ def predict_landmarks(model: LandmarkModel, faces: Sequence[Face]) -> NDArray[np
 def find_landmarks(
     models: Sequence[LandmarkModel],
     faces: Sequence[Face],
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
     unusable: UnusableFaces | None = None,
     refine: int = 0,
 ) -> list[NDArray[np.float32]]:
@@ -153,7 +153,7 @@ def run_models(
     models: Sequence[LandmarkModel],
     photos: Iterable[BoxedPhoto],
     count: int,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
 ) -> list[NDArray[np.float32]]:
     """Predict the landmarks of `count` faces in photographs that are in memory; see `find_landmarks`."""
     found = [np.full((count, model.contract.landmarks.num_landmarks, 2), np.nan, np.float32) for model in models]
@@ -170,8 +170,7 @@ def run_models(
             queue.add(photo)
         for model, landmarks in whole:
             landmarks[photo.rows] = model.locate(photo.image, photo.boxes, "bgr")
-        if advance is not None:
-            advance(len(photo.rows))
+        advance(len(photo.rows))
     for queue in queues.values():
         queue.run()
     return found
@@ -259,15 +258,14 @@ def detected_faces(
     photos: Sequence[Path],
     detector: Detector,
     contract: Contract,
-    advance: Callable[[int], object] | None = None,
-    skip: Skip | None = None,
-    faceless: Callable[[Path], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
+    skip: Skip = refuse,
+    faceless: Callable[[Path], object] = lambda _photo: None,
 ) -> list[Face]:
     """Find the faces of a score of 0.7 or more and 32 pixels or more; `refined` gives them the boxes of landmarks.
 
     The network's contract gives the kind of box. `advance` gets 1 after each photograph, and `skip` the error of each
-    that can't be read; where None it is raised, as is FaceSetError where there is no face. `faceless` gets each
-    photograph without such a face.
+    that can't be read; FaceSetError where there is no face. `faceless` gets each photograph without such a face.
     """
     faces = []
     for path in photos:
@@ -277,10 +275,9 @@ def detected_faces(
             # A detector that gives no scores gives NaN.
             chosen = boxes[large & ~(scores < _MIN_SCORE)].astype(np.float64)
             faces += [Face(path, box, group=str(path)) for box in chosen]
-            if len(chosen) == 0 and faceless is not None:
+            if len(chosen) == 0:
                 faceless(path)
-        if advance is not None:
-            advance(1)
+        advance(1)
     if not faces:
         raise FaceSetError(f"the detector found no face of {_MIN_SIZE} pixels or more in {len(photos)} photographs")
     return faces
@@ -304,7 +301,7 @@ def as_detected_by(
     detector: Detector,
     faces: Sequence[Face],
     contract: Contract,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
     unusable: UnusableFaces | None = None,
 ) -> list[Face]:
     """Replace the box of each annotated face by its detection, mapped to the box that the network was trained on.
@@ -325,8 +322,7 @@ def as_detected_by(
             truth = np.stack([faces[row].bbox_xyxy for row in shown])
             for row, box in zip(shown, matched(truth, boxes.astype(np.float64)), strict=True):
                 found[row] = replace(faces[row], bbox_xyxy=box)
-        if advance is not None:
-            advance(len(rows))
+        advance(len(rows))
     return found
 
 

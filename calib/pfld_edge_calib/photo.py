@@ -5,7 +5,7 @@ A file or folder that is missing, can't be read, is no image, or lists nothing i
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face
+from pfld_edge_calib.face import Face, Skip, refuse
 from pfld_edge_calib.files import named_file, read_lines
 
 _USUAL = frozenset({".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -146,8 +146,8 @@ def _shard_member(path: Path) -> bytes | None:
 class UnusableFaces:
     """The faces of a set that can't be measured, by index: with the reason if `unreadable`, or boxed `outside`."""
 
-    def __init__(self, skip: Callable[[FaceSetError], object] | None = None) -> None:
-        """Begin with none; `skip` takes the error of each photograph that can't be read, which is raised where None."""
+    def __init__(self, skip: Skip = refuse) -> None:
+        """Begin with none; `skip` takes the error of each photograph that can't be read, which `refuse` raises."""
         self._skip = skip
         self.unreadable: dict[int, str] = {}
         self.outside: set[int] = set()
@@ -156,13 +156,11 @@ class UnusableFaces:
         """Read the photograph that some faces share.
 
         Gives it, ``(H, W, 3)`` uint8 BGR, and the rows of those faces that it shows; None and none where it can't be
-        read, unless there is no `skip`: then it raises FaceSetError.
+        read and `skip` takes its error.
         """
         try:
             photo = face_photo(faces[rows[0]])
         except FaceSetError as error:
-            if self._skip is None:
-                raise
             self.unreadable.update(dict.fromkeys(rows, str(error)))
             self._skip(error)
             return None, []

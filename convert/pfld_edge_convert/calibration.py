@@ -1,10 +1,9 @@
 """Calibration faces: chosen evenly over pose and light, cut as the network takes them, cached between runs."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -12,23 +11,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib import (
-    Face,
-    FaceSetError,
-    as_detected,
+from pfld_edge_calib import Face, FaceSetError, as_detected, cut_faces, jittered, portraits, refined
+from pfld_edge_calib.calibration import (
     brightness_features,
     calibration_candidates,
     calibration_warnings,
-    cut_faces,
-    jittered,
-    portraits,
     pose_features,
-    refined,
     stratified_sample,
 )
-from pfld_edge_calib.face import skipping
+from pfld_edge_calib.face import Skip, refuse
 from pfld_edge_calib.files import replacing
-from pfld_edge_calib.photo import face_photo
+from pfld_edge_calib.photo import UnusableFaces, face_photo
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector
 from pfld_edge_runtime.detection.catalogue import cache_folder, detector_path
 
@@ -84,13 +77,13 @@ class CalibrationSet:
 def calibration_crops(
     source: CalibrationSource,
     contract: Contract,
-    advance: Callable[[int], object] | None = None,
-    skip: Callable[[FaceSetError], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
+    skip: Skip = refuse,
 ) -> CalibrationSet:
     """Choose faces evenly over pose and light, and cut them.
 
     `advance` is called with 1 after each photograph that a detector searched, `skip` for each that can't be read;
-    without it the first of them is an error.
+    by default the first of them is an error.
 
     Raises:
         FaceSetError: The source holds no faces that may be used.
@@ -105,11 +98,10 @@ def calibration_crops(
 
     def note_skipped(error: FaceSetError) -> None:
         skipped.append(error)
-        if skip is not None:
-            skip(error)
+        skip(error)
 
     if kept is None:
-        kept = _chosen(source, source.path, contract, advance, None if skip is None else note_skipped)
+        kept = _chosen(source, source.path, contract, advance, note_skipped)
         # What a run skipped, the next one is to name again.
         if source.cache and not skipped:
             with suppress(OSError), replacing(crop_cache_folder() / f"{key}.npz") as file:
@@ -202,8 +194,8 @@ def _chosen(
     source: CalibrationSource,
     path: Path,
     contract: Contract,
-    advance: Callable[[int], object] | None,
-    skip: Callable[[FaceSetError], object] | None,
+    advance: Callable[[int], object],
+    skip: Skip,
 ) -> tuple[Crops, list[str]]:
     """Give the crops, and the photographs in which no face was found."""
     detector = None if source.detector is None else open_detector(source.detector)
@@ -222,24 +214,14 @@ def _chosen(
     posed = pose_features(faces)
     rows = stratified_sample(posed, _POSE_BINS, _OVERSAMPLE * source.limit, source.seed)
     kept = [faces[row] for row in rows]
-    readable, crops = _cut(as_detected(kept, source.seed) if source.jitter else kept, contract, skip)
-    if not readable:
+    unusable = UnusableFaces(skip)
+    batches = list(cut_faces(as_detected(kept, source.seed) if source.jitter else kept, contract, unusable=unusable))
+    if not batches:
         raise FaceSetError(f"{path}: none of its {len(rows)} photographs can be read")
+    crops = np.concatenate([batch.crops for batch in batches])
+    readable = np.concatenate([batch.rows for batch in batches])
     features = np.concatenate([posed[rows[readable]], brightness_features(crops)], axis=1)
     return crops[stratified_sample(features, (*_POSE_BINS, *_LIGHT_BINS), source.limit, source.seed)], faceless
-
-
-def _cut(
-    faces: Sequence[Face], contract: Contract, skip: Callable[[FaceSetError], object] | None
-) -> tuple[list[int], Crops]:
-    """Cut faces; gives the rows of those whose photographs can be read, and their crops."""
-    rows, parts = list[int](), [np.zeros((0, contract.input_size, contract.input_size, 3), np.uint8)]
-    for _, group in groupby(range(len(faces)), key=lambda row: faces[row].image):
-        photo = list(group)
-        with skipping(skip):
-            parts += [batch.crops for batch in cut_faces([faces[row] for row in photo], contract)]
-            rows += photo
-    return rows, np.concatenate(parts)
 
 
 def crop_cache_folder() -> Path:

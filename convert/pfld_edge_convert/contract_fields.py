@@ -8,16 +8,9 @@ from typing import Any
 
 import onnx
 
+from pfld_edge_convert import model_file
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.landmark_models import is_checkpoint
-from pfld_edge_convert.model_file import (
-    FLOAT_TOLERANCE,
-    contract_path,
-    load_onnx,
-    read_contract,
-    take_fingerprint,
-    write_model,
-)
 from pfld_edge_convert.passes.base import graph_inputs
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, LandmarkScheme, ModelContractError
 from pfld_edge_runtime.errors import naming
@@ -47,9 +40,9 @@ def carried_contract(path: Path) -> Contract | None:
         record = load_model(path)[1].contract
         with naming(path):
             return Contract.from_dict(record) if record else None
-    model = load_onnx(path)
+    model = model_file.load_onnx(path)
     with naming(path):
-        return read_contract(model)
+        return model_file.read_contract(model)
 
 
 def known_contract(path: Path, model: onnx.ModelProto, given: Path | None = None) -> Contract | None:
@@ -62,8 +55,8 @@ def known_contract(path: Path, model: onnx.ModelProto, given: Path | None = None
         with naming(given):
             return Contract.from_json(given.read_text(encoding="utf-8", errors="replace"))
     with naming(path):
-        carried = read_contract(model)
-    beside = contract_path(path)
+        carried = model_file.read_contract(model)
+    beside = model_file.contract_path(path)
     if carried is None and beside.is_file():
         with suppress(ModelContractError):
             return Contract.from_json(beside.read_text(encoding="utf-8", errors="replace"))
@@ -154,15 +147,15 @@ def write_contract(path: Path, contract: Contract) -> Contract:
         ConvertError: A file can't be written, or the JSON's place is taken by another file.
         ModelContractError: The network contradicts the contract.
     """
-    model = load_onnx(path)
+    model = model_file.load_onnx(path)
     check_signature(open_session(path), contract)
-    beside = contract_path(path)
+    beside = model_file.contract_path(path)
     if beside.exists():
         try:
             Contract.from_json(beside.read_text(encoding="utf-8"))
         except (ModelContractError, UnicodeDecodeError) as error:
             raise ConvertError(f"{beside} is in the way, and is no contract: move it, or rename the model") from error
-    tolerance = contract.fingerprint.tolerance if contract.fingerprint else FLOAT_TOLERANCE
-    written = contract.replace(fingerprint=take_fingerprint(model, contract, tolerance))
-    write_model(model, written, path)
+    tolerance = contract.fingerprint.tolerance if contract.fingerprint else model_file.FLOAT_TOLERANCE
+    written = contract.replace(fingerprint=model_file.take_fingerprint(model, contract, tolerance))
+    model_file.write_model(model, written, path)
     return written

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, FaceSetError, portraits
-from pfld_edge_calib.face import Skip, skipping
+from pfld_edge_calib.face import Skip, refuse, skipping
 from pfld_edge_convert.contract_trial import (
     SCHEMES,
     Crops,
@@ -101,13 +101,12 @@ _Scores = dict[Hypothesis, Score]
 
 
 def search_contract(
-    path: Path, faces: Sequence[Face] | None = None, input_size: int | None = None, skip: Skip | None = None
+    path: Path, faces: Sequence[Face] | None = None, input_size: int | None = None, skip: Skip = refuse
 ) -> ContractSearch:
     """Find the contract of an ONNX file with one image as its input and landmarks among its outputs.
 
     At most 24 of the faces, whose landmarks are known, are used; the two bundled portraits where None. A network of
-    free size needs an input size, pixels. `skip` takes the error of each face that can't be read, which is raised where
-    None.
+    free size needs an input size, pixels. `skip` takes the error of each face that can't be read.
 
     Raises:
         ConvertError: The network has another input, doesn't run, or no output that could be landmarks.
@@ -147,7 +146,7 @@ def search_contract(
     )
 
 
-def _subjects(faces: Sequence[Face], skip: Skip | None) -> list[Subject]:
+def _subjects(faces: Sequence[Face], skip: Skip) -> list[Subject]:
     subjects = []
     for face in faces:
         with skipping(skip):

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_calib import Face, cut_faces
-from pfld_edge_calib.evaluation import LikelyCause, ModelResult, Verdict, Verification
+from pfld_edge_calib.evaluation.drift import Verdict
+from pfld_edge_calib.evaluation.verification import LikelyCause, ModelResult, Verification
 from pfld_edge_calib.find_landmarks import find_landmarks
 from pfld_edge_convert.landmark_models import EndToEndModel
-from pfld_edge_convert.model_file import load_onnx, open_model
+from pfld_edge_convert.model_file import copied, load_onnx, open_model
 from pfld_edge_runtime import LandmarkModel, LandmarkScheme, crop_windows, fingerprint_image, prepare_input
 
 _CHANGED = 1e-3
@@ -221,8 +222,7 @@ def _trials(
     values = {item.name: numpy_helper.to_array(item) for item in file.graph.initializer if item.name in names}
     # Constants that are inputs too are defaults, to be overridden (ONNX's IR, "Initializers", version 4).
     there = {value.name for value in file.graph.input}
-    open_file = onnx.ModelProto()
-    open_file.CopyFrom(file)
+    open_file = copied(file)
     open_file.graph.input.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, values[name].shape)
         for name in names
@@ -239,10 +239,7 @@ def _use(file: onnx.ModelProto, name: str) -> str:
 
 
 def diagnosed(
-    record: Verification,
-    models: Sequence[LandmarkModel],
-    faces: Sequence[Face],
-    starting: Callable[[str], object] | None = None,
+    record: Verification, models: Sequence[LandmarkModel], starting: Callable[[str], object] | None = None
 ) -> Verification:
     """Add likely causes to every network that deviates, and fail those that are not the reference's conversion.
 
@@ -259,7 +256,7 @@ def diagnosed(
         if differences or _deviates(result, check):
             if starting is not None and result.verdict is not Verdict.INCONCLUSIVE:
                 starting(result.name)
-            cause = next(_causes(record, result, model, faces, check), None)
+            cause = next(_causes(record, result, model, check), None)
             result = _judged(result, cause, differences)
         results.append(result)
     return replace(record, models=tuple(results))
@@ -290,18 +287,14 @@ def _contract_differences(reference: LandmarkModel, model: LandmarkModel) -> lis
 
 
 def _causes(
-    record: Verification,
-    result: ModelResult,
-    model: LandmarkModel,
-    faces: Sequence[Face],
-    check: FingerprintCheck | None,
+    record: Verification, result: ModelResult, model: LandmarkModel, check: FingerprintCheck | None
 ) -> Iterator[LikelyCause]:
     """From the cheapest check to the dearest; what only the fingerprint shows comes last."""
     known = np.isfinite(result.landmarks).all(axis=(1, 2)) & np.isfinite(record.models[0].landmarks).all(axis=(1, 2))
     rows = np.flatnonzero(known)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(_FACES, len(rows))).astype(int))]
     found, expected = result.landmarks[rows], record.models[0].landmarks[rows]
-    some = [faces[row] for row in rows]
+    some = record.recorded_faces(rows)
     if len(rows):
         first, second = (record.truth[rows, point].astype(np.float64) for point in record.scheme.normalizing_points)
         eyes = np.linalg.norm(first - second, axis=1, keepdims=True)

@@ -3,23 +3,23 @@
 The runtime's crop is written as ONNX nodes: boxes to windows in double precision, windows to crops bit for bit.
 """
 
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper
 
 from pfld_edge_calib import Face, jittered, portraits, read_photo
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import FINGERPRINT_SEED, open_model
-from pfld_edge_convert.passes.base import onnx_opset
+from pfld_edge_convert.passes.base import Nodes, onnx_opset
 from pfld_edge_convert.passes.canonical_form import OPSET
 from pfld_edge_runtime import Contract, FaceLandmarker, Fingerprint, crop_windows, fingerprint_image
-from pfld_edge_runtime.contract import MOMENTS
+from pfld_edge_runtime.contract import MOMENTS, ConfidenceCurve
 
 IMAGE_NAME = "image"
 BOXES_NAME = "boxes"
@@ -38,9 +38,6 @@ ALLOWED_PIXELS = 0.05
 """Crops are the runtime's bit for bit, so what is left is how onnxruntime orders a network's sums in a larger graph."""
 
 PROOF_FACES = 16
-
-_CROP = "crop/"
-_NETWORK = "network/"
 
 Float = NDArray[np.float32]
 
@@ -80,38 +77,37 @@ def end_to_end_model(network: onnx.ModelProto, contract: Contract) -> onnx.Model
     has an older opset, a fixed batch, or is an end-to-end graph already.
     """
     _check_network(network, contract)
-    graph, prefix = _own_graph(contract, _tells_spread(network)), _free_prefix(network, _CROP)
-    place = next(place for place, node in enumerate(graph.node) if node.op_type == "Network")
-    renamed = _renamed(network, prefix + graph.node[place].input[0], _free_prefix(network, _NETWORK))
-    kept = {name: name for name in _MEANING}
-    kept |= zip(graph.node[place].output, (output.name for output in renamed.output), strict=False)
-    for part in _with_subgraphs(graph):
-        for node in part.node:
-            node.name = prefix + node.output[0]
-            for names in (node.input, node.output):
-                names[:] = [kept.get(name, prefix + name) for name in names]
-        for output in part.output:
-            output.name = kept.get(output.name, prefix + output.name)
-    for constant in graph.initializer:
-        constant.name = prefix + constant.name
-    for value in (*graph.input, *graph.output):
-        value.doc_string = _MEANING[value.name]
-    nodes = [*graph.node[:place], *renamed.node, *graph.node[place + 1 :]]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(renamed.initializer)
+    size, points, curve = contract.input_size, contract.landmarks.num_landmarks, contract.spread_curve
+    op = Nodes(_free_prefix(network, "crop/"), kept=_MEANING)
+    windows = _windows(op, contract.crop.margin)
+    crops = op.Reshape(_levels(op, windows, size), [0, size, size, 3], output="crops")
+    inner = _renamed(network, _network_input(op, crops, contract), _free_prefix(network, "network/"))
+    op.nodes.extend(inner.node)
+    found, *moments = (output.name for output in inner.output)
+    fractions = op.Reshape(found, [0, points, 2])
+    results: dict[str, list[int | str]] = {LANDMARKS_NAME: ["faces", points, 2]}
+    _write_landmarks(op, fractions, windows)
+    if curve is not None and [output.name for output in network.graph.output[1:]] == [MOMENTS]:
+        results[CONFIDENCE_NAME] = ["faces", points]
+        _write_confidence(op, fractions, moments[0], windows.usable, curve)
+    graph = helper.make_graph(
+        op.nodes,
+        "end_to_end",
+        [
+            _described(IMAGE_NAME, TensorProto.UINT8, ["height", "width", 3]),
+            _described(BOXES_NAME, TensorProto.FLOAT, ["faces", "columns"]),
+        ],
+        [_described(name, TensorProto.FLOAT, shape) for name, shape in results.items()],
+        [*op.constants.values(), *inner.initializer],
+    )
     made = helper.make_model(graph, opset_imports=list(network.opset_import), ir_version=network.ir_version)
     made.metadata_props.extend(network.metadata_props)
     onnx.checker.check_model(made)
     return made
 
 
-def _with_subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for value in node.attribute:
-            if value.HasField("g"):
-                yield from _with_subgraphs(value.g)
+def _described(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape, _MEANING[name])
 
 
 def _check_network(network: onnx.ModelProto, contract: Contract) -> None:
@@ -123,10 +119,6 @@ def _check_network(network: onnx.ModelProto, contract: Contract) -> None:
         )
     if network.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
         raise ConvertError("an end-to-end graph needs a network that takes any number of faces; this one's is fixed")
-
-
-def _tells_spread(network: onnx.ModelProto) -> bool:
-    return [output.name for output in network.graph.output[1:]] == [MOMENTS]
 
 
 def _free_prefix(network: onnx.ModelProto, prefix: str) -> str:
@@ -151,337 +143,208 @@ def _renamed(network: onnx.ModelProto, batch: str, prefix: str) -> onnx.GraphPro
     return graph
 
 
-_DECLARED = """
-end_to_end (uint8[height, width, 3] image, float[faces, columns] boxes) => (%(results)s) <
-    double most = {1e9}, double least = {-1e9}, double[4] stand_in = {0, 0, 1, 1}, double two = {2},
-    double size = {%(size)d}, double half_line = {0.5}, float one = {1}, float half = {0.5}, float nothing = {0},
-    float parts = {256}, double upright = {0}, double one_more = {1}, double two_before = {-2},
-    int64 index_0 = {0}, int64 index_1 = {1}, int64[1] int_0 = {0}, int64[1] int_1 = {1}, int64[1] int_2 = {2},
-    int64[1] int_3 = {3}, int64[1] int_5 = {5}, int64[3] turn_shape = {0, 2, 2}, int64[4] int_0_to_3 = {0, 1, 2, 3},
-    int64[2] int_0_1 = {0, 1}, int64[2] int_2_3 = {2, 3}, int64[2] int_1_0 = {1, 0}, int64[3] int_2_1_0 = {2, 1, 0},
-    int64[2] pixel_rows = {-1, 3}, int64[3] planar_rows = {0, %(size)d, %(row)d}, int64[3] one_row = {0, 1, %(row)d},
-    int64[3] int_1_1_3 = {1, 1, 3}, int64[4] crop_shape = {0, %(size)d, %(size)d, 3},
-    int64[3] point_pairs = {0, %(points)d, 2}
->"""
+class _Windows(NamedTuple):
+    """The windows of N boxes in double precision, as the runtime's are; all but `corner` and `side` are float64.
 
-_WINDOWS = """
-    faces = Shape <start = 0, end = 1> (boxes)
-    absent_shape = Concat <axis = 0> (faces, int_2)
-    absent = ConstantOfShape (absent_shape)
-    table = Concat <axis = 1> (boxes, absent)
-    roll_column = Gather <axis = 1> (table, int_5)
-    given_roll = Cast <to = 11> (roll_column)
-    roll_not_low = GreaterOrEqual (given_roll, least)
-    roll_not_high = LessOrEqual (given_roll, most)
-    good_roll = And (roll_not_low, roll_not_high)
-    four_columns = Gather <axis = 1> (boxes, int_0_to_3)
-    edges = Cast <to = 11> (four_columns)
-    given_low = Gather <axis = 1> (edges, int_0_1)
-    given_high = Gather <axis = 1> (edges, int_2_3)
-    not_low = GreaterOrEqual (given_low, least)
-    not_high = LessOrEqual (given_high, most)
-    within = And (not_low, not_high)
-    has_area = Greater (given_high, given_low)
-    good = And (within, has_area)
-    good_0 = Gather <axis = 1> (good, int_0)
-    good_1 = Gather <axis = 1> (good, int_1)
-    good_box = And (good_0, good_1)
-    usable = And (good_box, good_roll)
-    roll = Where (usable, given_roll, upright)
-    safe_edges = Where (usable, edges, stand_in)
-    low = Gather <axis = 1> (safe_edges, int_0_1)
-    high = Gather <axis = 1> (safe_edges, int_2_3)
-    extent = Sub (high, low)
-    extent_0 = Gather <axis = 1> (extent, int_0)
-    extent_1 = Gather <axis = 1> (extent, int_1)
-    longer = Max (extent_0, extent_1)
-    scaled = Mul (longer, margin)
-    whole_side = Cast <to = 7> (scaled)
-    side = Max (whole_side, int_1)
-    half_extent = Div (extent, two)
-    center = Add (low, half_extent)
-    floor_center = Floor (center)
-    whole_center = Cast <to = 7> (floor_center)
-    half_side = Div (side, int_2)
-    corner = Sub (whole_center, half_side)
-    real_side = Cast <to = 11> (side)
-    real_corner = Cast <to = 11> (corner)
-    half_window = Div (real_side, two)
-    window_center = Add (real_corner, half_window)
-    radians = Mul (roll, degree)
-    sine = Sin (radians)
-    quarter_more = Add (radians, quarter)
-    cosine = Sin (quarter_more)
-"""
-"""From boxes to windows in double precision, as the runtime's are: `corner` ``(N, 2)`` int64, x and y of the top left
-corner in photograph pixels, may be negative; `side` ``(N, 1)`` int64, at least 1; `roll` ``(N, 1)`` degrees, 0 where
-`boxes` has no such column. onnxruntime-web has no cosine in double precision.
+    `corner` ``(N, 2)`` int64 is x and y of the top left corner in photograph pixels, may be negative, `center` the
+    middle; `side` ``(N, 1)`` int64 at least 1, `length` the same as a real number; `roll` ``(N, 1)`` degrees, 0 where
+    `boxes` has no such column, with `sine` and `cosine`. `usable` ``(N, 1)`` is false of boxes that it refuses.
+    """
 
-A graph can't raise errors: a box that the runtime refuses (without area, not finite, too far out; comparisons with NaN
-are false) becomes one of a pixel, so that no number which isn't one reaches an index, and `usable` ``(N, 1)`` says so.
-"""
-
-_POSITIONS = """
-    height_width = Shape <start = 0, end = 2> (image)
-    width_height = Gather <axis = 0> (height_width, int_1_0)
-    lengths = Unsqueeze (width_height, int_1)
-    scale = Div (real_side, size)
-    scaled_centers = Mul (line_centers, scale)
-    position = Sub (scaled_centers, half_line)
-    floor_position = Floor (position)
-    beyond = Sub (position, floor_position)
-    far_weight = Cast <to = 1> (beyond)
-    first = Cast <to = 7> (floor_position)
-    far_parts = Mul (far_weight, parts)
-    far_half = Add (far_parts, half)
-    far_whole = Floor (far_half)
-    far_row_weight = Div (far_whole, parts)
-    far_of_columns = Unsqueeze (far_weight, int_1)
-    far_of_rows = Unsqueeze (far_row_weight, int_1)
-    far_weight_pair = Concat <axis = 1> (far_of_columns, far_of_rows)
-    near_weight_pair = Sub (one, far_weight_pair)
-    pixels = Reshape (image, pixel_rows)
-    width = Gather <axis = 0> (height_width, index_1)
-"""
-"""``(N, S)``: the line of the window at or before each line of a crop; ``(N, 2, S)``, x before y: the weights of this
-and of the next; rows' are whole 256ths, as the runtime's are."""
-
-_LINE = """
-    {line}_step = Add (first, int_{offset})
-    {line}_line = Max ({line}_step, int_0)
-    {line}_last = Sub (side, int_1)
-    {line}_in_window = Min ({line}_line, {line}_last)
-    {line}_row = Unsqueeze ({line}_in_window, int_1)
-    {line}_start = Unsqueeze (corner, int_2)
-    {line}_in_photo = Add ({line}_row, {line}_start)
-"""
-"""One of the two source lines that each line of a crop mixes, of both axes at once, ``(N, 2, S)``, x before y."""
-
-_INSIDE = """
-    {line}_not_before = GreaterOrEqual ({line}_in_photo, int_0)
-    {line}_not_after = Less ({line}_in_photo, {lengths})
-    {line}_inside = And ({line}_not_before, {line}_not_after)
-    {line}_weights = Where ({line}_inside, {line}_weight_pair, nothing)
-    {line}_column_weights = Gather <axis = 1> ({line}_weights, index_0)
-    {line}_row_weights = Gather <axis = 1> ({line}_weights, index_1)
-    {line}_end = Sub ({lengths}, int_1)
-    {line}_not_negative = Max ({line}_in_photo, int_0)
-    {line}_legal = Min ({line}_not_negative, {line}_end)
-    {line}_columns = Gather <axis = 1> ({line}_legal, index_0)
-    {line}_rows = Gather <axis = 1> ({line}_legal, index_1)
-"""
-"""Indices that lie in the photograph, and weights that are zero where the line lies outside."""
-
-_UPRIGHT_INDEX = """
-    {tap}_row_starts = Mul ({row}_rows, width)
-    {tap}_down = Unsqueeze ({tap}_row_starts, int_2)
-    {tap}_across = Unsqueeze ({column}_columns, int_1)
-    {tap}_index = Add ({tap}_down, {tap}_across)
-    {tap}_weight = Unsqueeze ({row}_row_weights, int_2)
-"""
-
-_TURNED_INDEX = """
-    {tap}_row_starts = Mul ({row}_rows, width)
-    {tap}_index = Add ({tap}_row_starts, {column}_columns)
-    {tap}_of_pixels = Mul ({row}_row_weights, {column}_column_weights)
-    {tap}_single = Unsqueeze ({tap}_of_pixels, int_3)
-    {tap}_triple = Expand ({tap}_single, int_1_1_3)
-    {tap}_weight = Reshape ({tap}_triple, planar_rows)
-"""
-
-_TAP = """
-    {tap}_tap = Gather <axis = 0> (pixels, {tap}_index)
-    {tap}_levels = Reshape ({tap}_tap, planar_rows)
-    {tap}_real = Cast <to = 1> ({tap}_levels)
-    {tap}_weighted = Mul ({tap}_real, {tap}_weight)
-"""
-"""``(N, S, 3 S)`` float32: one tap of every pixel of the crops, times its weight (upright: its row's). Rows are of 3 S
-numbers: a last axis of three channels would make every product a loop over three."""
-
-_SIDE = """
-    {side}_rows = Add (upper_{side}_weighted, lower_{side}_weighted)
-    {side}_single = Unsqueeze ({column}_column_weights, int_2)
-    {side}_triple = Expand ({side}_single, int_1_1_3)
-    {side}_spread = Reshape ({side}_triple, one_row)
-    {side}_part = Mul ({side}_rows, {side}_spread)
-"""
-
-_ROUNDED = """
-    {kind}_rounded = Add ({sum}, half)
-    {kind}_levels = Cast <to = 2> ({kind}_rounded)
-"""
-
-_TURNED_POSITIONS = """
-    along_scale = Mul (cosine, scale)
-    across_scale = Mul (sine, scale)
-    along = Unsqueeze (along_scale, int_1)
-    across = Unsqueeze (across_scale, int_1)
-    row_steps = Unsqueeze (steps, int_1)
-    right_x = Mul (along, steps)
-    down_x = Mul (across, row_steps)
-    right_y = Mul (across, steps)
-    down_y = Mul (along, row_steps)
-    turned_x = Sub (right_x, down_x)
-    turned_y = Add (right_y, down_y)
-    plane_x = Unsqueeze (turned_x, int_1)
-    plane_y = Unsqueeze (turned_y, int_1)
-    around_center = Concat <axis = 1> (plane_x, plane_y)
-    center_pixel = Sub (window_center, half_line)
-    center_plane = Unsqueeze (center_pixel, int_2_3)
-    anywhere = Add (around_center, center_plane)
-    planar_lengths = Unsqueeze (lengths, int_2)
-    real_lengths = Cast <to = 11> (planar_lengths)
-    farthest = Add (real_lengths, one_more)
-    not_far_before = Max (anywhere, two_before)
-    turned_position = Min (not_far_before, farthest)
-    turned_floor = Floor (turned_position)
-    turned_beyond = Sub (turned_position, turned_floor)
-    turned_far_weight_pair = Cast <to = 1> (turned_beyond)
-    turned_near_weight_pair = Sub (one, turned_far_weight_pair)
-    turned_near_in_photo = Cast <to = 7> (turned_floor)
-    turned_far_in_photo = Add (turned_near_in_photo, int_1)
-"""
-"""`pfld_edge_runtime.crop.warp_affine`: ``(N, 2, S, S)``, x before y, the two lines of each pixel of a turned crop."""
-
-_NORMALIZATION = """
-    rows = Reshape (crops, planar_rows)
-    real_levels = Cast <to = 1> (rows)
-    scaled_levels = Mul (real_levels, factor)
-    normalized = Sub (scaled_levels, offset)
-    normalized_crops = Reshape (normalized, crop_shape)
-"""
-"""`pfld_edge_runtime.prepare_input` but for layout and colour order."""
-
-_OUTPUT = """
-    fractions = Reshape (network_output, point_pairs)
-    real_fractions = Cast <to = 11> (fractions)
-    side_along = Mul (cosine, real_side)
-    side_across = Mul (sine, real_side)
-    side_back = Neg (side_across)
-    turn_rows = Concat <axis = 1> (side_along, side_across, side_back, side_along)
-    turn = Reshape (turn_rows, turn_shape)
-    diagonal = ReduceSum <keepdims = 0> (turn, int_1)
-    half_diagonal = Div (diagonal, two)
-    origin = Sub (window_center, half_diagonal)
-    origins = Unsqueeze (origin, int_1)
-    in_pixels = MatMul (real_fractions, turn)
-    in_photo = Add (in_pixels, origins)
-    all_landmarks = Cast <to = 1> (in_photo)
-    usable_faces = Unsqueeze (usable, int_2)
-    landmarks = Where (usable_faces, all_landmarks, unknown)
-"""
-"""`pfld_edge_runtime.CropWindows.to_image`, NaN for boxes that can't be used: from the network's ``(N, 2 P)`` fractions
-to ``(N, P, 2)`` float32, photograph pixels."""
-
-_CONFIDENCE = """
-    squares = Mul (fractions, fractions)
-    squared = ReduceSum <keepdims = 0> (squares, int_2)
-    variance = Sub (moments, squared)
-    positive = Max (variance, nothing)
-    spread = Sqrt (positive)
-    real_spread = Cast <to = 11> (spread)
-    doubt = Div (real_spread, middle)
-    limited = Min (doubt, most)
-    power = Pow (limited, steepness)
-    odds = Add (power, one_more)
-    sure = Div (one_more, odds)
-    all_confidence = Cast <to = 1> (sure)
-    confidence = Where (usable, all_confidence, unknown)
-"""
-"""`pfld_edge_runtime.LandmarkModel.locate_with_confidence`: the spread of each heat map on the contract's curve."""
+    corner: str
+    side: str
+    length: str
+    center: str
+    roll: str
+    sine: str
+    cosine: str
+    usable: str
 
 
-def _crop_nodes(contract: Contract) -> str:
-    """The bilinear crop: OpenCV's sampling positions, zeros outside the photograph, rounded to whole grey levels.
+def _windows(op: Nodes, margin: float) -> _Windows:
+    """From boxes to windows.
+
+    A graph can't raise errors: a box that the runtime refuses (without area, not finite, too far out; comparisons with
+    NaN are false) becomes one of a pixel, so that no number which isn't one reaches an index.
+    """
+    absent = op.ConstantOfShape(op.Concat(op.Shape(BOXES_NAME, start=0, end=1), [2], axis=0))
+    given_roll = op.Cast(op.Gather(op.Concat(BOXES_NAME, absent, axis=1), [5], axis=1), to=TensorProto.DOUBLE)
+    given = op.Cast(op.Gather(BOXES_NAME, [0, 1, 2, 3], axis=1), to=TensorProto.DOUBLE)
+
+    def within(low: str, high: str) -> str:
+        return op.And(op.GreaterOrEqual(low, -1e9), op.LessOrEqual(high, 1e9))
+
+    def split(edges: str) -> list[str]:
+        return [op.Gather(edges, pair, axis=1) for pair in ([0, 1], [2, 3])]
+
+    low, high = split(given)
+    good = op.And(within(low, high), op.Greater(high, low))
+    both = op.And(*(op.Gather(good, [axis], axis=1) for axis in (0, 1)))
+    usable = op.And(both, within(given_roll, given_roll))
+    roll = op.Where(usable, given_roll, 0.0)
+    low, high = split(op.Where(usable, given, [0.0, 0.0, 1.0, 1.0]))
+    extent = op.Sub(high, low)
+    longer = op.Max(*(op.Gather(extent, [axis], axis=1) for axis in (0, 1)))
+    side = op.Max(op.Cast(op.Mul(longer, margin), to=TensorProto.INT64), 1, output="side")
+    middle = op.Cast(op.Floor(op.Add(low, op.Div(extent, 2.0))), to=TensorProto.INT64)
+    corner = op.Sub(middle, op.Div(side, 2), output="corner")
+    length = op.Cast(side, to=TensorProto.DOUBLE)
+    center = op.Add(op.Cast(corner, to=TensorProto.DOUBLE), op.Div(length, 2.0))
+    radians = op.Mul(roll, np.pi / 180)
+    # onnxruntime-web has no cosine in double precision.
+    cosine = op.Sin(op.Add(radians, np.pi / 2))
+    return _Windows(corner, side, length, center, roll, op.Sin(radians), cosine, usable)
+
+
+class _Photo(NamedTuple):
+    """The photograph's pixels ``(H W, 3)``, its width, and width and height ``(2, 1)``; the side of a crop."""
+
+    pixels: str
+    width: str
+    lengths: str
+    size: int
+
+
+class _Lines(NamedTuple):
+    """One of the two source lines that each line of a crop mixes: indices in the photograph, and weights."""
+
+    columns: str
+    rows: str
+    column_weights: str
+    row_weights: str
+
+
+def _levels(op: Nodes, windows: _Windows, size: int) -> str:
+    """The bilinear crops ``(N, S, 3 S)`` uint8: OpenCV's sampling positions, zeros outside the photograph.
 
     ``Resize`` and ``RoiAlign`` clamp at other edges and ``GridSample`` wants the whole photograph in float, so taps are
     gathered from the bytes as they are and only what was gathered becomes float. Sums and products are in the
-    runtime's order, so that the bytes of the ``(N, S, S, 3)`` uint8 crops, channels as in the photograph, are its too.
+    runtime's order, so that the bytes of the crops, channels as in the photograph, are its too.
     """
-    size = contract.input_size
-    declared = f"uint8[faces, {size}, {3 * size}]"
-    return f"""{_WINDOWS} {_POSITIONS} {_LINE.format(line="near", offset=0)} {_LINE.format(line="far", offset=1)}
-        {_upright_levels()}
-        lean = Abs (roll)
-        most_lean = ReduceMax <keepdims = 0> (lean)
-        any_leans = Greater (most_lean, upright)
-        levels = If (any_leans) <
-            then_branch = turned () => ({declared} chosen) {{ {_turned_levels()}
-                leans = Greater (lean, upright)
-                leaning_crops = Unsqueeze (leans, int_2)
-                chosen = Where (leaning_crops, turned_levels, upright_levels)
-            }},
-            else_branch = upright () => ({declared} same) {{ same = Identity (upright_levels) }}
-        >
-        crops = Reshape (levels, crop_shape)
+    sides = op.Shape(IMAGE_NAME, start=0, end=2)
+    lengths = op.Unsqueeze(op.Gather(sides, [1, 0], axis=0), [1])
+    photo = _Photo(op.Reshape(IMAGE_NAME, [-1, 3], output="pixels"), op.Gather(sides, 1, axis=0), lengths, size)
+    scale = op.Div(windows.length, float(size))
+    upright, lean = _upright_levels(op, windows, photo, scale), op.Abs(windows.roll)
+
+    def chosen() -> str:
+        leans = op.Unsqueeze(op.Greater(lean, 0.0), [2])
+        return op.Where(leans, _turned_levels(op, windows, photo, scale), upright)
+
+    branches = {
+        f"{name}_branch": op.subgraph(name, make, TensorProto.UINT8, ["faces", size, 3 * size])
+        for name, make in (("then", chosen), ("else", lambda: op.Identity(upright)))
+    }
+    return op.If(op.Greater(op.ReduceMax(lean, keepdims=0), 0.0), **branches)
+
+
+def _upright_levels(op: Nodes, windows: _Windows, photo: _Photo, scale: str) -> str:
+    """Rows are mixed before columns; rows' weights are whole 256ths, as the runtime's are."""
+    position = op.Sub(op.Mul(np.arange(photo.size) + 0.5, scale), 0.5)
+    whole = op.Floor(position)
+    beyond = op.Cast(op.Sub(position, whole), to=TensorProto.FLOAT)
+    parts = op.Floor(op.Add(op.Mul(beyond, np.float32(256)), np.float32(0.5)))
+    both = (beyond, op.Div(parts, np.float32(256)))
+    far_weights = op.Concat(*(op.Unsqueeze(weight, [1]) for weight in both), axis=1)
+    first, lines = op.Cast(whole, to=TensorProto.INT64), []
+    for offset, weights in ((0, op.Sub(np.float32(1), far_weights)), (1, far_weights)):
+        in_window = op.Min(op.Max(op.Add(first, offset), 0), op.Sub(windows.side, 1))
+        in_photo = op.Add(op.Unsqueeze(in_window, [1]), op.Unsqueeze(windows.corner, [2]))
+        lines.append(_inside(op, in_photo, weights, photo.lengths))
+    halves = []
+    for column in lines:
+        taps = []
+        for row in lines:
+            index = op.Add(op.Unsqueeze(op.Mul(row.rows, photo.width), [2]), op.Unsqueeze(column.columns, [1]))
+            taps.append(_tap(op, photo, index, op.Unsqueeze(row.row_weights, [2])))
+        halves.append(op.Mul(op.Add(*taps), _thrice(op, column.column_weights, [0, 1, 3 * photo.size])))
+    return _rounded(op, op.Add(*halves))
+
+
+def _turned_levels(op: Nodes, windows: _Windows, photo: _Photo, scale: str) -> str:
+    """`pfld_edge_runtime.crop.warp_affine`: each pixel has lines of its own, ``(N, 2, S, S)``, x before y."""
+    along, across = (op.Unsqueeze(op.Mul(ratio, scale), [1]) for ratio in (windows.cosine, windows.sine))
+    steps = np.arange(photo.size) - (photo.size - 1) / 2
+    down = steps[:, None]
+    x = op.Sub(op.Mul(along, steps), op.Mul(across, down))
+    y = op.Add(op.Mul(across, steps), op.Mul(along, down))
+    around = op.Concat(*(op.Unsqueeze(axis, [1]) for axis in (x, y)), axis=1)
+    anywhere = op.Add(around, op.Unsqueeze(op.Sub(windows.center, 0.5), [2, 3]))
+    lengths = op.Unsqueeze(photo.lengths, [2])
+    position = op.Min(op.Max(anywhere, -2.0), op.Add(op.Cast(lengths, to=TensorProto.DOUBLE), 1.0))
+    whole = op.Floor(position)
+    near, far_weights = op.Cast(whole, to=TensorProto.INT64), op.Cast(op.Sub(position, whole), to=TensorProto.FLOAT)
+    pairs = ((near, op.Sub(np.float32(1), far_weights)), (op.Add(near, 1), far_weights))
+    lines, total = [_inside(op, places, weights, lengths) for places, weights in pairs], ""
+    for row, column in product(lines, repeat=2):
+        index = op.Add(op.Mul(row.rows, photo.width), column.columns)
+        weight = _thrice(op, op.Mul(row.row_weights, column.column_weights), [0, photo.size, 3 * photo.size])
+        tap = _tap(op, photo, index, weight)
+        total = op.Add(total, tap) if total else tap
+    return _rounded(op, total)
+
+
+def _inside(op: Nodes, places: str, weights: str, lengths: str) -> _Lines:
+    """Indices that lie in the photograph, and weights that are zero where the line lies outside."""
+    is_inside = op.And(op.GreaterOrEqual(places, 0), op.Less(places, lengths))
+    kept = op.Where(is_inside, weights, np.float32(0))
+    legal = op.Min(op.Max(places, 0), op.Sub(lengths, 1))
+    return _Lines(*(op.Gather(pair, axis, axis=1) for pair in (legal, kept) for axis in (0, 1)))
+
+
+def _tap(op: Nodes, photo: _Photo, index: str, weight: str) -> str:
+    """``(N, S, 3 S)`` float32: one tap of every pixel of the crops, times its weight.
+
+    Rows are of 3 S numbers: a last axis of three channels would make every product a loop over three.
     """
+    levels = op.Reshape(op.Gather(photo.pixels, index, axis=0), [0, photo.size, 3 * photo.size])
+    return op.Mul(op.Cast(levels, to=TensorProto.FLOAT), weight)
 
 
-def _upright_levels() -> str:
-    nodes = [_INSIDE.format(line=line, lengths="lengths") for line in ("near", "far")]
-    for side, column in (("left", "near"), ("right", "far")):
-        for tap, row in ((f"upper_{side}", "near"), (f"lower_{side}", "far")):
-            nodes.append((_UPRIGHT_INDEX + _TAP).format(tap=tap, row=row, column=column))
-        nodes.append(_SIDE.format(side=side, column=column))
-    return "".join([*nodes, "mixed = Add (left_part, right_part)", _ROUNDED.format(kind="upright", sum="mixed")])
+def _thrice(op: Nodes, weights: str, shape: list[int]) -> str:
+    """Weights of pixels, once for each channel."""
+    return op.Reshape(op.Expand(op.Unsqueeze(weights, [-1]), [1, 1, 3]), shape)
 
 
-def _turned_levels() -> str:
-    nodes = [_TURNED_POSITIONS]
-    nodes += [_INSIDE.format(line=f"turned_{line}", lengths="planar_lengths") for line in ("near", "far")]
-    total = ""
-    for number, (row, column) in enumerate(product(("turned_near", "turned_far"), repeat=2)):
-        nodes.append((_TURNED_INDEX + _TAP).format(tap=f"tap_{number}", row=row, column=column))
-        if total:
-            nodes.append(f"sum_{number} = Add ({total}, tap_{number}_weighted)")
-        total = f"sum_{number}" if total else "tap_0_weighted"
-    return "".join([*nodes, _ROUNDED.format(kind="turned", sum=total)])
+def _rounded(op: Nodes, levels: str) -> str:
+    return op.Cast(op.Add(levels, np.float32(0.5)), to=TensorProto.UINT8)
 
 
-def _input_nodes(contract: Contract, outputs: str) -> str:
-    """From RGB crops to the network's input, and a node that stands for the network."""
-    nodes, batch, swap = "", "crops", contract.color_order == "bgr"
+def _network_input(op: Nodes, crops: str, contract: Contract) -> str:
+    """From RGB crops to the network's input, as `pfld_edge_runtime.prepare_input` makes it."""
+    size, swap, batch = contract.input_size, contract.color_order == "bgr", crops
     if contract.input_dtype == "float32":
-        nodes, batch = _NORMALIZATION, "normalized_crops"
+        # The contract counts channels as the network does, and they are not swapped yet.
+        factor = 1 / np.array(contract.scale, np.float32)
+        offset = np.array(contract.mean, np.float32) * factor
+        factors, offsets = (np.tile(values[:: -1 if swap else 1], size) for values in (factor, offset))
+        real = op.Cast(op.Reshape(crops, [0, size, 3 * size]), to=TensorProto.FLOAT)
+        batch = op.Reshape(op.Sub(op.Mul(real, factors), offsets), [0, size, size, 3])
     # Swapped as planes: onnxruntime moves three large blocks, where channels last it would move single bytes.
     if swap or contract.layout == "NCHW":
-        nodes, batch = f"{nodes} planar = Transpose <perm = [0, 3, 1, 2]> ({batch})", "planar"
+        batch = op.Transpose(batch, perm=[0, 3, 1, 2])
     if swap:
-        nodes, batch = f"{nodes} swapped = Gather <axis = 1> ({batch}, int_2_1_0)", "swapped"
-    if swap and contract.layout == "NHWC":
-        nodes, batch = f"{nodes} channels_last = Transpose <perm = [0, 2, 3, 1]> ({batch})", "channels_last"
-    return f"{nodes} {outputs} = Network ({batch})"
+        batch = op.Gather(batch, [2, 1, 0], axis=1)
+    return op.Transpose(batch, perm=[0, 2, 3, 1]) if swap and contract.layout == "NHWC" else batch
 
 
-def _own_graph(contract: Contract, tells_spread: bool) -> onnx.GraphProto:
-    """All nodes but the network's, with their constants."""
-    size, points, curve = contract.input_size, contract.landmarks.num_landmarks, contract.spread_curve
-    factor = 1 / np.array(contract.scale, np.float32)
-    # The contract counts channels as the network does, and they are not swapped yet.
-    rgb = slice(None, None, -1 if contract.color_order == "bgr" else 1)
-    constants = {
-        "line_centers": np.arange(size) + 0.5,
-        "factor": np.tile(factor[rgb], size),
-        "offset": np.tile((np.array(contract.mean, np.float32) * factor)[rgb], size),
-        "margin": np.array(contract.crop.margin),
-        "unknown": np.array(np.nan, np.float32),
-        "steps": np.arange(size) - (size - 1) / 2,
-        "degree": np.array(np.pi / 180),
-        "quarter": np.array(np.pi / 2),
-    }
-    results, given, last = f"float[faces, {points}, 2] landmarks", "network_output", _OUTPUT
-    if curve is not None and tells_spread:
-        constants |= {"middle": np.array(curve.middle), "steepness": np.array(curve.steepness)}
-        results, given, last = f"{results}, float[faces, {points}] confidence", f"{given}, moments", last + _CONFIDENCE
-    declared = _DECLARED % {"size": size, "row": 3 * size, "points": points, "results": results}
-    nodes = f"{_crop_nodes(contract)} {_input_nodes(contract, given)} {last}"
-    graph = onnx.parser.parse_graph(f"{declared} {{ {nodes} }}")
-    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in constants.items())
-    read = {name for part in _with_subgraphs(graph) for node in part.node for name in node.input}
-    kept = [constant for constant in graph.initializer if constant.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    return graph
+def _write_landmarks(op: Nodes, fractions: str, windows: _Windows) -> None:
+    """`pfld_edge_runtime.CropWindows.to_image`, NaN for boxes that can't be used."""
+    along, across = (op.Mul(ratio, windows.length) for ratio in (windows.cosine, windows.sine))
+    turn = op.Reshape(op.Concat(along, across, op.Neg(across), along, axis=1), [0, 2, 2])
+    origin = op.Sub(windows.center, op.Div(op.ReduceSum(turn, [1], keepdims=0), 2.0))
+    in_photo = op.Add(op.MatMul(op.Cast(fractions, to=TensorProto.DOUBLE), turn), op.Unsqueeze(origin, [1]))
+    landmarks = op.Cast(in_photo, to=TensorProto.FLOAT)
+    op.Where(op.Unsqueeze(windows.usable, [2]), landmarks, np.float32(np.nan), output=LANDMARKS_NAME)
+
+
+def _write_confidence(op: Nodes, fractions: str, moments: str, usable: str, curve: ConfidenceCurve) -> None:
+    """`pfld_edge_runtime.LandmarkModel.locate_with_confidence`: the spread of each heat map on the contract's curve."""
+    variance = op.Sub(moments, op.ReduceSum(op.Mul(fractions, fractions), [2], keepdims=0))
+    spread = op.Cast(op.Sqrt(op.Max(variance, np.float32(0))), to=TensorProto.DOUBLE)
+    power = op.Pow(op.Min(op.Div(spread, curve.middle), 1e9), curve.steepness)
+    confidence = op.Cast(op.Div(1.0, op.Add(power, 1.0)), to=TensorProto.FLOAT)
+    op.Where(usable, confidence, np.float32(np.nan), output=CONFIDENCE_NAME)
 
 
 def largest_difference(graph: onnx.ModelProto, plain: bytes) -> float:

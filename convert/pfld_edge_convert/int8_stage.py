@@ -16,17 +16,7 @@ from pfld_edge_convert.benchmark import timing
 from pfld_edge_convert.errors import CalibrationError, ConvertError, FellShortError
 from pfld_edge_convert.formats.qoperator import float_operators
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.quantization.mixed_precision import (
-    Coverage,
-    DriftBudget,
-    FaceDrift,
-    QuantizationReport,
-    attach_report,
-    face_times,
-    fusion_coverage,
-    layer_costs,
-    search_float_layers,
-)
+from pfld_edge_convert.quantization import mixed_precision
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
@@ -115,11 +105,11 @@ class Int8Outcome:
 
     quantized: Quantized
     contract: Contract
-    report: QuantizationReport
-    coverage: Coverage
+    report: mixed_precision.QuantizationReport
+    coverage: mixed_precision.Coverage
     times: dict[str, timing.Times]
     speed: timing.Judgement
-    budget: DriftBudget | None
+    budget: mixed_precision.DriftBudget | None
     deviation: float
 
 
@@ -150,29 +140,31 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     scheme = contract.landmarks
     with request.progress("cost of each layer", len(quantizer.layers)) as advance:
         inputs = everything.float_input(faces)
-        costs = layer_costs(everything.plan, inputs, scheme.normalizing_points, scheme.mirror, advance)
+        costs = mixed_precision.layer_costs(everything.plan, inputs, scheme.normalizing_points, scheme.mirror, advance)
     budget = None
     drift, allowed = _deviation_measure(quantizer), request.max_deviation
     if request.max_drift is not None and request.labelled is not None:
         drift, allowed = _drift_measure(request.labelled, model, contract), request.max_drift
     if allowed is not None:
-        quantized, budget = search_float_layers(
+        quantized, budget = mixed_precision.search_float_layers(
             lambda names: make(names) if names else everything, costs, drift, allowed
         )
         _require_budget(budget, "deviation" if request.max_drift is None else "drift")
-    coverage = fusion_coverage(quantized.model)
+    coverage = mixed_precision.fusion_coverage(quantized.model)
     _require_float(coverage, quantized.float_layers)
     timed = {"fp32": model, "int8": quantized.model}
     if quantized is not everything:
         timed["int8, no layer in float"] = everything.model
-    times = face_times(timed)
+    times = mixed_precision.face_times(timed)
     ratio = timing.ratio_of_medians(times["int8"].wall, times["fp32"].wall)
     speed = timing.judge(times["int8"], times["fp32"], ratio, _SPEED_PRECISION)
     if speed.verdict is timing.Verdict.SLOWER and not request.allow_slower:
         _require_foreign(request.settings.target, times)
     operators, in_float = float_operators(quantized.plan), quantized.float_layers
-    report = QuantizationReport(quantized.method, quantized.tried, tuple(costs), in_float, len(faces), operators)
-    attach_report(quantized.model, report)
+    report = mixed_precision.QuantizationReport(
+        quantized.method, quantized.tried, tuple(costs), in_float, len(faces), operators
+    )
+    mixed_precision.attach_report(quantized.model, report)
     # The NME was measured on the float network.
     int8_contract = quantized.contract.replace(calibration=request.source, nme=None, nme_data="")
     deviation = float(quantizer.deviations(quantized).mean())
@@ -193,20 +185,20 @@ def _share_of(seconds: float, advance: Callable[[int], object]) -> Callable[[], 
     return elapsed
 
 
-def _deviation_measure(quantizer: Quantizer) -> Callable[[Quantized], FaceDrift]:
+def _deviation_measure(quantizer: Quantizer) -> Callable[[Quantized], mixed_precision.FaceDrift]:
     """Measures the deviation as if it were a drift, so that one search serves both."""
 
-    def deviation(quantized: Quantized) -> FaceDrift:
+    def deviation(quantized: Quantized) -> mixed_precision.FaceDrift:
         moved = quantizer.deviations(quantized)
         found = paired_drift(1 + moved, np.ones(len(moved)), np.arange(len(moved)))
-        return FaceDrift(found, replace(found, faces=0))
+        return mixed_precision.FaceDrift(found, replace(found, faces=0))
 
     return deviation
 
 
 def _drift_measure(
     labelled: LabelledCrops, model: onnx.ModelProto, contract: Contract
-) -> Callable[[Quantized], FaceDrift]:
+) -> Callable[[Quantized], mixed_precision.FaceDrift]:
     truth = labelled.landmarks
     every = np.ones(len(truth), bool)
     large_pose = labelled.large_pose if labelled.large_pose.any() else every
@@ -217,15 +209,17 @@ def _drift_measure(
 
     before = nmes(model, contract)
 
-    def drift(quantized: Quantized) -> FaceDrift:
+    def drift(quantized: Quantized) -> mixed_precision.FaceDrift:
         after = nmes(quantized.model, quantized.contract)
         masks = (every, large_pose)
-        return FaceDrift(*(paired_drift(after[some], before[some], labelled.photographs[some]) for some in masks))
+        return mixed_precision.FaceDrift(
+            *(paired_drift(after[some], before[some], labelled.photographs[some]) for some in masks)
+        )
 
     return drift
 
 
-def _require_float(coverage: Coverage, float_layers: tuple[str, ...]) -> None:
+def _require_float(coverage: mixed_precision.Coverage, float_layers: tuple[str, ...]) -> None:
     """What was measured in float must not be quantized by onnxruntime's own optimizer when the file is opened."""
     if len(coverage.floating) < len(float_layers):
         raise ConvertError(
@@ -234,7 +228,7 @@ def _require_float(coverage: Coverage, float_layers: tuple[str, ...]) -> None:
         )
 
 
-def _require_budget(budget: DriftBudget, measure: str) -> None:
+def _require_budget(budget: mixed_precision.DriftBudget, measure: str) -> None:
     if not budget.holds:
         verdict, reason = budget.drifts[-1].judged(budget.allowed)
         held = f"the {measure} can't be held to {budget.allowed:.2%}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import onnxruntime
     from torch import nn
 
-    from pfld_edge_calib.evaluation import Verification
+    from pfld_edge_calib.evaluation.verification import Verification
 
 RUNTIMES = {"onnxruntime": "cpu", "openvino": "openvino", "litert": "cpu", TFLITE_MICRO: TFLITE_MICRO}
 """Names of runtimes, and the device of `LandmarkModel.open` that each is."""

@@ -6,7 +6,6 @@ The rebuilt network must then give the file's output.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,9 @@ from torch import fx, nn
 
 from pfld_edge_convert.errors import ConvertError, ImportOnnxError
 from pfld_edge_convert.model_file import load_onnx
-from pfld_edge_convert.passes import MeanToPool, canonical_form
-from pfld_edge_convert.passes.base import GraphIndex, attribute
+from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.canonical_form import canonical_form
+from pfld_edge_convert.passes.operator_rewrites import MeanToPool
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train.checkpoint import Checkpoint
@@ -35,29 +35,14 @@ TOLERANCE = 1e-5
 """Largest difference between the file's output and ours, in fractions of the crop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Weight ``(out, in / groups, kh, kw)`` or ``(out, in)``, stride, padding and groups, equal along both axes."""
-
-    shape: tuple[int, ...]
-    stride: int = 1
-    padding: int = 0
-    groups: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class OnnxLayer:
-    """A Conv or Gemm: weight as in torch, and bias ``(out,)``, zeros if absent."""
-
-    geometry: Geometry
-    weight: NDArray[np.float32] = field(repr=False)
-    bias: NDArray[np.float32] = field(repr=False)
+Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Weight of a Conv or Gemm, as in torch, and bias ``(out,)``, zeros if absent."""
 
 
 def import_onnx(path: Path) -> Checkpoint:
     """Read a PFLD, PFLD-GhostNet, PFLD-GhostNet-Slim or PFLD-GhostOne file into a checkpoint.
 
-    The layers are found by their order and geometry, not by their names. The checkpoint holds the inference form
+    The layers are found by their order and shapes, not by their names. The checkpoint holds the inference form
     (``fused``): an ONNX file no longer has the branches that training had. The rebuilt network is run against the
     file, and refused where an output differs by more than 1e-5.
 
@@ -92,14 +77,14 @@ def import_onnx(path: Path) -> Checkpoint:
     return Checkpoint(weights=network.state_dict(), model=config, contract=contract.to_dict() if known else None)
 
 
-def _matched(graph: onnx.ModelProto, layers: list[OnnxLayer], size: int, path: Path) -> tuple[ModelConfig, list[str]]:
-    """Find the network whose layers have the geometry of the file's, and their names."""
-    shapes = [layer.geometry.shape for layer in layers]
+def _matched(graph: onnx.ModelProto, layers: list[Layer], size: int, path: Path) -> tuple[ModelConfig, list[str]]:
+    """Find the network whose layers have the shapes of the file's, and their names."""
+    shapes = [weight.shape for weight, _ in layers]
     last = shapes[-1][0] if shapes and len(shapes[-1]) == 2 else 0
     for config in _candidates(shapes[0][0] if shapes else 0, size, last):
         with torch.device("meta"):
             ours = _torch_layers(build_model(config))
-        if list(ours.values()) == [layer.geometry for layer in layers]:
+        if list(ours.values()) == shapes:
             return config, list(ours)
     counts = Counter(node.op_type for node in graph.graph.node)
     raise ImportOnnxError(
@@ -120,43 +105,35 @@ def _candidates(first: int, size: int, last: int) -> Iterator[ModelConfig]:
 
 
 @torch.no_grad()
-def _fill(network: nn.Module, names: list[str], layers: list[OnnxLayer]) -> None:
-    for name, values in zip(names, layers, strict=True):
+def _fill(network: nn.Module, names: list[str], layers: list[Layer]) -> None:
+    for name, (weight, bias) in zip(names, layers, strict=True):
         layer = network.get_submodule(name)
-        layer.get_parameter("weight").copy_(torch.from_numpy(np.array(values.weight)))
+        layer.get_parameter("weight").copy_(torch.from_numpy(np.array(weight)))
         # A published layer without bias matches one of ours with or without it.
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(np.array(values.bias)))
+            layer.bias.copy_(torch.from_numpy(np.array(bias)))
 
 
-def _onnx_layers(model: onnx.ModelProto) -> list[OnnxLayer]:
+def _onnx_layers(model: onnx.ModelProto) -> list[Layer]:
     """Layers of a graph in canonical form with `MeanToPool`; ImportOnnxError where the family has no such node."""
     index, layers = GraphIndex(model), []
     for node in model.graph.node:
         weights = index.weights(node) if node.op_type in ("Conv", "Gemm") else None
         if weights is not None:
-            shape = weights[0].shape
-            layers.append(OnnxLayer(_geometry(node, shape) if node.op_type == "Conv" else Geometry(shape), *weights))
+            layers.append(weights)
         elif node.op_type not in _WITHOUT_WEIGHTS:
             raise ImportOnnxError(f"a {node.op_type} node, which no network of the PFLD family has")
     return layers
 
 
-def _geometry(node: onnx.NodeProto, shape: tuple[int, ...]) -> Geometry:
-    strides, pads = set(attribute(node, "strides", [1])), set(attribute(node, "pads", [0]))
-    if len(strides) != 1 or len(pads) != 1 or set(attribute(node, "dilations", [1])) != {1}:
-        raise ImportOnnxError("a convolution with uneven strides or padding, or with dilation")
-    return Geometry(shape, strides.pop(), pads.pop(), attribute(node, "group", 1))
-
-
-def _torch_layers(model: nn.Module) -> dict[str, Geometry]:
-    """Layers of a fused network by name, in the order in which it runs them."""
-    traced, layers = fx.symbolic_trace(model), dict[str, Geometry]()
-    for name in (str(node.target) for node in traced.graph.nodes if node.op == "call_module"):
-        module = traced.get_submodule(name)
-        if isinstance(module, nn.Conv2d):
-            stride, padding = int(module.stride[0]), int(module.padding[0])
-            layers[name] = Geometry(tuple(module.weight.shape), stride, padding, module.groups)
-        elif isinstance(module, nn.Linear):
-            layers[name] = Geometry(tuple(module.weight.shape))
-    return layers
+def _torch_layers(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of a fused network by the layers' names, in the order in which it runs them."""
+    traced = fx.symbolic_trace(model)
+    called = {
+        str(node.target): traced.get_submodule(str(node.target))
+        for node in traced.graph.nodes
+        if node.op == "call_module"
+    }
+    return {
+        name: tuple(module.weight.shape) for name, module in called.items() if isinstance(module, nn.Conv2d | nn.Linear)
+    }

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pfld_edge_convert import model_file
 from pfld_edge_convert.end_to_end import (
     end_to_end_contract,
     end_to_end_model,
@@ -21,17 +22,9 @@ from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.formats import format_named
 from pfld_edge_convert.int8_stage import Int8Outcome, Int8Request, make_int8
-from pfld_edge_convert.model_file import (
-    FLOAT_TOLERANCE,
-    INT8_TOLERANCE,
-    model_files,
-    run_model,
-    take_fingerprint,
-    with_contract_file,
-    write_files,
-)
 from pfld_edge_convert.model_stats import model_stats
-from pfld_edge_convert.passes import PassResult, default_passes, run_passes
+from pfld_edge_convert.passes.base import PassResult, run_passes
+from pfld_edge_convert.passes.canonical_form import default_passes
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
 
@@ -116,19 +109,19 @@ def convert(
     _check_crops(crops, contract)
     samples = np.asarray(prepare_input(crops, contract), np.float32)
     if isinstance(model, onnx.ModelProto):
-        exported, expected = model, run_model(model, samples)
+        exported, expected = model, model_file.run_model(model, samples)
     else:
         expected = _torch_output(model, contract, samples)
         exported = export_onnx(reparameterize(model), contract.input_size)
     optimized, passes = run_passes(exported, default_passes(), samples)
-    made = [_Made(output, optimized, contract.replace(quantization="none", calibration=""), FLOAT_TOLERANCE)]
+    made = [_Made(output, optimized, contract.replace(quantization="none", calibration=""), model_file.FLOAT_TOLERANCE)]
     outcome = None
     if int8 is not None:
         for name in int8.formats:
             format_named(name)
         outcome = make_int8(optimized, contract, int8)
         if "qoperator" in int8.formats:
-            made.append(_Made(int8_path(output), outcome.quantized.model, outcome.contract, INT8_TOLERANCE))
+            made.append(_Made(int8_path(output), outcome.quantized.model, outcome.contract, model_file.INT8_TOLERANCE))
     contents: dict[Path, bytes] = {}
     files: list[ConvertedFile] = []
     for item in made:
@@ -141,7 +134,7 @@ def convert(
     if not files[0].max_difference <= _LARGEST_DIFFERENCE:
         raise ConvertError(f"the converted network differs from the given one by {files[0].max_difference:.3g}")
     _make_folder(output.parent)
-    write_files(contents)
+    model_file.write_files(contents)
     return ConversionReport(tuple(files), tuple(passes), outcome)
 
 
@@ -157,11 +150,11 @@ def _finish(
     made: _Made, crops: NDArray[np.uint8], expected: NDArray[np.float32], contents: dict[Path, bytes]
 ) -> ConvertedFile:
     """Measure a network and add its files' contents."""
-    contract = made.contract.replace(fingerprint=take_fingerprint(made.model, made.contract, made.tolerance))
-    files = model_files(made.model, contract, made.path)
+    contract = made.contract.replace(fingerprint=model_file.take_fingerprint(made.model, made.contract, made.tolerance))
+    files = model_file.model_files(made.model, contract, made.path)
     contents.update(files)
     stats = model_stats(made.model)
-    difference = float(np.abs(run_model(made.model, prepare_input(crops, contract)) - expected).max())
+    difference = float(np.abs(model_file.run_model(made.model, prepare_input(crops, contract)) - expected).max())
     return ConvertedFile(made.path, len(files[made.path]), stats.macs, stats.parameters, stats.nodes, difference)
 
 
@@ -172,7 +165,7 @@ def _wrap(made: _Made, plain: ConvertedFile, contents: dict[Path, bytes]) -> Con
     fingerprint = pixel_fingerprint(graph, made.contract, made.tolerance)
     contract = end_to_end_contract(made.contract).replace(fingerprint=fingerprint)
     path = end_to_end_path(made.path)
-    files = model_files(graph, contract, path)
+    files = model_file.model_files(graph, contract, path)
     contents.update(files)
     return replace(plain, path=path, size=len(files[path]), nodes=len(graph.graph.node), pixel_difference=difference)
 
@@ -190,14 +183,14 @@ def _other_format(
     path = output.with_suffix(kind.suffix)
     contract = outcome.contract.replace(
         quantization=outcome.contract.quantization.replace(format_named("qoperator").label, kind.label),
-        fingerprint=take_fingerprint(quantized.model, outcome.contract, INT8_TOLERANCE),
+        fingerprint=model_file.take_fingerprint(quantized.model, outcome.contract, model_file.INT8_TOLERANCE),
     )
     content = kind.write(quantized, contract)
-    contents.update(with_contract_file(content, contract, path))
+    contents.update(model_file.with_contract_file(content, contract, path))
     found = LandmarkModel.open(content).predict(crops).reshape(expected.shape)
     # Runtimes round differently by a step here and there, which moves single points of deep networks further.
-    moved = float(np.abs(found - run_model(quantized.model, prepare_input(crops, outcome.contract))).mean())
-    if not moved <= INT8_TOLERANCE:
+    moved = float(np.abs(found - model_file.run_model(quantized.model, prepare_input(crops, outcome.contract))).mean())
+    if not moved <= model_file.INT8_TOLERANCE:
         raise ConvertError(f"the {name} file differs from the QOperator file by {moved:.3g} of the crop on average")
     stats = model_stats(quantized.model)
     difference = float(np.abs(found - expected).max())

@@ -11,7 +11,8 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pfld_edge_train.blocks import MobileOneBlock
 
@@ -28,7 +29,7 @@ def reparameterize(model: nn.Module) -> nn.Module:
             _fuse_block(module)
         elif isinstance(module, nn.Sequential):
             _fuse_sequence(module)
-    return fused
+    return fused.requires_grad_(False)
 
 
 def training_form(model: nn.Module, fused: nn.Module) -> str:
@@ -53,22 +54,31 @@ def training_form(model: nn.Module, fused: nn.Module) -> str:
 
 
 def _fuse_block(block: MobileOneBlock) -> None:
-    """Replace a block's branches by one convolution."""
+    """Replace a block's branches by one convolution.
+
+    In float64, for branches may nearly cancel: one rounding, of the merged kernel, instead of one a branch.
+    """
     if block.rbr_conv is None:
         return
     branches = [*block.rbr_conv, *([] if block.rbr_scale is None else [block.rbr_scale])]
     convolutions = [cast(nn.Conv2d, branch.get_submodule("conv")) for branch in branches]
     norms = [cast(nn.BatchNorm2d, branch.get_submodule("bn")) for branch in branches]
-    main, size = convolutions[0], convolutions[0].kernel_size[0]
-    kernels = [_normalized(conv.weight, norm, conv.bias) for conv, norm in zip(convolutions, norms, strict=True)]
+    main = copy.deepcopy(convolutions[0])
     if block.rbr_skip is not None:
-        kernels.append(_normalized(_identity_kernel(main), block.rbr_skip))
+        identity = copy.deepcopy(main)
+        nn.init.dirac_(identity.weight, identity.groups)
+        convolutions.append(identity)
+        norms.append(block.rbr_skip)
+    folded = [_folded(*pair) for pair in zip(convolutions, norms, strict=True)]
     # A smaller odd kernel lies at the centre of a larger one.
-    padded = [F.pad(weight, [(size - weight.shape[-1]) // 2] * 4) for weight, _ in kernels]
-    weight = torch.stack(padded).sum(dim=0)
-    bias = torch.stack([bias for _, bias in kernels]).sum(dim=0)
+    margins = [(main.kernel_size[0] - each.kernel_size[0]) // 2 for each in folded]
+    kernels = [F.pad(each.weight, [margin] * 4) for each, margin in zip(folded, margins, strict=True)]
+    biases = [each.bias for each in folded if each.bias is not None]
+    dtype = main.weight.dtype
+    main.weight = nn.Parameter(torch.stack(kernels).sum(dim=0).to(dtype))
+    main.bias = nn.Parameter(torch.stack(biases).sum(dim=0).to(dtype))
     block.rbr_conv = block.rbr_scale = block.rbr_skip = None
-    block.reparam_conv = _convolution_like(main, weight, bias)
+    block.reparam_conv = main
 
 
 def _fuse_sequence(sequence: nn.Sequential) -> None:
@@ -76,32 +86,10 @@ def _fuse_sequence(sequence: nn.Sequential) -> None:
     for i in range(len(sequence) - 1):
         conv, norm = sequence[i], sequence[i + 1]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            sequence[i] = _convolution_like(conv, *_normalized(conv.weight, norm, conv.bias))
+            sequence[i] = _folded(conv, norm).to(conv.weight.dtype)
             sequence[i + 1] = nn.Sequential()
 
 
-def _normalized(weight: Tensor, norm: nn.BatchNorm2d, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution followed by BatchNorm.
-
-    In float64, for branches may nearly cancel: one rounding, of the merged kernel, instead of one a branch.
-    """
-    factor = norm.weight.double() / torch.sqrt(norm.get_buffer("running_var").double() + norm.eps)
-    shift = norm.bias - norm.get_buffer("running_mean") * factor
-    return weight * factor[:, None, None, None], shift if bias is None else shift + bias * factor
-
-
-def _identity_kernel(conv: nn.Conv2d) -> Tensor:
-    """The 1x1 kernel that copies its input, in the groups of a convolution."""
-    channels, inputs = conv.weight.shape[:2]
-    kernel = torch.zeros(channels, inputs, 1, 1, dtype=conv.weight.dtype, device=conv.weight.device)
-    index = torch.arange(channels)
-    kernel[index, index % inputs] = 1
-    return kernel
-
-
-def _convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """Build a convolution with the geometry and precision of another, and a bias."""
-    merged = copy.deepcopy(conv)
-    merged.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
-    merged.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
-    return merged
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A convolution with the BatchNorm behind it folded in, in float64."""
+    return fuse_conv_bn_eval(copy.deepcopy(conv).double(), copy.deepcopy(norm).double())

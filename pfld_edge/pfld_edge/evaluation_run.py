@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,20 +14,12 @@ from pfld_edge.console import SkippedFiles, note, progress_bar, write_json
 from pfld_edge.options import runner
 from pfld_edge.report.faces import write_worst_faces
 from pfld_edge_calib import Face, FaceSetError
-from pfld_edge_calib.datasets import FaceSet, Unit, is_sharded, open_faces
+from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.datasets.wflw import wflw_list
-from pfld_edge_calib.evaluation import (
-    FacePredictions,
-    Robustness,
-    Verification,
-    VerificationSettings,
-    evaluate_found,
-    join_units,
-    predict_unit,
-    robustness_record,
-    verification_record,
-    verify_models,
-)
+from pfld_edge_calib.evaluation import verification
+from pfld_edge_calib.evaluation.predictions import FacePredictions, join_units, predict_unit
+from pfld_edge_calib.evaluation.robustness import Robustness, robustness_record
+from pfld_edge_calib.face import Unit
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_calib.photo import UnusableFaces
@@ -85,11 +76,11 @@ class MeasuredSet:
         self,
         models: Sequence[LandmarkModel],
         faces: Sequence[Face],
-        settings: VerificationSettings,
+        settings: verification.VerificationSettings,
         *,
         compare: bool = True,
         refine: int = 0,
-    ) -> Verification:
+    ) -> verification.Verification:
         """Run networks over faces, or over the whole set where it is streamed, as `verify_models` does.
 
         The landmarks of a streamed set lie in files that live as long as the command.
@@ -102,14 +93,14 @@ class MeasuredSet:
         if self.streamed:
             return click.get_current_context().with_resource(self._verify_streamed(models, settings, compare))
         with progress_bar("faces", len(faces)) as advance:
-            return verify_models(
+            return verification.verify_models(
                 models, faces, settings, compare=compare, refine=refine, advance=advance, unusable=self.unusable
             )
 
     @contextmanager
     def _verify_streamed(
-        self, models: Sequence[LandmarkModel], settings: VerificationSettings, compare: bool
-    ) -> Iterator[Verification]:
+        self, models: Sequence[LandmarkModel], settings: verification.VerificationSettings, compare: bool
+    ) -> Iterator[verification.Verification]:
         scheme = shared_scheme(models)
         with progress_bar("faces listed") as advance:
             source = open_faces(self.data, self.split, self.images, advance=advance, skip=self.skip)
@@ -121,7 +112,7 @@ class MeasuredSet:
                 if self.resume is not None:
                     note(f"what is done is kept in {self.resume}; the same command goes on")
                 raise
-            yield evaluate_found(models, found, settings, compare=compare)
+            yield verification.evaluate_found(models, found, settings, compare=compare)
 
     def _predictions(self, models: Sequence[LandmarkModel], source: FaceSet) -> Iterator[FacePredictions]:
         """Give each unit's faces in order, and show how far it is."""
@@ -144,7 +135,7 @@ class MeasuredSet:
 
 
 def write_results(
-    found: Verification,
+    found: verification.Verification,
     json_target: str | None,
     worst: Path | None,
     robustness: Robustness | None = None,
@@ -156,27 +147,12 @@ def write_results(
         said = f"{len(written)} pictures -> {worst}" if written else "no face deviates: no pictures"
         click.echo(said, err=True)
     if json_target is not None:
-        record = verification_record(found)
+        record = verification.verification_record(found)
         if robustness is not None:
             record["robustness"] = robustness_record(robustness)
         if runtimes:
             record["runtimes"] = [asdict(result) for result in runtimes]
         write_json(json_target, record)
-
-
-class FacesOfRecord(Sequence[Face]):
-    """The faces of a verification, made as they are asked for."""
-
-    def __init__(self, record: Verification) -> None:
-        self._record = record
-
-    def __len__(self) -> int:
-        return len(self._record.faces)
-
-    def __getitem__(self, row: Any) -> Any:  # noqa: ANN401 - one or a slice, as of every sequence
-        if isinstance(row, slice):
-            return [self[index] for index in range(*row.indices(len(self)))]
-        return Face(Path(self._record.faces[row]), self._record.boxes[row], self._record.truth[row])
 
 
 def _is_whole(result: bytes) -> bool:

@@ -8,15 +8,10 @@ import click
 from rich.table import Table
 
 from pfld_edge.console import console, new_table
-from pfld_edge_calib.evaluation import (
-    Deviation,
-    DriftEstimate,
-    ModelResult,
-    Robustness,
-    Verdict,
-    Verification,
-    shipping_verdict,
-)
+from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict
+from pfld_edge_calib.evaluation.metrics import Deviation
+from pfld_edge_calib.evaluation.robustness import Robustness
+from pfld_edge_calib.evaluation.verification import ModelResult, Verification, shipping_verdict
 
 _ACCURACY = "Accuracy (NME by outer eye corners, by pupils, by the diagonal of the landmarks' box)"
 

@@ -8,7 +8,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_calib.datasets import FaceSet, is_sharded, open_faces
+from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.face import Skip, photo_units
 from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSettings
 from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity
@@ -22,18 +22,11 @@ _SAME_FACE = 0.35
 
 
 def label_plan(
-    photos: Sequence[Path],
-    boxes: Path | None,
-    images: Path | None,
-    out: Path,
-    *,
-    together: int = 1,
-    skip: Skip | None = None,
+    photos: Sequence[Path], boxes: Path | None, images: Path | None, out: Path, *, together: int, skip: Skip
 ) -> FaceSet:
     """Find the photographs of the command line's arguments.
 
-    `together` files form a unit: 1 keeps each as soon as it is done. `skip` takes each shard that is damaged, which is
-    an error where it is None.
+    `together` files form a unit: 1 keeps each as soon as it is done. `skip` takes each shard that is damaged.
 
     Raises:
         UsageError: Options don't fit together.

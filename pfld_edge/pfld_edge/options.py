@@ -39,11 +39,21 @@ class _GivenPath(click.Path):
 
 
 class _ResultPath(_GivenPath):
-    """A place for results, which is looked at before work begins: its folder is there, or can be made."""
+    """A place for results, which is looked at before work begins: its folder is there, or can be made.
+
+    Names end in one of the suffixes of `what` (lower case), if there are any; ``.jpeg`` and ``.htm`` are others' names.
+    """
+
+    def __init__(self, what: str = "", *suffixes: str, **settings: bool) -> None:
+        super().__init__(**settings)
+        self._what, self._suffixes = what, suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
-        """Refuse a place below a file or in a folder that can't be written to."""
+        """Refuse another suffix, and a place below a file or in a folder that can't be written to."""
         path = Path(super().convert(value, param, ctx))
+        suffix = path.suffix.lower()
+        if self._suffixes and {".jpeg": ".jpg", ".htm": ".html"}.get(suffix, suffix) not in self._suffixes:
+            self.fail(f"the {self._what} must end in {' or '.join(self._suffixes)}, not {path.name}", param, ctx)
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir():
             self.fail(f"{path} can't be made: {folder} is a file", param, ctx)
@@ -123,12 +133,12 @@ class _JsonTarget(_ResultPath):
 
     def __init__(self, suffixes: tuple[str, ...]) -> None:
         super().__init__(dir_okay=False)
-        self._suffixes = suffixes
+        self._kinds = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
         """Refuse other names: the word after `--json` may be a model, say, which must not be written over."""
-        if value != "-" and Path(value).suffix.lower() not in self._suffixes:
-            kinds = " or ".join(self._suffixes)
+        if value != "-" and Path(value).suffix.lower() not in self._kinds:
+            kinds = " or ".join(self._kinds)
             self.fail(f"{value!r} is no {kinds} file; write --json - for standard output", param, ctx)
         return "-" if value == "-" else str(super().convert(value, param, ctx))
 
@@ -143,6 +153,11 @@ DRAW_LIST = _parsed("PARTS", _draw_list)
 """A set of `DRAWABLE`, as ``points,contours``; ``none`` for the empty set."""
 BOX = _parsed("x0,y0,x1,y1", _box)
 """A box in pixels, or `WHOLE`."""
+
+
+def result_file(what: str, *suffixes: str) -> click.Path:
+    """Make the type of a file that is written, whose name ends in one of these suffixes."""
+    return _ResultPath(what, *suffixes, dir_okay=False)
 
 
 def output_option(
@@ -239,13 +254,3 @@ def runner(workers: int | None, ray: str | None, tasks: int) -> "Runner":
     from pfld_edge_calib.parallel import run_locally, usable_cores
 
     return run_locally(max(1, min(workers or usable_cores(), tasks)))
-
-
-def check_suffix(path: Path, what: str, *suffixes: str) -> None:
-    """Raise a UsageError, before work begins, where a result's name ends in none of these suffixes (lower case).
-
-    ``.jpg`` and ``.html`` stand for ``.jpeg`` and ``.htm`` too.
-    """
-    suffix = path.suffix.lower()
-    if {".jpeg": ".jpg", ".htm": ".html"}.get(suffix, suffix) not in suffixes:
-        raise click.UsageError(f"the {what} must end in {' or '.join(suffixes)}, not {path.name}")

@@ -15,7 +15,8 @@ from pfld_edge.drawing import draw_faces, write_picture
 from pfld_edge.options import WHOLE, Box
 from pfld_edge.records import FrameFaces, RecordFile
 from pfld_edge.video import VIDEO_SUFFIXES, VideoSink, VideoSource
-from pfld_edge_calib import FaceSetError, photos_in, read_photo
+from pfld_edge_calib import FaceSetError, read_photo
+from pfld_edge_calib.photo import photos_in
 from pfld_edge_runtime import (
     FaceAnalyzer,
     FaceLandmarker,

@@ -9,18 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pfld_edge_calib import (
-    PORTRAITS,
-    FaceSetError,
-    as_detected,
-    calibration_candidates,
-    calibration_warnings,
-    cut_faces,
-    portraits,
-    pose_features,
-    refined,
-    stratified_sample,
-)
+from pfld_edge_calib import PORTRAITS, FaceSetError, as_detected, cut_faces, portraits, refined
+from pfld_edge_calib.calibration import calibration_candidates, calibration_warnings, pose_features, stratified_sample
 from pfld_edge_calib.find_landmarks import detected_faces
 from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, crop_cache_folder
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector

@@ -18,8 +18,9 @@ from pfld_edge_calib import PORTRAITS, Face, FaceSetError, as_detected, cut_face
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
 from pfld_edge_calib.datasets.prepared import open_prepared
 from pfld_edge_calib.errors import LabellingError
-from pfld_edge_calib.evaluation import Verdict, VerificationSettings, verify_models
-from pfld_edge_calib.labelling import Labeller, LabelSettings
+from pfld_edge_calib.evaluation.drift import Verdict
+from pfld_edge_calib.evaluation.verification import VerificationSettings, verify_models
+from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_runtime import BUNDLED_MODEL, Contract, FaceLandmarker, LandmarkModel, ModelFileError
 from pfld_edge_train.config import load_config

@@ -16,21 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pfld_edge_calib import (
-    PORTRAITS,
-    Face,
-    FaceSet,
-    FaceSetError,
-    calibration_candidates,
-    cut_faces,
-    is_sharded,
-    open_faces,
-    portraits,
-    read_photo,
-    read_points_csv,
-)
-from pfld_edge_calib.datasets import Unit
-from pfld_edge_calib.face import unit_faces
+from pfld_edge_calib import PORTRAITS, Face, FaceSetError, cut_faces, open_faces, portraits, read_photo, read_points_csv
+from pfld_edge_calib.calibration import calibration_candidates
+from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded
+from pfld_edge_calib.face import Unit, unit_faces
 from pfld_edge_calib.parallel import ResultsFolder, unit_results
 from pfld_edge_calib.photo import decode_photo
 from pfld_edge_runtime import WFLW_98, Contract, tight_box

@@ -17,18 +17,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import bootstrap, norm
 
 from pfld_edge_calib import Face, jittered, portraits
-from pfld_edge_calib.evaluation import (
-    DriftEstimate,
-    Verdict,
-    VerificationSettings,
-    judge,
-    measure_robustness,
-    paired_drift,
-    shipping_verdict,
-    verification_record,
-    verify_models,
-)
-from pfld_edge_calib.evaluation.drift import faces_needed, mean_interval
+from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict, faces_needed, judge, mean_interval, paired_drift
 from pfld_edge_calib.evaluation.metrics import (
     FaceErrors,
     accuracy,
@@ -38,6 +27,13 @@ from pfld_edge_calib.evaluation.metrics import (
     landmark_regions,
     measure_deviation,
     nme_per_face,
+)
+from pfld_edge_calib.evaluation.robustness import measure_robustness
+from pfld_edge_calib.evaluation.verification import (
+    VerificationSettings,
+    shipping_verdict,
+    verification_record,
+    verify_models,
 )
 from pfld_edge_calib.find_landmarks import as_detected_by, matched
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, LandmarkModel

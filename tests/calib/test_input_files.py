@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pfld_edge_calib import FaceSetError, photos_in, read_coco, read_photo, read_points_csv
+from pfld_edge_calib import FaceSetError, read_coco, read_photo, read_points_csv
 from pfld_edge_calib.datasets.points_csv import csv_units, read_boxes_csv
 from pfld_edge_calib.datasets.wflw import read_wflw, wflw_list
 from pfld_edge_calib.face import unit_faces
-from pfld_edge_calib.photo import listed_paths, other_files
+from pfld_edge_calib.photo import listed_paths, other_files, photos_in
 
 UPRIGHT = np.zeros((80, 120, 3), np.uint8)
 UPRIGHT[:40, :60], UPRIGHT[:40, 60:], UPRIGHT[40:, :60] = (200, 30, 30), (30, 180, 30), (30, 30, 210)

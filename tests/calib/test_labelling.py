@@ -111,14 +111,14 @@ def test_a_damaged_teacher_is_named(photo: NDArray[np.uint8]) -> None:
 
 def test_small_unsure_and_double_faces_are_dropped_and_counted(photo: NDArray[np.uint8]) -> None:
     boxes = np.concatenate([BOX, BOX + 4, [[0, 0, 20, 20]]])
-    found = Labeller([teacher()], LabelSettings(flip=True, least_size=26)).label(photo, boxes)
-    assert len(found.labels) == 1
-    assert found.dropped == {"small": 1, "twice": 1}
-    np.testing.assert_allclose(found.labels[0].landmarks, TRUTH, atol=0.5)
+    faces, dropped = Labeller([teacher()], LabelSettings(flip=True, least_size=26)).label(photo, boxes)
+    assert len(faces) == 1
+    assert dropped == {"small": 1, "twice": 1}
+    np.testing.assert_allclose(faces[0].landmarks, TRUTH, atol=0.5)
     # Two networks that lie a quarter of the crop apart.
     quarrel = [teacher(), teacher(0.25)]
-    assert Labeller(quarrel, LabelSettings(least_agreement=0.25)).label(photo, BOX).dropped == {"unsure": 1}
-    assert len(Labeller(quarrel, LabelSettings(least_agreement=0)).label(photo, BOX).labels) == 1
+    assert Labeller(quarrel, LabelSettings(least_agreement=0.25)).label(photo, BOX)[1] == {"unsure": 1}
+    assert len(Labeller(quarrel, LabelSettings(least_agreement=0)).label(photo, BOX)[0]) == 1
 
 
 def test_the_last_pass_predictions_into_the_box_of_the_landmarks(photo: NDArray[np.uint8]) -> None:

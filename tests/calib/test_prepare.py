@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pfld_edge.cli import run
-from pfld_edge_calib import PORTRAITS, WFLW_ATTRIBUTES, FaceSetError, portraits, read_coco, read_wflw
+from pfld_edge_calib import PORTRAITS, FaceSetError, portraits, read_coco, read_wflw
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
 from pfld_edge_calib.datasets.prepared import PrepareSettings, open_prepared, prepare_faces, read_shard
-from pfld_edge_calib.datasets.wflw import ARCHIVES, points_as_wflw_98, wflw_98_from_68
+from pfld_edge_calib.datasets.wflw import ARCHIVES, WFLW_ATTRIBUTES, points_as_wflw_98, wflw_98_from_68
 from pfld_edge_runtime import IBUG_68, crop_faces, crop_windows
 from pfld_edge_runtime.geometry.wflw_points import landmarks_68
 
@@ -57,9 +57,9 @@ def test_a_shard_holds_the_runtimes_crops(wflw: Path, tmp_path: Path) -> None:
     manifest = prepare_faces(faces, "wflw train", wflw, tmp_path, RAW, workers=1).manifest
     assert (manifest.faces, manifest.points, dict(manifest.skipped)) == (11, 98, {})
     shards = [read_shard(tmp_path / entry.file, RAW.size) for entry in manifest.shards]
-    assert [len(shard.crops) for shard in shards] == [4, 4, 3]
+    assert [shard.crops.shape[0] for shard in shards] == [4, 4, 3]
     # Photographs in the order of their first face: the eleventh line's face comes second.
-    kept = [(shard, place) for shard in shards for place in range(len(shard.crops))]
+    kept = [(shard, place) for shard in shards for place in range(shard.crops.shape[0])]
     for (shard, place), number in zip(kept, [0, 10, *range(1, 10)], strict=True):
         face = faces[number]
         windows = crop_windows(face.bbox_xyxy[None], 1.2 * 1.5)
@@ -67,8 +67,8 @@ def test_a_shard_holds_the_runtimes_crops(wflw: Path, tmp_path: Path) -> None:
         photo = cv2.imread(str(face.image))
         assert photo is not None
         np.testing.assert_array_equal(shard.crops[place], crop_faces(photo, windows, 48)[0])
-        expected = (face.landmarks - windows.corners[0]) / windows.sizes[0] * 48
-        np.testing.assert_allclose(shard.landmarks[place], expected, atol=1e-3)
+        np.testing.assert_array_equal(shard.windows[place], [*windows.corners[0], windows.sizes[0]])
+        np.testing.assert_allclose(shard.landmarks[place], face.landmarks, atol=1e-3)
         assert shard.groups[place] == face.group
         named = {name for name, flag in zip(WFLW_ATTRIBUTES, shard.attributes[place], strict=True) if flag}
         assert named == face.attributes
@@ -236,7 +236,8 @@ def test_points_of_weight_0_do_not_stretch_a_prepared_crop(tmp_path: Path) -> No
     np.testing.assert_array_equal(shard.crops[0], shard.crops[1])
     np.testing.assert_array_equal(shard.landmarks[0], shard.landmarks[1])
     # The face fills the network's crop (112 pixels) but for the margin of 1.2.
-    assert np.ptp(shard.landmarks[0, :96], axis=0).max() == pytest.approx(112 / 1.2, abs=1.5)
+    filled = np.ptp(shard.landmarks[0, :96], axis=0).max() / shard.windows[0, 2] * 168
+    assert filled == pytest.approx(112 / 1.2, abs=1.5)
 
 
 @pytest.mark.parametrize(

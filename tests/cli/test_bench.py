@@ -28,7 +28,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             for place, case in enumerate(calls)
         }
 
-    monkeypatch.setattr("pfld_edge_convert.benchmark.bench.take_turns", made_up)
+    monkeypatch.setattr("pfld_edge_convert.benchmark.timing.take_turns", made_up)
     return amount
 
 

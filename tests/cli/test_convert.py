@@ -120,7 +120,7 @@ def test_what_falls_short_is_status_1_and_writes_nothing(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = {name: Times(np.full(20, value), np.full(20, value)) for name, value in (("fp32", 1.0), ("int8", 2.0))}
-    monkeypatch.setattr("pfld_edge_convert.int8_stage.face_times", lambda _: times)
+    monkeypatch.setattr("pfld_edge_convert.quantization.mixed_precision.face_times", lambda _: times)
     arguments = ["--int8", "--faces", "8", "--ranges", "minmax", "-o", str(tmp_path / "a.onnx")]
     labelled = ["--max-drift", "90%", "--data", str(PORTRAITS / "landmarks.csv")]
     assert run(["convert", str(exported), *arguments, *labelled]) == 1

@@ -18,7 +18,8 @@ from onnx import numpy_helper
 
 from pfld_edge.cli import run
 from pfld_edge_calib import jittered, portraits
-from pfld_edge_calib.evaluation import ModelResult, Verdict, VerificationSettings, verify_models
+from pfld_edge_calib.evaluation.drift import Verdict
+from pfld_edge_calib.evaluation.verification import ModelResult, VerificationSettings, verify_models
 from pfld_edge_convert.diagnosis import diagnosed, scale_names
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import (
@@ -52,7 +53,7 @@ class Intact:
         path = self.folder / f"spoiled-{name}"
         onnx.save(model, str(path))
         models, faces = [self.checkpoint, open_landmark_model(path)], jittered(portraits(), 6, seed=1)
-        return diagnosed(verify_models(models, faces, VerificationSettings(max_drift=0.005)), models, faces).models[1]
+        return diagnosed(verify_models(models, faces, VerificationSettings(max_drift=0.005)), models).models[1]
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,8 @@ def exported(made_once: Callable[..., Path]) -> Callable[[Any, Any], onnx.ModelP
     """A torch network as the graph that is quantized."""
     from pfld_edge_convert.calibration import sample_crops
     from pfld_edge_convert.export import export_onnx
-    from pfld_edge_convert.passes import default_passes, run_passes
+    from pfld_edge_convert.passes.base import run_passes
+    from pfld_edge_convert.passes.canonical_form import default_passes
     from pfld_edge_convert.reparameterize import reparameterize
     from pfld_edge_runtime import prepare_input
 

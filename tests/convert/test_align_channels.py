@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes import run_passes
+from pfld_edge_convert.passes.base import run_passes
 from pfld_edge_convert.passes.int8_preparation import AlignChannels
 
 Build = Callable[..., onnx.ModelProto]

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes import EliminateDeadChannels, MakeBatchDynamic, UpgradeOpset, run_passes
-from pfld_edge_convert.passes.canonical_form import EliminateIdentity
+from pfld_edge_convert.passes.base import run_passes
+from pfld_edge_convert.passes.canonical_form import EliminateIdentity, MakeBatchDynamic, UpgradeOpset
+from pfld_edge_convert.passes.channels import EliminateDeadChannels
 
 Build = Callable[..., onnx.ModelProto]
 

@@ -17,21 +17,24 @@ from torch import nn
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes import (
-    ConvToGemm,
+from pfld_edge_convert.passes.base import GraphPass, run_passes
+from pfld_edge_convert.passes.canonical_form import (
+    OPSET,
     EliminateIdentity,
-    FoldBatchNorm,
     FoldConstants,
-    GraphPass,
     MakeBatchDynamic,
-    MeanToPool,
+    SpellLayers,
     UpgradeOpset,
     canonical_form,
     default_passes,
-    run_passes,
 )
-from pfld_edge_convert.passes.canonical_form import OPSET, SpellLayers
-from pfld_edge_convert.passes.operator_rewrites import MergeBranches, RecognizeHardActivations
+from pfld_edge_convert.passes.operator_rewrites import (
+    ConvToGemm,
+    FoldBatchNorm,
+    MeanToPool,
+    MergeBranches,
+    RecognizeHardActivations,
+)
 
 Build = Callable[..., onnx.ModelProto]
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from pfld_edge.model_tables import int8_lines
-from pfld_edge_calib.evaluation import DriftEstimate, Verdict
-from pfld_edge_convert import int8_stage
+from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict
 from pfld_edge_convert.benchmark import timing
 from pfld_edge_convert.benchmark.timing import Times
 from pfld_edge_convert.calibration import sample_crops
@@ -19,8 +18,9 @@ from pfld_edge_convert.errors import CalibrationError, FellShortError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.int8_stage import Int8Request, LabelledCrops, make_int8
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes import default_passes, run_passes
-from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.base import GraphIndex, run_passes
+from pfld_edge_convert.passes.canonical_form import default_passes
+from pfld_edge_convert.quantization import mixed_precision
 from pfld_edge_convert.quantization.mixed_precision import (
     FaceDrift,
     LayerCost,
@@ -126,7 +126,7 @@ def test_a_budget_needs_labelled_faces(network: onnx.ModelProto, labelled: Label
 def test_a_network_slower_than_fp32_is_an_error(
     network: onnx.ModelProto, labelled: LabelledCrops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8_stage, "face_times", lambda _: SLOWER)
+    monkeypatch.setattr(mixed_precision, "face_times", lambda _: SLOWER)
     request = Int8Request(labelled.crops, "eight", FAST)
     with pytest.raises(
         FellShortError, match=r"1\.25 ms a face on this machine, the float one 1\.00 ms; .*--allow-slower"
@@ -137,7 +137,7 @@ def test_a_network_slower_than_fp32_is_an_error(
 def test_timings_of_this_machine_do_not_gate_files_for_other_processors(
     network: onnx.ModelProto, labelled: LabelledCrops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8_stage, "face_times", lambda _: SLOWER)
+    monkeypatch.setattr(mixed_precision, "face_times", lambda _: SLOWER)
     foreign = "x86-avx2" if platform.machine().lower() in ("arm64", "aarch64") else "arm64"
     request = Int8Request(labelled.crops, "eight", replace(FAST, target=foreign))
     assert make_int8(network, CONTRACT, request).times["int8"].milliseconds == 1.25
@@ -148,7 +148,7 @@ def test_a_busy_machine_refuses_nothing_and_says_so(
 ) -> None:
     slower, faster = np.full(20, 1.25), np.full(20, 0.5)
     disturbed = {"fp32": SLOWER["fp32"], "int8": Times(slower, faster)}
-    monkeypatch.setattr(int8_stage, "face_times", lambda _: disturbed)
+    monkeypatch.setattr(mixed_precision, "face_times", lambda _: disturbed)
     outcome = make_int8(network, CONTRACT, Int8Request(labelled.crops, "eight", FAST))
     line = int8_lines(outcome)[2]
     assert "too noisy to tell" in line

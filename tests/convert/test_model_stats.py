@@ -13,8 +13,9 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.inspection import inspect_file
 from pfld_edge_convert.model_stats import model_stats
-from pfld_edge_convert.passes import MakeBatchDynamic, MeanToPool, UpgradeOpset, run_passes
-from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.base import GraphIndex, run_passes
+from pfld_edge_convert.passes.canonical_form import MakeBatchDynamic, UpgradeOpset
+from pfld_edge_convert.passes.operator_rewrites import MeanToPool
 from pfld_edge_convert.quantization.plan import Grid, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import collect_histograms, grids_from
 from pfld_edge_convert.quantization.reconstruction import initial_plan

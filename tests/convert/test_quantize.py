@@ -21,7 +21,8 @@ from pfld_edge_convert.calibration import (
 )
 from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes import MakeBatchDynamic, UpgradeOpset, default_passes, run_passes
+from pfld_edge_convert.passes.base import run_passes
+from pfld_edge_convert.passes.canonical_form import MakeBatchDynamic, UpgradeOpset, default_passes
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face, fusion_coverage
 from pfld_edge_convert.quantization.quantizer import Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings

@@ -12,13 +12,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from pfld_edge_calib import Face, nme_per_face, open_faces, predict_landmarks, true_landmarks
-from pfld_edge_calib.evaluation import (
-    FacePredictions,
-    ModelResult,
-    VerificationSettings,
-    evaluate_found,
-    verify_models,
-)
+from pfld_edge_calib.evaluation.predictions import FacePredictions
+from pfld_edge_calib.evaluation.verification import ModelResult, VerificationSettings, evaluate_found, verify_models
 from pfld_edge_calib.find_landmarks import find_landmarks
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.landmark_models import open_landmark_model

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pfld_edge_calib import portraits, read_photo
-from pfld_edge_calib.datasets import open_faces
+from pfld_edge_calib.datasets.open_faces import open_faces
 from pfld_edge_runtime import (
     FIVE_POINTS,
     IBUG_68,

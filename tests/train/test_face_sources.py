@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pfld_edge.cli import run
 from pfld_edge_calib import FaceSetError, read_points_csv
-from pfld_edge_calib.datasets.prepared import open_prepared, read_shard
+from pfld_edge_calib.datasets.prepared import ShardCrops, open_prepared, read_shard
 from pfld_edge_calib.datasets.wflw import wflw_98_from_68
 from pfld_edge_runtime import WFLW_98, Contract
 from pfld_edge_runtime.geometry.wflw_points import landmarks_68
@@ -22,7 +22,6 @@ from pfld_edge_train.face_cache import (
     LARGE_POSE_SHARE,
     MOST_REPEATS,
     JoinedCrops,
-    ShardCrops,
     balanced_repeats,
     open_cache,
 )
@@ -80,7 +79,7 @@ def test_shards_are_read_where_they_lie_and_a_damaged_picture_is_named(noise_fac
     assert not (tmp_path / "cache").exists()
     manifest = open_prepared(folder)
     shards = [read_shard(folder / entry.file, 48) for entry in manifest.shards]
-    crops = np.concatenate([shard.crops for shard in shards])
+    crops = np.stack([shard.crops[row] for shard in shards for row in range(shard.crops.shape[0])])
     rows = np.array([0, len(crops) - 1, 21, 20, 19])
     assert cache.crops.shape == crops.shape
     np.testing.assert_array_equal(cache.crops[rows], crops[rows])

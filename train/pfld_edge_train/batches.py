@@ -28,7 +28,7 @@ class Batch:
     """Faces as the network sees them, ``(N, 3, S, S)`` float32, channels last, with their labels.
 
     `landmarks` ``(N, P, 2)`` are fractions of the crop, `weights` ``(N, P)`` lie in 0 to 1, `attributes` ``(N, 6)``
-    bool are those of `pfld_edge_calib.WFLW_ATTRIBUTES`, all false where unknown.
+    bool are those of `pfld_edge_calib.datasets.wflw.WFLW_ATTRIBUTES`, all false where unknown.
     """
 
     faces: Tensor

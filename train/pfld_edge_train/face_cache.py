@@ -4,14 +4,12 @@ A ``[[data]]`` table is a folder of prepared shards, read in place, or a list, w
 """
 
 import shutil
-import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +20,10 @@ from pfld_edge_calib import Face, FaceSetError, open_faces, read_points_csv
 from pfld_edge_calib.datasets.prepared import (
     MANIFEST,
     UNREADABLE,
+    Crops,
     PrepareSettings,
+    Shard,
     ShardEntry,
-    decoded_picture,
     is_complete,
     open_prepared,
     prepare_faces,
@@ -32,7 +31,7 @@ from pfld_edge_calib.datasets.prepared import (
     set_identity,
 )
 from pfld_edge_calib.datasets.wflw import points_as_wflw_98
-from pfld_edge_calib.face import Skip, skipping
+from pfld_edge_calib.face import Skip, refuse, skipping
 from pfld_edge_runtime import IBUG_68, WFLW_98, Contract
 from pfld_edge_train.config import DataConfig, TrainConfig
 from pfld_edge_train.errors import TrainConfigError
@@ -45,17 +44,6 @@ Half of all faces lie above 0.58, a twentieth of LFW's press photographs below 0
 
 MOST_REPEATS = 16
 """Largest factor by which pose balance repeats a face."""
-
-
-class Crops(Protocol):
-    """``(N, S, S, 3)`` uint8 BGR faces: an array, or an object that reads them when they are asked for."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(N, S, S, 3)``."""
-        ...
-
-    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +76,8 @@ class FaceCache:
         return np.asarray(apart & (self.weights[:, first] > 0) & (self.weights[:, second] > 0))
 
 
-class _Source(NamedTuple):
-    """The faces of one source or shard, as in `FaceCache`; those of one group share a person or a photograph."""
-
-    crops: Crops
-    windows: NDArray[np.int64]
-    landmarks: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    attributes: NDArray[np.bool_]
-    groups: tuple[str, ...]
-
-
 def open_cache(
-    config: TrainConfig, folder: Path, contract: Contract, skip: Skip | None = None, *, retry: bool = True
+    config: TrainConfig, folder: Path, contract: Contract, skip: Skip = refuse, *, retry: bool = True
 ) -> FaceCache:
     """Open a configuration's faces; listed ones are cropped into `folder` where their crops are missing.
 
@@ -109,7 +86,7 @@ def open_cache(
     With `retry` photographs that could not be read before are tried again.
 
     Raises:
-        FaceSetError: A source can't be read, or a part of it where there is no `skip`.
+        FaceSetError: A source can't be read, or `skip` takes no error of a part of it.
         TrainConfigError: A source has other points than the network, or was prepared for another crop.
     """
     sources = [_read_source(data, contract, folder, skip, retry) for data in config.data]
@@ -120,7 +97,7 @@ def open_cache(
     balance = np.repeat([data.pose_balance for data in config.data], counts)
     points = contract.landmarks.normalizing_points
     return FaceCache(
-        *faces[:5],
+        *(faces.crops, faces.windows, faces.landmarks, faces.weights, faces.attributes),
         repeats=balanced_repeats(repeats, balance, faces.landmarks, faces.weights, points) * labelled,
         held_out=split_groups(faces.groups, config.validation, config.seed) & labelled,
     )
@@ -157,19 +134,16 @@ def balanced_repeats(
     return np.asarray(np.round(repeats * factor), np.int64)
 
 
-def _joined(parts: Sequence[_Source]) -> _Source:
-    crops, windows, landmarks, weights, attributes, groups = zip(*parts, strict=True)
-    return _Source(
-        JoinedCrops(crops),
-        np.concatenate(windows),
-        np.concatenate(landmarks),
-        np.concatenate(weights),
-        np.concatenate(attributes),
-        tuple(chain.from_iterable(groups)),
+def _joined(parts: Sequence[Shard]) -> Shard:
+    arrays = ("landmarks", "windows", "weights", "attributes")
+    return Shard(
+        crops=JoinedCrops([part.crops for part in parts]),
+        groups=tuple(chain.from_iterable(part.groups for part in parts)),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
     )
 
 
-def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip | None, retry: bool) -> _Source:
+def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip, retry: bool) -> Shard:
     """Read the faces of one table; crops of listed faces are kept in `folder` between runs."""
     path = Path(data.path)
     if data.scheme and contract.landmarks != WFLW_98:
@@ -204,32 +178,28 @@ def _check_points(path: Path, points: int, data: DataConfig, contract: Contract)
     )
 
 
-def _prepare(faces: Sequence[Face], root: Path, target: Path, settings: PrepareSettings, skip: Skip | None) -> None:
+def _prepare(faces: Sequence[Face], root: Path, target: Path, settings: PrepareSettings, skip: Skip) -> None:
     """Crop faces into a prepared folder, with a bar on a terminal."""
-
-    def refuse(error: FaceSetError) -> None:
-        raise error
-
     terminal = Console(stderr=True)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("cutting faces", total=len(faces))
-        prepare_faces(faces, "listed", root, target, settings, 1, partial(progress.advance, task), skip or refuse)
+        prepare_faces(faces, "listed", root, target, settings, 1, partial(progress.advance, task), skip)
 
 
-def _alike(faces: Sequence[Face], skip: Skip | None) -> list[Face]:
+def _alike(faces: Sequence[Face], skip: Skip) -> list[Face]:
     """Leave out faces without landmarks, or with another number than the first, as members of shards may be."""
     counts = [0 if face.landmarks is None else len(face.landmarks) for face in faces]
     most = next(filter(None, counts), 0)
     for face, count in zip(faces, counts, strict=True):
         if count != most or not most:
-            with skipping(skip if most else None):
+            with skipping(skip if most else refuse):
                 raise FaceSetError(f"{face.image}: {count or 'no'} landmarks, where others have {most}")
     return [face for face, count in zip(faces, counts, strict=True) if count == most]
 
 
 def _prepared_source(
-    folder: Path, data: DataConfig, contract: Contract, settings: PrepareSettings, skip: Skip | None
-) -> _Source:
+    folder: Path, data: DataConfig, contract: Contract, settings: PrepareSettings, skip: Skip
+) -> Shard:
     manifest = open_prepared(folder)
     found = manifest.settings
     if manifest.source == "wflw test":
@@ -247,45 +217,27 @@ def _prepared_source(
     return _joined(readable)
 
 
-def _shard_faces(folder: Path, entry: ShardEntry, size: int, data: DataConfig, skip: Skip | None) -> _Source | None:
+def _shard_faces(folder: Path, entry: ShardEntry, size: int, data: DataConfig, skip: Skip) -> Shard | None:
     """Read the labels of a shard's faces, and map its pictures; None where `skip` takes its error.
 
     Faces of damaged pictures weigh nothing; only a file whose bytes have changed is searched for them.
     """
-    path = folder / entry.file
     shard = None
     with skipping(skip):
-        shard = read_shard(path, size, pictures=False)
+        shard = read_shard(folder / entry.file, size)
     if shard is None:
         return None
-    weights = shard.weights if data.weighted else (shard.weights > 0).astype(np.float32)
-    landmarks, crops = shard.photo_landmarks, ShardCrops(path, size)
+    landmarks, weights = shard.landmarks, shard.weights
+    weights = weights if data.weighted else (weights > 0).astype(np.float32)
     if data.scheme:
         landmarks, weights = points_as_wflw_98(landmarks, weights)
     for row in () if is_complete(folder, entry) else range(len(weights)):
         readable = 0.0
         with skipping(skip):
-            crops[row]
+            shard.crops[row]
             readable = 1.0
         weights[row] *= readable
-    return _Source(crops, shard.windows, landmarks, weights, shard.attributes, shard.groups)
-
-
-class ShardCrops:
-    """The crops of a prepared shard, decoded when asked for, also from several threads; FaceSetError if damaged."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._path, self._pictures = path, _mapped_array(path, "pictures")
-        self._ends = np.load(path, allow_pickle=False)["picture_ends"]
-        self.shape = (len(self._ends), size, size, 3)
-
-    def __getitem__(self, row: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
-        place = int(row)
-        data = self._pictures[self._ends[place - 1] if place else 0 : self._ends[place]]
-        try:
-            return decoded_picture(data, self.shape[1])
-        except ValueError as error:
-            raise FaceSetError(f"{self._path}: picture {place} is damaged; run `pfld-edge prepare` again") from error
+    return replace(shard, landmarks=landmarks, weights=weights)
 
 
 class JoinedCrops:
@@ -301,16 +253,3 @@ class JoinedCrops:
             return np.stack([self[row] for row in rows.tolist()])
         part = int(np.searchsorted(self._starts, rows, side="right")) - 1
         return self._parts[part][int(rows) - int(self._starts[part])]
-
-
-def _mapped_array(path: Path, name: str) -> NDArray[np.uint8]:
-    """Map one array of an uncompressed ``.npz`` file into memory."""
-    with zipfile.ZipFile(path) as archive:
-        start = archive.getinfo(f"{name}.npy").header_offset
-    with path.open("rb") as file:
-        file.seek(start + 26)  # of the local header: lengths of name and extra field, 2 bytes each (APPNOTE.TXT 4.3.7)
-        lengths = file.read(4)
-        file.seek(start + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"))
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return np.memmap(path, dtype, "r", file.tell(), shape).view(np.ndarray) if shape[0] else np.empty(0, np.uint8)

@@ -8,19 +8,12 @@ from pathlib import Path
 import cv2
 import torch
 
-from pfld_edge_calib.face import Skip
+from pfld_edge_calib.face import Skip, refuse
 from pfld_edge_runtime import Contract
+from pfld_edge_train import engine
 from pfld_edge_train.batches import epoch_order
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.dense_loss import DenseLandmarkLoss
-from pfld_edge_train.engine import (
-    CheckpointClock,
-    ValidationErrors,
-    learning_rate_at,
-    listening_for_signals,
-    train_epoch,
-    validate,
-)
 from pfld_edge_train.errors import TrainConfigError, TrainingDivergedError
 from pfld_edge_train.face_cache import FaceCache, open_cache
 from pfld_edge_train.losses import LandmarkLoss, attribute_frequencies
@@ -40,7 +33,7 @@ def train(
     resume: bool = False,
     init: Path | None = None,
     cache: Path | None = None,
-    skip: Skip | None = None,
+    skip: Skip = refuse,
 ) -> None:
     """Train into the folder `out`, from the start or, to `resume`, from its last checkpoint; errors as for `fit`.
 
@@ -66,9 +59,7 @@ def use_threads(count: int) -> None:
     cv2.setNumThreads(count)
 
 
-def fit(
-    state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None, skip: Skip | None = None
-) -> None:
+def fit(state: RunState, out: Path, cache_folder: Path, callback: Callback | None = None, skip: Skip = refuse) -> None:
     """Train a run, which is changed in place, to the configuration's last epoch.
 
     Writes into `out` after every epoch, each file by renaming: ``last.pth`` to resume from, ``best.pth`` (lowest error
@@ -114,11 +105,11 @@ def fit(
         )
     if state.fine_tuned and state.learner.step == 0:
         _validate_start(state, cache, out / BEST, callback)
-    clock = CheckpointClock(config.checkpoint_steps, config.checkpoint_minutes)
-    with closing(log), listening_for_signals() as signals:
+    clock = engine.CheckpointClock(config.checkpoint_steps, config.checkpoint_minutes)
+    with closing(log), engine.listening_for_signals() as signals:
         while state.next_epoch < config.epochs:
             begun, started = state.epoch_step, time.perf_counter()
-            train_epoch(state, cache, loss_of, steps, out / LAST, clock, signals, callback)
+            engine.train_epoch(state, cache, loss_of, steps, out / LAST, clock, signals, callback)
             speed = (steps - begun) * config.batch_size / (time.perf_counter() - started)
             errors = _validated(state, cache)
             result = _close_epoch(state, errors, steps, speed)
@@ -142,16 +133,16 @@ def _validate_start(state: RunState, cache: FaceCache, best: Path, callback: Cal
         save_run(state, best, _measured(state, errors))
 
 
-def _validated(state: RunState, cache: FaceCache) -> ValidationErrors:
+def _validated(state: RunState, cache: FaceCache) -> engine.ValidationErrors:
     config, average = state.config, state.learner.average
-    errors = validate(average, cache, state.contract, config.batch_size, config.hard_views, state.processes)
+    errors = engine.validate(average, cache, state.contract, config.batch_size, config.hard_views, state.processes)
     if not math.isfinite(errors.score):
         message = f"the error on the validation faces is {errors.score} after epoch {state.next_epoch + 1}: {REMEDY}"
         raise state.processes.everywhere(TrainingDivergedError(message))
     return errors
 
 
-def _close_epoch(state: RunState, errors: ValidationErrors, steps: int, speed: float) -> EpochResult:
+def _close_epoch(state: RunState, errors: engine.ValidationErrors, steps: int, speed: float) -> EpochResult:
     """Give the figures of an epoch, and begin the next one."""
     result = EpochResult(
         epoch=state.next_epoch,
@@ -159,7 +150,7 @@ def _close_epoch(state: RunState, errors: ValidationErrors, steps: int, speed: f
         nme=errors.nme,
         hard_nme=errors.hard_nme,
         best=errors.score < state.best_nme,
-        learning_rate=learning_rate_at(state.learner.step - 1, steps, state.config),
+        learning_rate=engine.learning_rate_at(state.learner.step - 1, steps, state.config),
         images_per_second=speed,
     )
     state.best_nme = min(errors.score, state.best_nme)
@@ -184,7 +175,7 @@ def _steps_per_epoch(state: RunState, cache: FaceCache) -> int:
     return steps
 
 
-def _save(state: RunState, errors: ValidationErrors, best: bool, out: Path) -> None:
+def _save(state: RunState, errors: engine.ValidationErrors, best: bool, out: Path) -> None:
     """Write the checkpoints; ``last.pth`` last, since it marks the epoch as done."""
     contract = _measured(state, errors)
     save_average(state, out / AVERAGE, contract)
@@ -193,7 +184,7 @@ def _save(state: RunState, errors: ValidationErrors, best: bool, out: Path) -> N
     save_run(state, out / LAST, contract)
 
 
-def _measured(state: RunState, errors: ValidationErrors) -> Contract:
+def _measured(state: RunState, errors: engine.ValidationErrors) -> Contract:
     return state.contract.replace(nme=round(errors.nme, 6), nme_data="validation split of the training faces")
 
 

@@ -19,8 +19,8 @@ from onnx import TensorProto
 from pfld_edge_calib import read_photo
 from pfld_edge_calib.files import replacing
 from pfld_edge_convert.formats.qoperator import write_qoperator
-from pfld_edge_convert.passes import default_passes
 from pfld_edge_convert.passes.base import GraphIndex
+from pfld_edge_convert.passes.canonical_form import default_passes
 from pfld_edge_convert.passes.int8_preparation import CENTER, FoldNormalization
 from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import align_addition_scales, collect_histograms, grids_from

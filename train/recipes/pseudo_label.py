@@ -16,8 +16,8 @@ Boxes in which the networks disagree altogether, or whose label lies elsewhere, 
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,7 @@ from pfld_edge_calib.face import Face
 from pfld_edge_calib.files import replacing
 from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_calib.labelling.labeller import TYPICAL_ERROR, face_sizes
+from pfld_edge_calib.parallel import ordered_results
 from pfld_edge_runtime import WFLW_98, Contract, FaceLandmarker, LandmarkModel, predict_with_mirror, tight_box
 from pfld_edge_runtime.contract import CropRule
 from pfld_edge_runtime.detection.architectures import SCRFD, YuNet
@@ -177,29 +178,25 @@ def _rows(path: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
-_teacher: Teacher | None = None
+def block_labeller(shared: Path) -> Callable[[tuple[Path, list[tuple[str, Known]]]], None]:
+    """Load the networks, once in each process."""
+    return partial(label_block, Teacher(shared), shared / "data")
 
 
-def start(shared: Path) -> None:
-    """Load the networks once in each process."""
-    global _teacher
-    _teacher = Teacher(shared)
-
-
-def label_block(task: tuple[Path, Path, list[tuple[str, Known]]]) -> None:
+def label_block(teacher: Teacher, data: Path, block: tuple[Path, list[tuple[str, Known]]]) -> None:
     """Label some photographs and write what was found, unless it is there already."""
-    target, data, photos = task
-    if target.exists() or _teacher is None:
+    target, photos = block
+    if target.exists():
         return
     names, found = [], []
     for name, known in photos:
         image = cv2.imread(str(data / name))
-        boxes = np.zeros((0, 4), np.float32) if image is None else _teacher.boxes(np.asarray(image, np.uint8), known)
+        boxes = np.zeros((0, 4), np.float32) if image is None else teacher.boxes(np.asarray(image, np.uint8), known)
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) >= SMALLEST_FACE]
         if image is None or not len(boxes):
             continue
         true = known if isinstance(known, np.ndarray) and known.ndim == 2 else np.full((68, 2), np.nan, np.float32)
-        labels = _teacher(np.asarray(image, np.uint8), boxes, true_boxes=bool(np.isfinite(true).all()))
+        labels = teacher(np.asarray(image, np.uint8), boxes, true_boxes=bool(np.isfinite(true).all()))
         names += [name] * len(boxes)
         found.append((*labels, np.repeat(true[None], len(boxes), 0)))
     merged = [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
@@ -229,18 +226,14 @@ def main() -> None:
     (out / "blocks").mkdir(parents=True, exist_ok=True)
     if not (out / "photos").is_symlink():
         (out / "photos").symlink_to(shared / "data")  # what the image columns are relative to
-    with ProcessPoolExecutor(2, initializer=start, initargs=(shared,)) as pool:
-        for name, photos in photographs(shared):
-            if (out / f"{name}.csv").exists():
-                continue
-            blocks = [out / "blocks" / f"{name}-{start // BLOCK:04d}.npz" for start in range(0, len(photos), BLOCK)]
-            tasks = [
-                (block, shared / "data", photos[number * BLOCK : (number + 1) * BLOCK])
-                for number, block in enumerate(blocks)
-            ]
-            for _ in track(pool.map(label_block, tasks), name, total=len(tasks)):
-                pass
-            write_points_csv(out / f"{name}.csv", 98, source_rows(blocks))
+    for name, photos in photographs(shared):
+        if (out / f"{name}.csv").exists():
+            continue
+        starts = range(0, len(photos), BLOCK)
+        tasks = [(out / "blocks" / f"{name}-{i // BLOCK:04d}.npz", photos[i : i + BLOCK]) for i in starts]
+        done = ordered_results(partial(block_labeller, shared), tasks, 2)
+        list(track(done, name, total=len(tasks)))
+        write_points_csv(out / f"{name}.csv", 98, source_rows([block for block, _ in tasks]))
 
 
 if __name__ == "__main__":

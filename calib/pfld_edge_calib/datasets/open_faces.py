@@ -12,7 +12,7 @@ from pfld_edge_calib.datasets.points_csv import csv_units
 from pfld_edge_calib.datasets.shards import parquet_units, tar_units
 from pfld_edge_calib.datasets.wflw import wflw_list, wflw_units
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import UNIT_FACES, Face, Skip, Unit, photo_units, photos_of_faces, unit_faces
+from pfld_edge_calib.face import UNIT_FACES, Face, Skip, Unit, photo_units, photos_of_faces, refuse, unit_faces
 from pfld_edge_calib.files import sha256_of
 from pfld_edge_calib.photo import PHOTO_SUFFIXES
 
@@ -41,7 +41,7 @@ class FaceSet:
         """Read all annotated faces in order."""
         return chain.from_iterable(map(unit_faces, self.units))
 
-    def load(self, skip: Skip | None = None) -> list[Face]:
+    def load(self, skip: Skip = refuse) -> list[Face]:
         """Read all annotated faces into memory, at least one; `skip` is that of `unit_faces`, as are the errors."""
         faces = [face for unit in self.units for face in unit_faces(unit, skip)]
         if not faces:
@@ -56,7 +56,7 @@ def open_faces(
     *,
     size: int = UNIT_FACES,
     advance: Callable[[int], object] = lambda _count: None,
-    skip: Skip | None = None,
+    skip: Skip = refuse,
 ) -> FaceSet:
     """Open one or several datasets of annotated faces as one.
 
@@ -64,7 +64,7 @@ def open_faces(
     keypoint files (``.json``); tar or Parquet shards, folders of them, or ``name-{000..099}.tar``. Images of CSV and
     COCO files are relative to `images`, or to the file's own folder. A unit has at most `size` photographs or lines; a
     Parquet file's row groups stay whole. `advance` gets the number of photographs in each unit that was found, `skip`
-    the error of each shard that is damaged, whose photographs before the damage are kept; where None it is raised.
+    the error of each shard that is damaged, whose photographs before the damage are kept.
 
     Raises:
         FaceSetError: A path is none of these, or is damaged.
@@ -83,7 +83,7 @@ def open_faces(
     return FaceSet(tuple(units), identity, ", ".join(map(str, given)))
 
 
-def _opened(path: Path, split: str, images: Path | None, size: int, skip: Skip | None) -> tuple[Iterable[Unit], str]:
+def _opened(path: Path, split: str, images: Path | None, size: int, skip: Skip) -> tuple[Iterable[Unit], str]:
     """Units of one dataset, and its identity."""
     suffix = path.suffix.lower()
     if is_sharded(path):
@@ -105,7 +105,7 @@ def _opened(path: Path, split: str, images: Path | None, size: int, skip: Skip |
     )
 
 
-def _shards(path: Path, size: int, skip: Skip | None) -> tuple[Iterator[Unit], str]:
+def _shards(path: Path, size: int, skip: Skip) -> tuple[Iterator[Unit], str]:
     shards = _shard_paths(path)
     digest = hashlib.sha256(f"{size}\n".encode())
     for shard in shards:
@@ -115,12 +115,10 @@ def _shards(path: Path, size: int, skip: Skip | None) -> tuple[Iterator[Unit], s
     return chain.from_iterable(_shard_units(shard, size, skip) for shard in shards), digest.hexdigest()
 
 
-def _shard_units(shard: Path, size: int, skip: Skip | None) -> Iterator[Unit]:
+def _shard_units(shard: Path, size: int, skip: Skip) -> Iterator[Unit]:
     try:
         yield from _SHARDS[shard.suffix.lower()](shard, size)
     except (FaceSetError, OSError) as error:
-        if skip is None:
-            raise
         skip(error if isinstance(error, FaceSetError) else FaceSetError(f"{shard}: {error.strerror or error}"))
 
 

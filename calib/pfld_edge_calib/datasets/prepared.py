@@ -17,7 +17,7 @@ from copy import copy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -152,19 +152,29 @@ def is_complete(out: Path, entry: ShardEntry) -> bool:
     return not entry.faces or (path.is_file() and sha256_of(path) == entry.sha256)
 
 
+class Crops(Protocol):
+    """``(N, S, S, 3)`` uint8 BGR faces: an array, or an object that reads them when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(N, S, S, 3)``."""
+        ...
+
+    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Faces of consecutive photographs.
+    """N faces of consecutive photographs.
 
-    `crops` ``(N, S, S, 3)`` are uint8 BGR; landmarks ``(N, P, 2)`` float32 are in pixels of the crop and of the
-    photograph. `windows` ``(N, 3)`` are x, y and side of each crop in its photograph; a shard of an older version has
-    none, and its crops count as the photographs. `weights` ``(N, P)`` are the confidences, 0 to 1; `attributes`
-    ``(N, 6)`` bool those of `WFLW_ATTRIBUTES`. Faces of one person or one photograph share one of the N `groups`.
+    `landmarks` ``(N, P, 2)`` float32 are in pixels of the photograph, `windows` ``(N, 3)`` x, y and side of each crop
+    in it; of a shard of an older version the crops count as the photographs. `weights` ``(N, P)`` are the confidences,
+    0 to 1; `attributes` ``(N, 6)`` bool those of `WFLW_ATTRIBUTES`. Faces of one person or one photograph share one of
+    the N `groups`.
     """
 
-    crops: NDArray[np.uint8]
+    crops: Crops
     landmarks: NDArray[np.float32]
-    photo_landmarks: NDArray[np.float32]
     windows: NDArray[np.int64]
     weights: NDArray[np.float32]
     attributes: NDArray[np.bool_]
@@ -189,49 +199,63 @@ def pack_shard(pictures: Sequence[bytes], groups: Sequence[str], arrays: Mapping
     return packed.getvalue()
 
 
-def read_shard(path: Path, size: int, *, pictures: bool = True) -> Shard:
-    """Read a shard with crops of `size` pixels; without `pictures` its crops are not decoded and left empty."""
+def read_shard(path: Path, size: int) -> Shard:
+    """Read the labels of a shard with crops of `size` pixels, and map its pictures into memory."""
     try:
+        crops = ShardCrops(path, size)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if pictures or name != "pictures"}
-        crops = np.zeros((0, size, size, 3), np.uint8)
-        if pictures:
-            crops = np.stack(
-                [decoded_picture(each, size) for each in _parts(arrays["pictures"], arrays["picture_ends"])]
-            )
-        groups = [bytes(name).decode() for name in _parts(arrays["groups"], arrays["group_ends"])]
+            arrays = {name: file[name] for name in file.files if name != "pictures"}
+        names = np.split(arrays["groups"], arrays["group_ends"])[:-1]
         landmarks = arrays["landmarks"]
         shard = Shard(
             crops,
-            landmarks,
             arrays.get("photo_landmarks", landmarks),
             arrays.get("windows", np.tile(np.array([0, 0, size]), (len(landmarks), 1))),
             arrays["weights"],
             arrays["attributes"].astype(bool),
-            tuple(groups),
+            tuple(bytes(name).decode() for name in names),
         )
     except FileNotFoundError as error:
         raise FaceSetError(f"{path}: the shard is missing; run `pfld-edge prepare` again") from error
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, cv2.error) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FaceSetError(f"{path}: a damaged shard ({error}); delete it and run `pfld-edge prepare` again") from error
-    counts = {len(arrays["picture_ends"]), len(shard.landmarks), len(shard.weights), len(shard.attributes), len(groups)}
+    labels = (shard.landmarks, shard.weights, shard.attributes, shard.groups)
+    counts = {crops.shape[0], *(len(values) for values in labels)}
     if len(counts) > 1:
         raise FaceSetError(f"{path}: a damaged shard (its arrays differ in length); delete it and prepare again")
     return shard
 
 
-def _parts(flat: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    return np.split(flat, ends[:-1]) if len(ends) else []
+class ShardCrops:
+    """The crops of a prepared shard, decoded when asked for, also from several threads; FaceSetError if damaged."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._pictures = path, _mapped_array(path, "pictures")
+        self._ends = np.load(path, allow_pickle=False)["picture_ends"]
+        self.shape = (len(self._ends), size, size, 3)
+
+    def __getitem__(self, row: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+        place = int(row)
+        data = self._pictures[self._ends[place - 1] if place else 0 : self._ends[place]]
+        if len(data) == np.prod(self.shape[1:]):
+            return data.reshape(self.shape[1:])
+        crop = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if crop is None or crop.shape != self.shape[1:]:
+            raise FaceSetError(f"{self._path}: picture {place} is damaged; run `pfld-edge prepare` again")
+        return np.asarray(crop, np.uint8)
 
 
-def decoded_picture(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Decode a picture of a shard, ``(size, size, 3)`` BGR; a ValueError says that it has another size."""
-    if len(picture) == size * size * 3:
-        return picture.reshape(size, size, 3)
-    crop = cv2.imdecode(picture, cv2.IMREAD_COLOR)
-    if crop is None or crop.shape != (size, size, 3):
-        raise ValueError(f"a picture is not {size} x {size}")
-    return np.asarray(crop, np.uint8)
+def _mapped_array(path: Path, name: str) -> NDArray[np.uint8]:
+    """Map one array of an uncompressed ``.npz`` file into memory."""
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(f"{name}.npy").header_offset
+    with path.open("rb") as file:
+        file.seek(start + 26)  # of the local header: lengths of name and extra field, 2 bytes each (APPNOTE.TXT 4.3.7)
+        lengths = file.read(4)
+        file.seek(start + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"))
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape).view(np.ndarray) if shape[0] else np.empty(0, np.uint8)
 
 
 UNREADABLE = "unreadable"

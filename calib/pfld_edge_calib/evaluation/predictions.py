@@ -101,12 +101,8 @@ def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions
     contract = models[0].contract
     none = np.zeros((0, contract.landmarks.num_landmarks, 2), np.float32)
     parts = [FacePredictions((), (), np.zeros((0, 4)), none, (none,) * len(models))]
-    damaged: list[str] = []
-
-    def skip(error: FaceSetError) -> None:
-        damaged.append(str(error))
-
-    faces = comparable(unit_faces(unit, skip), contract, skip)
+    damaged: list[FaceSetError] = []
+    faces = comparable(unit_faces(unit, damaged.append), contract, damaged.append)
     while batch := list(islice(faces, _BATCH)):
         unusable = UnusableFaces(lambda _error: None)
         predicted = find_landmarks(models, batch, unusable=unusable)
@@ -114,7 +110,7 @@ def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions
     truth = np.concatenate([part.truth for part in parts])
     found = tuple(map(np.concatenate, zip(*(part.found for part in parts), strict=True)))
     joined = _joined(parts, truth, found)
-    return replace(joined, unreadable=(*joined.unreadable, *damaged))
+    return replace(joined, unreadable=(*joined.unreadable, *map(str, damaged)))
 
 
 def _joined(

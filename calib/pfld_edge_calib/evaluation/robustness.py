@@ -192,7 +192,7 @@ class Robustness:
 def measure_robustness(
     models: Sequence[LandmarkModel],
     faces: Sequence[Face],
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
     *,
     corruptions: Sequence[Corruption] = CORRUPTIONS,
     seed: int = 0,
@@ -225,7 +225,7 @@ def measure_robustness(
 def measure_turned(
     models: Sequence[LandmarkModel],
     faces: Sequence[Face],
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
     angles: Sequence[float] = tuple(range(30, 360, 30)),
 ) -> Robustness:
     """Measure the NME of faces upright (`clean`) and turned clockwise in the image plane, by each angle in degrees.
@@ -249,7 +249,7 @@ def measure_turned(
 def _measured(
     models: Sequence[LandmarkModel],
     faces: Sequence[Face],
-    advance: Callable[[int], object] | None,
+    advance: Callable[[int], object],
     variants: Callable[[NDArray[np.uint8], Face, int], Sequence[FacePatch]],
     predict: Callable[[Sequence[FacePatch]], Sequence[NDArray[np.float32]]],
     names: Sequence[tuple[str, str, tuple[float, ...]]],
@@ -268,8 +268,7 @@ def _measured(
             truth = np.stack([patch.landmarks for patch in patches])
             truth[:, np.isnan(whole_truth[row]).any(axis=1)] = np.nan
             total += [nme_per_face(found, truth, (first, second)) for found in predict(patches)]
-            if advance is not None:
-                advance(1)
+            advance(1)
     means = total / len(rows) if rows else np.full_like(total, np.nan)
     curves = tuple(Curve(*name, means[:, end - len(name[2]) : end]) for name, end in zip(names, ends[1:], strict=True))
     return Robustness(tuple(model.name for model in models), len(rows), means[:, 0], curves)

@@ -1,9 +1,10 @@
 """Runs models over annotated faces and compares them with a reference; tables, JSON and the report read the record."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
 from pfld_edge_calib.errors import FaceSetError
+from pfld_edge_calib.evaluation import metrics
 from pfld_edge_calib.evaluation.drift import (
     FEWEST_FACES,
     RESAMPLES,
@@ -19,15 +21,6 @@ from pfld_edge_calib.evaluation.drift import (
     judge,
     mean_interval,
     paired_drift,
-)
-from pfld_edge_calib.evaluation.metrics import (
-    Accuracy,
-    Deviation,
-    FaceErrors,
-    accuracy_by_subset,
-    face_errors,
-    measure_deviation,
-    normalizing_distance,
 )
 from pfld_edge_calib.evaluation.predictions import FacePredictions, no_face_left
 from pfld_edge_calib.face import Face
@@ -93,14 +86,14 @@ class ModelResult:
     contract: Contract
     assumed: bool
     landmarks: NDArray[np.float32]
-    errors: FaceErrors
-    accuracy: Mapping[str, Accuracy]
+    errors: metrics.FaceErrors
+    accuracy: Mapping[str, metrics.Accuracy]
     drift: Mapping[str, DriftEstimate] | None = None
-    deviation: Deviation | None = None
+    deviation: metrics.Deviation | None = None
     verdict: Verdict = Verdict.UNJUDGED
     reason: str = ""
     likely_causes: tuple[LikelyCause, ...] = ()
-    error: Deviation | None = None
+    error: metrics.Deviation | None = None
     nme_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -134,6 +127,10 @@ class Verification:
         """Number of faces that the figures are of."""
         return len(self.faces) - len(self.left_out)
 
+    def recorded_faces(self, rows: Iterable[int]) -> list[Face]:
+        """Faces of some rows with their boxes and true points, for further looks at their photographs."""
+        return [Face(Path(self.faces[row]), self.boxes[row], self.truth[row]) for row in rows]
+
     @property
     def given(self) -> int:
         """Number of faces of the set, those that are left out among them."""
@@ -161,7 +158,7 @@ def verify_models(
     *,
     compare: bool = True,
     refine: int = 0,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
     unusable: UnusableFaces | None = None,
 ) -> Verification:
     """Run models over annotated faces, and compare the others with the first.
@@ -212,7 +209,7 @@ def evaluate_found(
         unreadable=predictions.unreadable,
     )
     first, second = record.scheme.normalizing_points
-    measurable = np.isfinite(normalizing_distance(truth, [first], [second]))
+    measurable = np.isfinite(metrics.normalizing_distance(truth, [first], [second]))
     if not measurable.any():
         raise FaceSetError(f"no face has an NME: points {first} and {second} are unlabelled or coincide in all of them")
     results: list[ModelResult] = []
@@ -243,7 +240,7 @@ def _result(
     compare: bool,
 ) -> ModelResult:
     """Compare a model with the first one, or else with the annotation."""
-    settings, errors = record.settings, face_errors(landmarks, record.truth, record.scheme)
+    settings, errors = record.settings, metrics.face_errors(landmarks, record.truth, record.scheme)
     draw = {"resamples": settings.resamples, "seed": settings.seed}
     result = ModelResult(
         model.name,
@@ -254,7 +251,7 @@ def _result(
         model.assumed,
         landmarks,
         errors,
-        accuracy_by_subset(errors, record.subset_names, record.subsets),
+        metrics.accuracy_by_subset(errors, record.subset_names, record.subsets),
     )
     if first is None and compare:
         return replace(result, verdict=Verdict.REFERENCE)
@@ -266,7 +263,7 @@ def _result(
     if first is None or not compare:
         found = {name: mean_interval(nmes, photographs, **draw) for name, (nmes, photographs, _) in parts.items()}
         intervals = {name: interval for name, interval in found.items() if interval is not None}
-        error = measure_deviation(landmarks, record.truth, record.truth, record.scheme)
+        error = metrics.measure_deviation(landmarks, record.truth, record.truth, record.scheme)
         return replace(result, error=error, nme_intervals=intervals)
     drift = {
         name: paired_drift(nmes, first.errors.ocular[some], photographs, **draw)
@@ -276,7 +273,7 @@ def _result(
     lost = result.accuracy["all"].misses - first.accuracy["all"].misses
     if lost > 0:
         verdict, reason = Verdict.FAIL, f"it gives no numbers for {lost} of {len(record.faces)} faces"
-    deviation = measure_deviation(landmarks, first.landmarks, record.truth, record.scheme)
+    deviation = metrics.measure_deviation(landmarks, first.landmarks, record.truth, record.scheme)
     return replace(result, drift=drift, deviation=deviation, verdict=verdict, reason=reason)
 
 
@@ -345,7 +342,7 @@ def _model(model: ModelResult, found: Verification) -> dict[str, Any]:
     }
 
 
-def _deviation(deviation: Deviation, found: Verification) -> dict[str, Any]:
+def _deviation(deviation: metrics.Deviation, found: Verification) -> dict[str, Any]:
     same = ("mean", "largest", "largest_face", "largest_landmark", "by_landmark", "largest_by_landmark")
     return {name: getattr(deviation, name) for name in same} | {
         "largest_image": found.faces[deviation.largest_face],

@@ -128,14 +128,6 @@ class LabelSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class PhotoLabels:
-    """The labelled faces of a photograph in the order of their boxes, and the numbers of those dropped by reason."""
-
-    labels: Sequence[Face] = ()
-    dropped: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class DonePhoto:
     """The lines of a photograph in the CSV, the dropped faces, and why it could not be read; empty where it could."""
 
@@ -184,17 +176,19 @@ class Labeller:
             boxes = np.array([face.bbox_xyxy for face in photo.faces or ()]).reshape(-1, 4)
         else:
             boxes = self._find(image)
-        found = self.label(image, boxes)
-        rows = [points_row(photo.name, face) for face in found.labels]
-        return DonePhoto(rows, dict(found.dropped))
+        faces, dropped = self.label(image, boxes)
+        return DonePhoto([points_row(photo.name, face) for face in faces], dropped)
 
-    def label(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> PhotoLabels:
-        """Label the faces of a ``(H, W, 3)`` BGR photograph in ``(N, 4)`` boxes."""
+    def label(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> tuple[list[Face], dict[str, int]]:
+        """Label the faces of a ``(H, W, 3)`` BGR photograph in ``(N, 4)`` boxes, in their order.
+
+        Also gives the numbers of those dropped, by reason.
+        """
         dropped: Counter[str] = Counter()
         large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) >= self._settings.least_size
         dropped["small"] += int((~large).sum())
         if not large.any():
-            return PhotoLabels(dropped=+dropped)
+            return [], dict(dropped)
         found = self._consensus(photo, boxes[large])
         tight = tight_box(found.landmarks)
         keep = np.zeros(len(tight), bool)
@@ -209,7 +203,7 @@ class Labeller:
             Face(Path(), tight[i], found.landmarks[i], weight=found.weights[i], point_weights=found.point_weights[i])
             for i in np.flatnonzero(keep & ~shrunk)
         ]
-        return PhotoLabels(labels, +dropped)
+        return labels, dict(+dropped)
 
     def _consensus(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> Consensus:
         flip = self._settings.flip

@@ -16,27 +16,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from pfld_edge_convert.benchmark.processor import (
-    Environment,
-    Roofline,
-    Work,
-    environment,
-    load_average,
-    measure_peak,
-    roofline,
-    work_of,
-)
+from pfld_edge_convert.benchmark import processor, timing
 from pfld_edge_convert.benchmark.profiling import ColdStart, Profile, cold_starts, take_profile
-from pfld_edge_convert.benchmark.timing import (
-    Estimate,
-    Judgement,
-    Times,
-    Verdict,
-    judge,
-    median_of,
-    ratio_of_medians,
-    take_turns,
-)
 from pfld_edge_convert.errors import BenchmarkError
 from pfld_edge_convert.landmark_models import devices_of, integer_layers, is_checkpoint, open_landmark_model
 from pfld_edge_convert.model_file import load_onnx
@@ -62,17 +43,6 @@ _SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What was asked for; ratios are to the model of name `reference`, None where there is one model only."""
-
-    rounds: int
-    starts: int
-    precision: float
-    from_crops: bool
-    reference: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Timing:
     """One model with so many threads and faces; a batch takes several calls where the file fixes the number of faces.
 
@@ -83,14 +53,14 @@ class Timing:
     threads: int
     batch: int
     calls: int
-    median_ms: Estimate
+    median_ms: timing.Estimate
     p95_ms: float | None
     p99_ms: float | None
-    ratio: Estimate | None
+    ratio: timing.Estimate | None
     spread: float
-    verdict: Verdict
+    verdict: timing.Verdict
     reason: str
-    roofline: Roofline | None
+    roofline: processor.Roofline | None
     processor_ms: float | None = None
     processor_ratio: float | None = None
 
@@ -107,7 +77,7 @@ class ModelRecord:
     path: str
     size: int
     filled: dict[str, int]
-    work: Work | None
+    work: processor.Work | None
     start: ColdStart | None
     timings: tuple[Timing, ...]
     profile: Profile | None
@@ -116,17 +86,36 @@ class ModelRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class BenchRequest:
+    """How to measure: numbers of threads and of faces, timed rounds, fresh processes for each model (0 for none).
+
+    `precision` is the widest half interval of a ratio that counts as an answer; `from_crops` times normalization too.
+    In a report, ratios are to the model of name `reference`, None where there is one model only.
+    """
+
+    threads: tuple[int, ...] = (1,)
+    batches: tuple[int, ...] = (1,)
+    rounds: int = 200
+    starts: int = 5
+    precision: float = 0.05
+    from_crops: bool = False
+    seed: int = 0
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BenchReport:
     """All of it, the reference first where there is one."""
 
-    environment: Environment
-    settings: Settings
+    environment: processor.Environment
+    settings: BenchRequest
     models: tuple[ModelRecord, ...]
 
     @property
     def too_noisy(self) -> bool:
         """Whether some question stays without an answer."""
-        return any(timing.verdict is Verdict.TOO_NOISY for model in self.models for timing in model.timings)
+        verdicts = {found.verdict for model in self.models for found in model.timings}
+        return timing.Verdict.TOO_NOISY in verdicts
 
     def to_json(self) -> str:
         """Write the format that docs/benchmarking.md describes."""
@@ -149,22 +138,6 @@ class BenchReport:
             raise BenchmarkError(f"not a whole benchmark record: {where}: {first['msg']}") from error
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise BenchmarkError(f"not a whole benchmark record: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class BenchRequest:
-    """How to measure: numbers of threads and of faces, timed rounds, fresh processes for each model (0 for none).
-
-    `precision` is the widest half interval of a ratio that counts as an answer; `from_crops` times normalization too.
-    """
-
-    threads: tuple[int, ...] = (1,)
-    batches: tuple[int, ...] = (1,)
-    rounds: int = 200
-    starts: int = 5
-    precision: float = 0.05
-    from_crops: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,37 +319,38 @@ def run_bench(subjects: Sequence[Subject], request: BenchRequest, advance: Advan
 
     `advance` is told 1 after each of `steps` rounds and processes. BenchmarkError where a file can't be run as asked.
     """
-    load, order = load_average(), product(request.threads, request.batches, range(len(subjects)))
+    load, order = processor.load_average(), product(request.threads, request.batches, range(len(subjects)))
     cases: list[Case] = [(index, threads, batch) for threads, batch, index in order]
     calls: dict[Case, Callable[[], object]] = {}
     for index, threads, batch in cases:
         open_call = subjects[index].crops_call if request.from_crops else subjects[index].network_call
         calls[index, threads, batch] = open_call(threads, batch)
     # Before and after, and the better of both counts.
-    peaks = {threads: measure_peak(threads) for threads in request.threads}
-    times = take_turns(calls, request.rounds, warm_up=_WARM_UP, seed=request.seed, advance=advance)
+    peaks = {threads: processor.measure_peak(threads) for threads in request.threads}
+    times = timing.take_turns(calls, request.rounds, warm_up=_WARM_UP, seed=request.seed, advance=advance)
     first = {"threads": request.threads[0], "batch": request.batches[0]}
     starts = cold_starts(subjects, request.starts, **first, advance=advance) if request.starts else None
     plain = [case for case in cases if not subjects[case[0]].elsewhere]
     profiles = {case: take_profile(subjects[case[0]], *case[1:]) for case in plain}
-    peaks = {threads: measure_peak(threads).best(peak) for threads, peak in peaks.items()}
+    peaks = {threads: processor.measure_peak(threads).best(peak) for threads, peak in peaks.items()}
     models = []
     for index, subject in enumerate(subjects):
         feed, timings = subject.feed(request.batches[0]), []
-        work = None if subject.elsewhere else work_of(load_onnx(subject.path), feed)
+        work = None if subject.elsewhere else processor.work_of(load_onnx(subject.path), feed)
         for case in (case for case in cases if case[0] == index):
             line, count = None, subject.calls(case[2])
             if work is not None:
                 moved, taken = profiles[case].activation_bytes, times[case].milliseconds
-                line = roofline(work, case[2], moved, taken, peaks[case[1]], calls=count)
+                line = processor.roofline(work, case[2], moved, taken, peaks[case[1]], calls=count)
             timings.append(_timing(case, times, count, line, request))
         file = subject.name, str(subject.path), subject.path.stat().st_size
         start = None if starts is None else starts[index]
         profile = profiles.get((index, request.threads[0], request.batches[0]))
         models.append(ModelRecord(*file, subject.filled, work, start, tuple(timings), profile, *_layers(subject)))
     reference = subjects[0].name if len(subjects) > 1 else None
-    settings = Settings(request.rounds, request.starts, request.precision, request.from_crops, reference)
-    return BenchReport(environment(list(peaks.values()), load), settings, tuple(models))
+    return BenchReport(
+        processor.environment([*peaks.values()], load), replace(request, reference=reference), tuple(models)
+    )
 
 
 def _layers(subject: Subject) -> tuple[str, tuple[int, int] | None]:
@@ -393,18 +367,25 @@ def steps(subjects: Sequence[Subject], request: BenchRequest) -> int:
 
 
 def _timing(
-    case: Case, all_times: Mapping[Case, Times], calls: int, line: Roofline | None, request: BenchRequest
+    case: Case,
+    all_times: Mapping[Case, timing.Times],
+    calls: int,
+    line: processor.Roofline | None,
+    request: BenchRequest,
 ) -> Timing:
     (index, threads, batch), times, seed = case, all_times[case], request.seed
-    middle, ratio, processor_ratio = median_of(times.wall, seed), None, None
+    middle, ratio, processor_ratio = timing.median_of(times.wall, seed), None, None
     if index:
         reference = all_times[0, threads, batch]
-        ratio, processor_ratio = ratio_of_medians(times.wall, reference.wall, seed), times.processor_ratio(reference)
-        judgement = judge(times, reference, ratio, request.precision)
+        ratio, processor_ratio = (
+            timing.ratio_of_medians(times.wall, reference.wall, seed),
+            times.processor_ratio(reference),
+        )
+        judgement = timing.judge(times, reference, ratio, request.precision)
     else:
-        judgement = judge(times, None, middle, request.precision)
+        judgement = timing.judge(times, None, middle, request.precision)
         if any(other for other, *_ in all_times):
-            judgement = Judgement(Verdict.REFERENCE, judgement.spread)
+            judgement = timing.Judgement(timing.Verdict.REFERENCE, judgement.spread)
     # So few rounds have no such percentile.
     p95, p99 = (
         float(np.percentile(times.wall, percent)) if len(times.wall) * (100 - percent) >= 100 else None

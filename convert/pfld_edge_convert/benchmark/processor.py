@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from numpy.typing import ArrayLike, NDArray
+from onnx import helper
 
 from pfld_edge_convert.model_file import optimized_graph
 from pfld_edge_convert.model_stats import model_stats
+from pfld_edge_convert.passes.base import Nodes
 from pfld_edge_convert.passes.canonical_form import with_input_shapes
 from pfld_edge_runtime.device_check import cpu_features
 from pfld_edge_runtime.session import open_session
@@ -49,43 +50,30 @@ class Peak:
 
 def measure_peak(threads: int) -> Peak:
     """Measure float32 ``MatMul``, uint8 by int8 ``QGemm`` and ``Neg`` of 32 MB; takes a fraction of a second."""
-    macs, random = _SIDE**3 / 1e9, np.random.default_rng(0)
+    random, moved = np.random.default_rng(0), np.zeros(_COPIED, np.float32)
     floats = random.normal(size=(_SIDE, _SIDE)).astype(np.float32)
-    small, moved = random.integers(0, 100, (_SIDE, _SIDE)), np.zeros(_COPIED, np.float32)
-    constants: dict[str, NDArray[Any]] = {
-        "scale": np.array(1 / 255, np.float32),
-        "zero": np.array(0, np.uint8),
-        "weight": small.astype(np.int8),
-        "weight_zero": np.array(0, np.int8),
-        "y_scale": np.array(100, np.float32),
-    }
-    names = ["x", "scale", "zero", "weight", "scale", "weight_zero", "", "y_scale", "zero"]
-    product = _model(helper.make_node("MatMul", ["x", "weight"], ["y"]), {"weight": floats}, floats)
-    int8_product = _model(helper.make_node("QGemm", names, ["y"], domain="com.microsoft"), constants, small)
-    negation = _model(helper.make_node("Neg", ["x"], ["y"]), {}, moved)
+    small = random.integers(0, 100, (_SIDE, _SIDE)).astype(np.uint8)
+    scale, zero = np.float32(1 / 255), np.uint8(0)
+    rest = (scale, zero, small.astype(np.int8), scale, np.int8(0), "", np.float32(100), zero)
+    macs = _SIDE**3 / 1e9
     return Peak(
         threads,
-        macs / _fastest(product, floats, threads, _REPEATS),
-        macs / _fastest(int8_product, small.astype(np.uint8), threads, _REPEATS),
-        2 * moved.nbytes / 1e9 / _fastest(negation, moved, threads, 10),
+        macs / _fastest(threads, _REPEATS, "MatMul", floats, floats),
+        macs / _fastest(threads, _REPEATS, "QGemm", small, *rest, domain="com.microsoft"),
+        2 * moved.nbytes / 1e9 / _fastest(threads, 10, "Neg", moved),
     )
 
 
-def _model(node: onnx.NodeProto, constants: dict[str, NDArray[Any]], source: NDArray[Any]) -> onnx.ModelProto:
-    dtype = TensorProto.FLOAT if source.dtype == np.float32 else TensorProto.UINT8
-    graph = helper.make_graph(
-        [node],
-        "peak",
-        [helper.make_tensor_value_info("x", dtype, source.shape)],
-        [helper.make_tensor_value_info("y", dtype, source.shape)],
-        [numpy_helper.from_array(values, name) for name, values in constants.items()],
-    )
+def _fastest(
+    threads: int, repeats: int, kind: str, source: NDArray[Any], *constants: ArrayLike | str, domain: str = ""
+) -> float:
+    """Seconds of the fastest call of an operator, its output in memory that is there already."""
+    op, dtype = Nodes("", ["y"]), helper.np_dtype_to_tensor_dtype(source.dtype)
+    getattr(op, kind)("x", *constants, output="y", domain=domain)
+    ends = [helper.make_tensor_value_info(name, dtype, source.shape) for name in "xy"]
+    graph = helper.make_graph(op.nodes, "peak", ends[:1], ends[1:], [*op.constants.values()])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
-
-
-def _fastest(model: onnx.ModelProto, source: NDArray[Any], threads: int, repeats: int) -> float:
-    """Seconds of the fastest call, its output in memory that is there already."""
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     session = open_session(model.SerializeToString(), threads=threads)
     binding = session.io_binding()
     binding.bind_cpu_input("x", source)

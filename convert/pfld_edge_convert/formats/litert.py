@@ -176,9 +176,7 @@ class _Writer:
         self._multiply([read, stored, self._file.constant(f"{output}.b", bias)], self._float[output], keep=keep)
 
     def _write_layer(self, step: Step, layer: Layer, weights: IntegerWeights) -> None:
-        name, source = layer.output, self._grids.get(layer.source)
-        if source is None:
-            raise ValueError(f"{name} has integer weights, but its input has no grid")
+        name, source = layer.output, self._grids[layer.source]
         if name not in self._grids:
             self._float[name] = self._wide_layer(layer, weights, source)
             return

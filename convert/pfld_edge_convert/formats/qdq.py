@@ -66,9 +66,7 @@ class _Writer(OnnxWriter):
 
     def _write_layer(self, step: Step) -> None:
         node, name, weights = step.node, step.output, self._plan.weights[step.output]
-        source = self._grids.get(node.input[0])
-        if source is None:
-            raise ValueError(f"{name} has integer weights, but its input has no grid")
+        source = self._grids[node.input[0]]
         scales = self._constant(f"{name}.s", weights.scales)
         zeros = self._shared(np.zeros(len(weights.scales), np.int8))
         weight = self._constant(f"{name}.w", weights.integers)

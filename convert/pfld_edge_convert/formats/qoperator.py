@@ -17,11 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_convert.model_file import copied
 from pfld_edge_convert.quantization.plan import (
-    CLAMPED,
     COMPUTED,
     LEVELS,
-    MOVES,
-    QUANTIZED,
     Grid,
     IntegerWeights,
     Layer,
@@ -34,9 +31,6 @@ from pfld_edge_convert.quantization.plan import (
 
 CONTRIB = "com.microsoft"
 """The domain of onnxruntime's own operators."""
-
-
-_REWRITTEN = ("BatchNormalization", "HardSigmoid", "MatMul", "PRelu", "Pad", "ReduceMean", "Split")
 
 
 class Arithmetic(Enum):
@@ -104,22 +98,6 @@ def float_operators(plan: Plan) -> tuple[str, ...]:
         for step in integer_steps(plan)
         if step.arithmetic is Arithmetic.FLOAT and step.output not in layers
     )
-
-
-def operator_matrix() -> str:
-    """A Markdown table of how operators compute in an INT8 file."""
-    rows = (
-        ("INT8, with weights", ("Conv", "Gemm"), "constant weights; Conv of two spatial axes, of any groups"),
-        ("INT8, by the operator before", ("Clip", "Relu"), f"behind Conv, Gemm, {' or '.join(sorted(CLAMPED))}"),
-        ("INT8, own scale", COMPUTED, "of computed inputs; HardSwish where -3 and 3 are integers of its scale"),
-        ("INT8, scale of the input", {*MOVES, "AveragePool", "Resize"}, "Resize by whole factors, to the nearest"),
-        ("INT8, common scale", ("Concat",), "pooled features that a Gemm reads keep their own scales"),
-        ("INT8, rewritten to these", _REWRITTEN, "MatMul of a matrix and constants; PRelu of one slope; see `passes`"),
-        ("float, listed with the reason", ("all others",), "and what no layer follows, or what reads float"),
-        ("refused", QUANTIZED, "the network is quantized already"),
-    )
-    lines = [f"| {how} | {', '.join(sorted(kinds))} | {when} |" for how, kinds, when in rows]
-    return "\n".join(["| computes in | operators | where |", "|---|---|---|", *lines])
 
 
 def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]) -> Arithmetic | str:
@@ -269,10 +247,11 @@ def write_qoperator(plan: Plan) -> onnx.ModelProto:
     return _Writer(plan).written()
 
 
-def weight_constants(layer: Layer, weights: IntegerWeights, input_scale: float) -> dict[str, NDArray[np.generic]]:
-    """The initializers of a layer: integer weights, their scales, the bias."""
-    name = layer.output
-    integers = weights.integers if layer.node.op_type == "Conv" else weights.integers.T
+def weight_constants(
+    name: str, node: onnx.NodeProto, weights: IntegerWeights, input_scale: float
+) -> dict[str, NDArray[np.generic]]:
+    """The initializers of the layer of an output: integer weights, their scales, the bias."""
+    integers = weights.integers if node.op_type == "Conv" else weights.integers.T
     return {
         f"{name}.w": np.ascontiguousarray(integers),
         f"{name}.s": weights.scales,
@@ -318,21 +297,15 @@ class _Writer(OnnxWriter):
                 self._emit(node.op_type, inputs, step).attribute.extend(node.attribute)
 
     def _write_layer(self, step: Step) -> None:
-        layer, name, node = step.layer, step.output, step.node
-        source = self._grids.get(node.input[0])
-        if layer is None or source is None:
-            raise ValueError(f"{name} has integer weights, but its input has no grid")
-        operands = [self._as_integer(layer.source), *self._grid_constants(source)]
-        weights = self._plan.weights[name]
-        for constant, value in weight_constants(layer, weights, source.scale).items():
+        name, node, weights = step.output, step.node, self._plan.weights[step.output]
+        operands, scale = self._operands(node.input[0]), self._grids[node.input[0]].scale
+        for constant, value in weight_constants(name, node, weights, scale).items():
             self._constant(constant, value)
         zeros = np.zeros(() if node.op_type == "Conv" else len(weights.scales), np.int8)
         operands += [f"{name}.w", f"{name}.s", self._shared(zeros)]
         if node.op_type == "Gemm":
             self._emit("QGemm", [*operands, f"{name}.b", *self._ends(name)], step, CONTRIB)
             return
-        if name not in self._grids:
-            raise ValueError(f"{layer.name} has integer weights, but its output has no grid")
         made = self._emit("QLinearConv", [*operands, *self._ends(name), f"{name}.b"], step)
         made.attribute.extend(item for item in node.attribute if item.name != "auto_pad")
 

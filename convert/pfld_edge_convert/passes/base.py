@@ -4,15 +4,18 @@ A pass takes a model and returns a `PassResult`; it never edits the model that i
 passes in order, checks each result with onnx's checker, and compares its outputs in onnxruntime on sample inputs.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from onnx import numpy_helper
 
 from pfld_edge_convert.errors import ConvertError
@@ -129,6 +132,43 @@ class GraphIndex:
         self.consumers[kept] = [reader for reader in readers if result not in reader.output]
         del self.producers[gone]
         return True
+
+
+class Nodes:
+    """New nodes by their operators, ``nodes.Add(a, b)``, each of which gives the name of its only output.
+
+    Inputs are names of tensors, or values, which become constants. Names begin with a prefix, but for `kept` ones.
+    """
+
+    def __init__(self, prefix: str, kept: Collection[str] = ()) -> None:
+        """Begin without nodes."""
+        self._prefix, self._kept, self._numbers = prefix, kept, count()
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[tuple[object, ...], onnx.TensorProto] = {}
+
+    def __getattr__(self, kind: str) -> Callable[..., str]:
+        return partial(self._add, kind)
+
+    def _add(self, kind: str, *inputs: str | ArrayLike, output: str = "", **attributes: Any) -> str:  # noqa: ANN401
+        name = self._prefix + (output or f"{kind.lower()}_{next(self._numbers)}")
+        result = output if output in self._kept else name
+        names = [item if isinstance(item, str) else self._constant(np.asarray(item)) for item in inputs]
+        self.nodes.append(onnx.helper.make_node(kind, names, [result], name=name, **attributes))
+        return result
+
+    def _constant(self, value: NDArray[Any]) -> str:
+        """Name of a constant, once for each value."""
+        key = (value.dtype, value.shape, value.tobytes())
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(value, f"{self._prefix}constant_{len(self.constants)}")
+        return self.constants[key].name
+
+    def subgraph(self, name: str, make: Callable[[], str], kind: int, shape: Sequence[int | str]) -> onnx.GraphProto:
+        """A branch of an If: the nodes that a function adds, and the output that it gives."""
+        outer, self.nodes = self.nodes, []
+        output = onnx.helper.make_tensor_value_info(make(), kind, shape)
+        inner, self.nodes = self.nodes, outer
+        return onnx.helper.make_graph(inner, name, [], [output])
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:  # noqa: ANN401 - ints, floats, tensors
@@ -253,8 +293,12 @@ class GraphPass(ABC):
     arithmetic, about 1e-6 for those that reorder sums.
     """
 
-    name: ClassVar[str]
     tolerance: ClassVar[float] = 1e-6
+
+    @property
+    def name(self) -> str:
+        """That of the class, in the form ``fold-constants``."""
+        return re.sub(r"\B(?=[A-Z])", "-", type(self).__name__).lower()
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         """Rewrite a copy of the model; `ConvertError` where this pass can't."""

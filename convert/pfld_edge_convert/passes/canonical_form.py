@@ -70,14 +70,7 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
     inputs = graph_inputs(model)
     if len(inputs) != 1:
         raise ConvertError(f"expected one input, found {len(inputs)}: {', '.join(value.name for value in inputs)}")
-    passes = (
-        UpgradeOpset(),
-        FoldConstants(),
-        MakeBatchDynamic(),
-        SpellLayers(),
-        EliminateIdentity(),
-        FoldBatchNorm(),
-    )
+    passes = (UpgradeOpset(), FoldConstants(), MakeBatchDynamic(), SpellLayers(), EliminateIdentity(), FoldBatchNorm())
     # Weights among the inputs, as in files of IR version 3, are not packed by onnxruntime: sums are rounded otherwise.
     cleaned = with_input_shapes(model, {})
     drop_unused(cleaned)
@@ -111,7 +104,6 @@ class UpgradeOpset(GraphPass):
         - opset > 18 is left as it is: converting down is not always possible.
     """
 
-    name: ClassVar[str] = "upgrade-opset"
     tolerance: ClassVar[float] = 0.0
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
@@ -148,7 +140,6 @@ class FoldConstants(GraphPass):
           ``Resize(x, sizes=[n, C, h, w])`` a constant ``[h, w]``.
     """
 
-    name: ClassVar[str] = "fold-constants"
     tolerance: ClassVar[float] = 1e-6
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
@@ -270,7 +261,6 @@ class MakeBatchDynamic(GraphPass):
         - The first axis of the graph's input and outputs is named ``batch``.
     """
 
-    name: ClassVar[str] = "make-batch-dynamic"
     tolerance: ClassVar[float] = 0.0
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
@@ -385,7 +375,6 @@ class EliminateIdentity(GraphPass):
         - ``AveragePool`` or ``MaxPool`` of 1x1 with stride 1 and no padding.
     """
 
-    name: ClassVar[str] = "eliminate-identity"
     tolerance: ClassVar[float] = 0.0
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
@@ -462,8 +451,6 @@ class SpellLayers(GraphPass):
         - Convolutions and pools get their kernel's size and their padding as numbers; ``Conv(Pad(x))`` with zeros all
           round becomes ``Conv(x)`` that pads.
     """
-
-    name: ClassVar[str] = "spell-layers"
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
         index, products, splits = GraphIndex(model), 0, 0

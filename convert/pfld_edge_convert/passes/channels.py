@@ -6,7 +6,7 @@ over the pixels, and Add makes two numbers equal. Channels of one number are rem
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -132,15 +132,11 @@ class ChannelMap:
             return inputs[0]
         if is_depthwise(self._index, node):
             return self._fresh(len(inputs[0])) if self._depthwise_apart else inputs[0]
-        if node.op_type == "Concat" and len(inputs) == len(node.input) and self._joins_channels(node):
+        if node.op_type == "Concat" and len(inputs) == len(node.input) and _joins_channels(self._index, node):
             return np.concatenate(inputs)
         if node.op_type in ("Add", "Mul", "Sub") and len(inputs) == len(node.input) and self._same_shapes(node):
             return self._merged(*inputs)
         return _flattened(self._index, node, inputs[0]) if node.op_type == "Flatten" else None
-
-    def _joins_channels(self, node: onnx.NodeProto) -> bool:
-        rank = self._index.rank(node.output[0])
-        return rank > 1 and attribute(node, "axis", 0) % rank == 1
 
     def _same_shapes(self, node: onnx.NodeProto) -> bool:
         # Broadcasting would tie one channel to many, unless it is over the pixels alone. Batch sizes may be spelled
@@ -161,6 +157,11 @@ class ChannelMap:
             weights = self._index.weights(node) if node.input and is_dense(self._index, node) else None
             if weights is not None:
                 yield node, *weights
+
+
+def _joins_channels(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    rank = index.rank(node.output[0])
+    return rank > 1 and attribute(node, "axis", 0) % rank == 1
 
 
 def channel_constants(index: GraphIndex) -> dict[str, Values]:
@@ -197,9 +198,7 @@ def _constants_of(index: GraphIndex, node: onnx.NodeProto, known: dict[str, Valu
         case "ReduceMean":
             return inputs[0] if is_spatial_mean(index, node) else None
         case "Concat":
-            rank = index.rank(node.output[0])
-            joins = rank > 1 and attribute(node, "axis", 0) % rank == 1 and len(inputs) == len(node.input)
-            return np.concatenate(inputs) if joins else None
+            return np.concatenate(inputs) if len(inputs) == len(node.input) and _joins_channels(index, node) else None
         case "Flatten":
             return _flattened(index, node, inputs[0])
         case "Add":
@@ -249,8 +248,6 @@ class EliminateDeadChannels(GraphPass):
            Conv, Gemm, Relu, pooling, Concat, Flatten, Add. Channels that an addition ties together go together.
         At least one channel of each tensor stays.
     """
-
-    name: ClassVar[str] = "eliminate-dead-channels"
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
         before = _weight_count(model)

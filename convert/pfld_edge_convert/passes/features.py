@@ -20,7 +20,6 @@ class SplitProducts(GraphPass):
     ``Sum(Gemm(a, w_a, c), Gemm(b, w_b), ...)``, which is computed in float.
     """
 
-    name: ClassVar[str] = "split-products"
     tolerance: ClassVar[float] = 1e-5
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
@@ -61,7 +60,6 @@ class AveragesAsConvolutions(GraphPass):
     twenty-fifth of the network's.
     """
 
-    name: ClassVar[str] = "averages-as-convolutions"
     tolerance: ClassVar[float] = 1e-5
 
     def _rewrite(self, model: onnx.ModelProto) -> str:

@@ -3,15 +3,14 @@
 `SpaceToDepthStem` rewrites the quantized network: its first convolution then reads four pixels at a time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
-from pfld_edge_convert.passes.base import GraphIndex, GraphPass, attribute, is_spatial_mean, set_attribute
+from pfld_edge_convert.passes.base import GraphIndex, GraphPass, Nodes, attribute, is_spatial_mean, set_attribute
 from pfld_edge_convert.passes.channels import ChannelMap, channel_weights, is_dense, is_depthwise
 
 Int8 = NDArray[np.int8]
@@ -57,8 +56,6 @@ class FoldNormalization(GraphPass):
     fits, and its test compares on translated inputs.
     """
 
-    name: ClassVar[str] = "fold-normalization"
-
     def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
         """Set three grey levels and three divisors, in the network's channel order."""
         self._mean, self._scale = np.asarray(mean, np.float64), np.asarray(scale, np.float64)
@@ -102,7 +99,6 @@ class SpaceToDepthStem(GraphPass):
           2 M outputs. The Transpose nodes that stand in between cancel out when onnxruntime lays the graph out.
     """
 
-    name: ClassVar[str] = "space-to-depth-stem"
     tolerance: ClassVar[float] = 0.0
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
@@ -134,29 +130,18 @@ def _fits(index: GraphIndex, node: onnx.NodeProto, shape: tuple[int | str, ...])
 
 def _replace(index: GraphIndex, transpose: onnx.NodeProto, node: onnx.NodeProto, height: int, width: int) -> None:
     source, result = transpose.input[0], node.output[0]
-    outputs = len(index.constants[node.input[3]])
-    grouped = index.add_constant("pixels_grouped", np.array([0, height, width // 4, 12], np.int64))
-    apart = index.add_constant("pixels_apart", np.array([0, height // 2, width // 2, outputs], np.int64))
-    inputs = list(node.input)
-    inputs[0] = f"{source}_fours_nchw"
-    inputs[3] = index.add_constant(f"{inputs[3]}4", _weights_of_two(index.constants[inputs[3]]))
+    op, inputs, weight = Nodes(f"{result}/", [result]), list[Any](node.input), index.constants[node.input[3]]
+    inputs[0] = op.Transpose(op.Reshape(source, [0, height, width // 4, 12]), perm=[0, 3, 1, 2])
+    inputs[3] = _weights_of_two(weight)
     for position in (4, 8):
-        value = index.constants[inputs[position]]
-        if value.ndim == 1 and len(value) == outputs:
-            inputs[position] = index.add_constant(f"{inputs[position]}4", np.concatenate([value, value]))
-    names = [f"{source}_fours", f"{result}_pairs", f"{result}_pairs_nhwc", f"{result}_nhwc"]
-    convolution = helper.make_node(
-        "QLinearConv", inputs, [names[1]], kernel_shape=[3, 2], strides=[2, 1], pads=[1, 1, 1, 0], dilations=[1, 1]
-    )
-    nodes = [
-        helper.make_node("Reshape", [source, grouped], [names[0]]),
-        helper.make_node("Transpose", [names[0]], [inputs[0]], perm=[0, 3, 1, 2]),
-        convolution,
-        helper.make_node("Transpose", [names[1]], [names[2]], perm=[0, 2, 3, 1]),
-        helper.make_node("Reshape", [names[2], apart], [names[3]]),
-        helper.make_node("Transpose", [names[3]], [result], perm=[0, 3, 1, 2]),
-    ]
-    index.insert(transpose, *nodes)
+        value = index.constants[node.input[position]]
+        if value.ndim == 1 and len(value) == len(weight):
+            inputs[position] = np.concatenate([value, value])
+    pairs = op.QLinearConv(*inputs, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 1, 1, 0], dilations=[1, 1])
+    apart = op.Reshape(op.Transpose(pairs, perm=[0, 2, 3, 1]), [0, height // 2, width // 2, len(weight)])
+    op.Transpose(apart, perm=[0, 3, 1, 2], output=result)
+    index.insert(transpose, *op.nodes)
+    index.graph.initializer.extend(op.constants.values())
     index.graph.node.remove(transpose)
     index.graph.node.remove(node)
 
@@ -186,8 +171,6 @@ class AlignChannels(GraphPass):
     graph's inputs or outputs, a Flatten over several pixels or an unknown operator, or where padding doesn't pay.
     """
 
-    name: ClassVar[str] = "align-channels"
-
     def __init__(self, multiple: int = 16) -> None:
         """Set the number of channels that a kernel takes at a time."""
         self._multiple = multiple
@@ -205,7 +188,7 @@ class AlignChannels(GraphPass):
         widened = sum(len(_layout(ids, pads)) > len(ids) for _, ids in depthwise)
         before, after = tensors.weight_count({}), tensors.weight_count(pads)
         for node in model.graph.node:
-            tensors.pad(node, pads)
+            tensors.widen(node, pads)
         return f"{widened} depthwise convolutions; {before} weights to {after}"
 
 
@@ -219,13 +202,11 @@ class CopyChannels(GraphPass):
     among the copies, where all copies add at most 4 % to the network's weights and 2 % to its multiplications.
     """
 
-    name: ClassVar[str] = "copy-channels"
-
     def _rewrite(self, model: onnx.ModelProto) -> str:
         tensors = _PaddedChannels(GraphIndex(model), 1)
         pads = tensors.copied()
         for node in model.graph.node if pads else ():
-            tensors.copy(node, pads)
+            tensors.widen(node, pads, copies=True)
         return f"{len(pads)} channels" if pads else ""
 
 
@@ -289,42 +270,20 @@ class _PaddedChannels:
                 pads = wider if (self.work(wider) <= most).all() else pads
         return pads
 
-    def copy(self, node: onnx.NodeProto, pads: Mapping[int, int]) -> None:
-        """Repeat rows; share columns out among the copies."""
-
-        def shared(weight: Array, bias: Array, rows: Ids, columns: Ids) -> tuple[Array, Array]:
-            rows, columns = np.maximum.accumulate(rows), np.maximum.accumulate(columns)
-            shares = np.bincount(columns)[columns].reshape(1, -1, *(1,) * (weight.ndim - 2))
-            return (weight[rows][:, columns] / shares).astype(weight.dtype), bias[rows]
-
-        self._lay_out(node, pads, shared)
-
-    def pad(self, node: onnx.NodeProto, pads: Mapping[int, int]) -> None:
-        """Add rows and columns of zeros."""
-
-        def padded(weight: Array, bias: Array, rows: Ids, columns: Ids) -> tuple[Array, Array]:
-            wider = np.zeros((len(rows), len(columns), *weight.shape[2:]), weight.dtype)
-            wider[np.ix_(rows >= 0, columns >= 0)] = weight
-            offsets = np.zeros(len(rows), bias.dtype)
-            offsets[rows >= 0] = bias
-            return wider, offsets
-
-        self._lay_out(node, pads, padded)
-
-    def _lay_out(
-        self,
-        node: onnx.NodeProto,
-        pads: Mapping[int, int],
-        make: Callable[[Array, Array, Ids, Ids], tuple[Array, Array]],
-    ) -> None:
+    def widen(self, node: onnx.NodeProto, pads: Mapping[int, int], *, copies: bool = False) -> None:
+        """Add rows and columns of zeros; or repeat rows, and share columns out among the copies."""
         weights = channel_weights(self._index, node)
         if weights is None:
             return
-        depthwise = is_depthwise(self._index, node)
-        rows, columns = self._layouts(node, weights[0], pads)
-        if (len(rows), len(columns)) == weights[0].shape[:2]:
+        (weight, bias), depthwise = weights, is_depthwise(self._index, node)
+        rows, columns = self._layouts(node, weight, pads)
+        if (len(rows), len(columns)) == weight.shape[:2]:
             return
-        self._index.set_weights(node, *make(*weights, rows, columns))
+        made, read = (np.maximum.accumulate(places) for places in (rows, columns))
+        gains, shares = (np.ones(len(rows)), 1 / np.bincount(read)[read]) if copies else (rows >= 0, columns >= 0)
+        factors = gains[:, None] * shares
+        wider = weight[made][:, read] * factors.reshape(*factors.shape, *(1,) * (weight.ndim - 2))
+        self._index.set_weights(node, wider.astype(weight.dtype), (bias[made] * gains).astype(bias.dtype))
         if depthwise:
             set_attribute(node, "group", len(rows))
 
@@ -359,7 +318,6 @@ class EqualizeChannels(GraphPass):
         - Channels of the graph's signature and of any other operator keep s = 1.
     """
 
-    name: ClassVar[str] = "equalize-channels"
     tolerance: ClassVar[float] = 1e-5
 
     def __init__(self, ranges: Mapping[str, Array], strength: float = 1.0) -> None:

@@ -31,7 +31,6 @@ class FoldBatchNorm(GraphPass):
         - Behind anything else than such a layer, they become a 1x1 convolution of each channel.
     """
 
-    name: ClassVar[str] = "fold-batchnorm"
     # Sums are scaled in another order: relative 1e-6 of outputs that are fractions of a crop.
     tolerance: ClassVar[float] = 1e-5
 
@@ -104,7 +103,6 @@ class MergeBranches(GraphPass):
           where that makes more weights than both have.
     """
 
-    name: ClassVar[str] = "merge-branches"
     tolerance: ClassVar[float] = 1e-5
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
@@ -177,7 +175,6 @@ class MeanToPool(GraphPass):
         - The same with ``keepdims=0`` becomes ``Flatten(GlobalAveragePool(x))``.
     """
 
-    name: ClassVar[str] = "mean-to-pool"
     # Thousands of pixels are summed in another order.
     tolerance: ClassVar[float] = 1e-5
 
@@ -215,7 +212,6 @@ class ConvToGemm(GraphPass):
           ``Gemm(Flatten(x))`` or ``Relu(Gemm(Flatten(x)))``.
     """
 
-    name: ClassVar[str] = "conv-to-gemm"
     # Thousands of products are summed in another order.
     tolerance: ClassVar[float] = 1e-5
 
@@ -269,7 +265,6 @@ class RecognizeHardActivations(GraphPass):
         - ``PRelu`` with one slope for all channels becomes ``LeakyRelu``.
     """
 
-    name: ClassVar[str] = "recognize-hard-activations"
     tolerance: ClassVar[float] = 1e-5
 
     def _rewrite(self, model: onnx.ModelProto) -> str:

@@ -71,7 +71,7 @@ def layer_costs(
     faces: NDArray[np.float32],
     normalizing_points: tuple[int, int],
     mirror: Sequence[int],
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
 ) -> list[LayerCost]:
     """Quantize each layer alone and measure how far the landmarks move; the most expensive layer comes first.
 
@@ -89,8 +89,7 @@ def layer_costs(
         grid = plan.grids.get(layer.output, Grid(0.0, 0))
         deviations = float(moved.mean()), float(moved[large_pose].mean())
         costs.append(LayerCost(layer.output, noise.get(layer.output, 0.0), grid.low, grid.high, *deviations))
-        if advance is not None:
-            advance(1)
+        advance(1)
     return sorted(costs, key=lambda cost: -cost.deviation)
 
 

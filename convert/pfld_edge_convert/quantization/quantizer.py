@@ -22,16 +22,9 @@ from pfld_edge_convert.passes.int8_preparation import (
     FoldNormalization,
     SpaceToDepthStem,
 )
+from pfld_edge_convert.quantization import ranges
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_convert.quantization.plan import Grid, Plan, hard_swish_offset, integer_tensors, weighted_layers
-from pfld_edge_convert.quantization.ranges import (
-    Histograms,
-    align_addition_scales,
-    channel_magnitudes,
-    collect_histograms,
-    grids_from,
-    is_feature,
-)
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
 from pfld_edge_convert.quantization.settings import EQUALIZE_BY, RANGE_CANDIDATES, QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
@@ -110,7 +103,9 @@ class Quantizer:
         self._network, self._method, self._tried = self._chosen(equalized if settings.equalize else {"": network})
         self.layers = tuple(self._initial_plan(self._network, self._method).weights)
 
-    def make(self, float_layers: tuple[str, ...] = (), advance: Callable[[int], object] | None = None) -> Quantized:
+    def make(
+        self, float_layers: tuple[str, ...] = (), advance: Callable[[int], object] = lambda _count: None
+    ) -> Quantized:
         """Round the weights, correct the biases, write the network; `advance` is called with 1 after each layer."""
         settings, network = self._settings, self._network
         plan = self._initial_plan(network, self._method, float_layers)
@@ -211,7 +206,7 @@ class Quantizer:
         plan: Plan,
         faces: int,
         feedback: bool = False,
-        advance: Callable[[int], object] | None = None,
+        advance: Callable[[int], object] = lambda _count: None,
     ) -> Plan:
         """Reconstruct layers as the settings say, on at most `faces` faces."""
         correct_bias = self._settings.correct_bias
@@ -230,12 +225,12 @@ class _FloatNetwork:
 
     model: onnx.ModelProto
     contract: Contract
-    histograms: Histograms
+    histograms: ranges.Histograms
 
     def grids(self, method: str) -> dict[str, Grid]:
         """A grid for every tensor, the input included, by a range method."""
         index = GraphIndex(self.model)
-        grids = align_addition_scales(index, grids_from(index, self.histograms, method))
+        grids = ranges.align_addition_scales(index, ranges.grids_from(index, self.histograms, method))
         # 128 would be 0 in int8, for which OpenVINO halves the weights on processors without VNNI, and rounds them.
         centred = [name for name, grid in grids.items() if grid.zero_point == CENTER and hard_swish_offset(grid) != 0]
         grids |= {name: replace(grids[name], zero_point=CENTER - 1) for name in centred}
@@ -243,7 +238,9 @@ class _FloatNetwork:
 
     def equalized(self, strength: float, method: str, samples: Crops) -> "_FloatNetwork":
         """Equalize channels by the ranges that a method gives them; histograms are rescaled, not collected anew."""
-        equalize = EqualizeChannels(channel_magnitudes(GraphIndex(self.model), self.histograms, method), strength)
+        equalize = EqualizeChannels(
+            ranges.channel_magnitudes(GraphIndex(self.model), self.histograms, method), strength
+        )
         result = equalize(self.model).model
         inputs = _float_input(samples, self.contract)
         check_equivalence(self.model, result, inputs, equalize.tolerance, equalize.name)
@@ -258,11 +255,11 @@ def _collect(model: onnx.ModelProto, contract: Contract, crops: Crops, varied: C
     """Collect the histograms of every tensor; of pooled features also on the varied faces."""
     index = GraphIndex(model)
     names = integer_tensors(index, weighted_layers(index))
-    histograms = collect_histograms(model, names, _float_batches(crops, contract))
-    features = [name for name in names if is_feature(index, name)]
+    histograms = ranges.collect_histograms(model, names, _float_batches(crops, contract))
+    features = [name for name in names if ranges.is_feature(index, name)]
     if features:
         known = {name: histograms[name] for name in features}
-        histograms |= collect_histograms(
+        histograms |= ranges.collect_histograms(
             with_outputs(model, *features), features, _float_batches(varied, contract), known
         )
     bad = [name for name, histogram in histograms.items() if not np.isfinite([histogram.low, histogram.high]).all()]

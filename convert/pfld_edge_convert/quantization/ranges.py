@@ -147,12 +147,8 @@ class ChannelHistogram:
         result.low, result.high = self.low.min(keepdims=True), self.high.max(keepdims=True)
         result.average_low = self.average_low.min(keepdims=True)
         result.average_high = self.average_high.max(keepdims=True)
-        if width > 0:
-            centers = (np.arange(BINS) + 0.5 - BINS // 2) * self.width[:, None] / width
-            bins = np.clip(np.floor(centers).astype(np.int64) + BINS // 2, 0, BINS - 1)
-            result.counts = np.bincount(bins.ravel(), self.counts.ravel(), BINS).astype(np.int64)[None]
-        else:
-            result.counts = self.counts.sum(axis=0, keepdims=True)
+        bins = np.clip(np.floor(self.centers() / (width or 1.0)).astype(np.int64) + BINS // 2, 0, BINS - 1)
+        result.counts = np.bincount(bins.ravel(), self.counts.ravel(), BINS).astype(np.int64)[None]
         return result
 
     def centers(self) -> Array:

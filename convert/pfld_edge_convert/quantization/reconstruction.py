@@ -268,7 +268,7 @@ def reconstruct(
     more: tuple[NDArray[np.float32], NDArray[np.generic]] | None = None,
     feedback: bool = True,
     correct_bias: bool = True,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _count: None,
 ) -> Plan:
     """Improve a plan's weights and biases, layer after layer.
 
@@ -295,9 +295,8 @@ def reconstruct(
             weights[layer.output] = _improved(
                 plan, layer, source, weights[layer.output], moments, limits if feedback else None, correct_bias
             )
-            integer.constants.update(weight_constants(layer, weights[layer.output], source.scale))
-        if advance is not None:
-            advance(1)
+            integer.constants.update(weight_constants(layer.output, layer.node, weights[layer.output], source.scale))
+        advance(1)
     return replace(plan, weights=weights)
 
 

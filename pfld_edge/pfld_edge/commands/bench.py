@@ -5,16 +5,7 @@ from typing import Any
 
 import click
 
-from pfld_edge.options import (
-    AXIS_SIZE,
-    NUMBER_LIST,
-    PATH,
-    RESULT_FILE,
-    SHARE,
-    check_suffix,
-    json_option,
-    runtime_option,
-)
+from pfld_edge.options import AXIS_SIZE, NUMBER_LIST, PATH, SHARE, json_option, result_file, runtime_option
 
 
 @click.command("bench")
@@ -40,7 +31,7 @@ from pfld_edge.options import (
 @click.option(
     "--axis", "axes", multiple=True, type=AXIS_SIZE, help="Size of a free axis, e.g. height=480; 320 where left out."
 )
-@click.option("--plot", type=RESULT_FILE, help="Draw the times into this PNG.")
+@click.option("--plot", type=result_file("plot", ".png", ".jpg"), help="Draw the times into this PNG.")
 @json_option("Write all figures (docs/benchmarking.md)")
 def bench_command(
     models: tuple[Path, ...],
@@ -61,8 +52,6 @@ def bench_command(
     from pfld_edge.console import console, note, note_assumed, progress_bar, write_json
     from pfld_edge_convert.benchmark.bench import BenchRequest, open_subjects, run_bench, steps
 
-    if plot is not None:
-        check_suffix(plot, "plot", ".png", ".jpg")
     request = BenchRequest(**settings)
     subjects = open_subjects([*([] if against is None else [against]), *models], dict(axes), runtimes)
     for subject in subjects:

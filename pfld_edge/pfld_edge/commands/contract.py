@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import PATH, check_suffix, images_option, json_option, output_option, split_option, strict_option
+from pfld_edge.options import PATH, images_option, json_option, output_option, result_file, split_option, strict_option
 
 if TYPE_CHECKING:
     from pfld_edge_convert.contract_search import ContractSearch
@@ -36,7 +36,9 @@ _EXPLAINED = {"-1..1": "-1..1 (127.5/127.5 or 127.5/128)"}
     "--input-size", type=click.IntRange(16, 4096), help="Side of the input for --find, where the file has none."
 )
 @strict_option
-@output_option("Write the contract, found or carried, as a .json file.", required=False)
+@output_option(
+    "Write the contract, found or carried, as a .json file.", result_file("contract", ".json"), required=False
+)
 @json_option("Write what was found: fields, ranking, contract")
 def contract_command(
     model: Path,
@@ -65,8 +67,6 @@ def contract_command(
         raise click.UsageError("--find writes nothing into the model: leave out --set and --contract")
     if not find and (data is not None or input_size is not None or strict):
         raise click.UsageError("--data, --input-size and --strict belong to --find")
-    if output is not None:
-        check_suffix(output, "contract", ".json")
     if not model.is_file():
         raise ModelFileError(f"{model}: no such model file")
     if (find or settings or source) and model.suffix.lower() != ".onnx":
@@ -160,13 +160,5 @@ def _print_search(model: Path, found: "ContractSearch", json_target: str | None)
 
 
 def _record(found: "ContractSearch") -> dict[str, Any]:
-    return {
-        "format": _FORMAT,
-        "sure": found.sure,
-        "plausible": found.plausible,
-        "num_landmarks": found.num_landmarks,
-        "output": found.output,
-        "findings": [asdict(finding) for finding in found.findings],
-        "ranking": [asdict(item) for item in found.ranking],
-        "contract": None if found.contract is None else found.contract.to_dict(),
-    }
+    contract = None if found.contract is None else found.contract.to_dict()
+    return {"format": _FORMAT, "sure": found.sure, **asdict(found), "contract": contract}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import BUNDLED, PATH, SHARE, all_of, check_suffix, detector_option, output_option, strict_option
+from pfld_edge.options import BUNDLED, PATH, SHARE, all_of, detector_option, output_option, result_file, strict_option
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +59,11 @@ network_options = all_of(
 
 @click.command("convert")
 @click.argument("checkpoint", metavar="MODEL", type=PATH)
-@output_option("The ONNX file; MODEL's name where left out, NAME.edge.onnx for NAME.onnx.", required=False)
+@output_option(
+    "The ONNX file; MODEL's name where left out, NAME.edge.onnx for NAME.onnx.",
+    result_file("output", ".onnx"),
+    required=False,
+)
 @click.option("--int8", is_flag=True, help="Also write OUTPUT.int8.onnx, statically quantized; it takes raw pixels.")
 @click.option(
     "--format",
@@ -171,7 +175,6 @@ def convert_command(
         )
     is_onnx = checkpoint.suffix.lower() == ".onnx"
     file = checkpoint.with_suffix(".edge.onnx" if is_onnx else ".onnx") if output is None else output
-    check_suffix(file, "output", ".onnx")
     if file.resolve() == checkpoint.resolve():
         raise click.UsageError(f"{file} would be written over: give another name by --output")
     if is_onnx and network is not None:

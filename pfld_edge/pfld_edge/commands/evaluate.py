@@ -40,7 +40,9 @@ def evaluate_command(
     from pfld_edge.evaluation_run import MeasuredSet, write_results
     from pfld_edge.evaluation_tables import print_evaluation, turned_table
     from pfld_edge_calib import true_landmarks
-    from pfld_edge_calib.evaluation import VerificationSettings, as_detected_by, measure_turned
+    from pfld_edge_calib.evaluation.robustness import measure_turned
+    from pfld_edge_calib.evaluation.verification import VerificationSettings
+    from pfld_edge_calib.find_landmarks import as_detected_by
     from pfld_edge_convert.landmark_models import open_landmark_model
     from pfld_edge_runtime import open_detector
 

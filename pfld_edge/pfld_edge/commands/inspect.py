@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pfld_edge.options import PATH, RESULT_FILE, check_suffix, json_option
+from pfld_edge.options import PATH, json_option, result_file
 
 if TYPE_CHECKING:
     from pfld_edge_convert.inspection import Inspection
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @click.argument("model", type=PATH)
 @click.argument("other", required=False, type=PATH)
-@click.option("--plot", type=RESULT_FILE, help="Draw what each INT8 layer costs, as a PNG.")
+@click.option("--plot", type=result_file("plot", ".png", ".jpg"), help="Draw what each INT8 layer costs, as a PNG.")
 @click.option("--layers/--no-layers", default=True, show_default=True, help="List every layer, or only their sum.")
 @json_option("Write all facts")
 def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: bool, json_target: str | None) -> None:
@@ -25,8 +25,6 @@ def inspect_command(model: Path, other: Path | None, plot: Path | None, layers: 
     """
     from pfld_edge_convert.inspection import inspect_file
 
-    if plot is not None:
-        check_suffix(plot, "plot", ".png", ".jpg")
     if plot is not None and other is not None:
         raise click.UsageError("--plot draws one file: leave out the other")
     found = inspect_file(model)

@@ -7,38 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import (
-    BUNDLED,
-    PATH,
-    check_suffix,
-    detector_option,
-    output_option,
-    ray_option,
-    runner,
-    strict_option,
-)
+from pfld_edge import options
 
 if TYPE_CHECKING:
     from pfld_edge_calib.labelling.run import LabellingReport
 
 
 @click.command("label")
-@click.argument("photos", nargs=-1, type=PATH)
-@output_option("The CSV of labels, for `pfld-edge train`.")
+@click.argument("photos", nargs=-1, type=options.PATH)
+@options.output_option("The CSV of labels, for `pfld-edge train`.", options.result_file("output", ".csv"))
 @click.option(
-    "--teacher", "teachers", multiple=True, required=True, type=PATH, help="Checkpoint or ONNX file; may be repeated."
+    "--teacher",
+    "teachers",
+    multiple=True,
+    required=True,
+    type=options.PATH,
+    help="Checkpoint or ONNX file; may be repeated.",
 )
 @click.option("--flip", is_flag=True, help="Each teacher looks at the mirror image too.")
 @click.option("--crops", type=click.IntRange(1, 16), default=1, show_default=True, help="Crops of each face.")
 @click.option(
     "--passes", type=click.IntRange(1, 5), default=2, show_default=True, help="Each starts in the last one's box."
 )
-@detector_option("; several find more; bundled where left out", multiple=True)
+@options.detector_option("; several find more; bundled where left out", multiple=True)
 @click.option("--least-score", type=click.FloatRange(0, 1), help="Of a detected face; the detector's own if left out.")
-@click.option("--boxes", type=PATH, help="CSV that says where faces are: image,x0,y0,x1,y1, or any points.")
+@click.option("--boxes", type=options.PATH, help="CSV that says where faces are: image,x0,y0,x1,y1, or any points.")
 @click.option(
     "--images",
-    type=PATH,
+    type=options.PATH,
     help="Folder that names in lists, in --boxes and in OUTPUT are relative to; each file's own folder if left out.",
 )
 @click.option(
@@ -50,8 +46,8 @@ if TYPE_CHECKING:
 )
 @click.option("--least-size", type=click.FloatRange(1), default=26, show_default=True, help="Of a face, in pixels.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one for each core if left out.")
-@ray_option
-@strict_option
+@options.ray_option
+@options.strict_option
 def label_command(
     photos: tuple[Path, ...],
     output: Path,
@@ -76,7 +72,7 @@ def label_command(
     """
     from pfld_edge.console import SkippedFiles, note, note_assumed, note_left_out, progress_bar
     from pfld_edge.labelling import label_plan, open_labeller
-    from pfld_edge_calib.datasets import is_sharded
+    from pfld_edge_calib.datasets.open_faces import is_sharded
     from pfld_edge_calib.labelling.labeller import LabelSettings
     from pfld_edge_calib.labelling.run import LABEL_UNIT, label_photos, run_identity, write_labels
     from pfld_edge_calib.parallel import ResultsFolder, usable_cores
@@ -86,9 +82,8 @@ def label_command(
         raise click.UsageError("--detector and --boxes both say where faces are: leave one out")
     if not photos and boxes is None:
         raise click.UsageError("give PHOTOS: folders, text files that list photographs, or photographs")
-    check_suffix(output, "output", ".csv")
     assumed = not (detectors or boxes or sharded)
-    detectors = (BUNDLED,) if assumed else detectors
+    detectors = (options.BUNDLED,) if assumed else detectors
     settings = LabelSettings(**rules)
     make = partial(open_labeller, teachers, detectors, least_score, settings)
     # Here first, before any process starts: what is wrong with the files is said at once.
@@ -111,7 +106,7 @@ def label_command(
     try:
         with progress_bar("photographs", plan.count) as advance:
             opened = make if count > 1 else lambda: labeller
-            run = runner(workers, ray, len(plan.units))
+            run = options.runner(workers, ray, len(plan.units))
             label_photos(plan.units, make if ray is not None else opened, results, run, advance, skip)
     except KeyboardInterrupt:
         note(f"{results.done(plan.units)} of {plan.count} photographs are kept; the same command goes on")

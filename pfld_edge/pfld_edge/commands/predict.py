@@ -4,34 +4,22 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.options import (
-    BOX,
-    BUNDLED,
-    DRAW_LIST,
-    PATH,
-    RESULT,
-    RESULT_FILE,
-    WHOLE,
-    Box,
-    check_suffix,
-    detector_option,
-    json_option,
-    output_option,
-    strict_option,
-)
+from pfld_edge import options
 
 
 @click.command("predict")
-@click.argument("inputs", nargs=-1, type=PATH, metavar="PHOTO|VIDEO|FOLDER...")
+@click.argument("inputs", nargs=-1, type=options.PATH, metavar="PHOTO|VIDEO|FOLDER...")
 @click.option("--camera", type=click.IntRange(0), help="Number of a camera instead of files; ends with Ctrl-C.")
-@output_option("Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.", RESULT)
-@click.option("--model", type=PATH, help="Checkpoint or ONNX file; the bundled INT8 file where left out.")
-@detector_option("; bundled where left out")
+@options.output_option(
+    "Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.", options.RESULT
+)
+@click.option("--model", type=options.PATH, help="Checkpoint or ONNX file; the bundled INT8 file where left out.")
+@options.detector_option("; bundled where left out")
 @click.option(
     "--box",
     "boxes",
     multiple=True,
-    type=BOX,
+    type=options.BOX,
     help="A face instead, tight around its landmarks; may be repeated; whole for a face from border to border.",
 )
 @click.option("--refine", type=click.IntRange(0), default=1, show_default=True, help="Further looks at found faces.")
@@ -39,7 +27,7 @@ from pfld_edge.options import (
 @click.option("--confidence", is_flag=True, help="Say how far landmarks can be trusted; takes longer.")
 @click.option(
     "--draw",
-    type=DRAW_LIST,
+    type=options.DRAW_LIST,
     default="points,contours,ids,confidence",
     show_default=True,
     help="Any of points,contours,boxes,pose,ids,confidence; or none.",
@@ -49,9 +37,9 @@ from pfld_edge.options import (
     "--every", type=click.IntRange(1), default=15, show_default=True, help="Of a video: frames to the next search."
 )
 @click.option("--frames", type=click.IntRange(1), help="Of a video or camera: stop after so many.")
-@strict_option
-@json_option("Also write the landmarks, one document or (.jsonl) a line a photograph or frame", ".jsonl")
-@click.option("--csv", "csv_path", type=RESULT_FILE, help="Also write a table, a row a face.")
+@options.strict_option
+@options.json_option("Also write the landmarks, one document or (.jsonl) a line a photograph or frame", ".jsonl")
+@click.option("--csv", "csv_path", type=options.result_file("table", ".csv"), help="Also write a table, a row a face.")
 @click.option("--threads", type=click.IntRange(0), default=1, show_default=True, help="0: onnxruntime's choice.")
 def predict_command(
     inputs: tuple[Path, ...],
@@ -59,7 +47,7 @@ def predict_command(
     output: Path,
     model: Path | None,
     detector: str | None,
-    boxes: tuple[Box, ...],
+    boxes: tuple[options.Box, ...],
     refine: int,
     max_faces: int | None,
     confidence: bool,
@@ -90,7 +78,7 @@ def predict_command(
         raise click.UsageError("give photographs, videos or folders, or else --camera")
     photos, videos = sorted_inputs(inputs, output)
     moving: list[Path | int] = [*videos, *([] if camera is None else [camera])]
-    if boxes and (moving or (len(photos) != 1 and {*boxes} != {WHOLE})):
+    if boxes and (moving or (len(photos) != 1 and {*boxes} != {options.WHOLE})):
         raise click.UsageError("--box goes with a single PHOTO, --box whole with photographs")
     if boxes and detector:
         raise click.UsageError("--box and --detector both say where faces are: leave one out")
@@ -98,12 +86,10 @@ def predict_command(
         raise click.UsageError(f"the output must be a folder, or end in .png, .jpg or .mp4, not {output.name}")
     if output.suffix.lower() == ".mp4" and (len(moving) != 1 or photos):
         raise click.UsageError(f"{output} is one video: give one video or camera, or a folder as -o")
-    if csv_path is not None:
-        check_suffix(csv_path, "table", ".csv")
     opened = open_landmark_model(model or BUNDLED_MODEL, threads)
     note_assumed(opened.name, opened.assumed, opened.contract)
     network = FaceLandmarker(opened)
-    finder = None if boxes else open_detector(detector or BUNDLED, threads=threads)
+    finder = None if boxes else open_detector(detector or options.BUNDLED, threads=threads)
     analyze = None if finder is None else FaceAnalyzer(finder, network, refine, max_faces)
     assumed = "the bundled detector finds the faces; --detector takes others, --box gives them"
     remark = "" if boxes or detector else assumed

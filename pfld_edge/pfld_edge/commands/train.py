@@ -31,11 +31,7 @@ _CALIBRATION = 256
     metavar="CHECKPOINT",
     help="Train a quantized copy of this checkpoint: writes fp32 and INT8 files in place of checkpoints.",
 )
-@click.option(
-    "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Length of --qat; 10 where left out.",
-)
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Length of --qat; 10 where left out.")
 @click.option("--cache", type=RESULT_FOLDER, help="Folder of cut faces; OUTPUT/cache where left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores where left out.")
 @strict_option

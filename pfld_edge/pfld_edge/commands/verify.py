@@ -6,35 +6,31 @@ from typing import Any
 
 import click
 
-from pfld_edge.options import (
-    PATH,
-    RESULT_FILE,
-    RESULT_FOLDER,
-    SHARE,
-    check_suffix,
-    json_option,
-    runtime_option,
-    set_options,
-    threads_option,
-)
+from pfld_edge import options
 
 
 @click.command("verify")
-@click.argument("models", metavar="CHECKPOINT MODEL...", nargs=-1, required=True, type=PATH)
-@click.option("--reference", type=PATH, help="A float ONNX file that the MODELs were made from; no CHECKPOINT then.")
-@runtime_option
-@set_options
-@click.option("--max-drift", type=SHARE, help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
+@click.argument("models", metavar="CHECKPOINT MODEL...", nargs=-1, required=True, type=options.PATH)
+@click.option(
+    "--reference", type=options.PATH, help="A float ONNX file that the MODELs were made from; no CHECKPOINT then."
+)
+@options.runtime_option
+@options.set_options
+@click.option("--max-drift", type=options.SHARE, help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
 @click.option(
     "--accept-inconclusive", "--accept-undecided", is_flag=True, help="Exit with 0 where the faces are too few to tell."
 )
 @click.option("--fused/--no-fused", default=True, show_default=True, help="Also run the checkpoint's fused torch form.")
-@click.option("--worst", type=RESULT_FOLDER, help="Folder for pictures of the faces that deviate most.")
-@json_option("Write all figures")
-@click.option("--report", type=RESULT_FILE, help="Write an HTML page with everything in it.")
+@click.option("--worst", type=options.RESULT_FOLDER, help="Folder for pictures of the faces that deviate most.")
+@options.json_option("Write all figures")
+@click.option("--report", type=options.result_file("report", ".html"), help="Write an HTML page with everything in it.")
 @click.option("--robustness", is_flag=True, help="Also measure the NME under blur, noise, rotation, shifted boxes...")
-@click.option("--robustness-plot", type=RESULT_FILE, help="PNG of these curves; implies --robustness.")
-@threads_option
+@click.option(
+    "--robustness-plot",
+    type=options.result_file("plot", ".png", ".jpg"),
+    help="PNG of these curves; implies --robustness.",
+)
+@options.threads_option
 def verify_command(
     models: tuple[Path, ...],
     reference: Path | None,
@@ -48,7 +44,7 @@ def verify_command(
     robustness: bool,
     robustness_plot: Path | None,
     threads: int,
-    **options: Any,  # noqa: ANN401 - of the set
+    **of_set: Any,  # noqa: ANN401 - `set_options`
 ) -> None:
     """Compare each MODEL (ONNX, LiteRT, end-to-end graph, checkpoint) with the CHECKPOINT it was made from.
 
@@ -62,18 +58,14 @@ def verify_command(
     which are skipped and named. Faces wholly outside of their photographs are left out and named.
     """
     from pfld_edge.console import console, note, note_assumed, progress_bar
-    from pfld_edge.evaluation_run import FacesOfRecord, MeasuredSet, write_results
+    from pfld_edge.evaluation_run import MeasuredSet, write_results
     from pfld_edge.evaluation_tables import print_verification, robustness_table
     from pfld_edge_calib import Face, jittered, portraits
-    from pfld_edge_calib.datasets import is_sharded
-    from pfld_edge_calib.evaluation import VerificationSettings, measure_robustness
+    from pfld_edge_calib.datasets.open_faces import is_sharded
+    from pfld_edge_calib.evaluation.robustness import measure_robustness
+    from pfld_edge_calib.evaluation.verification import VerificationSettings
+    from pfld_edge_convert import landmark_models
     from pfld_edge_convert.diagnosis import diagnosed
-    from pfld_edge_convert.landmark_models import (
-        compare_runtimes,
-        open_in_runtimes,
-        open_landmark_model,
-        open_reference,
-    )
 
     if reference is None:
         checkpoint, *rest = models
@@ -81,16 +73,12 @@ def verify_command(
             raise click.UsageError("give the checkpoint and the files made from it, or --reference and these files")
     else:
         checkpoint, rest = reference, list(models)
-    if report is not None:
-        check_suffix(report, "report", ".html")
-    if robustness_plot is not None:
-        check_suffix(robustness_plot, "plot", ".png", ".jpg")
-    given = None if reference else open_landmark_model(checkpoint, threads)
-    opened = [model for path in rest for model in open_in_runtimes(path, threads, runtimes)]
-    opened.insert(0, given or open_reference(checkpoint, threads, opened[0].contract))
+    given = None if reference else landmark_models.open_landmark_model(checkpoint, threads)
+    opened = [model for path in rest for model in landmark_models.open_in_runtimes(path, threads, runtimes)]
+    opened.insert(0, given or landmark_models.open_reference(checkpoint, threads, opened[0].contract))
     if fused and opened[0].kind == "torch":
-        opened.insert(1, open_landmark_model(checkpoint, fused=True))
-    measured = MeasuredSet(**options)
+        opened.insert(1, landmark_models.open_landmark_model(checkpoint, fused=True))
+    measured = MeasuredSet(**of_set)
     if (robustness or robustness_plot is not None) and any(map(is_sharded, measured.data)):
         raise click.UsageError(
             "--robustness looks at each photograph many times: give a WFLW folder or a CSV, not shards"
@@ -108,12 +96,13 @@ def verify_command(
         note_assumed(model.name, model.assumed, model.contract)
     settings = VerificationSettings(measured.name, measured.split, max_drift, accept_inconclusive)
     found = measured.verify(opened, faces, settings)
-    faces = FacesOfRecord(found) if measured.streamed else measured.unusable.others(faces)
-    found = diagnosed(found, opened, faces, lambda name: note(f"looking for what may be wrong with {name}"))
+    found = diagnosed(found, opened, lambda name: note(f"looking for what may be wrong with {name}"))
     curves = None
     if robustness or robustness_plot is not None:
         # The fused form of a checkpoint is the checkpoint.
         chosen = [model for model in opened if model.kind != "fused torch"]
+        whole = range(len(found.faces))
+        faces = found.recorded_faces(whole) if measured.streamed else measured.unusable.others(faces)
         with progress_bar("corrupted faces", len(faces)) as advance:
             curves = measure_robustness(chosen, faces, advance)
         console(stderr=json_target == "-").print(robustness_table(curves))
@@ -121,7 +110,7 @@ def verify_command(
             from pfld_edge.report.charts import robustness_chart, write_chart
 
             write_chart(robustness_plot, robustness_chart, curves)
-    compared = compare_runtimes(opened, found) if runtimes else []
+    compared = landmark_models.compare_runtimes(opened, found) if runtimes else []
     write_results(found, json_target, worst, curves, compared)
     if report is not None:
         from pfld_edge.report.page import write_report

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pfld_edge_calib.evaluation import ModelResult, Robustness, Verification
+from pfld_edge_calib.evaluation.robustness import Robustness
+from pfld_edge_calib.evaluation.verification import ModelResult, Verification
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.benchmark.bench import BenchReport, Timing
 from pfld_edge_convert.benchmark.timing import Verdict

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pfld_edge.drawing import draw_landmarks, write_picture
 from pfld_edge_calib import FaceSetError, read_photo
-from pfld_edge_calib.evaluation import ModelResult, Verification
+from pfld_edge_calib.evaluation.verification import ModelResult, Verification
 from pfld_edge_runtime import crop_faces, crop_windows
 
 _MARGIN = 1.3

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from pfld_edge.drawing import OPEN_REGIONS, regions
 from pfld_edge.report.charts import drift_chart, error_chart, robustness_chart, to_svg
 from pfld_edge.report.faces import face_overlays
-from pfld_edge_calib.evaluation import ModelResult, Robustness, Verdict, Verification, shipping_verdict
+from pfld_edge_calib.evaluation.drift import Verdict
+from pfld_edge_calib.evaluation.robustness import Robustness
+from pfld_edge_calib.evaluation.verification import ModelResult, Verification, shipping_verdict
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.benchmark.processor import environment
 from pfld_edge_convert.model_file import load_onnx

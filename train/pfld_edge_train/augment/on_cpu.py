@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_calib.datasets.prepared import Crops
 from pfld_edge_train.augment.geometry import supersampling, warp_picture
 from pfld_edge_train.augment.occlusions import Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank
 from pfld_edge_train.augment.plan import AugmentPlan
-from pfld_edge_train.face_cache import Crops
 
 Face = NDArray[np.uint8]
 

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pfld_edge_calib.datasets.prepared import Crops
 from pfld_edge_train.augment.geometry import supersampling, warp_pictures
 from pfld_edge_train.augment.occlusions import Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank, resolution_matrices
 from pfld_edge_train.augment.plan import AugmentPlan, take_rows
-from pfld_edge_train.face_cache import Crops
 
 Record = TypeVar("Record")
 

@@ -4,14 +4,11 @@ They give BatchNorm's statistics of every linear branch (see `merged_branches`).
 of a group) x k x k values in a patch. Derived in docs/reparameterized-training.md.
 
 In general the patches are unfolded. A 1x1 convolution needs only products of channels. In a depthwise 3x3 convolution
-each value of a patch (tap) is the input, shifted and thinned by the stride: its products with all taps are the weight
-gradient of the convolution, with that map in place of the output's gradient. With stride 1 the product of taps a and b,
-summed over all places of the plane, is the map's correlation with itself at lag b - a, one of 25. Subtracted are the
-places just outside of the map, whose patches see its first or last row or column; corners, which see both, are added
-again.
+of stride 1 each value of a patch (tap) is the input, shifted: the product of taps a and b, summed over all places of
+the plane, is the map's correlation with itself at lag b - a, one of 25. Subtracted are the places just outside of the
+map, whose patches see its first or last row or column; corners, which see both, are added again.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -53,13 +50,11 @@ class PatchGeometry:
         height, width = (-(-side // self.stride) for side in x.shape[2:])
         return x.shape[0] * height * width
 
-    def method(self, x: Tensor) -> Literal["pointwise", "lags", "taps", "unfolded"]:
+    def method(self, x: Tensor) -> Literal["pointwise", "lags", "unfolded"]:
         """Choose the cheapest way to the moments of ``(N, C, H, W)``."""
         if self.groups == 1 and self.kernel_size == 1:
             return "pointwise"
-        if self.groups != x.shape[1] or self.kernel_size != 3:
-            return "unfolded"
-        return "lags" if self.stride == 1 else "taps"
+        return "lags" if (self.groups, self.kernel_size, self.stride) == (x.shape[1], 3, 1) else "unfolded"
 
 
 def _chunks(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, ...]:
@@ -92,12 +87,7 @@ def _sums(x: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
     if method == "unfolded":
         patches = _unfolded(x, geometry)
         return patches.sum(dim=3).sum(dim=0), (patches @ patches.mT).sum(dim=0)
-    if method == "taps":
-        padded = F.pad(x, (geometry.padding,) * 4)
-        seen = [padded[:, :, rows, columns] for rows, columns in _taps(x, geometry)]
-        products = torch.stack([_correlation(x, values, geometry).flatten(1) for values in seen], dim=1)
-        return torch.stack([values.sum(dim=(0, 2, 3)) for values in seen], dim=1), (products + products.mT) / 2
-    products = _correlation(x, x, PatchGeometry(5, 1, x.shape[1])).flatten(1).double()[:, _LAGS.to(x.device)]
+    products = _self_correlation(x).flatten(1).double()[:, _LAGS.to(x.device)]
     total = x.sum(dim=(0, 2, 3)).double()[:, None].repeat(1, 9)
     for dim, place, taps in _BORDERS:
         line = x.select(dim, place)
@@ -130,14 +120,6 @@ def _gradient(x: Tensor, geometry: PatchGeometry, constant: Tensor, linear: Tens
     if method == "unfolded":
         patches = linear @ _unfolded(x, geometry) + constant[:, :, None]
         return F.fold(patches.flatten(1, 2), x.shape[2:], side, padding=geometry.padding, stride=geometry.stride)
-    if method == "taps":
-        padding = geometry.padding
-        padded = torch.zeros_like(F.pad(x, (padding,) * 4))
-        for tap, (rows, columns) in enumerate(_taps(x, geometry)):
-            kernel = linear[:, tap].reshape(-1, 1, side, side)
-            bias = constant[:, tap].contiguous()
-            padded[:, :, rows, columns] += F.conv2d(x, kernel, bias, geometry.stride, padding, groups=len(linear))
-        return padded[:, :, padding:-padding, padding:-padding]
     kernels = linear.new_zeros(len(linear), 25).index_add_(1, _LAGS.flatten().to(x.device), linear.flatten(1))
     found = F.conv2d(x, kernels.view(-1, 1, 5, 5), constant.sum(dim=1), padding=2, groups=len(linear))
     for dim, place, taps in _BORDERS:
@@ -157,19 +139,10 @@ def _unfolded(x: Tensor, geometry: PatchGeometry) -> Tensor:
     return columns.view(len(x), geometry.groups, -1, columns.shape[2])
 
 
-def _taps(x: Tensor, geometry: PatchGeometry) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the padded input that each tap sees."""
-    step = geometry.stride
-    height, width = (step * (-(-side // step) - 1) + 1 for side in x.shape[2:])
-    for row, column in product(range(geometry.kernel_size), repeat=2):
-        yield slice(row, row + height, step), slice(column, column + width, step)
-
-
-def _correlation(x: Tensor, seen: Tensor, geometry: PatchGeometry) -> Tensor:
-    """Correlate each channel of two maps, ``(C, k, k)``: the weight gradient of a depthwise convolution."""
-    weight = x.new_empty(x.shape[1], 1, geometry.kernel_size, geometry.kernel_size)
-    stride, padding = [geometry.stride] * 2, [geometry.padding] * 2
+def _self_correlation(x: Tensor) -> Tensor:
+    """Correlate each channel with itself, ``(C, 5, 5)``: a depthwise convolution's weight gradient, of its input."""
+    weight = x.new_empty(x.shape[1], 1, 5, 5)
     found: Tensor = torch.ops.aten.convolution_backward(
-        seen, x, weight, None, stride, padding, [1, 1], False, [0, 0], geometry.groups, [False, True, False]
+        x, x, weight, None, [1, 1], [2, 2], [1, 1], False, [0, 0], x.shape[1], [False, True, False]
     )[1]
     return found[:, 0]

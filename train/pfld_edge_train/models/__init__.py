@@ -7,37 +7,28 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from pfld_edge_train.errors import ModelConfigError
+from pfld_edge_train.models import pfld
 from pfld_edge_train.models.edge import PFLDEdge, PFLDEdgeS1
 from pfld_edge_train.models.landmark_net import AuxiliaryNet, LandmarkNet, ModelConfig, WithAuxiliary
-from pfld_edge_train.models.pfld import (
-    PFLD,
-    PFLDAmrElsersy,
-    PFLDCunjian,
-    PFLDGhostNet,
-    PFLDGhostNetSlim,
-    PFLDGhostOne,
-    PFLDLuffy,
-    PFLDPolarisZhao,
-)
 
 __all__ = ["MODEL_KINDS", "AuxiliaryNet", "LandmarkNet", "ModelConfig", "WithAuxiliary", "build_model"]
 
 MODEL_KINDS: Mapping[str, Callable[[ModelConfig], LandmarkNet]] = MappingProxyType(
     {
-        "pfld": PFLD,
-        "pfld-ghostnet": PFLDGhostNet,
-        "pfld-ghostnet-slim": PFLDGhostNetSlim,
-        "pfld-ghostone": PFLDGhostOne,
+        "pfld": pfld.PFLD,
+        "pfld-ghostnet": pfld.PFLDGhostNet,
+        "pfld-ghostnet-slim": pfld.PFLDGhostNetSlim,
+        "pfld-ghostone": pfld.PFLDGhostOne,
         "pfld-edge-s": PFLDEdge,
         "pfld-edge-m": PFLDEdge,
         "pfld-edge-s2": PFLDEdge,
         "pfld-edge-m2": PFLDEdge,
         "pfld-edge-s1": PFLDEdgeS1,
         "pfld-edge-m1": PFLDEdge,
-        "pfld-polariszhao": PFLDPolarisZhao,
-        "pfld-amrelsersy": PFLDAmrElsersy,
-        "pfld-cunjian": PFLDCunjian,
-        "pfld-luffy": PFLDLuffy,
+        "pfld-polariszhao": pfld.PFLDPolarisZhao,
+        "pfld-amrelsersy": pfld.PFLDAmrElsersy,
+        "pfld-cunjian": pfld.PFLDCunjian,
+        "pfld-luffy": pfld.PFLDLuffy,
     }
 )
 """The networks by their `ModelConfig.kind`."""
