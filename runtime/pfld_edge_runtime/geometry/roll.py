@@ -42,12 +42,12 @@ _STILL_LEANS = 8.0
 """The same in a crop that was turned. Of a face turned by 90 degrees an upright crop may show 62: the next leans by 28.
 On 153 held-out faces (WIDER FACE, WFLW, AFLW2000, 300-W) the mean error at 90 degrees fell from 0.0412 to 0.0402."""
 
-_DOUBTFUL = 0.015
-"""Doubt in landmarks (see `_doubts`) beyond which other rolls are tried. Of 612 held-out faces of WIDER FACE, WFLW,
-AFLW2000 and 300-W, with a teacher's labels, 6 % upright, and all that are found wrong at other angles. This and the
-weighing in `_doubts` were chosen on these faces: on faces that nobody looked at the gain is smaller."""
+_DOUBTFUL = 0.008
+"""Doubt in landmarks (see `_doubts`) beyond which other rolls are tried: for 4 % of 387 held-out faces of WIDER FACE,
+WFLW, AFLW2000 and 300-W, with a teacher's labels, upright, and for all that are found wrong at other angles. This and
+the weighing in `_doubts` were chosen on such faces: on faces that nobody looked at the gain is smaller."""
 
-_UNKNOWN = 0.3
+_UNKNOWN = 0.16
 """Doubt of a network that tells no confidence: `_DOUBTFUL` is a movement of 5 % of the face then."""
 
 _CROP_SHIFT = 0.06
@@ -200,8 +200,8 @@ def _doubts(before: Points, now: Points, shifted: Points) -> Array:
 
     Landmarks of a face stay when their crop is refined, and when it is shifted; guesses move with it. The movement is
     the mean distance from the landmarks `before` plus that from the `shifted` crop's, in faces; the network's doubt is
-    1 - confidence, on average over the points in both crops. Of landmarks in the wrong roll's crop the confidence is
-    0.24 in the median, of those in the right one's 0.98.
+    1 - confidence, on average over the points in both crops. Of landmarks in the wrong roll's crop the confidence of
+    pfld-edge-m, which was shown turned faces, is 0.05 in the median, of those in the right one's 0.99.
     """
     landmarks = now[..., :2]
     sizes = np.ptp(landmarks, axis=1).max(axis=1)
