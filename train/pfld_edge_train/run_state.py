@@ -251,8 +251,12 @@ def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: Landma
     state = source.state_dict()
     matrix, reason = map_points(_scheme(checkpoint), checkpoint.model.num_landmarks, scheme)
     own = model.state_dict()
+    same = torch.equal(matrix, torch.eye(*matrix.shape, dtype=matrix.dtype))
     for name, _ in model.named_parameters():
-        if name.startswith(f"{LAST_LAYER}."):
+        if name.startswith(f"{LAST_LAYER}.refinement."):
+            # It mixes all points: of other points it begins without corrections.
+            state[name] = state[name] if same else own[name]
+        elif name.startswith(f"{LAST_LAYER}."):
             state[name] = _mapped(state[name], own[name], matrix)
     model.load_state_dict(state)
     taken = "averaged weights" if checkpoint.ema_weights is not None else "weights"
