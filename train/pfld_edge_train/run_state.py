@@ -252,7 +252,9 @@ def start_from(path: Path, model: nn.Module, config: ModelConfig, scheme: Landma
     matrix, reason = map_points(_scheme(checkpoint), checkpoint.model.num_landmarks, scheme)
     own = model.state_dict()
     for name, _ in model.named_parameters():
-        if name.startswith(f"{LAST_LAYER}."):
+        if ".refinement." in name:  # its weights are of all points together
+            state[name] = state[name] if torch.equal(matrix, torch.eye(*matrix.shape)) else own[name]
+        elif name.startswith(f"{LAST_LAYER}."):
             state[name] = _mapped(state[name], own[name], matrix)
     model.load_state_dict(state)
     taken = "averaged weights" if checkpoint.ema_weights is not None else "weights"
