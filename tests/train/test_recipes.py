@@ -192,6 +192,11 @@ def test_least_squares_are_those_of_lstsq_with_a_row_of_noise_for_each_input(las
     weight, bias = last_layers["least_squares"](*map(torch.from_numpy, (inputs, wanted, shares, noise)))
     np.testing.assert_allclose(weight.T, expected[:4], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(bias, expected[4], rtol=1e-5, atol=1e-6)
+    inputs[:, 1] = 0  # a feature that no face has
+    noise = last_layers["deviations"](torch.from_numpy(inputs))
+    weight, _ = last_layers["least_squares"](*map(torch.from_numpy, (inputs, wanted, shares)), noise)
+    assert torch.equal(weight[:, 1], torch.zeros(3))
+    assert weight.isfinite().all()
 
 
 def test_a_folded_correction_gives_what_both_layers_give(last_layers: dict[str, Any]) -> None:

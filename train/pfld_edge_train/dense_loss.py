@@ -124,7 +124,8 @@ class DenseLandmarkLoss:
         squared = places.square().sum(2, keepdim=True)
         landmarks, moments = head.refined(places, (found[..., 2:] - squared).detach() + squared)
         variances = moments - landmarks.square().sum(2, keepdim=True)
-        return self.of_landmarks(landmarks, variances, batch, normalizer) + loss
+        total: Tensor = loss + self.of_landmarks(landmarks, variances, batch, normalizer)
+        return total
 
     def of_landmarks(
         self, landmarks: Tensor, variances: Tensor, batch: Batch, normalizer: Tensor | None = None

@@ -36,6 +36,12 @@ PLACE_NOISE, FEATURE_NOISE = 1e-3, 0.17
 """Noise of places, fractions of the crop (8 bits make as much), and of features, shares of their deviation."""
 
 
+def deviations(inputs: Tensor) -> Tensor:
+    """Standard deviations ``(D,)``, at least a hundredth of their mean: some features are 0 for nearly all faces."""
+    found = inputs.std(0)
+    return found.clamp_min(0.01 * float(found.mean()))
+
+
 class Correction(nn.Module):
     """A fixed linear layer, and one that learns beside it, on standardized inputs and with outputs in units of `scale`.
 
@@ -45,7 +51,7 @@ class Correction(nn.Module):
     def __init__(self, layer: nn.Linear, inputs: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.layer, self.more, self.scale = layer, nn.Linear(layer.in_features, layer.out_features), scale
-        self.mean, self.std = inputs.mean(0), inputs.std(0) + 1e-6
+        self.mean, self.std = inputs.mean(0), deviations(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., D)`` to the sum of both layers."""
@@ -55,8 +61,8 @@ class Correction(nn.Module):
     def folded(self) -> nn.Linear:
         """The fixed layer, with what was learned added to its weights."""
         weight = self.more.weight * self.scale[..., None] / self.std
-        self.layer.weight += weight
-        self.layer.bias += self.more.bias * self.scale - weight @ self.mean
+        self.layer.weight.add_(weight)
+        self.layer.bias.add_(self.more.bias * self.scale - weight @ self.mean)
         return self.layer
 
 
@@ -121,7 +127,7 @@ def corrections(network: LandmarkNet, batch: Batch, contract: Contract) -> tuple
         if not layers:
             wanted = (batch.landmarks - outputs_of(network, batch.faces)[0]) * (batch.weights[..., None] > 0)
             shares = batch.weights.mean(1) / face_sizes(batch.landmarks, contract.landmarks.normalizing_points).square()
-            noise = torch.full_like(inputs[0], PLACE_NOISE) if refined else FEATURE_NOISE * inputs.std(0)
+            noise = torch.full_like(inputs[0], PLACE_NOISE) if refined else FEATURE_NOISE * deviations(inputs)
             weight, bias = least_squares(inputs, wanted.flatten(1), shares, noise)
             layer.weight += weight
             layer.bias += bias
@@ -135,7 +141,7 @@ def corrections(network: LandmarkNet, batch: Batch, contract: Contract) -> tuple
 
 def loss_on_features(network: LandmarkNet, config: TrainConfig, contract: Contract) -> Callable[..., Tensor]:
     """The training's loss on `outputs_of`, without weights of pose and attributes, which are for whole networks."""
-    if isinstance(network, PFLDEdge):
+    if isinstance(network, PFLDEdge) or config.loss.kind == "dense":
         return DenseLandmarkLoss(config.loss, contract, network).of_landmarks
     plain = replace(config.loss, pose_weight="none", auxiliary_weight=0.0, attribute_weight="none")
     return LandmarkLoss(plain, config.input_size, contract)
@@ -167,7 +173,7 @@ def refit(config: TrainConfig, path: Path, out: Path, faces: int) -> None:
         raise TrainConfigError(f"{path} holds {kind}, the configuration trains {config.model}")
     if "fc.refinement" not in last and not isinstance(last["fc"], nn.Linear):
         raise TrainConfigError(f"{path}: {kind} has neither a refinement nor a last linear layer to fit")
-    contract = Contract.from_dict(checkpoint.contract or {"model": kind})
+    contract = Contract.from_dict(checkpoint.contract) if checkpoint.contract else Contract(model=kind)
     cache, size = open_cache(config, out.parent / "cache", contract), config.batch_size
     if len(epoch_order(cache, config.seed, 0)) < size or not cache.held_out.any():
         raise TrainConfigError("too few faces: not one full batch to train on and one face to validate on")
