@@ -204,7 +204,8 @@ def main(config: Path, checkpoint: Path, out: Path, faces: int) -> None:
     try:
         refit(load_config(config), checkpoint, out, faces)
     except PfldEdgeError as error:
-        raise SystemExit(f"Error: {error}") from error
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":
