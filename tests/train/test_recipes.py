@@ -238,7 +238,7 @@ def test_networks_without_a_layer_to_fit_are_refused_in_one_line(
     save_checkpoint(tmp_path / "best.pth", Checkpoint(build_model(network).state_dict(), network))
     for model, message in (("pfld-edge-s2", wanted), ("pfld-ghostone", "holds pfld-edge-s2, the configuration trains")):
         config = write_config("last-refused", model=model)
-        with pytest.raises(SystemExit, match="^2$"):
+        with pytest.raises(SystemExit, match=r"^2$"):
             last_layers["main"]([str(config), str(tmp_path / "best.pth"), str(tmp_path / "out.pth")])
         told = capsys.readouterr().err
         assert told.startswith("Error: ")
