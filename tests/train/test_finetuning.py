@@ -251,6 +251,8 @@ def test_rates_fall_from_the_last_layer_to_the_first_and_cover_every_parameter_o
     groups = parameter_groups(network, 0.1, FinetuneConfig(layer_decay=0.9))
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in network.parameters())
+    slow = {id(value) for group in groups if group["rate"] == 0.1 for value in group["params"]}
+    assert slow == {id(value) for name, value in network.named_parameters() if ".refinement." in name}
     assert all((group["weight_decay"] > 0) == (parameter.ndim > 1) for group in groups for parameter in group["params"])
 
 

@@ -1,6 +1,7 @@
-"""The recipes: pseudo-labels, the curve of heat maps' spreads, hints of a teacher stage by stage, the face detector."""
+"""The recipes: pseudo-labels, the curve of heat maps' spreads, hints of a teacher, last layers, the face detector."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_runtime import ConfidenceCurve, Contract, open_detector
-from pfld_edge_train.batches import Batch
-from pfld_edge_train.checkpoint import load_checkpoint, save_checkpoint
-from pfld_edge_train.config import LossConfig
+from pfld_edge_train.batches import Batch, training_batches
+from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
+from pfld_edge_train.config import LossConfig, load_config
+from pfld_edge_train.face_cache import open_cache
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
+
+from .conftest import WriteConfig
 
 RECIPE = runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/stage_hints.py"))
 
@@ -170,3 +174,73 @@ def test_the_spread_curve_is_the_logistic_that_drew_the_points() -> None:
 @pytest.fixture(scope="module")
 def labels() -> dict[str, Any]:
     return runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/pseudo_label.py"))
+
+
+@pytest.fixture(scope="module")
+def last_layers() -> dict[str, Any]:
+    return runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/last_layers.py"))
+
+
+def test_least_squares_are_those_of_lstsq_with_a_row_of_noise_for_each_input(last_layers: dict[str, Any]) -> None:
+    random = np.random.default_rng(0)
+    inputs, wanted = random.normal(3, [1, 2, 0.1, 1], (50, 4)), random.normal(size=(50, 3))
+    shares, noise = random.uniform(0.1, 1, 50), np.array([0.1, 0.5, 0.02, 0.3])
+    rows = np.c_[inputs, np.ones(50)] * np.sqrt(shares / shares.sum())[:, None]
+    rows = np.r_[rows, np.c_[np.diag(noise), np.zeros(4)]]
+    aims = np.r_[wanted * np.sqrt(shares / shares.sum())[:, None], np.zeros((4, 3))]
+    expected = np.linalg.lstsq(rows, aims, rcond=None)[0]
+    weight, bias = last_layers["least_squares"](*map(torch.from_numpy, (inputs, wanted, shares, noise)))
+    np.testing.assert_allclose(weight.T, expected[:4], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(bias, expected[4], rtol=1e-5, atol=1e-6)
+    inputs[:, 1] = 0  # a feature that no face has
+    noise = last_layers["deviations"](torch.from_numpy(inputs))
+    weight, _ = last_layers["least_squares"](*map(torch.from_numpy, (inputs, wanted, shares)), noise)
+    assert torch.equal(weight[:, 1], torch.zeros(3))
+    assert weight.isfinite().all()
+
+
+def test_a_folded_correction_gives_what_both_layers_give(last_layers: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(20, 6) * torch.tensor([1, 2, 3, 0.1, 5, 1]) + 2
+    both = last_layers["Correction"](torch.nn.Linear(6, 4).requires_grad_(False), inputs, torch.tensor([1, 0.1, 2, 1]))
+    expected = both(inputs)
+    torch.testing.assert_close(both.folded()(inputs), expected)
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("pfld-edge-s", "dense"), ("pfld-ghostone", "l1")])
+def test_fitting_the_last_layers_lowers_the_error_and_leaves_the_others(
+    last_layers: dict[str, Any], write_config: WriteConfig, tmp_path: Path, kind: str, loss: str
+) -> None:
+    torch.manual_seed(0)
+    config = write_config(f"last-{kind}", f'[loss]\nkind = "{loss}"', model=kind)
+    network = ModelConfig(kind, 0.25, 32)
+    before = build_model(network).eval()
+    contract = Contract(model=kind, input_size=32)
+    save_checkpoint(tmp_path / "best.pth", Checkpoint(before.state_dict(), network, contract=contract.to_dict()))
+    arguments = [str(config), str(tmp_path / "best.pth"), str(tmp_path / "fitted.pth"), "64"]
+    last_layers["main"](arguments, standalone_mode=False)
+    after, fitted = load_model(tmp_path / "fitted.pth")
+    assert replace(Contract.from_dict(fitted.contract), nme=None, nme_data="") == contract
+    assert {
+        name for name, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[name])
+    } == {name for name, _ in before.named_parameters() if name.startswith(("fc.weight", "fc.bias", "fc.refinement"))}
+    faces = open_cache(load_config(config), tmp_path / "cache", contract)
+    batch = next(iter(training_batches(faces, contract, load_config(config).augment, 32, 0, 0)))
+    with torch.no_grad():
+        errors = [(net(batch.faces).view(-1, 98, 2) - batch.landmarks).norm(dim=2).mean() for net in (before, after)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_networks_without_a_layer_to_fit_are_refused_in_one_line(
+    last_layers: dict[str, Any], write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, wanted = ModelConfig("pfld-edge-s2", 0.25, 32), "neither a refinement nor a last linear layer"
+    save_checkpoint(tmp_path / "best.pth", Checkpoint(build_model(network).state_dict(), network))
+    for model, message in (("pfld-edge-s2", wanted), ("pfld-ghostone", "holds pfld-edge-s2, the configuration trains")):
+        config = write_config("last-refused", model=model)
+        with pytest.raises(SystemExit, match=r"^2$"):
+            last_layers["main"]([str(config), str(tmp_path / "best.pth"), str(tmp_path / "out.pth")])
+        told = capsys.readouterr().err
+        assert told.startswith("Error: ")
+        assert message in told
+        assert told.count("\n") == 1

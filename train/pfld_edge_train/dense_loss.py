@@ -46,6 +46,12 @@ def nearest_cells(points: Tensor, side: int, fine: int) -> tuple[Tensor, Tensor]
     return quarter * side * side + (y // fine) * side + x // fine, along_x * along_y
 
 
+def face_sizes(points: Tensor, eyes: tuple[int, int]) -> Tensor:
+    """Sizes ``(N,)`` of faces with landmarks ``(N, P, 2)``: the eyes' distance, at least 0.3 of the box."""
+    distance = (points[:, eyes[0]] - points[:, eyes[1]]).norm(dim=1)
+    return torch.maximum(distance, _LEAST_EYES * (points.amax(1) - points.amin(1)).amax(1)).clamp_min(1e-6)
+
+
 class HeatMapExpectations(torch.autograd.Function):
     """Cross-entropies and expectations of heat maps, with the gradient in closed form.
 
@@ -108,13 +114,8 @@ class DenseLandmarkLoss:
         self, predicted: Tensor, batch: Batch, _angles: Tensor | None = None, normalizer: Tensor | None = None
     ) -> Tensor:
         """Compute the loss of logits ``(N, P, cells)``, a scalar; see `LandmarkLoss`."""
-        points = batch.landmarks
-        total = batch.weights.sum() if normalizer is None else normalizer
-        weights = batch.weights * self._by_point.to(points.device) / total
-        eyes = (points[:, self._eyes[0]] - points[:, self._eyes[1]]).norm(dim=1)
-        sizes = torch.maximum(eyes, _LEAST_EYES * (points.amax(1) - points.amin(1)).amax(1)).clamp_min(1e-6)
-        head = self._head
-        cells, shares = nearest_cells(points, head.side, head.fine)
+        head, weights = self._head, self._weights(batch, normalizer)
+        cells, shares = nearest_cells(batch.landmarks, head.side, head.fine)
         loss, found = HeatMapExpectations.apply(  # type: ignore[no-untyped-call]
             predicted.float(), head.cell_values(), cells, shares, weights
         )
@@ -122,16 +123,27 @@ class DenseLandmarkLoss:
         # The heat maps' variances are learned from the cross-entropy alone.
         squared = places.square().sum(2, keepdim=True)
         landmarks, moments = head.refined(places, (found[..., 2:] - squared).detach() + squared)
-        off = landmarks - points
-        pulls = self._error * weights / sizes[:, None]
+        variances = moments - landmarks.square().sum(2, keepdim=True)
+        total: Tensor = loss + self.of_landmarks(landmarks, variances, batch, normalizer)
+        return total
+
+    def of_landmarks(
+        self, landmarks: Tensor, variances: Tensor, batch: Batch, normalizer: Tensor | None = None
+    ) -> Tensor:
+        """Compute all but the cross-entropy, of landmarks ``(N, P, 2)`` and their variances ``(N, P, 1)``."""
+        weights, off = self._weights(batch, normalizer), landmarks - batch.landmarks
+        pulls = self._error * weights / face_sizes(batch.landmarks, self._eyes)[:, None]
         squares = off.square().sum(2)
-        loss = loss + ((squares + 1e-8).sqrt() * pulls).sum()
+        loss = ((squares + 1e-8).sqrt() * pulls).sum()
         if self._lids is not None:
             upper, lower = self._lids
             wide = ((off[:, upper] - off[:, lower]).square().sum(2) + 1e-6).sqrt()
             loss = loss + (wide * pulls[:, upper]).sum()
-        if head.refinement is not None:
-            variances = moments.squeeze(2) - landmarks.square().sum(2)
-            doubts = (variances.clamp_min(1e-9) / (squares.detach() + _LEAST_ERROR**2)).log()
+        if self._head.refinement is not None:
+            doubts = (variances.squeeze(2).clamp_min(1e-9) / (squares.detach() + _LEAST_ERROR**2)).log()
             loss = loss + _DOUBT_SHARE * (doubts.abs() * weights).sum()
         return loss
+
+    def _weights(self, batch: Batch, normalizer: Tensor | None) -> Tensor:
+        total = batch.weights.sum() if normalizer is None else normalizer
+        return batch.weights * self._by_point.to(batch.weights.device) / total

@@ -2,11 +2,11 @@
 
     python train/recipes/bundle.py RUN SHARED OUT [--curve MIDDLE STEEPNESS]
 
-RUN is a folder of `pfld-edge train`, SHARED holds data/WFLW and data/WFLW_more. Writes MODEL.pth, MODEL.onnx and
-MODEL.int8.onnx into OUT, calibrated as by `pfld-edge convert --int8`. Where the network has heat maps, `spread_curve`
-is fitted to the run's validation faces. `confidence_curve` is what benchmarks/confidence.py prints for the INT8 file;
-give it in a second run. The contracts get the NME on WFLW's test list, which neither training nor calibration nor the
-curves have seen.
+RUN is a folder of `pfld-edge train`, or a checkpoint in it other than best.pth; SHARED holds data/WFLW and
+data/WFLW_more. Writes MODEL.pth, MODEL.onnx and MODEL.int8.onnx into OUT, calibrated as by `pfld-edge convert --int8`.
+Where the network has heat maps, `spread_curve` is fitted to the run's validation faces. `confidence_curve` is what
+benchmarks/confidence.py prints for the INT8 file; give it in a second run. The contracts get the NME on WFLW's test
+list, which neither training nor calibration nor the curves have seen.
 """
 
 from dataclasses import replace
@@ -35,11 +35,11 @@ Faces = tuple[NDArray[np.uint8], NDArray[np.float32]]
 """Crops ``(N, S, S, 3)`` as a network takes them, and their landmarks ``(N, P, 2)`` as fractions of the crop."""
 
 
-def validation_faces(run: Path, checkpoint: Checkpoint, contract: Contract) -> Faces:
+def validation_faces(path: Path, checkpoint: Checkpoint, contract: Contract) -> Faces:
     """The faces that a run held out."""
     if checkpoint.config is None:
-        raise SystemExit(f"{run / 'best.pth'} is not a training checkpoint")
-    cache = open_cache(TrainConfig.from_dict(checkpoint.config), run / "cache", contract)
+        raise SystemExit(f"{path} is not a training checkpoint")
+    cache = open_cache(TrainConfig.from_dict(checkpoint.config), path.parent / "cache", contract)
     batches = list(validation_batches(cache, contract, 64))
     pixels = np.concatenate([batch.faces.permute(0, 2, 3, 1).numpy() for batch in batches])
     crops = np.rint(pixels * np.array(contract.scale) + np.array(contract.mean)).astype(np.uint8)
@@ -101,13 +101,14 @@ def ship(checkpoint: Checkpoint, contract: Contract, faces: Faces, shared: Path,
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--curve", type=float, nargs=2, help="Middle and steepness of the confidence curve.")
 def main(run: Path, shared: Path, out: Path, curve: tuple[float, float] | None) -> None:
-    """Write the files of a run's best epoch."""
-    best = load_checkpoint(run / "best.pth")
+    """Write the files of a run's best epoch, or of another checkpoint of it."""
+    path = run / "best.pth" if run.is_dir() else run
+    best = load_checkpoint(path)
     if best.contract is None:
-        raise SystemExit(f"{run / 'best.pth'} is not a training checkpoint")
+        raise SystemExit(f"{path} is not a training checkpoint")
     contract = Contract.from_dict(best.contract)
     contract = contract.replace(confidence_curve=ConfidenceCurve(*curve) if curve else contract.confidence_curve)
-    ship(best, contract, validation_faces(run, best, contract), shared, out)
+    ship(best, contract, validation_faces(path, best, contract), shared, out)
 
 
 if __name__ == "__main__":
