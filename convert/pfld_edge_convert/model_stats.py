@@ -157,10 +157,10 @@ def model_stats(model: onnx.ModelProto) -> ModelStats:
 
 
 def _weight_origins(twin: onnx.ModelProto) -> dict[str, tuple[str, int]]:
-    """Initializer and element count of each constant, dequantized ones included."""
+    """Initializer and element count of each constant, dequantized and widened ones included."""
     origins = {tensor.name: (tensor.name, int(np.prod(tensor.dims))) for tensor in twin.graph.initializer}
     for node in twin.graph.node:
-        if node.op_type == "Identity" and node.input[0] in origins:
+        if node.op_type in ("Cast", "Identity") and node.input[0] in origins:
             origins[node.output[0]] = origins[node.input[0]]
     return origins
 

@@ -183,14 +183,10 @@ def test_all_layers_compute_in_integers_and_weights_are_those_of_qoperator(
         layers = {schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D}
         integers = (schema.TensorType.INT8, schema.TensorType.INT16)
         written = []
-        softmax = {
-            operator.outputs[0]
-            for kind, operator in zip(kinds, main.operators, strict=True)
-            if kind == schema.BuiltinOperator.SOFTMAX
-        }
-        for kind, operator in zip(kinds, main.operators, strict=True):
-            # The mean place of a heat map is a product in float, as its softmax is.
-            if kind not in layers | {schema.BuiltinOperator.FULLY_CONNECTED} or operator.inputs[0] in softmax:
+        for place, (kind, operator) in enumerate(zip(kinds, main.operators, strict=True)):
+            # Mean places of heat maps and their refinement are products in float, as the softmax is.
+            of_places = schema.BuiltinOperator.SOFTMAX in kinds[:place]
+            if kind not in layers | {schema.BuiltinOperator.FULLY_CONNECTED} or of_places:
                 continue
             source, weight, bias = (main.tensors[number] for number in operator.inputs)
             assert source.type in integers

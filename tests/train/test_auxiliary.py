@@ -15,6 +15,7 @@ from pfld_edge_train.checkpoint import load_checkpoint
 from pfld_edge_train.config import LossConfig
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import MODEL_KINDS, AuxiliaryNet, ModelConfig, WithAuxiliary, build_model
+from pfld_edge_train.models.edge import PFLDEdge
 from pfld_edge_train.pose import head_angles
 
 BUNDLED = Path(__file__).parents[2] / "checkpoints"
@@ -63,11 +64,14 @@ def test_the_bundled_checkpoints_names_are_the_networks(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", MODEL_KINDS)
-def test_the_graph_that_is_exported_has_one_output_and_no_dead_end(kind: str) -> None:
+def test_the_graph_that_is_exported_has_one_output_and_moments_of_heat_maps_and_no_dead_end(kind: str) -> None:
     network = build_model(ModelConfig(kind, 0.35, 32, 5, fused=True)).eval()
-    graph = torch.fx.symbolic_trace(network).graph
+    tracer = torch.fx.Tracer()
+    if heat_maps := isinstance(network, PFLDEdge):
+        tracer.traced_func_name = "with_moments"
+    graph = torch.fx.GraphModule(network, tracer.trace(network)).graph
     output = next(node for node in graph.nodes if node.op == "output")
-    assert len(output.all_input_nodes) == 1
+    assert len(output.all_input_nodes) == 1 + heat_maps
     assert not graph.eliminate_dead_code()
 
 

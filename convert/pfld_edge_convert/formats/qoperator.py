@@ -124,6 +124,10 @@ def _arithmetic(plan: Plan, node: onnx.NodeProto, output: str, integer: set[str]
     return Arithmetic.COMPUTE
 
 
+_LARGE = 4096
+"""Values of a constant that is worth a node."""
+
+
 class OnnxWriter(ABC):
     """Collects the nodes and constants of a quantized graph, one step of a plan after the other."""
 
@@ -181,8 +185,20 @@ class OnnxWriter(ABC):
         self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
+    def _widened(self, name: str) -> str | None:
+        """A large constant stored in half precision, if that loses nothing; runtimes widen it when they open a file."""
+        value = self._index.constants.get(name)
+        if value is None or value.dtype != np.float32 or value.size < _LARGE:
+            return None
+        with np.errstate(over="ignore"):
+            half = value.astype(np.float16)
+        if not np.array_equal(half, value):
+            return None
+        self._constants[f"{name}_half"] = numpy_helper.from_array(half, f"{name}_half")
+        return self._node("Cast", [f"{name}_half"], f"{name}_widened", to=TensorProto.FLOAT)
+
     def _write_float(self, node: onnx.NodeProto) -> None:
-        inputs = [self._named(name, self._as_float) for name in node.input]
+        inputs = [self._widened(name) or self._named(name, self._as_float) for name in node.input]
         self._nodes.append(_copied(node, inputs, list(node.output)))
 
     def _write_clamp(self, clamp: onnx.NodeProto, real: str, output: str) -> str:
