@@ -121,9 +121,8 @@ class DenseLandmarkLoss:
         )
         places = found[..., :2]
         # The heat maps' variances are learned from the cross-entropy alone.
-        squared = places.square().sum(2, keepdim=True)
-        landmarks, moments = head.refined(places, (found[..., 2:] - squared).detach() + squared)
-        variances = moments - landmarks.square().sum(2, keepdim=True)
+        variances = (found[..., 2:] - places.square().sum(2, keepdim=True)).detach()
+        landmarks, variances = head.refined(places, variances)
         total: Tensor = loss + self.of_landmarks(landmarks, variances, batch, normalizer)
         return total
 

@@ -87,10 +87,10 @@ def outputs_of(network: LandmarkNet, features: Tensor, noise: float = 0.0) -> tu
     """Landmarks ``(N, P, 2)`` and, of heat maps whose places have `noise`, their variances ``(N, P, 1)``."""
     if not isinstance(network, PFLDEdge):
         return (network.get_submodule("fc")(features).unflatten(1, (-1, 2)),)
-    moved = features[..., :2] + noise * torch.randn_like(features[..., :2])
-    more = (moved.square() - features[..., :2].square()).sum(2, keepdim=True)
-    landmarks, moments = network.fc.refined(moved, features[..., 2:] + more)
-    return landmarks, moments - landmarks.square().sum(2, keepdim=True)
+    places = features[..., :2]
+    variances = features[..., 2:] - places.square().sum(2, keepdim=True)
+    landmarks, variances = network.fc.refined(places + noise * torch.randn_like(places), variances)
+    return landmarks, variances
 
 
 def least_squares(inputs: Tensor, wanted: Tensor, shares: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

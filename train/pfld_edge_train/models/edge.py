@@ -152,20 +152,19 @@ class HeatMaps(nn.Module):
             with torch.autocast(device, enabled=False):
                 return self.forward(x.float())
         found = self.logits(x).softmax(dim=2) @ self.cell_values()
-        landmarks, moments = self.refined(found[..., :2], found[..., 2:])
-        return landmarks.flatten(1), moments.flatten(1)
+        places, moments = found[..., :2], found[..., 2:]
+        if self.refinement is not None:
+            places, variances = self.refined(places, moments - (places * places).sum(dim=2, keepdim=True))
+            moments = variances + (places * places).sum(dim=2, keepdim=True)
+        return places.flatten(1), moments.flatten(1)
 
     def cell_values(self) -> Tensor:
         """Of each cell x, y and their second moment, ``(cells, 3)``: what the heat maps' expectations are taken of."""
         return torch.cat([self.grid, self.grid.square().sum(dim=1, keepdim=True)], dim=1)
 
-    def refined(self, places: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
-        """Correct mean places ``(N, P, 2)`` and second moments ``(N, P, 1)``."""
-        if self.refinement is None:
-            return places, moments
-        variances = moments - (places * places).sum(dim=2, keepdim=True)
-        landmarks, variances = self.refinement(places, variances)
-        return landmarks, variances + (landmarks * landmarks).sum(dim=2, keepdim=True)
+    def refined(self, places: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+        """Correct mean places ``(N, P, 2)`` and variances ``(N, P, 1)``, if there is a `Refinement`."""
+        return (places, variances) if self.refinement is None else self.refinement(places, variances)
 
 
 def _block_of(config: ModelConfig) -> Callable[..., MobileOneBlock]:
