@@ -363,10 +363,10 @@ class _Writer:
             axes = file.constant(f"{node.output[0]}.axes", self._index.constants[node.input[1]].astype(np.int32))
             keep = bool(attribute(node, "keepdims", 1))
             file.operator("SUM", [inputs[0], axes], output, "ReducerOptions", keepDims=keep)
-        elif kind == "Slice" and rank < 4 and self._slice_starts(node) is not None:
-            ends = self._slice_starts(node), self._shape(node.output[0])
+        elif kind == "Slice" and rank < 4 and (starts := self._slice_starts(node)) is not None:
+            part = starts, self._shape(node.output[0])
             name = f"{node.output[0]}.part"
-            rows = [file.constant(f"{name}{i}", np.array(row, np.int32)) for i, row in enumerate(ends)]
+            rows = [file.constant(f"{name}{i}", np.array(row, np.int32)) for i, row in enumerate(part)]
             file.operator("SLICE", [inputs[0], *rows], output, "SliceOptions")
         elif kind == "LeakyRelu":
             file.operator("LEAKY_RELU", inputs, output, "LeakyReluOptions", alpha=attribute(node, "alpha", 0.01))
