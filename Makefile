@@ -76,7 +76,7 @@ portability: $(READY)  ## landmarks on emulated processors against this one's (M
 train-s train-m: $(READY)  ## label, cut, train and refine a network in runs/; resumes (needs PFLD_EDGE_SHARED; hours of CPU, or a GPU)
 	$(BIN)/python train/recipes/pseudo_label.py $(PFLD_EDGE_SHARED) runs/labels
 	$(BIN)/pfld-edge train --config train/configs/pfld-edge-$(@:train-%=%).toml -o runs/pfld-edge-$(@:train-%=%) --resume
-	$(BIN)/python train/recipes/last_layers.py train/configs/pfld-edge-$(@:train-%=%).toml runs/pfld-edge-$(@:train-%=%)/best.pth runs/pfld-edge-$(@:train-%=%)/fitted.pth
+	$(BIN)/python train/recipes/last_layers.py train/configs/pfld-edge-$(@:train-%=%).toml runs/pfld-edge-$(@:train-%=%)/best.pth runs/pfld-edge-$(@:train-%=%)/fitted.pth --faceless $(PFLD_EDGE_SHARED)/data/WIDER
 
 release: $(READY)  ## wheels and source archives into dist/: reproducible, checked, tried in a fresh environment, with SBOMs
 	test -x $(BIN)/twine || $(INSTALL) $(PINS) -e '.[release]'

@@ -19,7 +19,7 @@ from pfld_edge_convert.model_file import FINGERPRINT_SEED, open_model
 from pfld_edge_convert.passes.base import Nodes, onnx_opset
 from pfld_edge_convert.passes.canonical_form import OPSET
 from pfld_edge_runtime import Contract, FaceLandmarker, Fingerprint, crop_windows, fingerprint_image
-from pfld_edge_runtime.contract import MOMENTS, ConfidenceCurve
+from pfld_edge_runtime.contract import LOG_VARIANCES, ConfidenceCurve
 
 IMAGE_NAME = "image"
 BOXES_NAME = "boxes"
@@ -83,13 +83,13 @@ def end_to_end_model(network: onnx.ModelProto, contract: Contract) -> onnx.Model
     crops = op.Reshape(_levels(op, windows, size), [0, size, size, 3], output="crops")
     inner = _renamed(network, _network_input(op, crops, contract), _free_prefix(network, "network/"))
     op.nodes.extend(inner.node)
-    found, *moments = (output.name for output in inner.output)
+    found, *variances = (output.name for output in inner.output)
     fractions = op.Reshape(found, [0, points, 2])
     results: dict[str, list[int | str]] = {LANDMARKS_NAME: ["faces", points, 2]}
     _write_landmarks(op, fractions, windows)
-    if curve is not None and [output.name for output in network.graph.output[1:]] == [MOMENTS]:
+    if curve is not None and [output.name for output in network.graph.output[1:]] == [LOG_VARIANCES]:
         results[CONFIDENCE_NAME] = ["faces", points]
-        _write_confidence(op, fractions, moments[0], windows.usable, curve)
+        _write_confidence(op, variances[0], windows.usable, curve)
     graph = helper.make_graph(
         op.nodes,
         "end_to_end",
@@ -338,10 +338,9 @@ def _write_landmarks(op: Nodes, fractions: str, windows: _Windows) -> None:
     op.Where(op.Unsqueeze(windows.usable, [2]), landmarks, np.float32(np.nan), output=LANDMARKS_NAME)
 
 
-def _write_confidence(op: Nodes, fractions: str, moments: str, usable: str, curve: ConfidenceCurve) -> None:
+def _write_confidence(op: Nodes, log_variances: str, usable: str, curve: ConfidenceCurve) -> None:
     """`pfld_edge_runtime.LandmarkModel.locate_with_confidence`: the spread of each heat map on the contract's curve."""
-    variance = op.Sub(moments, op.ReduceSum(op.Mul(fractions, fractions), [2], keepdims=0))
-    spread = op.Cast(op.Sqrt(op.Max(variance, np.float32(0))), to=TensorProto.DOUBLE)
+    spread = op.Cast(op.Exp(op.Min(op.Mul(log_variances, np.float32(0.5)), np.float32(0))), to=TensorProto.DOUBLE)
     power = op.Pow(op.Min(op.Div(spread, curve.middle), 1e9), curve.steepness)
     confidence = op.Cast(op.Div(1.0, op.Add(power, 1.0)), to=TensorProto.FLOAT)
     op.Where(usable, confidence, np.float32(np.nan), output=CONFIDENCE_NAME)

@@ -17,7 +17,7 @@ from torch import nn
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.passes.canonical_form import BATCH, IR_VERSION, OPSET
 from pfld_edge_convert.reparameterize import reparameterize
-from pfld_edge_runtime.contract import MOMENTS
+from pfld_edge_runtime.contract import LOG_VARIANCES
 from pfld_edge_train.checkpoint import fill_network
 from pfld_edge_train.models.edge import PFLDEdge
 
@@ -29,15 +29,15 @@ def export_onnx(model: nn.Module, input_size: int, output_names: list[str] | Non
     """Export a network with a dynamic batch, opset 18, for every onnxruntime since 1.17.
 
     The network, reparameterized, maps ``image`` ``(N, 3, S, S)`` float32, S the input size, to ``landmarks``
-    ``(N, 2 * P)``, and to their `MOMENTS` where it has heat maps; or to the outputs of these names, which torch chooses
-    where the list is empty. The exporter's notes, which hold paths of this machine, are left out.
+    ``(N, 2 * P)``, and to their `LOG_VARIANCES` where it has heat maps; or to the outputs of these names, which torch
+    chooses where the list is empty. The exporter's notes, which hold paths of this machine, are left out.
 
     Raises:
         ConvertError: torch can't export the module, or only for one batch size.
     """
     if output_names is None and isinstance(model, PFLDEdge):
-        model, output_names = copy.copy(model), [OUTPUT_NAME, MOMENTS]
-        model.forward = model.with_moments  # type: ignore[method-assign, assignment]
+        model, output_names = copy.copy(model), [OUTPUT_NAME, LOG_VARIANCES]
+        model.forward = model.with_variances  # type: ignore[method-assign, assignment]
     # Two faces: torch takes a size of one for a constant.
     sample = torch.zeros(2, 3, input_size, input_size)
     try:

@@ -104,10 +104,10 @@ CONTRACT_KEY = "pfld_edge.contract"
 FORMAT_VERSION = 1
 """Newest contract format that this runtime understands."""
 
-MOMENTS = "second_moments"
-"""A network's second output, where it has heat maps: ``(N, P)``, the mean of ``x * x + y * y`` over each.
+LOG_VARIANCES = "log_variances"
+"""A network's second output, where it has heat maps: ``(N, P)``, natural logarithms of the landmarks' variances.
 
-With the landmark, their mean place, it gives a heat map's spread, the standard deviation of its places.
+Of x plus y, in squares of the crop's side; half of it is the logarithm of a landmark's spread, a standard deviation.
 """
 
 GOOD_POINT = 0.04

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
-from pfld_edge_runtime.contract import CONTRACT_KEY, MOMENTS, Contract
+from pfld_edge_runtime.contract import CONTRACT_KEY, LOG_VARIANCES, Contract
 from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
 from pfld_edge_runtime.session import has_openvino, is_litert, open_session, running_device
@@ -251,15 +251,15 @@ class LandmarkModel:
     def predict_with_spread(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """`predict`, and the spread of each point's heat map, ``(N, P)`` float32 fractions of the crop's side.
 
-        NaN where the network has no output `MOMENTS`.
+        NaN where the network has no output `LOG_VARIANCES`.
         """
-        found, moments = self._run(crops)
-        if moments.shape != found.shape[:2]:
+        found, log_variances = self._run(crops)
+        if log_variances.shape != found.shape[:2]:
             return found, np.full(found.shape[:2], np.nan, np.float32)
-        return found, np.sqrt(np.maximum(moments - np.einsum("npi,npi->np", found, found), 0))
+        return found, np.exp(np.minimum(log_variances / 2, 0))
 
     def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Landmarks, and second moments, ``(N, 0)`` where unknown."""
+        """Landmarks, and `LOG_VARIANCES`, ``(N, 0)`` where unknown."""
         size, values = self.contract.input_size, 2 * self.contract.landmarks.num_landmarks
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
             raise ImageError(f"crops must be uint8 (N, {size}, {size}, 3); found {crops.dtype} {crops.shape}")
@@ -267,7 +267,7 @@ class LandmarkModel:
         for start in range(0, len(crops), self._batch_size):
             batch = crops[start : start + self._batch_size]
             output = np.asarray(self._function(batch), np.float32)
-            known = self._session is not None and output.shape[1] > values  # with moments
+            known = self._session is not None and output.shape[1] > values  # with variances
             if output.size != len(batch) * values and not known:
                 raise ModelContractError(
                     f"the contract promises {values // 2} points a face; the network gave {output.shape} for "
@@ -449,7 +449,7 @@ def check_signature(session: onnxruntime.InferenceSession, contract: Contract) -
             "open the file without .e2e in its name"
         )
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or [output.name for output in outputs[1:]] not in ([], [MOMENTS]):
+    if len(inputs) != 1 or [output.name for output in outputs[1:]] not in ([], [LOG_VARIANCES]):
         raise ModelContractError(
             f"the network must have one input and one output; found {len(inputs)} and {len(outputs)} "
             "(`pfld-edge convert` keeps one output)"

@@ -158,7 +158,7 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], list[str], s
         ],
         {"twice": np.array([1, 1, 2, 2], np.float32)},
         ["a", "b"],
-        {"MaxPool", "Resize", "QLinearAdd"},
+        {"MaxPool", "Transpose", "Gather", "QLinearAdd"},
     ),
     "max pool": ([node("MaxPool", ["a"], ["m"], kernel_shape=[2, 2], strides=[2, 2])], {}, ["a"], {"MaxPool"}),
 }

@@ -64,11 +64,11 @@ def test_the_bundled_checkpoints_names_are_the_networks(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", MODEL_KINDS)
-def test_the_graph_that_is_exported_has_one_output_and_moments_of_heat_maps_and_no_dead_end(kind: str) -> None:
+def test_the_graph_that_is_exported_has_one_output_and_variances_of_heat_maps_and_no_dead_end(kind: str) -> None:
     network = build_model(ModelConfig(kind, 0.35, 32, 5, fused=True)).eval()
     tracer = torch.fx.Tracer()
     if heat_maps := isinstance(network, PFLDEdge):
-        tracer.traced_func_name = "with_moments"
+        tracer.traced_func_name = "with_variances"
     graph = torch.fx.GraphModule(network, tracer.trace(network)).graph
     output = next(node for node in graph.nodes if node.op == "output")
     assert len(output.all_input_nodes) == 1 + heat_maps

@@ -43,13 +43,13 @@ def autograd_loss(logits: Tensor, batch: Batch, network: torch.nn.Module) -> Ten
     means = chance @ places
     variances = (chance * (places - means[:, :, None]).square().sum(3)).sum(2).detach()
     known = {name: value.double() for name, value in network.get_submodule("fc.refinement").state_dict().items()}
-    doubts, moved = (1000 * variances).log(), means.flatten(1)
+    doubts, moved = variances.log(), means.flatten(1)
     hidden = F.linear(torch.cat([moved, doubts], 1), known["hidden.weight"], known["hidden.bias"]).clamp(min=0)
     more = F.linear(hidden, known["out.weight"], known["out.bias"])
-    moves = F.linear(moved, known["shape.weight"], known["shape.bias"]) + more[:, :196]
+    moves = F.linear(moved, known["shape.weight"]) + more[:, :196]
     off = means + moves.reshape(3, 98, 2) - points
     doubts = doubts + more[:, 196:]
-    truth = (1000 * (off.detach().square().sum(2) + 1e-6)).log()
+    truth = (off.detach().square().sum(2) + 1e-6).log()
     eyes = (points[:, 60] - points[:, 72]).norm(dim=1)
     size = torch.maximum(eyes, 0.3 * (points.amax(1) - points.amin(1)).amax(1))
     pulls = 10 * weights / size[:, None]
@@ -76,6 +76,18 @@ def test_loss_and_gradient_are_autograds_of_the_formula() -> None:
     assert ours.grad is not None
     assert expected.grad is not None
     torch.testing.assert_close(ours.grad.double(), expected.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_unusual_faces_teach_their_variances_alone() -> None:
+    torch.manual_seed(0)
+    batch = Batch(torch.zeros(0), torch.rand(3, 98, 2), torch.rand(3, 98), torch.zeros(3, 6).bool())
+    loss = DenseLandmarkLoss(LossConfig(kind="dense"), Contract(input_size=32), build_model(NETWORK))
+    found, doubts = torch.rand(3, 196).requires_grad_(), torch.randn(3, 98).requires_grad_()
+    loss.of_landmarks(found, doubts, batch, usual=torch.tensor([1.0, 0, 1])).backward()
+    assert found.grad is not None
+    assert doubts.grad is not None
+    assert found.grad.abs().amax(1).bool().tolist() == [True, False, True]
+    assert doubts.grad.abs().amax(1).bool().all()
 
 
 def test_the_closed_form_passes_torchs_gradient_check() -> None:

@@ -1,6 +1,7 @@
 """The recipes: pseudo-labels, the curve of heat maps' spreads, hints of a teacher, last layers, the face detector."""
 
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pfld_edge_calib import portraits
 from pfld_edge_convert.onnx_import import import_onnx
-from pfld_edge_runtime import ConfidenceCurve, Contract, open_detector
+from pfld_edge_runtime import BUNDLED_MODEL, ConfidenceCurve, Contract, LandmarkModel, open_detector
 from pfld_edge_train.batches import Batch, training_batches
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from pfld_edge_train.config import LossConfig, load_config
@@ -207,6 +209,47 @@ def test_a_folded_correction_gives_what_both_layers_give(last_layers: dict[str, 
     torch.testing.assert_close(both.folded()(inputs), expected)
 
 
+def wider(folder: Path) -> Path:
+    """A folder like WIDER FACE's: both portraits and their faces' boxes."""
+    (folder / "images").mkdir()
+    rows = ["image,x0,y0,x1,y1,blur"]
+    for face in portraits(Contract()):
+        shutil.copy(face.image, folder / "images")
+        rows.append(",".join(map(str, [face.image.name, *face.bbox_xyxy.tolist(), 0])))
+    (folder / "boxes.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_crops_without_a_face_show_none(last_layers: dict[str, Any], tmp_path: Path) -> None:
+    crops = last_layers["faceless_crops"](wider(tmp_path), Contract())
+    assert crops.shape[1:] == (112, 112, 3)
+    assert 2 <= len(crops) <= 4
+    network = LandmarkModel.open(BUNDLED_MODEL)
+    assert network.contract.spread_curve is not None
+    assert (network.contract.spread_curve(network.predict_with_spread(crops)[1]).mean(1) < 0.6).all()
+    boxes = np.array([[0, 0, 2, 2], [5.0, 5, 6, 6], [1, 0, 2, 1]])
+    areas = last_layers["shared_area"](boxes[:, None], boxes)
+    np.testing.assert_allclose(areas, [[1, 0, 1], [0, 1, 0], [1, 0, 1]])
+
+
+def test_turned_faces_keep_their_points(last_layers: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    points, size = torch.randint(0, 32, (400, 1, 2)), 32
+    faces = torch.zeros(400, 3, size, size)
+    faces[torch.arange(400), 0, points[:, 0, 1], points[:, 0, 0]] = 1
+    batch = Batch(faces.clone(), (points + 0.5) / size, torch.ones(400, 1), torch.zeros(400, 6).bool())
+    contract = Contract(input_size=size)
+    turned, usual = last_layers["with_others"](batch, np.full((3, size, size, 3), 7, np.uint8), contract)
+    faceless = (turned.faces == (7 - 127.5) / 127.5).all(dim=3).all(dim=2).all(dim=1)
+    assert 8 < int(faceless.sum()) < 40
+    assert not usual[faceless].any()
+    assert 8 < int((usual == 0).sum() - faceless.sum()) < 40
+    assert torch.equal(turned.faces[usual == 1], faces[usual == 1])
+    place = turned.faces[~faceless][:, 0].flatten(1).argmax(1)
+    expected = torch.stack([place % size, place // size], 1)
+    torch.testing.assert_close(turned.landmarks[~faceless, 0] * size - 0.5, expected.float())
+
+
 @pytest.mark.parametrize(("kind", "loss"), [("pfld-edge-s", "dense"), ("pfld-ghostone", "l1")])
 def test_fitting_the_last_layers_lowers_the_error_and_leaves_the_others(
     last_layers: dict[str, Any], write_config: WriteConfig, tmp_path: Path, kind: str, loss: str
@@ -218,6 +261,7 @@ def test_fitting_the_last_layers_lowers_the_error_and_leaves_the_others(
     contract = Contract(model=kind, input_size=32)
     save_checkpoint(tmp_path / "best.pth", Checkpoint(before.state_dict(), network, contract=contract.to_dict()))
     arguments = [str(config), str(tmp_path / "best.pth"), str(tmp_path / "fitted.pth"), "64"]
+    arguments += ["--faceless", str(wider(tmp_path))] if loss == "dense" else []
     last_layers["main"](arguments, standalone_mode=False)
     after, fitted = load_model(tmp_path / "fitted.pth")
     assert replace(Contract.from_dict(fitted.contract), nme=None, nme_data="") == contract

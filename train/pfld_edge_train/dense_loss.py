@@ -17,7 +17,7 @@ from pfld_edge_train.batches import Batch
 from pfld_edge_train.config import LossConfig
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.models import LandmarkNet
-from pfld_edge_train.models.edge import STRETCH, PFLDEdge
+from pfld_edge_train.models.edge import STRETCH, PFLDEdge, map_log_variances
 
 _UPPER, _LOWER = [61, 62, 63, 69, 70, 71], [67, 66, 65, 75, 74, 73]
 """Facing points of the lids in WFLW's order."""
@@ -119,19 +119,26 @@ class DenseLandmarkLoss:
         loss, found = HeatMapExpectations.apply(  # type: ignore[no-untyped-call]
             predicted.float(), head.cell_values(), cells, shares, weights
         )
-        places = found[..., :2]
         # The heat maps' variances are learned from the cross-entropy alone.
-        variances = (found[..., 2:] - places.square().sum(2, keepdim=True)).detach()
-        landmarks, variances = head.refined(places, variances)
-        total: Tensor = loss + self.of_landmarks(landmarks, variances, batch, normalizer)
+        landmarks, doubts = head.refined(found[..., :2].flatten(1), map_log_variances(found.detach()))
+        total: Tensor = loss + self.of_landmarks(landmarks, doubts, batch, normalizer)
         return total
 
     def of_landmarks(
-        self, landmarks: Tensor, variances: Tensor, batch: Batch, normalizer: Tensor | None = None
+        self,
+        landmarks: Tensor,
+        log_variances: Tensor,
+        batch: Batch,
+        normalizer: Tensor | None = None,
+        usual: Tensor | float = 1.0,
     ) -> Tensor:
-        """Compute all but the cross-entropy, of landmarks ``(N, P, 2)`` and their variances ``(N, P, 1)``."""
-        weights, off = self._weights(batch, normalizer), landmarks - batch.landmarks
-        pulls = self._error * weights / face_sizes(batch.landmarks, self._eyes)[:, None]
+        """Compute all but the cross-entropy, of landmarks ``(N, 2 * P)`` and the logarithms of their variances.
+
+        Errors count by `usual`, ``(N,)`` or for all faces; of faces whose landmarks can't be learned, where it is 0,
+        the variances alone.
+        """
+        weights, off = self._weights(batch, normalizer), landmarks.view_as(batch.landmarks) - batch.landmarks
+        pulls = self._error * weights * (usual / face_sizes(batch.landmarks, self._eyes))[:, None]
         squares = off.square().sum(2)
         loss = ((squares + 1e-8).sqrt() * pulls).sum()
         if self._lids is not None:
@@ -139,8 +146,8 @@ class DenseLandmarkLoss:
             wide = ((off[:, upper] - off[:, lower]).square().sum(2) + 1e-6).sqrt()
             loss = loss + (wide * pulls[:, upper]).sum()
         if self._head.refinement is not None:
-            doubts = (variances.squeeze(2).clamp_min(1e-9) / (squares.detach() + _LEAST_ERROR**2)).log()
-            loss = loss + _DOUBT_SHARE * (doubts.abs() * weights).sum()
+            surprise = log_variances - (squares.detach() + _LEAST_ERROR**2).log()
+            loss = loss + _DOUBT_SHARE * (surprise.abs() * weights).sum()
         return loss
 
     def _weights(self, batch: Batch, normalizer: Tensor | None) -> Tensor:

@@ -43,7 +43,7 @@ class Target:
     name: str
     limits: WeightLimits
     channel_multiple: int  # that its depthwise kernel takes at a time
-    space_to_depth: bool = False  # `SpaceToDepthStem`; not where pairs are limited: it makes other weights neighbours
+    space_to_depth: bool = False  # `SpaceToDepthStem`: weights other than 0 get no new neighbours
     machines: frozenset[str] = frozenset()  # values of `platform.machine`, lower case; any where empty
     features: frozenset[str] = frozenset()  # a processor has one of these `cpu_features`; any where empty
 
@@ -57,9 +57,9 @@ class Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("portable", SATURATION_FREE, 16),
+        Target("portable", SATURATION_FREE, 16, True),
         Target("x86-vnni", FULL_RANGE, 16, True, _X86, frozenset({"avx512_vnni", "avx_vnni"})),
-        Target("x86-avx2", SATURATION_FREE, 16, False, _X86, frozenset({"avx2"})),
+        Target("x86-avx2", SATURATION_FREE, 16, True, _X86, frozenset({"avx2"})),
         Target("arm64", FULL_RANGE, 8, False, frozenset({"arm64", "aarch64"})),
     )
 }

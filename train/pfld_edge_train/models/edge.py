@@ -47,7 +47,7 @@ class Shape:
 
 
 SHAPES = {
-    "pfld-edge-s": Shape(16, ((32, 1), (64, 2), (128, 2)), refined=64),
+    "pfld-edge-s": Shape(16, ((32, 1), (64, 2), (128, 2)), refined=32),
     "pfld-edge-m": Shape(16, ((48, 2), (96, 2), (192, 2)), fine=2, refined=64),
     "pfld-edge-s2": Shape(16, ((32, 1), (64, 2), (128, 2))),
     "pfld-edge-m2": Shape(16, ((48, 2), (96, 2), (192, 2)), fine=2),
@@ -56,7 +56,7 @@ SHAPES = {
 }
 
 
-_LEAST_VARIANCE, _TYPICAL_VARIANCE = 1e-9, 1e-3
+_LEAST_VARIANCE = 1e-9
 """Of a heat map's places, in squares of the crop's side."""
 
 HEAT = "fc.heat.weight"
@@ -92,7 +92,7 @@ def cell_places(side: int, fine: int = 1) -> Tensor:
 
 
 class Refinement(nn.Module):
-    """Landmarks from the mean places and spreads of all heat maps: a linear layer and one hidden layer, both residual.
+    """Landmarks and log variances from those of all heat maps: a linear layer and one hidden layer, both residual.
 
     Each heat map knows its own point; how points of faces lie to each other corrects them, as in an active shape model
     (Cootes et al., "Active Shape Models - Their Training and Application", CVIU 1995). Axes of size 1 keep the products
@@ -102,25 +102,22 @@ class Refinement(nn.Module):
     def __init__(self, num_landmarks: int, hidden: int) -> None:
         super().__init__()
         self.num_landmarks = num_landmarks
-        self.shape = nn.Linear(2 * num_landmarks, 2 * num_landmarks)
+        self.shape = nn.Linear(2 * num_landmarks, 2 * num_landmarks, bias=False)
         self.hidden = nn.Linear(3 * num_landmarks, hidden)
         self.out = nn.Linear(hidden, 3 * num_landmarks)
-        for layer in (self.shape, self.out):  # no correction at first
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for value in (self.shape.weight, self.out.weight, self.out.bias):  # no correction at first
+            nn.init.zeros_(value)
 
-    def forward(self, places: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-        """Correct landmarks ``(N, P, 2)`` and variances ``(N, P, 1)``, fractions of the crop and their squares."""
-        flat = places.reshape(-1, 1, 2 * self.num_landmarks)
-        doubts = (variances.clamp(min=_LEAST_VARIANCE) / _TYPICAL_VARIANCE).log().reshape(-1, 1, self.num_landmarks)
-        out = self.out(self.hidden(torch.cat([flat, doubts], dim=2)).relu())
-        moved = flat + self.shape(flat) + out[..., : 2 * self.num_landmarks]
-        doubts = doubts + out[..., 2 * self.num_landmarks :]
-        return moved.reshape(places.shape), _TYPICAL_VARIANCE * doubts.exp().reshape(variances.shape)
+    def forward(self, places: Tensor, log_variances: Tensor) -> tuple[Tensor, Tensor]:
+        """Correct landmarks ``(N, 2 * P)``, fractions of the crop, and the logarithms of their variances ``(N, P)``."""
+        places, doubts = places.unsqueeze(1), log_variances.unsqueeze(1)
+        out = self.out(self.hidden(torch.cat([places, doubts], dim=2)).relu())
+        moved = places + self.shape(places) + out[..., : 2 * self.num_landmarks]
+        return moved.squeeze(1), (doubts + out[..., 2 * self.num_landmarks :]).squeeze(1)
 
 
 class HeatMaps(nn.Module):
-    """A map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop, and their `MOMENTS`.
+    """A map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)``, fractions of the crop, and their `LOG_VARIANCES`.
 
     A 1x1 convolution (`heat`) gives ``fine * fine`` heat maps for each landmark; the landmark is the mean of the cells'
     places (`grid`), refined. Unlike a linear layer over the map, the convolution has the same weights everywhere.
@@ -146,25 +143,27 @@ class HeatMaps(nn.Module):
         return heat.reshape(-1, self.num_landmarks, len(self.grid))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)`` and second moments ``(N, num_landmarks)``."""
+        """Map ``(N, C, H, H)`` to landmarks ``(N, 2 * num_landmarks)`` and log variances ``(N, num_landmarks)``."""
         device = self.grid.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self.forward(x.float())
         found = self.logits(x).softmax(dim=2) @ self.cell_values()
-        places, moments = found[..., :2], found[..., 2:]
-        if self.refinement is not None:
-            places, variances = self.refined(places, moments - (places * places).sum(dim=2, keepdim=True))
-            moments = variances + (places * places).sum(dim=2, keepdim=True)
-        return places.flatten(1), moments.flatten(1)
+        return self.refined(found[..., :2].flatten(1), map_log_variances(found))
 
     def cell_values(self) -> Tensor:
         """Of each cell x, y and their second moment, ``(cells, 3)``: what the heat maps' expectations are taken of."""
         return torch.cat([self.grid, self.grid.square().sum(dim=1, keepdim=True)], dim=1)
 
-    def refined(self, places: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-        """Correct mean places ``(N, P, 2)`` and variances ``(N, P, 1)``, if there is a `Refinement`."""
-        return (places, variances) if self.refinement is None else self.refinement(places, variances)
+    def refined(self, places: Tensor, log_variances: Tensor) -> tuple[Tensor, Tensor]:
+        """Correct mean places ``(N, 2 * P)`` and log variances ``(N, P)``, if there is a `Refinement`."""
+        return (places, log_variances) if self.refinement is None else self.refinement(places, log_variances)
+
+
+def map_log_variances(found: Tensor) -> Tensor:
+    """Logarithms ``(N, P)`` of the variances of heat maps whose cells' mean values are ``(N, P, 3)``."""
+    places, moments = found[..., :2], found[..., 2:]
+    return (moments - (places * places).sum(dim=2, keepdim=True)).flatten(1).clamp(min=_LEAST_VARIANCE).log()
 
 
 def _block_of(config: ModelConfig) -> Callable[..., MobileOneBlock]:
@@ -232,10 +231,10 @@ class PFLDEdge(_PFLDEdge):
         joined, first = self.joined_map(x)
         return self.fc(joined)[0], first
 
-    def with_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``(N, 3, S, S)`` to landmarks and their second moments ``(N, num_landmarks)``."""
-        landmarks, moments = self.fc(self.joined_map(x)[0])
-        return landmarks, moments
+    def with_variances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(N, 3, S, S)`` to landmarks and the logarithms of their variances ``(N, num_landmarks)``."""
+        landmarks, log_variances = self.fc(self.joined_map(x)[0])
+        return landmarks, log_variances
 
 
 class HeatMapLogits(nn.Module):
