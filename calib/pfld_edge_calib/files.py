@@ -4,6 +4,7 @@ import codecs
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -64,6 +65,12 @@ def read_lines(path: Path) -> list[str]:
     """Read all lines of a text file; see `TextLines`."""
     with path.open("rb") as file:
         return list(TextLines(path, file))
+
+
+def number_fault(error: ValueError | OverflowError) -> str:
+    """Say what is wrong with a text that is no number."""
+    fault = str(error)
+    return f"{fault}: write a decimal point" if re.search(r"'-?\d+,\d+'$", fault) else fault
 
 
 def named_file(folder: Path, name: str) -> Path:

@@ -144,9 +144,12 @@ class Prediction:
     def __enter__(self) -> "Prediction":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for record in self._records:
-            record.close()
+            if kind is not None and record.empty:
+                record.discard()
+            else:
+                record.close()
 
     def photographs(self, photos: Sequence[Photograph]) -> None:
         """Draw photographs.
