@@ -90,7 +90,8 @@ def _unwritable(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return f"{name}: its name is not UTF-8, as the CSV of labels is; rename it"
+        shown = name.encode(errors="backslashreplace").decode()
+        return f"{shown}: its name is not UTF-8, as the CSV of labels is; rename it"
     return ""
 
 
