@@ -93,8 +93,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        if error.filename not in (None, str(partial), str(path.parent)):
+    except (OSError, RuntimeError) as caught:
+        # torch.save ends a failed write with an error of its own, a RuntimeError, after the system's.
+        error = caught if isinstance(caught, OSError) else caught.__context__
+        if not isinstance(error, OSError) or error.filename not in (None, str(partial), str(path.parent)):
             raise  # of another file, which the block reads
         # mkdir says that a file exists, where a folder is wanted.
         code = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -238,3 +239,19 @@ def test_what_is_wrong_with_a_coco_file_is_said(tmp_path: Path, content: bytes, 
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(FaceSetError, match=says):
         read_coco(tmp_path / "a.json")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on the size of files is Unix's")
+def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "net.pth"
+    target.write_bytes(b"old")
+    code = (
+        "import resource, signal, sys, torch; from pathlib import Path; from pfld_edge_calib.files import replacing\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
+        "try:\n"
+        "    with replacing(Path(sys.argv[1])) as file: torch.save({'a': torch.zeros(9999)}, file)\n"
+        "except OSError as error: print(error.filename, error.strerror)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{target} File too large\n"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
