@@ -4,6 +4,7 @@ import codecs
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +67,12 @@ def read_lines(path: Path) -> list[str]:
         return list(TextLines(path, file))
 
 
+def number_fault(error: ValueError | OverflowError) -> str:
+    """Say what is wrong with a text that is no number."""
+    fault = str(error)
+    return f"{fault}: write a decimal point" if re.search(r"'-?\d+,\d+'$", fault) else fault
+
+
 def named_file(folder: Path, name: str) -> Path:
     """Path of a file that a text file names: as it is written, else without outer blanks, backslashes as slashes."""
     path, plain = folder / name, name.strip().replace("\\", "/")
@@ -86,8 +93,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        if error.filename not in (None, str(partial), str(path.parent)):
+    except (OSError, RuntimeError) as caught:
+        # torch.save ends a failed write with an error of its own, a RuntimeError, after the system's.
+        error = caught if isinstance(caught, OSError) else caught.__context__
+        if not isinstance(error, OSError) or error.filename not in (None, str(partial), str(path.parent)):
             raise  # of another file, which the block reads
         # mkdir says that a file exists, where a folder is wanted.
         code = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno

@@ -4,6 +4,8 @@ A file or folder that is missing, can't be read, is no image, or lists nothing i
 """
 
 import io
+import os
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,16 +62,56 @@ def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.u
     kind = data[4:12].tobytes()
     if kind[:4] == b"ftyp" and kind[4:] in _HEIF | {b"avif", b"avis"}:
         return _decode_with_pillow(data, name, heif=kind[4:] in _HEIF)
-    level = opencv_log.getLogLevel()
-    opencv_log.setLogLevel(0)
+    if len(data) == 0:
+        raise FaceSetError(f"{name}: not an image that can be read (the file is empty)")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        with _quiet:
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:
         # OpenCV refuses images of more than 2^30 pixels.
         raise FaceSetError(f"{name}: an image that can't be unpacked ({error.err or error})") from error
-    finally:
-        opencv_log.setLogLevel(level)
     return _decode_with_pillow(data, name) if image is None else np.asarray(image, np.uint8)
+
+
+class _QuietDecoders:
+    """Keeps off standard error what OpenCV, libjpeg and libpng say of a photograph, without its name.
+
+    The latter two write to the process's file descriptor, so that it leads nowhere while any thread decodes.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._threads = threading.Lock(), 0
+        self._level = 0
+        self._kept: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._threads += 1
+            if self._threads > 1:
+                return
+            self._level = opencv_log.getLogLevel()
+            opencv_log.setLogLevel(0)
+            try:
+                self._kept = os.dup(2)
+            except OSError:  # a process without standard error
+                self._kept = None
+                return
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads:
+                return
+            opencv_log.setLogLevel(self._level)
+            if self._kept is not None:
+                os.dup2(self._kept, 2)
+                os.close(self._kept)
+
+
+_quiet = _QuietDecoders()
 
 
 def _decode_with_pillow(data: NDArray[np.uint8], name: Path, *, heif: bool = False) -> NDArray[np.uint8]:
@@ -95,25 +137,50 @@ def _decode_with_pillow(data: NDArray[np.uint8], name: Path, *, heif: bool = Fal
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """List the photographs under a folder recursively, sorted by path; hidden files (``._a.jpg``) are passed over."""
+    """List the photographs under a folder recursively, sorted by path; hidden files (``._a.jpg``) are passed over.
+
+    Links to folders are followed; a folder that several paths lead to is listed once.
+    """
     if not folder.is_dir():
         raise FaceSetError(
             f"{folder}: {'a file, not a folder of photographs' if folder.exists() else 'no such folder'}"
         )
-    photos = [path for path in _files_in(folder) if path.suffix.lower() in PHOTO_SUFFIXES]
+    photos = [path for path in _files_in(folder) if path.suffix.lower() in PHOTO_SUFFIXES and not path.is_dir()]
     if not photos:
         raise FaceSetError(f"{folder}: no photographs found ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return photos
 
 
 def other_files(folder: Path) -> list[Path]:
-    """List the files under a folder that `photos_in` leaves out as no photographs; hidden ones aren't listed."""
-    return [path for path in _files_in(folder) if path.suffix.lower() not in PHOTO_SUFFIXES]
+    """List the files under a folder that `photos_in` leaves out as no photographs; hidden ones aren't listed.
+
+    Folders that can't be read are among them.
+    """
+    return [path for path in _files_in(folder) if path.suffix.lower() not in PHOTO_SUFFIXES or path.is_dir()]
 
 
 def _files_in(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if not path.is_dir())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    """Files under a folder, and folders that can't be read."""
+    found: list[Path] = []
+    folders, links, seen = [folder], list[Path](), set[tuple[int, int]]()
+    # Links come last, so that a folder inside is listed by its own name, whatever leads to it.
+    while folders or links:
+        here = folders.pop() if folders else links.pop()
+        try:
+            place = here.stat()
+            if (place.st_dev, place.st_ino) in seen:
+                continue
+            inside = sorted(path for path in here.iterdir() if not path.name.startswith("."))
+        except OSError:
+            found.append(here)
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        for path in inside:
+            if not path.is_dir():
+                found.append(path)
+            else:
+                (links if path.is_symlink() else folders).append(path)
+    return sorted(found)
 
 
 def listed_paths(path: Path, folder: Path | None = None) -> list[Path]:

@@ -82,10 +82,14 @@ def note_assumed(name: str, assumed: bool, contract: "Contract | None" = None) -
 
 
 def note_left_out(folder: Path) -> None:
-    """Name the files of a folder that are no photographs."""
-    others = [str(path.relative_to(folder)) for path in other_files(folder)]
+    """Name the files of a folder that are no photographs, and the folders that can't be read."""
+    others, closed = list[str](), list[str]()
+    for path in other_files(folder):
+        (closed if path.is_dir() else others).append(str(path.relative_to(folder)))
     if others:
         note(f"{folder}: left out, as no photographs: {_first_names(others)}")
+    if closed:
+        note(f"{folder}: left out, as folders that can't be read: {_first_names(closed)}")
 
 
 def note_faceless(photos: Sequence[str]) -> None:

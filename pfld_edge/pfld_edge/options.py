@@ -1,6 +1,7 @@
 """Types of option values, and options that several commands share."""
 
 import os
+import re
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -25,8 +26,11 @@ DRAWABLE = ("points", "contours", "boxes", "pose", "ids", "confidence")
 """Parts of a drawing that `--draw` names."""
 
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
 class _GivenPath(click.Path):
-    """A path that is not empty, as an unset variable of a shell is, which would mean the working folder."""
+    """A path that is not empty, as an unset variable of a shell is, which would mean the working folder; no address."""
 
     def __init__(self, **settings: bool) -> None:
         super().__init__(path_type=Path, **settings)
@@ -35,6 +39,8 @@ class _GivenPath(click.Path):
         """Refuse an empty name, then do as click does."""
         if value == "":
             self.fail("the name is empty", param, ctx)
+        if isinstance(value, str) and _ADDRESS.match(value):
+            self.fail(f"{value} is an address, and only files are read: download it first", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -165,9 +171,11 @@ def output_option(
     kind: click.Path = RESULT_FILE,
     *,
     required: bool = True,
+    default: str | None = None,
 ) -> Callable[[Command], Command]:
     """Make ``-o/--output``, the file or folder that a command writes; `help` says which."""
-    return click.option("-o", "--output", required=required, type=kind, help=help)
+    needed = required and default is None
+    return click.option("-o", "--output", required=needed, default=default, type=kind, help=help)
 
 
 def detector_option(more: str = "", *, multiple: bool = False) -> Callable[[Command], Command]:

@@ -140,13 +140,17 @@ class Prediction:
         self._records = [RecordFile(target, search.network.contract.landmarks) for target in targets]
         self._files, self._skipped = 0, SkippedFiles(strict=strict)
         self._remark = search.detector_note
+        self._videos = set[Path]()
 
     def __enter__(self) -> "Prediction":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for record in self._records:
-            record.close()
+            if kind is not None and record.empty:
+                record.discard()
+            else:
+                record.close()
 
     def photographs(self, photos: Sequence[Photograph]) -> None:
         """Draw photographs.
@@ -238,7 +242,16 @@ class Prediction:
             return self._out
         if self._out.exists() and not self._out.is_dir():
             raise OutputError(f"{self._out} is neither a folder nor an .mp4 file")
-        return self._out / f"{source.stem if isinstance(source, Path) else f'camera{source}'}{_DRAWN}.mp4"
+        if self._out.suffix.lower() in _PICTURES and not self._out.is_dir():
+            raise OutputError(f"{self._out} would be a picture: give an .mp4 file, or a folder")
+        names = (source.stem, source.name) if isinstance(source, Path) else (f"camera{source}",)
+        # a.mov and a.mp4 keep their suffixes from the second on, to tell the drawings apart.
+        targets = [self._out / f"{name}{_DRAWN}.mp4" for name in names]
+        target = next((target for target in targets if target not in self._videos), None)
+        if target is None:
+            raise OutputError(f"{targets[-1]} is another video's in this run: give {source} separately, another -o")
+        self._videos.add(target)
+        return target
 
     def _record(self, found: FrameFaces) -> None:
         for record in self._records:

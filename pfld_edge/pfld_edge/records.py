@@ -62,6 +62,7 @@ class RecordFile:
         self._kind = ".json" if target == "-" else Path(target).suffix.lower()
         self._found: dict[str, list[dict[str, Any]]] = {"photos": []}
         self._file: TextIO | None = None
+        self.empty = True
         if target == "-":
             return
         path = Path(target)
@@ -70,7 +71,8 @@ class RecordFile:
                 raise IsADirectoryError(errno.EISDIR, "Is a directory")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._partial = path.with_name(f"{path.name}.partial")
-            self._file = self._partial.open("w", encoding="utf-8", newline="")
+            # A name that is not UTF-8 keeps its bytes.
+            self._file = self._partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         except OSError as error:
             raise OSError(error.errno, error.strerror, target) from error
         if self._kind not in (".json", ".jsonl"):
@@ -79,12 +81,19 @@ class RecordFile:
 
     def add(self, found: FrameFaces) -> None:
         """Append a photograph or a frame."""
+        self.empty = False
         if self._kind == ".json":
             self._found.setdefault("photos" if found.frame is None else "frames", []).append(found.to_dict())
         elif self._file is not None and self._kind == ".jsonl":
             self._file.write(json.dumps({"scheme": self._scheme.name, **found.to_dict()}) + "\n")
         elif self._file is not None:
             csv.writer(self._file, lineterminator="\n").writerows(found.rows())
+
+    def discard(self) -> None:
+        """Leave an older file as it is."""
+        if self._file is not None:
+            self._file.close()
+            self._partial.unlink()
 
     def close(self) -> None:
         """Finish the file and say where it is; raises OSError if it can't be."""

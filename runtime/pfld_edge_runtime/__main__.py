@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pfld_edge_runtime",
         description="Report this device, and test that models compute here what their exporter computed.",
-        epilog="Exit status: 0 all right, 1 a model differs, 2 a model or the device can't be used.",
+        epilog="Exit status: 0 all right, 1 a model differs, 2 a model, the device or the output can't be used.",
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help="ONNX files (default: the bundled model)")
     parser.add_argument("--device", default="cpu", help=f"{', '.join(DEVICES)}, auto (default: cpu)")
@@ -32,7 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     report = environment()
     report["models"] = [_tested(name, options.device, options.strict) for name in options.models or [None]]
-    print(json.dumps(report, indent=2) if options.json else _text(report))  # noqa: T201 - a command's output
+    try:
+        print(json.dumps(report, indent=2) if options.json else _text(report), flush=True)  # noqa: T201 - the output
+    except OSError as error:
+        # What could not be written is still waiting, and would be tried again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"standard output: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return UNUSABLE
     return int(max(test["status"] for test in report["models"]))
 
 

@@ -9,7 +9,7 @@ from pfld_edge_runtime.contract import ConfidenceCurve, Contract
 from pfld_edge_runtime.crop import check_boxes, check_image
 from pfld_edge_runtime.detection.catalogue import as_detector
 from pfld_edge_runtime.detection.detector import Detections, Detector
-from pfld_edge_runtime.errors import DetectorError, ModelContractError
+from pfld_edge_runtime.errors import DetectorError, ModelContractError, check_counts
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_with_mirror
 from pfld_edge_runtime.geometry.roll import detected_rolls, follow_roll, refine_detected, turned_box
@@ -53,10 +53,8 @@ class FaceAnalyzer:
             ModelFileError: A file can't be opened.
             ModelContractError: The landmarker has no contract, or none that fits.
         """
-        if refine < 0:
-            raise DetectorError(f"refine must be 0 or more, not {refine!r}")
-        if max_faces is not None and max_faces < 1:
-            raise DetectorError(f"max_faces must be 1 or more, not {max_faces!r}")
+        check_counts(DetectorError, 0, refine=refine)
+        check_counts(DetectorError, 1, optional=True, max_faces=max_faces)
         self.detector: Detector = as_detector(detector)
         self.landmarker: FaceLandmarker = as_landmarker(landmarker)
         if not isinstance(getattr(self.landmarker, "contract", None), Contract):

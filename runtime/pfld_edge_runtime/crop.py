@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from math import floor, prod
+from os import PathLike
 from typing import TypeVar
 
 import numpy as np
@@ -30,7 +31,7 @@ _LARGEST_KEPT = 1 << 22  # bytes of scratch memory, enough for crops of 256 x 25
 _WIDE = 5  # widths of the result in a window's, from which on fewer columns cost less than their gathering
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CropWindows:
     """Where each face's square crop lies in the photograph.
 
@@ -111,16 +112,31 @@ def check_image(image: object) -> NDArray[np.generic]:
         ImageError: Not an array, wrong shape or dtype, or empty.
     """
     if not isinstance(image, np.ndarray):
-        raise ImageError(f"image must be a numpy array of shape (H, W, 3); found {type(image).__name__}")
+        raise ImageError(f"image must be a numpy array of shape (H, W, 3); found {_found(image)}")
     if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
-        raise ImageError(f"image must be uint8 (0..255) or floating point (0..1); found dtype {image.dtype}")
+        mend = "divide 16 bits by 65535" if image.dtype.kind == "u" else "image.astype(np.uint8) if it holds 0..255"
+        raise ImageError(f"image must be uint8 (0..255) or floating point (0..1); found dtype {image.dtype}: {mend}")
     plain = np.asarray(image)  # a matrix or masked array would index by rules of its own
     view = plain[:, :, None] if plain.ndim == 2 else plain
     if view.ndim != 3 or view.shape[2] not in (1, 3, 4):
-        raise ImageError(f"image must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); found {image.shape}")
+        raise ImageError(
+            f"image must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); found {image.shape}: one photograph a "
+            "call, colours last (image.transpose(1, 2, 0))"
+        )
     if view.size == 0:
         raise ImageError(f"image is empty: shape {image.shape}")
     return view[:, :, :3] if view.shape[2] == 4 else view
+
+
+def _found(image: object) -> str:
+    """Say what was given in place of an array, and how to make one of it."""
+    if image is None:
+        return "None, which cv2.imread gives for a file that it can't read"
+    if isinstance(image, str | bytes | PathLike):
+        return f"{type(image).__name__}: read the file first, e.g. with cv2.imread"
+    pillow = type(image).__module__.startswith("PIL.")
+    mend = 'np.asarray(image.convert("RGB"))' if pillow else "np.asarray(image, np.uint8)"
+    return f"{type(image).__name__}: pass {mend}"
 
 
 def check_color(color: str) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 
 class PfldEdgeError(Exception):
@@ -57,12 +59,24 @@ class TimestampError(PfldEdgeError, ValueError):
     """A frame's timestamp is not after the last one's, or is no time at all."""
 
 
+def is_number(value: object, *, whole: bool = False) -> bool:
+    """Whether a setting is a number of Python or numpy, or a whole one; True and False are none."""
+    return isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+
+
+def check_counts(error: type[PfldEdgeError], least: int, *, optional: bool = False, **settings: Any) -> None:  # noqa: ANN401
+    """Raise `error` for the first setting that is no whole number of at least `least`, nor None if `optional`."""
+    for name, value in settings.items():
+        if not (optional and value is None) and not (is_number(value, whole=True) and value >= least):
+            raise error(f"{name} must be {least} or more and whole, not {value!r}")
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the file's name before a `ModelContractError` that doesn't say which file it is about."""
+    """Put the file's name before the error of a model that doesn't say which file it is about."""
     try:
         yield
-    except ModelContractError as error:
+    except (ModelContractError, ModelFileError) as error:
         if path.name in str(error):
             raise
-        raise ModelContractError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error

@@ -20,11 +20,12 @@ Float = NDArray[np.float32]
 _ARRAYS = ("landmarks", "boxes", "scores", "confidences", "ids", "rolls", "landmark_confidence")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Faces:
     """The faces of one photograph or video frame: arrays with one row for each face.
 
-    An index, a slice, a list of indices or a mask gives the chosen `Faces`; iteration gives them one by one.
+    An index, a slice, a list of indices or a mask gives the chosen `Faces`; iteration gives them one by one. Two are
+    equal where they are the same object: compare their arrays.
 
     Attributes:
         landmarks: ``(N, P, 2)`` float32, x and y in photograph pixels.

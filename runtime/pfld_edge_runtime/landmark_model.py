@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from pfld_edge_runtime.contract import CONTRACT_KEY, LOG_VARIANCES, Contract
 from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
-from pfld_edge_runtime.session import has_openvino, is_litert, open_session, running_device
+from pfld_edge_runtime.session import check_model, has_openvino, is_litert, open_session, running_device
 
 if TYPE_CHECKING:
     from pfld_edge_runtime.networks import Network
@@ -118,9 +118,11 @@ class LandmarkModel:
             DeviceError: The device is unknown; or it can't run the model, and `strict` is set.
         """
         source = BUNDLED_MODEL if model is None else model
+        check_model(source)
         if is_litert(source):
-            return cls._open_litert(source, device, threads, contract)
-        in_package = device == "openvino" and has_openvino(source)
+            with naming(Path(source)) if isinstance(source, str | Path) else nullcontext():
+                return cls._open_litert(source, device, threads, contract)
+        in_package = device == "openvino" and has_openvino()
         where = "cpu" if in_package else device
         session = open_session(source, where, threads, strict=strict, spinning=spinning)
         with naming(Path(source)) if isinstance(source, str | Path) else nullcontext():
@@ -166,8 +168,6 @@ class LandmarkModel:
         from pfld_edge_runtime.networks import TFLITE_MICRO, litert_contract, open_litert
 
         path = None if isinstance(source, bytes) else Path(source)
-        if path is not None and not path.is_file():
-            raise ModelFileError(f"{path}: no such model file")
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         carried = litert_contract(content)
         agreed = _agreed(carried, contract)
@@ -372,7 +372,7 @@ def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None
     """Open what `FaceLandmarker` takes, and leave a callable as it is; a `ModelContractError` says it is neither."""
     if landmarker is None or isinstance(landmarker, str | Path | bytes | LandmarkModel):
         return FaceLandmarker(landmarker)
-    if not callable(landmarker):
+    if not callable(landmarker) or isinstance(landmarker, type):
         raise ModelContractError(f"a landmarker is an ONNX file, a LandmarkModel or a callable; found {landmarker!r}")
     return landmarker
 

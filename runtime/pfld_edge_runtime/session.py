@@ -10,7 +10,7 @@ from typing import Any
 
 import onnxruntime
 
-from pfld_edge_runtime.errors import DeviceError, ModelFileError
+from pfld_edge_runtime.errors import DeviceError, ModelFileError, check_counts
 
 LITERT_IDENTIFIER = b"TFL3"
 """Bytes 4 to 8 of a LiteRT file (FlatBuffers file identifier)."""
@@ -32,7 +32,7 @@ _MENDS = {
     "IR version": "; export it for an older version, or upgrade onnxruntime",
     "opset": "; export it with an older opset, or upgrade onnxruntime",
     "External data": "; put the file of its weights beside it",
-    "Protobuf parsing": "; it is truncated or of another kind: take another copy",
+    "rotobuf parsing": "; it is truncated or of another kind: take another copy",
     "No graph": "; it is empty or of another kind: take another copy",
 }
 """What helps, by a part of onnxruntime's message."""
@@ -41,8 +41,27 @@ _MENDS = {
 _AUTO = ("cuda", "coreml", "openvino", "xnnpack", "cpu")
 
 
+_MOST_THREADS = 1024
+"""More than processors have; onnxruntime would start them all."""
+
+_CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".safetensors"})
+
+
 class DeviceWarning(UserWarning):
     """The device that was asked for can't run the model; the message says what runs it, and how to change that."""
+
+
+def check_model(model: str | Path | bytes) -> None:
+    """Raise a `ModelFileError` unless a model is bytes, or the path of a file that is no checkpoint."""
+    if isinstance(model, bytes):
+        return
+    if not isinstance(model, str | Path):
+        raise ModelFileError(f"a model is the path of an ONNX file, or its bytes; found {type(model).__name__}")
+    path = Path(model)
+    if not path.is_file():
+        raise ModelFileError(f"{model}: {'a folder, ' if path.is_dir() else ''}no such model file")
+    if path.suffix.lower() in _CHECKPOINTS:
+        raise ModelFileError(f"{model} is a checkpoint: `pfld-edge convert` makes an ONNX file of it")
 
 
 def is_litert(model: str | Path | bytes) -> bool:
@@ -52,11 +71,9 @@ def is_litert(model: str | Path | bytes) -> bool:
     return Path(model).suffix.lower() == ".tflite"
 
 
-def has_openvino(model: str | Path | bytes) -> bool:
-    """Whether the package openvino runs an ONNX file here: it is installed, and onnxruntime lacks the provider."""
-    known = isinstance(model, bytes) or Path(model).is_file()
-    missing = DEVICES["openvino"] not in onnxruntime.get_available_providers()
-    return known and missing and find_spec("openvino") is not None
+def has_openvino() -> bool:
+    """Whether the package openvino runs ONNX files here: it is installed, and onnxruntime lacks the provider."""
+    return DEVICES["openvino"] not in onnxruntime.get_available_providers() and find_spec("openvino") is not None
 
 
 def open_session(
@@ -72,10 +89,10 @@ def open_session(
         DeviceWarning: Another device runs the model than was asked for.
     """
     chain = device_chain(device, onnxruntime.get_available_providers())
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
-        raise DeviceError(f"threads must be a whole number, 0 or more, not {threads!r}")
-    if not isinstance(model, bytes) and not Path(model).is_file():
-        raise ModelFileError(f"{model}: no such model file")
+    check_counts(DeviceError, 0, threads=threads)
+    if threads > _MOST_THREADS:
+        raise DeviceError(f"threads must be {_MOST_THREADS} at most, not {threads!r}")
+    check_model(model)
     source = model if isinstance(model, bytes) else str(model)
     failure = ""  # why the first choice, if it is there at all, doesn't run the model
     for candidate in chain:
@@ -149,7 +166,7 @@ def _warn_or_raise(device: str, running: str, failure: str, *, strict: bool) -> 
 
 def device_chain(device: str, available: list[str]) -> list[str]:
     """List the devices to try, best first and the CPU last, of those whose providers are available."""
-    if device != "auto" and device not in DEVICES:
+    if device != "auto" and (not isinstance(device, str) or device not in DEVICES):
         raise DeviceError(f"unknown device {device!r}; known: {', '.join(DEVICES)}, auto")
     wanted: tuple[str, ...] = (device, "cpu")
     if device == "auto":

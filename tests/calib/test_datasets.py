@@ -65,6 +65,7 @@ def test_crops_are_those_of_opencv(tmp_path: Path) -> None:
     [
         ("1 2 3", "line 1: expected 207 columns, found 3"),
         (wflw_line(LANDMARKS).replace("1 0 0 0 1 0", "x 0 0 0 1 0"), "line 1: could not convert"),
+        (wflw_line(LANDMARKS).replace(".", ",", 1), "line 1: .* write a decimal point"),
         (wflw_line(LANDMARKS * np.nan), "line 1: landmarks must be finite"),
         ("", "the list is empty"),
     ],
@@ -72,6 +73,12 @@ def test_crops_are_those_of_opencv(tmp_path: Path) -> None:
 def test_a_damaged_list_names_its_line(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(FaceSetError, match=message):
         open_faces(wflw_folder(tmp_path, [line]), split="train").load()
+
+
+def test_the_name_of_a_listed_photograph_may_hold_blanks(tmp_path: Path) -> None:
+    line = wflw_line(LANDMARKS).replace("a.png", "two words.png \r")
+    (face,) = open_faces(wflw_folder(tmp_path, [line]), split="train").load()
+    assert face.image.name == "two words.png"
 
 
 def test_a_missing_list_is_named(tmp_path: Path) -> None:
@@ -109,7 +116,11 @@ def test_each_point_of_a_csv_may_have_its_own_trust(tmp_path: Path) -> None:
     [
         ("image,x0,y0,c1\na,1,2,1\n", "header must read"),
         ("image,x0,y0,c0\na,1,2,1.5\n", "trust must be from 0 to 1"),
-        ("picture,x0,y0\na,1,2\n", "header must read"),
+        ("picture,x0,y0\na,1,2\n", r"header must read.*; it reads picture,x0,y0$"),
+        ("image;x0;y0\na;1;2\n", "columns are parted by commas, and numbers have a decimal point"),
+        ("image\tx0\ty0\na\t1\t2\n", "columns are parted by commas"),
+        ("", "has none|is empty"),
+        ('image,x0,y0\na,"1,5",2\n', "line 2: .* write a decimal point"),
         ("image,x0,y0\na,1\n", "line 2: expected 3 columns, found 2"),
         ("image,x0,y0\na,1,nan\n", "must be finite"),
         ("image,x0,y0\n", "at least one face"),

@@ -1,8 +1,12 @@
 """Photographs and text files as cameras, spreadsheets and other systems write them."""
 
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +97,49 @@ def test_a_folder_gives_all_formats_and_says_what_it_leaves_out(tmp_path: Path) 
         (tmp_path / name).touch()
     assert [str(path.relative_to(tmp_path)) for path in photos_in(tmp_path)] == inside
     assert [str(path.relative_to(tmp_path)) for path in other_files(tmp_path)] == ["notes.txt", "sub/clip.mov"]
+
+
+def test_links_to_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    album, elsewhere = tmp_path / "album", tmp_path / "elsewhere"
+    for folder in (album / "sub", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").touch()
+    for name, target in {"loop": "..", "0-again": "sub", "linked": "../elsewhere", "album": "."}.items():
+        (album / name if name != "loop" else album / "sub/loop").symlink_to(target, target_is_directory=True)
+    (album / "self.jpg").symlink_to("self.jpg")
+    found = [str(path.relative_to(album)) for path in photos_in(album)]
+    assert found == ["linked/a.jpg", "self.jpg", "sub/a.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed.jpg").mkdir()
+    (tmp_path / "a.jpg").touch()
+    listed = Path.iterdir
+
+    def refused(folder: Path) -> Iterator[Path]:
+        if folder.name == "closed.jpg":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return iter(list(listed(folder)))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert photos_in(tmp_path) == [tmp_path / "a.jpg"]
+    assert other_files(tmp_path) == [tmp_path / "closed.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_decoders_print_nothing_of_a_damaged_photograph(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(grey).save(tmp_path / f"whole{suffix}")
+    data = (tmp_path / f"whole{suffix}").read_bytes()
+    half = len(data) // 2
+    for damaged in (data[:half], data[:half] + b"\xff" * 50 + data[half + 50 :], data[:-40] + bytes(40)):
+        (tmp_path / f"a{suffix}").write_bytes(damaged)
+        with ThreadPoolExecutor(4) as pool, suppress(FaceSetError):
+            list(pool.map(read_photo, [tmp_path / f"a{suffix}"] * 8))
+    os.write(2, b"standard error is back\n")
+    assert capfd.readouterr().err == "standard error is back\n"
 
 
 def test_a_folder_is_no_photograph(tmp_path: Path) -> None:
@@ -192,3 +239,19 @@ def test_what_is_wrong_with_a_coco_file_is_said(tmp_path: Path, content: bytes, 
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(FaceSetError, match=says):
         read_coco(tmp_path / "a.json")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on the size of files is Unix's")
+def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "net.pth"
+    target.write_bytes(b"old")
+    code = (
+        "import resource, signal, sys, torch; from pathlib import Path; from pfld_edge_calib.files import replacing\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
+        "try:\n"
+        "    with replacing(Path(sys.argv[1])) as file: torch.save({'a': torch.zeros(9999)}, file)\n"
+        "except OSError as error: print(error.filename, error.strerror)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{target} File too large\n"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

@@ -1,5 +1,6 @@
 """`label` from the command line: the bundled model labels the portraits, and a network trains on the labels."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -140,6 +141,21 @@ def test_a_folder_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr()
     assert "photos: left out, as no photographs: notes.doc" in said.err
     assert "1 faces of 1 photographs" in said.out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are text")
+def test_a_photograph_whose_name_is_not_utf_8_is_named_and_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (b"plain.jpg", b"caf\xe9.jpg"):
+        (tmp_path / os.fsdecode(name)).write_bytes((PORTRAITS / "grace_hopper.jpg").read_bytes())
+    out = tmp_path / "labels.csv"
+    one = ["label", "--teacher", str(BUNDLED_MODEL), "--flip", "-o", str(out), "--workers", "1"]
+    assert run([*one, str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "its name is not UTF-8, as the CSV of labels is; rename it" in said.err
+    assert "1 faces of 1 photographs" in said.out
+    assert [face.image.name for face in read_points_csv(out)] == ["plain.jpg"]
 
 
 def test_mistakes_get_a_sentence(boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

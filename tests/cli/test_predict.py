@@ -106,6 +106,8 @@ def test_huge_boxes_are_drawn_without_overflow(tmp_path: Path, photo: Path, know
         ("photo.png text.jpg -o out --box 1,2,3,4", "--box goes with a single PHOTO"),
         ("photo.png text.jpg -o out --box whole --box 1,2,3,4", "--box goes with a single PHOTO"),
         ("photo.png -o out --threads -1", "--threads"),
+        ("https://example.org/photo.jpg -o out", "https://example.org/photo.jpg is an address"),
+        ("rtsp://10.0.0.1/stream -o out", "rtsp://10.0.0.1/stream is an address"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(
@@ -311,6 +313,40 @@ def test_a_folder_is_read_in_all_formats_and_what_is_left_out_is_named(
         path.unlink()
     assert run(command) == 2
     assert capsys.readouterr().err == f"Error: {folder}: holds only drawings of an earlier run, no photographs\n"
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv"])
+@pytest.mark.parametrize("wrong", ["missing.jpg", "empty.jpg"])
+def test_a_run_without_a_result_leaves_the_records_of_an_earlier_one(
+    tmp_path: Path, known_model: Path, kind: str, wrong: str
+) -> None:
+    (tmp_path / "empty.jpg").touch()
+    record = tmp_path / f"found.{kind}"
+    record.write_text("of an earlier run")
+    option = "--csv" if kind == "csv" else "--json"
+    given = ["predict", str(tmp_path / wrong), "-o", str(tmp_path / "out"), "--model", str(known_model)]
+    assert run([*given, option, str(record)]) == 2
+    assert record.read_text() == "of an earlier run"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_without_an_output_drawings_go_to_the_working_folder(
+    tmp_path: Path, photo: Path, known_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["predict", str(photo), "--model", str(known_model)]) == 0
+    assert (tmp_path / "photo-landmarks.png").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are text")
+def test_names_that_are_not_utf_8_keep_their_bytes(tmp_path: Path, photo: Path, known_model: Path) -> None:
+    strange = tmp_path / os.fsdecode(b"caf\xe9.png")
+    strange.write_bytes(photo.read_bytes())
+    table, record = tmp_path / "found.csv", tmp_path / "found.json"
+    given = ["predict", str(strange), "-o", str(tmp_path / "out"), "--model", str(known_model), "--box", "whole"]
+    assert run([*given, "--csv", str(table), "--json", str(record)]) == 0
+    assert b"/caf\xe9.png," in table.read_bytes()
+    assert json.loads(record.read_text())["photos"][0]["photo"] == str(strange)
 
 
 def test_many_files_that_cannot_be_read_are_counted(

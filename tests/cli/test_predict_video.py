@@ -145,6 +145,31 @@ def test_so_many_frames_and_no_more(tmp_path: Path, clip: Path, detector: list[i
     assert detector == [1]
 
 
+@pytest.mark.usefixtures("detector")
+def test_videos_of_one_name_are_drawn_to_files_of_their_own(
+    tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = [clip.with_suffix(".M4V"), tmp_path / "more/clip.M4V"]
+    others[1].parent.mkdir()
+    for other in others:
+        other.write_bytes(clip.read_bytes())
+    arguments = ["-o", str(tmp_path / "out"), "--frames", "1"]
+    assert run(["predict", str(clip), str(others[0]), *arguments]) == 0
+    drawn = {path.name for path in (tmp_path / "out").iterdir()}
+    assert drawn == {"clip-landmarks.mp4", "clip.M4V-landmarks.mp4"}
+    assert run(["predict", *map(str, [clip, *others]), *arguments]) == 2
+    assert "is another video's in this run" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("detector")
+@pytest.mark.parametrize("suffix", [".mpg", ".ts", ".flv", ".wmv", ".3gp"])
+def test_a_video_of_a_less_usual_container_is_a_video(tmp_path: Path, clip: Path, suffix: str) -> None:
+    # FFmpeg looks at the contents, whatever the name.
+    other = clip.rename(clip.with_suffix(suffix))
+    assert run(["predict", str(other), "-o", str(tmp_path / "out"), "--frames", "2"]) == 0
+    assert len(frames_of(tmp_path / "out/clip-landmarks.mp4")) == 2
+
+
 def test_a_folder_and_a_video_go_together(
     tmp_path: Path, clip: Path, detector: list[int], face: tuple[NDArray[np.uint8], list[float]]
 ) -> None:
@@ -191,6 +216,7 @@ def test_the_words_of_draw_are_the_drawable_parts() -> None:
         ("missing.mp4 -o out --detector yunet", "missing.mp4: no such video"),
         ("clip.mp4 -o clip.mp4 --detector yunet", "clip.mp4 is the video itself"),
         ("clip.mp4 -o text.txt --detector yunet", "text.txt is neither a folder nor an .mp4 file"),
+        ("clip.mp4 -o out.png --detector yunet", "out.png would be a picture: give an .mp4 file, or a folder"),
         ("photo.png -o out.mp4 --detector yunet", "out.mp4 is one video"),
         ("clip.mp4 clip.mp4 -o out.mp4 --detector yunet", "out.mp4 is one video"),
         ("clip.mp4 -o out --detector yunet --box 1,1,9,9", "--box goes with a single PHOTO"),

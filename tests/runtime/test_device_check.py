@@ -3,8 +3,10 @@
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -216,3 +218,10 @@ def test_the_command_says_which_device_runs_instead(capsys: pytest.CaptureFixtur
     assert (status, "ERROR: device 'cuda' can't run the model" in text) == (2, True)
     status, text = run(capsys, "--device", "tpu")
     assert (status, "unknown device 'tpu'" in text) == (2, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_a_report_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "pfld_edge_runtime"], stdout=full, stderr=PIPE, check=False)
+    assert (done.returncode, done.stderr) == (2, b"standard output: No space left on device\n")

@@ -1,4 +1,4 @@
-"""Any image and any boxes give landmarks or an error of the documented type."""
+"""Any image, boxes and settings give landmarks or an error of the documented type."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +10,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from PIL import Image
 
-from pfld_edge_runtime import BoxError, Contract, FaceLandmarker, ImageError, crop_faces, crop_windows
+from pfld_edge_runtime import (
+    BoxError,
+    Contract,
+    DetectorError,
+    DeviceError,
+    FaceAnalyzer,
+    FaceLandmarker,
+    FaceTracker,
+    ImageError,
+    LandmarkError,
+    ModelContractError,
+    ModelFileError,
+    OneEuro,
+    PfldEdgeError,
+    Smoothing,
+    SmoothingError,
+    TrackerError,
+    YuNet,
+    aligned_faces,
+    crop_faces,
+    crop_windows,
+    head_pose,
+    open_detector,
+)
 
 FIXTURE = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -142,3 +166,123 @@ def test_a_crowd_in_one_call_equals_one_by_one(landmarker: FaceLandmarker) -> No
     crowd = [[i % 50, i % 30, i % 50 + 20, i % 30 + 25] for i in range(70)]
     alone = np.concatenate([landmarker(photo, [box]) for box in crowd])
     np.testing.assert_allclose(landmarker(photo, crowd), alone, atol=1e-3)
+
+
+WRONG = ("1", 1.5, float("nan"), [1], object(), True, -1)
+NUMBERS: dict[str, tuple[type[PfldEdgeError], Callable[..., object]]] = {
+    "refine": (DetectorError, FaceAnalyzer),
+    "max_faces": (DetectorError, FaceAnalyzer),
+    "largest_side": (DetectorError, open_detector),
+    "threads": (DeviceError, FaceLandmarker),
+    "every": (TrackerError, FaceTracker),
+    "search_every": (TrackerError, FaceTracker),
+    "check_every": (TrackerError, FaceTracker),
+}
+"""Settings that are whole numbers, with their errors and whom they are given to."""
+
+
+@pytest.mark.parametrize("value", WRONG, ids=str)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_setting_that_is_no_whole_number_is_refused_by_its_name(name: str, value: object) -> None:
+    error, make = NUMBERS[name]
+    with pytest.raises(error, match=f"^{name} must be [01] or more and whole") as caught:
+        make(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.int64(2), np.uint8(2)], ids=repr)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_whole_numbers_of_numpy_are_whole_numbers(name: str, value: object) -> None:
+    NUMBERS[name][1](**{name: value})
+
+
+@pytest.mark.parametrize("value", ["1", None, [1], object(), True], ids=str)
+def test_a_setting_that_is_no_number_is_refused_by_its_name(value: object) -> None:
+    settings: dict[str, tuple[type[PfldEdgeError], Callable[..., object]]] = {
+        "fps": (TrackerError, FaceTracker),
+        "memory": (TrackerError, FaceTracker),
+        "min_cutoff": (SmoothingError, OneEuro),
+        "motion": (SmoothingError, Smoothing),
+    }
+    if value is not None:
+        settings |= {
+            "score_threshold": (DetectorError, open_detector),
+            "nms_threshold": (DetectorError, open_detector),
+            "smoothing": (TrackerError, FaceTracker),
+        }
+    for name, (error, make) in settings.items():
+        with pytest.raises(error, match=name):
+            make(**{name: value})
+
+
+@pytest.mark.parametrize("model", [3, 0.5, ["a.onnx"], True, object(), FaceLandmarker, YuNet], ids=str)
+def test_what_is_neither_file_nor_network_is_refused_as_a_model(model: Any) -> None:
+    for error, make in (
+        (ModelFileError, FaceLandmarker),
+        (ModelContractError, lambda it: FaceAnalyzer(landmarker=it)),
+        (DetectorError, open_detector),
+        (DetectorError, FaceAnalyzer),
+        (DetectorError, FaceTracker),
+    ):
+        with pytest.raises(error, match="found "):
+            make(model)
+
+
+def test_a_checkpoint_and_a_folder_are_told_from_damaged_files(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ModelFileError, match=r"net\.pth is a checkpoint: `pfld-edge convert`"):
+        FaceLandmarker(tmp_path / "net.pth")
+    with pytest.raises(ModelFileError, match="a folder, no such model file"):
+        FaceLandmarker(tmp_path)
+
+
+def test_a_litert_file_without_contract_is_named(tmp_path: Path) -> None:
+    (tmp_path / "net.tflite").write_bytes(bytes(4) + b"TFL3" + bytes(50))
+    with pytest.raises(ModelContractError, match=r"net\.tflite: the model carries no contract"):
+        FaceLandmarker(tmp_path / "net.tflite")
+
+
+@pytest.mark.parametrize(
+    ("image", "mend"),
+    [
+        (None, r"cv2\.imread gives"),
+        ("photo.jpg", r"read the file first"),
+        (Path("photo.jpg"), r"read the file first"),
+        ([[1, 2], [3, 4]], r"np\.asarray\(image, np\.uint8\)"),
+        (Image.new("P", (4, 4)), r'image\.convert\("RGB"\)'),
+        (np.zeros((3, 40, 50), np.uint8), r"image\.transpose\(1, 2, 0\)"),
+        (np.zeros((1, 40, 50, 3), np.uint8), "one photograph a call"),
+        (np.zeros((40, 50, 3), np.uint16), "65535"),
+        (np.zeros((40, 50, 3), np.int64), r"astype\(np\.uint8\)"),
+        (np.zeros((40, 50, 3), bool), r"astype\(np\.uint8\)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_image_that_cannot_be_used_is_refused_with_its_mend(image: Any, mend: str) -> None:
+    for find in (FaceAnalyzer(), FaceTracker(), lambda given: crop_faces(given, crop_windows([0, 0, 9, 9], 1), 8)):
+        with pytest.raises(ImageError, match=mend):
+            find(image)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan], ids=str)
+def test_a_frame_that_is_not_finite_is_an_image_error_and_no_warning(value: float) -> None:
+    with pytest.raises(ImageError, match=r"read as 0\.\.1"):
+        FaceTracker()(np.full((60, 80, 3), value, np.float32))
+
+
+@pytest.mark.parametrize("size", [(0, 0), (640, 480, 3), None, "640x480", (float("nan"), 480), (-640, 480)], ids=str)
+def test_a_head_pose_asks_for_the_size_of_the_photograph(size: Any) -> None:
+    with pytest.raises(LandmarkError, match=r"image\.shape\[1::-1\]"):
+        head_pose(np.random.default_rng(0).uniform(0, 99, (1, 98, 2)), size)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "112"], ids=str)
+def test_an_aligned_face_has_a_whole_size(size: Any) -> None:
+    with pytest.raises(ImageError, match="size must be 1 or more and whole"):
+        aligned_faces(np.zeros((9, 9, 3), np.uint8), np.random.default_rng(0).uniform(0, 9, (1, 98, 2)), size)
+
+
+def test_results_are_compared_as_objects_without_an_error() -> None:
+    faces = [FaceAnalyzer()(np.zeros((60, 80, 3), np.uint8)) for _ in "ab"]
+    windows = [crop_windows([[0, 0, 9, 9], [1, 1, 9, 9]], 1) for _ in "ab"]
+    assert (faces[0] == faces[0], faces[0] == faces[1], windows[0] == windows[1]) == (True, False, False)

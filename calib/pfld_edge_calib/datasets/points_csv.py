@@ -17,7 +17,7 @@ import numpy as np
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces
-from pfld_edge_calib.files import TextLines, named_file, replacing
+from pfld_edge_calib.files import TextLines, named_file, number_fault, replacing
 from pfld_edge_runtime import BoxError
 from pfld_edge_runtime.crop import check_boxes
 
@@ -85,7 +85,7 @@ def _read_rows(
             of_face = 1.0 if weight is None else float(row[weight])
             of_points = np.array(row[confidences], np.float64) if row[confidences] else None
         except ValueError as error:
-            raise FaceSetError(f"{where}: {error}") from error
+            raise FaceSetError(f"{where}: {number_fault(error)}") from error
         group = Path(row[0]).stem.rpartition("_")[0] if group_by == "person" else ""
         image = named_file(root, row[0])
         yield labelled_face(image, landmarks, where, weight=of_face, point_weights=of_points, group=group or row[0])
@@ -98,8 +98,18 @@ def _point_columns(header: list[str], path: Path) -> tuple[slice, slice]:
     points = (middle - start) // 2
     expected = _point_names(points, confidences=middle < len(header))
     if header[:1] != ["image"] or points < 1 or header[start:] != expected:
-        raise FaceSetError(f"{path}: the header must read image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]")
+        raise FaceSetError(
+            f"{path}: the header must read image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]; {_header_fault(header)}"
+        )
     return slice(start, middle), slice(middle, len(header))
+
+
+def _header_fault(header: Sequence[str]) -> str:
+    """Say what is wrong with a header."""
+    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+        return "columns are parted by commas, and numbers have a decimal point"
+    begin = ",".join(header[:4])[:60] + (",..." if len(header) > 4 else "")
+    return f"it reads {begin}" if header else "the file has none"
 
 
 def _point_names(points: int, *, confidences: bool) -> list[str]:
@@ -138,7 +148,7 @@ def _boxed_face(row: dict[str, str], root: Path, where: str) -> Face:
         raise FaceSetError(f"{where}: {error.args[0]} is missing") from error
     except ValueError as error:
         # A BoxError names the box by its index, which says nothing where there is one a line.
-        reason = str(error).removeprefix("box 0 is ") if isinstance(error, BoxError) else str(error)
+        reason = str(error).removeprefix("box 0 is ") if isinstance(error, BoxError) else number_fault(error)
         raise FaceSetError(f"{where}: {reason}") from error
     return Face(named_file(root, name), np.asarray(box, np.float64), group=name.strip())
 

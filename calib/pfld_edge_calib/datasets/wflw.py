@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces
-from pfld_edge_calib.files import TextLines, named_file, read_lines, replacing
+from pfld_edge_calib.files import TextLines, named_file, number_fault, read_lines, replacing
 from pfld_edge_runtime import IBUG_68, WFLW_98
 from pfld_edge_runtime.geometry.wflw_points import NEAREST_68
 
@@ -66,17 +66,20 @@ def _read_lines(lines: Iterable[str], first: int, count: int, *, path: Path, ima
 
 
 def _face(line: str, images: Path, where: str) -> Face:
-    columns = line.split()
+    columns = line.split(maxsplit=_COLUMNS - 1)  # the photograph's name, the last, may hold blanks
     if len(columns) != _COLUMNS:
-        raise FaceSetError(f"{where}: expected {_COLUMNS} columns, found {len(columns)}")
+        raise FaceSetError(
+            f"{where}: expected {_COLUMNS} columns, found {len(columns)}: 98 pairs x y, the rectangle, six attributes "
+            "and the photograph's name, with blanks between"
+        )
     try:
         landmarks = np.array(columns[:196], np.float64).reshape(98, 2)
         rectangle = np.array(columns[196:200], np.float64)
         flags = [int(float(value)) for value in columns[200:206]]
     except (ValueError, OverflowError) as error:
-        raise FaceSetError(f"{where}: {error}") from error
+        raise FaceSetError(f"{where}: {number_fault(error)}") from error
     attributes = frozenset(name for name, flag in zip(WFLW_ATTRIBUTES, flags, strict=True) if flag)
-    name = columns[206]
+    name = columns[206].rstrip()
     face = labelled_face(named_file(images, name), landmarks, where, attributes=attributes, group=name)
     if (np.maximum(face.bbox_xyxy[:2], rectangle[:2]) > np.minimum(face.bbox_xyxy[2:], rectangle[2:])).any():
         raise FaceSetError(f"{where}: the rectangle and the landmarks don't overlap; do they belong to one photograph?")
@@ -121,8 +124,8 @@ def unpack_wflw(
 
 def _photographs_listed(path: Path) -> list[str]:
     """Names of the photographs in a list, each once, in order; refuses a name that leads out of the folder."""
-    lines = (line.split() for line in read_lines(path))
-    names = list(dict.fromkeys(columns[-1].replace("\\", "/") for columns in lines if columns))
+    lines = (line.split(maxsplit=_COLUMNS - 1) for line in read_lines(path))
+    names = list(dict.fromkeys(columns[-1].rstrip().replace("\\", "/") for columns in lines if columns))
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts or ":" in name:
             raise FaceSetError(f"{path}: {name!r} is no name of a photograph inside of WFLW_images")

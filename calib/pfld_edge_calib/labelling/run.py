@@ -59,14 +59,19 @@ def label_tasks(photos: Sequence[Path], boxes: Boxes | None, root: Path) -> list
     of them has one is a FaceSetError.
     """
     if boxes is None:
-        return [DatasetPhoto(photo, _relative_name(photo, root)) for photo in photos]
+        return [DatasetPhoto(photo, name := _relative_name(photo, root), error=_unwritable(name)) for photo in photos]
     known = {_resolved(photo): of_photo for photo, of_photo in boxes.items()}
     chosen = [photo for photo in photos or boxes if _resolved(photo) in known]
     if not chosen:
         example = next(iter(boxes))
         raise FaceSetError(f"none of the {len(photos)} photographs has a box; the first box is of {example}")
     return [
-        DatasetPhoto(photo, _relative_name(photo, root), tuple(Face(photo, box) for box in known[_resolved(photo)]))
+        DatasetPhoto(
+            photo,
+            name := _relative_name(photo, root),
+            tuple(Face(photo, box) for box in known[_resolved(photo)]),
+            error=_unwritable(name),
+        )
         for photo in chosen
     ]
 
@@ -78,6 +83,16 @@ def _relative_name(photo: Path, root: Path) -> str:
         return Path(os.path.relpath(place, root.resolve())).as_posix()
     except ValueError:  # another drive
         return place.as_posix()
+
+
+def _unwritable(name: str) -> str:
+    """Say why a name can't stand in the CSV, which is UTF-8; empty where it can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode(errors="backslashreplace").decode()
+        return f"{shown}: its name is not UTF-8, as the CSV of labels is; rename it"
+    return ""
 
 
 def _resolved(photo: Path) -> Path:

@@ -11,7 +11,10 @@ from pfld_edge import options
 @click.argument("inputs", nargs=-1, type=options.PATH, metavar="PHOTO|VIDEO|FOLDER...")
 @click.option("--camera", type=click.IntRange(0), help="Number of a camera instead of files; ends with Ctrl-C.")
 @options.output_option(
-    "Folder; or a .png or .jpg file for one photograph, an .mp4 file for one video or a camera.", options.RESULT
+    "Folder, the working folder where left out; or a .png or .jpg file for one photograph, an .mp4 file for one video "
+    "or a camera.",
+    options.RESULT,
+    default=".",
 )
 @click.option("--model", type=options.PATH, help="Checkpoint or ONNX file; the bundled INT8 file where left out.")
 @options.detector_option("; bundled where left out")

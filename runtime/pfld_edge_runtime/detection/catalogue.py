@@ -130,7 +130,7 @@ def as_detector(detector: Detector | str | Path | None) -> Detector:
     """Open what `open_detector` takes, and leave a callable as it is; a `DetectorError` says that it is neither."""
     if detector is None or isinstance(detector, str | Path):
         return open_detector(detector)
-    if not callable(detector):
+    if not callable(detector) or isinstance(detector, type):
         raise DetectorError(f"a detector is {_names()}, the path of an ONNX file, or a callable; found {detector!r}")
     return detector
 
@@ -140,6 +140,8 @@ def detector_path(name: str | Path | None) -> Path:
     # A file in the working folder that happens to be called `yunet` doesn't shadow the name.
     if name is None or name == _BUNDLED:
         return BUNDLED_DETECTOR
+    if not isinstance(name, str | Path):
+        raise DetectorError(f"a detector is {_names()}, or the path of an ONNX file; found {type(name).__name__}")
     path = Path(name)
     if name not in DETECTOR_FILES and (path.suffix or path.is_file() or isinstance(name, Path)):
         return path

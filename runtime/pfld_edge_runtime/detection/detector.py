@@ -65,7 +65,7 @@ class FaceDetector(ABC):
     def _detect(self, image: NDArray[np.generic], color: str) -> NDArray[np.float32]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Detections:
     """What a detector found in one photograph.
 

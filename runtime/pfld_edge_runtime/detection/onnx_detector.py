@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_runtime.crop import check_image, resize
 from pfld_edge_runtime.detection.detector import FaceDetector
-from pfld_edge_runtime.errors import DetectorError, ModelFileError
+from pfld_edge_runtime.errors import DetectorError, ModelFileError, check_counts, is_number
 from pfld_edge_runtime.session import open_session
 
 _MAX_CANDIDATES = 5000  # the best boxes that enter non-maximum suppression, as in OpenCV's FaceDetectorYN
@@ -135,11 +135,9 @@ class OnnxDetector(FaceDetector):
         """
         kind = type(self)
         for setting, share in {"score_threshold": score_threshold, "nms_threshold": nms_threshold}.items():
-            if share is not None and not 0 <= share <= 1:
+            if share is not None and not (is_number(share) and 0 <= share <= 1):
                 raise DetectorError(f"{setting} must be from 0 to 1, not {share!r}")
-        for setting, count in {"max_faces": max_faces, "largest_side": largest_side}.items():
-            if count is not None and count < 1:
-                raise DetectorError(f"{setting} must be 1 or more, not {count!r}")
+        check_counts(DetectorError, 1, optional=True, max_faces=max_faces, largest_side=largest_side)
         self._score_threshold = kind.score_threshold if score_threshold is None else score_threshold
         self._nms_threshold = kind.nms_threshold if nms_threshold is None else nms_threshold
         self._side = kind.largest_side if largest_side is None else largest_side

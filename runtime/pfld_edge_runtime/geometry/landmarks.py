@@ -74,7 +74,7 @@ class Shape:
         self.size: float = max(right - left, bottom - top)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Similarity:
     """Similarity transforms of the plane, without reflection; points are complex numbers x + iy.
 

@@ -53,7 +53,7 @@ _FIRST_DAMPING = 1e-3
 _SMALLEST_SCALE = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class HeadPose:
     """The poses of N heads; all angles are zero where a head faces along the camera's axis.
 
@@ -87,8 +87,14 @@ def default_camera(image_size: tuple[int, int]) -> Array:
     """Give the ``(3, 3)`` intrinsic matrix to assume for a photograph of an unknown camera.
 
     Focal length of one image width (a field of view of 53 degrees, about that of a webcam or a telephone), principal
-    point in the centre. Wrong for a photograph that was cut out of a larger one.
+    point in the centre. Wrong for a photograph that was cut out of a larger one. A `LandmarkError` says that the size
+    is no width and height.
     """
+    size = np.asarray(image_size)
+    if size.shape != (2,) or size.dtype.kind not in "iuf" or not (np.isfinite(size) & (size > 0)).all():
+        raise LandmarkError(
+            f"image_size must be the photograph's width and height, image.shape[1::-1]; found {image_size!r}"
+        )
     width, height = image_size
     return np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float64)
 

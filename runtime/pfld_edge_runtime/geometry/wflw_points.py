@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime.crop import check_image, warp_affine
-from pfld_edge_runtime.errors import LandmarkError
+from pfld_edge_runtime.errors import ImageError, LandmarkError, check_counts
 from pfld_edge_runtime.geometry.landmarks import check_landmarks, fit_similarity
 
 Array = NDArray[np.float64]
@@ -110,9 +110,10 @@ def aligned_faces(image: NDArray[np.generic], landmarks: object, size: int = 112
     3)`` uint8 in the image's channel order for ``(N, 98, 2)`` WFLW points, or ``(98, 2)`` for one face.
 
     Raises:
-        ImageError: The image can't be used.
+        ImageError: The image, or the size, can't be used.
         LandmarkError: The landmarks can't be used, or a face's five points coincide.
     """
+    check_counts(ImageError, 1, size=size)
     photo = check_image(image)
     points = five_points(landmarks).astype(np.float64)
     template = ARCFACE_POINTS * (size / _ARCFACE_SIZE)

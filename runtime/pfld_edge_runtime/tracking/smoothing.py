@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pfld_edge_runtime.errors import SmoothingError
+from pfld_edge_runtime.errors import SmoothingError, is_number
 from pfld_edge_runtime.geometry.landmarks import Shape
 
 Array = NDArray[np.float64]
@@ -49,7 +49,7 @@ class OneEuro:
         for item in fields(self):
             value = getattr(self, item.name)
             least = "above 0" if item.name.endswith("cutoff") else "0 or more"
-            if not isfinite(value) or value < 0 or (value == 0 and least == "above 0"):
+            if not (is_number(value) and isfinite(value)) or value < 0 or (value == 0 and least == "above 0"):
                 raise SmoothingError(f"OneEuro {item.name} is {value!r}; it must be finite and {least}")
 
 
@@ -176,6 +176,11 @@ class Smoothing:
 
     motion: OneEuro = _MOTION
     shape: OneEuro = _SHAPE
+
+    def __post_init__(self) -> None:
+        for name, settings in (("motion", self.motion), ("shape", self.shape)):
+            if not isinstance(settings, OneEuro):
+                raise SmoothingError(f"Smoothing {name} is {settings!r}; it must be a OneEuro")
 
 
 class FaceSmoother:

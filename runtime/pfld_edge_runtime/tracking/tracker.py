@@ -11,7 +11,7 @@ from pfld_edge_runtime.contract import WFLW_98, Contract, LandmarkScheme
 from pfld_edge_runtime.crop import check_color, check_image
 from pfld_edge_runtime.detection.catalogue import as_detector
 from pfld_edge_runtime.detection.detector import Detections, Detector
-from pfld_edge_runtime.errors import TimestampError, TrackerError
+from pfld_edge_runtime.errors import TimestampError, TrackerError, check_counts, is_number
 from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.roll import Predict
 from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, locate_points, takes_roll
@@ -98,14 +98,14 @@ class FaceTracker:
             ModelFileError: A file can't be opened.
             ModelContractError: The landmarker is neither a model nor a callable.
         """
-        counts = {"every": every, "search_every": search_every, "check_every": check_every, "max_faces": max_faces}
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise TrackerError(f"{name} is {value!r}; it must be at least 1")
-        if not (isfinite(fps) and fps > 0):
+        check_counts(TrackerError, 1, every=every, search_every=search_every, check_every=check_every)
+        check_counts(TrackerError, 1, optional=True, max_faces=max_faces)
+        if not (is_number(fps) and isfinite(fps) and fps > 0):
             raise TrackerError(f"fps is {fps!r}; it must be finite and above 0")
-        if not memory >= 0:
+        if not (is_number(memory) and memory >= 0):
             raise TrackerError(f"memory is {memory!r}; it must be 0 seconds or more")
+        if not isinstance(smoothing, Smoothing | OneEuro | None):
+            raise TrackerError(f"smoothing is {smoothing!r}; it must be a Smoothing, a OneEuro or None")
         self._detector = as_detector(detector)
         self._landmarker: Landmarker = as_landmarker(landmarker)
         contract = getattr(self._landmarker, "contract", None)
@@ -255,11 +255,13 @@ def _signature(image: Image) -> Array | None:
     rows, columns = ((_GRID * length).astype(np.int64) for length in image.shape[:2])
     samples = image[rows[:, None], columns, image.shape[2] // 2].astype(np.float64)
     blocks: Array = np.add.reduce(samples.reshape(_BLOCKS, _BLOCK, _BLOCKS, _BLOCK), (1, 3)) / _BLOCK**2
-    blocks -= np.add.reduce(blocks, None) / blocks.size
+    middle = np.add.reduce(blocks, None) / blocks.size
+    if not isfinite(middle):
+        return None  # what looks for faces in the frame says what is wrong with it
+    blocks -= middle
     deviation = sqrt(np.vdot(blocks, blocks) / blocks.size)
     contrast = deviation * (255 if image.dtype != np.uint8 else 1)
-    # Not `contrast < _FLAT`: NaN pixels must give no signature either.
-    if not contrast >= _FLAT:
+    if contrast < _FLAT:
         return None
     blocks /= deviation
     return blocks
