@@ -43,6 +43,7 @@ _ANCHORS = {98: (60, 64, 68, 72, 76, 82, 57, 16), 68: (36, 39, 42, 45, 48, 54, 3
 """Corners of the eyes and of the mouth, lower end of the nose, chin."""
 
 _SPACES = ("0..1", "-1..1", "pixels")
+_NUMBERS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +175,9 @@ class Network:
             raise ConvertError(f"{path.name}: its input size is free; give --input-size")
         self.size = side if isinstance(side, int) else int(input_size or 0)
         self.normalizations = ["uint8"] if inputs[0].type == "tensor(uint8)" else list(NORMALIZATIONS)
-        self._name, self._single = inputs[0].name, shape[0] == 1
-        self.names = [output.name for output in self.session.get_outputs()]
+        self._name, self._batch = inputs[0].name, shape[0] if isinstance(shape[0], int) else 0
+        # Neither texts nor sequences.
+        self.names = [output.name for output in self.session.get_outputs() if output.type in _NUMBERS]
 
     def run(self, crops: NDArray[np.uint8], trial: Hypothesis, wanted: Sequence[int] | None) -> dict[int, Float]:
         """Run ``(..., S, S, 3)`` BGR crops, fed as a hypothesis says: the outputs of these indices, all where None.
@@ -189,10 +191,16 @@ class Network:
             mean, scale = mean_and_scale(trial.normalization, trial.color_order)
             batch = (batch - np.array(mean, np.float32)) / np.array(scale, np.float32)
         batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if trial.layout == "NCHW" else batch)
-        parts = np.split(batch, len(batch)) if self._single else [batch]
+        parts = [batch]
+        if self._batch:  # of a fixed batch, the last one is filled up
+            filled = np.resize(batch, (-(-len(batch) // self._batch) * self._batch, *batch.shape[1:]))
+            parts = np.split(filled, len(filled) // self._batch)
         try:
             outputs = [self.session.run([self.names[i] for i in wanted], {self._name: part}) for part in parts]
-            joined = [np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*outputs, strict=True)]
+            joined = [
+                np.concatenate([np.atleast_1d(part) for part in parts])[: len(images)]
+                for parts in zip(*outputs, strict=True)
+            ]
         except Exception as error:
             raise ConvertError(f"{self.path.name} can't run: {' '.join(str(error).split())[:200]}") from error
         # A wrong normalization may overflow.

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.contract_fields import Told, changed_contract, contract_of_graph
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import copied, open_model, run_model
-from pfld_edge_convert.passes.base import GraphIndex, attribute, drop_unused, graph_inputs
-from pfld_edge_convert.passes.canonical_form import BATCH, canonical_form, with_image_size
+from pfld_edge_convert.passes.base import GraphIndex, attribute, drop_unused, graph_inputs, subgraphs, with_outputs
+from pfld_edge_convert.passes.canonical_form import BATCH, canonical_form, random_inputs, with_image_size
 from pfld_edge_convert.quantization.plan import QUANTIZED
 from pfld_edge_runtime import Contract, LandmarkScheme, prepare_input
 
@@ -31,6 +32,8 @@ _SMALLEST_MAP = 5
 _SHARPNESS = (1, 2, 4, 8, 16, 32, 64, 128)
 _OFF_CENTRE, _EXTENT = 0.2, (0.35, 1.3)
 """Of landmarks in crops of the portraits: the largest distance of their box from the centre, and its longer side."""
+_FUSED = frozenset({"FusedConv", "FusedGemm", "FusedMatMul"})
+"""Layers of files that onnxruntime's optimizer wrote."""
 _SAME_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _NEAR, _NEAR_SHARPENED = 1.0, 0.75
 """Pixels of a heat map by which a soft-argmax may miss the maximum to be taken for its reading: on average; of nine
@@ -81,16 +84,26 @@ def landmark_graph(
     told = reading or Reading()
     if QUANTIZED.intersection(node.op_type for node in model.graph.node) or (base and base.quantization != "none"):
         raise ConvertError(f"{name} is quantized already; convert the float network that it was made from")
+    if fused := {node.op_type for node in model.graph.node if node.domain.endswith(".nchwc")} | _FUSED.intersection(
+        node.op_type for node in model.graph.node
+    ):
+        raise ConvertError(
+            f"{name} was optimized by onnxruntime ({', '.join(sorted(fused))}); convert the file that it was made from"
+        )
     if base is not None and base.end_to_end:
         raise ConvertError(f"{name} is an end-to-end graph: convert the file without .e2e in its name")
     if (side := str(values.get("input_size", ""))).isdecimal():
         model = with_image_size(model, int(side)) or model
+    given, model = model, in_float32(model)
     shapes = output_shapes(model, name)
     listed = ", ".join(f"{output} {shape}" for output, shape in shapes.items())
     known = _contract(model, name, values, base, listed)
     _check_input(model, known, name)
     output, order = _output(shapes, known.landmarks.num_landmarks, told, f"{name} has the outputs {listed}")
-    graph = _fed_as_ours(canonical_form(_cut(model, output, shapes[output])), known)
+    cut = _cut(model, output, shapes[output])
+    if given is not model:
+        _check_precision(with_outputs(given, output), cut, name)
+    graph = _fed_as_ours(canonical_form(cut), known)
     contract = known.replace(layout="NCHW", input_dtype="float32", fingerprint=None)
     samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
     notes = []
@@ -125,15 +138,20 @@ def output_shapes(model: onnx.ModelProto, name: str) -> dict[str, tuple[int, ...
         raise ConvertError(f"{name}: a landmark network takes one image (N, 3, S, S) or (N, S, S, 3), not {found}")
     kind = inputs[0].type.tensor_type.elem_type
     if kind not in (TensorProto.FLOAT, TensorProto.UINT8):
-        raise ConvertError(f"{name}: its input is {TensorProto.DataType.Name(kind).lower()}, not float32 or uint8")
+        raise ConvertError(
+            f"{name}: its input is {TensorProto.DataType.Name(kind).lower()}; export it with one of float32 or uint8"
+        )
     if not all(shape[1:]):
         raise ConvertError(f"{name}: the size of its input {found[0]} is free; give --input-size")
+    _check_inference(model, name)
     image = np.zeros([shape[0] or 1, *shape[1:]], helper.tensor_dtype_to_np_dtype(kind))
     try:
         session = open_model(model)
         outputs = session.run(None, {inputs[0].name: image})
     except Exception as error:
-        raise ConvertError(f"{name} can't run: {' '.join(str(error).split())[:400]}") from error
+        foreign = {node.op_type for node in model.graph.node if node.domain not in _DOMAINS}
+        mend = f"; replace {', '.join(sorted(foreign))} by operators of ONNX" if foreign else ""
+        raise ConvertError(f"{name} can't run: {' '.join(str(error).split())[:400]}{mend}") from error
     pairs = zip(session.get_outputs(), outputs, strict=True)
     usable = {value.name: output for value, output in pairs if value.type == "tensor(float)"}
     if not usable:
@@ -142,7 +160,75 @@ def output_shapes(model: onnx.ModelProto, name: str) -> dict[str, tuple[int, ...
         raise ConvertError(
             f"{name} gives NaN or infinity for a black image: its weights are damaged; take another copy"
         )
-    return {output: np.shape(value)[1:] for output, value in usable.items()}
+    found_shapes = {output: np.shape(value) for output, value in usable.items()}
+    by_image = {output: dims[1:] for output, dims in found_shapes.items() if dims[:1] == (len(image),)}
+    if not by_image:
+        listed = ", ".join(f"{output} {dims}" for output, dims in found_shapes.items())
+        raise ConvertError(f"{name}: no output has an axis for the images ({listed}); export it without squeezing that")
+    return by_image
+
+
+_OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_LEAST_PRECISION = 1e-2
+"""Largest difference that computing in float16 may make: its numbers have 11 bits, of which layers lose some."""
+
+
+def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let a network compute in float32 what it computes in half or double precision; itself where nothing."""
+    wide = copied(model)
+    return wide if _widen(wide.graph) else model
+
+
+def _widen(graph: onnx.GraphProto) -> int:
+    """Make all tensors of other floating-point types float32; count what was changed."""
+    changed = 0
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in _OTHER_FLOATS:
+            value.type.tensor_type.elem_type, changed = TensorProto.FLOAT, changed + 1
+    tensors = [*graph.initializer, *(item.t for node in graph.node for item in node.attribute if item.HasField("t"))]
+    for tensor in tensors:
+        if tensor.data_type in _OTHER_FLOATS:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+            changed += 1
+    for node in graph.node:
+        for item in node.attribute:
+            if item.name in ("to", "dtype") and item.i in _OTHER_FLOATS:
+                item.i, changed = TensorProto.FLOAT, changed + 1
+        changed += sum(map(_widen, subgraphs(node)))
+    graph.ClearField("value_info")
+    return changed
+
+
+def _check_precision(given: onnx.ModelProto, wide: onnx.ModelProto, name: str) -> None:
+    inputs = random_inputs(graph_inputs(given)[0])
+    try:
+        expected = run_model(given, inputs).astype(np.float64)
+    except ConvertError as error:
+        raise ConvertError(
+            f"{name} can't be compared with itself in float32 ({error}); export it in float32"
+        ) from error
+    found = run_model(wide, inputs.astype(np.float32) if inputs.dtype.kind == "f" else inputs)
+    difference = float(np.abs(found - expected).max())
+    if not difference <= _LEAST_PRECISION * max(1.0, float(np.abs(expected).max())):
+        raise ConvertError(f"{name}: in float32 its output differs by {difference:.3g}; export it in float32")
+
+
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+
+
+def _check_inference(model: onnx.ModelProto, name: str) -> None:
+    """Refuse what gives another answer each time, or one that depends on the other images of the batch."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
+    for node in model.graph.node:
+        tensor = constants.get(node.input[2]) if node.op_type == "Dropout" and len(node.input) > 2 else None
+        flag = None if tensor is None else numpy_helper.to_array(tensor)
+        if node.op_type in _RANDOM or attribute(node, "training_mode", 0) or (flag is not None and flag.any()):
+            raise ConvertError(
+                f"{name}: {node.op_type} {node.name or node.output[0]} computes as in training: export the network "
+                "after model.eval()"
+            )
 
 
 def _contract(
@@ -209,8 +295,8 @@ def _output(shapes: Mapping[str, tuple[int, ...]], points: int, told: Reading, l
     fitting = {output: order for output, order in orders.items() if order is not None}
     if len(fitting) != 1:
         verdict = f"{len(fitting)} of them could be" if fitting else "none of them has the shape of"
-        mend = "give --output-name" if fitting else "give the right --landmarks"
-        raise ConvertError(f"{listed}; {verdict} {points} landmarks: {mend}")
+        mend = f"give the right --landmarks, or export one of ({2 * points},), ({points}, 2) or ({points}, h, w)"
+        raise ConvertError(f"{listed}; {verdict} {points} landmarks: {'give --output-name' if fitting else mend}")
     output, order = next(iter(fitting.items()))
     if told.order is not None and ("heat maps" in (order, told.order) or (order == "x0 y0 z0")) and told.order != order:
         raise ConvertError(f"{listed}; {output} can't be {told.order!r} of {points} landmarks")
@@ -229,7 +315,8 @@ def _orders(shape: tuple[int, ...], points: int) -> Iterator[str]:
 
 def _cut(model: onnx.ModelProto, output: str, shape: tuple[int, ...]) -> onnx.ModelProto:
     """Keep one output and what serves it; without notes, which hold paths of the machine that exported it."""
-    cut = copied(model)
+    # onnx's version converter would lose the functions of a file.
+    cut = onnx.inliner.inline_local_functions(model) if model.functions else copied(model)
     batch = graph_inputs(model)[0].type.tensor_type.shape.dim[0]
     kept = helper.make_tensor_value_info(
         output, TensorProto.FLOAT, [batch.dim_value or batch.dim_param or None, *shape]

@@ -175,11 +175,15 @@ def open_reference(path: Path, threads: int, contract: Contract) -> LandmarkMode
     from pfld_edge_convert.contract_fields import carried_contract
     from pfld_edge_convert.landmark_graph import landmark_graph
     from pfld_edge_convert.model_file import load_onnx, onnx_bytes
+    from pfld_edge_convert.passes.base import graph_inputs
 
     if path.suffix.lower() != ".onnx" or not path.is_file() or carried_contract(path) is not None:
         return open_landmark_model(path, threads)
-    plain = contract.replace(input_dtype="float32", layout="NCHW", quantization="none", target="", fingerprint=None)
-    found = landmark_graph(load_onnx(path), path.name, {}, plain)
+    network, size = load_onnx(path), contract.input_size
+    shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]] for value in graph_inputs(network)]
+    layout = "NHWC" if shapes == [[size, size, 3]] else "NCHW"
+    plain = contract.replace(input_dtype="float32", layout=layout, quantization="none", target="", fingerprint=None)
+    found = landmark_graph(network, path.name, {"input_size": str(size)}, plain)
     model = LandmarkModel.open(onnx_bytes(found.model, found.contract), threads=threads)
     model.name, model.path = path.name, path
     return model

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_calib import Face, FaceSetError, portraits
 from pfld_edge_convert.contract_search import ContractSearch, search_contract
-from pfld_edge_convert.contract_trial import Subject, cut_crops
+from pfld_edge_convert.contract_trial import Hypothesis, Network, Subject, cut_crops
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import BUNDLED_MODEL, FAST_MODEL, IBUG_68, WFLW_98, crop_faces, crop_windows, landmarks_68
 
@@ -208,3 +208,28 @@ def test_an_input_that_is_no_image_is_refused(tmp_path: Path, shape: list[int | 
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
     with pytest.raises(ConvertError, match=says):
         search_contract(path)
+
+
+def test_outputs_without_numbers_are_left_out_and_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
+    """Of ten crops the third batch of four holds two."""
+    said = helper.make_node("Constant", [], ["words"], value_strings=["a", "b"])
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["y"]),
+        helper.make_node("SequenceConstruct", ["y"], ["sequence"]),
+        said,
+    ]
+    outputs = [
+        helper.make_tensor_value_info("words", TensorProto.STRING, [2]),
+        helper.make_tensor_sequence_value_info("sequence", TensorProto.FLOAT, None),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    ]
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 3, 2, 2])
+    model = helper.make_model(
+        helper.make_graph(nodes, "n", [image], outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(model, tmp_path / "a.onnx")
+    crops = np.random.default_rng(0).integers(0, 256, (10, 2, 2, 3), np.uint8)
+    trial = Hypothesis("NCHW", "bgr", "0..255", "landmarks-tight", 1.2, 0, "", "", "")
+    found = Network(tmp_path / "a.onnx", None).run(crops, trial, None)
+    np.testing.assert_array_equal(found[0], crops.transpose(0, 3, 1, 2).reshape(10, -1))
+    assert list(found) == [0]

@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes.base import GraphPass, run_passes
+from pfld_edge_convert.passes.base import GraphPass, check_equivalence, run_passes
 from pfld_edge_convert.passes.canonical_form import (
     OPSET,
     EliminateIdentity,
@@ -576,3 +576,107 @@ def test_a_constant_of_rank_0_keeps_its_rank(build: Build) -> None:
     result = FoldConstants()(build(nodes, {}, ["batch", 3])).model
     assert [tuple(item.dims) for item in result.graph.initializer] == [()]
     assert run_model(result, np.ones((2, 3), np.float32)).shape == (2,)
+
+
+def branches(then: list[onnx.NodeProto], other: list[onnx.NodeProto]) -> dict[str, onnx.GraphProto]:
+    """Branches of an If; the last node of each gives its output ``r``."""
+    result = helper.make_tensor_value_info("r", TensorProto.FLOAT, None)
+    half = numpy_helper.from_array(np.float32(0.5), "half")
+    named = (("then_branch", then), ("else_branch", other))
+    return {name: helper.make_graph(nodes, name, [], [result], [half]) for name, nodes in named}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_a_branch_reads_from_around_it_stays(build: Build, sign: int) -> None:
+    """A constant, a tensor whose producer is removed, and one of a convolution whose BatchNormalization is folded."""
+    chosen = branches([node("Add", ["same", "c"], ["r"])], [node("Mul", ["conv", "half"], ["r"])])
+    norm = {name: np.full(4, value, np.float32) for name, value in (("s", 2), ("b", 1), ("m", 0), ("v", 1))}
+    nodes = [
+        node("Identity", ["x"], ["same"]),
+        node("Conv", ["x", "w"], ["conv"]),
+        node("BatchNormalization", ["conv", *norm], ["bn"]),
+        node("ReduceMax", ["x"], ["most"], keepdims=0),
+        node("Greater", ["most", "zero"], ["positive"]),
+        node("If", ["positive"], ["taken"], **chosen),
+        node("Add", ["taken", "bn"], ["y"]),
+    ]
+    weight = np.random.default_rng(0).normal(size=(4, 4, 1, 1)).astype(np.float32)
+    constants = {**norm, "w": weight, "c": np.full(1, 3, np.float32), "zero": np.float32(0)}
+    model = build(nodes, constants, SHAPE)
+    inputs = sign * np.random.default_rng(1).uniform(0.1, 1, (3, 4, 2, 2)).astype(np.float32)
+    result, _ = run_passes(canonical_form(model), default_passes(), inputs)
+    np.testing.assert_allclose(run_model(result, inputs), run_model(model, inputs), atol=1e-5)
+    assert "If" in {item.op_type for item in result.graph.node}
+
+
+def test_an_if_of_a_known_condition_becomes_its_branch(build: Build) -> None:
+    """As torch writes `squeeze` where it doesn't know the rank; tensors inside have the same names in both."""
+    inner = branches([node("Relu", ["t"], ["r"])], [node("Neg", ["t"], ["r"])])
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "one"], ["channels"]),
+        node("Equal", ["channels", "four"], ["is_four"]),
+        node("Equal", ["channels", "one"], ["is_one"]),
+    ]
+    for place, (source, result) in enumerate((("x", "first"), ("first", "y"))):
+        outer = branches(
+            [node("Mul", [source, "half"], ["t"]), node("If", ["is_one"], ["r"], **inner)],
+            [node("Exp", [source], ["r"])],
+        )
+        nodes.append(node("If", ["is_four"], [result], name=f"if{place}", **outer))
+    model = build(nodes, {"one": np.array(1, INT), "four": np.array(4, INT)}, SHAPE)
+    result = canonical_form(model)
+    assert [item.op_type for item in result.graph.node] == ["Mul", "Neg"] * 2
+    inputs = np.random.default_rng(0).normal(size=(3, 4, 2, 2)).astype(np.float32)
+    np.testing.assert_array_equal(run_model(result, inputs), inputs / 4)
+
+
+def test_weights_of_old_files_are_among_the_inputs(build: Build) -> None:
+    """IR version 3, up to 2018: every initializer is an input of the graph too."""
+    model = build([node("Conv", ["x", "w"], ["y"])], {"w": np.ones((2, 4, 1, 1), np.float32)}, ["n", 4, 2, 2], opset=8)
+    model.ir_version = 3
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [2, 4, 1, 1]))
+    inputs = np.random.default_rng(0).normal(size=(3, 4, 2, 2)).astype(np.float32)
+    np.testing.assert_allclose(run_model(canonical_form(model), inputs)[:, 0], inputs.sum(axis=1), atol=1e-6)
+
+
+def test_what_onnx_cannot_convert_is_refused(build: Build) -> None:
+    model = build([node("Add", ["x", "nowhere"], ["y"])], {}, SHAPE, opset=13)
+    with pytest.raises(ConvertError, match="can't be brought to opset 18"):
+        UpgradeOpset()(model)
+
+
+def test_a_fixed_batch_is_freed_behind_operators_without_shape_inference(build: Build) -> None:
+    """onnx doesn't infer the shape of GroupNormalization of opset 21."""
+    nodes = [
+        node("GroupNormalization", ["x", "s", "b"], ["norm"], num_groups=2),
+        node("Reshape", ["norm", "flat"], ["y"]),
+    ]
+    constants = {"s": np.ones(4, np.float32), "b": np.zeros(4, np.float32), "flat": np.array([1, 16])}
+    model = build(nodes, constants, [1, 4, 2, 2], opset=21)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16]))
+    result = canonical_form(model)
+    inputs = np.random.default_rng(0).normal(size=(3, 4, 2, 2)).astype(np.float32)
+    expected = torch.nn.functional.group_norm(torch.from_numpy(inputs), 2).flatten(1)
+    np.testing.assert_allclose(run_model(result, inputs), expected.numpy(), atol=1e-5)
+
+
+def test_a_network_that_multiplies_rounding_errors_is_held_to_what_they_make_of_it(build: Build) -> None:
+    """The sum of a convolution's products in another order, times 1000; half a thousandth more is a wrong rewrite."""
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(32, 32, 3, 3)).astype(np.float32)
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("Mul", ["a", "k"], ["b"]), node("Sin", ["b"], ["y"])]
+
+    def network(values: np.ndarray) -> onnx.ModelProto:
+        return build(nodes, {"w": values, "k": np.float32(30)}, ["n", 32, 8, 8])
+
+    inputs = random.normal(size=(2, 32, 8, 8)).astype(np.float32)
+    order = random.permutation(32)
+    rounded = build(
+        [node("Gather", ["x", "order"], ["g"], axis=1), node("Conv", ["g", "v"], ["a"]), *nodes[1:]],
+        {"v": weight[:, order], "order": order, "k": np.float32(30)},
+        ["n", 32, 8, 8],
+    )
+    check_equivalence(network(weight), rounded, inputs, 1e-5, "reorder")
+    with pytest.raises(ConvertError, match="scale changed the output"):
+        check_equivalence(network(weight), network(weight * np.float32(1.0005)), inputs, 1e-5, "scale")

@@ -1,6 +1,7 @@
 """A stranger's network, whatever its input's layout and its output's form, gives its landmarks as ours do."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.landmark_graph import Reading, landmark_graph
+from pfld_edge_convert.landmark_models import open_reference
 from pfld_edge_convert.model_file import run_model
 
 SIZE, POINTS = 16, 7
@@ -110,6 +112,107 @@ def test_channels_last_and_raw_pixels_are_fed_as_ours() -> None:
     pixels = np.round(INPUTS * 255).astype(np.float32)
     np.testing.assert_allclose(run_model(found.model, pixels), run_model(planes, pixels), atol=1e-6)
     assert [node.op_type for node in found.model.graph.node] == ["Flatten", "Gemm"]
+
+
+def half(model: onnx.ModelProto, precision: np.dtype[Any], outside: bool) -> onnx.ModelProto:
+    """The same network in another precision, with casts at its ends unless these have it too."""
+    graph, kind = model.graph, helper.np_dtype_to_tensor_dtype(precision)
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(precision), tensor.name))
+    if outside:
+        for value in (*graph.input, *graph.output):
+            value.type.tensor_type.elem_type = kind
+    else:
+        graph.node[0].input[0], graph.node[-1].output[0] = "x_half", "y_half"
+        graph.node.insert(0, helper.make_node("Cast", ["x"], ["x_half"], to=kind))
+        graph.node.append(helper.make_node("Cast", ["y_half"], ["y"], to=TensorProto.FLOAT))
+    return model
+
+
+@pytest.mark.parametrize("outside", [True, False])
+@pytest.mark.parametrize("precision", [np.dtype(np.float16), np.dtype(np.float64)])
+def test_networks_of_another_precision_compute_in_float32(precision: np.dtype[Any], outside: bool) -> None:
+    found = landmark_graph(half(network(TRUTH, RESHAPED), precision, outside), "a.onnx", TOLD)
+    assert [node.op_type for node in found.model.graph.node] == ["Flatten", "Gemm"]
+    assert {tensor.data_type for tensor in found.model.graph.initializer} == {TensorProto.FLOAT}
+    expected = run_model(network(TRUTH, RESHAPED), INPUTS).reshape(len(INPUTS), -1)
+    np.testing.assert_allclose(run_model(found.model, INPUTS), expected, atol=1e-3)
+
+
+def test_a_files_own_functions_become_their_nodes() -> None:
+    model = network(TRUTH, [helper.make_node("Twice", ["raw"], ["y"], domain="own")])
+    doubled = [helper.make_node("Add", ["a", "a"], ["b"])]
+    model.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], doubled, [helper.make_opsetid("", 13)]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.ir_version = 8
+    found = landmark_graph(model, "a.onnx", TOLD, reading=Reading(space="0..1"))
+    np.testing.assert_allclose(run_model(found.model, INPUTS), 2 * run_model(network(TRUTH), INPUTS), atol=1e-6)
+
+
+def test_free_colours_are_three() -> None:
+    model = network(TRUTH)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "c", "h", "w"]))
+    found = landmark_graph(model, "a.onnx", {**TOLD, "input_size": str(SIZE)})
+    assert found.contract.input_size == SIZE
+
+
+def test_a_reference_is_fed_as_its_own_input_says(tmp_path: Path) -> None:
+    """Raw pixels, channels last: not as the file that was made from it."""
+    model = network(TRUTH)
+    model.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(model.graph.initializer[0]) / 255, "w")
+    )
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("u", TensorProto.UINT8, ["n", SIZE, SIZE, 3]))
+    for place, (kind, names, more) in enumerate(
+        (("Cast", "uf", {"to": TensorProto.FLOAT}), ("Transpose", "fx", {"perm": [0, 3, 1, 2]}))
+    ):
+        model.graph.node.insert(place, helper.make_node(kind, [names[0]], [names[1]], **more))
+    told = {name: value for name, value in TOLD.items() if name not in ("mean", "scale")}
+    contract = landmark_graph(model, "a.onnx", told).contract
+    onnx.save(model, tmp_path / "a.onnx")
+    crops = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    found = open_reference(tmp_path / "a.onnx", 1, contract).predict(crops)
+    np.testing.assert_allclose(found.reshape(2, -1), run_model(model, crops), atol=1e-6)
+
+
+TRAINING = {
+    "Dropout": [helper.make_node("Dropout", ["raw", "", "yes"], ["y"])],
+    "BatchNormalization": [
+        helper.make_node("BatchNormalization", ["raw", *"bbbb"], ["y", "mean", "var"], training_mode=1)
+    ],
+    "RandomNormalLike": [
+        helper.make_node("RandomNormalLike", ["raw"], ["noise"]),
+        helper.make_node("Add", ["raw", "noise"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", TRAINING)
+def test_a_network_in_training_mode_is_refused(kind: str) -> None:
+    model = network(TRUTH, TRAINING[kind])
+    model.opset_import[0].version = 15
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    with pytest.raises(ConvertError, match=rf"a.onnx: {kind} \w+ computes as in training.*model.eval\(\)"):
+        landmark_graph(model, "a.onnx", TOLD)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        ([helper.make_node("MyRelu", ["raw"], ["y"], domain="own")], "replace MyRelu by operators of ONNX"),
+        (
+            [helper.make_node("Conv", ["raw", "w"], ["y"], domain="com.microsoft.nchwc")],
+            "optimized by onnxruntime (Conv)",
+        ),
+        ([helper.make_node("Squeeze", ["raw"], ["y"])], "no output has an axis for the images (y (14,))"),
+    ],
+)
+def test_what_onnxs_operators_cannot_say_is_refused(nodes: list[onnx.NodeProto], says: str) -> None:
+    with pytest.raises(ConvertError) as caught:
+        landmark_graph(network(TRUTH, nodes), "a.onnx", TOLD)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_other_outputs_and_what_served_them_are_cut_off() -> None:

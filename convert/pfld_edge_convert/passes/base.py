@@ -28,8 +28,9 @@ Dims = tuple[int | str, ...]
 class GraphIndex:
     """Producers, consumers, constants and shapes of a graph's tensors; make a new index after editing nodes.
 
-    A node is among a tensor's consumers once for each use; constants are initializers and ``Constant`` nodes; shapes,
-    and the element types (``onnx.TensorProto.FLOAT``, ...) of tensors with a shape, are what shape inference knows.
+    A node is among a tensor's consumers once for each use, those inside its subgraphs included; constants are
+    initializers and ``Constant`` nodes; shapes, and the element types (``onnx.TensorProto.FLOAT``, ...) of tensors with
+    a shape, are what shape inference knows.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -40,7 +41,7 @@ class GraphIndex:
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         for node in self.graph.node:
             self.producers.update(dict.fromkeys(node.output, node))
-            for name in node.input:
+            for name in read_tensors(node):
                 self.consumers[name].append(node)
             value = constant_value(node)
             if value is not None:
@@ -179,6 +180,22 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:  # n
     return default
 
 
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Branches of an If, body of a Loop or Scan."""
+    return [item.g for item in node.attribute if item.type == onnx.AttributeProto.GRAPH]
+
+
+def read_tensors(node: onnx.NodeProto) -> list[str]:
+    """Inputs of a node, and the tensors around its subgraphs that these read, once for each use."""
+    names = [*node.input]
+    for graph in subgraphs(node):
+        inside = {value.name for value in (*graph.input, *graph.initializer)}
+        inside.update(name for inner in graph.node for name in inner.output)
+        read = [name for inner in graph.node for name in read_tensors(inner)]
+        names += [name for name in (*read, *(value.name for value in graph.output)) if name not in inside]
+    return names
+
+
 def constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
     """Value of a ``Constant`` node; None of other nodes, and of sparse tensors and strings."""
     if node.op_type != "Constant" or not node.attribute:
@@ -237,7 +254,7 @@ def drop_unused(model: onnx.ModelProto) -> None:
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
             kept.append(node)
-            wanted.update(node.input)
+            wanted.update(read_tensors(node))
     initializers = [tensor for tensor in graph.initializer if tensor.name in wanted]
     for name, items in (("node", kept[::-1]), ("initializer", initializers), ("input", graph_inputs(model))):
         saved = [type(item).FromString(item.SerializeToString()) for item in items]
@@ -248,12 +265,22 @@ def drop_unused(model: onnx.ModelProto) -> None:
 
 def _rename_input(graph: onnx.GraphProto, old: str, new: str) -> None:
     for node in graph.node:
-        for position, name in enumerate(node.input):
-            if name == old:
-                node.input[position] = new
+        node.input[:] = [new if name == old else name for name in node.input]
+        for inner in subgraphs(node):
+            _rename_input(inner, old, new)
+
+
+_SHAPE_OF_INPUT = frozenset({"GroupNormalization", "Gelu", "FastGelu", "QuickGelu", "BiasGelu"})
+"""Operators that shape inference doesn't know, of opset 21 or of onnxruntime's own set."""
 
 
 def _shapes_and_types(model: onnx.ModelProto) -> tuple[dict[str, Dims], dict[str, int]]:
+    if any(node.op_type in _SHAPE_OF_INPUT for node in model.graph.node):
+        model = copied(model)
+        for node in model.graph.node:
+            if node.op_type in _SHAPE_OF_INPUT:
+                become(node, "Identity", node.input[0])
+                node.domain = ""
     # Data propagation lets inference see through the Shape -> Gather -> Reshape chains that exporters leave.
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes: dict[str, Dims] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -320,18 +347,26 @@ def check_equivalence(
     """Check with onnxruntime that two models compute the same on ``(N, 3, S, S)`` float32 samples.
 
     Gives the largest absolute difference of any value of any output. The tolerance is a share of an output's largest
-    value where that exceeds 1; `name` is that of the step that rewrote the model.
+    value where that exceeds 1. A network that multiplies rounding errors, as a sharp soft-argmax does, may change as
+    much as by onnxruntime's own rewrites. `name` is that of the step that rewrote the model.
 
     Raises:
         ConvertError: The difference exceeds the tolerance, the outputs' shapes differ, or a model does not run.
     """
     differences = [0.0]
     for output in before.graph.output:
-        one, other = (run_model(with_outputs(model, output.name), inputs, optimize=False) for model in (before, after))
+        part = with_outputs(before, output.name)
+        one = run_model(part, inputs, optimize=False)
+        other = run_model(with_outputs(after, output.name), inputs, optimize=False)
+        if one.dtype.kind not in "biuf":  # texts
+            continue
         if one.shape != other.shape:
             raise ConvertError(f"{name} changed the output's shape from {one.shape} to {other.shape}")
         differences.append(float(np.abs(one.astype(np.float64) - other).max(initial=0)))
         allowed = tolerance * max(1.0, float(np.abs(one).max(initial=0)))
+        if allowed and not differences[-1] <= allowed:
+            own = float(np.abs(one.astype(np.float64) - run_model(part, inputs)).max(initial=0))
+            allowed = max(allowed, 4 * own)
         if not differences[-1] <= allowed:
             raise ConvertError(f"{name} changed the output by {differences[-1]:.3g}; at most {allowed:.3g} is allowed")
     return max(differences)

@@ -24,8 +24,10 @@ from pfld_edge_convert.passes.base import (
     drop_unused,
     graph_inputs,
     onnx_opset,
+    read_tensors,
     run_passes,
     set_attribute,
+    subgraphs,
 )
 from pfld_edge_convert.passes.channels import EliminateDeadChannels
 from pfld_edge_convert.passes.operator_rewrites import (
@@ -75,7 +77,7 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
     cleaned = with_input_shapes(model, {})
     drop_unused(cleaned)
     try:
-        return run_passes(cleaned, passes, _random_inputs(inputs[0]))[0]
+        return run_passes(cleaned, passes, random_inputs(inputs[0]))[0]
     except ConvertError as error:
         batch = next((dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim), 0)
         if not batch:
@@ -84,7 +86,8 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ConvertError(f"{mend} ({error})") from error
 
 
-def _random_inputs(value: onnx.ValueInfoProto) -> NDArray[Any]:
+def random_inputs(value: onnx.ValueInfoProto) -> NDArray[Any]:
+    """Two images for an input, or as many as it is fixed to: pixels where it takes integers, else -1..1."""
     tensor = value.type.tensor_type
     batch, *sizes = [dim.dim_value or 0 for dim in tensor.shape.dim] or [1]
     # Two of a dynamic batch; those of a batch of one are fed one by one.
@@ -121,9 +124,11 @@ class UpgradeOpset(GraphPass):
 
 
 def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
+    # The converter looks for the initializers of files of IR version 3 among the inputs.
+    model.ir_version = max(model.ir_version, IR_VERSION)
     try:
         return onnx.version_converter.convert_version(model, OPSET)
-    except RuntimeError as error:
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
         raise ConvertError(f"the model can't be brought to opset {OPSET}: {error}") from error
 
 
@@ -138,11 +143,18 @@ class FoldConstants(GraphPass):
           where both agree.
         - ``Reshape(x, shape)`` with one size that depends on the batch gets a constant with -1 there, and
           ``Resize(x, sizes=[n, C, h, w])`` a constant ``[h, w]``.
+        - ``If`` of a condition that is known then becomes the nodes of its branch.
     """
 
     tolerance: ClassVar[float] = 1e-6
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
+        details = [self._fold(model)]
+        while chosen := _inline_branches(model):
+            details += [f"{chosen} If became their branch", self._fold(model)]
+        return "; ".join(filter(None, details))
+
+    def _fold(self, model: onnx.ModelProto) -> str:
         index = GraphIndex(model)
         inputs = graph_inputs(model)
         first = inputs[0].type.tensor_type.shape.dim[:1] if inputs else []
@@ -169,6 +181,42 @@ class FoldConstants(GraphPass):
         drop_unused(model)
         count = len(same) + before - len(model.graph.node)
         return f"{count} constant nodes and {len(targets)} computed shapes folded" if count or targets else ""
+
+
+def _inline_branches(model: onnx.ModelProto) -> int:
+    """Replace each If of a constant condition by the nodes of the branch that it takes; count them."""
+    index, count = GraphIndex(model), 0
+    for node in list(model.graph.node):
+        condition = index.constants.get(node.input[0]) if node.op_type == "If" else None
+        if condition is None:
+            continue
+        branch = attribute(node, "then_branch" if condition.item() else "else_branch")
+        nodes, tensors = [*branch.node], [*branch.initializer]
+        inside = [tensor.name for tensor in tensors] + [name for inner in nodes for name in inner.output if name]
+        # Tensors of two branches, of this If or of two, may have one name.
+        names = {name: f"{node.output[0]}_{name}" for name in inside}
+        _rename(branch, names)
+        nodes += [
+            onnx.helper.make_node("Identity", [value.name], [output])
+            for value, output in zip(branch.output, node.output, strict=True)
+        ]
+        index.insert(node, *nodes)
+        model.graph.initializer.extend(tensors)
+        model.graph.node.remove(node)
+        count += 1
+    return count
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename tensors of a graph and of its subgraphs; nodes, whose names may be taken elsewhere, lose theirs."""
+    for tensor in [*graph.initializer, *graph.output]:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for inner in subgraphs(node):
+            _rename(inner, names)
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any] | None) -> bool:
@@ -216,7 +264,7 @@ def _value(index: GraphIndex, node: onnx.NodeProto, opset: int) -> NDArray[Any] 
         shape = index.shapes.get(node.input[0], ("?",))
         start, end = attribute(node, "start", 0), attribute(node, "end", len(shape))
         return None if any(isinstance(size, str) for size in shape) else np.array(shape, np.int64)[start:end]
-    inputs = {name: index.constants.get(name) for name in node.input if name}
+    inputs = {name: index.constants.get(name) for name in read_tensors(node) if name}
     unknown = not inputs or any(value is None for value in inputs.values())
     if unknown or node.domain not in ("", "ai.onnx") or node.op_type in _KEPT or len(node.output) != 1:
         return None
@@ -561,7 +609,10 @@ def with_image_size(model: onnx.ModelProto, side: int) -> onnx.ModelProto | None
     dims = inputs[0].type.tensor_type.shape.dim if len(inputs) == 1 else []
     if len(dims) != 4 or all(dim.dim_value for dim in dims[1:]):
         return None
-    return with_input_shapes(model, {inputs[0].name: [0, *(dim.dim_value or side for dim in dims[1:])]})
+    sizes = [dim.dim_value or side for dim in dims[1:]]
+    if not any(dim.dim_value for dim in dims[1:]):
+        sizes[0] = 3  # free colours too: NCHW, as torch has it
+    return with_input_shapes(model, {inputs[0].name: [0, *sizes]})
 
 
 def default_passes() -> tuple[GraphPass, ...]:
