@@ -347,8 +347,9 @@ def check_equivalence(
     """Check with onnxruntime that two models compute the same on ``(N, 3, S, S)`` float32 samples.
 
     Gives the largest absolute difference of any value of any output. The tolerance is a share of an output's largest
-    value where that exceeds 1. A network that multiplies rounding errors, as a sharp soft-argmax does, may change as
-    much as by onnxruntime's own rewrites. `name` is that of the step that rewrote the model.
+    value where that exceeds 1. A network that multiplies rounding errors, as a sharp soft-argmax does, may change by
+    four times what onnxruntime's own rewrites change, and by ten tolerances at most. `name` is that of the step that
+    rewrote the model.
 
     Raises:
         ConvertError: The difference exceeds the tolerance, the outputs' shapes differ, or a model does not run.
@@ -366,7 +367,7 @@ def check_equivalence(
         allowed = tolerance * max(1.0, float(np.abs(one).max(initial=0)))
         if allowed and not differences[-1] <= allowed:
             own = float(np.abs(one.astype(np.float64) - run_model(part, inputs)).max(initial=0))
-            allowed = max(allowed, 4 * own)
+            allowed = max(allowed, min(4 * own, 10 * allowed))
         if not differences[-1] <= allowed:
             raise ConvertError(f"{name} changed the output by {differences[-1]:.3g}; at most {allowed:.3g} is allowed")
     return max(differences)
