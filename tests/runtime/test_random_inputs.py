@@ -168,7 +168,7 @@ def test_a_crowd_in_one_call_equals_one_by_one(landmarker: FaceLandmarker) -> No
     np.testing.assert_allclose(landmarker(photo, crowd), alone, atol=1e-3)
 
 
-WRONG = ("1", 1.5, float("nan"), [1], object(), True, -1)
+WRONG = ("1", 1.5, float("nan"), [1], ..., True, -1)
 NUMBERS: dict[str, tuple[type[PfldEdgeError], Callable[..., object]]] = {
     "refine": (DetectorError, FaceAnalyzer),
     "max_faces": (DetectorError, FaceAnalyzer),
@@ -196,7 +196,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers(name: str, value: object) -> N
     NUMBERS[name][1](**{name: value})
 
 
-@pytest.mark.parametrize("value", ["1", None, [1], object(), True], ids=str)
+@pytest.mark.parametrize("value", ["1", None, [1], ..., True], ids=str)
 def test_a_setting_that_is_no_number_is_refused_by_its_name(value: object) -> None:
     settings: dict[str, tuple[type[PfldEdgeError], Callable[..., object]]] = {
         "fps": (TrackerError, FaceTracker),
@@ -215,7 +215,7 @@ def test_a_setting_that_is_no_number_is_refused_by_its_name(value: object) -> No
             make(**{name: value})
 
 
-@pytest.mark.parametrize("model", [3, 0.5, ["a.onnx"], True, object(), FaceLandmarker, YuNet], ids=str)
+@pytest.mark.parametrize("model", [3, 0.5, ["a.onnx"], True, ..., FaceLandmarker, YuNet], ids=str)
 def test_what_is_neither_file_nor_network_is_refused_as_a_model(model: Any) -> None:
     for error, make in (
         (ModelFileError, FaceLandmarker),

@@ -110,10 +110,11 @@ class Refinement(nn.Module):
 
     def forward(self, places: Tensor, log_variances: Tensor) -> tuple[Tensor, Tensor]:
         """Correct landmarks ``(N, 2 * P)``, fractions of the crop, and the logarithms of their variances ``(N, P)``."""
-        places, doubts = places.unsqueeze(1), log_variances.unsqueeze(1)
-        out = self.out(self.hidden(torch.cat([places, doubts], dim=2)).relu())
-        moved = places + self.shape(places) + out[..., : 2 * self.num_landmarks]
-        return moved.squeeze(1), (doubts + out[..., 2 * self.num_landmarks :]).squeeze(1)
+        flat, doubts = places.reshape(-1, 1, 2 * self.num_landmarks), log_variances.reshape(-1, 1, self.num_landmarks)
+        out = self.out(self.hidden(torch.cat([flat, doubts], dim=2)).relu())
+        moved = flat + self.shape(flat) + out[..., : 2 * self.num_landmarks]
+        doubts = doubts + out[..., 2 * self.num_landmarks :]
+        return moved.reshape(places.shape), doubts.reshape(log_variances.shape)
 
 
 class HeatMaps(nn.Module):
