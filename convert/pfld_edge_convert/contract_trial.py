@@ -186,6 +186,8 @@ class Network:
         """
         images = crops.reshape(-1, *crops.shape[-3:])
         wanted = range(len(self.names)) if wanted is None else wanted
+        if not wanted:  # onnxruntime would give all outputs
+            return {}
         batch: NDArray[Any] = images[..., ::-1] if trial.color_order == "rgb" else images
         if trial.normalization != "uint8":
             mean, scale = mean_and_scale(trial.normalization, trial.color_order)

@@ -59,8 +59,8 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
     [
         ("predicted x", "No such command 'predicted'"),
         ("--quick", "--quick"),
-        ("predict", "--output"),
-        ("predict x.jpg", "--output"),
+        ("predict", "give photographs, videos or folders"),
+        ("predict x.jpg", "x.jpg: no such photograph"),
         ("predict x.jpg -o out --zoom 3", "--zoom"),
         ("evaluate none.onnx --data none", "none"),
         ("evaluate none.onnx", "--data"),

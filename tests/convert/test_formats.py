@@ -83,7 +83,7 @@ def test_qdq_holds_standard_operators_and_integer_weights(multi_scale_64: Quanti
     assert kinds == {np.dtype(np.int8 if signed else np.uint8)}
     stored = layer_weights(model)
     assert all(layer.integer for layer in stored)
-    for layer, plain in zip(stored, layer_weights(quantized.model), strict=True):
+    for layer, plain in zip(stored, layer_weights(write_qoperator(quantized.plan)), strict=True):
         np.testing.assert_array_equal(layer.weight, plain.weight)
 
 

@@ -206,7 +206,7 @@ def test_all_layers_compute_in_integers_and_weights_are_those_of_qoperator(
                 shape = [1, 1, 1, 1]
                 shape[axis] = -1
                 written.append((stored * weight.quantization.scale.reshape(shape)).transpose(order))
-        plain = [layer for layer in layer_weights(quantized.model) if layer.kind == "Conv"]
+        plain = [layer for layer in layer_weights(write_qoperator(quantized.plan)) if layer.kind == "Conv"]
         for found, layer in zip(written, plain, strict=True):
             np.testing.assert_allclose(found, layer.weight, rtol=1e-6)
 
