@@ -47,9 +47,8 @@ def test_inspect_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(FAST_MODEL), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["format"] == "pfld-edge-inspect-1"
-    assert (
-        record["macs"] == sum(layer["macs"] for layer in record["layers"]) == 37_872_296
-    )  # with the zeros of four pixels at a time
+    # With those by zero of a first convolution that reads four pixels at a time.
+    assert record["macs"] == sum(layer["macs"] for layer in record["layers"]) == 37_872_296
     assert record["contract"]["layout"] == "NHWC"
     assert record["fusion"]["running"]["QLinearConv"] == 9
     assert record["quantization"]["faces"] > 0

@@ -662,7 +662,7 @@ def test_a_fixed_batch_is_freed_behind_operators_without_shape_inference(build: 
 
 
 def test_a_network_that_multiplies_rounding_errors_is_held_to_what_they_make_of_it(build: Build) -> None:
-    """The sum of a convolution's products in another order, and the sine of it; half a thousandth more is a wrong rewrite."""
+    """The sine of sums of products in another order; half a thousandth more is a wrong rewrite."""
     random = np.random.default_rng(0)
     weight = random.normal(size=(32, 32, 3, 3)).astype(np.float32)
     nodes = [node("Conv", ["x", "w"], ["a"]), node("Mul", ["a", "k"], ["b"]), node("Sin", ["b"], ["y"])]
