@@ -17,6 +17,7 @@ from pfld_edge_runtime import BUNDLED_MODEL, ConfidenceCurve, Contract, Landmark
 from pfld_edge_train.batches import Batch, training_batches
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from pfld_edge_train.config import LossConfig, load_config
+from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.face_cache import open_cache
 from pfld_edge_train.losses import LandmarkLoss
 from pfld_edge_train.models import ModelConfig, build_model
@@ -221,6 +222,8 @@ def wider(folder: Path) -> Path:
 
 
 def test_crops_without_a_face_show_none(last_layers: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(TrainConfigError, match=r"no boxes\.csv"):
+        last_layers["faceless_crops"](tmp_path, Contract())
     crops = last_layers["faceless_crops"](wider(tmp_path), Contract())
     assert crops.shape[1:] == (112, 112, 3)
     assert 2 <= len(crops) <= 4

@@ -199,6 +199,10 @@ def finish(refinement: Any) -> None:  # noqa: ANN401 - layers are attributes tha
 
 def faceless_crops(folder: Path, contract: Contract) -> NDArray[np.uint8]:
     """Crops ``(M, S, S, 3)`` of WIDER FACE without a face: two random boxes of a photograph, and false detections."""
+    if not (folder / "boxes.csv").is_file():
+        raise TrainConfigError(
+            f"{folder}: no boxes.csv; --faceless takes WIDER FACE's folder, with images and boxes.csv"
+        )
     known = defaultdict(list)
     with (folder / "boxes.csv").open(encoding="utf-8") as file:
         for name, *numbers in islice(csv.reader(file), 1, None):
