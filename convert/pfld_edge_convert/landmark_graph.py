@@ -84,9 +84,7 @@ def landmark_graph(
     told = reading or Reading()
     if QUANTIZED.intersection(node.op_type for node in model.graph.node) or (base and base.quantization != "none"):
         raise ConvertError(f"{name} is quantized already; convert the float network that it was made from")
-    if fused := {node.op_type for node in model.graph.node if node.domain.endswith(".nchwc")} | _FUSED.intersection(
-        node.op_type for node in model.graph.node
-    ):
+    if fused := {node.op_type for node in model.graph.node if node.domain.endswith(".nchwc") or node.op_type in _FUSED}:
         raise ConvertError(
             f"{name} was optimized by onnxruntime ({', '.join(sorted(fused))}); convert the file that it was made from"
         )

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import helper
 
 from pfld_edge_convert.errors import ConvertError
@@ -18,7 +20,14 @@ from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import GraphIndex, with_outputs
 from pfld_edge_convert.quantization import plan as plans
 from pfld_edge_convert.quantization.finetuning import IntegerNetwork
-from pfld_edge_convert.quantization.plan import Grid, Plan, clamp_bounds, integer_tensors, weighted_layers
+from pfld_edge_convert.quantization.plan import (
+    Grid,
+    Plan,
+    clamp_bounds,
+    integer_tensors,
+    resize_places,
+    weighted_layers,
+)
 from pfld_edge_convert.quantization.ranges import collect_histograms, grids_from
 from pfld_edge_convert.quantization.reconstruction import NodewiseRunner, initial_plan
 from pfld_edge_convert.quantization.settings import SATURATION_FREE
@@ -186,6 +195,16 @@ OF_ONNXRUNTIME = {
         ["a", "b"],
         {"Slice", "Concat"},
     ),
+    "resize by no whole factor": (
+        [
+            node("MaxPool", ["a"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+            node("Resize", ["p", "", "more"], ["r"], coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+            node("Add", ["r", "b"], ["m"]),
+        ],
+        {"more": np.array([1, 1, 2.1, 2.1], np.float32)},
+        ["a", "b"],
+        {"MaxPool", "Transpose", "Gather", "QLinearAdd"},
+    ),
     "grouped convolution": (
         [node("Conv", ["a", "grouped"], ["m"], kernel_shape=[3, 3], group=2, dilations=[2, 2], pads=[2, 2, 2, 2])],
         {"grouped": GROUPED},
@@ -340,3 +359,18 @@ def test_a_last_product_keeps_its_activation(build: Build, activation: str) -> N
     for written in (write_qoperator(plan), write_qdq(plan), write_qdq(plan, signed=True)):
         np.testing.assert_allclose(run_model(written, INPUTS), expected, atol=0.02)
         assert run_model(written, INPUTS).min() == 0
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_the_places_of_a_resize_are_onnxruntimes(build: Build, seed: int, by_scales: bool) -> None:
+    random = np.random.default_rng(seed)
+    height, width = random.integers(1, 20, 2).tolist()
+    wanted = np.array([1, 1, *random.uniform(1 / min(height, width), 3.5, 2)], np.float32)
+    constants = {"w": wanted if by_scales else np.array([2, 3, *random.integers(1, 50, 2)])}
+    inputs = ["x", "", "w"] if by_scales else ["x", "", "", "w"]
+    resize = node("Resize", inputs, ["y"], coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    model = build([resize], constants, [2, 3, height, width])
+    images = random.normal(size=(2, 3, height, width)).astype(np.float32)
+    places = resize_places(GraphIndex(model), model.graph.node[0])
+    assert places is not None
+    np.testing.assert_array_equal(images[:, :, places[0][:, None], places[1]], run_model(model, images))

@@ -23,7 +23,16 @@ from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.litert_file import LiteRTFile, Quantization
 from pfld_edge_convert.formats.qoperator import Arithmetic, Step, integer_steps
 from pfld_edge_convert.passes.base import attribute, is_spatial_mean, with_outputs
-from pfld_edge_convert.quantization.plan import LEVELS, Grid, IntegerWeights, Layer, Plan, clamp_bounds, nearest_resize
+from pfld_edge_convert.quantization.plan import (
+    LEVELS,
+    Grid,
+    IntegerWeights,
+    Layer,
+    Plan,
+    clamp_bounds,
+    nearest_resize,
+    resize_places,
+)
 from pfld_edge_runtime import CONTRACT_KEY, Contract
 
 Array = NDArray[np.generic]
@@ -352,7 +361,7 @@ class _Writer:
             file.operator(
                 "MAX_POOL_2D" if kind == "MaxPool" else "AVERAGE_POOL_2D", [read], output, "Pool2DOptions", **window
             )
-        elif nearest_resize(node):
+        elif nearest_resize(node) and self._is_whole_resize(node):
             sizes = file.constant(f"{node.output[0]}.sizes", np.array(self._shape(node.output[0])[1:3], np.int32))
             file.operator("RESIZE_NEAREST_NEIGHBOR", [inputs[0], sizes], output, "ResizeNearestNeighborOptions")
         elif kind == "Softmax" and rank < 4 and int(attribute(node, "axis", -1)) % rank == rank - 1:
@@ -376,6 +385,15 @@ class _Writer:
             raise ConvertError(
                 f"the LiteRT format has no counterpart of {kind} ({node.output[0]}): choose other formats"
             )
+
+    def _is_whole_resize(self, node: onnx.NodeProto) -> bool:
+        """Whether a Resize to the nearest pixel reads those that TensorFlow Lite does, which knows sizes, no scales."""
+        places = resize_places(self._index, node)
+        sizes = self._index.shapes[node.input[0]][2:]
+        return places is not None and all(
+            np.array_equal(read, np.arange(len(read)) * int(size) // len(read))
+            for read, size in zip(places, sizes, strict=True)
+        )
 
     def _slice_starts(self, node: onnx.NodeProto) -> list[int] | None:
         """Where a Slice in steps of 1 begins along each axis; None of another one."""

@@ -27,6 +27,7 @@ from pfld_edge_convert.quantization.plan import (
     fused_clamp,
     hard_swish_offset,
     keeps_grid,
+    resize_places,
 )
 
 CONTRIB = "com.microsoft"
@@ -308,8 +309,8 @@ class _Writer(OnnxWriter):
             case kind if kind is Arithmetic.COMPUTE or node.op_type == "AveragePool":
                 operands = [*self._operands(*node.input), *self._ends(output)]
                 self._emit(f"QLinear{node.op_type}", operands, step, CONTRIB).attribute.extend(node.attribute)
-            case _ if node.op_type == "Resize" and self._repeats(step):
-                self._write_repeats(step)
+            case _ if node.op_type == "Resize" and (places := resize_places(self._index, node)):
+                self._write_resize(step, *places)
             case _:
                 inputs = [self._named(name, self._as_integer) for name in node.input]
                 self._emit(node.op_type, inputs, step).attribute.extend(node.attribute)
@@ -327,21 +328,12 @@ class _Writer(OnnxWriter):
         made = self._emit("QLinearConv", [*operands, *self._ends(name), f"{name}.b"], step)
         made.attribute.extend(item for item in node.attribute if item.name != "auto_pad")
 
-    def _repeats(self, step: Step) -> tuple[tuple[int, int], ...]:
-        """How many rows and columns a Resize of images reads, and how often it repeats each; () where not so simple."""
-        source, result = (self._index.shapes.get(name, ()) for name in (step.node.input[0], step.output))
-        sizes = [size for size in (*source[2:], *result[2:]) if isinstance(size, int)]
-        if len(source) != 4 or len(sizes) != 4 or source[1] != result[1] or sizes[2] % sizes[0] or sizes[3] % sizes[1]:
-            return ()
-        return (sizes[0], sizes[2] // sizes[0]), (sizes[1], sizes[3] // sizes[1])
-
-    def _write_repeats(self, step: Step) -> None:
+    def _write_resize(self, step: Step, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
         """Write a Resize as copies of whole rows and pixels, channels last, where onnxruntime's own takes longer."""
         name = f"{step.output}_q"
         moved = self._node("Transpose", [self._as_integer(step.node.input[0])], f"{name}_rows", perm=[0, 2, 3, 1])
-        for axis, (size, times) in zip((2, 1), reversed(self._repeats(step)), strict=True):
-            places = np.repeat(np.arange(size), times)
-            chosen = self._constant(f"places_{size}x{times}", places)
+        for axis, places in ((2, columns), (1, rows)):
+            chosen = self._constant(f"{name}_places_{axis}", places)
             moved = self._node("Gather", [moved, chosen], f"{name}_{axis}", axis=axis)
         self._integer[step.output] = self._node("Transpose", [moved], name, perm=[0, 3, 1, 2])
 

@@ -30,6 +30,7 @@ from pfld_edge_convert.quantization.plan import (
     clamp_bounds,
     hard_swish_offset,
     nearest_resize,
+    resize_places,
 )
 from pfld_edge_convert.quantization.reconstruction import limits_of, pairs_vary
 from pfld_edge_convert.quantization.settings import WeightLimits
@@ -333,10 +334,11 @@ def _reshaped(node: onnx.NodeProto, index: GraphIndex, inputs: list[Tensor]) -> 
 
 
 def _resized(node: onnx.NodeProto, index: GraphIndex, inputs: list[Tensor]) -> Tensor:
-    if not nearest_resize(node):
+    places = resize_places(index, node) if nearest_resize(node) else None
+    if places is None:
         raise ConvertError(f"fine-tuning knows Resize to the nearest pixel only ({node.output[0]})")
-    sizes = [size for size in index.shapes[node.output[0]][2:] if isinstance(size, int)]
-    return functional.interpolate(inputs[0], sizes)
+    rows, columns = map(torch.from_numpy, places)
+    return inputs[0][:, :, rows[:, None], columns]
 
 
 def _sliced(node: onnx.NodeProto, index: GraphIndex, inputs: list[Tensor]) -> Tensor:

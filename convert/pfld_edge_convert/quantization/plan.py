@@ -261,6 +261,26 @@ def nearest_resize(node: onnx.NodeProto) -> bool:
     )
 
 
+def resize_places(index: GraphIndex, node: onnx.NodeProto) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Rows and columns of images that a `nearest_resize` reads for those of its result; None where sizes are free."""
+    source, result = (index.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
+    scales = index.constants.get(node.input[2]) if len(node.input) > 2 else None
+    # onnxruntime copies an image that keeps its size, whatever the scales.
+    by_sizes = scales is None or not scales.size or source[2:] == result[2:]
+    if len(source) != 4 or len(result) != 4 or source[1] != result[1]:
+        return None
+    places = []
+    for axis in (2, 3):
+        read, made = source[axis], result[axis]
+        if not isinstance(read, int) or not isinstance(made, int):
+            return None
+        scale = made / read if by_sizes or scales is None else scales[axis - 4]
+        # In float32, as onnxruntime divides.
+        steps = np.floor(np.arange(made, dtype=np.float32) / np.float32(scale)).astype(np.int64)
+        places.append(steps.clip(max=read - 1))
+    return places[0], places[1]
+
+
 def keeps_grid(node: onnx.NodeProto) -> bool:
     """Whether a node moves, selects or averages values, so that its output has the grid of its input."""
     return node.op_type in MOVES or node.op_type == "AveragePool" or nearest_resize(node)
