@@ -23,7 +23,7 @@ from pfld_edge_runtime.errors import BoxError, ImageError
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
-Number = TypeVar("Number", np.uint16, np.float32)
+Number = TypeVar("Number", np.uint16, np.int64, np.float32)
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
 LARGEST_COORDINATE = 1e9
@@ -201,6 +201,8 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
         # Undo `image[:, :, ::-1]` and renumber the channels to match: reading memory backwards is slow.
         photo = photo[:, :, ::-1]
     order = tuple(range(photo.shape[2]))[:: -1 if swap_channels != backwards else 1]
+    if windows.rolls is not None:
+        photo = np.ascontiguousarray(photo)  # once, not for every face
     crops = np.empty((len(windows.sizes), size, size, 3), np.uint8)
     for index, ((x, y), side) in enumerate(zip(windows.corners.tolist(), windows.sizes.tolist(), strict=True)):
         if windows.rolls is not None and windows.rolls[index]:
@@ -260,22 +262,28 @@ def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: i
     photograph from `check_image`; an `ImageError` says that floating-point values are not in 0..1.
     """
     steps = np.arange(size)
-    x = matrix[0, 0] * steps + matrix[0, 1] * steps[:, None] + matrix[0, 2]
-    y = matrix[1, 0] * steps + matrix[1, 1] * steps[:, None] + matrix[1, 2]
-    height, width = photo.shape[:2]
+    height, width, channels = photo.shape
     # Far outside, indices would overflow; one pixel outside is as black.
-    x, y = x.clip(-2, width + 1), y.clip(-2, height + 1)
+    x = (matrix[0, 0] * steps + matrix[0, 1] * steps[:, None] + matrix[0, 2]).clip(-2, width + 1)
+    y = (matrix[1, 0] * steps + matrix[1, 1] * steps[:, None] + matrix[1, 2]).clip(-2, height + 1)
     left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
-    right_share, low_share = (x - left).astype(np.float32), (y - top).astype(np.float32)
-    face = np.zeros((size, size, photo.shape[2]), np.float32)
-    for down, across in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        rows, columns = top + down, left + across
-        weights = (low_share if down else 1 - low_share) * (right_share if across else 1 - right_share)
-        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        taps = _grey_levels(photo[rows.clip(0, height - 1), columns.clip(0, width - 1)])
-        face += taps.astype(np.float32) * (weights * inside)[:, :, None]
-    face += np.float32(0.5)
-    return face.astype(np.uint8)
+    columns, rows = _line_taps(left, x, width), _line_taps(top, y, height)
+    samples, planes = np.ascontiguousarray(photo).reshape(-1), np.arange(channels)[:, None, None]
+    # Planes of single values: numpy gathers them and weighs them faster than pixels.
+    face = np.full((channels, size, size), 0.5, np.float32)
+    places = _scratch_memory("gathered", face.shape, np.int64)
+    for row, low in rows:
+        for column, across in columns:
+            np.add(row * (width * channels) + column * channels, planes, out=places)
+            face += _grey_levels(samples.take(places)) * (low * across)
+    return face.astype(np.uint8).transpose(1, 2, 0)
+
+
+def _line_taps(first: Int64, at: NDArray[np.float64], length: int) -> list[tuple[Int64, Float32]]:
+    """The two lines beside each place, by their numbers within a photograph, and their weights: 0 outside of it."""
+    share = (at - first).astype(np.float32)
+    taps = ((first, np.float32(1) - share), (first + 1, share))
+    return [(line.clip(0, length - 1), weight * ((line >= 0) & (line < length))) for line, weight in taps]
 
 
 def _taps(length: int, size: int, before: int, after: int) -> tuple[Int64, Float32, NDArray[np.bool_]]:
