@@ -276,7 +276,8 @@ def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: i
         for column, across in columns:
             np.add(row * (width * channels) + column * channels, planes, out=places)
             face += _grey_levels(samples.take(places)) * (low * across)
-    return face.astype(np.uint8).transpose(1, 2, 0)
+    pixels: NDArray[np.uint8] = face.astype(np.uint8).transpose(1, 2, 0)
+    return pixels
 
 
 def _line_taps(first: Int64, at: NDArray[np.float64], length: int) -> list[tuple[Int64, Float32]]:
