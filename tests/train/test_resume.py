@@ -75,8 +75,12 @@ fit(new_run(load_config(Path(sys.argv[1]))), Path(sys.argv[2]), Path(sys.argv[3]
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_run_killed_within_an_epoch_goes_on_with_the_same_bits(write_config: WriteConfig, tmp_path: Path) -> None:
-    path = write_config("killed", PAPER, checkpoint_steps=2, epochs=2, conv_branches=2)
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_run_killed_within_an_epoch_goes_on_with_the_same_bits(
+    kind: str, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    more = f"{PAPER}\n[optimizer]\nkind = '{kind}'"
+    path = write_config("killed", more, checkpoint_steps=2, epochs=2, conv_branches=2)
     config, cache = load_config(path), tmp_path / "cache"
     fit(new_run(config), tmp_path / "straight", cache)
     steps = load_checkpoint(tmp_path / "straight/last.pth").step // 2

@@ -16,6 +16,7 @@ from pfld_edge_train.config import TrainConfig, load_config
 from pfld_edge_train.engine import learning_rate_at
 from pfld_edge_train.errors import TrainConfigError
 from pfld_edge_train.fit import fit
+from pfld_edge_train.learner import Muon
 from pfld_edge_train.run_log import Callback, EpochResult, RunLog, RunPlan, TextProgress, draw_curves
 from pfld_edge_train.run_state import new_run
 
@@ -61,6 +62,33 @@ def test_the_schedule_is_that_of_torch(schedule: str) -> None:
         assert learning_rate_at(step, steps, config) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
         after.step()
+
+
+def test_muon_turns_convolutions_as_torch_does_and_the_rest_as_adamw() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((8, 4, 3, 3), (12, 3, 1, 1), (6, 1, 3, 3), (5, 6, 1, 1), (7, 4), (9,))
+    starts = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours, theirs = ([torch.nn.Parameter(value.clone()) for value in starts] for _ in range(2))
+    flat = [torch.nn.Parameter(value.flatten(1).clone()) for value in starts[:2]]
+    optimizers = [
+        # Depthwise convolutions and those of the last layer stay with AdamW.
+        Muon([{"params": ours, "weight_decay": 0.1}], 0.01, outputs=ours[3:4]),
+        torch.optim.AdamW(theirs[2:], lr=0.01, weight_decay=0.1),
+        # Of a fifth of the rate: torch's updates have a root mean square of 0.2 rates, in bfloat16.
+        torch.optim.Muon(flat, lr=0.05, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(5):
+        for mine, other, row in zip(ours, theirs, [*flat, None, None, None, None], strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+            if row is not None:
+                row.grad = mine.grad.flatten(1)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(mine, other) for mine, other in zip(ours[2:], theirs[2:], strict=True))
+    for mine, row, start in zip(ours, flat, starts, strict=False):
+        moved, wanted = mine.detach().flatten(1) - start.flatten(1), row.detach() - start.flatten(1)
+        assert float((moved - wanted).norm() / wanted.norm()) < 0.05
 
 
 def test_the_log_forgets_what_was_done_again(tmp_path: Path) -> None:
@@ -146,7 +174,7 @@ def test_without_a_terminal_a_line_comes_every_half_minute() -> None:
     [
         ({"device": "tpu"}, "device should be 'auto', 'cpu' or 'cuda', found 'tpu'"),
         ({"checkpoint_steps": -1}, "checkpoint_steps should be greater than or equal to 0"),
-        ({"optimizer": {"kind": "sgd"}}, "optimizer.kind should be 'adamw' or 'adam', found 'sgd'"),
+        ({"optimizer": {"kind": "sgd"}}, "optimizer.kind should be 'adamw', 'adam' or 'muon', found 'sgd'"),
         ({"optimizer": {"warmup_epochs": -1.0}}, "warmup_epochs should be greater than or equal to 0"),
         ({"optimizer": {"ema_decay": 1.0}}, "ema_decay should be less than 1"),
         ({"optimizer": {"schedule": "step"}}, "schedule should be 'cosine' or 'constant', found"),

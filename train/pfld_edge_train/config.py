@@ -186,7 +186,7 @@ class OptimizerConfig:
     of the averaged weights, which are evaluated and shipped.
     """
 
-    kind: Literal["adamw", "adam"] = "adamw"
+    kind: Literal["adamw", "adam", "muon"] = "adamw"
     learning_rate: Positive = 2e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: NotNegative = 1.0

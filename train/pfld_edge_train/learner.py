@@ -1,7 +1,7 @@
 """A network in training: learning rates and freezing of layers, optimizer, averaged weights."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -22,6 +22,9 @@ BACKBONE = "backbone"
 REFINEMENT_RATE = 0.1
 """Factor to a `Refinement`'s learning rate: its inputs are correlated, and at the full rate Adam's noise undoes what it
 learned (error on training faces 0.0270 instead of 0.0296)."""
+
+_MOMENTUM = 0.95
+"""Share of `Muon`'s momentum that stays in a step."""
 
 
 @dataclass(slots=True)
@@ -62,13 +65,68 @@ def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) 
         runner = HeatMapLogits(model)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = parameter_groups(model, config.optimizer.weight_decay, config.finetune, auxiliary)
-    kind = torch.optim.AdamW if config.optimizer.kind == "adamw" else torch.optim.Adam
-    optimizer = kind(groups, lr=config.optimizer.learning_rate)
+    rate = config.optimizer.learning_rate
+    optimizer: torch.optim.Optimizer
+    if config.optimizer.kind == "muon":
+        optimizer = Muon(groups, rate, (v for n, v in model.named_parameters() if n.startswith(f"{LAST_LAYER}.")))
+    else:
+        optimizer = (torch.optim.AdamW if config.optimizer.kind == "adamw" else torch.optim.Adam)(groups, lr=rate)
     runner = processes.wrapped(runner)
     if config.compile:
         runner.compile()
     scaler = torch.amp.GradScaler(processes.device.type, enabled=config.fp16)
     return Learner(model, average, auxiliary, optimizer, runner, scaler)
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, but convolutions that mix channels move by their momentum with all singular values made equal.
+
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. A weight counts as a matrix with a
+    row for each output channel. The update's root mean square is the learning rate, as in Adam's first steps, so that
+    all parameters share one rate (Liu et al., arXiv 2502.16982, section 2.2, has 0.2 of it). `outputs` are parameters
+    that stay with AdamW: those of the last layer, whose rows are no features.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, outputs: Iterable[Tensor] = ()) -> None:
+        super().__init__(groups, lr=lr)
+        self._outputs = {id(value) for value in outputs}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient; afterwards those of the convolutions are gone."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                mixes_channels = weight.ndim == 4 and weight.shape[1] > 1
+                if weight.grad is None or not mixes_channels or id(weight) in self._outputs:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    # `AdamW` looks for a step wherever there is a state.
+                    state.update(step=torch.zeros(()), momentum=torch.zeros_like(weight))
+                state["step"] += 1
+                momentum = state["momentum"]
+                momentum.lerp_(weight.grad, 1 - _MOMENTUM)
+                update = orthogonalized(weight.grad.lerp(momentum, _MOMENTUM).flatten(1))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update.view_as(weight), alpha=-group["lr"] * max(update.shape) ** 0.5)
+                weight.grad = None
+        super().step()
+        return loss
+
+
+def orthogonalized(matrix: Tensor) -> Tensor:
+    """A matrix with the singular vectors of a matrix ``(M, N)``, singular values 0.7 to 1.2.
+
+    Five Newton-Schulz steps with the coefficients of Jordan et al., which converge fastest, not best.
+    """
+    x = matrix / (matrix.norm() + torch.finfo(matrix.dtype).tiny)
+    x = x if len(x) <= x.shape[1] else x.T
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    found: Tensor = x if x.shape == matrix.shape else x.T
+    return found
 
 
 @torch.no_grad()
