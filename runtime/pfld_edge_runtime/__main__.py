@@ -13,10 +13,11 @@ import numpy as np
 
 from pfld_edge_runtime.device_check import INT8_DOT_PRODUCTS, environment, self_test
 from pfld_edge_runtime.errors import PfldEdgeError
-from pfld_edge_runtime.landmark_model import BUNDLED_MODEL
+from pfld_edge_runtime.landmark_model import BUNDLED_MODEL, FAST_MODEL
 from pfld_edge_runtime.session import DEVICES
 
 PASSED, DIFFERS, UNUSABLE = 0, 1, 2
+_BUNDLED = [str(BUNDLED_MODEL), str(FAST_MODEL)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,13 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Report this device, and test that models compute here what their exporter computed.",
         epilog="Exit status: 0 all right, 1 a model differs, 2 a model, the device or the output can't be used.",
     )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="ONNX files (default: the bundled model)")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="ONNX files (default: the bundled models)")
     parser.add_argument("--device", default="cpu", help=f"{', '.join(DEVICES)}, auto (default: cpu)")
     parser.add_argument("--strict", action="store_true", help="fail where the device can't run the model")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     report = environment()
-    report["models"] = [_tested(name, options.device, options.strict) for name in options.models or [None]]
+    report["models"] = [_tested(name, options.device, options.strict) for name in options.models or _BUNDLED]
     try:
         print(json.dumps(report, indent=2) if options.json else _text(report), flush=True)  # noqa: T201 - the output
     except OSError as error:
@@ -44,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(max(test["status"] for test in report["models"]))
 
 
-def _tested(model: str | None, device: str, strict: bool) -> dict[str, Any]:
-    """Exit status, sentence, warnings and figures of one model, None for the bundled one."""
+def _tested(model: str, device: str, strict: bool) -> dict[str, Any]:
+    """Exit status, sentence, warnings and figures of one model."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             found = self_test(model, device, strict=strict)
         except PfldEdgeError as error:
-            return {"model": model or BUNDLED_MODEL.name, "status": UNUSABLE, "verdict": str(error), "warnings": []}
+            return {"model": model, "status": UNUSABLE, "verdict": str(error), "warnings": []}
     result = asdict(found)
     if not np.isfinite(found.difference):
         result["difference"] = None  # JSON has no NaN

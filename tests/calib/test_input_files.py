@@ -231,7 +231,7 @@ def test_what_is_wrong_with_a_csv_names_its_line(tmp_path: Path, content: bytes,
             b'{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "keypoints": [1'
             + b"0" * 400
             + b", 1, 1]}]}",
-            "an annotation has image_id and keypoints",
+            "an annotation has image_id, keypoints",
         ),
     ],
 )

@@ -222,6 +222,15 @@ def test_coco_points_that_nobody_labelled_weigh_nothing(tmp_path: Path) -> None:
     assert shard.crops.shape == (1, 168, 168, 3)
 
 
+@pytest.mark.parametrize(("crowd", "faces"), [(0, 1), ("0", 1), (None, 1), (False, 1), (1, 0), ("1", 0), (True, 0)])
+def test_a_coco_crowd_is_no_face(tmp_path: Path, crowd: object, faces: int) -> None:
+    path = coco(tmp_path, [[10, 20, 2, 40, 50, 1], [5, 5, 2, 30, 30, 2]])
+    record = json.loads(path.read_text())
+    record["annotations"][0]["iscrowd"] = crowd
+    path.write_text(json.dumps(record))
+    assert len(read_coco(path)) == 1 + faces
+
+
 def test_points_of_weight_0_do_not_stretch_a_prepared_crop(tmp_path: Path) -> None:
     face = portraits()[0]
     assert face.landmarks is not None

@@ -48,12 +48,14 @@ def read_coco(path: Path, images: Path | None = None) -> list[Face]:
 
 def _face(item: Mapping[str, Any], names: Mapping[Any, str], root: Path, where: str) -> Face | None:
     try:
-        if item.get("iscrowd"):
+        if int(item.get("iscrowd") or 0):  # some writers quote the number
             return None
         values = np.array(item.get("keypoints", ()), np.float64)
         name = names.get(item["image_id"])
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise FaceSetError(f"{where}: an annotation has image_id and keypoints, a list of numbers") from error
+        raise FaceSetError(
+            f"{where}: an annotation has image_id, keypoints, a list of numbers, and iscrowd, 0 or 1"
+        ) from error
     if not isinstance(name, str):
         raise FaceSetError(f"{where}: its image_id {item['image_id']} is no image with a file_name in this file")
     if values.ndim != 1 or len(values) % 3:
