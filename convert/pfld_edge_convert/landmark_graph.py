@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -19,7 +18,13 @@ from pfld_edge_convert.contract_fields import Told, changed_contract, contract_o
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import copied, open_model, run_model
 from pfld_edge_convert.passes.base import GraphIndex, attribute, drop_unused, graph_inputs, subgraphs, with_outputs
-from pfld_edge_convert.passes.canonical_form import BATCH, canonical_form, random_inputs, with_image_size
+from pfld_edge_convert.passes.canonical_form import (
+    BATCH,
+    canonical_form,
+    random_inputs,
+    with_image_size,
+    without_functions,
+)
 from pfld_edge_convert.quantization.plan import QUANTIZED
 from pfld_edge_runtime import Contract, LandmarkScheme, prepare_input
 
@@ -81,7 +86,7 @@ def landmark_graph(
             or read, or a node can't be brought to canonical form.
         ModelContractError: A field is one that no runtime can obey.
     """
-    told = reading or Reading()
+    told, model = reading or Reading(), without_functions(model)
     if QUANTIZED.intersection(node.op_type for node in model.graph.node) or (base and base.quantization != "none"):
         raise ConvertError(f"{name} is quantized already; convert the float network that it was made from")
     if fused := {node.op_type for node in model.graph.node if node.domain.endswith(".nchwc") or node.op_type in _FUSED}:
@@ -313,8 +318,7 @@ def _orders(shape: tuple[int, ...], points: int) -> Iterator[str]:
 
 def _cut(model: onnx.ModelProto, output: str, shape: tuple[int, ...]) -> onnx.ModelProto:
     """Keep one output and what serves it; without notes, which hold paths of the machine that exported it."""
-    # onnx's version converter would lose the functions of a file.
-    cut = onnx.inliner.inline_local_functions(model) if model.functions else copied(model)
+    cut = copied(model)
     batch = graph_inputs(model)[0].type.tensor_type.shape.dim[0]
     kept = helper.make_tensor_value_info(
         output, TensorProto.FLOAT, [batch.dim_value or batch.dim_param or None, *shape]
