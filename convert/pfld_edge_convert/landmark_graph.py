@@ -102,7 +102,8 @@ def landmark_graph(
     listed = ", ".join(f"{output} {shape}" for output, shape in shapes.items())
     known = _contract(model, name, values, base, listed)
     _check_input(model, known, name)
-    output, order = _output(shapes, known.landmarks.num_landmarks, told, f"{name} has the outputs {listed}")
+    ask = "give the right --landmarks" if "landmarks" in values else "give the network of that contract"
+    output, order = _output(shapes, known.landmarks.num_landmarks, told, f"{name} has the outputs {listed}", ask)
     cut = _cut(model, output, shapes[output])
     if given is not model:
         _check_precision(with_outputs(given, output), cut, name)
@@ -288,8 +289,10 @@ def _with_wide_points(graph: onnx.ModelProto, contract: Contract, samples: NDArr
     return contract.replace(landmarks=replace(scheme, normalizing_points=ends if ends[0] != ends[1] else (0, 1)))
 
 
-def _output(shapes: Mapping[str, tuple[int, ...]], points: int, told: Reading, listed: str) -> tuple[str, str]:
-    """Choose the output that holds so many points, and their order."""
+def _output(
+    shapes: Mapping[str, tuple[int, ...]], points: int, told: Reading, listed: str, ask: str
+) -> tuple[str, str]:
+    """Choose the output that holds so many points, and their order; `ask` tells what else may help where none does."""
     if told.output is not None and told.output not in shapes:
         raise ConvertError(f"{listed}; none is named {told.output!r}")
     orders = {
@@ -298,7 +301,7 @@ def _output(shapes: Mapping[str, tuple[int, ...]], points: int, told: Reading, l
     fitting = {output: order for output, order in orders.items() if order is not None}
     if len(fitting) != 1:
         verdict = f"{len(fitting)} of them could be" if fitting else "none of them has the shape of"
-        mend = f"give the right --landmarks, or export one of ({2 * points},), ({points}, 2) or ({points}, h, w)"
+        mend = f"{ask}, or export one of ({2 * points},), ({points}, 2) or ({points}, h, w)"
         raise ConvertError(f"{listed}; {verdict} {points} landmarks: {'give --output-name' if fitting else mend}")
     output, order = next(iter(fitting.items()))
     if told.order is not None and ("heat maps" in (order, told.order) or (order == "x0 y0 z0")) and told.order != order:
