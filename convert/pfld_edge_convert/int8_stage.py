@@ -126,10 +126,10 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
         raise CalibrationError("a largest drift can only be held on faces with known landmarks: give labelled faces")
     quantizer = Quantizer(model, request.crops, contract, request.settings)
     if not quantizer.layers:
-        operators = ", ".join(dict.fromkeys(node.op_type for node in model.graph.node))
+        kinds = ", ".join(dict.fromkeys(node.op_type for node in model.graph.node))
         raise ConvertError(
             "no layer can compute in INT8: that takes a Conv of two spatial axes or a Gemm with constant weights, and "
-            f"the network has {operators}; convert it without INT8"
+            f"the network has {kinds}; convert it without INT8"
         )
 
     def make(float_layers: tuple[str, ...]) -> Quantized:

@@ -118,9 +118,10 @@ def landmark_graph(
     columns = _coordinates(order, contract.landmarks.num_landmarks)
     space = told.space or _space(run_model(graph, samples).reshape(len(samples), -1)[:, columns], contract.input_size)
     if space is None and base is None:
+        find = f" with `pfld-edge contract {name} --find`" if name.lower().endswith(".onnx") else ""
         raise ConvertError(
             f"{name}: its output {output} is no face's landmarks on the bundled portraits, in 0..1, -1..1 or pixels; "
-            f"check the other options with `pfld-edge contract {name} --find`, or give --output-space"
+            f"check the other options{find}, or give --output-space"
         )
     if space not in (None, "0..1"):
         notes.append(f"{output} is read as coordinates in {space}")

@@ -2,7 +2,9 @@
 
 import io
 import re
+import sys
 import tarfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import click
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge.cli import cli, run
@@ -211,6 +214,69 @@ def test_a_strangers_file_that_cannot_be_used_is_told_with_what_helps(
     said = complaint(capsys, *(places.get(word, word.replace("_", " ")) for word in command.split(" ")))
     assert f"{kind}.onnx" in said
     assert told in said
+
+
+NETS = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3 * 16 * 16, 196)
+
+    def forward(self, image):
+        return self.fc(image.flatten(1))
+
+
+class Fails(Net):
+    def forward(self, image):
+        raise RuntimeError("no such\\nlayer")
+
+
+class Branches(Net):
+    def forward(self, image):
+        return self.fc(image.flatten(1)) if image.sum() > 0 else image.flatten(1)[:, :196]
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "factory", "told", "says"),
+    [
+        ("net.pth", "Fails", _TOLD, "nets:Fails can't run on images (2, 3, 16, 16): RuntimeError: no such layer"),
+        ("net.pth", "Net", f"--input-size 32 {_TOLD}", "can't run on images (2, 3, 32, 32): RuntimeError: mat1 and"),
+        ("net.pth", "Branches", _TOLD, "can't export Branches: GuardOnDataDependentSymNode: Could not guard"),
+        ("net.pth", "Net", "-o out.onnx", "net.pth carries no contract: give --color, --mean, --scale, --crop-margin"),
+        ("net.pth", "Net", _TOLD, "is no face's landmarks on the bundled portraits"),
+        ("other.pth", "Net", _TOLD, "other.pth: expected a state dict of tensors, found other things, such as 'we"),
+        ("script.pt", "Net", _TOLD, 'model = torch.jit.load("script.pt"); torch.save(model.state_dict(), "script.st'),
+    ],
+)
+def test_what_is_wrong_with_ones_own_torch_network_is_said(
+    file: str,
+    factory: str,
+    told: str,
+    says: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = torch.nn.Sequential()
+    network.fc = torch.nn.Linear(3 * 16 * 16, 196)
+    for values in network.parameters():
+        values.data.zero_()
+    torch.save(network.state_dict(), folder / "net.pth")
+    torch.save({"weights": network.state_dict()}, folder / "other.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+        script = torch.jit.trace(network.fc, torch.zeros(1, 768))  # type: ignore[no-untyped-call]
+        torch.jit.save(script, folder / "script.pt")  # type: ignore[no-untyped-call]
+    (folder / "strange_nets.py").write_text(NETS)
+    monkeypatch.delitem(sys.modules, "strange_nets", raising=False)
+    size = [] if "--input-size" in told else ["--input-size", "16"]
+    said = complaint(capsys, "convert", file, "--network", f"strange_nets:{factory}", *size, *told.split())
+    assert says in said
+    assert "--find" not in said
 
 
 def wflw(folder: Path, value: str) -> Path:
