@@ -88,7 +88,8 @@ def contract_of_graph(
     if missing:
         given = ", ".join(options[field] if options else f"--set {field}=..." for field in missing)
         find = "`--find`" if options is None else f"`pfld-edge contract {name} --find`"
-        raise ConvertError(f"{name} carries no contract: give {given} too; {find} looks for their values")
+        look = f"; {find} looks for their values" if name.lower().endswith(".onnx") else ""
+        raise ConvertError(f"{name} carries no contract: give {given} too{look}")
     shape = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim]
     layout = "NHWC" if shape[-1:] == [3] else "NCHW"
     side = shape[2] if len(shape) == 4 else None

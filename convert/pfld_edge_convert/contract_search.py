@@ -133,9 +133,7 @@ def search_contract(
     boxed = {trial: item for trial, item in margins.items() if trial.box == placed.box}
     findings.append(_finding("box", placed.box, margins, _LEAST_MARGIN_EFFECT))
     findings.append(_finding("margin", placed.margin, boxed, _LEAST_MARGIN_EFFECT))
-    named = [
-        replace(item, value=network.names[int(item.value)]) if item.field == "output" else item for item in findings
-    ]
+    named = [_with_names(item, network.names) if item.field == "output" else item for item in findings]
     return ContractSearch(
         tuple(item if plausible else replace(item, sure=False) for item in named),
         _ranking(final, best),
@@ -308,6 +306,12 @@ def _finding(field: str, value: object, scores: _Scores, least: float = _LEAST_E
         str(values(trial)) for trial, item in scores.items() if values(trial) != value and not _beats(best, item, least)
     )
     return Finding(field, str(value), not rivals, tuple(rivals))
+
+
+def _with_names(finding: Finding, names: Sequence[str]) -> Finding:
+    """Name outputs that are told by their index."""
+    rivals = tuple(names[int(rival)] for rival in finding.rivals)
+    return replace(finding, value=names[int(finding.value)], rivals=rivals)
 
 
 def _plausible(subjects: Sequence[Subject], best: Hypothesis, found: Score) -> tuple[bool, bool]:

@@ -54,8 +54,8 @@ def export_onnx(model: nn.Module, input_size: int, output_names: list[str] | Non
                 verbose=False,
             )
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConvertError(f"torch {torch.__version__} can't export {type(model).__name__}: {reason}") from error
+        cause = error.__cause__ or error  # what a network raised; the exporter's own text tells how to report it
+        raise ConvertError(f"torch {torch.__version__} can't export {type(model).__name__}: {_line(cause)}") from error
     if program is None:
         raise ConvertError(f"torch {torch.__version__} exported nothing for {type(model).__name__}")
     exported = program.model_proto
@@ -74,7 +74,7 @@ def export_checkpoint(path: Path, network: str, input_size: int) -> onnx.ModelPr
         input_size: Side of the image that the network takes, ``(N, 3, S, S)``.
 
     Raises:
-        ConvertError: The factory can't be called or makes no network, or torch can't export it.
+        ConvertError: The factory can't be called or makes no network, or the network can't run or be exported.
         CheckpointError: The file can't be read or doesn't fit the network.
     """
     module_name, _, factory = network.partition(":")
@@ -85,14 +85,23 @@ def export_checkpoint(path: Path, network: str, input_size: int) -> onnx.ModelPr
     try:
         model = getattr(importlib.import_module(module_name), factory)()
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConvertError(f"--network {network} can't be built: {type(error).__name__}: {reason}") from error
+        raise ConvertError(f"--network {network} can't be built: {_line(error)}") from error
     finally:
         del sys.path[0]
     if not isinstance(model, nn.Module):
         raise ConvertError(f"--network {network} gives {type(model).__name__}, not a torch.nn.Module")
     fill_network(model, path)
+    shape = 2, 3, input_size, input_size
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(shape))
+    except Exception as error:
+        raise ConvertError(f"--network {network} can't run on images {shape}: {_line(error)}") from error
     return export_onnx(reparameterize(model), input_size, [])
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 @contextmanager

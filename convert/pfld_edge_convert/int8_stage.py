@@ -118,12 +118,19 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
 
     Raises:
         CalibrationError: The faces can't be used, or a budget was given without labelled faces.
-        FellShortError: The budget can't be met, or the network is slower than the float one on a machine that it is
-            meant for.
+        ConvertError: No layer can compute in INT8.
+        FellShortError: The budget can't be met but by every layer in float, or the network is slower than the float
+            one on a machine that it is meant for.
     """
     if request.max_drift is not None and request.labelled is None:
         raise CalibrationError("a largest drift can only be held on faces with known landmarks: give labelled faces")
     quantizer = Quantizer(model, request.crops, contract, request.settings)
+    if not quantizer.layers:
+        kinds = ", ".join(dict.fromkeys(node.op_type for node in model.graph.node))
+        raise ConvertError(
+            "no layer can compute in INT8: that takes a Conv of two spatial axes or a Gemm with constant weights, and "
+            f"the network has {kinds}; convert it without INT8"
+        )
 
     def make(float_layers: tuple[str, ...]) -> Quantized:
         title = f"INT8, {len(float_layers)} layers in float" if float_layers else "INT8"
@@ -149,7 +156,7 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
         quantized, budget = mixed_precision.search_float_layers(
             lambda names: make(names) if names else everything, costs, drift, allowed
         )
-        _require_budget(budget, "deviation" if request.max_drift is None else "drift")
+        _require_budget(budget, "deviation" if request.max_drift is None else "drift", len(quantizer.layers))
     coverage = mixed_precision.fusion_coverage(quantized.model)
     _require_float(coverage, quantized.float_layers)
     timed = {"fp32": model, "int8": quantized.model}
@@ -228,7 +235,7 @@ def _require_float(coverage: mixed_precision.Coverage, float_layers: tuple[str, 
         )
 
 
-def _require_budget(budget: mixed_precision.DriftBudget, measure: str) -> None:
+def _require_budget(budget: mixed_precision.DriftBudget, measure: str, layers: int) -> None:
     if not budget.holds:
         verdict, reason = budget.drifts[-1].judged(budget.allowed)
         held = f"the {measure} can't be held to {budget.allowed:.2%}"
@@ -237,6 +244,11 @@ def _require_budget(budget: mixed_precision.DriftBudget, measure: str) -> None:
             f"{word}: {budget.drifts[0].all.value:+.2%} with every layer in INT8; at best, with "
             f"{len(budget.float_layers)} layers in float, {reason}; calibrate on more faces, judge on more (--data), "
             "or allow more"
+        )
+    if len(budget.float_layers) == layers:
+        raise FellShortError(
+            f"the {measure} is held to {budget.allowed:.2%} only with every layer in float: allow more, or ship the "
+            "float file"
         )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -19,7 +18,13 @@ from pfld_edge_convert.contract_fields import Told, changed_contract, contract_o
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import copied, open_model, run_model
 from pfld_edge_convert.passes.base import GraphIndex, attribute, drop_unused, graph_inputs, subgraphs, with_outputs
-from pfld_edge_convert.passes.canonical_form import BATCH, canonical_form, random_inputs, with_image_size
+from pfld_edge_convert.passes.canonical_form import (
+    BATCH,
+    canonical_form,
+    random_inputs,
+    with_image_size,
+    without_functions,
+)
 from pfld_edge_convert.quantization.plan import QUANTIZED
 from pfld_edge_runtime import Contract, LandmarkScheme, prepare_input
 
@@ -81,7 +86,7 @@ def landmark_graph(
             or read, or a node can't be brought to canonical form.
         ModelContractError: A field is one that no runtime can obey.
     """
-    told = reading or Reading()
+    told, model = reading or Reading(), without_functions(model)
     if QUANTIZED.intersection(node.op_type for node in model.graph.node) or (base and base.quantization != "none"):
         raise ConvertError(f"{name} is quantized already; convert the float network that it was made from")
     if fused := {node.op_type for node in model.graph.node if node.domain.endswith(".nchwc") or node.op_type in _FUSED}:
@@ -97,7 +102,8 @@ def landmark_graph(
     listed = ", ".join(f"{output} {shape}" for output, shape in shapes.items())
     known = _contract(model, name, values, base, listed)
     _check_input(model, known, name)
-    output, order = _output(shapes, known.landmarks.num_landmarks, told, f"{name} has the outputs {listed}")
+    ask = "give the right --landmarks" if "landmarks" in values else "give the network of that contract"
+    output, order = _output(shapes, known.landmarks.num_landmarks, told, f"{name} has the outputs {listed}", ask)
     cut = _cut(model, output, shapes[output])
     if given is not model:
         _check_precision(with_outputs(given, output), cut, name)
@@ -112,9 +118,10 @@ def landmark_graph(
     columns = _coordinates(order, contract.landmarks.num_landmarks)
     space = told.space or _space(run_model(graph, samples).reshape(len(samples), -1)[:, columns], contract.input_size)
     if space is None and base is None:
+        find = f" with `pfld-edge contract {name} --find`" if name.lower().endswith(".onnx") else ""
         raise ConvertError(
             f"{name}: its output {output} is no face's landmarks on the bundled portraits, in 0..1, -1..1 or pixels; "
-            f"check the other options with `pfld-edge contract {name} --find`, or give --output-space"
+            f"check the other options{find}, or give --output-space"
         )
     if space not in (None, "0..1"):
         notes.append(f"{output} is read as coordinates in {space}")
@@ -283,8 +290,10 @@ def _with_wide_points(graph: onnx.ModelProto, contract: Contract, samples: NDArr
     return contract.replace(landmarks=replace(scheme, normalizing_points=ends if ends[0] != ends[1] else (0, 1)))
 
 
-def _output(shapes: Mapping[str, tuple[int, ...]], points: int, told: Reading, listed: str) -> tuple[str, str]:
-    """Choose the output that holds so many points, and their order."""
+def _output(
+    shapes: Mapping[str, tuple[int, ...]], points: int, told: Reading, listed: str, ask: str
+) -> tuple[str, str]:
+    """Choose the output that holds so many points, and their order; `ask` tells what else may help where none does."""
     if told.output is not None and told.output not in shapes:
         raise ConvertError(f"{listed}; none is named {told.output!r}")
     orders = {
@@ -293,7 +302,7 @@ def _output(shapes: Mapping[str, tuple[int, ...]], points: int, told: Reading, l
     fitting = {output: order for output, order in orders.items() if order is not None}
     if len(fitting) != 1:
         verdict = f"{len(fitting)} of them could be" if fitting else "none of them has the shape of"
-        mend = f"give the right --landmarks, or export one of ({2 * points},), ({points}, 2) or ({points}, h, w)"
+        mend = f"{ask}, or export one of ({2 * points},), ({points}, 2) or ({points}, h, w)"
         raise ConvertError(f"{listed}; {verdict} {points} landmarks: {'give --output-name' if fitting else mend}")
     output, order = next(iter(fitting.items()))
     if told.order is not None and ("heat maps" in (order, told.order) or (order == "x0 y0 z0")) and told.order != order:
@@ -313,8 +322,7 @@ def _orders(shape: tuple[int, ...], points: int) -> Iterator[str]:
 
 def _cut(model: onnx.ModelProto, output: str, shape: tuple[int, ...]) -> onnx.ModelProto:
     """Keep one output and what serves it; without notes, which hold paths of the machine that exported it."""
-    # onnx's version converter would lose the functions of a file.
-    cut = onnx.inliner.inline_local_functions(model) if model.functions else copied(model)
+    cut = copied(model)
     batch = graph_inputs(model)[0].type.tensor_type.shape.dim[0]
     kept = helper.make_tensor_value_info(
         output, TensorProto.FLOAT, [batch.dim_value or batch.dim_param or None, *shape]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import (
     Contract,
     ImageError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pfld_edge_calib.evaluation.verification import Verification
+    from pfld_edge_convert.landmark_graph import Reading
 
 RUNTIMES = {"onnxruntime": "cpu", "openvino": "openvino", "litert": "cpu", TFLITE_MICRO: TFLITE_MICRO}
 """Names of runtimes, and the device of `LandmarkModel.open` that each is."""
@@ -170,20 +172,29 @@ def open_in_runtimes(path: Path, threads: int, runtimes: Sequence[str]) -> list[
     return opened
 
 
-def open_reference(path: Path, threads: int, contract: Contract) -> LandmarkModel:
-    """Open what a model was made from; a stranger's ONNX file without contract is read by the model's contract."""
+def open_reference(path: Path, threads: int, contract: Contract, reading: "Reading | None" = None) -> LandmarkModel:
+    """Open what a model was made from; a stranger's ONNX file without contract is read by the model's contract.
+
+    `reading` tells its output, as for `landmark_graph`; ConvertError where it can't be told or a contract tells it.
+    """
     from pfld_edge_convert.contract_fields import carried_contract
-    from pfld_edge_convert.landmark_graph import landmark_graph
+    from pfld_edge_convert.landmark_graph import Reading, landmark_graph
     from pfld_edge_convert.model_file import load_onnx, onnx_bytes
     from pfld_edge_convert.passes.base import graph_inputs
 
     if path.suffix.lower() != ".onnx" or not path.is_file() or carried_contract(path) is not None:
-        return open_landmark_model(path, threads)
+        model = open_landmark_model(path, threads)
+        if reading not in (None, Reading()):
+            raise ConvertError(
+                f"{path} tells its output itself: --output-name, --output-order and --output-space are for ONNX files "
+                "without contract"
+            )
+        return model
     network, size = load_onnx(path), contract.input_size
     shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]] for value in graph_inputs(network)]
     layout = "NHWC" if shapes == [[size, size, 3]] else "NCHW"
     plain = contract.replace(input_dtype="float32", layout=layout, quantization="none", target="", fingerprint=None)
-    found = landmark_graph(network, path.name, {"input_size": str(size)}, plain)
+    found = landmark_graph(network, path.name, {"input_size": str(size)}, plain, reading)
     model = LandmarkModel.open(onnx_bytes(found.model, found.contract), threads=threads)
     model.name, model.path = path.name, path
     return model

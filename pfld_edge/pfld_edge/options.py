@@ -228,6 +228,22 @@ def all_of(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
     return lambda command: reduce(lambda inner, option: option(inner), reversed(options), command)
 
 
+reading_options = all_of(
+    click.option("--output-name", help="The output with the landmarks, where several could be."),
+    click.option(
+        "--output-order",
+        type=click.Choice(["x0 y0 x1 y1", "x0 x1 y0 y1", "x0 y0 z0", "heat maps"]),
+        help="Its order; as its shape says if left out.",
+    ),
+    click.option(
+        "--output-space",
+        type=click.Choice(["0..1", "-1..1", "pixels"]),
+        help="Its coordinates in the crop; found on the bundled portraits if left out.",
+    ),
+)
+"""The fields of `pfld_edge_convert.landmark_graph.Reading`, as options."""
+
+
 set_options = all_of(
     click.option(
         "--data",

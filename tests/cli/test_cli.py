@@ -66,6 +66,7 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
         ("evaluate none.onnx", "--data"),
         ("verify none.pth none.onnx", "none.pth: no such"),
         ("verify none.pth none.onnx --max-drift wide", "'wide' is not a percentage"),
+        ("verify none.pth none.onnx --output-space pixels", "tell how to read a --reference"),
         ("convert none.pth", "none.pth"),
         ("import-onnx none.onnx -o out.pth", "none.onnx"),
         ("verify none.pth none.onnx --report out.pdf", "must end in .html, not out.pdf"),

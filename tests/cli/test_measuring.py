@@ -70,6 +70,23 @@ def test_verify_passes_a_faithful_file(files: tuple[Path, Path], capsys: pytest.
     assert "net.onnx" in capsys.readouterr().out
 
 
+def test_verify_reads_the_output_of_a_reference_that_convert_read(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two outputs that could be landmarks; random weights find no face, so the space must be told too."""
+    raw, reference = onnx.load(files[1]), str(tmp_path / "raw.onnx")
+    raw.graph.initializer.append(numpy_helper.from_array(np.array(64, np.float32), "side"))
+    raw.graph.node.append(onnx.helper.make_node("Mul", [raw.graph.output[0].name, "side"], ["pixels"]))
+    del raw.metadata_props[:], raw.graph.output[1:]
+    raw.graph.output.append(onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, None))
+    onnx.save(raw, reference)
+    for told, status in (([], 2), (["--output-space", "pixels"], 0), (["--output-space", "0..1"], 1)):
+        named = ["--output-name", "pixels"] if told else []
+        assert run(["verify", str(files[1]), "--reference", reference, *named, *told]) == status
+    assert run(["verify", str(files[0]), "--reference", str(files[1]), "--output-name", "pixels"]) == 2
+    assert "net.onnx tells its output itself" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_verify_compares_runtimes_with_a_strangers_file(files: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     raw, figures = onnx.load(files[1]), tmp_path / "found.json"

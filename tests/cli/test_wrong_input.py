@@ -1,16 +1,21 @@
 """What a user may get wrong is one line that names the thing, said before any work."""
 
 import io
+import re
+import sys
 import tarfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pfld_edge.cli import run
+from pfld_edge.cli import cli, run
 from pfld_edge_calib import PORTRAITS
 from pfld_edge_runtime import BUNDLED_MODEL, CONTRACT_KEY
 
@@ -25,11 +30,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """Run a command that must fail; its one line."""
+    """Run a command that must fail; its one line, which names no option that the command lacks."""
     assert run([str(argument) for argument in arguments]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("Error: ")
     assert printed.count("\n") == 1
+    command: click.Command | None = cli
+    for word in arguments:
+        if isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), str(word))
+    assert command is not None
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    named = set(re.findall(r"--[a-z]\w[\w-]*", re.sub(r"`pfld-edge [^`]*`", "", printed)))
+    assert named <= options | {"--help"}
     return printed
 
 
@@ -148,7 +161,7 @@ def stranger(folder: Path, kind: str) -> str:
         output, element = "z", TensorProto.FLOAT16 if kind == "float16" else TensorProto.INT64
         made = helper.make_node("Cast", ["y"], ["z"], to=element)
         nodes.append(made if kind == "float16" else helper.make_node("NonZero", ["y"], ["z"]))
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 16])]
     outputs = [helper.make_tensor_value_info(output, element, None)]
     if kind == "two":
         nodes.append(helper.make_node("Neg", ["y"], ["z"]))
@@ -176,6 +189,10 @@ _TOLD = "--color bgr --mean 0 --scale 255 --crop-margin 1.2 --landmarks 98 -o ou
         ("odd", "predict {photo} -o out --model {}", "pfld-edge contract --set"),
         ("two", f"convert {{}} {_TOLD}", "give --output-name"),
         ("two", "predict {photo} -o out --model {}", "pfld-edge convert"),
+        ("two", "verify {known} --reference {}", "give --output-name"),
+        ("two", "verify {known} --reference {} --output-name x", "none is named 'x'"),
+        ("two", "verify {known} --reference {} --output-name y --output-order heat_maps", "can't be 'heat maps'"),
+        ("odd", "verify {known} --reference {}", "give the network of that contract"),
         ("ir", "bench {}", "IR version: 99, max supported IR version"),
         ("ir", "contract {} --find", "upgrade onnxruntime"),
         ("ir", f"convert {{}} {_TOLD}", "upgrade onnxruntime"),
@@ -191,12 +208,75 @@ _TOLD = "--color bgr --mean 0 --scale 255 --crop-margin 1.2 --landmarks 98 -o ou
     ],
 )
 def test_a_strangers_file_that_cannot_be_used_is_told_with_what_helps(
-    kind: str, command: str, told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, command: str, told: str, known_model: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = command.replace("{photo}", str(PORTRAITS / "grace_hopper.jpg")).format(stranger(folder, kind)).split()
-    said = complaint(capsys, *words)
+    places = {"{photo}": PORTRAITS / "grace_hopper.jpg", "{known}": known_model, "{}": stranger(folder, kind)}
+    said = complaint(capsys, *(places.get(word, word.replace("_", " ")) for word in command.split(" ")))
     assert f"{kind}.onnx" in said
     assert told in said
+
+
+NETS = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3 * 16 * 16, 196)
+
+    def forward(self, image):
+        return self.fc(image.flatten(1))
+
+
+class Fails(Net):
+    def forward(self, image):
+        raise RuntimeError("no such\\nlayer")
+
+
+class Branches(Net):
+    def forward(self, image):
+        return self.fc(image.flatten(1)) if image.sum() > 0 else image.flatten(1)[:, :196]
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "factory", "told", "says"),
+    [
+        ("net.pth", "Fails", _TOLD, "nets:Fails can't run on images (2, 3, 16, 16): RuntimeError: no such layer"),
+        ("net.pth", "Net", f"--input-size 32 {_TOLD}", "can't run on images (2, 3, 32, 32): RuntimeError: mat1 and"),
+        ("net.pth", "Branches", _TOLD, "can't export Branches: GuardOnDataDependentSymNode: Could not guard"),
+        ("net.pth", "Net", "-o out.onnx", "net.pth carries no contract: give --color, --mean, --scale, --crop-margin"),
+        ("net.pth", "Net", _TOLD, "is no face's landmarks on the bundled portraits"),
+        ("other.pth", "Net", _TOLD, "other.pth: expected a state dict of tensors, found other things, such as 'we"),
+        ("script.pt", "Net", _TOLD, 'model = torch.jit.load("script.pt"); torch.save(model.state_dict(), "script.st'),
+    ],
+)
+def test_what_is_wrong_with_ones_own_torch_network_is_said(
+    file: str,
+    factory: str,
+    told: str,
+    says: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = torch.nn.Sequential()
+    network.fc = torch.nn.Linear(3 * 16 * 16, 196)
+    for values in network.parameters():
+        values.data.zero_()
+    torch.save(network.state_dict(), folder / "net.pth")
+    torch.save({"weights": network.state_dict()}, folder / "other.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+        script = torch.jit.trace(network.fc, torch.zeros(1, 768))  # type: ignore[no-untyped-call]
+        torch.jit.save(script, folder / "script.pt")  # type: ignore[no-untyped-call]
+    (folder / "strange_nets.py").write_text(NETS)
+    monkeypatch.delitem(sys.modules, "strange_nets", raising=False)
+    size = [] if "--input-size" in told else ["--input-size", "16"]
+    said = complaint(capsys, "convert", file, "--network", f"strange_nets:{factory}", *size, *told.split())
+    assert says in said
+    assert "--find" not in said
 
 
 def wflw(folder: Path, value: str) -> Path:

@@ -210,6 +210,17 @@ def test_an_input_that_is_no_image_is_refused(tmp_path: Path, shape: list[int | 
         search_contract(path)
 
 
+def test_outputs_that_are_as_good_are_told_by_their_names(disguised: Disguise) -> None:
+    path = disguised("bgr", 127.5, 127.5)
+    model = onnx.load(path)
+    graph, landmarks = model.graph, model.graph.output[1].name
+    graph.node.append(helper.make_node("Identity", [landmarks], ["again"]))
+    graph.output.append(helper.make_tensor_value_info("again", TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    output = next(finding for finding in search_contract(path).findings if finding.field == "output")
+    assert (output.value, output.rivals) == (landmarks, ("again",))
+
+
 def test_outputs_without_numbers_are_left_out_and_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
     """Of ten crops the third batch of four holds two."""
     said = helper.make_node("Constant", [], ["words"], value_strings=["a", "b"])

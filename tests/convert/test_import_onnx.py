@@ -76,6 +76,25 @@ def test_a_raw_export_gives_the_weights_of_the_simplified_file(shared: Path, pub
     assert all((found[name] - expected[name]).abs().max() < 1e-6 for name in expected)
 
 
+def test_a_file_that_calls_its_own_functions_gives_the_same_weights(
+    published: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The whole network is one function."""
+    model = onnx.load(str(published("pfld-ghostnet-slim")))
+    graph = model.graph
+    arguments = [graph.input[0].name, *(tensor.name for tensor in graph.initializer)]
+    results, opsets = [graph.output[0].name], list(model.opset_import)
+    model.functions.append(helper.make_function("own", "Network", arguments, results, graph.node, opsets))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.ir_version = 8
+    del graph.node[:], graph.value_info[:]
+    graph.node.append(helper.make_node("Network", arguments, results, domain="own"))
+    onnx.save(model, str(tmp_path / "function.onnx"))
+    expected = import_onnx(published("pfld-ghostnet-slim")).weights
+    found = import_onnx(tmp_path / "function.onnx").weights
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def small_network(path: Path, op: str) -> Path:
     shape = ["N", 3, 112, 112]
     weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")

@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge.model_tables import int8_lines
 from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict
 from pfld_edge_convert.benchmark import timing
 from pfld_edge_convert.benchmark.timing import Times
 from pfld_edge_convert.calibration import sample_crops
-from pfld_edge_convert.errors import CalibrationError, FellShortError
+from pfld_edge_convert.errors import CalibrationError, ConvertError, FellShortError
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.int8_stage import Int8Request, LabelledCrops, make_int8
 from pfld_edge_convert.model_file import run_model
@@ -116,6 +117,40 @@ def test_held_back_faces_choose_how_channels_are_equalized(network: onnx.ModelPr
         models.append(quantized.model)
     np.testing.assert_allclose(list(tried.values()), moved, rtol=1e-6)
     assert models[0] != models[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "more"),
+    [("ConvTranspose", (3, 196, 4, 4), {}), ("Einsum", (3, 196), {"equation": "nihw,ij->njhw"})],
+)
+def test_a_network_without_a_layer_for_int8_is_refused(kind: str, shape: tuple[int, ...], more: dict[str, str]) -> None:
+    nodes = [
+        helper.make_node(kind, ["x", "w"], ["maps"], **more),
+        helper.make_node("GlobalAveragePool", ["maps"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["y"]),
+    ]
+    image, points = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["n", 3, 64, 64]), ("y", ["n", 196]))
+    )
+    weight = numpy_helper.from_array(np.full(shape, 0.1, np.float32), "w")
+    graph = helper.make_graph(nodes, "g", [image], [points], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    crops = sample_crops(CONTRACT, 8)
+    with pytest.raises(ConvertError, match=rf"no layer can compute in INT8.*has {kind}, GlobalAveragePool, Flatten;"):
+        make_int8(model, CONTRACT, Int8Request(crops, "eight", FAST, allow_slower=True))
+
+
+def test_a_budget_that_only_float_holds_is_an_error(
+    network: onnx.ModelProto, labelled: LabelledCrops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drift(quantized: Quantized) -> FaceDrift:
+        return FaceDrift(*[estimate(0.0 if len(quantized.float_layers) == len(quantized.plan.layers) else 1.0)] * 2)
+
+    monkeypatch.setattr("pfld_edge_convert.int8_stage._deviation_measure", lambda _: drift)
+    request = Int8Request(labelled.crops, "eight", FAST, allow_slower=True, max_deviation=0.01)
+    with pytest.raises(FellShortError, match=r"the deviation is held to 1\.00% only with every layer in float"):
+        make_int8(network, CONTRACT, request)
 
 
 def test_a_budget_needs_labelled_faces(network: onnx.ModelProto, labelled: LabelledCrops) -> None:

@@ -140,14 +140,43 @@ def test_networks_of_another_precision_compute_in_float32(precision: np.dtype[An
     np.testing.assert_allclose(run_model(found.model, INPUTS), expected, atol=1e-3)
 
 
-def test_a_files_own_functions_become_their_nodes() -> None:
-    model = network(TRUTH, [helper.make_node("Twice", ["raw"], ["y"], domain="own")])
-    doubled = [helper.make_node("Add", ["a", "a"], ["b"])]
-    model.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], doubled, [helper.make_opsetid("", 13)]))
+def with_function(body: list[onnx.NodeProto], opset: int = 13) -> onnx.ModelProto:
+    """A network whose output `y` is that of a function of its own, with the body from `a` to `b`, of `raw`."""
+    model = network(TRUTH, [helper.make_node("Own", ["raw"], ["y"], domain="own")])
+    model.functions.append(helper.make_function("own", "Own", ["a"], ["b"], body, [helper.make_opsetid("", opset)]))
     model.opset_import.append(helper.make_opsetid("own", 1))
     model.ir_version = 8
+    return model
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_a_files_own_functions_become_their_nodes(opset: int) -> None:
+    model = with_function([helper.make_node("Add", ["a", "a"], ["b"])], opset)
     found = landmark_graph(model, "a.onnx", TOLD, reading=Reading(space="0..1"))
     np.testing.assert_allclose(run_model(found.model, INPUTS), 2 * run_model(network(TRUTH), INPUTS), atol=1e-6)
+
+
+HALF = [helper.make_node("Cast", ["a"], ["h"], to=TensorProto.FLOAT16), helper.make_node("Cast", ["h"], ["b"], to=1)]
+
+
+@pytest.mark.parametrize(
+    ("body", "opset", "says"),
+    [
+        ([helper.make_node("Dropout", ["a", "", "yes"], ["b"])], 13, r"computes as in training.*model.eval\(\)"),
+        ([helper.make_node("QuantizeLinear", ["a", "one"], ["b"])], 13, "is quantized already"),
+        ([helper.make_node("ReduceSum", ["a"], ["b"], keepdims=1)], 99, "the functions Own can't be brought to opset"),
+    ],
+)
+def test_what_is_refused_is_refused_in_functions_too(body: list[onnx.NodeProto], opset: int, says: str) -> None:
+    constants = [helper.make_node("Constant", [], ["one"], value_float=1.0)]
+    constants.append(helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))))
+    with pytest.raises(ConvertError, match=says):
+        landmark_graph(with_function(constants + body, opset), "a.onnx", TOLD)
+
+
+def test_functions_compute_in_float32_too() -> None:
+    found = landmark_graph(with_function(HALF), "a.onnx", TOLD)
+    assert [node.op_type for node in found.model.graph.node] == ["Flatten", "Gemm"]
 
 
 def test_free_colours_are_three() -> None:

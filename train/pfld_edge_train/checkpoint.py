@@ -105,7 +105,11 @@ def fill_network(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: The file can't be read, or a name or shape doesn't fit.
     """
-    weights = _state_dict(_read(path))
+    record = _read(path)
+    try:
+        weights = _state_dict(record)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     expected = set(model.state_dict())
     _fill(model, max(_unwrapped(weights), key=lambda inner: len(expected.intersection(inner))), path)
 
@@ -121,6 +125,8 @@ def _read(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except Exception as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(f"{path}: a TorchScript network; {_mend(path, 'torch.jit.load', '')}") from error
         # torch's unpickler raises many kinds of errors for damaged files, whose texts don't help a user.
         raise CheckpointError(f"{path}: not a whole PyTorch checkpoint; copy it again if it was one") from error
     if not isinstance(record, dict):
@@ -135,13 +141,17 @@ def _refusal(path: Path, reason: str) -> str:
     stranger = re.search(r"GLOBAL ([\w.]+)", reason)
     if stranger or head == b"PK" or head[:1] == b"\x80":
         found = stranger.group(1) if stranger else "Python objects"
-        saved = path.with_suffix(".state.pth").name
-        return (
-            f"{path}: refused, it holds {found} besides weights, which could run code; where you trust it, save its "
-            f'weights alone: model = torch.load("{path.name}", weights_only=False); '
-            f'torch.save(model.state_dict(), "{saved}")'
-        )
+        mend = _mend(path, "torch.load", ", weights_only=False")
+        return f"{path}: refused, it holds {found} besides weights, which could run code; {mend}"
     return f"{path}: not a PyTorch checkpoint, and no ONNX file by its name (.onnx)"
+
+
+def _mend(path: Path, load: str, more: str) -> str:
+    saved = path.with_suffix(".state.pth").name
+    return (
+        f'where you trust it, save its weights alone: model = {load}("{path.name}"{more}); '
+        f'torch.save(model.state_dict(), "{saved}")'
+    )
 
 
 def _own(record: dict[str, Any]) -> Checkpoint:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
+import onnx.inliner
 from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import ConvertError
@@ -61,10 +62,10 @@ _KEPT = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
 def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
     """Bring a network with one input ``(N, ...)``, of any opset, to opset 18 with a dynamic batch.
 
-    The result has the same outputs: without Constant, Identity, Dropout and other nodes without effect, without
-    computed shapes where they depend on nothing but the batch, with BatchNormalization folded into convolutions, linear
-    layers as Gemm and Split as Slice. Newer opsets than 18 are kept. Every output is compared with the original's after
-    each pass, on random inputs.
+    The result has the same outputs: without functions, without Constant, Identity, Dropout and other nodes without
+    effect, without computed shapes where they depend on nothing but the batch, with BatchNormalization folded into
+    convolutions, linear layers as Gemm and Split as Slice. Newer opsets than 18 are kept. Every output is compared with
+    the original's after each pass, on random inputs.
 
     Raises:
         ConvertError: The network has several inputs, or a pass can't rewrite it.
@@ -74,7 +75,7 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ConvertError(f"expected one input, found {len(inputs)}: {', '.join(value.name for value in inputs)}")
     passes = (UpgradeOpset(), FoldConstants(), MakeBatchDynamic(), SpellLayers(), EliminateIdentity(), FoldBatchNorm())
     # Weights among the inputs, as in files of IR version 3, are not packed by onnxruntime: sums are rounded otherwise.
-    cleaned = with_input_shapes(model, {})
+    cleaned = with_input_shapes(without_functions(model), {})
     drop_unused(cleaned)
     try:
         return run_passes(cleaned, passes, random_inputs(inputs[0]))[0]
@@ -84,6 +85,20 @@ def canonical_form(model: onnx.ModelProto) -> onnx.ModelProto:
             raise
         mend = f"the network is fixed to {batch} image{'s' if batch > 1 else ''} a call: export it with a dynamic batch"
         raise ConvertError(f"{mend} ({error})") from error
+
+
+def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace the calls of a file's own functions by their nodes; the model itself where it has none.
+
+    Raises:
+        ConvertError: A function is of another opset, and can't be brought to the model's.
+    """
+    try:
+        # onnx's version converter would lose them.
+        return onnx.inliner.inline_local_functions(model, convert_version=True) if model.functions else model
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        names = ", ".join(function.name for function in model.functions)
+        raise ConvertError(f"the functions {names} can't be brought to opset {onnx_opset(model)}: {error}") from error
 
 
 def random_inputs(value: onnx.ValueInfoProto) -> NDArray[Any]:

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pfld_edge.options import BUNDLED, PATH, SHARE, all_of, detector_option, output_option, result_file, strict_option
+from pfld_edge.options import (
+    BUNDLED,
+    PATH,
+    SHARE,
+    all_of,
+    detector_option,
+    output_option,
+    reading_options,
+    result_file,
+    strict_option,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -43,17 +53,7 @@ network_options = all_of(
     ),
     click.option("--crop-margin", type=float, help="Side of the crop over the landmarks' tight box, e.g. 1.2."),
     click.option("--landmarks", metavar="wflw-98|ibug-68|N", help="Order of the points, or their number."),
-    click.option("--output-name", help="The output with the landmarks, where several could be."),
-    click.option(
-        "--output-order",
-        type=click.Choice(["x0 y0 x1 y1", "x0 x1 y0 y1", "x0 y0 z0", "heat maps"]),
-        help="Its order; as its shape says if left out.",
-    ),
-    click.option(
-        "--output-space",
-        type=click.Choice(["0..1", "-1..1", "pixels"]),
-        help="Its coordinates in the crop; found on the bundled portraits if left out.",
-    ),
+    reading_options,
 )
 
 

@@ -14,6 +14,7 @@ from pfld_edge import options
 @click.option(
     "--reference", type=options.PATH, help="A float ONNX file that the MODELs were made from; no CHECKPOINT then."
 )
+@options.reading_options
 @options.runtime_option
 @options.set_options
 @click.option("--max-drift", type=options.SHARE, help="Largest NME increase over the checkpoint's, e.g. 0.5%.")
@@ -34,6 +35,9 @@ from pfld_edge import options
 def verify_command(
     models: tuple[Path, ...],
     reference: Path | None,
+    output_name: str | None,
+    output_order: str | None,
+    output_space: str | None,
     runtimes: tuple[str, ...],
     max_drift: float | None,
     accept_inconclusive: bool,
@@ -66,8 +70,12 @@ def verify_command(
     from pfld_edge_calib.evaluation.verification import VerificationSettings
     from pfld_edge_convert import landmark_models
     from pfld_edge_convert.diagnosis import diagnosed
+    from pfld_edge_convert.landmark_graph import Reading
 
+    reading = Reading(output_name, output_order, output_space)
     if reference is None:
+        if reading != Reading():
+            raise click.UsageError("--output-name, --output-order and --output-space tell how to read a --reference")
         checkpoint, *rest = models
         if not rest:
             raise click.UsageError("give the checkpoint and the files made from it, or --reference and these files")
@@ -75,7 +83,7 @@ def verify_command(
         checkpoint, rest = reference, list(models)
     given = None if reference else landmark_models.open_landmark_model(checkpoint, threads)
     opened = [model for path in rest for model in landmark_models.open_in_runtimes(path, threads, runtimes)]
-    opened.insert(0, given or landmark_models.open_reference(checkpoint, threads, opened[0].contract))
+    opened.insert(0, given or landmark_models.open_reference(checkpoint, threads, opened[0].contract, reading))
     if fused and opened[0].kind == "torch":
         opened.insert(1, landmark_models.open_landmark_model(checkpoint, fused=True))
     measured = MeasuredSet(**of_set)
