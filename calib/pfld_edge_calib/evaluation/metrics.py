@@ -1,4 +1,7 @@
-"""Errors of landmarks: NME, failure rate, area under the cumulative error curve (AUC), deviation from a reference."""
+"""Errors of landmarks: NME, failure rate, area under the cumulative error curve (AUC), deviation from a reference.
+
+And the curve that predicts from a network's doubt whether landmarks are good.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime import LandmarkScheme
+from pfld_edge_runtime.contract import ConfidenceCurve
 
 Float = NDArray[np.float64]
 
@@ -241,3 +245,16 @@ def measure_deviation(
         by_face=by_face,
         by_region=regions,
     )
+
+
+def fitted_curve(doubts: NDArray[np.floating], good: NDArray[np.bool_]) -> ConfidenceCurve:
+    """Fit the probability that faces or points are good to doubts of one shape, such as `mirror_disagreement`.
+
+    Logistic regression on the logarithm of the doubts, 0 or more: least negative log likelihood.
+    """
+    from scipy.optimize import minimize
+
+    doubt, signs = np.log(np.maximum(doubts.ravel(), 1e-6)).astype(float), np.where(good.ravel(), 1.0, -1.0)
+    loss = lambda line: np.logaddexp(0, signs * (line[0] * doubt + line[1])).mean()  # noqa: E731
+    slope, offset = minimize(loss, [4.0, 12.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12}).x
+    return ConfidenceCurve(middle=float(np.exp(-offset / slope)), steepness=float(slope))
