@@ -80,13 +80,13 @@ class FaceErrors:
 
     Divided by the distance of the scheme's normalizing points (WFLW 60 and 72, outer eye corners), of the pupils (96
     and 97; None where the scheme has no eyes), or by the diagonal of the true landmarks' tight box. Faces that are not
-    in the mask `measurable` (None: all) count in no figure: their normalizing points are unlabelled or coincide.
+    in the mask `measurable` count in no figure: their normalizing points are unlabelled or coincide.
     """
 
     ocular: Float
     pupil: Float | None
     diagonal: Float
-    measurable: NDArray[np.bool_] | None = None
+    measurable: NDArray[np.bool_]
 
 
 def face_errors(landmarks: NDArray[np.floating], truth: NDArray[np.floating], scheme: LandmarkScheme) -> FaceErrors:
@@ -144,9 +144,7 @@ def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Acc
 
     The cumulative error curve is a staircase, whose area below the threshold t is the mean of ``max(0, t - nme)``.
     """
-    some = np.ones(len(errors.ocular), bool) if chosen is None else chosen
-    if errors.measurable is not None:
-        some = some & errors.measurable
+    some = errors.measurable if chosen is None else chosen & errors.measurable
     nmes = errors.ocular[some]
     if len(nmes) == 0:
         raise ValueError("accuracy of no faces is undefined")
@@ -166,7 +164,7 @@ def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Acc
 
 def accuracy_by_subset(errors: FaceErrors, names: Sequence[str], members: NDArray[np.bool_]) -> Mapping[str, Accuracy]:
     """Summarize N faces (``all``) and those of each of S subsets that has any, by the ``(N, S)`` mask `members`."""
-    known = members if errors.measurable is None else members & errors.measurable[:, None]
+    known = members & errors.measurable[:, None]
     some = {name: accuracy(errors, known[:, i]) for i, name in enumerate(names) if known[:, i].any()}
     return {"all": accuracy(errors), **some}
 
