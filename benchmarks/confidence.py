@@ -18,12 +18,12 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu, spearmanr
 
 from harness import model_option, print_table, shared_folder
 from pfld_edge_calib import Face, as_detected, nme_per_face, open_faces, read_photo, read_points_csv
 from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
+from pfld_edge_calib.evaluation.metrics import fitted_curve
 from pfld_edge_calib.photo import listed_paths
 from pfld_edge_runtime import IBUG_68, FaceLandmarker
 from pfld_edge_runtime.contract import ConfidenceCurve
@@ -73,17 +73,18 @@ def main(model: Path | None, seed: int) -> None:
     nothing = seen(landmarker, backgrounds(shared, random))
     everything = np.concatenate([nothing, *faces.values()])
     first = np.isin(everything["person"], np.unique(everything["person"])[::2])
-    trial, curve = fitted(everything[first]), fitted(everything)
+    parts = (everything[first], everything)
+    trial, curve = (fitted_curve(part["disagreement"], part["nme"] < THRESHOLD) for part in parts)
     click.echo(f"curve: middle={curve.middle:.4f}, steepness={curve.steepness:.2f} ({len(everything)} cases)")
     click.echo(f"fitted on half of the people: middle={trial.middle:.4f}, steepness={trial.steepness:.2f}")
     wflw = open_faces(shared / "data/WFLW").load()
     tight = seen(landmarker, cases(wflw))
     detected = seen(landmarker, cases(as_detected(wflw, seed)))
-    parts = {**faces, "no face": nothing, "WFLW, tight boxes": tight, "WFLW, boxes as detected": detected}
+    sets = {**faces, "no face": nothing, "WFLW, tight boxes": tight, "WFLW, boxes as detected": detected}
     for name in WFLW_ATTRIBUTES:
-        parts[f"WFLW, {name}"] = tight[np.array([name in face.attributes for face in wflw])]
+        sets[f"WFLW, {name}"] = tight[np.array([name in face.attributes for face in wflw])]
     rows = [figures("the other half of the people", everything[~first], trial, nothing)]
-    rows += [figures(name, part, curve, nothing) for name, part in parts.items()]
+    rows += [figures(name, part, curve, nothing) for name, part in sets.items()]
     head = ["", "cases", "NME over 0.1", "confidence, mean", "Brier", "Spearman", "AUC, NME over 0.1", "AUC, no face"]
     print_table(head, rows)
     for name, part, used in (
@@ -163,14 +164,6 @@ def seen(landmarker: FaceLandmarker, given: Iterator[Case]) -> Cases:
             error = nme_per_face(found if wider else landmarks_68(found), case.truth[None], ends)[0]
         rows.append((apart, error, case.person))
     return np.array(rows, SEEN)
-
-
-def fitted(data: Cases) -> ConfidenceCurve:
-    """Logistic regression on the logarithm of the disagreement: least negative log likelihood."""
-    apart, signs = np.log(data["disagreement"]), np.where(data["nme"] < THRESHOLD, -1.0, 1.0)
-    loss = lambda line: np.logaddexp(0, signs * (line[0] * apart + line[1])).sum()  # noqa: E731
-    slope, offset = minimize(loss, [-1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10}).x
-    return ConfidenceCurve(middle=float(np.exp(-offset / slope)), steepness=float(-slope))
 
 
 def figures(name: str, data: Cases, curve: ConfidenceCurve, nothing: Cases) -> list[str]:

@@ -326,12 +326,16 @@ def as_detected_by(
     return found
 
 
-def overlaps(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> Boxes:
-    """Intersection over union of ``(..., 4)`` boxes x0, y0, x1, y1, which broadcast, in float64."""
+def overlaps(boxes: NDArray[np.floating], others: NDArray[np.floating], *, of_smaller: bool = False) -> Boxes:
+    """Intersection over union of ``(..., 4)`` boxes x0, y0, x1, y1, which broadcast, in float64.
+
+    With `of_smaller` the intersection is over the area of the smaller box, 0 for boxes without area.
+    """
     low, high = np.maximum(boxes[..., :2], others[..., :2]), np.minimum(boxes[..., 2:4], others[..., 2:4])
     shared = np.maximum(high - low, 0.0).prod(axis=-1)
     areas = [(some[..., 2:4] - some[..., :2]).prod(axis=-1, dtype=np.float64) for some in (boxes, others)]
-    return np.asarray(shared / (areas[0] + areas[1] - shared), np.float64)
+    whole = np.maximum(np.minimum(*areas), 1e-9) if of_smaller else areas[0] + areas[1] - shared
+    return np.asarray(shared / whole, np.float64)
 
 
 def matched(truth: Boxes, detections: Boxes) -> Boxes:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import Face, Skip, refuse
+from pfld_edge_calib.face import DatasetPhoto, Face, Skip, refuse
 from pfld_edge_calib.files import named_file, read_lines
 
 _USUAL = frozenset({".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -47,8 +47,8 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     return decode_photo(encoded, path)
 
 
-def face_photo(face: Face) -> NDArray[np.uint8]:
-    """Read the photograph of a face, ``(H, W, 3)`` uint8 BGR."""
+def face_photo(face: Face | DatasetPhoto) -> NDArray[np.uint8]:
+    """Read the photograph of a face, or of a dataset, ``(H, W, 3)`` uint8 BGR."""
     return read_photo(face.image) if face.encoded is None else decode_photo(face.encoded, face.image)
 
 

@@ -12,7 +12,8 @@ from pfld_edge_convert import model_file
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.landmark_models import is_checkpoint
 from pfld_edge_convert.passes.base import graph_inputs
-from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, LandmarkScheme, ModelContractError
+from pfld_edge_runtime import Contract, LandmarkScheme, ModelContractError
+from pfld_edge_runtime.contract import KNOWN_SCHEMES
 from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import check_signature
 from pfld_edge_runtime.session import open_session
@@ -20,7 +21,6 @@ from pfld_edge_runtime.session import open_session
 Told = str | LandmarkScheme
 """Value of a field as a user gives it."""
 
-_SCHEMES = {scheme.name: scheme for scheme in (WFLW_98, IBUG_68, FIVE_POINTS)}
 _NUMBERS = ("mean", "scale")
 _KEPT = ("fingerprint", "confidence_curve", "spread_curve", "format_version", "crop", "output_space")
 _TEXT = tuple(item.name for item in fields(Contract) if item.name not in (*_KEPT, *_NUMBERS))
@@ -131,9 +131,9 @@ def _value(name: str, text: str) -> object:
         numbers = [float(part) for part in text.split(",")]
         return numbers * 3 if len(numbers) == 1 else numbers
     if name == "landmarks":
-        if text not in _SCHEMES:
-            raise ValueError(f"expected {', '.join(_SCHEMES)}; other points come with --contract FILE.json")
-        return asdict(_SCHEMES[text])
+        if text not in KNOWN_SCHEMES:
+            raise ValueError(f"expected {', '.join(KNOWN_SCHEMES)}; other points come with --contract FILE.json")
+        return asdict(KNOWN_SCHEMES[text])
     if name == "input_size":
         return int(text)
     if name == "nme":

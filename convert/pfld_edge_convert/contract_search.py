@@ -37,6 +37,7 @@ from pfld_edge_convert.contract_trial import (
 )
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import Contract, CropRule, LandmarkScheme
+from pfld_edge_runtime.contract import KNOWN_SCHEMES
 
 _MARGINS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 _BOXES = ("landmarks-tight", "detector")
@@ -334,7 +335,6 @@ def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, f
     if (best.order, best.space, best.box) != ("x0 y0 x1 y1", "0..1", "landmarks-tight"):
         return None
     mean, scale = mean_and_scale(best.normalization, best.color_order)
-    named = {scheme.name: scheme for scheme in SCHEMES.values()}
     return Contract(
         model="pfld",
         input_size=network.size,
@@ -344,7 +344,7 @@ def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, f
         layout=best.layout,
         input_dtype="uint8" if best.normalization == "uint8" else "float32",
         crop=CropRule(margin=best.margin),
-        landmarks=named.get(best.scheme) or _scheme(subjects, found),
+        landmarks=KNOWN_SCHEMES.get(best.scheme) or _scheme(subjects, found),
     )
 
 

@@ -27,7 +27,7 @@ from pfld_edge_runtime import (
     fingerprint_image,
     prepare_input,
 )
-from pfld_edge_runtime.session import reason_and_mend
+from pfld_edge_runtime.session import reason_and_mend, session_options
 
 if TYPE_CHECKING:
     from pfld_edge_train.checkpoint import Checkpoint
@@ -50,9 +50,7 @@ def open_model(model: onnx.ModelProto, *, optimize: bool = True, fuse_qdq: bool 
     Without `optimize` the nodes run as they stand, so that models which differ in nodes that move no numbers give the
     same bits; without `fuse_qdq` float operators between QuantizeLinear and DequantizeLinear stay float.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = _ONLY_FATAL
+    options = session_options(1)
     if not fuse_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimize:
@@ -81,8 +79,7 @@ def optimized_graph(model: onnx.ModelProto | Path, *, layout: bool = True) -> on
     tensors; without them tensors keep the file's names.
     """
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ONLY_FATAL
+    options = session_options(1)
     if not layout:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     with tempfile.TemporaryDirectory(prefix="pfld-edge-") as folder:
@@ -92,7 +89,7 @@ def optimized_graph(model: onnx.ModelProto | Path, *, layout: bool = True) -> on
 
 
 def _session(source: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options.log_severity_level = _ONLY_FATAL
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -87,20 +87,20 @@ def note_left_out(folder: Path) -> None:
     for path in other_files(folder):
         (closed if path.is_dir() else others).append(str(path.relative_to(folder)))
     if others:
-        note(f"{folder}: left out, as no photographs: {_first_names(others)}")
+        note(f"{folder}: left out, as no photographs: {first_names(others)}")
     if closed:
-        note(f"{folder}: left out, as folders that can't be read: {_first_names(closed)}")
+        note(f"{folder}: left out, as folders that can't be read: {first_names(closed)}")
 
 
 def note_faceless(photos: Sequence[str]) -> None:
     """Count and name the photographs in which no face was found."""
     if photos:
-        note(f"no face found in {len(photos)} photograph{'s' * (len(photos) > 1)}: {_first_names(photos)}")
+        note(f"no face found in {len(photos)} photograph{'s' * (len(photos) > 1)}: {first_names(photos)}")
 
 
-def _first_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def first_names(names: Sequence[str], most: int = _NAMED) -> str:
+    """List names, at most so many; the others are counted."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class SkippedFiles:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from pfld_edge.console import console, new_table
+from pfld_edge.console import console, first_names, new_table
 from pfld_edge_calib.evaluation.drift import DriftEstimate, Verdict
 from pfld_edge_calib.evaluation.metrics import Deviation
 from pfld_edge_calib.evaluation.robustness import Robustness
@@ -125,7 +125,8 @@ def _subset_table(found: Verification) -> Table | None:
             continue
         for subset, estimate in model.drift.items():
             nme = f"{model.accuracy[subset].nme:.5f}"
-            shown = (_percent(estimate.value), _interval(estimate), _resolvable(estimate))
+            resolvable = f"{estimate.resolvable:.2%}" if math.isfinite(estimate.resolvable) else "-"
+            shown = (_percent(estimate.value), _interval(estimate), resolvable)
             table.add_row(model.name if subset == "all" else "", subset, f"{estimate.faces}", nme, *shown)
         table.add_section()
     return table if table.row_count else None
@@ -171,17 +172,11 @@ def _left_out_lines(found: Verification) -> Iterator[str]:
     no_nme = f"they have no NME, for points {first} and {second} are unlabelled or coincide"
     for faces, why in ((found.outside, "they lie outside of their photographs"), (found.left_out, no_nme)):
         if faces:
-            more = f" and {len(faces) - _NAMED} more" if len(faces) > _NAMED else ""
-            named = ", ".join(faces[:_NAMED])
-            yield f"{len(faces)} of {found.given} faces left out: {why}: {named}{more}"
+            yield f"{len(faces)} of {found.given} faces left out: {why}: {first_names(faces, _NAMED)}"
 
 
 def _moved(model: ModelResult) -> bool:
     return model.deviation is not None and not model.deviation.largest <= _SAME
-
-
-def _resolvable(estimate: DriftEstimate) -> str:
-    return f"{estimate.resolvable:.2%}" if math.isfinite(estimate.resolvable) else "-"
 
 
 def _interval(estimate: DriftEstimate) -> str:

@@ -98,6 +98,9 @@ FIVE_POINTS = LandmarkScheme(
 )
 """The five points of detectors and of face recognition; "left" is the photograph's."""
 
+KNOWN_SCHEMES = {scheme.name: scheme for scheme in (WFLW_98, IBUG_68, FIVE_POINTS)}
+"""The schemes above by name."""
+
 CONTRACT_KEY = "pfld_edge.contract"
 """Key of the contract's JSON in an ONNX file's ``metadata_props``."""
 

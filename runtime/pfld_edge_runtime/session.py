@@ -120,14 +120,8 @@ def open_session(
 
 def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) -> onnxruntime.InferenceSession:
     """Open a session on one device, with the CPU for the layers that it can't run."""
-    options = onnxruntime.SessionOptions()
     # XNNPACK has its own thread pool; onnxruntime's page on it says to keep the session's at one.
-    options.intra_op_num_threads = 1 if device == "xnnpack" else threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-    # QDQ files of int8 activations run in float on x86 unless this is set.
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options = session_options(1 if device == "xnnpack" else threads, spinning=spinning)
     providers: list[Any] = [DEVICES["cpu"]]
     if device != "cpu":
         # Lets `running_device` see which layers the device took.
@@ -139,6 +133,17 @@ def _session(source: str | bytes, device: str, threads: int, *, spinning: bool) 
     for value in (*session.get_inputs(), *session.get_outputs()):
         _ = value.name, value.shape
     return session
+
+
+def session_options(threads: int, *, spinning: bool = False) -> onnxruntime.SessionOptions:
+    """Options of every session: threads of a call, 0 for onnxruntime's choice; no warnings; integers in QDQ files."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # QDQ files of int8 activations run in float on x86 unless this is set.
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    return options
 
 
 def reason_and_mend(error: Exception) -> str:

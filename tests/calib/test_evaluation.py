@@ -75,7 +75,7 @@ def test_missed_faces_are_failures_in_rates_and_area(errors: list[float]) -> Non
 
 def test_an_error_of_the_threshold_is_no_failure() -> None:
     nmes = np.array([0.05, 0.1, 0.2, 0.3])
-    assert accuracy(FaceErrors(nmes, None, nmes)).failure_rate_10 == 0.5
+    assert accuracy(FaceErrors(nmes, None, nmes, np.ones(4, bool))).failure_rate_10 == 0.5
 
 
 def test_nme_of_a_face_shifted_by_a_tenth_of_the_eye_distance_is_a_tenth() -> None:

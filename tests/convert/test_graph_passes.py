@@ -17,7 +17,7 @@ from torch import nn
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import run_model
-from pfld_edge_convert.passes.base import GraphPass, check_equivalence, run_passes
+from pfld_edge_convert.passes.base import GraphIndex, GraphPass, check_equivalence, run_passes, slice_places
 from pfld_edge_convert.passes.canonical_form import (
     OPSET,
     EliminateIdentity,
@@ -251,6 +251,13 @@ def test_a_node_that_keeps_the_shape_but_moves_values_stays(
 ) -> None:
     model = build([node("Relu", ["x"], ["a"]), something, node("Sigmoid", ["b"], ["y"])], constants, SHAPE)
     assert not EliminateIdentity()(model).modified
+
+
+def test_a_slice_whose_steps_are_computed_stays(build: Build) -> None:
+    constants = {"from": np.array([0], INT), "to": np.array([4], INT), "axis": np.array([1], INT)}
+    cut = node("Slice", ["x", "from", "to", "axis", "steps"], ["b"])
+    model = build([node("Shape", ["x"], ["steps"], start=3), cut, node("Relu", ["b"], ["y"])], constants, (4, 2, 1))
+    assert slice_places(GraphIndex(model), cut) is None
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from pfld_edge_calib import portraits
+from pfld_edge_calib.evaluation.metrics import fitted_curve
+from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_runtime import BUNDLED_MODEL, ConfidenceCurve, Contract, LandmarkModel, open_detector
 from pfld_edge_train.batches import Batch, training_batches
@@ -166,11 +168,10 @@ def test_true_points_correct_their_own_and_their_neighbours_but_not_a_shared_off
 
 
 def test_the_spread_curve_is_the_logistic_that_drew_the_points() -> None:
-    fitted = runpy.run_path(str(Path(__file__).parents[2] / "train/recipes/bundle.py"))["fitted_curve"]
     random = np.random.default_rng(0)
     spreads = np.exp(random.normal(-3, 0.8, (500, 98)))
     truth = ConfidenceCurve(0.06, 3.0)
-    found = fitted(spreads, random.random(spreads.shape) < truth(spreads))
+    found = fitted_curve(spreads, random.random(spreads.shape) < truth(spreads))
     assert (found.middle, found.steepness) == (pytest.approx(0.06, rel=0.05), pytest.approx(3.0, rel=0.05))
 
 
@@ -231,7 +232,7 @@ def test_crops_without_a_face_show_none(last_layers: dict[str, Any], tmp_path: P
     assert network.contract.spread_curve is not None
     assert (network.contract.spread_curve(network.predict_with_spread(crops)[1]).mean(1) < 0.6).all()
     boxes = np.array([[0, 0, 2, 2], [5.0, 5, 6, 6], [1, 0, 2, 1]])
-    areas = last_layers["shared_area"](boxes[:, None], boxes)
+    areas = overlaps(boxes[:, None], boxes, of_smaller=True)
     np.testing.assert_allclose(areas, [[1, 0, 1], [0, 1, 0], [1, 0, 1]])
 
 

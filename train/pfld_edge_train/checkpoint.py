@@ -4,7 +4,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; a killed run leaves the old file or the new one, never half of one."""
     record = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
-    record |= {"format": FORMAT, "model": checkpoint.model.to_dict()}
+    record |= {"format": FORMAT, "model": asdict(checkpoint.model)}
     with replacing(path) as file:
         torch.save(record, file)
 

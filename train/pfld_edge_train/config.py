@@ -9,14 +9,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, LandmarkScheme, ModelContractError
-from pfld_edge_runtime.contract import CropRule
+from pfld_edge_runtime import WFLW_98, LandmarkScheme, ModelContractError
+from pfld_edge_runtime.contract import KNOWN_SCHEMES, CropRule
 from pfld_edge_train.errors import TrainConfigError
 
 if sys.version_info >= (3, 11):
@@ -33,11 +32,6 @@ Count = Annotated[int, Field(ge=1)]
 CountFromZero = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=1)]
-
-KNOWN_SCHEMES: Mapping[str, LandmarkScheme] = MappingProxyType(
-    {scheme.name: scheme for scheme in (WFLW_98, IBUG_68, FIVE_POINTS)}
-)
-"""Schemes that a configuration only names."""
 
 
 @dataclass(frozen=True, config=_TABLE)

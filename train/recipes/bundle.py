@@ -16,9 +16,9 @@ import click
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from pfld_edge_calib import nme_per_face, open_faces, predict_landmarks, true_landmarks
+from pfld_edge_calib.evaluation.metrics import fitted_curve, point_errors
 from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, sample_crops
 from pfld_edge_convert.int8_stage import Int8Request
 from pfld_edge_convert.landmark_models import open_landmark_model
@@ -44,14 +44,6 @@ def validation_faces(path: Path, checkpoint: Checkpoint, contract: Contract) -> 
     pixels = np.concatenate([batch.faces.permute(0, 2, 3, 1).numpy() for batch in batches])
     crops = np.rint(pixels * np.array(contract.scale) + np.array(contract.mean)).astype(np.uint8)
     return crops, np.concatenate([batch.landmarks.numpy() for batch in batches])
-
-
-def fitted_curve(spreads: NDArray[np.floating], good: NDArray[np.bool_]) -> ConfidenceCurve:
-    """Logistic regression of which points are good on the logarithm of their heat maps' spreads."""
-    doubt, signs = np.log(np.maximum(spreads.ravel(), 1e-6)).astype(float), np.where(good.ravel(), 1.0, -1.0)
-    loss = lambda line: np.logaddexp(0, signs * (line[0] * doubt + line[1])).mean()  # noqa: E731
-    slope, offset = minimize(loss, [4.0, 12.0], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9}).x
-    return ConfidenceCurve(middle=float(np.exp(-offset / slope)), steepness=float(slope))
 
 
 def measured(path: Path, shared: Path) -> dict[str, object]:
@@ -80,13 +72,10 @@ def ship(checkpoint: Checkpoint, contract: Contract, faces: Faces, shared: Path,
     crops, landmarks = faces
     for path in (plain, int8_path(plain)):
         found, spreads = LandmarkModel.open(path).predict_with_spread(crops)
-        error = np.linalg.norm(found - landmarks, axis=2)
-        eyes = np.linalg.norm(
-            np.subtract(*np.moveaxis(landmarks[:, contract.landmarks.normalizing_points], 1, 0)), axis=1
-        )
-        print(f"{path.name}: NME {(error.mean(axis=1) / eyes).mean():.5f} on {len(crops)} held-out faces")  # noqa: T201
+        nme = nme_per_face(found, landmarks, contract.landmarks.normalizing_points).mean()
+        print(f"{path.name}: NME {nme:.5f} on {len(crops)} held-out faces")  # noqa: T201
     if np.isfinite(spreads).all():
-        contract = contract.replace(spread_curve=fitted_curve(spreads, error < GOOD_POINT))
+        contract = contract.replace(spread_curve=fitted_curve(spreads, point_errors(found, landmarks) < GOOD_POINT))
         print(f"spread curve: {contract.spread_curve}")  # noqa: T201
     save_checkpoint(target, replace(slim, contract=contract.replace(**measured(target, shared)).to_dict()))
     for path in (plain, int8_path(plain)):

@@ -26,6 +26,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from pfld_edge_calib import read_photo
+from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_runtime import Contract, PfldEdgeError, open_detector
 from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.detection.detector import find_boxes
@@ -214,16 +215,10 @@ def faceless_crops(folder: Path, contract: Contract) -> NDArray[np.uint8]:
         sides = size.min() * np.exp(random.uniform(-2.5, -0.2, (16, 1)))
         corners = random.random((16, 2)) * (size - sides)
         boxes = [np.concatenate([corners, corners + sides], 1), find_boxes(detector, photo, "bgr")[0]]
-        boxes = [some[shared_area(some[:, None], faces).max(1, initial=0) < MOST_SHARED] for some in boxes]
+        shared = [overlaps(some[:, None], faces, of_smaller=True).max(1, initial=0) for some in boxes]
+        boxes = [some[share < MOST_SHARED] for some, share in zip(boxes, shared, strict=True)]
         crops.append(contract_crops(photo, np.concatenate([boxes[0][:2], boxes[1]]), contract, "bgr")[1])
     return np.concatenate(crops)
-
-
-def shared_area(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Area that boxes ``(..., 4)``, which broadcast, share, as a share of the smaller one."""
-    low, high = np.maximum(boxes[..., :2], others[..., :2]), np.minimum(boxes[..., 2:], others[..., 2:])
-    areas = [(some[..., 2:] - some[..., :2]).prod(-1) for some in (boxes, others)]
-    return np.asarray(np.maximum(high - low, 0).prod(-1) / np.maximum(np.minimum(*areas), 1e-9))
 
 
 def with_others(batch: Batch, faceless: NDArray[np.uint8], contract: Contract) -> tuple[Batch, Tensor]:

@@ -1,4 +1,7 @@
-"""Errors of landmarks: NME, failure rate, area under the cumulative error curve (AUC), deviation from a reference."""
+"""Errors of landmarks: NME, failure rate, area under the cumulative error curve (AUC), deviation from a reference.
+
+And the curve that predicts from a network's doubt whether landmarks are good.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime import LandmarkScheme
+from pfld_edge_runtime.contract import ConfidenceCurve
 
 Float = NDArray[np.float64]
 
@@ -76,13 +80,13 @@ class FaceErrors:
 
     Divided by the distance of the scheme's normalizing points (WFLW 60 and 72, outer eye corners), of the pupils (96
     and 97; None where the scheme has no eyes), or by the diagonal of the true landmarks' tight box. Faces that are not
-    in the mask `measurable` (None: all) count in no figure: their normalizing points are unlabelled or coincide.
+    in the mask `measurable` count in no figure: their normalizing points are unlabelled or coincide.
     """
 
     ocular: Float
     pupil: Float | None
     diagonal: Float
-    measurable: NDArray[np.bool_] | None = None
+    measurable: NDArray[np.bool_]
 
 
 def face_errors(landmarks: NDArray[np.floating], truth: NDArray[np.floating], scheme: LandmarkScheme) -> FaceErrors:
@@ -140,9 +144,7 @@ def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Acc
 
     The cumulative error curve is a staircase, whose area below the threshold t is the mean of ``max(0, t - nme)``.
     """
-    some = np.ones(len(errors.ocular), bool) if chosen is None else chosen
-    if errors.measurable is not None:
-        some = some & errors.measurable
+    some = errors.measurable if chosen is None else chosen & errors.measurable
     nmes = errors.ocular[some]
     if len(nmes) == 0:
         raise ValueError("accuracy of no faces is undefined")
@@ -162,7 +164,7 @@ def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Acc
 
 def accuracy_by_subset(errors: FaceErrors, names: Sequence[str], members: NDArray[np.bool_]) -> Mapping[str, Accuracy]:
     """Summarize N faces (``all``) and those of each of S subsets that has any, by the ``(N, S)`` mask `members`."""
-    known = members if errors.measurable is None else members & errors.measurable[:, None]
+    known = members & errors.measurable[:, None]
     some = {name: accuracy(errors, known[:, i]) for i, name in enumerate(names) if known[:, i].any()}
     return {"all": accuracy(errors), **some}
 
@@ -241,3 +243,16 @@ def measure_deviation(
         by_face=by_face,
         by_region=regions,
     )
+
+
+def fitted_curve(doubts: NDArray[np.floating], good: NDArray[np.bool_]) -> ConfidenceCurve:
+    """Fit the probability that faces or points are good to doubts of one shape, such as `mirror_disagreement`.
+
+    Logistic regression on the logarithm of the doubts, 0 or more: least negative log likelihood.
+    """
+    from scipy.optimize import minimize
+
+    doubt, signs = np.log(np.maximum(doubts.ravel(), 1e-6)).astype(float), np.where(good.ravel(), 1.0, -1.0)
+    loss = lambda line: np.logaddexp(0, signs * (line[0] * doubt + line[1])).mean()  # noqa: E731
+    slope, offset = minimize(loss, [4.0, 12.0], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12}).x
+    return ConfidenceCurve(middle=float(np.exp(-offset / slope)), steepness=float(slope))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +20,7 @@ from pfld_edge_calib.datasets.points_csv import points_row
 from pfld_edge_calib.errors import FaceSetError, LabellingError
 from pfld_edge_calib.face import DatasetPhoto, Face
 from pfld_edge_calib.find_landmarks import shared_scheme
-from pfld_edge_calib.photo import decode_photo, read_photo
+from pfld_edge_calib.photo import face_photo
 from pfld_edge_runtime import FaceLandmarker, LandmarkModel, LandmarkScheme, predict_with_mirror, tight_box
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
@@ -167,11 +166,9 @@ class Labeller:
         try:
             if photo.error:
                 raise FaceSetError(photo.error)
-            image = read_photo(photo.image) if photo.encoded is None else decode_photo(photo.encoded, photo.image)
+            image = face_photo(photo)
         except FaceSetError as error:
             return DonePhoto(unreadable=str(error))
-        except (OSError, cv2.error) as error:
-            return DonePhoto(unreadable=f"{photo.image}: {' '.join(str(error).split())[:200]}")
         if self._find is None:
             boxes = np.array([face.bbox_xyxy for face in photo.faces or ()]).reshape(-1, 4)
         else:

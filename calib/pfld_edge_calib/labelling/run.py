@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.datasets.points_csv import csv_header, read_boxes_csv, read_points_csv, write_points_csv
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import DatasetPhoto, Face, Skip, Unit
+from pfld_edge_calib.files import sha256_of
 from pfld_edge_calib.labelling.labeller import DonePhoto, Labeller, LabelSettings
 from pfld_edge_calib.parallel import ResultsFolder, Runner, unit_results
 from pfld_edge_calib.photo import listed_paths, photos_in
@@ -120,7 +121,7 @@ def run_identity(
     return {
         "format": "pfld-edge-labels-1",
         "photographs": photographs,
-        "teachers": " ".join(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in teachers),
+        "teachers": " ".join(sha256_of(path)[:16] for path in teachers),
         "detectors": " ".join(detectors),
         "options": json.dumps(asdict(settings)),
     }

@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 
 from pfld_edge_convert.errors import BenchmarkError
+from pfld_edge_runtime.session import session_options
 
 if TYPE_CHECKING:
     from pfld_edge_convert.benchmark.bench import Subject
@@ -66,11 +67,7 @@ class Profile:
 
 def take_profile(subject: "Subject", threads: int, batch: int) -> Profile:
     """Run a batch some times under onnxruntime's profiler; of a batch that takes several calls, one of them."""
-    feed, options = subject.feed(batch), onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    feed, options = subject.feed(batch), session_options(threads)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="pfld-edge-") as folder:
         options.profile_file_prefix = str(Path(folder, "profile"))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.litert_file import LiteRTFile, Quantization
 from pfld_edge_convert.formats.qoperator import Arithmetic, Step, integer_steps
-from pfld_edge_convert.passes.base import attribute, is_spatial_mean, with_outputs
+from pfld_edge_convert.passes.base import attribute, is_spatial_mean, slice_places, with_outputs
 from pfld_edge_convert.quantization.plan import (
     LEVELS,
     Grid,
@@ -372,7 +372,8 @@ class _Writer:
             axes = file.constant(f"{node.output[0]}.axes", self._index.constants[node.input[1]].astype(np.int32))
             keep = bool(attribute(node, "keepdims", 1))
             file.operator("SUM", [inputs[0], axes], output, "ReducerOptions", keepDims=keep)
-        elif kind == "Slice" and rank < 4 and (starts := self._slice_starts(node)) is not None:
+        elif kind == "Slice" and rank < 4 and (places := slice_places(self._index, node)) is not None:
+            starts = [place.indices(size)[0] for place, size in zip(places, self._shape(source), strict=True)]
             part = starts, self._shape(node.output[0])
             name = f"{node.output[0]}.part"
             rows = [file.constant(f"{name}{i}", np.array(row, np.int32)) for i, row in enumerate(part)]
@@ -394,18 +395,6 @@ class _Writer:
             np.array_equal(read, np.arange(len(read)) * int(size) // len(read))
             for read, size in zip(places, sizes, strict=True)
         )
-
-    def _slice_starts(self, node: onnx.NodeProto) -> list[int] | None:
-        """Where a Slice in steps of 1 begins along each axis; None of another one."""
-        sizes = self._shape(node.input[0])
-        starts, _, *more = (self._index.constants.get(name) for name in node.input[1:])
-        axes, steps = [*more, None, None][:2]
-        if starts is None or (steps is not None and (steps != 1).any()):
-            return None
-        begins = [0] * len(sizes)
-        for axis, start in zip(range(len(starts)) if axes is None else axes, starts, strict=True):
-            begins[axis] = int(min(start + sizes[axis] if start < 0 else start, sizes[axis]))
-        return begins
 
     def _write_float_clip(self, name: str, source: int, output: int, bounds: tuple[float, float]) -> None:
         ends = [self._file.constant(f"{name}.{i}", np.array([bound], np.float32)) for i, bound in enumerate(bounds)]

@@ -246,6 +246,22 @@ def is_spatial_mean(index: GraphIndex, node: onnx.NodeProto) -> bool:
     return axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]
 
 
+def slice_places(index: GraphIndex, node: onnx.NodeProto) -> tuple[slice, ...] | None:
+    """What a Slice in steps of 1 takes of each axis; None of another one, and of one whose inputs aren't constants."""
+    names = [*node.input[1:], "", ""][:4]
+    rank = index.rank(node.input[0])
+    if rank < 0 or any(name and name not in index.constants for name in names):
+        return None
+    starts, ends = (index.constants[name] for name in names[:2])
+    axes, steps = (index.constants.get(name) for name in names[2:])
+    if steps is not None and (steps != 1).any():
+        return None
+    places = [slice(None)] * rank
+    for axis, start, end in zip(range(len(starts)) if axes is None else axes, starts, ends, strict=True):
+        places[axis] = slice(int(start), int(end))
+    return tuple(places)
+
+
 def drop_unused(model: onnx.ModelProto) -> None:
     """Remove nodes and initializers that nothing reads, and recorded shapes, which an edit may have made wrong."""
     graph = model.graph

@@ -28,6 +28,7 @@ from pfld_edge_convert.passes.base import (
     read_tensors,
     run_passes,
     set_attribute,
+    slice_places,
     subgraphs,
 )
 from pfld_edge_convert.passes.channels import EliminateDeadChannels
@@ -458,7 +459,7 @@ def _does_nothing(index: GraphIndex, node: onnx.NodeProto) -> bool:
         case "Reshape" | "Flatten":
             return _same_shape(index, node)
         case "Slice":
-            return _same_shape(index, node) and _steps_are_one(index, node)
+            return _same_shape(index, node) and slice_places(index, node) is not None
         case "Concat":
             return len(node.input) == 1
         case "Transpose":
@@ -490,13 +491,6 @@ def _is_neutral(index: GraphIndex, node: onnx.NodeProto) -> bool:
 def _same_shape(index: GraphIndex, node: onnx.NodeProto) -> bool:
     source, result = index.shapes.get(node.input[0]), index.shapes.get(node.output[0])
     return source is not None and source == result and "?" not in source
-
-
-def _steps_are_one(index: GraphIndex, node: onnx.NodeProto) -> bool:
-    if len(node.input) < 5 or not node.input[4]:
-        return True
-    steps = index.constants.get(node.input[4])
-    return steps is not None and bool((steps == 1).all())
 
 
 def _looks_at_one_pixel(node: onnx.NodeProto) -> bool:

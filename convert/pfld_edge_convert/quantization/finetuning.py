@@ -20,7 +20,7 @@ from torch.nn import functional
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.formats.qoperator import Arithmetic, Step, integer_steps
 from pfld_edge_convert.model_file import open_model
-from pfld_edge_convert.passes.base import GraphIndex, attribute
+from pfld_edge_convert.passes.base import GraphIndex, attribute, slice_places
 from pfld_edge_convert.quantization.plan import (
     LEVELS,
     Grid,
@@ -342,13 +342,10 @@ def _resized(node: onnx.NodeProto, index: GraphIndex, inputs: list[Tensor]) -> T
 
 
 def _sliced(node: onnx.NodeProto, index: GraphIndex, inputs: list[Tensor]) -> Tensor:
-    starts, ends, *rest = (index.constants[name].tolist() for name in node.input[1:] if name)
-    places = [slice(None)] * inputs[0].ndim
-    for start, end, axis in zip(starts, ends, rest[0] if rest else range(len(starts)), strict=True):
-        places[axis] = slice(start, end)
-    if len(rest) > 1 and set(rest[1]) != {1}:
+    places = slice_places(index, node)
+    if places is None:
         raise ConvertError(f"fine-tuning does not know Slice with steps ({node.output[0]}): convert without --finetune")
-    return inputs[0][tuple(places)]
+    return inputs[0][places]
 
 
 _OPERATORS: dict[str, Callable[[onnx.NodeProto, GraphIndex, list[Any]], Tensor]] = {

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -138,7 +138,8 @@ def _print_search(model: Path, found: "ContractSearch", json_target: str | None)
     from pfld_edge.console import console, new_table, note, write_json
 
     if json_target is not None:
-        write_json(json_target, _record(found))
+        contract = None if found.contract is None else found.contract.to_dict()
+        write_json(json_target, {"format": _FORMAT, "sure": found.sure, **asdict(found), "contract": contract})
     if json_target == "-":
         return
     fields = new_table(f"{model.name}: {found.num_landmarks} points", "field", "best", "how sure", "as good")
@@ -157,8 +158,3 @@ def _print_search(model: Path, found: "ContractSearch", json_target: str | None)
         note("a contract has no words for this output: convert the file, which rewrites its output")
     elif not found.sure:
         note("what can't be told makes little difference on these faces; more faces (--data) tell more")
-
-
-def _record(found: "ContractSearch") -> dict[str, Any]:
-    contract = None if found.contract is None else found.contract.to_dict()
-    return {"format": _FORMAT, "sure": found.sure, **asdict(found), "contract": contract}

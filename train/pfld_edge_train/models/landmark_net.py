@@ -1,7 +1,6 @@
 """Configuration and interface of all networks, and PFLD's auxiliary network."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -40,10 +39,6 @@ class ModelConfig:
         """Apply the width factor, rounding down."""
         # The sum keeps 80 * 0.7 = 55.99999 at 56.
         return max(1, int(channels * self.width_factor + 1e-6))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, as they are saved in checkpoints."""
-        return asdict(self)
 
 
 class LandmarkNet(nn.Module):
