@@ -35,6 +35,11 @@ _BENDING = 0.03
 _BLURRED, _GREY = 0.6, 0.1
 """Shares of the portraits that lose resolution, and their colours."""
 
+_UNUSUAL = 0.375
+"""Unusual views of the portraits for each of the others."""
+_FRAMES, _LIGHTS, _OCCLUDED = 3.0, 4.0, 0.4
+"""How much more frames and light vary in unusual views, and the share that is partly occluded."""
+
 _POSE_BINS = (5, 3)
 _LIGHT_BINS = (4, 2)
 
@@ -65,13 +70,15 @@ class CalibrationSource:
 class CalibrationSet:
     """``(N, S, S, 3)`` uint8 crops in the contract's colour order, what they are, and what is doubtful about them.
 
-    `faceless` names the photographs in which the detector found no face; they give no crops.
+    `faceless` names the photographs in which the detector found no face; they give no crops. `unusual` are more crops,
+    where the faces are too few to show what a network computes on others; see `Quantizer`.
     """
 
     crops: Crops
     source: str
     warnings: tuple[str, ...] = ()
     faceless: tuple[str, ...] = ()
+    unusual: Crops | None = None
 
 
 def calibration_crops(
@@ -90,7 +97,9 @@ def calibration_crops(
     """
     if source.path is None:
         varied = portrait_crops(contract, max(2, source.limit), source.seed)
-        return CalibrationSet(varied, f"{len(varied)} faces of the two bundled portraits, varied, seed {source.seed}")
+        unusual = portrait_crops(contract, max(2, round(_UNUSUAL * len(varied))), source.seed, unusual=True)
+        sentence = f"{len(varied)} faces of the two bundled portraits, varied, seed {source.seed}"
+        return CalibrationSet(varied, sentence, unusual=unusual)
     if not source.path.exists():
         raise FaceSetError(f"{source.path}: no such file or folder")
     key = _cache_key(source, contract) if source.cache else ""
@@ -121,14 +130,18 @@ def sample_crops(contract: Contract, count: int = 16) -> Crops:
     return next(cut_faces(jittered(faces, count // len(faces)), contract, count)).crops
 
 
-def portrait_crops(contract: Contract, count: int, seed: int = 0) -> Crops:
+def portrait_crops(contract: Contract, count: int, seed: int = 0, *, unusual: bool = False) -> Crops:
     """The two bundled portraits in turns, varied as faces of photographs are; ``(count, S, S, 3)`` uint8 crops.
 
     Rolled, shifted, scaled, mirrored and bent by a smooth field, in another light, mostly out of focus, with noise: two
     sharp portraits in studio light have other ranges and mean activations than most faces. Not partly occluded: patches
     of another picture move the means away from those of faces.
+
+    `unusual` views vary much more, and some are partly occluded. Channels of a network that are zero on all views of
+    the portraits but large on other faces are large on some of these too. Their means are not those of faces.
     """
-    random, size = np.random.default_rng(seed), contract.input_size
+    random, size = np.random.default_rng([seed, 1] if unusual else seed), contract.input_size
+    frames, lights, occluded = (_FRAMES, _LIGHTS, _OCCLUDED) if unusual else (1.0, 1.0, 0.0)
     faces = portraits(contract)
     blurs = [0.3 * _side(face, contract) / size for face in faces]  # against aliasing
     photos = [
@@ -137,8 +150,10 @@ def portrait_crops(contract: Contract, count: int, seed: int = 0) -> Crops:
     ]
     crops = np.empty((count, size, size, 3), np.uint8)
     for row, crop in enumerate(crops):
-        bent = _bent(photos[row % 2], faces[row % 2], contract, random)
-        crop[:] = np.clip(_in_other_light(bent, random), 0, 255)
+        bent = _bent(photos[row % 2], faces[row % 2], contract, random, frames)
+        if occluded and random.random() < occluded:
+            _occlude(bent, random)
+        crop[:] = np.clip(_in_other_light(bent, random, lights), 0, 255)
     return crops if contract.color_order == "bgr" else np.ascontiguousarray(crops[..., ::-1])
 
 
@@ -146,13 +161,16 @@ def _side(face: Face, contract: Contract) -> float:
     return float((face.bbox_xyxy[2:] - face.bbox_xyxy[:2]).max() * contract.crop.margin)
 
 
-def _bent(photo: Crops, face: Face, contract: Contract, random: np.random.Generator) -> NDArray[np.float32]:
-    """A face in a random frame, stretched here and there: ``(S, S, 3)``."""
+def _bent(
+    photo: Crops, face: Face, contract: Contract, random: np.random.Generator, errors: float
+) -> NDArray[np.float32]:
+    """A face in a random frame, stretched here and there: ``(S, S, 3)``; `errors` is a factor on those of its box."""
     size = contract.input_size
     even = (np.arange(size) + 0.5) / size - 0.5
     fields = [cv2.resize(random.normal(0, _BENDING, (4, 4)), (size, size), interpolation=cv2.INTER_CUBIC) for _ in "xy"]
     points = np.stack(np.meshgrid(even, even), axis=-1) + np.stack(fields, axis=-1)
-    points = points * np.exp(random.normal(0, 0.1, 2) + random.normal(0, 0.06)) + random.normal(0, 0.03, 2)
+    scales = np.exp(random.normal(0, 0.1, 2) + errors * random.normal(0, 0.06))
+    points = points * scales + random.normal(0, 0.03 * errors, 2)
     points[..., 0] *= random.choice([-1, 1])
     roll = np.radians(random.normal(0, 45))
     turned = points @ np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
@@ -160,7 +178,18 @@ def _bent(photo: Crops, face: Face, contract: Contract, random: np.random.Genera
     return cv2.remap(photo, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR).astype(np.float32)
 
 
-def _in_other_light(crop: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float64]:
+def _occlude(crop: NDArray[np.float32], random: np.random.Generator) -> None:
+    """Cover a rectangle of ``(S, S, 3)`` with blotches of random colours, in place."""
+    (top, left), (height, width) = random.uniform(-0.2, 0.9, 2), random.uniform(0.15, 0.7, 2)
+    rows, columns = (
+        slice(*np.clip(np.rint([start * len(crop), (start + side) * len(crop)]), 0, len(crop)).astype(int))
+        for start, side in ((top, height), (left, width))
+    )
+    blotches = random.uniform(0, 255, (*random.integers(1, 8, 2), 3))
+    crop[rows, columns] = cv2.resize(blotches, crop.shape[:2], interpolation=cv2.INTER_LINEAR)[rows, columns]
+
+
+def _in_other_light(crop: NDArray[np.float32], random: np.random.Generator, strength: float) -> NDArray[np.float64]:
     """Another resolution, cast, contrast, brightness and direction of the light; noise."""
     size = len(crop)
     if random.random() < _BLURRED:
@@ -168,10 +197,12 @@ def _in_other_light(crop: NDArray[np.float32], random: np.random.Generator) -> N
         crop = cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR).astype(np.float32)
     if random.random() < _GREY:
         crop = np.repeat(crop.mean(axis=2, keepdims=True), 3, axis=2)
-    lit = crop * np.exp(random.normal(0, 0.03, 3))
-    lit = (lit - lit.mean()) * np.exp(random.normal(0, 0.1)) + lit.mean() * np.exp(random.normal(0, 0.12))
-    across, down = random.normal(0, 0.09, (2, 1)) * np.linspace(-0.5, 0.5, size)
-    return np.asarray(lit * (1 + across + down[:, None])[..., None] + random.normal(0, random.uniform(0, 4), lit.shape))
+    cast, (contrast, brightness) = random.normal(0, 0.03 * strength, 3), random.normal(0, strength, 2) * (0.1, 0.12)
+    lit = crop * np.exp(cast)
+    lit = (lit - lit.mean()) * np.exp(contrast) + lit.mean() * np.exp(brightness)
+    across, down = random.normal(0, 0.09 * strength, (2, 1)) * np.linspace(-0.5, 0.5, size)
+    noise = random.normal(0, random.uniform(0, 4 * strength), lit.shape)
+    return np.asarray(lit * (1 + across + down[:, None])[..., None] + noise)
 
 
 def vary_crops(crops: Crops, seed: int = 0) -> Crops:

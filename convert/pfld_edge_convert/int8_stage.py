@@ -72,6 +72,7 @@ class Int8Request:
         finetune: Minutes of fine-tuning, of each network that a budget tries.
         batches: Faces to fine-tune on, ``(n, S, S, 3)`` uint8 each, in place of varied calibration faces.
         formats: Keys of `pfld_edge_convert.formats.FORMATS`: the files that are written, all of one quantization.
+        unusual: More crops where the calibration faces show few people, see `Quantizer`.
     """
 
     crops: Crops
@@ -85,6 +86,7 @@ class Int8Request:
     max_deviation: float | None = None
     finetune: float = 0.0
     batches: Iterable[Crops] | None = None
+    unusual: Crops | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     """
     if request.max_drift is not None and request.labelled is None:
         raise CalibrationError("a largest drift can only be held on faces with known landmarks: give labelled faces")
-    quantizer = Quantizer(model, request.crops, contract, request.settings)
+    quantizer = Quantizer(model, request.crops, contract, request.settings, request.unusual)
     if not quantizer.layers:
         kinds = ", ".join(dict.fromkeys(node.op_type for node in model.graph.node))
         raise ConvertError(

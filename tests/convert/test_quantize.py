@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
@@ -174,3 +174,49 @@ def test_portraits_vary_repeat_for_a_seed_and_come_in_the_contract_s_colours() -
     assert len(np.unique(crops.reshape(6, -1), axis=0)) == 6
     assert (crops != portrait_crops(Contract(), 6, seed=4)).any()
     np.testing.assert_array_equal(portrait_crops(Contract(color_order="rgb"), 6, seed=3), crops[..., ::-1])
+
+
+def test_unusual_views_differ_more_from_each_other_than_other_portraits_and_repeat_for_a_seed() -> None:
+    usual, unusual = (portrait_crops(Contract(), 64, unusual=unusual) for unusual in (False, True))
+    np.testing.assert_array_equal(unusual, portrait_crops(Contract(), 64, unusual=True))
+    np.testing.assert_array_equal(unusual[..., ::-1], portrait_crops(Contract(color_order="rgb"), 64, unusual=True))
+    for differing in (np.mean, np.std):  # brightness and contrast
+        assert np.std(differing(unusual, axis=(1, 2, 3))) > 2 * np.std(differing(usual, axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("rate", [1, -1])
+def test_features_that_are_zero_on_all_portraits_are_not_clipped_on_other_faces(
+    build: Callable[..., onnx.ModelProto], rate: int
+) -> None:
+    """Most features tell how much an image is brighter, or darker, than any view of the portraits."""
+    contract = Contract(input_size=32)
+    chosen = calibration_crops(CalibrationSource(limit=64), contract)
+    grey = np.asarray(prepare_input(chosen.crops, contract)).mean(axis=(1, 2, 3))
+    random = np.random.default_rng(0)
+    thresholds = np.where(np.arange(32) % 4 == 0, random.uniform(-0.4, 0.4, 32), (rate * grey).max() + 0.01)
+    constants = {
+        "pixels": np.eye(3, dtype=np.float32)[..., None, None],
+        "zeros": np.zeros(3, np.float32),
+        "mean": np.full((32, 3), rate / 3, np.float32),
+        "thresholds": -thresholds.astype(np.float32),
+        "last": random.normal(0, 0.2, (196, 32)).astype(np.float32),
+        "points": random.uniform(0, 1, 196).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "pixels", "zeros"], ["same"], kernel_shape=[1, 1]),
+        helper.make_node("GlobalAveragePool", ["same"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "mean", "thresholds"], ["compared"], transB=1),
+        helper.make_node("Relu", ["compared"], ["features"]),
+        helper.make_node("Gemm", ["features", "last", "points"], ["y"], transB=1),
+    ]
+    model = build(nodes, constants, ["n", 3, 32, 32])
+    levels = np.linspace(128, 225 if rate > 0 else 30, 8).astype(np.uint8)
+    others = np.broadcast_to(levels[:, None, None, None], (8, 32, 32, 3))
+    expected = run_model(model, prepare_input(others, contract))
+    lost = {}
+    for unusual in (None, chosen.unusual):
+        made = Quantizer(model, chosen.crops, contract, SOON, unusual).make()
+        lost[unusual is None] = np.abs(run_model(made.model, prepare_input(others, made.contract)) - expected).max()
+    assert lost[False] < 0.02 * np.ptp(expected)
+    assert lost[True] > 4 * lost[False]

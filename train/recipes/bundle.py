@@ -67,7 +67,7 @@ def ship(checkpoint: Checkpoint, contract: Contract, faces: Faces, shared: Path,
     slim = replace(checkpoint, weights=weights, ema_weights=None, optimizer=None, config=None, auxiliary=None)
     save_checkpoint(target, replace(slim, contract=contract.to_dict()))
     chosen, plain = calibration_crops(CalibrationSource(), contract), target.with_suffix(".onnx")
-    request = Int8Request(chosen.crops, chosen.source, allow_slower=True)
+    request = Int8Request(chosen.crops, chosen.source, allow_slower=True, unusual=chosen.unusual)
     convert(load_model(target)[0], contract, plain, sample_crops(contract), request)
     crops, landmarks = faces
     for path in (plain, int8_path(plain)):

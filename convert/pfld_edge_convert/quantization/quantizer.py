@@ -83,12 +83,18 @@ class Quantizer:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, crops: Crops, contract: Contract, settings: QuantizationSettings | None = None
+        self,
+        model: onnx.ModelProto,
+        crops: Crops,
+        contract: Contract,
+        settings: QuantizationSettings | None = None,
+        unusual: Crops | None = None,
     ) -> None:
         """Prepare an optimized float network, collect activation statistics, choose ranges.
 
         100 to 500 calibration faces are enough, ``(N, S, S, 3)`` uint8 in the contract's colour order; CalibrationError
-        where there are none, or of another shape.
+        where there are none, or of another shape. Where they show few people, `unusual` crops of the same form widen
+        the ranges of features; no mean is taken of them.
         """
         self._settings = settings = settings or QuantizationSettings()
         self._target = target_named(self._settings.target)
@@ -97,7 +103,7 @@ class Quantizer:
         self._used, self.held_back = _split(crops)
         self._varied = np.concatenate([vary_crops(self._used, seed) for seed in range(_VARIATIONS)])
         self._expected = run_model(model, prepare_input(self.held_back, contract))
-        network = _collect(*self._prepared(model, contract), self._used, self._varied)
+        network = _collect(*self._prepared(model, contract), self._used, self._varied, unusual)
         by = EQUALIZE_BY if settings.equalize_by == "auto" else (settings.equalize_by,)
         equalized = {method: network.equalized(settings.equalize, method, crops[:8]) for method in by}
         self._network, self._method, self._tried = self._chosen(equalized if settings.equalize else {"": network})
@@ -251,16 +257,19 @@ class _FloatNetwork:
         return replace(self, model=result, histograms=divided)
 
 
-def _collect(model: onnx.ModelProto, contract: Contract, crops: Crops, varied: Crops) -> _FloatNetwork:
-    """Collect the histograms of every tensor; of pooled features also on the varied faces."""
+def _collect(
+    model: onnx.ModelProto, contract: Contract, crops: Crops, varied: Crops, unusual: Crops | None = None
+) -> _FloatNetwork:
+    """Collect the histograms of every tensor; of pooled features also on the varied faces and the unusual ones."""
     index = GraphIndex(model)
     names = integer_tensors(index, weighted_layers(index))
     histograms = ranges.collect_histograms(model, names, _float_batches(crops, contract))
     features = [name for name in names if ranges.is_feature(index, name)]
     if features:
         known = {name: histograms[name] for name in features}
+        more = varied if unusual is None else np.concatenate([varied, unusual])
         histograms |= ranges.collect_histograms(
-            with_outputs(model, *features), features, _float_batches(varied, contract), known
+            with_outputs(model, *features), features, _float_batches(more, contract), known
         )
     bad = [name for name, histogram in histograms.items() if not np.isfinite([histogram.low, histogram.high]).all()]
     if bad:

@@ -228,6 +228,7 @@ def convert_command(
             formats or ("qoperator",),
             max_deviation,
             finetune or 0.0,
+            unusual=chosen.unusual,
         )
     try:
         report = convert(model, contract, file, sample_crops(contract), request, end_to_end=end_to_end)
