@@ -35,10 +35,10 @@ _BENDING = 0.03
 _BLURRED, _GREY = 0.6, 0.1
 """Shares of the portraits that lose resolution, and their colours."""
 
-_UNUSUAL = 0.375
+_UNUSUAL = 4
 """Unusual views of the portraits for each of the others."""
-_FRAMES, _LIGHTS, _OCCLUDED = 3.0, 4.0, 0.4
-"""How much more frames and light vary in unusual views, and the share that is partly occluded."""
+_FRAMES, _LIGHTS, _FACELESS, _OCCLUDED = 3.0, 4.0, 0.2, 0.3
+"""How much more frames and light vary in unusual views, and the shares that show no face or are partly occluded."""
 
 _POSE_BINS = (5, 3)
 _LIGHT_BINS = (4, 2)
@@ -97,7 +97,7 @@ def calibration_crops(
     """
     if source.path is None:
         varied = portrait_crops(contract, max(2, source.limit), source.seed)
-        unusual = portrait_crops(contract, max(2, round(_UNUSUAL * len(varied))), source.seed, unusual=True)
+        unusual = portrait_crops(contract, _UNUSUAL * len(varied), source.seed, unusual=True)
         sentence = f"{len(varied)} faces of the two bundled portraits, varied, seed {source.seed}"
         return CalibrationSet(varied, sentence, unusual=unusual)
     if not source.path.exists():
@@ -137,11 +137,12 @@ def portrait_crops(contract: Contract, count: int, seed: int = 0, *, unusual: bo
     sharp portraits in studio light have other ranges and mean activations than most faces. Not partly occluded: patches
     of another picture move the means away from those of faces.
 
-    `unusual` views vary much more, and some are partly occluded. Channels of a network that are zero on all views of
-    the portraits but large on other faces are large on some of these too. Their means are not those of faces.
+    `unusual` views vary much more; some are partly occluded, some show no face. Channels of a network that are zero on
+    all views of the portraits but large on other faces are large on some of these too. Their means are not those of
+    faces.
     """
     random, size = np.random.default_rng([seed, 1] if unusual else seed), contract.input_size
-    frames, lights, occluded = (_FRAMES, _LIGHTS, _OCCLUDED) if unusual else (1.0, 1.0, 0.0)
+    frames, lights = (_FRAMES, _LIGHTS) if unusual else (1.0, 1.0)
     faces = portraits(contract)
     blurs = [0.3 * _side(face, contract) / size for face in faces]  # against aliasing
     photos = [
@@ -151,7 +152,7 @@ def portrait_crops(contract: Contract, count: int, seed: int = 0, *, unusual: bo
     crops = np.empty((count, size, size, 3), np.uint8)
     for row, crop in enumerate(crops):
         bent = _bent(photos[row % 2], faces[row % 2], contract, random, frames)
-        if occluded and random.random() < occluded:
+        if unusual:
             _occlude(bent, random)
         crop[:] = np.clip(_in_other_light(bent, random, lights), 0, 255)
     return crops if contract.color_order == "bgr" else np.ascontiguousarray(crops[..., ::-1])
@@ -179,14 +180,23 @@ def _bent(
 
 
 def _occlude(crop: NDArray[np.float32], random: np.random.Generator) -> None:
-    """Cover a rectangle of ``(S, S, 3)`` with blotches of random colours, in place."""
-    (top, left), (height, width) = random.uniform(-0.2, 0.9, 2), random.uniform(0.15, 0.7, 2)
+    """Cover some crops ``(S, S, 3)``, and a rectangle of others, with coloured noise of all sizes, in place."""
+    kind, (top, left), (height, width) = random.random(), random.uniform(-0.2, 0.9, 2), random.uniform(0.15, 0.7, 2)
+    if kind < _FACELESS:
+        top, left, height, width = 0.0, 0.0, 1.0, 1.0
+    elif kind > _FACELESS + _OCCLUDED:
+        return
     rows, columns = (
         slice(*np.clip(np.rint([start * len(crop), (start + side) * len(crop)]), 0, len(crop)).astype(int))
         for start, side in ((top, height), (left, width))
     )
-    blotches = random.uniform(0, 255, (*random.integers(1, 8, 2), 3))
-    crop[rows, columns] = cv2.resize(blotches, crop.shape[:2], interpolation=cv2.INTER_LINEAR)[rows, columns]
+    noise = sum(
+        random.exponential()
+        * cv2.resize(random.normal(size=(side, side, 3)), crop.shape[:2], interpolation=cv2.INTER_CUBIC)
+        for side in (2, 4, 8, 16, 32)
+    )
+    noise = (noise - np.mean(noise)) / np.std(noise) * random.uniform(20, 90) + random.uniform(40, 215)
+    crop[rows, columns] = noise[rows, columns]
 
 
 def _in_other_light(crop: NDArray[np.float32], random: np.random.Generator, strength: float) -> NDArray[np.float64]:
