@@ -58,10 +58,15 @@ def test_layers_stay_in_float_until_the_deviation_holds(
     assert everything.budget is None
     with pytest.raises(FellShortError, match="the deviation can't be held"):
         make_int8(network, CONTRACT, replace(request, max_deviation=1e-12))
-    mixed = make_int8(network, CONTRACT, replace(request, max_deviation=0.8 * everything.deviation))
+    with pytest.raises(FellShortError, match="only with every layer in float"):
+        make_int8(network, CONTRACT, replace(request, max_deviation=0.8 * everything.deviation))
+    # The budget is held by the upper end of the interval, which with all layers in INT8 lies above this.
+    allowed = 1.05 * everything.deviation
+    mixed = make_int8(network, CONTRACT, replace(request, max_deviation=allowed))
     assert mixed.budget is not None
-    assert mixed.budget.float_layers
-    assert mixed.deviation <= mixed.budget.drifts[-1].all.high <= 0.8 * everything.deviation
+    assert 0 < len(mixed.budget.float_layers) < 3
+    assert mixed.budget.drifts[0].all.high > allowed
+    assert mixed.deviation <= mixed.budget.drifts[-1].all.high <= allowed
     note_deviation(replace(everything, deviation=0.0061))
     assert f"that move them most: {everything.report.costs[0].layer} " in " ".join(capsys.readouterr().err.split())
     note_deviation(replace(everything, deviation=0.0059))
