@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -71,14 +72,15 @@ class CalibrationSet:
     """``(N, S, S, 3)`` uint8 crops in the contract's colour order, what they are, and what is doubtful about them.
 
     `faceless` names the photographs in which the detector found no face; they give no crops. `unusual` are more crops,
-    where the faces are too few to show what a network computes on others; see `Quantizer`.
+    where the faces are too few to show what a network computes on others; see `Quantizer`. They are made when called
+    for: many networks need none.
     """
 
     crops: Crops
     source: str
     warnings: tuple[str, ...] = ()
     faceless: tuple[str, ...] = ()
-    unusual: Crops | None = None
+    unusual: Callable[[], Crops] | None = None
 
 
 def calibration_crops(
@@ -97,7 +99,7 @@ def calibration_crops(
     """
     if source.path is None:
         varied = portrait_crops(contract, max(2, source.limit), source.seed)
-        unusual = portrait_crops(contract, _UNUSUAL * len(varied), source.seed, unusual=True)
+        unusual = partial(portrait_crops, contract, _UNUSUAL * len(varied), source.seed, unusual=True)
         sentence = f"{len(varied)} faces of the two bundled portraits, varied, seed {source.seed}"
         return CalibrationSet(varied, sentence, unusual=unusual)
     if not source.path.exists():

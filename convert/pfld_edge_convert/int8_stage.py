@@ -72,7 +72,7 @@ class Int8Request:
         finetune: Minutes of fine-tuning, of each network that a budget tries.
         batches: Faces to fine-tune on, ``(n, S, S, 3)`` uint8 each, in place of varied calibration faces.
         formats: Keys of `pfld_edge_convert.formats.FORMATS`: the files that are written, all of one quantization.
-        unusual: More crops where the calibration faces show few people, see `Quantizer`.
+        unusual: Makes more crops where the calibration faces show few people, see `Quantizer`.
     """
 
     crops: Crops
@@ -86,7 +86,7 @@ class Int8Request:
     max_deviation: float | None = None
     finetune: float = 0.0
     batches: Iterable[Crops] | None = None
-    unusual: Crops | None = None
+    unusual: Callable[[], Crops] | None = None
 
 
 @dataclass(frozen=True, slots=True)

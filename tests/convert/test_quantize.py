@@ -184,6 +184,11 @@ def test_unusual_views_differ_more_from_each_other_than_other_portraits_and_repe
         assert np.std(differing(unusual, axis=(1, 2, 3))) > 2 * np.std(differing(usual, axis=(1, 2, 3)))
 
 
+def test_unusual_views_are_not_made_for_a_network_without_features(small: onnx.ModelProto) -> None:
+    contract = Contract(input_size=32)
+    Quantizer(small, sample_crops(contract), contract, SOON, lambda: pytest.fail("made in vain"))
+
+
 @pytest.mark.parametrize("rate", [1, -1])
 def test_features_that_are_zero_on_all_portraits_are_not_clipped_on_other_faces(
     build: Callable[..., onnx.ModelProto], rate: int

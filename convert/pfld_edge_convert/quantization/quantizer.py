@@ -88,13 +88,13 @@ class Quantizer:
         crops: Crops,
         contract: Contract,
         settings: QuantizationSettings | None = None,
-        unusual: Crops | None = None,
+        unusual: Callable[[], Crops] | None = None,
     ) -> None:
         """Prepare an optimized float network, collect activation statistics, choose ranges.
 
         100 to 500 calibration faces are enough, ``(N, S, S, 3)`` uint8 in the contract's colour order; CalibrationError
-        where there are none, or of another shape. Where they show few people, `unusual` crops of the same form widen
-        the ranges of features; no mean is taken of them.
+        where there are none, or of another shape. Where they show few people, `unusual` makes crops of the same form
+        that widen the ranges of features, if the network has any; no mean is taken of them.
         """
         self._settings = settings = settings or QuantizationSettings()
         self._target = target_named(self._settings.target)
@@ -258,7 +258,11 @@ class _FloatNetwork:
 
 
 def _collect(
-    model: onnx.ModelProto, contract: Contract, crops: Crops, varied: Crops, unusual: Crops | None = None
+    model: onnx.ModelProto,
+    contract: Contract,
+    crops: Crops,
+    varied: Crops,
+    unusual: Callable[[], Crops] | None = None,
 ) -> _FloatNetwork:
     """Collect the histograms of every tensor; of pooled features also on the varied faces and the unusual ones."""
     index = GraphIndex(model)
@@ -267,7 +271,7 @@ def _collect(
     features = [name for name in names if ranges.is_feature(index, name)]
     if features:
         known = {name: histograms[name] for name in features}
-        more = varied if unusual is None else np.concatenate([varied, unusual])
+        more = varied if unusual is None else np.concatenate([varied, unusual()])
         histograms |= ranges.collect_histograms(
             with_outputs(model, *features), features, _float_batches(more, contract), known
         )
