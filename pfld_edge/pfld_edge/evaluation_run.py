@@ -175,9 +175,15 @@ def _scratch(results: Path | None) -> Iterator[Path]:
 
 
 def _identity(models: Sequence[LandmarkModel], source: FaceSet) -> dict[str, str]:
-    elsewhere = [f", {model.runtime}" if model.runtime not in ("", "onnxruntime") else "" for model in models]
-    named = (f"{model.sha256[:16]} ({model.kind}{where})" for model, where in zip(models, elsewhere, strict=True))
-    return {"format": "pfld-edge-results-2", "faces": source.identity, "models": " ".join(named)}
+    return {
+        "format": "pfld-edge-results-2",
+        "faces": source.identity,
+        "models": " ".join(f"{model.sha256[:16]} ({model.kind}{_elsewhere(model)})" for model in models),
+    }
+
+
+def _elsewhere(model: LandmarkModel) -> str:
+    return f", {model.runtime}" if model.runtime not in ("", "onnxruntime") else ""
 
 
 def _unit_work(specs: Sequence[tuple[Path, bool, str]]) -> Callable[[Unit], bytes]:

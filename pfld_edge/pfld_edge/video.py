@@ -17,8 +17,25 @@ from pfld_edge_calib.photo import opencv_log
 
 Image = NDArray[np.uint8]
 
-VIDEO_SUFFIXES = frozenset({".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".ogv", ".webm", ".wmv"})
-VIDEO_SUFFIXES |= {".m2ts", ".mpeg", ".mpg", ".mts", ".ts"}  # MPEG streams
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
+)
 
 _USUAL_RATE = 30.0
 _CLOCK = Fraction(1, 90_000)

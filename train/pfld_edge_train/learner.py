@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -65,12 +66,13 @@ def make_learner(model: LandmarkNet, config: TrainConfig, processes: Processes) 
         runner = HeatMapLogits(model)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = parameter_groups(model, config.optimizer.weight_decay, config.finetune, auxiliary)
-    rate = config.optimizer.learning_rate
-    optimizer: torch.optim.Optimizer
-    if config.optimizer.kind == "muon":
-        optimizer = Muon(groups, rate, (v for n, v in model.named_parameters() if n.startswith(f"{LAST_LAYER}.")))
-    else:
-        optimizer = (torch.optim.AdamW if config.optimizer.kind == "adamw" else torch.optim.Adam)(groups, lr=rate)
+    outputs = [value for name, value in model.named_parameters() if name.startswith(f"{LAST_LAYER}.")]
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adamw": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "muon": partial(Muon, outputs=outputs),
+    }
+    optimizer = kinds[config.optimizer.kind](groups, lr=config.optimizer.learning_rate)
     runner = processes.wrapped(runner)
     if config.compile:
         runner.compile()
