@@ -43,7 +43,7 @@ NETWORKS = (
 )
 
 
-def network(name: str) -> nn.Module:
+def network(name: str, points: int = POINTS) -> nn.Module:
     """A network with random weights, whose normalizations have the statistics of noise."""
     # torchvision's wheels for CUDA register no operators with a torch for CPUs, but name these two on import.
     with contextlib.suppress(RuntimeError):
@@ -56,12 +56,12 @@ def network(name: str) -> nn.Module:
     model: nn.Module
     if name in HEAT_MAPS:
         blocks = list(timm.create_model(name).children())[: HEAT_MAPS[name]]
-        model = nn.Sequential(*blocks, nn.LazyConv2d(POINTS, 1))
+        model = nn.Sequential(*blocks, nn.LazyConv2d(points, 1))
     elif hasattr(torchvision.models, name) and name not in timm.list_models():
-        model = getattr(torchvision.models, name)(num_classes=2 * POINTS)
+        model = getattr(torchvision.models, name)(num_classes=2 * points)
     else:
         smaller: dict[str, Any] = {"img_size": SIDE, "depth": 2} if name.startswith("vit") else {}
-        model = timm.create_model(name, num_classes=2 * POINTS, **smaller)
+        model = timm.create_model(name, num_classes=2 * points, **smaller)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = None  # the mean of all batches

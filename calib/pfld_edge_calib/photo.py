@@ -7,7 +7,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ opencv_log: Any = getattr(cv2.utils, "logging", cv2)
 """Has getLogLevel and setLogLevel; 0 is silence. OpenCV 4 has them at its top."""
 
 T = TypeVar("T")
+_ABSENT = "no such photograph"
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:
@@ -43,7 +44,7 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise FaceSetError(f"{path}: {error.strerror or error}") from error
     if encoded is None:
-        raise FaceSetError(f"{path}: {'a folder, not a photograph' if path.is_dir() else 'no such photograph'}")
+        raise FaceSetError(f"{path}: {'a folder, not a photograph' if path.is_dir() else _ABSENT}")
     return decode_photo(encoded, path)
 
 
@@ -237,6 +238,12 @@ class UnusableFaces:
     def others(self, items: Sequence[T]) -> list[T]:
         """Choose the usable faces, or what is known of them, from a list with one item a face of the set."""
         return [item for row, item in enumerate(items) if row not in self.unreadable and row not in self.outside]
+
+
+def folder_hint(unreadable: Collection[str], option: str = "--images") -> str:
+    """What mends a list of which every photograph is missing: the option that names their folder; else nothing."""
+    missing = bool(unreadable) and all(reason.endswith(_ABSENT) for reason in unreadable)
+    return f"; {option} names the folder of a list's photographs" if missing else ""
 
 
 def is_outside(face: Face, photo: NDArray[np.uint8]) -> bool:

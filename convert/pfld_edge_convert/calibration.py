@@ -22,7 +22,7 @@ from pfld_edge_calib.calibration import (
 )
 from pfld_edge_calib.face import Skip, refuse
 from pfld_edge_calib.files import replacing
-from pfld_edge_calib.photo import UnusableFaces, face_photo
+from pfld_edge_calib.photo import UnusableFaces, face_photo, folder_hint
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector
 from pfld_edge_runtime.detection.catalogue import cache_folder, detector_path
 
@@ -260,7 +260,8 @@ def _chosen(
     unusable = UnusableFaces(skip)
     batches = list(cut_faces(as_detected(kept, source.seed) if source.jitter else kept, contract, unusable=unusable))
     if not batches:
-        raise FaceSetError(f"{path}: none of its {len(rows)} photographs can be read")
+        reasons = unusable.unreadable.values()
+        raise FaceSetError(f"{path}: none of its {len(rows)} photographs can be read{folder_hint(reasons)}")
     crops = np.concatenate([batch.crops for batch in batches])
     readable = np.concatenate([batch.rows for batch in batches])
     features = np.concatenate([posed[rows[readable]], brightness_features(crops)], axis=1)

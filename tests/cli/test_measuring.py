@@ -298,6 +298,27 @@ def test_a_set_in_which_no_face_can_be_measured_says_why(
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("Error: no face of 4 can be measured: 3 are in photographs that can't be read (")
         assert ", 1 lie outside of their photographs (" in error
+        assert "--images" not in error
+
+
+def test_a_list_in_another_folder_than_its_photographs_is_told_the_option(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "landmarks.csv"
+    listed.write_bytes((PORTRAITS / "landmarks.csv").read_bytes())
+    checkpoint, model = map(str, files)
+    target = ["-o", str(tmp_path / "new.onnx"), "--int8"]
+    commands = {
+        "--images": (
+            ["evaluate", model, "--data", str(listed)],
+            ["convert", checkpoint, *target, "--calibration", str(listed)],
+        ),
+        "--data-images": (["convert", checkpoint, *target, "--max-drift", "1%", "--data", str(listed)],),
+    }
+    for option, words in ((option, words) for option, group in commands.items() for words in group):
+        assert run(words) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.endswith(f"; {option} names the folder of a list's photographs")
 
 
 def test_two_portraits_can_not_tell_a_small_drift(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, Unit, unit_faces
 from pfld_edge_calib.find_landmarks import comparable, find_landmarks, true_landmarks
-from pfld_edge_calib.photo import UnusableFaces
+from pfld_edge_calib.photo import UnusableFaces, folder_hint
 from pfld_edge_runtime import LandmarkModel
 
 _BATCH = 64
@@ -162,4 +162,5 @@ def no_face_left(outside: Sequence[str], unreadable: Sequence[str]) -> FaceSetEr
         *([f"{len(unreadable)} are in photographs that can't be read ({unreadable[0]})"] if unreadable else []),
         *([f"{len(outside)} lie outside of their photographs ({outside[0]})"] if outside else []),
     ]
-    return FaceSetError(f"no face of {len(outside) + len(unreadable)} can be measured: {', '.join(reasons)}")
+    count, hint = len(outside) + len(unreadable), "" if outside else folder_hint(unreadable)
+    return FaceSetError(f"no face of {count} can be measured: {', '.join(reasons)}{hint}")

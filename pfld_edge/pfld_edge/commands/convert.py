@@ -352,7 +352,7 @@ def judged_faces(data: Path, images: Path | None, contract: "Contract", skip: "S
     from pfld_edge.console import note
     from pfld_edge_calib import FaceSetError, cut_faces, open_faces, true_landmarks
     from pfld_edge_calib.find_landmarks import comparable
-    from pfld_edge_calib.photo import UnusableFaces
+    from pfld_edge_calib.photo import UnusableFaces, folder_hint
     from pfld_edge_convert.int8_stage import LabelledCrops
 
     unusable = UnusableFaces(skip)
@@ -361,7 +361,8 @@ def judged_faces(data: Path, images: Path | None, contract: "Contract", skip: "S
     if unusable.outside:
         note(f"{len(unusable.outside)} of {len(faces)} faces of {data} left out: they lie outside of their photographs")
     if not batches:
-        raise FaceSetError(f"{data}: none of its {len(faces)} faces can be measured")
+        hint = folder_hint(unusable.unreadable.values(), "--data-images")
+        raise FaceSetError(f"{data}: none of its {len(faces)} faces can be measured{hint}")
     shown = unusable.others(faces)
     return LabelledCrops(
         np.concatenate([batch.crops for batch in batches]),
