@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib import PORTRAITS
 from pfld_edge_runtime import Contract
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_train.augment import draw_plan, render_on_cpu
 from pfld_edge_train.config import AugmentConfig, TrainConfig
 from pfld_edge_train.face_cache import FaceCache, open_cache
@@ -66,9 +66,7 @@ def main(out: Path) -> None:
     click.echo(f"{out}: {out.stat().st_size // 1000} kB")
 
 
-def face(
-    faces: FaceCache, contract: Contract, config: AugmentConfig, seed: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def face(faces: FaceCache, contract: Contract, config: AugmentConfig, seed: int) -> tuple[Uint8Array, Float32Array]:
     """One augmented face and its landmarks as fractions; even seeds give the first portrait, odd ones the second."""
     row = np.array([seed % 2])
     plan = draw_plan(faces, row, contract, config, np.random.default_rng(seed))
@@ -76,7 +74,7 @@ def face(
     return picture, plan.landmarks[0]
 
 
-def labelled(picture: NDArray[np.uint8], landmarks: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
+def labelled(picture: Uint8Array, landmarks: Float32Array, name: str) -> Uint8Array:
     """A face with its landmarks and a line of text below."""
     side = len(picture)
     cell = np.full((side + 14, side + 2, 3), 255, np.uint8)

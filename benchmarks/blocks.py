@@ -17,12 +17,12 @@ from collections.abc import Callable
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness import medians, print_table
 from pfld_edge_convert.export import INPUT_NAME, export_onnx
 from pfld_edge_convert.reparameterize import reparameterize
+from pfld_edge_runtime.arrays import Float32Array
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train import blocks
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
@@ -71,7 +71,7 @@ def inference(rounds: int) -> None:
     print_table(["block", "microseconds", "of the full convolution"], rows)
 
 
-def _call(make: Callable[[], nn.Module], count: int, crop: NDArray[np.float32]) -> Callable[[], object]:
+def _call(make: Callable[[], nn.Module], count: int, crop: Float32Array) -> Callable[[], object]:
     network = nn.Sequential(blocks.conv_block(3, 64, 3, 4, 1), *(make() for _ in range(count))).eval()
     session = open_session(export_onnx(reparameterize(network), 112).SerializeToString())
     return lambda: session.run(None, {INPUT_NAME: crop})

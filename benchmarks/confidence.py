@@ -26,12 +26,12 @@ from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
 from pfld_edge_calib.evaluation.metrics import fitted_curve
 from pfld_edge_calib.photo import listed_paths
 from pfld_edge_runtime import IBUG_68, FaceLandmarker
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Uint8Array
 from pfld_edge_runtime.contract import ConfidenceCurve
 from pfld_edge_runtime.detection.architectures import YuNet
 from pfld_edge_runtime.geometry.confidence import mirror_disagreement, predict_with_mirror
 from pfld_edge_runtime.geometry.wflw_points import landmarks_68
 
-Array = NDArray[np.float64]
 Cases = NDArray[np.void]
 THRESHOLD = 0.1
 BINS = (0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0001)
@@ -43,9 +43,9 @@ COMPLEX = np.array([1, 1j])
 class Case:
     """A box in a photograph, and the landmarks in it; none where there is no face."""
 
-    image: NDArray[np.uint8]
-    box: Array
-    truth: NDArray[np.float32] | None
+    image: Uint8Array
+    box: Float64Array
+    truth: Float32Array | None
     person: str
 
 
@@ -122,7 +122,7 @@ def moved(faces: Sequence[Face], offsets: NDArray[np.complex128]) -> Iterator[Fa
             yield replace(face, landmarks=labels.astype(np.float32))
 
 
-def eye_lines(landmarks: NDArray[np.float32]) -> NDArray[np.complex128]:
+def eye_lines(landmarks: Float32Array) -> NDArray[np.complex128]:
     """From one outer eye corner to the other, ``(N, 1)``."""
     first, second = IBUG_68.normalizing_points
     return np.asarray((landmarks[:, second] - landmarks[:, first]) @ COMPLEX)[:, None]
@@ -181,7 +181,7 @@ def figures(name: str, data: Cases, curve: ConfidenceCurve, nothing: Cases) -> l
     return row
 
 
-def auc(score: Array, positive: NDArray[np.bool_]) -> float:
+def auc(score: Float64Array, positive: BoolArray) -> float:
     """Area under the ROC curve."""
     found = mannwhitneyu(score[positive], score[~positive]).statistic
     return float(found / (positive.sum() * (~positive).sum()))

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from harness import print_table, shared_folder
 from pfld_edge_calib import Face, nme_per_face, predict_landmarks, read_photo, read_wflw, refined, true_landmarks
-from pfld_edge_calib.find_landmarks import SAME_FACE, Boxes, find_landmarks, overlaps
+from pfld_edge_calib.find_landmarks import SAME_FACE, find_landmarks, overlaps
 from pfld_edge_runtime import BUNDLED_MODEL, BoxMap, FaceDetector, LandmarkModel, open_detector
+from pfld_edge_runtime.arrays import Float32Array, Float64Array
 from pfld_edge_runtime.geometry.landmarks import tight_box
 
-Found = Mapping[str, list[NDArray[np.float32]]]
+Found = Mapping[str, list[Float32Array]]
 """Detections of every photograph, by detector."""
 
 FILES = {
@@ -85,7 +85,7 @@ def print_maps(detectors: Mapping[str, FaceDetector], photos: Sequence[Path], te
     print_table(["", "faces", *kinds, *(f"middle half of {kind}" for kind in kinds)], rows)
 
 
-def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: LandmarkModel) -> Boxes:
+def fitted_offsets(faces: Sequence[Face], start: BoxMap, teacher: LandmarkModel) -> Float64Array:
     """How the landmark box of each face lies in its detector's box: ``(N, 4)`` shift x, y and scale w, h."""
     mapped = [replace(face, bbox_xyxy=start(face.bbox_xyxy[None])[0]) for face in faces]
     once = refined(mapped, teacher, passes=2)
@@ -124,7 +124,7 @@ def print_accuracy(
     print_table(["", "misses", "its box x 1.0", f"its box x {margin}", "mapped", "mapped, refine=1"], rows)
 
 
-def matching(faces: Sequence[Face], found: Sequence[NDArray[np.float32]], box_map: BoxMap) -> Boxes:
+def matching(faces: Sequence[Face], found: Sequence[Float32Array], box_map: BoxMap) -> Float64Array:
     """The detection that is each face, ``(N, 4)`` unmapped; NaN where there is none."""
     result = np.full((len(faces), 4), np.nan)
     for row, face, detections in zip(result, faces, found, strict=True):
@@ -136,7 +136,7 @@ def matching(faces: Sequence[Face], found: Sequence[NDArray[np.float32]], box_ma
     return result
 
 
-def nmes(model: LandmarkModel, faces: Sequence[Face], boxes: Boxes, refine: int = 0) -> NDArray[np.float64]:
+def nmes(model: LandmarkModel, faces: Sequence[Face], boxes: Float64Array, refine: int = 0) -> Float64Array:
     """NME of each face by some boxes; NaN where there is no box."""
     boxed = [replace(face, bbox_xyxy=box) for face, box in zip(faces, boxes, strict=True)]
     truth, (found,) = true_landmarks(faces, model.contract), find_landmarks([model], boxed, refine=refine)

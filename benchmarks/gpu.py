@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import click
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from harness import medians, print_table
 from pfld_edge_convert.calibration import sample_crops
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
 from pfld_edge_runtime import DEVICES, LandmarkModel, prepare_input
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_runtime.session import provider_options
 
 BATCHES = (1, 8, 64)
@@ -38,9 +37,7 @@ def cases(model: Path, qdq: Path | None) -> Iterator[tuple[str, str, Path, dict[
             yield "tensorrt", precision, file, options
 
 
-def measured(
-    file: Path, device: str, options: dict[str, str], crops: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], list[str]]:
+def measured(file: Path, device: str, options: dict[str, str], crops: Uint8Array) -> tuple[Float32Array, list[str]]:
     """Landmarks of the crops, ``(64, 2 P)``, and thousands of faces a second for each batch, by wall time."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3

@@ -29,11 +29,11 @@ from typing import NamedTuple
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib import cut_faces, jittered, portraits
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import BUNDLED_MODEL, Contract, PfldEdgeError, prepare_input
+from pfld_edge_runtime.arrays import Float32Array
 
 # Runs inside the emulator, where only numpy and onnxruntime are; numpy tells which instructions the processor has.
 PROGRAM = """
@@ -87,7 +87,7 @@ PROCESSORS = (
 class Answer(NamedTuple):
     """What a model answered on a processor."""
 
-    output: NDArray[np.float32]
+    output: Float32Array
     features: str
     seconds: float
 

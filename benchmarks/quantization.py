@@ -17,7 +17,6 @@ from typing import NamedTuple
 import click
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from harness import print_table, shared_folder
@@ -34,9 +33,8 @@ from pfld_edge_convert.quantization.mixed_precision import deviation_per_face, f
 from pfld_edge_convert.quantization.quantizer import Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 from pfld_edge_train.checkpoint import load_model, save_checkpoint
-
-Crops = NDArray[np.uint8]
 
 NAIVE = QuantizationSettings(
     ranges="minmax", equalize=0, feedback=False, correct_bias=False, uint8_input=False, target="x86-vnni"
@@ -111,7 +109,7 @@ def found_faces(shared: Path, contract: Contract, model: onnx.ModelProto, faces:
     return calibration_crops(source, contract)
 
 
-def quantized(model: onnx.ModelProto, contract: Contract, crops: Crops, short: bool) -> Iterator[Row]:
+def quantized(model: onnx.ModelProto, contract: Contract, crops: Uint8Array, short: bool) -> Iterator[Row]:
     """The network by onnxruntime's quantizer, and by ours step by step."""
     inputs = np.asarray(prepare_input(crops, contract), np.float32)
     yield Row("onnxruntime, QDQ, defaults", by_onnxruntime(model, inputs), contract)
@@ -134,13 +132,13 @@ def quantized(model: onnx.ModelProto, contract: Contract, crops: Crops, short: b
             yield Row(name, result.model, result.contract)
 
 
-def by_onnxruntime(model: onnx.ModelProto, inputs: NDArray[np.float32], **options: object) -> onnx.ModelProto:
+def by_onnxruntime(model: onnx.ModelProto, inputs: Float32Array, **options: object) -> onnx.ModelProto:
     """Quantize with onnxruntime.quantization."""
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         parts = iter(inputs[:, None])
 
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        def get_next(self) -> dict[str, Float32Array] | None:
             part = next(self.parts, None)
             return None if part is None else {model.graph.input[0].name: part}
 
@@ -165,10 +163,10 @@ def report(
     times = {name: found.milliseconds for name, found in face_times(timed, rounds=200).items()}
     shape, points = judged.landmarks.shape, contract.landmarks.normalizing_points
 
-    def landmarks(model: onnx.ModelProto, contract: Contract) -> NDArray[np.float32]:
+    def landmarks(model: onnx.ModelProto, contract: Contract) -> Float32Array:
         return run_model(model, prepare_input(judged.crops, contract)).reshape(shape)
 
-    def nme(found: NDArray[np.float32]) -> NDArray[np.float64]:
+    def nme(found: Float32Array) -> Float64Array:
         return nme_per_face(found, judged.landmarks, points)
 
     expected = landmarks(model, contract)

@@ -16,12 +16,12 @@ import click
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 
 from harness import shared_folder
 from pfld_edge.cli import run
+from pfld_edge_runtime.arrays import Float64Array, Uint8Array
 from pfld_edge_train.learner import Muon
 from zoo import HEAT_MAPS, SIDE, export, network
 
@@ -32,7 +32,7 @@ JUDGES = "helen_test"
 BATCH, RATE, WARMUP = 32, 2e-3, 100
 OPTIONS = ["--color", "rgb", "--mean", "0", "--scale", "255", "--crop-margin", "1.2", "--landmarks", "ibug-68"]
 
-Face = tuple[NDArray[np.uint8], NDArray[np.float64]]
+Face = tuple[Uint8Array, Float64Array]
 
 
 def split(folder: Path, target: Path) -> tuple[Path, Path]:

@@ -15,15 +15,14 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from harness import model_option, print_table
 from pfld_edge_calib import Face, portraits, read_photo
 from pfld_edge_runtime import FaceLandmarker, FaceTracker, OneEuro, Smoothing, tight_box
+from pfld_edge_runtime.arrays import Float64Array, Uint8Array
 from pfld_edge_runtime.tracking.smoothing import FaceSmoother
 
-Array = NDArray[np.float64]
-Frames = Iterator[tuple[NDArray[np.uint8], Array]]
+Frames = Iterator[tuple[Uint8Array, Float64Array]]
 
 FPS = 30
 FACE = 400.0
@@ -38,25 +37,25 @@ EYELIDS = [61, 62, 63, 69, 70, 71]
 class Scene:
     """A photograph and where its face's landmarks are, as the network sees them at rest."""
 
-    photo: NDArray[np.uint8]
-    center: Array
+    photo: Uint8Array
+    center: Float64Array
     scale: float
-    rest: Array
+    rest: Float64Array
 
-    def matrix(self, pose: Array) -> Array:
+    def matrix(self, pose: Float64Array) -> Float64Array:
         """The ``(2, 3)`` map from the photograph to the frame: shift in faces, turn, logarithm of size."""
         size = self.scale * np.exp(pose[3])
         turn = size * np.array([[np.cos(pose[2]), -np.sin(pose[2])], [np.sin(pose[2]), np.cos(pose[2])]])
-        matrix: Array = np.c_[turn, np.array([960, 540]) + FACE * pose[:2] - turn @ self.center]
+        matrix: Float64Array = np.c_[turn, np.array([960, 540]) + FACE * pose[:2] - turn @ self.center]
         return matrix
 
-    def truth(self, pose: Array) -> Array:
+    def truth(self, pose: Float64Array) -> Float64Array:
         """``(P, 2)`` landmarks in the frame."""
         matrix = self.matrix(pose)
-        found: Array = self.rest @ matrix[:, :2].T + matrix[:, 2]
+        found: Float64Array = self.rest @ matrix[:, :2].T + matrix[:, 2]
         return found
 
-    def draw(self, pose: Array) -> NDArray[np.uint8]:
+    def draw(self, pose: Float64Array) -> Uint8Array:
         """A frame without noise."""
         size, border = (1920, 1080), cv2.BORDER_REFLECT
         frame = cv2.warpAffine(self.photo, self.matrix(pose), size, flags=cv2.INTER_CUBIC, borderMode=border)
@@ -76,7 +75,7 @@ def scene(face: Face, landmarker: FaceLandmarker) -> Scene:
     return Scene(photo, plain.center, plain.scale, rest.astype(np.float64))
 
 
-def motion(count: int, seed: int) -> Array:
+def motion(count: int, seed: int) -> Float64Array:
     """``(count, 4)`` poses: moves of least jerk between random poses, rests between them, a slow sway throughout."""
     rng, seconds = np.random.default_rng(seed), np.arange(count) / FPS
     poses, pose, start = np.zeros((count, 4)), np.zeros(4), 1.0
@@ -90,7 +89,7 @@ def motion(count: int, seed: int) -> Array:
     return poses
 
 
-def frames(scene: Scene, poses: Array, noise: float, seed: int = 0) -> Frames:
+def frames(scene: Scene, poses: Float64Array, noise: float, seed: int = 0) -> Frames:
     """Noisy frames, each with its truth."""
     rng = np.random.default_rng(seed)
     bank = np.random.default_rng(99).normal(0, noise, (1500, 1500, 3)).astype(np.int16)
@@ -106,9 +105,9 @@ def frames(scene: Scene, poses: Array, noise: float, seed: int = 0) -> Frames:
         yield frame, truth
 
 
-Method = Callable[[NDArray[np.uint8], Array], Array]
+Method = Callable[[Uint8Array, Float64Array], Float64Array]
 """From a frame and the true box to landmarks."""
-Filter = Callable[[Array, float], Array]
+Filter = Callable[[Float64Array, float], Float64Array]
 """From landmarks, and the seconds since the last ones, to smoothed landmarks."""
 
 
@@ -120,9 +119,9 @@ def boxed(landmarker: FaceLandmarker, jitter: float) -> Method:
 
 def chained(landmarker: FaceLandmarker) -> Method:
     """The raw landmarks of a frame give the next frame's box."""
-    last: list[Array] = []
+    last: list[Float64Array] = []
 
-    def method(frame: NDArray[np.uint8], box: Array) -> Array:
+    def method(frame: Uint8Array, box: Float64Array) -> Float64Array:
         last[:] = [landmarker(frame, [tight_box(last[0]) if last else box], "bgr")[0].astype(np.float64)]
         return last[0]
 
@@ -131,9 +130,9 @@ def chained(landmarker: FaceLandmarker) -> Method:
 
 def exponential() -> Filter:
     """The filter of the reference project."""
-    last: list[Array] = []
+    last: list[Float64Array] = []
 
-    def smooth(found: Array, _: float) -> Array:
+    def smooth(found: Float64Array, _: float) -> Float64Array:
         last[:] = [0.7 * found + 0.3 * (last[0] if last else found)]
         return last[0]
 
@@ -152,7 +151,7 @@ def tracked(landmarker: FaceLandmarker, smoothing: Smoothing | OneEuro | None) -
     detector = lambda _: boxes + rng.normal(0, BOX_JITTER, 4)  # noqa: E731
     tracker = FaceTracker(detector, landmarker, max_faces=1, smoothing=smoothing)
 
-    def method(frame: NDArray[np.uint8], box: Array) -> Array:
+    def method(frame: Uint8Array, box: Float64Array) -> Float64Array:
         boxes[:] = box
         faces = tracker(frame, color="bgr")
         if len(faces) == 0:
@@ -162,7 +161,7 @@ def tracked(landmarker: FaceLandmarker, smoothing: Smoothing | OneEuro | None) -
     return method
 
 
-def answers(methods: Sequence[Method], shown: Frames) -> tuple[Array, Array]:
+def answers(methods: Sequence[Method], shown: Frames) -> tuple[Float64Array, Float64Array]:
     """``(M, T, P, 2)`` landmarks of some methods on a sequence, and the ``(T, P, 2)`` truths."""
     found, truths = [], []
     for frame, truth in shown:
@@ -171,18 +170,18 @@ def answers(methods: Sequence[Method], shown: Frames) -> tuple[Array, Array]:
     return np.array(found).swapaxes(0, 1), np.array(truths)
 
 
-def jitter(found: Array) -> Array:
+def jitter(found: Float64Array) -> Float64Array:
     """``(P,)`` standard deviation of each landmark in pixels, both axes together, after the first second."""
-    deviation: Array = np.sqrt(found[FPS:].var(axis=0).sum(axis=-1))
+    deviation: Float64Array = np.sqrt(found[FPS:].var(axis=0).sum(axis=-1))
     return deviation
 
 
-def acceleration(found: Array) -> float:
+def acceleration(found: Float64Array) -> float:
     """Mean length of the second difference, pixels per frame squared."""
     return float(np.linalg.norm(np.diff(found, n=2, axis=0), axis=-1).mean())
 
 
-def lag(found: Array, truth: Array) -> float:
+def lag(found: Float64Array, truth: Float64Array) -> float:
     """Frames by which the truth must be delayed to fit best; constant differences don't count."""
     steps, last = np.arange(len(truth)), len(truth) - 1
 

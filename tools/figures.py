@@ -17,20 +17,18 @@ from pathlib import Path
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, nme_per_face, open_faces, predict_landmarks, true_landmarks
 from pfld_edge_calib.evaluation.drift import mean_interval, paired_drift
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import BUNDLED_MODEL, FAST_MODEL
+from pfld_edge_runtime.arrays import Float64Array, Int64Array
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs/figures.json"
 
 _MARK = re.compile(r"(<!-- figure: (?P<name>[\w-]+) -->)(?P<text>.*?)(<!-- /figure -->)", re.DOTALL)
-
-Float = NDArray[np.float64]
 
 
 @cache
@@ -48,19 +46,19 @@ def test_faces() -> tuple[Face, ...]:
 
 
 @cache
-def photographs() -> NDArray[np.int64]:
+def photographs() -> Int64Array:
     """``(321,)`` a number for the photograph of each face."""
     return np.unique([str(face.image) for face in test_faces()], return_inverse=True)[1].astype(np.int64)
 
 
-def nmes(path: Path) -> Float:
+def nmes(path: Path) -> Float64Array:
     """``(321,)`` errors of a model file."""
     network, faces = open_landmark_model(path), test_faces()
     truth = true_landmarks(faces, network.contract)
     return nme_per_face(predict_landmarks(network, faces), truth, network.contract.landmarks.normalizing_points)
 
 
-def row(name: str, path: Path, nme: Float, reference: Float | None = None) -> str:
+def row(name: str, path: Path, nme: Float64Array, reference: Float64Array | None = None) -> str:
     """One row of a table: NME, relative change from the reference, size."""
     low, high = mean_interval(nme, photographs()) or (np.nan, np.nan)
     drift = ""

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.open_faces import open_faces
 from pfld_edge_calib.datasets.points_csv import read_boxes_csv, read_points_csv
@@ -15,8 +14,7 @@ from pfld_edge_calib.face import Face, Skip, refuse
 from pfld_edge_calib.find_landmarks import detected_faces
 from pfld_edge_calib.photo import listed_paths, photos_in
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, Detector, tight_box
-
-Array = NDArray[np.float64]
+from pfld_edge_runtime.arrays import Float64Array, Int64Array, Uint8Array
 
 PORTRAITS = Path(__file__).parent / "portraits"
 """Folder of the portraits; its README names their sources."""
@@ -127,14 +125,14 @@ def as_detected(faces: Sequence[Face], seed: int = 0, shift: float = 0.03, scale
     return [_moved(face, random.normal(0, shift, 2), max(0.5, 1 + random.normal(0, scale))) for face in faces]
 
 
-def _moved(face: Face, shift: Array, factor: float) -> Face:
+def _moved(face: Face, shift: Float64Array, factor: float) -> Face:
     """Shift a box by shares of its longer side, and scale it about its centre."""
     low, high = face.bbox_xyxy[:2], face.bbox_xyxy[2:]
     center, half = (low + high) / 2 + shift * (high - low).max(), (high - low) / 2 * factor
     return replace(face, bbox_xyxy=np.concatenate([center - half, center + half]))
 
 
-def stratified_sample(features: Array, bins: Sequence[int], limit: int, seed: int = 0) -> NDArray[np.int64]:
+def stratified_sample(features: Float64Array, bins: Sequence[int], limit: int, seed: int = 0) -> Int64Array:
     """Stratified sampling: draw rows evenly from the cells of a grid whose bounds are quantiles of the features.
 
     Cells bounded by quantiles hold about as many rows each, so that extreme rows keep their share of the dataset;
@@ -156,7 +154,7 @@ def stratified_sample(features: Array, bins: Sequence[int], limit: int, seed: in
     return np.sort(order[np.argsort(rank[order], kind="stable")][:limit])
 
 
-def pose_features(faces: Sequence[Face]) -> Array:
+def pose_features(faces: Sequence[Face]) -> Float64Array:
     """Estimate ``(N, 2)`` yaw (-1 to 1) and roll (radians) of faces; NaN without WFLW's 98 landmarks."""
     result = np.full((len(faces), 2), np.nan)
     for row, face in zip(result, faces, strict=True):
@@ -171,13 +169,13 @@ def pose_features(faces: Sequence[Face]) -> Array:
     return result
 
 
-def brightness_features(crops: NDArray[np.uint8]) -> Array:
+def brightness_features(crops: Uint8Array) -> Float64Array:
     """``(N, 2)`` mean grey level and contrast (standard deviation) of each ``(N, S, S, 3)`` uint8 crop."""
     grey = crops.reshape(len(crops), -1).astype(np.float32)
     return np.stack([grey.mean(axis=1), grey.std(axis=1)], axis=1).astype(np.float64)
 
 
-def calibration_warnings(crops: NDArray[np.uint8], color_order: str) -> tuple[str, ...]:
+def calibration_warnings(crops: Uint8Array, color_order: str) -> tuple[str, ...]:
     """Warn of too few ``(N, S, S, 3)`` uint8 crops, and of an order other than `color_order`; a sentence each.
 
     Skin of any tone reflects more red than blue: so does the middle of most crops.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.files import TextLines
 from pfld_edge_runtime import tight_box
+from pfld_edge_runtime.arrays import Float32Array, Float64Array
 from pfld_edge_runtime.crop import LARGEST_COORDINATE
 
 
@@ -36,11 +37,11 @@ class Face:
     """
 
     image: Path
-    bbox_xyxy: NDArray[np.float64]
-    landmarks: NDArray[np.float32] | None = None
+    bbox_xyxy: Float64Array
+    landmarks: Float32Array | None = None
     attributes: frozenset[str] = field(default_factory=frozenset)
     weight: float = 1.0
-    point_weights: NDArray[np.float32] | None = None
+    point_weights: Float32Array | None = None
     group: str = ""
     encoded: bytes | None = field(default=None, repr=False)
 

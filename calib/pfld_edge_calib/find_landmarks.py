@@ -27,6 +27,7 @@ from pfld_edge_runtime import (
     crop_windows,
     tight_box,
 )
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 from pfld_edge_runtime.detection.detector import find_boxes
 
 _BATCH = 64
@@ -46,7 +47,7 @@ def shared_scheme(models: Sequence[LandmarkModel]) -> LandmarkScheme:
     return scheme
 
 
-def true_landmarks(faces: Sequence[Face], contract: Contract) -> NDArray[np.float32]:
+def true_landmarks(faces: Sequence[Face], contract: Contract) -> Float32Array:
     """Stack the annotated landmarks of faces, ``(N, P, 2)`` float32 pixels; NaN where a point is unlabelled.
 
     See `comparable`.
@@ -85,7 +86,7 @@ class FaceCrops:
 
     rows: Sequence[int]
     faces: Sequence[Face]
-    crops: NDArray[np.uint8]
+    crops: Uint8Array
     windows: CropWindows
 
 
@@ -100,7 +101,7 @@ def cut_faces(
     """
     swap = contract.color_order == "rgb"  # photographs are read as BGR
 
-    def cut() -> Iterator[tuple[int, NDArray[np.uint8], CropWindows]]:
+    def cut() -> Iterator[tuple[int, Uint8Array, CropWindows]]:
         for rows, photo in photographs(faces, range(len(faces)), unusable):
             for row in rows:
                 window = _windows(faces[row].bbox_xyxy[None], contract.crop.margin, faces[row].image)
@@ -112,7 +113,7 @@ def cut_faces(
         yield FaceCrops(rows, [faces[row] for row in rows], np.stack(crops), _joined(windows))
 
 
-def predict_landmarks(model: LandmarkModel, faces: Sequence[Face]) -> NDArray[np.float32]:
+def predict_landmarks(model: LandmarkModel, faces: Sequence[Face]) -> Float32Array:
     """Predict the landmarks of faces with one model, ``(N, P, 2)`` float32 photograph pixels; see `find_landmarks`."""
     return find_landmarks([model], faces)[0]
 
@@ -123,7 +124,7 @@ def find_landmarks(
     advance: Callable[[int], object] = lambda _count: None,
     unusable: UnusableFaces | None = None,
     refine: int = 0,
-) -> list[NDArray[np.float32]]:
+) -> list[Float32Array]:
     """Predict the landmarks of every face with every model, for each ``(N, P, 2)`` float32 in photograph pixels.
 
     Models with the same input size and margin share crops, whatever their colour order, and all faces of one photograph
@@ -144,8 +145,8 @@ class BoxedPhoto(NamedTuple):
     """A ``(H, W, 3)`` uint8 BGR photograph, the ``(N, 4)`` boxes of some of its faces, and their rows in the result."""
 
     rows: Sequence[int]
-    image: NDArray[np.uint8]
-    boxes: NDArray[np.float64]
+    image: Uint8Array
+    boxes: Float64Array
     name: Path
 
 
@@ -154,7 +155,7 @@ def run_models(
     photos: Iterable[BoxedPhoto],
     count: int,
     advance: Callable[[int], object] = lambda _count: None,
-) -> list[NDArray[np.float32]]:
+) -> list[Float32Array]:
     """Predict the landmarks of `count` faces in photographs that are in memory; see `find_landmarks`."""
     found = [np.full((count, model.contract.landmarks.num_landmarks, 2), np.nan, np.float32) for model in models]
     queues: dict[tuple[int, float], _CropQueue] = {}
@@ -181,8 +182,8 @@ class _CropQueue:
 
     def __init__(self, size: int, margin: float) -> None:
         self._size, self._margin = size, margin
-        self.models: list[tuple[LandmarkModel, NDArray[np.float32]]] = []
-        self._waiting: list[tuple[Sequence[int], CropWindows, NDArray[np.uint8]]] = []
+        self.models: list[tuple[LandmarkModel, Float32Array]] = []
+        self._waiting: list[tuple[Sequence[int], CropWindows, Uint8Array]] = []
 
     def add(self, photo: BoxedPhoto) -> None:
         windows = _windows(photo.boxes, self._margin, photo.name)
@@ -209,7 +210,7 @@ def _joined(windows: Sequence[CropWindows]) -> CropWindows:
     return CropWindows(np.concatenate([each.corners for each in windows]), np.concatenate([w.sizes for w in windows]))
 
 
-def _windows(boxes: NDArray[np.float64], margin: float, name: Path) -> CropWindows:
+def _windows(boxes: Float64Array, margin: float, name: Path) -> CropWindows:
     try:
         return crop_windows(boxes, margin)
     except BoxError as error:
@@ -218,7 +219,7 @@ def _windows(boxes: NDArray[np.float64], margin: float, name: Path) -> CropWindo
 
 def photographs(
     faces: Sequence[Face], rows: Iterable[int], unusable: UnusableFaces | None = None
-) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+) -> Iterator[tuple[list[int], Uint8Array]]:
     """Read the ``(H, W, 3)`` uint8 BGR photograph that consecutive rows share, for those that can be measured.
 
     `unusable` takes the others; where None a photograph that can't be read is a FaceSetError.
@@ -243,8 +244,6 @@ def _boxed_photos(faces: Sequence[Face], unusable: UnusableFaces | None) -> Iter
             some = rows[start : start + _BATCH]
             yield BoxedPhoto(some, photo, np.stack([faces[row].bbox_xyxy for row in some]), faces[some[0]].image)
 
-
-Boxes = NDArray[np.float64]
 
 SAME_FACE = 0.3
 """Least intersection over union of a detection and the tight box of the annotated landmarks to match them."""
@@ -326,7 +325,7 @@ def as_detected_by(
     return found
 
 
-def overlaps(boxes: NDArray[np.floating], others: NDArray[np.floating], *, of_smaller: bool = False) -> Boxes:
+def overlaps(boxes: NDArray[np.floating], others: NDArray[np.floating], *, of_smaller: bool = False) -> Float64Array:
     """Intersection over union of ``(..., 4)`` boxes x0, y0, x1, y1, which broadcast, in float64.
 
     With `of_smaller` the intersection is over the area of the smaller box, 0 for boxes without area.
@@ -338,7 +337,7 @@ def overlaps(boxes: NDArray[np.floating], others: NDArray[np.floating], *, of_sm
     return np.asarray(shared / whole, np.float64)
 
 
-def matched(truth: Boxes, detections: Boxes) -> Boxes:
+def matched(truth: Float64Array, detections: Float64Array) -> Float64Array:
     """Match annotated boxes with detections one to one, so that the summed intersection over union is largest.
 
     ``(N, 4)``, the detection of each annotated box; NaN where none overlaps by `SAME_FACE`.

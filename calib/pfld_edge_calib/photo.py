@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import DatasetPhoto, Face, Skip, refuse
 from pfld_edge_calib.files import named_file, read_lines
+from pfld_edge_runtime.arrays import Uint8Array
 
 _USUAL = frozenset({".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 PHOTO_SUFFIXES = _USUAL | {".dib", ".hif", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm"}
@@ -34,7 +34,7 @@ T = TypeVar("T")
 _ABSENT = "no such photograph"
 
 
-def read_photo(path: Path) -> NDArray[np.uint8]:
+def read_photo(path: Path) -> Uint8Array:
     """Read a photograph as ``(H, W, 3)`` uint8 BGR, rotated by its EXIF orientation.
 
     ``shard.tar/key.jpg`` and ``shard.parquet/row-7`` are members of shards, which are searched for them.
@@ -48,12 +48,12 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     return decode_photo(encoded, path)
 
 
-def face_photo(face: Face | DatasetPhoto) -> NDArray[np.uint8]:
+def face_photo(face: Face | DatasetPhoto) -> Uint8Array:
     """Read the photograph of a face, or of a dataset, ``(H, W, 3)`` uint8 BGR."""
     return read_photo(face.image) if face.encoded is None else decode_photo(face.encoded, face.image)
 
 
-def decode_photo(encoded: bytes | NDArray[np.uint8], name: Path) -> NDArray[np.uint8]:
+def decode_photo(encoded: bytes | Uint8Array, name: Path) -> Uint8Array:
     """Decode an image file to ``(H, W, 3)`` uint8 BGR, rotated by its EXIF orientation; `name` is for error messages.
 
     OpenCV decodes it; Pillow where OpenCV leaves an image lying on its side (AVIF), or was built without the format.
@@ -115,7 +115,7 @@ class _QuietDecoders:
 _quiet = _QuietDecoders()
 
 
-def _decode_with_pillow(data: NDArray[np.uint8], name: Path, *, heif: bool = False) -> NDArray[np.uint8]:
+def _decode_with_pillow(data: Uint8Array, name: Path, *, heif: bool = False) -> Uint8Array:
     from PIL import Image, ImageOps
 
     if heif:
@@ -220,7 +220,7 @@ class UnusableFaces:
         self.unreadable: dict[int, str] = {}
         self.outside: set[int] = set()
 
-    def read(self, faces: Sequence[Face], rows: Sequence[int]) -> tuple[NDArray[np.uint8] | None, list[int]]:
+    def read(self, faces: Sequence[Face], rows: Sequence[int]) -> tuple[Uint8Array | None, list[int]]:
         """Read the photograph that some faces share.
 
         Gives it, ``(H, W, 3)`` uint8 BGR, and the rows of those faces that it shows; None and none where it can't be
@@ -246,7 +246,7 @@ def folder_hint(unreadable: Collection[str], option: str = "--images") -> str:
     return f"; {option} names the folder of a list's photographs" if missing else ""
 
 
-def is_outside(face: Face, photo: NDArray[np.uint8]) -> bool:
+def is_outside(face: Face, photo: Uint8Array) -> bool:
     """Whether a face's box lies wholly outside of its photograph."""
     low, high = face.bbox_xyxy[:2], face.bbox_xyxy[2:]
     # A box without area lies nowhere; cutting it is an error.

@@ -10,7 +10,6 @@ from zipfile import BadZipFile
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, FaceSetError, as_detected, cut_faces, jittered, portraits, refined
 from pfld_edge_calib.calibration import (
@@ -24,9 +23,8 @@ from pfld_edge_calib.face import Skip, refuse
 from pfld_edge_calib.files import replacing
 from pfld_edge_calib.photo import UnusableFaces, face_photo, folder_hint
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 from pfld_edge_runtime.detection.catalogue import cache_folder, detector_path
-
-Crops = NDArray[np.uint8]
 
 _OVERSAMPLE = 3
 """Faces that are cut for each that is wanted, so that there is a choice of light."""
@@ -76,11 +74,11 @@ class CalibrationSet:
     for: many networks need none.
     """
 
-    crops: Crops
+    crops: Uint8Array
     source: str
     warnings: tuple[str, ...] = ()
     faceless: tuple[str, ...] = ()
-    unusual: Callable[[], Crops] | None = None
+    unusual: Callable[[], Uint8Array] | None = None
 
 
 def calibration_crops(
@@ -123,7 +121,7 @@ def calibration_crops(
     return CalibrationSet(crops, sentence, calibration_warnings(crops, contract.color_order), tuple(faceless))
 
 
-def sample_crops(contract: Contract, count: int = 16) -> Crops:
+def sample_crops(contract: Contract, count: int = 16) -> Uint8Array:
     """The bundled portraits under jittered boxes, ``(count, S, S, 3)`` uint8 in the contract's colour order.
 
     On these the steps of a conversion are checked to compute the same.
@@ -132,7 +130,7 @@ def sample_crops(contract: Contract, count: int = 16) -> Crops:
     return next(cut_faces(jittered(faces, count // len(faces)), contract, count)).crops
 
 
-def portrait_crops(contract: Contract, count: int, seed: int = 0, *, unusual: bool = False) -> Crops:
+def portrait_crops(contract: Contract, count: int, seed: int = 0, *, unusual: bool = False) -> Uint8Array:
     """The two bundled portraits in turns, varied as faces of photographs are; ``(count, S, S, 3)`` uint8 crops.
 
     Rolled, shifted, scaled, mirrored and bent by a smooth field, in another light, mostly out of focus, with noise: two
@@ -165,8 +163,8 @@ def _side(face: Face, contract: Contract) -> float:
 
 
 def _bent(
-    photo: Crops, face: Face, contract: Contract, random: np.random.Generator, errors: float
-) -> NDArray[np.float32]:
+    photo: Uint8Array, face: Face, contract: Contract, random: np.random.Generator, errors: float
+) -> Float32Array:
     """A face in a random frame, stretched here and there: ``(S, S, 3)``; `errors` is a factor on those of its box."""
     size = contract.input_size
     even = (np.arange(size) + 0.5) / size - 0.5
@@ -181,7 +179,7 @@ def _bent(
     return cv2.remap(photo, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR).astype(np.float32)
 
 
-def _occlude(crop: NDArray[np.float32], random: np.random.Generator) -> None:
+def _occlude(crop: Float32Array, random: np.random.Generator) -> None:
     """Cover some crops ``(S, S, 3)``, and a rectangle of others, with coloured noise of all sizes, in place."""
     kind, (top, left), (height, width) = random.random(), random.uniform(-0.2, 0.9, 2), random.uniform(0.15, 0.7, 2)
     if kind < _FACELESS:
@@ -201,7 +199,7 @@ def _occlude(crop: NDArray[np.float32], random: np.random.Generator) -> None:
     crop[rows, columns] = noise[rows, columns]
 
 
-def _in_other_light(crop: NDArray[np.float32], random: np.random.Generator, strength: float) -> NDArray[np.float64]:
+def _in_other_light(crop: Float32Array, random: np.random.Generator, strength: float) -> Float64Array:
     """Another resolution, cast, contrast, brightness and direction of the light; noise."""
     size = len(crop)
     if random.random() < _BLURRED:
@@ -217,7 +215,7 @@ def _in_other_light(crop: NDArray[np.float32], random: np.random.Generator, stre
     return np.asarray(lit * (1 + across + down[:, None])[..., None] + noise)
 
 
-def vary_crops(crops: Crops, seed: int = 0) -> Crops:
+def vary_crops(crops: Uint8Array, seed: int = 0) -> Uint8Array:
     """Mirror, rotate by up to 45 degrees and scale by up to a fifth, black outside; ``(N, S, S, 3)`` uint8 crops.
 
     For more samples of features that are one number a face.
@@ -239,7 +237,7 @@ def _chosen(
     contract: Contract,
     advance: Callable[[int], object],
     skip: Skip,
-) -> tuple[Crops, list[str]]:
+) -> tuple[Uint8Array, list[str]]:
     """Give the crops, and the photographs in which no face was found."""
     detector = None if source.detector is None else open_detector(source.detector)
     faceless = list[str]()
@@ -288,7 +286,7 @@ def _cache_key(source: CalibrationSource, contract: Contract) -> str:
     return hashlib.sha256(repr((_CACHE_FORMAT, parts)).encode()).hexdigest()[:32]
 
 
-def _load_crops(key: str) -> tuple[Crops, list[str]] | None:
+def _load_crops(key: str) -> tuple[Uint8Array, list[str]] | None:
     """What `_chosen` gave; None where there is nothing, or the file can't be read."""
     try:
         with (crop_cache_folder() / f"{key}.npz").open("rb") as file, np.load(file) as kept:

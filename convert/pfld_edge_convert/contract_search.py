@@ -16,14 +16,12 @@ from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib import Face, FaceSetError, portraits
 from pfld_edge_calib.face import Skip, refuse, skipping
 from pfld_edge_convert.contract_trial import (
     SCHEMES,
     Crops,
-    Float,
     Hypothesis,
     Network,
     Score,
@@ -37,6 +35,7 @@ from pfld_edge_convert.contract_trial import (
 )
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import Contract, CropRule, LandmarkScheme
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.contract import KNOWN_SCHEMES
 
 _MARGINS = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
@@ -205,10 +204,10 @@ def _largest_error(trial: Hypothesis) -> float:
     return _UNNAMED_ERROR if trial.scheme == "unknown" else _NAMED_ERROR
 
 
-def _located(network: Network, crops: Crops, trials: Sequence[Hypothesis]) -> dict[Hypothesis, Float]:
+def _located(network: Network, crops: Crops, trials: Sequence[Hypothesis]) -> dict[Hypothesis, Float64Array]:
     """Find the points of hypotheses; neighbours that feed the network alike share one run."""
     wanted = sorted({trial.output for trial in trials})
-    found: dict[Hypothesis, Float] = {}
+    found: dict[Hypothesis, Float64Array] = {}
     for fed, group in groupby(trials, lambda trial: replace(trial, output=0, order="", space="", scheme="")):
         outputs = network.run(crops.images, fed, wanted)
         found |= {trial: locate_points(crops, outputs[trial.output], trial) for trial in group}
@@ -235,7 +234,7 @@ def _hard_step(network: Network, subjects: Sequence[Subject], placed: Hypothesis
     read = {trial: item for trial, item in first.items() if _READING(trial) == _READING(placed)}
     hopeful = [trial for trial in read if _gains(read[_best(read)], read[trial])[0].mean() < _HOPELESS]
     trials = [replace(trial, box=placed.box, margin=placed.margin) for trial in hopeful]
-    count, found, scores = 2 * max(2, 2 * round(8 / len(subjects))), dict[Hypothesis, Float](), _Scores()
+    count, found, scores = 2 * max(2, 2 * round(8 / len(subjects))), dict[Hypothesis, Float64Array](), _Scores()
     for turn in range(8 if len(subjects) < _FEW_FACES else 4):
         crops = cut_crops(subjects, network.size, placed.margin, placed.box, count, 2 + turn, (0.7, 1.3)[turn % 2])
         for trial, points in _located(network, crops, trials).items():
@@ -254,7 +253,7 @@ def _best(scores: _Scores) -> Hypothesis:
     return min(scores, key=lambda trial: float(np.log(scores[trial].error + 1e-6).mean()))
 
 
-def _gains(best: Score, other: Score) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _gains(best: Score, other: Score) -> tuple[Float64Array, Float64Array]:
     """Logarithms of the ratios of errors and of equivariance errors, over the crops that both have seen."""
     faces, count = np.minimum(best.error.shape, other.error.shape)
     pairs = ((best.error, other.error), (best.spread, other.spread))

@@ -19,10 +19,10 @@ from pfld_edge_calib.datasets.wflw import points_as_wflw_98
 from pfld_edge_calib.photo import face_photo
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import IBUG_68, WFLW_98, landmarks_68
+from pfld_edge_runtime.arrays import Float64Array, Int64Array, Uint8Array
 from pfld_edge_runtime.detection.architectures import YuNet
 from pfld_edge_runtime.session import open_session
 
-Float = NDArray[np.float64]
 Triple = tuple[float, float, float]
 
 NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
@@ -65,9 +65,9 @@ class Hypothesis:
 class Subject:
     """A face: its photograph, box, known landmarks by number of points, and the length that errors are divided by."""
 
-    photo: NDArray[np.uint8]
-    box: Float
-    known: dict[int, tuple[Float, Float]]
+    photo: Uint8Array
+    box: Float64Array
+    known: dict[int, tuple[Float64Array, Float64Array]]
     unit: float
 
     @classmethod
@@ -98,19 +98,19 @@ class Subject:
 class Crops:
     """``(F, K, S, S, 3)`` BGR crops, of which every second is mirrored, and the maps from fractions to photographs."""
 
-    images: NDArray[np.uint8]
-    linear: Float
-    offset: Float
+    images: Uint8Array
+    linear: Float64Array
+    offset: Float64Array
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """Error and equivariance error of each crop, ``(F, K)``, and the mirror permutation and medians of the points."""
 
-    error: Float
-    spread: Float
-    mirror: NDArray[np.int64]
-    medians: Float
+    error: Float64Array
+    spread: Float64Array
+    mirror: Int64Array
+    medians: Float64Array
 
 
 def cut_crops(
@@ -141,7 +141,7 @@ def cut_crops(
     return Crops(images, linear, offset)
 
 
-def _stressed(crop: NDArray[np.generic], rng: np.random.Generator, level: float) -> NDArray[np.uint8]:
+def _stressed(crop: NDArray[np.generic], rng: np.random.Generator, level: float) -> Uint8Array:
     """Vary saturation, contrast, brightness, sharpness and noise."""
     levels = crop.astype(np.float32)
     grey = levels.mean(axis=-1, keepdims=True)
@@ -179,7 +179,7 @@ class Network:
         # Neither texts nor sequences.
         self.names = [output.name for output in self.session.get_outputs() if output.type in _NUMBERS]
 
-    def run(self, crops: NDArray[np.uint8], trial: Hypothesis, wanted: Sequence[int] | None) -> dict[int, Float]:
+    def run(self, crops: Uint8Array, trial: Hypothesis, wanted: Sequence[int] | None) -> dict[int, Float64Array]:
         """Run ``(..., S, S, 3)`` BGR crops, fed as a hypothesis says: the outputs of these indices, all where None.
 
         Each is ``(N, ...)`` for N crops; outputs of another length are left out.
@@ -229,7 +229,7 @@ def _orders(shape: Sequence[int]) -> Iterator[tuple[str, int]]:
             yield "x0 y0 z0", size // 3
 
 
-def _fractions(output: Float, order: str, space: str, size: int) -> Float:
+def _fractions(output: Float64Array, order: str, space: str, size: int) -> Float64Array:
     """Read ``(N, P, 2)`` fractions of the crop from an output ``(N, ...)``."""
     if order == "heat maps":
         count, points, height, width = output.shape
@@ -242,7 +242,7 @@ def _fractions(output: Float, order: str, space: str, size: int) -> Float:
     return np.asarray({"0..1": points, "-1..1": (points + 1) / 2, "pixels": points / size}[space])
 
 
-def readings(network: Network, image: NDArray[np.uint8], known: set[int]) -> Iterator[Hypothesis]:
+def readings(network: Network, image: Uint8Array, known: set[int]) -> Iterator[Hypothesis]:
     """List the ways to read a network's outputs, each as a hypothesis about nothing else.
 
     The network runs on a crop, for some files don't tell the shapes of their outputs; `known` are the numbers of points
@@ -260,14 +260,14 @@ def readings(network: Network, image: NDArray[np.uint8], known: set[int]) -> Ite
                     yield replace(blank, output=index, order=order, space=space, scheme=scheme)
 
 
-def locate_points(crops: Crops, output: Float, trial: Hypothesis) -> Float:
+def locate_points(crops: Crops, output: Float64Array, trial: Hypothesis) -> Float64Array:
     """Read ``(F, K, P, 2)`` points in photograph pixels from the output ``(F * K, ...)`` for K crops of F faces."""
     faces, count, size = crops.images.shape[:3]
     read = _fractions(output, trial.order, trial.space, size).reshape(faces, count, -1, 2)
     return np.asarray(read @ crops.linear.swapaxes(2, 3) + crops.offset[:, :, None])
 
 
-def score(subjects: Sequence[Subject], found: Float, trial: Hypothesis) -> Score:
+def score(subjects: Sequence[Subject], found: Float64Array, trial: Hypothesis) -> Score:
     """Measure a hypothesis by the ``(F, K, P, 2)`` points that it found in crops of which every second is mirrored."""
     units = np.array([subject.unit for subject in subjects])[:, None]
     named = next((scheme for scheme in SCHEMES.values() if scheme.name == trial.scheme), None)
@@ -284,17 +284,17 @@ def score(subjects: Sequence[Subject], found: Float, trial: Hypothesis) -> Score
     return Score((distances * weights).sum(axis=2) / weights.sum(axis=2) / units, spread, mirror, medians)
 
 
-def _mirror(points: Float, units: Float) -> NDArray[np.int64]:
+def _mirror(points: Float64Array, units: Float64Array) -> Int64Array:
     """Find the permutation of mirrored points that brings them nearest to those of the crops that aren't mirrored."""
     from scipy.optimize import linear_sum_assignment
 
     plain, mirrored = np.median(points[:, ::2], axis=1), np.median(points[:, 1::2], axis=1)
     distances = np.linalg.norm(plain[:, :, None] - mirrored[:, None], axis=3) / units[:, :, None]
-    permutation: NDArray[np.int64] = linear_sum_assignment(distances.mean(axis=0))[1]
+    permutation: Int64Array = linear_sum_assignment(distances.mean(axis=0))[1]
     return permutation
 
 
-def anchor_points(subjects: Sequence[Subject]) -> Float:
+def anchor_points(subjects: Sequence[Subject]) -> Float64Array:
     """Corners of eyes and mouth, lower end of the nose, chin, ``(F, 8, 2)``; FaceSetError where faces lack them."""
     for points, indices in _ANCHORS.items():
         if all(points in subject.known for subject in subjects):
@@ -302,7 +302,7 @@ def anchor_points(subjects: Sequence[Subject]) -> Float:
     raise FaceSetError("the faces' landmarks are neither WFLW's 98 nor 300-W's 68, and not as many as the network's")
 
 
-def _anchor_error(subjects: Sequence[Subject], points: Float, units: Float) -> Float:
+def _anchor_error(subjects: Sequence[Subject], points: Float64Array, units: Float64Array) -> Float64Array:
     """Distance ``(F, K)`` from each anchor to the point that is nearest to it over all faces, the same in each face."""
     distances = np.linalg.norm(points[:, :, :, None] - anchor_points(subjects)[:, None, None], axis=4)
     nearest = (distances / units[:, :, None, None]).mean(axis=(0, 1)).argmin(axis=0)

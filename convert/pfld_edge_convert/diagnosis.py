@@ -17,6 +17,7 @@ from pfld_edge_calib.find_landmarks import find_landmarks
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_convert.model_file import copied, load_onnx, open_model
 from pfld_edge_runtime import LandmarkModel, LandmarkScheme, crop_windows, fingerprint_image, prepare_input
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Int64Array, Uint8Array
 
 _CHANGED = 1e-3
 """Difference from the fingerprint, fractions of the crop, above which an INT8 file was changed, or runs on a processor
@@ -79,8 +80,8 @@ class FingerprintCheck:
     `side` is pixels to a unit of the crop, 1 where the output is fractions; `tolerance` is in the output's unit.
     """
 
-    recorded: NDArray[np.float64]
-    found: NDArray[np.float64]
+    recorded: Float64Array
+    found: Float64Array
     side: float
     tolerance: float
 
@@ -182,10 +183,10 @@ class _Trials:
     file: onnx.ModelProto
     session: onnxruntime.InferenceSession
     feed: dict[str, NDArray[Any]]
-    target: NDArray[np.float64]
-    scales: dict[str, NDArray[np.float32]]
+    target: Float64Array
+    scales: dict[str, Float32Array]
 
-    def distance(self, changed: dict[str, NDArray[np.float32]]) -> float:
+    def distance(self, changed: dict[str, Float32Array]) -> float:
         """Between the answer with some scales changed, and what it ought to be."""
         answer = self.session.run(None, {**self.feed, **changed})[0].astype(np.float64).ravel()
         return float(np.linalg.norm(answer - self.target))
@@ -323,7 +324,7 @@ def _other_order(found: Points, expected: Points, eyes: Points, scheme: Landmark
         yield LikelyCause("order", sentence, {"deviation": before, "reordered": after, "order": spelled})
 
 
-def _described(order: NDArray[np.int64], moved: NDArray[np.int64], scheme: LandmarkScheme) -> str:
+def _described(order: Int64Array, moved: Int64Array, scheme: LandmarkScheme) -> str:
     count = len(order)
     if scheme.has_mirror and np.array_equal(order, scheme.mirror):
         return "left and right are exchanged"
@@ -357,7 +358,7 @@ def _other_input(
 
 
 def _colors(model: LandmarkModel) -> _InputTrial:
-    def turned(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def turned(pictures: Uint8Array) -> Uint8Array:
         return np.ascontiguousarray(pictures[..., ::-1])
 
     said = model.contract.color_order

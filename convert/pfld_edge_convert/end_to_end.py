@@ -19,6 +19,7 @@ from pfld_edge_convert.model_file import FINGERPRINT_SEED, open_model
 from pfld_edge_convert.passes.base import Nodes, onnx_opset
 from pfld_edge_convert.passes.canonical_form import OPSET
 from pfld_edge_runtime import Contract, FaceLandmarker, Fingerprint, crop_windows, fingerprint_image
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_runtime.contract import LOG_VARIANCES, ConfidenceCurve
 
 IMAGE_NAME = "image"
@@ -38,8 +39,6 @@ ALLOWED_PIXELS = 0.05
 """Crops are the runtime's bit for bit, so what is left is how onnxruntime orders a network's sums in a larger graph."""
 
 PROOF_FACES = 16
-
-Float = NDArray[np.float32]
 
 
 def end_to_end_path(model_path: Path) -> Path:
@@ -385,7 +384,7 @@ def pixel_fingerprint(graph: onnx.ModelProto, contract: Contract, tolerance: flo
     return Fingerprint(FINGERPRINT_SEED, tuple(round(float(value), 6) for value in output), tolerance * side)
 
 
-def _boxes(face: Face) -> Float:
+def _boxes(face: Face) -> Float32Array:
     count = PROOF_FACES // 2
     boxes = np.stack([item.bbox_xyxy for item in jittered([face], count - 1)])
     # The face's own box, moved until its centre is the photograph's corner: three quarters of it lie outside.
@@ -393,7 +392,7 @@ def _boxes(face: Face) -> Float:
     return np.concatenate([boxes, outside]).astype(np.float32)
 
 
-def _run(session: onnxruntime.InferenceSession, image: NDArray[np.uint8], boxes: NDArray[np.floating]) -> Float:
+def _run(session: onnxruntime.InferenceSession, image: Uint8Array, boxes: NDArray[np.floating]) -> Float32Array:
     try:
         found = session.run(None, {IMAGE_NAME: image, BOXES_NAME: boxes.astype(np.float32)})[0]
     except Exception as error:

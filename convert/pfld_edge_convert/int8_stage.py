@@ -20,8 +20,7 @@ from pfld_edge_convert.quantization import mixed_precision
 from pfld_edge_convert.quantization.quantizer import Quantized, Quantizer
 from pfld_edge_convert.quantization.settings import QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
-
-Crops = NDArray[np.uint8]
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Uint8Array
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 """Shows progress: a title and a number of steps to a context that gives the function which counts them."""
@@ -48,9 +47,9 @@ class LabelledCrops:
         photographs: ``(N,)`` integers: faces of one photograph share one.
     """
 
-    crops: Crops
-    landmarks: NDArray[np.float32]
-    large_pose: NDArray[np.bool_]
+    crops: Uint8Array
+    landmarks: Float32Array
+    large_pose: BoolArray
     photographs: NDArray[np.integer]
 
 
@@ -75,7 +74,7 @@ class Int8Request:
         unusual: Makes more crops where the calibration faces show few people, see `Quantizer`.
     """
 
-    crops: Crops
+    crops: Uint8Array
     source: str
     settings: QuantizationSettings = field(default_factory=QuantizationSettings)
     max_drift: float | None = None
@@ -85,8 +84,8 @@ class Int8Request:
     formats: tuple[str, ...] = ("qoperator",)
     max_deviation: float | None = None
     finetune: float = 0.0
-    batches: Iterable[Crops] | None = None
-    unusual: Callable[[], Crops] | None = None
+    batches: Iterable[Uint8Array] | None = None
+    unusual: Callable[[], Uint8Array] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +211,7 @@ def _drift_measure(
     every = np.ones(len(truth), bool)
     large_pose = labelled.large_pose if labelled.large_pose.any() else every
 
-    def nmes(network: onnx.ModelProto, fed: Contract) -> NDArray[np.float64]:
+    def nmes(network: onnx.ModelProto, fed: Contract) -> Float64Array:
         found = run_model(network, prepare_input(labelled.crops, fed))
         return nme_per_face(found.reshape(truth.shape), truth, contract.landmarks.normalizing_points)
 

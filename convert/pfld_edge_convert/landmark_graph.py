@@ -27,6 +27,7 @@ from pfld_edge_convert.passes.canonical_form import (
 )
 from pfld_edge_convert.quantization.plan import QUANTIZED
 from pfld_edge_runtime import Contract, LandmarkScheme, prepare_input
+from pfld_edge_runtime.arrays import Float32Array
 
 ORDERS = ("x0 y0 x1 y1", "x0 x1 y0 y1", "x0 y0 z0", "heat maps")
 SPACES = {"0..1": (1.0, 0.0), "-1..1": (0.5, 0.5), "pixels": (0.0, 0.0)}
@@ -280,7 +281,7 @@ def unnamed_scheme(count: int) -> LandmarkScheme:
     return LandmarkScheme(f"unnamed-{count}", names, tuple(range(count)), (0, 1))
 
 
-def _with_wide_points(graph: onnx.ModelProto, contract: Contract, samples: NDArray[np.float32]) -> Contract:
+def _with_wide_points(graph: onnx.ModelProto, contract: Contract, samples: Float32Array) -> Contract:
     """Normalize errors of unnamed points by the two that lie farthest apart in width on the bundled portraits."""
     scheme = contract.landmarks
     if scheme != unnamed_scheme(scheme.num_landmarks):
@@ -376,7 +377,7 @@ def _cancel_at_input(model: onnx.ModelProto) -> None:
     drop_unused(model)
 
 
-def _soft_argmax(model: onnx.ModelProto, samples: NDArray[np.float32], points: int) -> tuple[onnx.ModelProto, int]:
+def _soft_argmax(model: onnx.ModelProto, samples: Float32Array, points: int) -> tuple[onnx.ModelProto, int]:
     """Append the expected position of each heat map's softmax (Sun et al., "Integral Human Pose Regression", 2018).
 
     Maps that are no logarithms of probabilities, such as peaks of height 1, are multiplied by the least power of two
@@ -416,7 +417,7 @@ def _coordinates(order: str, points: int) -> list[int]:
     return [step * point + apart * axis for point in range(points) for axis in (0, 1)]
 
 
-def _space(found: NDArray[np.float32], size: int) -> str | None:
+def _space(found: Float32Array, size: int) -> str | None:
     """Tell the space of coordinates ``(N, 2 * P)`` on the portraits, whose landmarks lie in the middle of the crop."""
     points = found.reshape(len(found), -1, 2).astype(np.float64)
     fitting = []

@@ -19,6 +19,7 @@ from pfld_edge_runtime import (
     PfldEdgeError,
     prepare_input,
 )
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_runtime.crop import check_boxes, crop_windows
 from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import FARTHEST_LANDMARK, session_contract
@@ -45,7 +46,7 @@ class EndToEndModel(LandmarkModel):
     def __init__(
         self,
         contract: Contract,
-        function: Callable[[NDArray[np.uint8], NDArray[np.float32]], Sequence[NDArray[np.float32]]],
+        function: Callable[[Uint8Array, Float32Array], Sequence[Float32Array]],
         *,
         takes_roll: bool = False,
         **told: Any,  # noqa: ANN401 - the arguments of `LandmarkModel`
@@ -60,13 +61,13 @@ class EndToEndModel(LandmarkModel):
 
     def locate(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
-    ) -> NDArray[np.float32]:
+    ) -> Float32Array:
         """Find the landmarks of every boxed face of a ``(H, W, 3)`` uint8 photograph; see `LandmarkModel.locate`."""
         return self.locate_with_confidence(image, boxes, color, roll)[0]
 
     def locate_with_confidence(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[Float32Array, Float32Array]:
         """See `LandmarkModel.locate_with_confidence`.
 
         Raises:
@@ -87,7 +88,7 @@ class EndToEndModel(LandmarkModel):
         found[~(np.abs(windows.to_crop(found)) < FARTHEST_LANDMARK)] = np.nan
         return found, confidence[0] if confidence else np.full(found.shape[:2], np.nan, np.float32)
 
-    def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:  # noqa: ARG002 - whatever they are
+    def predict(self, crops: Uint8Array) -> Float32Array:  # noqa: ARG002 - whatever they are
         """Refuse crops.
 
         Raises:
@@ -287,12 +288,12 @@ def _checkpoint_model(path: Path, *, fused: bool) -> LandmarkModel:
     return LandmarkModel(contract, function, batch_size=_TORCH_BATCH, name=name, path=path, kind=kind, assumed=assumed)
 
 
-def _torch_function(network: "nn.Module", contract: Contract) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def _torch_function(network: "nn.Module", contract: Contract) -> Callable[[Uint8Array], Float32Array]:
     import torch
 
-    def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(crops: Uint8Array) -> Float32Array:
         with torch.inference_mode():
-            output: NDArray[np.float32] = network(torch.from_numpy(prepare_input(crops, contract))).numpy()
+            output: Float32Array = network(torch.from_numpy(prepare_input(crops, contract))).numpy()
         return output
 
     return run
@@ -300,12 +301,12 @@ def _torch_function(network: "nn.Module", contract: Contract) -> Callable[[NDArr
 
 def _photo_function(
     path: Path, session: "onnxruntime.InferenceSession"
-) -> Callable[[NDArray[np.uint8], NDArray[np.float32]], Sequence[NDArray[np.float32]]]:
+) -> Callable[[Uint8Array, Float32Array], Sequence[Float32Array]]:
     image, boxes = (value.name for value in session.get_inputs())
 
-    def run(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+    def run(photo: Uint8Array, places: Float32Array) -> Sequence[Float32Array]:
         try:
-            found: Sequence[NDArray[np.float32]] = session.run(None, {image: photo, boxes: places})
+            found: Sequence[Float32Array] = session.run(None, {image: photo, boxes: places})
             return found
         except Exception as error:
             reason = " ".join(str(error).split())[:200]

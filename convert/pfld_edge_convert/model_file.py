@@ -27,6 +27,7 @@ from pfld_edge_runtime import (
     fingerprint_image,
     prepare_input,
 )
+from pfld_edge_runtime.arrays import Float32Array
 from pfld_edge_runtime.session import reason_and_mend, session_options
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def open_model(model: onnx.ModelProto, *, optimize: bool = True, fuse_qdq: bool 
 
 def run_model(
     model: onnx.ModelProto, inputs: NDArray[np.generic], *, optimize: bool = True, fuse_qdq: bool = True
-) -> NDArray[np.float32]:
+) -> Float32Array:
     """First output for one input ``(N, ...)``, run one by one where the batch is fixed; ConvertError where refused."""
     session = open_model(model, optimize=optimize, fuse_qdq=fuse_qdq)
     name = session.get_inputs()[0].name

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from pfld_edge_convert.model_file import copied
 from pfld_edge_convert.passes.base import Dims, GraphIndex, attribute
-
-Float = NDArray[np.float64]
-
+from pfld_edge_runtime.arrays import Float64Array
 
 # How each quantized operator of onnxruntime and of QOperator files reads as a float one: its name, and which of its
 # inputs are tensors (the others are scales and zero points). None: every third from the third on.
@@ -64,7 +61,7 @@ class LayerWeights:
     name: str  # the node's name, or that of its output
     kind: str  # Conv, Gemm, MatMul or ConvTranspose, also of their quantized forms
     integer: bool  # whether the file stores 8-bit weights
-    weight: Float  # real numbers, output channels first for Conv and Gemm
+    weight: Float64Array  # real numbers, output channels first for Conv and Gemm
 
 
 def layer_weights(model: onnx.ModelProto) -> list[LayerWeights]:
@@ -83,7 +80,7 @@ def layer_weights(model: onnx.ModelProto) -> list[LayerWeights]:
 
 def _constant_weight(
     index: GraphIndex, node: onnx.NodeProto, place: int, *, transposed: bool
-) -> tuple[Float, bool] | None:
+) -> tuple[Float64Array, bool] | None:
     """A layer's real weight, output channels first, and whether it is stored in 8 bits; None where not constant."""
     by_columns = not attribute(node, "transB", 0)
     stored, integer = index.constants.get(node.input[place]), place > 1
@@ -99,7 +96,7 @@ def _constant_weight(
     return None if real is None else (real.T if transposed and by_columns else real, integer)
 
 
-def _dequantized(index: GraphIndex, node: onnx.NodeProto, place: int, axis: int) -> Float | None:
+def _dequantized(index: GraphIndex, node: onnx.NodeProto, place: int, axis: int) -> Float64Array | None:
     """Real values of integers that are input `place`, followed by their scale and zero point, per channel or not."""
     names = [*node.input[place : place + 3], "", ""][:3]
     stored, scale, zero = (index.constants.get(name) for name in names)
@@ -107,7 +104,7 @@ def _dequantized(index: GraphIndex, node: onnx.NodeProto, place: int, axis: int)
         return None
     shape = [-1 if place == axis else 1 for place in range(stored.ndim)] if scale.size > 1 else [1] * stored.ndim
     offset = np.zeros(scale.shape) if zero is None else zero.astype(np.float64)
-    real: Float = (stored - offset.reshape(shape)) * scale.astype(np.float64).reshape(shape)
+    real: Float64Array = (stored - offset.reshape(shape)) * scale.astype(np.float64).reshape(shape)
     return real
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import fx, nn
 
 from pfld_edge_convert.errors import ConvertError, ImportOnnxError
@@ -20,6 +19,7 @@ from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.passes.canonical_form import canonical_form
 from pfld_edge_convert.passes.operator_rewrites import MeanToPool
 from pfld_edge_runtime import Contract, fingerprint_image, prepare_input
+from pfld_edge_runtime.arrays import Float32Array
 from pfld_edge_runtime.session import open_session
 from pfld_edge_train.checkpoint import Checkpoint
 from pfld_edge_train.models import MODEL_KINDS, ModelConfig, build_model
@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 """Largest difference between the file's output and ours, in fractions of the crop."""
 
 
-Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
+Layer = tuple[Float32Array, Float32Array]
 """Weight of a Conv or Gemm, as in torch, and bias ``(out,)``, zeros if absent."""
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from pfld_edge_convert import model_file
@@ -27,6 +26,7 @@ from pfld_edge_convert.passes.base import PassResult, run_passes
 from pfld_edge_convert.passes.canonical_form import default_passes
 from pfld_edge_convert.reparameterize import reparameterize
 from pfld_edge_runtime import Contract, LandmarkModel, prepare_input
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 _LARGEST_DIFFERENCE = 1e-4
 """Of the float file to torch, in fractions of the crop: a hundredth of a pixel at 112."""
@@ -81,7 +81,7 @@ def convert(
     model: nn.Module | onnx.ModelProto,
     contract: Contract,
     output: Path,
-    crops: NDArray[np.uint8],
+    crops: Uint8Array,
     int8: Int8Request | None = None,
     *,
     end_to_end: bool = False,
@@ -146,9 +146,7 @@ class _Made:
     tolerance: float
 
 
-def _finish(
-    made: _Made, crops: NDArray[np.uint8], expected: NDArray[np.float32], contents: dict[Path, bytes]
-) -> ConvertedFile:
+def _finish(made: _Made, crops: Uint8Array, expected: Float32Array, contents: dict[Path, bytes]) -> ConvertedFile:
     """Measure a network and add its files' contents."""
     contract = made.contract.replace(fingerprint=model_file.take_fingerprint(made.model, made.contract, made.tolerance))
     files = model_file.model_files(made.model, contract, made.path)
@@ -174,8 +172,8 @@ def _other_format(
     name: str,
     outcome: Int8Outcome,
     output: Path,
-    crops: NDArray[np.uint8],
-    expected: NDArray[np.float32],
+    crops: Uint8Array,
+    expected: Float32Array,
     contents: dict[Path, bytes],
 ) -> ConvertedFile:
     """Write a network in a format other than QOperator, check it in its own runtime, and add its files' contents."""
@@ -197,7 +195,7 @@ def _other_format(
     return ConvertedFile(path, len(content), stats.macs, stats.parameters, stats.nodes, difference)
 
 
-def _check_crops(crops: NDArray[np.uint8], contract: Contract) -> None:
+def _check_crops(crops: Uint8Array, contract: Contract) -> None:
     size = contract.input_size
     if len(crops) == 0 or crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
         raise ConvertError(
@@ -205,7 +203,7 @@ def _check_crops(crops: NDArray[np.uint8], contract: Contract) -> None:
         )
 
 
-def _torch_output(model: nn.Module, contract: Contract, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def _torch_output(model: nn.Module, contract: Contract, samples: Float32Array) -> Float32Array:
     with torch.inference_mode():
         output = copy.deepcopy(model).eval()(torch.from_numpy(samples)).numpy()
     values = 2 * contract.landmarks.num_landmarks

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pfld_edge.console import OutputError
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_runtime import Faces, LandmarkScheme, default_camera
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 OPEN_REGIONS = frozenset({"contour", "nose_bridge", "nose_base"})
 """Regions that are one line; all others of the scheme (eyes, brows, lips) are closed."""
@@ -38,18 +39,18 @@ _LIMIT = 1e6
 
 
 def draw_landmarks(
-    photo: NDArray[np.uint8],
-    landmarks: NDArray[np.float32],
+    photo: Uint8Array,
+    landmarks: Float32Array,
     scheme: LandmarkScheme,
     *,
     lines: bool = True,
     points: bool = True,
-) -> NDArray[np.uint8]:
+) -> Uint8Array:
     """Draw every region's line and every point, anti-aliased, sized by the face, on a copy.
 
     `photo` is ``(H, W, 3)`` uint8 BGR, `landmarks` ``(N, P, 2)`` in its pixels, where integers are pixel edges.
     """
-    canvas: NDArray[np.uint8] = np.ascontiguousarray(photo).copy()
+    canvas: Uint8Array = np.ascontiguousarray(photo).copy()
     for face in landmarks:
         # No stroke wider than the photograph calls for, however large the box.
         side = min(float(np.ptp(face, axis=0).max()), max(canvas.shape))
@@ -78,9 +79,7 @@ def regions(scheme: LandmarkScheme) -> dict[str, list[int]]:
     return groups
 
 
-def _draw_points(
-    canvas: NDArray[np.uint8], points: NDArray[np.int32], color: tuple[int, int, int], side: float
-) -> None:
+def _draw_points(canvas: Uint8Array, points: NDArray[np.int32], color: tuple[int, int, int], side: float) -> None:
     """Draw one region's points on the canvas, for a face of `side` pixels."""
     radius = max(0.8, side / 140)
     # A dark rim sets the points off from light skin; on small faces it would hide the face.
@@ -90,7 +89,7 @@ def _draw_points(
             cv2.circle(canvas, (x, y), round(size * 2**SHIFT), stroke, cv2.FILLED, cv2.LINE_AA, SHIFT)
 
 
-def draw_faces(photo: NDArray[np.uint8], faces: Faces, parts: Collection[str]) -> NDArray[np.uint8]:
+def draw_faces(photo: Uint8Array, faces: Faces, parts: Collection[str]) -> Uint8Array:
     """Draw faces on a copy of their photograph, ``(H, W, 3)`` uint8 BGR.
 
     `parts` has some of `DRAWABLE`. Pose needs the 98 points of WFLW, ids a tracker, confidences a `Faces` that has
@@ -113,7 +112,7 @@ def draw_faces(photo: NDArray[np.uint8], faces: Faces, parts: Collection[str]) -
     return canvas
 
 
-def _write(canvas: NDArray[np.uint8], landmarks: NDArray[np.float32], words: str, side: float) -> None:
+def _write(canvas: Uint8Array, landmarks: Float32Array, words: str, side: float) -> None:
     """Write above a face, inside the photograph, light on dark."""
     scale = min(max(side / 300, 0.4), 3.0)
     (width, height), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
@@ -124,7 +123,7 @@ def _write(canvas: NDArray[np.uint8], landmarks: NDArray[np.float32], words: str
         cv2.putText(canvas, words, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, thick, cv2.LINE_AA)
 
 
-def _draw_axes(canvas: NDArray[np.uint8], faces: Faces) -> None:
+def _draw_axes(canvas: Uint8Array, faces: Faces) -> None:
     """Draw each head's axes from between the eyes, in the perspective of the camera that the pose was solved for."""
     pose, camera = faces.head_pose(), default_camera(faces.image_size)
     # Towards the camera, the way the face looks: the head's z runs into it.
@@ -140,7 +139,7 @@ def _draw_axes(canvas: NDArray[np.uint8], faces: Faces) -> None:
             cv2.line(canvas, start.tolist(), tip.tolist(), color, max(2, round(side / 90)), cv2.LINE_AA, SHIFT)
 
 
-def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+def write_picture(path: Path, picture: Uint8Array) -> None:
     """Write ``(H, W, 3)`` uint8 BGR as PNG or JPEG, by the file's suffix, atomically.
 
     Raises:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.open_faces import FaceSet, is_sharded, open_faces
 from pfld_edge_calib.face import Skip, photo_units
@@ -14,6 +13,7 @@ from pfld_edge_calib.labelling.labeller import BoxFinder, Labeller, LabelSetting
 from pfld_edge_calib.labelling.run import LABEL_UNIT, boxes_by_photo, label_tasks, photos_of, tasks_identity
 from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_runtime import Contract, Detector, open_detector
+from pfld_edge_runtime.arrays import Float64Array, Uint8Array
 from pfld_edge_runtime.detection.detector import find_boxes
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
@@ -63,7 +63,7 @@ def open_labeller(
     return Labeller(opened, settings, find)
 
 
-def _boxes(detectors: Sequence[Detector], contract: Contract, photo: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _boxes(detectors: Sequence[Detector], contract: Contract, photo: Uint8Array) -> Float64Array:
     """Boxes of the faces that any detector finds, in order of their scores."""
     found = [find_boxes(detector, photo, "bgr", contract) for detector in detectors]
     boxes, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge.console import InputError, OutputError, SkippedFiles, note, note_faceless, note_left_out, progress_bar
 from pfld_edge.drawing import draw_faces, write_picture
@@ -27,8 +25,7 @@ from pfld_edge_runtime import (
     predict_with_mirror,
     read_faces,
 )
-
-Image = NDArray[np.uint8]
+from pfld_edge_runtime.arrays import Uint8Array
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
 _DRAWN = "-landmarks"
@@ -46,7 +43,7 @@ class FaceSearch:
     detector_note: str = ""
     """Said before the first result, where the user named no detector."""
 
-    def __call__(self, photo: Image) -> Faces:
+    def __call__(self, photo: Uint8Array) -> Faces:
         """Find the faces of a ``(H, W, 3)`` uint8 BGR photograph."""
         if self.analyze is not None:
             return self.rated(self.analyze(photo, "bgr"), photo)
@@ -54,7 +51,7 @@ class FaceSearch:
         boxes = [whole if box == WHOLE else box for box in self.boxes]
         return self.rated(read_faces(self.network, photo, boxes, "bgr"), photo)
 
-    def rated(self, faces: Faces, photo: Image) -> Faces:
+    def rated(self, faces: Faces, photo: Uint8Array) -> Faces:
         """Add confidences where they are asked for, from a prediction of the mirror image."""
         if not self.confidence or len(faces) == 0:
             return faces
@@ -206,7 +203,7 @@ class Prediction:
         """Raise a ClickException if files were skipped."""
         self._skipped.check(self._files)
 
-    def _check_boxes(self, path: Path, picture: Image) -> None:
+    def _check_boxes(self, path: Path, picture: Uint8Array) -> None:
         height, width = picture.shape[:2]
         for x0, y0, x1, y1 in self._search.boxes:
             if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:

@@ -10,12 +10,10 @@ import av
 import cv2
 import numpy as np
 from av.error import FFmpegError
-from numpy.typing import NDArray
 
 from pfld_edge.console import InputError, OutputError
 from pfld_edge_calib.photo import opencv_log
-
-Image = NDArray[np.uint8]
+from pfld_edge_runtime.arrays import Uint8Array
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -93,7 +91,7 @@ class VideoSource:
         seconds = (self._container.duration or 0) / av.time_base
         self.length = video.frames or round(seconds * self.fps) or None
 
-    def frames(self, sound: Callable[[Any], object] | None = None) -> Iterator[tuple[Image, float]]:
+    def frames(self, sound: Callable[[Any], object] | None = None) -> Iterator[tuple[Uint8Array, float]]:
         """Give the frames once, in the order in which they are shown, each with its time.
 
         Frames are ``(H, W, 3)`` uint8 BGR with square pixels, turned upright as the file says. Times are seconds from
@@ -102,7 +100,7 @@ class VideoSource:
         """
         return self._of_file(sound) if self._camera is None else self._of_camera(self._camera)
 
-    def _of_camera(self, camera: cv2.VideoCapture) -> Iterator[tuple[Image, float]]:
+    def _of_camera(self, camera: cv2.VideoCapture) -> Iterator[tuple[Uint8Array, float]]:
         start = time.monotonic()
         try:
             while (read := camera.read())[0]:
@@ -110,7 +108,7 @@ class VideoSource:
         finally:
             camera.release()
 
-    def _of_file(self, sound: Callable[[Any], object] | None) -> Iterator[tuple[Image, float]]:
+    def _of_file(self, sound: Callable[[Any], object] | None) -> Iterator[tuple[Uint8Array, float]]:
         start = (self._container.start_time or 0) / av.time_base
         now, given, hidden, damaged = -1.0, 0, 0, 0
         streams = [self._video, *([] if self.sound is None or sound is None else [self.sound])]
@@ -149,7 +147,7 @@ class VideoSource:
         except FFmpegError as error:
             self.faults.append(f"breaks off: {error.strerror}")
 
-    def _upright(self, frame: av.VideoFrame) -> Image:
+    def _upright(self, frame: av.VideoFrame) -> Uint8Array:
         """Decode one frame to BGR with square pixels, turned by the file's display matrix."""
         picture = np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)
         aspect = self._video.sample_aspect_ratio
@@ -188,7 +186,7 @@ class VideoSink:
         self._container = None
         self._partial.replace(self._path)
 
-    def write(self, frame: Image, seconds: float) -> None:
+    def write(self, frame: Uint8Array, seconds: float) -> None:
         """Append a frame, ``(H, W, 3)`` uint8 BGR, brought to the first one's size and shown later than the last.
 
         Raises:

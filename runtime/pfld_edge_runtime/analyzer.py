@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.contract import ConfidenceCurve, Contract
 from pfld_edge_runtime.crop import check_boxes, check_image
 from pfld_edge_runtime.detection.catalogue import as_detector
@@ -14,8 +15,6 @@ from pfld_edge_runtime.faces import Faces
 from pfld_edge_runtime.geometry.confidence import landmark_confidence, predict_with_mirror
 from pfld_edge_runtime.geometry.roll import detected_rolls, follow_roll, refine_detected, turned_box
 from pfld_edge_runtime.landmark_model import FaceLandmarker, LandmarkModel, as_landmarker, locate_points, takes_roll
-
-Array = NDArray[np.float64]
 
 
 class FaceAnalyzer:
@@ -81,10 +80,10 @@ class FaceAnalyzer:
         # NaN, where a detector gives no scores, sorts last and keeps the detector's order.
         found = found[np.argsort(-found.scores, kind="stable")[: self._max_faces]]
 
-        def boxes_at(rolls: Array | float) -> Array:
+        def boxes_at(rolls: Float64Array | float) -> Float64Array:
             return found.landmark_boxes(contract, rolls)
 
-        def predict(boxes: Array, rolls: Array) -> NDArray[np.floating]:
+        def predict(boxes: Float64Array, rolls: Float64Array) -> NDArray[np.floating]:
             return locate_points(self.landmarker, image, boxes, color, rolls)
 
         rolls = detected_rolls(found.rolls, self._scheme)

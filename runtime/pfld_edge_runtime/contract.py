@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_runtime.errors import ModelContractError
 
 
@@ -183,7 +184,7 @@ class ConfidenceCurve:
         if not all(0 < value < math.inf for value in (self.middle, self.steepness)):
             raise ModelContractError(f"a confidence curve needs finite values above 0, not {asdict(self)}")
 
-    def __call__(self, doubt: NDArray[np.floating]) -> NDArray[np.float32]:
+    def __call__(self, doubt: NDArray[np.floating]) -> Float32Array:
         """Map doubts of any shape to float32 probabilities; 0 where the doubt is infinite, NaN where it is NaN."""
         # Above 1e9 nothing changes any more, and powers stay finite.
         ratio = np.minimum(doubt.astype(np.float64) / self.middle, 1e9)
@@ -358,7 +359,7 @@ def _rebuilt(record: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def fingerprint_image(seed: int, size: int) -> NDArray[np.uint8]:
+def fingerprint_image(seed: int, size: int) -> Uint8Array:
     """Draw a coarse mosaic of random colours: a 14 x 14 grid of flat tiles stretched to ``(size, size, 3)`` uint8.
 
     Tiles rather than single pixels: white noise drives a landmark network into a corner where tiny arithmetic
@@ -371,5 +372,5 @@ def fingerprint_image(seed: int, size: int) -> NDArray[np.uint8]:
     states = powers * np.uint32(seed) + geometric * _INCREMENT
     tiles = (states >> np.uint32(24)).astype(np.uint8).reshape(_GRID, _GRID, 3)
     index = np.arange(size) * _GRID // size
-    image: NDArray[np.uint8] = tiles[index][:, index]
+    image: Uint8Array = tiles[index][:, index]
     return image

@@ -18,11 +18,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Uint8Array
 from pfld_edge_runtime.contract import Contract
 from pfld_edge_runtime.errors import BoxError, ImageError
 
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 Number = TypeVar("Number", np.uint16, np.int64, np.float32)
 
 # Beyond this a float64 no longer resolves single pixels well and int64 arithmetic on sizes could overflow.
@@ -43,24 +42,24 @@ class CropWindows:
             photograph; None where no window is turned.
     """
 
-    corners: Int64
-    sizes: Int64
-    rolls: NDArray[np.float64] | None = None
+    corners: Int64Array
+    sizes: Int64Array
+    rolls: Float64Array | None = None
 
-    def to_image(self, fractions: Float32) -> Float32:
+    def to_image(self, fractions: Float32Array) -> Float32Array:
         """Map ``(N, P, 2)`` fractions of the crop to photograph pixels, float32."""
         scaled = fractions * self.sizes[:, None, None] + self.corners[:, None, :]
         if self.rolls is not None:
             scaled = turn_points(scaled, self._centers(), self.rolls)
         return scaled.astype(np.float32)
 
-    def to_crop(self, landmarks: Float32) -> Float32:
+    def to_crop(self, landmarks: Float32Array) -> Float32Array:
         """Map ``(N, P, 2)`` photograph pixels to fractions of the crop, float32; the inverse of `to_image`."""
         points = landmarks if self.rolls is None else turn_points(landmarks, self._centers(), -self.rolls)
         fractions = (points - self.corners[:, None, :]) / self.sizes[:, None, None]
         return fractions.astype(np.float32)
 
-    def sampling_matrix(self, index: int, size: int) -> NDArray[np.float64]:
+    def sampling_matrix(self, index: int, size: int) -> Float64Array:
         """Give the ``(2, 3)`` map of `warp_affine` for one window: from the crop's pixels to the photograph's."""
         radians = 0.0 if self.rolls is None else float(np.deg2rad(self.rolls[index]))
         turn = np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
@@ -68,11 +67,11 @@ class CropWindows:
         # Integers are centres of pixels, so the window's centre lies half a pixel to the left and above.
         return np.column_stack([turn, self._centers()[index] - 0.5 - turn.sum(axis=1) * (size - 1) / 2])
 
-    def _centers(self) -> NDArray[np.float64]:
+    def _centers(self) -> Float64Array:
         return self.corners + self.sizes[:, None] / 2
 
 
-def check_boxes(boxes: object) -> NDArray[np.float64]:
+def check_boxes(boxes: object) -> Float64Array:
     """Validate face boxes, ``(N, 4)`` or one ``(4,)``: x0, y0, x1, y1 in pixels, right and bottom edges exclusive.
 
     Columns after the fourth (a detector's score) are ignored. Gives ``(N, 4)`` float64; N may be 0.
@@ -145,14 +144,12 @@ def check_color(color: str) -> None:
         raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
 
 
-def turn_points(
-    points: NDArray[np.floating], centers: NDArray[np.float64], rolls: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def turn_points(points: NDArray[np.floating], centers: Float64Array, rolls: Float64Array) -> Float64Array:
     """Turn ``(N, P, 2)`` points about ``(N, 2)`` centres by ``(N,)`` degrees, positive clockwise in the photograph."""
     radians = np.deg2rad(rolls)
     cosine, sine = np.cos(radians)[:, None], np.sin(radians)[:, None]
     x, y = np.moveaxis(points - centers[:, None, :], -1, 0)
-    turned: NDArray[np.float64] = np.stack([cosine * x - sine * y, sine * x + cosine * y], axis=-1)
+    turned: Float64Array = np.stack([cosine * x - sine * y, sine * x + cosine * y], axis=-1)
     return turned + centers[:, None, :]
 
 
@@ -188,7 +185,7 @@ def crop_windows(boxes: object, margin: float, roll: object = None) -> CropWindo
     return CropWindows(*places, rolls if rolls.any() else None)
 
 
-def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> NDArray[np.uint8]:
+def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels: bool = False) -> Uint8Array:
     """Crop and resize every window of a photograph to ``(N, size, size, 3)`` uint8.
 
     Grey photographs are repeated over the channels; `swap_channels` reverses their order. Within one grey level of
@@ -214,14 +211,14 @@ def crop_faces(image: object, windows: CropWindows, size: int, *, swap_channels:
 
 def contract_crops(
     image: object, boxes: object, contract: Contract, color: str = "rgb", roll: object = None
-) -> tuple[CropWindows, NDArray[np.uint8]]:
+) -> tuple[CropWindows, Uint8Array]:
     """Crop boxed faces as a network's contract has it; arguments and errors are those of `FaceLandmarker`."""
     check_color(color)
     windows = crop_windows(boxes, contract.crop.margin, roll)
     return windows, crop_faces(image, windows, contract.input_size, swap_channels=color != contract.color_order)
 
 
-def resize(photo: NDArray[np.generic], width: int, height: int) -> NDArray[np.uint8]:
+def resize(photo: NDArray[np.generic], width: int, height: int) -> Uint8Array:
     """Resize a photograph ``(H, W, C)`` from `check_image` as ``cv2.resize`` does with ``INTER_LINEAR``.
 
     Gives ``(3, height, width)`` uint8, grey photographs repeated over the channels. Only the pixels needed are read. An
@@ -237,7 +234,7 @@ def resize(photo: NDArray[np.generic], width: int, height: int) -> NDArray[np.ui
     return np.broadcast_to(planes, (3, height, width))
 
 
-def _shrunk(photo: NDArray[np.generic], factor: int) -> NDArray[np.uint8]:
+def _shrunk(photo: NDArray[np.generic], factor: int) -> Uint8Array:
     """`resize` by a whole factor: the middle pixel of each block of an odd one, the mean of the middle four of another.
 
     The strided copies are planar and of bytes, whose loops numpy runs fastest.
@@ -255,7 +252,7 @@ def _shrunk(photo: NDArray[np.generic], factor: int) -> NDArray[np.uint8]:
     return total.astype(np.uint8)
 
 
-def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+def warp_affine(photo: NDArray[np.generic], matrix: Float64Array, size: int) -> Uint8Array:
     """Sample a photograph as ``cv2.warpAffine`` does with ``INTER_LINEAR | WARP_INVERSE_MAP`` and a black border.
 
     `matrix` is ``(2, 3)``, from ``(x, y, 1)`` in the ``(size, size, C)`` result to pixels of the ``(H, W, C)``
@@ -276,18 +273,18 @@ def warp_affine(photo: NDArray[np.generic], matrix: NDArray[np.float64], size: i
         for column, across in columns:
             np.add(row * (width * channels) + column * channels, planes, out=places)
             face += _grey_levels(samples.take(places)) * (low * across)
-    pixels: NDArray[np.uint8] = face.astype(np.uint8).transpose(1, 2, 0)
+    pixels: Uint8Array = face.astype(np.uint8).transpose(1, 2, 0)
     return pixels
 
 
-def _line_taps(first: Int64, at: NDArray[np.float64], length: int) -> list[tuple[Int64, Float32]]:
+def _line_taps(first: Int64Array, at: Float64Array, length: int) -> list[tuple[Int64Array, Float32Array]]:
     """The two lines beside each place, by their numbers within a photograph, and their weights: 0 outside of it."""
     share = (at - first).astype(np.float32)
     taps = ((first, np.float32(1) - share), (first + 1, share))
     return [(line.clip(0, length - 1), weight * ((line >= 0) & (line < length))) for line, weight in taps]
 
 
-def _taps(length: int, size: int, before: int, after: int) -> tuple[Int64, Float32, NDArray[np.bool_]]:
+def _taps(length: int, size: int, before: int, after: int) -> tuple[Int64Array, Float32Array, BoolArray]:
     """The two lines that each of `size` lines of a result mixes, ``(2, size)``, of a window of `length` lines.
 
     So many lines `before` and `after` lie outside the photograph; lines are counted from the first inside. Gives them,
@@ -301,7 +298,7 @@ def _taps(length: int, size: int, before: int, after: int) -> tuple[Int64, Float
 
 
 @lru_cache(maxsize=32)
-def _row_taps(length: int, size: int, before: int, after: int) -> tuple[Int64, NDArray[np.uint16]]:
+def _row_taps(length: int, size: int, before: int, after: int) -> tuple[Int64Array, NDArray[np.uint16]]:
     """Rows, ``(2, size)``, and their weights, ``(2, size, 1)`` whole 256ths: sums of bytes are exact in 16 bits."""
     lines, share, inside = _taps(length, size, before, after)
     low = (share * np.float32(256) + np.float32(0.5)).astype(np.uint16)
@@ -311,7 +308,7 @@ def _row_taps(length: int, size: int, before: int, after: int) -> tuple[Int64, N
 @lru_cache(maxsize=32)
 def _column_taps(
     length: int, size: int, before: int, after: int, order: tuple[int, ...], channels: int
-) -> tuple[Int64, Float32]:
+) -> tuple[Int64Array, Float32Array]:
     """The same of columns, for each channel of the result: places in a row of pixels, and weights over 256."""
     lines, share, inside = _taps(length, size, before, after)
     weights = np.stack([np.float32(1) - share, share]) / np.float32(256) * inside
@@ -323,7 +320,7 @@ def _resample(
     photo: NDArray[np.generic],
     start: tuple[int, int],
     lengths: tuple[int, ...],
-    result: NDArray[np.uint8],
+    result: Uint8Array,
     order: tuple[int, ...],
 ) -> None:
     """Resize the window of a photograph that begins at row and column `start` bilinearly into ``(H', W', C)`` bytes.
@@ -361,7 +358,7 @@ def _resample(
     result[:] = levels.reshape(*result.shape[:2], -1)
 
 
-def _grey_levels(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _grey_levels(pixels: NDArray[np.generic]) -> Uint8Array:
     """Bytes as they are; floating-point values, which must lie in 0..1, scaled to 0..255 and rounded."""
     if pixels.dtype == np.uint8:
         return pixels.view(np.uint8)
@@ -371,7 +368,7 @@ def _grey_levels(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
         raise ImageError(
             f"a floating-point image is read as 0..1, found {low:g} to {high:g} in it: pass uint8, or divide by 255"
         )
-    levels: NDArray[np.uint8] = (np.clip(pixels, 0, 1).astype(np.float32) * 255 + np.float32(0.5)).astype(np.uint8)
+    levels: Uint8Array = (np.clip(pixels, 0, 1).astype(np.float32) * 255 + np.float32(0.5)).astype(np.uint8)
     return levels
 
 
@@ -381,7 +378,7 @@ def _scratch_memory(name: str, shape: tuple[int, ...], dtype: type[Number]) -> N
     A thread uses the memory again for its next face: fresh pages cost as much as the arithmetic.
     """
     size = prod(shape) * np.dtype(dtype).itemsize
-    buffer: NDArray[np.uint8] | None = getattr(_scratch, name, None)
+    buffer: Uint8Array | None = getattr(_scratch, name, None)
     if buffer is None or buffer.size < size:
         buffer = np.empty(size, np.uint8)
         if size <= _LARGEST_KEPT:

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Int64Array, Uint8Array
 from pfld_edge_runtime.contract import WFLW_98, LandmarkScheme
 from pfld_edge_runtime.errors import LandmarkError, MissingPackageError
 from pfld_edge_runtime.geometry.pose import HeadPose, head_pose
 from pfld_edge_runtime.geometry.wflw_points import aligned_faces, eye_openness, mouth_openness
-
-Float = NDArray[np.float32]
 
 _ARRAYS = ("landmarks", "boxes", "scores", "confidences", "ids", "rolls", "landmark_confidence")
 
@@ -41,15 +40,15 @@ class Faces:
             (`LandmarkModel.locate_with_confidence`); NaN where the network doesn't tell it.
     """
 
-    landmarks: Float
-    boxes: Float
-    scores: Float
-    confidences: Float
-    ids: NDArray[np.int64]
+    landmarks: Float32Array
+    boxes: Float32Array
+    scores: Float32Array
+    confidences: Float32Array
+    ids: Int64Array
     image_size: tuple[int, int]
     scheme: LandmarkScheme = WFLW_98
-    rolls: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    landmark_confidence: Float = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    rolls: Float64Array = field(default_factory=lambda: np.zeros(0))
+    landmark_confidence: Float32Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def __post_init__(self) -> None:
         count = len(self.landmarks)
@@ -81,15 +80,15 @@ class Faces:
         """Yaw, pitch and roll of the heads; see `pfld_edge_runtime.head_pose`."""
         return head_pose(self.landmarks, self.image_size, camera_matrix)
 
-    def eye_openness(self) -> NDArray[np.float64]:
+    def eye_openness(self) -> Float64Array:
         """How far the eyes are open, ``(N, 2)``; see `pfld_edge_runtime.eye_openness`."""
         return eye_openness(self.landmarks)
 
-    def mouth_openness(self) -> NDArray[np.float64]:
+    def mouth_openness(self) -> Float64Array:
         """How far the mouths are open, ``(N,)``; see `pfld_edge_runtime.mouth_openness`."""
         return mouth_openness(self.landmarks)
 
-    def aligned(self, image: NDArray[np.generic], size: int = 112) -> NDArray[np.uint8]:
+    def aligned(self, image: NDArray[np.generic], size: int = 112) -> Uint8Array:
         """Crops for face recognition, ``(N, size, size, 3)``; see `pfld_edge_runtime.aligned_faces`."""
         return aligned_faces(image, self.landmarks, size)
 
@@ -146,7 +145,7 @@ class Faces:
         return key_points(**fields)
 
 
-def _rounded(values: Float, digits: int = 2) -> Any:  # noqa: ANN401 - nested lists
+def _rounded(values: Float32Array, digits: int = 2) -> Any:  # noqa: ANN401 - nested lists
     return np.round(values.astype(np.float64), digits).tolist()
 
 

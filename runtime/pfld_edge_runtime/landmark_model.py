@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 from pfld_edge_runtime.contract import CONTRACT_KEY, LOG_VARIANCES, Contract
 from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
@@ -65,7 +66,7 @@ class LandmarkModel:
     def __init__(
         self,
         contract: Contract,
-        function: Callable[[NDArray[np.uint8]], ArrayLike],
+        function: Callable[[Uint8Array], ArrayLike],
         *,
         batch_size: int = _BATCH_SIZE,
         name: str = "",
@@ -150,8 +151,8 @@ class LandmarkModel:
         name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
         outputs = [output.name for output in session.get_outputs()]
 
-        def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-            found: list[NDArray[np.float32]] = session.run(outputs, {name: prepare_input(crops, agreed)})
+        def run(crops: Uint8Array) -> Float32Array:
+            found: list[Float32Array] = session.run(outputs, {name: prepare_input(crops, agreed)})
             return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
         # A network with a fixed batch of one (the published files) takes one face a call.
@@ -216,7 +217,7 @@ class LandmarkModel:
 
     def locate(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
-    ) -> NDArray[np.float32]:
+    ) -> Float32Array:
         """Find the landmarks of every boxed face: crop, predict, map back to the photograph; see `FaceLandmarker`.
 
         A damaged network may give NaN.
@@ -226,7 +227,7 @@ class LandmarkModel:
 
     def locate_with_confidence(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[Float32Array, Float32Array]:
         """`locate`, and each point's confidence, ``(N, P)`` float32 in 0..1: the contract's `spread_curve`.
 
         NaN where the contract has none.
@@ -236,7 +237,7 @@ class LandmarkModel:
         curve = self.contract.spread_curve
         return windows.to_image(found), np.full_like(spreads, np.nan) if curve is None else curve(spreads)
 
-    def predict(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(self, crops: Uint8Array) -> Float32Array:
         """Predict landmarks of ``(N, S, S, 3)`` uint8 crops in the contract's colour order and size; see `crop_faces`.
 
         Gives ``(N, P, 2)`` float32, fractions of the crop's side, P points in the contract's order; NaN where a damaged
@@ -248,7 +249,7 @@ class LandmarkModel:
         """
         return self._run(crops)[0]
 
-    def predict_with_spread(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict_with_spread(self, crops: Uint8Array) -> tuple[Float32Array, Float32Array]:
         """`predict`, and the spread of each point's heat map, ``(N, P)`` float32 fractions of the crop's side.
 
         NaN where the network has no output `LOG_VARIANCES`.
@@ -258,7 +259,7 @@ class LandmarkModel:
             return found, np.full(found.shape[:2], np.nan, np.float32)
         return found, np.exp(np.minimum(log_variances / 2, 0))
 
-    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, crops: Uint8Array) -> tuple[Float32Array, Float32Array]:
         """Landmarks, and `LOG_VARIANCES`, ``(N, 0)`` where unknown."""
         size, values = self.contract.input_size, 2 * self.contract.landmarks.num_landmarks
         if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
@@ -327,7 +328,7 @@ class FaceLandmarker:
 
     def __call__(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
-    ) -> NDArray[np.float32]:
+    ) -> Float32Array:
         """Find the landmarks of every boxed face, all in one batch.
 
         Args:
@@ -349,12 +350,12 @@ class FaceLandmarker:
 
     def with_confidence(
         self, image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[Float32Array, Float32Array]:
         """Find landmarks as a call does, and each point's confidence; see `LandmarkModel.locate_with_confidence`."""
         landmarks, confidence = self.model.locate_with_confidence(image, boxes, color, roll)
         return self._finite(landmarks), confidence
 
-    def _finite(self, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _finite(self, landmarks: Float32Array) -> Float32Array:
         if not isfinite(np.vdot(landmarks, landmarks)):  # one product is cheaper than a look at each
             name = self.model.name or "the model"
             raise ModelFileError(
@@ -363,7 +364,7 @@ class FaceLandmarker:
             )
         return landmarks
 
-    def predict_crops(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict_crops(self, crops: Uint8Array) -> Float32Array:
         """See `LandmarkModel.predict`."""
         return self.model.predict(crops)
 
@@ -378,8 +379,8 @@ def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None
 
 
 def locate_points(
-    landmarker: Callable[..., object], image: NDArray[np.generic], boxes: object, color: str, rolls: NDArray[np.float64]
-) -> NDArray[np.float64]:
+    landmarker: Callable[..., object], image: NDArray[np.generic], boxes: object, color: str, rolls: Float64Array
+) -> Float64Array:
     """Find landmarks with any landmarker: ``(N, P, 3)`` x, y and confidence, NaN where it doesn't tell that.
 
     Crops are turned where a roll is not 0. What a callable returns instead of landmarks is given as it is.
@@ -406,7 +407,7 @@ def takes_roll(landmarker: Callable[..., object]) -> bool:
         return False
 
 
-def prepare_input(crops: NDArray[np.uint8], contract: Contract) -> NDArray[np.generic]:
+def prepare_input(crops: Uint8Array, contract: Contract) -> NDArray[np.generic]:
     """Turn ``(N, S, S, 3)`` uint8 crops in the contract's colour order into the network's input.
 
     ``(N, 3, S, S)`` or ``(N, S, S, 3)``, contiguous, float32 ``(pixel - mean) / scale`` or the raw uint8.

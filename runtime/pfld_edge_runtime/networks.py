@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float32Array
 from pfld_edge_runtime.contract import CONTRACT_KEY, Contract
 from pfld_edge_runtime.errors import DeviceError, MissingPackageError, ModelContractError, ModelFileError
 from pfld_edge_runtime.session import LITERT_IDENTIFIER, is_litert
@@ -35,7 +36,7 @@ _LITERT_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _ARENA = 8 << 20
 """Bytes for TensorFlow Lite Micro, on this PC."""
 
-Run = Callable[[NDArray[np.generic]], NDArray[np.float32]]
+Run = Callable[[NDArray[np.generic]], Float32Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def open_litert(content: bytes, contract: Contract, device: str = "cpu", threads
     _check_signature(opened.get_input_details(), opened.get_output_details(), contract)
     source, result = opened.get_input_details()[0]["index"], opened.get_output_details()[0]["index"]
 
-    def run(prepared: NDArray[np.generic]) -> NDArray[np.float32]:
+    def run(prepared: NDArray[np.generic]) -> Float32Array:
         opened.set_tensor(source, prepared)
         opened.invoke()
         return np.array(opened.get_tensor(result), np.float32)
@@ -136,7 +137,7 @@ def _micro(content: bytes, contract: Contract) -> Network:
     opened = module.Interpreter.from_bytes(content, arena_size=_ARENA)
     _check_signature([opened.get_input_details(0)], [opened.get_output_details(0)], contract)
 
-    def run(prepared: NDArray[np.generic]) -> NDArray[np.float32]:
+    def run(prepared: NDArray[np.generic]) -> Float32Array:
         opened.set_input(prepared, 0)
         opened.invoke()
         return np.array(opened.get_output(0), np.float32)
@@ -148,7 +149,7 @@ def _in_turns(run: Run) -> Run:
     """These runtimes have one set of tensors: calls from several threads must take turns."""
     lock = Lock()
 
-    def alone(prepared: NDArray[np.generic]) -> NDArray[np.float32]:
+    def alone(prepared: NDArray[np.generic]) -> Float32Array:
         with lock:
             return run(prepared)
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from pfld_edge_calib import PORTRAITS, FaceSetError, as_detected, cut_faces, portraits, refined
 from pfld_edge_calib.calibration import calibration_candidates, calibration_warnings, pose_features, stratified_sample
 from pfld_edge_calib.find_landmarks import detected_faces
 from pfld_edge_convert.calibration import CalibrationSource, calibration_crops, crop_cache_folder
 from pfld_edge_runtime import Contract, LandmarkModel, open_detector
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 CONTRACT = Contract(input_size=48)
 
@@ -91,7 +91,7 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path: Path, content: str, det
         calibration_candidates(tmp_path / "list.txt", detector=whole_picture if detected else None)
 
 
-def whole_picture(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
+def whole_picture(photo: Uint8Array) -> Float32Array:
     """A detector that finds one face in every photograph."""
     return np.array([[0, 0, photo.shape[1], photo.shape[0]]], np.float32)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pfld_edge.cli import run
 from pfld_edge.commands.convert import judged_faces
@@ -23,6 +22,7 @@ from pfld_edge_calib.evaluation.verification import VerificationSettings, verify
 from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_runtime import BUNDLED_MODEL, Contract, FaceLandmarker, LandmarkModel, ModelFileError
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_train.config import load_config
 from pfld_edge_train.face_cache import FaceCache, open_cache, split_groups
 
@@ -277,10 +277,10 @@ def test_prepare_and_evaluate_leave_out_the_same_faces(tmp_path: Path) -> None:
     assert (manifest.faces, dict(manifest.skipped)) == (2, {"outside of the photograph": 1, "unreadable": 2})
 
 
-def damaged(value: float) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def damaged(value: float) -> Callable[[Uint8Array], Float32Array]:
     """A network of which one coordinate is damaged."""
 
-    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(crops: Uint8Array) -> Float32Array:
         found = np.random.default_rng(0).uniform(0.2, 0.8, (len(crops), 98, 2)).astype(np.float32)
         found[:, 5, 1] = value
         return found

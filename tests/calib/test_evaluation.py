@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
@@ -37,9 +36,10 @@ from pfld_edge_calib.evaluation.verification import (
 )
 from pfld_edge_calib.find_landmarks import as_detected_by, matched
 from pfld_edge_runtime import FIVE_POINTS, IBUG_68, WFLW_98, Contract, LandmarkModel
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 
 
-def faces_and_guesses(count: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def faces_and_guesses(count: int, seed: int = 0) -> tuple[Float64Array, Float64Array]:
     random = np.random.default_rng(seed)
     truth = random.uniform(0, 200, (count, 98, 2))
     return truth, truth + random.normal(0, 8, truth.shape) * random.uniform(0, 2, (count, 1, 1))
@@ -113,7 +113,7 @@ def test_pupils_of_300w_are_the_means_of_its_eye_points() -> None:
     assert eye_centres(FIVE_POINTS) == ((0,), (1,))
 
 
-def ratio(change: NDArray[np.float64], base: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+def ratio(change: Float64Array, base: Float64Array, axis: int = -1) -> Float64Array:
     return np.asarray(change.sum(axis=axis) / base.sum(axis=axis))
 
 
@@ -211,7 +211,7 @@ def test_deviation_finds_the_landmark_that_moved() -> None:
 
 @given(arrays(np.float64, (4, 2), elements=st.floats(0, 300)), arrays(np.float64, (3, 2), elements=st.floats(0, 300)))
 @settings(max_examples=30, deadline=None)
-def test_no_detection_is_two_faces(corners: NDArray[np.float64], others: NDArray[np.float64]) -> None:
+def test_no_detection_is_two_faces(corners: Float64Array, others: Float64Array) -> None:
     truth, detections = (np.concatenate([low, low + 80], axis=1) for low in (corners, others))
     pairs = matched(truth, detections)
     found = pairs[np.isfinite(pairs[:, 0])]
@@ -238,27 +238,24 @@ def test_a_detectors_boxes_go_to_the_faces_that_they_overlap() -> None:
     assert found[1].bbox_xyxy == pytest.approx(faces[1].bbox_xyxy + 4)
 
 
-Crops = NDArray[np.uint8]
-
-
 CONTRACT = Contract(input_size=32)
 
 
-def known(name: str, points: NDArray[np.float32], contract: Contract = CONTRACT) -> LandmarkModel:
+def known(name: str, points: Float32Array, contract: Contract = CONTRACT) -> LandmarkModel:
     """A network that finds the same points in every crop."""
 
-    def predict(crops: Crops) -> NDArray[np.float32]:
+    def predict(crops: Uint8Array) -> Float32Array:
         return np.repeat(points[None], len(crops), axis=0).astype(np.float32)
 
     return LandmarkModel(contract, predict, name=name, kind="onnx fp32")
 
 
 @pytest.fixture(scope="module")
-def points() -> NDArray[np.float32]:
+def points() -> Float32Array:
     return np.random.default_rng(1).uniform(0.2, 0.8, (98, 2)).astype(np.float32)
 
 
-def test_models_that_agree_pass_and_one_that_gives_no_numbers_fails(points: NDArray[np.float32]) -> None:
+def test_models_that_agree_pass_and_one_that_gives_no_numbers_fails(points: Float32Array) -> None:
     broken = np.full_like(points, np.nan)
     models = [known("a", points), known("b", points), known("c", broken)]
     found = verify_models(models, jittered(portraits(), 3, seed=1), VerificationSettings(max_drift=0.01))
@@ -270,14 +267,14 @@ def test_models_that_agree_pass_and_one_that_gives_no_numbers_fails(points: NDAr
     assert record["models"][1]["drift"]["all"]["value"] == 0
 
 
-def test_landmarks_of_shared_crops_lie_where_each_network_put_them(points: NDArray[np.float32]) -> None:
+def test_landmarks_of_shared_crops_lie_where_each_network_put_them(points: Float32Array) -> None:
     """Faces out of order, colours turned for one network, boxes of its own photograph for each face."""
     faces = jittered(portraits(), 2, seed=1)[::-1]
     rgb = known("rgb", points, CONTRACT.replace(color_order="rgb"))
     shades: dict[str, list[float]] = {"bgr": [], "rgb": []}
 
     def watching(model: LandmarkModel) -> LandmarkModel:
-        def predict(crops: Crops) -> NDArray[np.float32]:
+        def predict(crops: Uint8Array) -> Float32Array:
             shades[model.contract.color_order] += crops.reshape(len(crops), -1, 3).mean(axis=1)[:, 0].tolist()
             return model.predict(crops)
 
@@ -306,7 +303,7 @@ def test_landmarks_of_shared_crops_lie_where_each_network_put_them(points: NDArr
     ],
 )
 def test_a_file_ships_where_subsets_landmarks_and_calibration_allow_it(
-    points: NDArray[np.float32],
+    points: Float32Array,
     subset: tuple[float, float, float],
     faces: int,
     largest: float,
@@ -337,7 +334,7 @@ def test_a_file_ships_where_subsets_landmarks_and_calibration_allow_it(
     ],
 )
 def test_the_exit_status_follows_the_verdict(
-    accept: bool, verdict: Verdict, fell_short: bool, points: NDArray[np.float32]
+    accept: bool, verdict: Verdict, fell_short: bool, points: Float32Array
 ) -> None:
     settings = VerificationSettings(max_drift=0.01, accept_inconclusive=accept)
     found = verify_models([known("a", points), known("b", points)], portraits(), settings)
@@ -345,13 +342,13 @@ def test_the_exit_status_follows_the_verdict(
     assert changed.fell_short is fell_short
 
 
-def test_faces_of_another_scheme_are_refused(points: NDArray[np.float32]) -> None:
+def test_faces_of_another_scheme_are_refused(points: Float32Array) -> None:
     models = [known("a", points), known("b", points, CONTRACT.replace(landmarks=IBUG_68))]
     with pytest.raises(ValueError, match="networks of one scheme"):
         verify_models(models, portraits(), VerificationSettings())
 
 
-def test_a_box_without_area_names_its_photograph(points: NDArray[np.float32]) -> None:
+def test_a_box_without_area_names_its_photograph(points: Float32Array) -> None:
     face = portraits()[0]
     with pytest.raises(ValueError, match=face.image.name):
         verify_models([known("a", points)], [replace(face, bbox_xyxy=np.zeros(4))], VerificationSettings())
@@ -365,7 +362,7 @@ def with_weights(face: Face, hidden: Sequence[int]) -> Face:
     return replace(face, landmarks=np.where(weights[:, None] > 0, face.landmarks, 0), point_weights=weights)
 
 
-def test_unlabelled_points_count_in_no_error(points: NDArray[np.float32]) -> None:
+def test_unlabelled_points_count_in_no_error(points: Float32Array) -> None:
     face = portraits()[0]
     hidden = with_weights(face, [96, 97])
     found = verify_models([known("a", points)], [hidden, face], VerificationSettings(), compare=False).models[0]
@@ -381,7 +378,7 @@ def test_unlabelled_points_count_in_no_error(points: NDArray[np.float32]) -> Non
     assert found.error.by_landmark[96] == pytest.approx(distances[96] / eyes, rel=1e-5)
 
 
-def test_faces_without_normalizing_points_are_left_out_counted_and_named(points: NDArray[np.float32]) -> None:
+def test_faces_without_normalizing_points_are_left_out_counted_and_named(points: Float32Array) -> None:
     first, second = portraits()
     assert second.landmarks is not None
     together = second.landmarks.copy()
@@ -403,7 +400,7 @@ def test_faces_without_normalizing_points_are_left_out_counted_and_named(points:
         verify_models(models, faces[1:], VerificationSettings())
 
 
-def test_robustness_leaves_unlabelled_points_out(points: NDArray[np.float32]) -> None:
+def test_robustness_leaves_unlabelled_points_out(points: Float32Array) -> None:
     face = portraits()[0]
     assert face.landmarks is not None
     odd = face.landmarks.copy()

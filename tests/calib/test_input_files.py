@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from pfld_edge_calib import FaceSetError, read_coco, read_photo, read_points_csv
@@ -19,12 +18,13 @@ from pfld_edge_calib.datasets.points_csv import csv_units, read_boxes_csv
 from pfld_edge_calib.datasets.wflw import read_wflw, wflw_list
 from pfld_edge_calib.face import unit_faces
 from pfld_edge_calib.photo import listed_paths, other_files, photos_in
+from pfld_edge_runtime.arrays import Uint8Array
 
 UPRIGHT = np.zeros((80, 120, 3), np.uint8)
 UPRIGHT[:40, :60], UPRIGHT[:40, 60:], UPRIGHT[40:, :60] = (200, 30, 30), (30, 180, 30), (30, 30, 210)
 
 # EXIF 2.32, tag 274: where the stored picture's first row and column are in the upright one.
-STORED: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+STORED: dict[int, Callable[[Uint8Array], Uint8Array]] = {
     1: lambda image: image,
     2: np.fliplr,
     3: lambda image: np.rot90(image, 2),

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from pfld_edge_calib import FaceSetError, read_points_csv
 from pfld_edge_calib.errors import LabellingError
@@ -22,12 +21,13 @@ from pfld_edge_calib.labelling.labeller import Labeller, LabelSettings, augmente
 from pfld_edge_calib.labelling.run import boxes_by_photo, label_photos, label_tasks, photos_of, write_labels
 from pfld_edge_calib.parallel import ResultsFolder, ordered_results, run_locally
 from pfld_edge_runtime import WFLW_98, Contract, LandmarkModel, LandmarkScheme, ModelContractError
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 SCHEME = LandmarkScheme("dots", ("blue", "green", "red", "blue too"), (3, 1, 2, 0), (0, 2))
 CONTRACT = Contract(model="dots", input_size=64, landmarks=SCHEME)
 
 
-def brightest(crops: NDArray[np.uint8], shift: float = 0.0) -> NDArray[np.float32]:
+def brightest(crops: Uint8Array, shift: float = 0.0) -> Float32Array:
     """A network that finds one dot a channel, by its centre of mass, and the first one twice."""
     size = crops.shape[1]
     mass = crops.astype(np.float64) + 1e-9
@@ -47,7 +47,7 @@ BOX = np.array([[50.0, 60.0, 140.0, 130.0]])
 
 
 @pytest.fixture
-def photo() -> NDArray[np.uint8]:
+def photo() -> Uint8Array:
     """A dot of each colour on black; pixel centres lie at integers + 0.5."""
     image = np.zeros((200, 200, 3), np.uint8)
     for channel, (x, y) in enumerate(TRUTH[:3].astype(int)):
@@ -55,7 +55,7 @@ def photo() -> NDArray[np.uint8]:
     return image
 
 
-def test_the_mirror_image_and_further_crops_find_the_same_points(photo: NDArray[np.uint8]) -> None:
+def test_the_mirror_image_and_further_crops_find_the_same_points(photo: Uint8Array) -> None:
     predictions = augmented_predictions(photo, BOX, [teacher()], flip=True, crops=3)
     assert predictions.shape == (6, 1, 4, 2)
     np.testing.assert_allclose(predictions, np.broadcast_to(TRUTH, predictions.shape), atol=0.5)
@@ -103,13 +103,13 @@ def test_teachers_that_do_not_fit_are_refused() -> None:
         Labeller([], LabelSettings())
 
 
-def test_a_damaged_teacher_is_named(photo: NDArray[np.uint8]) -> None:
+def test_a_damaged_teacher_is_named(photo: Uint8Array) -> None:
     damaged = LandmarkModel(CONTRACT, lambda crops: brightest(crops) * np.float32(np.nan), name="bad.onnx")
     with pytest.raises(LabellingError, match=r"bad\.onnx gave landmarks that are not finite"):
         Labeller([teacher(), damaged], LabelSettings()).label(photo, BOX)
 
 
-def test_small_unsure_and_double_faces_are_dropped_and_counted(photo: NDArray[np.uint8]) -> None:
+def test_small_unsure_and_double_faces_are_dropped_and_counted(photo: Uint8Array) -> None:
     boxes = np.concatenate([BOX, BOX + 4, [[0, 0, 20, 20]]])
     faces, dropped = Labeller([teacher()], LabelSettings(flip=True, least_size=26)).label(photo, boxes)
     assert len(faces) == 1
@@ -121,10 +121,10 @@ def test_small_unsure_and_double_faces_are_dropped_and_counted(photo: NDArray[np
     assert len(Labeller(quarrel, LabelSettings(least_agreement=0)).label(photo, BOX)[0]) == 1
 
 
-def test_the_last_pass_predictions_into_the_box_of_the_landmarks(photo: NDArray[np.uint8]) -> None:
-    seen: list[NDArray[np.uint8]] = []
+def test_the_last_pass_predictions_into_the_box_of_the_landmarks(photo: Uint8Array) -> None:
+    seen: list[Uint8Array] = []
 
-    def watched(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def watched(crops: Uint8Array) -> Float32Array:
         seen.append(crops)
         return brightest(crops)
 
@@ -136,7 +136,7 @@ def test_the_last_pass_predictions_into_the_box_of_the_landmarks(photo: NDArray[
 
 
 @pytest.fixture
-def folder(tmp_path: Path, photo: NDArray[np.uint8]) -> Path:
+def folder(tmp_path: Path, photo: Uint8Array) -> Path:
     for number in range(5):
         cv2.imwrite(str(tmp_path / f"photo{number}.png"), np.roll(photo, number, axis=1))
     (tmp_path / "broken.jpg").write_bytes(b"no picture")

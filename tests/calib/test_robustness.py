@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from pfld_edge_calib import Face, cut_faces, nme_per_face, portraits, read_photo
@@ -21,6 +20,7 @@ from pfld_edge_calib.evaluation.robustness import (
 )
 from pfld_edge_convert.landmark_models import EndToEndModel
 from pfld_edge_runtime import Contract, FaceLandmarker, LandmarkModel, tight_box
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 
 NAMED = {corruption.name: corruption for corruption in CORRUPTIONS}
 
@@ -35,7 +35,7 @@ def patch() -> FacePatch:
     return face_patch(read_photo(face.image), face)
 
 
-def spots(image: NDArray[np.uint8], places: NDArray[np.float64]) -> NDArray[np.float64]:
+def spots(image: Uint8Array, places: Float64Array) -> Float64Array:
     """Centres of bright spots near places, found by their light; edges of pixels are whole numbers."""
     found = []
     for x, y in places:
@@ -112,7 +112,7 @@ def opened(name: str, landmarker: FaceLandmarker) -> LandmarkModel:
 def test_every_network_sees_the_same_and_runs_repeat() -> None:
     landmarker, faces = FaceLandmarker(), portraits()
 
-    def whole(photo: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def whole(photo: Uint8Array, boxes: Float32Array) -> list[Float32Array]:
         return [landmarker(photo, boxes, "rgb")]
 
     graph = landmarker.contract.replace(layout="HWC", output_space="image-pixels")

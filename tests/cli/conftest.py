@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_runtime import CONTRACT_KEY, Contract
+from pfld_edge_runtime.arrays import Float32Array
 
 
 @pytest.fixture(scope="session")
-def fractions() -> NDArray[np.float32]:
+def fractions() -> Float32Array:
     """The 98 points that the network finds, as fractions of the crop: the corners first, the others between."""
     points = np.random.default_rng(5).uniform(0.2, 0.8, (98, 2))
     points[:2] = [[0, 0], [1, 1]]
@@ -24,7 +24,7 @@ def fractions() -> NDArray[np.float32]:
 
 
 @pytest.fixture
-def known_model(tmp_path: Path, fractions: NDArray[np.float32]) -> Path:
+def known_model(tmp_path: Path, fractions: Float32Array) -> Path:
     """An ONNX file with its contract whose answer is `fractions`."""
     tensors = {"zero": np.zeros((3 * 16 * 16, 196), np.float32), "points": fractions.ravel()}
     graph = helper.make_graph(

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
 
 from pfld_edge.cli import run
 from pfld_edge_calib import nme_per_face, portraits, read_photo
+from pfld_edge_runtime.arrays import Float32Array
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_json_holds_the_landmarks_in_photograph_pixels(
-    tmp_path: Path, photo: Path, known_model: Path, fractions: NDArray[np.float32]
+    tmp_path: Path, photo: Path, known_model: Path, fractions: Float32Array
 ) -> None:
     boxes = ["--box", "100,50,150,100", "--box", "-10,-10,40,20"]
     out, record = tmp_path / "drawn.png", tmp_path / "found.json"
@@ -55,7 +55,7 @@ def test_the_face_is_drawn_and_nothing_else(tmp_path: Path, photo: Path, known_m
 
 
 def test_a_whole_picture_may_be_the_box_of_a_face(
-    tmp_path: Path, photo: Path, known_model: Path, fractions: NDArray[np.float32]
+    tmp_path: Path, photo: Path, known_model: Path, fractions: Float32Array
 ) -> None:
     record = tmp_path / "found.json"
     arguments = ["-o", str(tmp_path / "out"), "--model", str(known_model), "--json", str(record)]

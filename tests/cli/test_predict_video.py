@@ -18,20 +18,21 @@ from pfld_edge.drawing import draw_faces
 from pfld_edge.options import DRAW_LIST, DRAWABLE
 from pfld_edge_calib import portraits, read_photo
 from pfld_edge_runtime import FaceLandmarker, Faces, read_faces
+from pfld_edge_runtime.arrays import Uint8Array
 
 Found = Callable[[NDArray[np.generic]], object]
 FRAMES = 9
 
 
 @pytest.fixture(scope="module")
-def face() -> tuple[NDArray[np.uint8], list[float]]:
+def face() -> tuple[Uint8Array, list[float]]:
     """A portrait in BGR, and its face's box."""
     portrait = portraits()[0]
     return read_photo(portrait.image), portrait.bbox_xyxy.tolist()
 
 
 @pytest.fixture
-def clip(tmp_path: Path, face: tuple[NDArray[np.uint8], list[float]]) -> Path:
+def clip(tmp_path: Path, face: tuple[Uint8Array, list[float]]) -> Path:
     """A video of a portrait that doesn't move, 12.5 frames a second."""
     photo = face[0]
     path = tmp_path / "clip.mp4"
@@ -44,7 +45,7 @@ def clip(tmp_path: Path, face: tuple[NDArray[np.uint8], list[float]]) -> Path:
 
 
 @pytest.fixture
-def detector(monkeypatch: pytest.MonkeyPatch, face: tuple[NDArray[np.uint8], list[float]]) -> list[int]:
+def detector(monkeypatch: pytest.MonkeyPatch, face: tuple[Uint8Array, list[float]]) -> list[int]:
     """A stand-in that always finds the portrait's face, and counts its calls; a negative count interrupts."""
     calls = [0]
 
@@ -61,7 +62,7 @@ def detector(monkeypatch: pytest.MonkeyPatch, face: tuple[NDArray[np.uint8], lis
     return calls
 
 
-def frames_of(path: Path) -> list[NDArray[np.uint8]]:
+def frames_of(path: Path) -> list[Uint8Array]:
     capture, frames = cv2.VideoCapture(str(path)), []
     while True:
         more, frame = capture.read()
@@ -171,7 +172,7 @@ def test_a_video_of_a_less_usual_container_is_a_video(tmp_path: Path, clip: Path
 
 
 def test_a_folder_and_a_video_go_together(
-    tmp_path: Path, clip: Path, detector: list[int], face: tuple[NDArray[np.uint8], list[float]]
+    tmp_path: Path, clip: Path, detector: list[int], face: tuple[Uint8Array, list[float]]
 ) -> None:
     folder = tmp_path / "photos/deep"
     folder.mkdir(parents=True)
@@ -188,7 +189,7 @@ def test_a_folder_and_a_video_go_together(
     assert detector[0] >= 2
 
 
-def test_each_part_is_drawn_and_nothing_without_parts(face: tuple[NDArray[np.uint8], list[float]]) -> None:
+def test_each_part_is_drawn_and_nothing_without_parts(face: tuple[Uint8Array, list[float]]) -> None:
     photo, box = face
     found = read_faces(FaceLandmarker(), photo, [box], "bgr", confidence=True)
     tracked = Faces(

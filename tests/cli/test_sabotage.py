@@ -29,6 +29,7 @@ from pfld_edge_convert.model_file import (
     take_fingerprint,
 )
 from pfld_edge_runtime import WFLW_98, Contract, LandmarkModel
+from pfld_edge_runtime.arrays import Int64Array
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints/pfld-edge-s.pth"
@@ -101,7 +102,7 @@ def contract_with(change: Callable[[Contract], Contract]) -> Spoil:
     return spoil
 
 
-def reordered(order: NDArray[np.int64]) -> Spoil:
+def reordered(order: Int64Array) -> Spoil:
     def spoil(model: Model) -> None:
         output = model.graph.output[0]
         of_points = len(output.type.tensor_type.shape.dim) == 3  # else x and y follow each other

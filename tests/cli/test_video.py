@@ -10,16 +10,15 @@ import av
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pfld_edge.console import InputError, OutputError
 from pfld_edge.video import VideoSink, VideoSource
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
-Image = NDArray[np.uint8]
 RATE = 44_100
 
 
-def picture(width: int = 64, height: int = 48, shade: int = 0) -> Image:
+def picture(width: int = 64, height: int = 48, shade: int = 0) -> Uint8Array:
     """A picture whose four corners differ."""
     image = np.full((height, width, 3), 60 + shade, np.uint8)
     image[: height // 2, : width // 2] = (0, 0, 250)
@@ -27,7 +26,7 @@ def picture(width: int = 64, height: int = 48, shade: int = 0) -> Image:
     return image
 
 
-def tone(seconds: float) -> NDArray[np.float32]:
+def tone(seconds: float) -> Float32Array:
     return np.sin(np.arange(int(RATE * seconds)) * 0.06).astype(np.float32)[None] / 2
 
 
@@ -206,7 +205,7 @@ def test_a_cameras_frames_carry_the_clock(monkeypatch: pytest.MonkeyPatch) -> No
         def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
             return True
 
-        def read(self) -> tuple[bool, Image]:
+        def read(self) -> tuple[bool, Uint8Array]:
             self.left -= 1
             return self.left >= 0, picture()
 

@@ -12,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from pfld_edge_runtime.arrays import Float32Array
+
 Build = Callable[..., onnx.ModelProto]
 
 PUBLISHED = {
@@ -75,7 +77,7 @@ def published(shared: Path) -> Callable[[str], onnx.ModelProto]:
 
 
 @pytest.fixture(scope="session")
-def faces() -> NDArray[np.float32]:
+def faces() -> Float32Array:
     """Sixteen crops of the bundled portraits, as the published protocol feeds them."""
     from pfld_edge_convert.calibration import sample_crops
     from pfld_edge_runtime import Contract, prepare_input

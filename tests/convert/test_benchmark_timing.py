@@ -7,7 +7,6 @@ from itertools import count
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import stats
 
 from pfld_edge_convert.benchmark.timing import (
@@ -21,11 +20,10 @@ from pfld_edge_convert.benchmark.timing import (
     ratio_of_medians,
     take_turns,
 )
+from pfld_edge_runtime.arrays import Float64Array
 
-Float = NDArray[np.float64]
 
-
-def timings(seed: int, ratio: float, noise: float = 0.05, rounds: int = 100) -> tuple[Float, Float]:
+def timings(seed: int, ratio: float, noise: float = 0.05, rounds: int = 100) -> tuple[Float64Array, Float64Array]:
     """Times of two models whose medians have a ratio, on a machine whose speed drifts for both from round to round."""
     random = np.random.default_rng(seed)
     drift = np.zeros(rounds)
@@ -35,7 +33,7 @@ def timings(seed: int, ratio: float, noise: float = 0.05, rounds: int = 100) -> 
     return 3 * ratio * np.exp(drift) * first, 3 * np.exp(drift) * second
 
 
-def alone(wall: Float) -> Times:
+def alone(wall: Float64Array) -> Times:
     """Times on a machine that does nothing else."""
     return Times(wall, wall)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -14,9 +13,10 @@ from pfld_edge_convert.inspection import Comparison, FusedPattern, compare, fusi
 from pfld_edge_convert.model_file import attach_contract
 from pfld_edge_convert.model_stats import layer_weights
 from pfld_edge_runtime import Contract
+from pfld_edge_runtime.arrays import Float32Array
 
 Build = Callable[..., onnx.ModelProto]
-Weights = dict[str, NDArray[np.float32]]
+Weights = dict[str, Float32Array]
 
 
 def constants() -> Weights:
@@ -110,7 +110,7 @@ class Once(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
         self._left = [np.random.default_rng(1).normal(size=(4, 3, 16, 16)).astype(np.float32)]
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, Float32Array] | None:
         return {"x": self._left.pop()} if self._left else None
 
 

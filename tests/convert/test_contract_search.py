@@ -15,6 +15,7 @@ from pfld_edge_convert.contract_search import ContractSearch, search_contract
 from pfld_edge_convert.contract_trial import Hypothesis, Network, Subject, cut_crops
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_runtime import BUNDLED_MODEL, FAST_MODEL, IBUG_68, WFLW_98, crop_faces, crop_windows, landmarks_68
+from pfld_edge_runtime.arrays import Float64Array
 
 Disguise = Callable[..., Path]
 FEED = ("layout", "color_order", "normalization", "output", "order", "space", "scheme")
@@ -173,7 +174,7 @@ def test_crops_are_those_of_the_runtime() -> None:
     """Without chance, a crop shows what `crop_faces` shows, and its map is that of the crop window."""
 
     class Still(np.random.Generator):
-        def uniform(self, *arguments: float) -> NDArray[np.float64] | float:  # type: ignore[override]
+        def uniform(self, *arguments: float) -> Float64Array | float:  # type: ignore[override]
             return np.zeros(int(arguments[2])) if len(arguments) > 2 else 0.0
 
     subject = replace(Subject.of(portraits()[0]), box=np.array([160.0, 150.0, 360.0, 340.0]))

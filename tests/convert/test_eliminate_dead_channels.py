@@ -14,6 +14,7 @@ from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import run_passes
 from pfld_edge_convert.passes.canonical_form import EliminateIdentity, MakeBatchDynamic, UpgradeOpset
 from pfld_edge_convert.passes.channels import EliminateDeadChannels
+from pfld_edge_runtime.arrays import Float32Array
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -27,14 +28,14 @@ def ghost_graph(
 ) -> tuple[list[onnx.NodeProto], dict[str, NDArray[np.generic]]]:
     """A stem, Concat[x, DW(x)], a residual, two heads: every shape that the networks have, with random dead parts."""
 
-    def weight(*shape: int, depthwise: bool = False) -> NDArray[np.float32]:
+    def weight(*shape: int, depthwise: bool = False) -> Float32Array:
         values = random.normal(size=shape).astype(np.float32)
         values[random.random(shape[0]) < dead] = 0
         if not depthwise:
             values[:, random.random(shape[1]) < dead] = 0
         return values
 
-    def bias(count: int) -> NDArray[np.float32]:
+    def bias(count: int) -> Float32Array:
         values = random.normal(size=count).astype(np.float32)
         values[random.random(count) < 0.5] = 0
         return values
@@ -178,7 +179,7 @@ def test_small_is_not_dead_where_a_consumer_makes_it_large(build: Build) -> None
 # 92 and 66 by counting rows under 1e-6; GhostNet's rows fade gradually, at least 39 of them are below 1e-6.
 @pytest.mark.parametrize(("kind", "dead"), [("ghostone", 92), ("ghostnet", 39), ("slim", 66)])
 def test_dead_channels_of_the_published_7x7_convolution_go(
-    published: Callable[[str], onnx.ModelProto], faces: NDArray[np.float32], kind: str, dead: int
+    published: Callable[[str], onnx.ModelProto], faces: Float32Array, kind: str, dead: int
 ) -> None:
     original = published(kind)
     before = [UpgradeOpset(), MakeBatchDynamic(), EliminateIdentity()]

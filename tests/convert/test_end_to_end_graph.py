@@ -39,10 +39,8 @@ from pfld_edge_runtime import (
     crop_windows,
     fingerprint_image,
 )
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_train.models import ModelConfig, build_model
-
-Image = NDArray[np.uint8]
-Boxes = NDArray[np.float32]
 
 SIZE = 16
 CONTRACT = Contract(model="tiny", input_size=SIZE)
@@ -75,7 +73,7 @@ def linear(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def opened(graph: onnx.ModelProto, *shown: str) -> Callable[[Image, Boxes], list[NDArray[np.generic]]]:
+def opened(graph: onnx.ModelProto, *shown: str) -> Callable[[Uint8Array, Float32Array], list[NDArray[np.generic]]]:
     """Run a graph; tensors in its middle can be shown."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
@@ -84,7 +82,7 @@ def opened(graph: onnx.ModelProto, *shown: str) -> Callable[[Image, Boxes], list
     return lambda image, boxes: session.run(None, {"image": image, "boxes": np.asarray(boxes, np.float32)})
 
 
-def photo_of(height: int, width: int, seed: int = 0) -> Image:
+def photo_of(height: int, width: int, seed: int = 0) -> Uint8Array:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -110,7 +108,7 @@ box_lists = st.lists(st.tuples(edges, edges, extents, extents), min_size=1, max_
 roll_lists = st.lists(st.one_of(st.just(0.0), st.floats(-400, 400, width=32)), min_size=5, max_size=5)
 
 
-def with_rolls(boxes: Boxes, rolls: NDArray[np.floating]) -> Boxes:
+def with_rolls(boxes: Float32Array, rolls: NDArray[np.floating]) -> Float32Array:
     return np.column_stack([boxes, np.full(len(boxes), 0.9), rolls]).astype(np.float32)
 
 

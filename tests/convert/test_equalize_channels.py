@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.int8_preparation import EqualizeChannels
 from pfld_edge_convert.quantization.ranges import activations
+from pfld_edge_runtime.arrays import Float32Array, Float64Array
 
 Build = Callable[..., onnx.ModelProto]
 Array = NDArray[np.generic]
@@ -48,16 +49,16 @@ def ghost(build: Build, seed: int, activation: str = "Relu") -> onnx.ModelProto:
     return build(nodes, constants, ["n", 3, 10, 10])
 
 
-def samples(seed: int = 1) -> NDArray[np.float32]:
+def samples(seed: int = 1) -> Float32Array:
     return np.random.default_rng(seed).normal(size=(6, 3, 10, 10)).astype(np.float32)
 
 
-def shown(model: onnx.ModelProto, names: list[str]) -> dict[str, NDArray[np.float32]]:
+def shown(model: onnx.ModelProto, names: list[str]) -> dict[str, Float32Array]:
     (tensors,) = activations(model, names, [samples()])
     return tensors
 
 
-def reach(model: onnx.ModelProto, names: list[str]) -> dict[str, NDArray[np.float64]]:
+def reach(model: onnx.ModelProto, names: list[str]) -> dict[str, Float64Array]:
     return {
         name: np.abs(values).max(axis=(0, *range(2, values.ndim))).astype(np.float64)
         for name, values in shown(model, names).items()

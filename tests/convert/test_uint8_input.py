@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.int8_preparation import FoldNormalization, SpaceToDepthStem
+from pfld_edge_runtime.arrays import Uint8Array
 from pfld_edge_runtime.device_check import INT8_DOT_PRODUCTS, cpu_features
 
 Build = Callable[..., onnx.ModelProto]
@@ -36,7 +37,7 @@ def first_layer(build: Build, *, pads: int = 0, bias: bool = True, readers: int 
     return build(nodes, constants, ["n", 3, 9, 9])
 
 
-def pixels(*shape: int) -> NDArray[np.uint8]:
+def pixels(*shape: int) -> Uint8Array:
     return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 
 from pfld_edge_calib import portraits, read_photo
 from pfld_edge_convert.end_to_end import end_to_end_contract, end_to_end_model, end_to_end_path
 from pfld_edge_convert.model_file import read_contract, write_model
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "tests/js"
@@ -63,7 +63,7 @@ def plain_models(converted_s: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return [converted_s, quantized]
 
 
-Images = list[tuple[NDArray[np.uint8], NDArray[np.float32]]]
+Images = list[tuple[Uint8Array, Float32Array]]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def images() -> Images:
 @pytest.fixture(scope="module")
 def found_in_node(
     modules: Path, plain_models: list[Path], images: Images, tmp_path_factory: pytest.TempPathFactory
-) -> list[list[NDArray[np.float32]]]:
+) -> list[list[Float32Array]]:
     """What the document's JavaScript finds in each image with each model.
 
     It gets raw RGBA pixels, so that no JPEG decoder has a say, and all of them at once: Node takes seconds to start.
@@ -107,7 +107,7 @@ def found_in_node(
 
 @pytest.mark.parametrize("number", [0, 1], ids=lambda number: portraits()[number].image.stem)
 def test_javascript_finds_the_landmarks_that_python_finds(
-    found_in_node: list[list[NDArray[np.float32]]], plain_models: list[Path], images: Images, number: int
+    found_in_node: list[list[Float32Array]], plain_models: list[Path], images: Images, number: int
 ) -> None:
     for path, landmarks in zip(plain_models, found_in_node[number], strict=True):
         expected = FaceLandmarker(path)(*images[number], "rgb")
@@ -116,5 +116,5 @@ def test_javascript_finds_the_landmarks_that_python_finds(
         assert difference < 0.05
 
 
-def test_javascript_takes_photographs_without_faces(found_in_node: list[list[NDArray[np.float32]]]) -> None:
+def test_javascript_takes_photographs_without_faces(found_in_node: list[list[Float32Array]]) -> None:
     assert [landmarks.shape for landmarks in found_in_node[2]] == [(0, 98, 2), (0, 98, 2)]

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import onnxruntime
 import pytest
-from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from pfld_edge_calib import Face, nme_per_face, open_faces, predict_landmarks, true_landmarks
@@ -21,6 +20,7 @@ from pfld_edge_convert.model_file import checkpoint_contract
 from pfld_edge_convert.onnx_import import import_onnx
 from pfld_edge_convert.pipeline import convert
 from pfld_edge_runtime import LandmarkModel, crop_windows
+from pfld_edge_runtime.arrays import Float32Array
 from pfld_edge_train.checkpoint import load_checkpoint, load_model, save_checkpoint
 
 GHOSTONE = "PFLD_GhostOne_112_1_opt_sim.onnx"
@@ -30,7 +30,6 @@ PUBLISHED = {
     "PFLD_GhostNet_112_1_opt_sim.onnx": 0.05483,
     "PFLD_GhostNet_Slim_112_1_opt_sim.onnx": 0.05458,
 }
-Points = NDArray[np.float32]
 
 
 @cache
@@ -53,7 +52,7 @@ def nme(shared: Path, network: LandmarkModel) -> float:
     return float(nme_per_face(predict_landmarks(network, wflw(shared)), truth, (60, 72)).mean())
 
 
-def by_opencv(path: Path, faces: tuple[Face, ...]) -> Points:
+def by_opencv(path: Path, faces: tuple[Face, ...]) -> Float32Array:
     """``(N, 98, 2)`` pixels, as the reference project's evaluation finds them: padded photograph, slice, `resize`."""
     session, found = onnxruntime.InferenceSession(str(path)), []
     for face in faces:

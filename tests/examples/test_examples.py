@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import onnxruntime
 import pytest
-from numpy.typing import NDArray
 
 from pfld_edge_calib import PORTRAITS, portraits, read_photo
 from pfld_edge_convert.end_to_end import end_to_end_model
 from pfld_edge_convert.model_file import load_onnx, read_contract
 from pfld_edge_runtime import BUNDLED_MODEL, FaceLandmarker
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -33,7 +33,7 @@ def test_faces_are_aligned(tmp_path: Path) -> None:
     assert [picture.shape for picture in pictures if picture is not None] == [(112, 112, 3)] * len(photos)
 
 
-def squeezed_eyes(photo: NDArray[np.uint8], landmarks: NDArray[np.float32], share: float) -> NDArray[np.uint8]:
+def squeezed_eyes(photo: Uint8Array, landmarks: Float32Array, share: float) -> Uint8Array:
     """Press both eyes flat: what is within an eye's height shrinks to `share` of it, the lids stretch to fill in."""
     y, x = np.mgrid[: photo.shape[0], : photo.shape[1]].astype(np.float32)
     for first in (60, 68):

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pfld_edge_runtime import CONTRACT_KEY, Contract
+from pfld_edge_runtime.arrays import Uint8Array
 
 SIZE = 16
 
@@ -48,7 +48,7 @@ def build(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def photo() -> NDArray[np.uint8]:
+def photo() -> Uint8Array:
     """A 60 x 80 RGB photograph of smooth noise, every channel different."""
     coarse = np.random.default_rng(1).integers(0, 256, (13, 17, 3))
     return np.kron(coarse, np.ones((5, 5, 1))).astype(np.uint8)[:60, :80]

@@ -23,9 +23,9 @@ from pfld_edge_runtime import (
     PfldEdgeError,
     tight_box,
 )
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 Build = Callable[..., Path]
-Image = NDArray[np.uint8]
 
 BOXES = np.array([[10, 10, 50, 55, 0.5], [-30, -5, 20, 40, 0.9], [60, 40, 300, 200, 0.7]], np.float32)
 
@@ -44,7 +44,7 @@ class Halved(FaceDetector):
     def __init__(self) -> None:
         self.colors: list[str] = []
 
-    def _detect(self, image: NDArray[np.generic], color: str) -> NDArray[np.float32]:  # noqa: ARG002 - an answer known
+    def _detect(self, image: NDArray[np.generic], color: str) -> Float32Array:  # noqa: ARG002 - an answer known
         self.colors.append(color)
         return BOXES
 
@@ -56,7 +56,7 @@ def landmarker(build: Build, contract: Contract) -> FaceLandmarker:
 
 
 def test_landmarks_are_the_landmarkers_in_the_mapped_boxes_best_score_first(
-    landmarker: FaceLandmarker, photo: Image
+    landmarker: FaceLandmarker, photo: Uint8Array
 ) -> None:
     faces = FaceAnalyzer(Halved(), landmarker, refine=0)(photo)
     expected = np.array([[-17.5, 6.25, 7.5, 28.75], [120, 80, 240, 160], [20, 21.25, 40, 43.75]])
@@ -66,7 +66,7 @@ def test_landmarks_are_the_landmarkers_in_the_mapped_boxes_best_score_first(
 
 
 def test_each_refining_pass_cuts_by_the_tight_box_of_the_landmarks_before(
-    landmarker: FaceLandmarker, photo: Image
+    landmarker: FaceLandmarker, photo: Uint8Array
 ) -> None:
     passes = [FaceAnalyzer(lambda _: BOXES, landmarker, refine=count)(photo) for count in range(3)]
     for before, after in itertools.pairwise(passes):
@@ -74,7 +74,7 @@ def test_each_refining_pass_cuts_by_the_tight_box_of_the_landmarks_before(
         np.testing.assert_array_equal(after.landmarks, landmarker(photo, after.boxes))
 
 
-def test_what_was_not_asked_for_is_marked_so(landmarker: FaceLandmarker, photo: Image) -> None:
+def test_what_was_not_asked_for_is_marked_so(landmarker: FaceLandmarker, photo: Uint8Array) -> None:
     faces = FaceAnalyzer(lambda _: BOXES[:, :4], landmarker)(photo)
     assert len(faces) == 3
     assert np.isnan(faces.confidences).all()
@@ -85,7 +85,7 @@ def test_what_was_not_asked_for_is_marked_so(landmarker: FaceLandmarker, photo: 
     np.testing.assert_array_equal(faces.landmarks, landmarker(photo, faces.boxes))
 
 
-def test_max_faces_takes_the_best_and_without_scores_the_first(landmarker: FaceLandmarker, photo: Image) -> None:
+def test_max_faces_takes_the_best_and_without_scores_the_first(landmarker: FaceLandmarker, photo: Uint8Array) -> None:
     best = FaceAnalyzer(lambda _: BOXES, landmarker, 0, max_faces=1)(photo)
     np.testing.assert_array_equal(best.boxes, BOXES[1:2, :4])
     first = FaceAnalyzer(lambda _: BOXES[:, :4], landmarker, 0, max_faces=2)(photo)
@@ -94,7 +94,7 @@ def test_max_faces_takes_the_best_and_without_scores_the_first(landmarker: FaceL
 
 @pytest.mark.parametrize("refine", [0, 1])
 @pytest.mark.parametrize("nothing", [[], np.zeros((0, 4)), np.zeros((0, 5), np.float32)], ids=["list", "4", "5"])
-def test_no_face_is_no_error(landmarker: FaceLandmarker, photo: Image, nothing: object, refine: int) -> None:
+def test_no_face_is_no_error(landmarker: FaceLandmarker, photo: Uint8Array, nothing: object, refine: int) -> None:
     faces = FaceAnalyzer(lambda _: nothing, landmarker, refine)(photo)
     assert len(faces) == 0
     assert faces.landmarks.shape == (0, 98, 2)
@@ -102,7 +102,7 @@ def test_no_face_is_no_error(landmarker: FaceLandmarker, photo: Image, nothing: 
     assert (faces.ids.shape, faces.confidences.shape) == ((0,), (0,))
 
 
-def test_both_stages_are_told_the_colour(landmarker: FaceLandmarker, photo: Image) -> None:
+def test_both_stages_are_told_the_colour(landmarker: FaceLandmarker, photo: Uint8Array) -> None:
     detector = Halved()
     analyzer = FaceAnalyzer(detector, landmarker)
     expected = analyzer(photo).landmarks
@@ -110,14 +110,14 @@ def test_both_stages_are_told_the_colour(landmarker: FaceLandmarker, photo: Imag
     assert detector.colors == ["rgb", "bgr"]
 
 
-def test_arrays_have_the_promised_types(landmarker: FaceLandmarker, photo: Image) -> None:
+def test_arrays_have_the_promised_types(landmarker: FaceLandmarker, photo: Uint8Array) -> None:
     faces = FaceAnalyzer(lambda _: BOXES, landmarker)(photo)
     floats = (faces.landmarks, faces.boxes, faces.scores, faces.confidences)
     assert {array.dtype for array in floats} == {np.dtype(np.float32)}
     assert faces.ids.dtype == np.int64
 
 
-def test_one_analyzer_serves_many_threads(landmarker: FaceLandmarker, photo: Image) -> None:
+def test_one_analyzer_serves_many_threads(landmarker: FaceLandmarker, photo: Uint8Array) -> None:
     analyzer = FaceAnalyzer(lambda _: BOXES, landmarker)
     expected = analyzer(photo).landmarks
     with ThreadPoolExecutor(4) as pool:
@@ -127,13 +127,13 @@ def test_one_analyzer_serves_many_threads(landmarker: FaceLandmarker, photo: Ima
 
 @pytest.mark.parametrize("given", [[[1, 2, 3]], [[5, 5, 5, 9]], "boxes", [[0, 0, 9, 9, 0.5, 1]]])
 def test_a_detector_that_gives_no_boxes_gets_a_sentence(
-    landmarker: FaceLandmarker, photo: Image, given: object
+    landmarker: FaceLandmarker, photo: Uint8Array, given: object
 ) -> None:
     with pytest.raises(BoxError):
         FaceAnalyzer(lambda _: given, landmarker)(photo)
 
 
-def test_settings_and_images_that_cannot_be_used_are_refused(landmarker: FaceLandmarker, photo: Image) -> None:
+def test_settings_and_images_that_cannot_be_used_are_refused(landmarker: FaceLandmarker, photo: Uint8Array) -> None:
     with pytest.raises(DetectorError, match="refine must be 0 or more"):
         FaceAnalyzer(Halved(), landmarker, refine=-1)
     with pytest.raises(DetectorError, match="max_faces must be 1 or more"):

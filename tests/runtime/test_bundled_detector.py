@@ -21,9 +21,8 @@ from pfld_edge_runtime import (
     find_boxes,
     open_detector,
 )
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 from pfld_edge_runtime.detection.detector import Detections
-
-Image = NDArray[np.uint8]
 
 PORTRAITS = portraits()
 
@@ -33,7 +32,7 @@ def overlap(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(shared / ((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - shared))
 
 
-def turned(photo: Image, angle: float) -> tuple[Image, NDArray[np.float64]]:
+def turned(photo: Uint8Array, angle: float) -> tuple[Uint8Array, Float64Array]:
     """Turned clockwise about its centre by cv2, in a square that holds it at any angle; and the matrix of the turn."""
     height, width = photo.shape[:2]
     side = int(np.hypot(height, width))
@@ -107,7 +106,7 @@ def test_the_file_is_small_and_is_opened_by_its_path_too() -> None:
 PHOTO = np.full((48, 64, 3), 90, np.uint8)
 
 
-def network(folder: Path, dtype: int, maps: dict[int, NDArray[np.float32]]) -> Path:
+def network(folder: Path, dtype: int, maps: dict[int, Float32Array]) -> Path:
     """A network with an input of 64 x 64 that gives the same maps for every image."""
     graph = helper.make_graph(
         [helper.make_node("Identity", [f"map{stride}"], [f"stride{stride}"]) for stride in maps],
@@ -121,7 +120,7 @@ def network(folder: Path, dtype: int, maps: dict[int, NDArray[np.float32]]) -> P
     return path
 
 
-def known_maps() -> dict[int, NDArray[np.float32]]:
+def known_maps() -> dict[int, Float32Array]:
     """One face of stride 16 in row 1, column 2 of 4: centre (2.75, 1.25) cells, 2 x 1 cells, leaning by 90 degrees."""
     maps = {stride: np.full((1, 11, 64 // stride, 64 // stride), -5, np.float32) for stride in (8, 16, 32)}
     eyes_and_mouth = [0, -0.5, 0, 0.5, -1, 0]  # left eye above the right one, the mouth to the left

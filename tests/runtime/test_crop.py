@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from pfld_edge_runtime import BoxError, CropWindows, ImageError, crop_faces, crop_windows
+from pfld_edge_runtime.arrays import Uint8Array
 
-Image = NDArray[np.uint8]
 
-
-def cv2_crop(image: Image, x: int, y: int, side: int, size: int) -> Image:
+def cv2_crop(image: Uint8Array, x: int, y: int, side: int, size: int) -> Uint8Array:
     """The reference: pad with zeros until the window is inside, cut it out, resize."""
     height, width = image.shape[:2]
     left, top = max(0, -x), max(0, -y)
@@ -25,7 +23,7 @@ def cv2_crop(image: Image, x: int, y: int, side: int, size: int) -> Image:
     return np.asarray(cv2.resize(window, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def assert_same_levels(ours: Image, reference: Image) -> None:
+def assert_same_levels(ours: Uint8Array, reference: Uint8Array) -> None:
     difference = np.abs(ours.astype(int) - reference)
     assert difference.max() <= 2
     assert (difference == 2).mean() < 0.001
@@ -35,7 +33,7 @@ def window(x: int, y: int, side: int) -> CropWindows:
     return CropWindows(np.array([[x, y]], np.int64), np.array([side], np.int64))
 
 
-def noise(height: int, width: int, seed: int) -> Image:
+def noise(height: int, width: int, seed: int) -> Uint8Array:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -44,7 +42,7 @@ photos = st.builds(noise, st.integers(1, 90), st.integers(1, 90), st.integers(0,
 
 @settings(max_examples=150)
 @given(photos, st.integers(-130, 130), st.integers(-130, 130), st.integers(1, 260), st.sampled_from([16, 112, 113]))
-def test_crop_equals_cv2(image: Image, x: int, y: int, side: int, size: int) -> None:
+def test_crop_equals_cv2(image: Uint8Array, x: int, y: int, side: int, size: int) -> None:
     assert_same_levels(crop_faces(image, window(x, y, side), size)[0], cv2_crop(image, x, y, side, size))
 
 
@@ -75,7 +73,7 @@ def test_crop_equals_cv2(image: Image, x: int, y: int, side: int, size: int) -> 
         "far larger than the photograph",
     ],
 )
-def test_crop_equals_cv2_at_the_edges(photo: Image, x: int, y: int, side: int) -> None:
+def test_crop_equals_cv2_at_the_edges(photo: Uint8Array, x: int, y: int, side: int) -> None:
     assert_same_levels(crop_faces(photo, window(x, y, side), 112)[0], cv2_crop(photo, x, y, side, 112))
 
 
@@ -84,24 +82,24 @@ def test_a_photograph_of_two_pixels_can_be_cut() -> None:
     assert_same_levels(crop_faces(image, window(0, 0, 2), 112)[0], cv2_crop(image, 0, 0, 2, 112))
 
 
-def test_a_window_outside_the_photograph_is_black(photo: Image) -> None:
+def test_a_window_outside_the_photograph_is_black(photo: Uint8Array) -> None:
     assert not crop_faces(photo, window(1000, -1000, 50), 112).any()
 
 
-def test_grey_photographs_are_repeated_over_the_channels(photo: Image) -> None:
+def test_grey_photographs_are_repeated_over_the_channels(photo: Uint8Array) -> None:
     grey = photo[:, :, 0]
     for image in (grey, grey[:, :, None]):
         crop = crop_faces(image, window(-5, 5, 60), 112)[0]
         assert_same_levels(crop, np.repeat(cv2_crop(grey, -5, 5, 60, 112)[:, :, None], 3, axis=2))
 
 
-def test_alpha_is_ignored(photo: Image) -> None:
+def test_alpha_is_ignored(photo: Uint8Array) -> None:
     rgba = np.dstack([photo, noise(60, 80, 3)[:, :, 0]])
     np.testing.assert_array_equal(crop_faces(rgba, window(-5, 5, 60), 112), crop_faces(photo, window(-5, 5, 60), 112))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floating_point_photographs_are_read_as_0_to_1(photo: Image, dtype: type) -> None:
+def test_floating_point_photographs_are_read_as_0_to_1(photo: Uint8Array, dtype: type) -> None:
     crop = crop_faces((photo / 255).astype(dtype), window(-5, 5, 60), 112)
     assert np.abs(crop.astype(int) - crop_faces(photo, window(-5, 5, 60), 112)).max() <= 1
 
@@ -127,7 +125,7 @@ def test_floating_point_photographs_out_of_range_are_refused(value: float) -> No
     ],
     ids=["sliced", "flipped", "channels reversed", "transposed", "fortran", "planar"],
 )
-def test_strides_do_not_matter(photo: Image, view: Callable[[Image], Image]) -> None:
+def test_strides_do_not_matter(photo: Uint8Array, view: Callable[[Uint8Array], Uint8Array]) -> None:
     image = view(photo)
     before = image.copy()
     crop = crop_faces(image, window(-5, 5, 60), 112)
@@ -135,25 +133,25 @@ def test_strides_do_not_matter(photo: Image, view: Callable[[Image], Image]) -> 
     np.testing.assert_array_equal(image, before)
 
 
-def test_a_read_only_photograph_can_be_cut(photo: Image) -> None:
+def test_a_read_only_photograph_can_be_cut(photo: Uint8Array) -> None:
     frozen = photo.copy()
     frozen.flags.writeable = False
     assert crop_faces(frozen, window(0, 0, 60), 112).any()
 
 
-def test_swapping_channels_reverses_them(photo: Image) -> None:
+def test_swapping_channels_reverses_them(photo: Uint8Array) -> None:
     swapped = crop_faces(photo, window(-5, 5, 60), 112, swap_channels=True)
     np.testing.assert_array_equal(swapped[..., ::-1], crop_faces(photo, window(-5, 5, 60), 112))
 
 
-def test_a_huge_box_costs_no_huge_padding(photo: Image) -> None:
+def test_a_huge_box_costs_no_huge_padding(photo: Uint8Array) -> None:
     windows = crop_windows([[-1e9, -1e9, 1e9, 1e9], [0, 0, 1e9, 1]], 1.2)
     # A padded copy would take exabytes.
     assert crop_faces(photo, windows, 112).shape == (2, 112, 112, 3)
 
 
 @given(photos, st.integers(-130, 130), st.integers(-130, 130), st.integers(1, 260), st.sampled_from([16, 112, 113]))
-def test_cv2_remap_at_opencvs_positions_gives_the_crop(image: Image, x: int, y: int, side: int, size: int) -> None:
+def test_cv2_remap_at_opencvs_positions_gives_the_crop(image: Uint8Array, x: int, y: int, side: int, size: int) -> None:
     offsets = ((np.arange(size) + 0.5) * side / size - 0.5).clip(0, side - 1)
     columns, rows = np.meshgrid((x + offsets).astype(np.float32), (y + offsets).astype(np.float32))
     expected = cv2.remap(image.astype(np.float32), columns, rows, cv2.INTER_LINEAR)
@@ -177,7 +175,7 @@ def test_windows_follow_the_published_protocol(box: Any, corner: tuple[int, int]
     assert windows.corners.tolist() == [list(corner)]
 
 
-def test_a_box_smaller_than_a_pixel_gives_a_window_of_one(photo: Image) -> None:
+def test_a_box_smaller_than_a_pixel_gives_a_window_of_one(photo: Uint8Array) -> None:
     windows = crop_windows([[10.2, 10.2, 10.3, 10.3]], 1.2)
     assert (windows.sizes.tolist(), windows.corners.tolist()) == ([1], [[10, 10]])
     assert (crop_faces(photo, windows, 16)[0] == photo[10, 10]).all()
@@ -227,7 +225,7 @@ def test_the_box_at_fault_is_named() -> None:
 
 
 @pytest.mark.parametrize("boxes", [[], np.zeros((0, 4)), np.zeros((0, 5), np.float32), ()], ids=repr)
-def test_zero_boxes_give_zero_windows(boxes: object, photo: Image) -> None:
+def test_zero_boxes_give_zero_windows(boxes: object, photo: Uint8Array) -> None:
     assert crop_faces(photo, crop_windows(boxes, 1.2), 112).shape == (0, 112, 112, 3)
 
 

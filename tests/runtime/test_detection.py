@@ -26,18 +26,13 @@ from pfld_edge_runtime import (
     find_boxes,
     open_detector,
 )
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_runtime.detection.catalogue import DETECTOR_FILES, is_intact
 
 SHARED = Path(os.environ.get("PFLD_EDGE_SHARED", ""))
 
 
 pytestmark = pytest.mark.usefixtures("shared")
-
-
-Boxes = NDArray[np.float32]
-
-
-Image = NDArray[np.uint8]
 
 
 MODELS = SHARED / "models/detectors"
@@ -58,7 +53,7 @@ FILES = (
 OPEN = {name: cache(lambda name=name: open_detector(MODELS / name)) for name in FILES}
 
 
-def photographs() -> list[Image]:
+def photographs() -> list[Uint8Array]:
     """The three photographs, and every twentieth of WFLW's."""
     paths = sorted((SHARED / "photos").glob("*.jpg")) + sorted((SHARED / "data/WFLW/WFLW_images").rglob("*.jpg"))[::20]
     assert len(paths) > 20
@@ -70,7 +65,7 @@ def corners(boxes: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]], axis=1)
 
 
-def assert_same_faces(ours: Boxes, boxes: NDArray[Any], scores: NDArray[Any], pixels: float) -> None:
+def assert_same_faces(ours: Float32Array, boxes: NDArray[Any], scores: NDArray[Any], pixels: float) -> None:
     """Both give the same boxes; nearly equal scores may come in either order."""
     assert len(ours) == len(boxes)
     if len(ours):
@@ -117,7 +112,7 @@ def test_yunet_sees_a_large_photograph_as_opencv_sees_the_shrunk_one(name: str) 
         assert_same_faces(ours(photo, "bgr"), corners(found) * factors, found[:, 14], 2)
 
 
-def scrfd_by_hand(session: onnxruntime.InferenceSession, photo: Image) -> tuple[NDArray[Any], NDArray[Any]]:
+def scrfd_by_hand(session: onnxruntime.InferenceSession, photo: Uint8Array) -> tuple[NDArray[Any], NDArray[Any]]:
     """InsightFace's protocol, one cell at a time: OpenCV's resize, blob and suppression."""
     scale = 640 / max(photo.shape[:2])
     size = (round(photo.shape[1] * scale), round(photo.shape[0] * scale))
@@ -136,7 +131,7 @@ def scrfd_by_hand(session: onnxruntime.InferenceSession, photo: Image) -> tuple[
     return _suppressed(boxes, scores, 0.4)
 
 
-def ultraface_by_hand(session: onnxruntime.InferenceSession, photo: Image) -> tuple[NDArray[Any], NDArray[Any]]:
+def ultraface_by_hand(session: onnxruntime.InferenceSession, photo: Uint8Array) -> tuple[NDArray[Any], NDArray[Any]]:
     """Linzaer's protocol."""
     blob = (cv2.resize(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB), (320, 240)).astype(np.float32) - 127) / 128
     scores, boxes = session.run(None, {session.get_inputs()[0].name: blob.transpose(2, 0, 1)[None]})
@@ -243,7 +238,7 @@ def test_names_open_what_lies_in_the_cache_folder(tmp_path: Path, monkeypatch: p
         open_detector("ultraface", largest_side=320)
 
 
-Outputs = dict[str, NDArray[np.float32]]
+Outputs = dict[str, Float32Array]
 
 
 STRIDES = (8, 16, 32)

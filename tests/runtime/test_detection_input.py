@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from pfld_edge_runtime import ImageError
+from pfld_edge_runtime.arrays import Uint8Array
 from pfld_edge_runtime.detection.onnx_detector import Letterbox, non_maximum_suppression
-
-Image = NDArray[np.uint8]
-
 
 SIDES = st.integers(1, 90)
 
 
-def sample_letterbox(image: Any, letterbox: Letterbox, *, swap_channels: bool) -> Image:
+def sample_letterbox(image: Any, letterbox: Letterbox, *, swap_channels: bool) -> Uint8Array:
     """The sampled planes as an image."""
     return letterbox.sample(image, swap_channels=swap_channels).transpose(1, 2, 0)
 
@@ -88,20 +85,20 @@ def test_the_whole_photograph_maps_back_to_itself(width: int, height: int) -> No
 
 
 @pytest.mark.parametrize("enlarge", [True, False])
-def test_a_photograph_of_the_inputs_size_is_taken_as_it_is(photo: Image, enlarge: bool) -> None:
+def test_a_photograph_of_the_inputs_size_is_taken_as_it_is(photo: Uint8Array, enlarge: bool) -> None:
     box = Letterbox.inside((80, 60), (80, 64), enlarge=enlarge)
     np.testing.assert_array_equal(sample_letterbox(photo, box, swap_channels=True)[:60], photo[:, :, ::-1])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floating_point_photographs_are_the_same_to_a_grey_level(photo: Image, dtype: type) -> None:
+def test_floating_point_photographs_are_the_same_to_a_grey_level(photo: Uint8Array, dtype: type) -> None:
     box = Letterbox.inside((80, 60), (33, 33), enlarge=True)
     seen = sample_letterbox((photo / 255).astype(dtype), box, swap_channels=False)
     expected = sample_letterbox(photo, box, swap_channels=False)
     assert np.abs(seen.astype(int) - expected).max() <= 1
 
 
-def test_odd_layouts_are_read_like_plain_ones(photo: Image) -> None:
+def test_odd_layouts_are_read_like_plain_ones(photo: Uint8Array) -> None:
     box = Letterbox.inside((80, 60), (33, 33), enlarge=True)
     expected = sample_letterbox(photo, box, swap_channels=False)
     for same in (np.asfortranarray(photo), np.dstack([photo, photo[:, :, 0]]), photo[::-1, ::-1].copy()[::-1, ::-1]):

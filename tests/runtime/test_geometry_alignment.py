@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from pfld_edge_calib import portraits, read_photo
 from pfld_edge_runtime import ARCFACE_POINTS, ImageError, LandmarkError, aligned_face, aligned_faces, five_points
+from pfld_edge_runtime.arrays import Float64Array, Uint8Array
 from pfld_edge_runtime.geometry.landmarks import fit_similarity
 
-Image = NDArray[np.uint8]
 
-
-def landmarks_like(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def landmarks_like(points: Float64Array) -> Float64Array:
     """98 points whose five points are those given."""
     face = np.zeros((98, 2))
     face[60:68], face[68:76] = points[0], points[1]
@@ -22,7 +21,7 @@ def landmarks_like(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return face
 
 
-def warped_by_opencv(image: Image, landmarks: NDArray[np.float64], size: int) -> Image:
+def warped_by_opencv(image: Uint8Array, landmarks: Float64Array, size: int) -> Uint8Array:
     template = ARCFACE_POINTS * (size / 112)
     matrix = fit_similarity(five_points(landmarks).astype(np.float64), template).matrix[0]
     return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR), np.uint8)

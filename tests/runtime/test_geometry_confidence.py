@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import mannwhitneyu, spearmanr
 
@@ -28,9 +27,9 @@ from pfld_edge_runtime import (
     predict_with_mirror,
     read_faces,
 )
+from pfld_edge_runtime.arrays import Uint8Array
 
 Build = Callable[..., Path]
-Image = NDArray[np.uint8]
 CURVE = ConfidenceCurve(middle=0.0506, steepness=4.28)
 BOXES = [[10, 10, 50, 55], [-30, -5, 20, 40], [60, 40, 300, 200]]
 
@@ -60,7 +59,7 @@ def test_disagreement_is_mean_distance_over_eye_distance() -> None:
 
 @pytest.mark.parametrize("batch", ["n", 1])
 def test_the_second_row_is_the_mirrored_photograph_mapped_back(
-    build: Build, contract: Contract, photo: Image, batch: int | str
+    build: Build, contract: Contract, photo: Uint8Array, batch: int | str
 ) -> None:
     """A box of whole even pixels, so that the photograph's mirror image cuts the very mirror image of the crop."""
     landmarker = FaceLandmarker(build(contract, batch=batch))
@@ -72,7 +71,7 @@ def test_the_second_row_is_the_mirrored_photograph_mapped_back(
     np.testing.assert_allclose(mirrored, expected, atol=1e-2)
 
 
-def test_each_network_has_the_curve_of_its_own_contract(build: Build, contract: Contract, photo: Image) -> None:
+def test_each_network_has_the_curve_of_its_own_contract(build: Build, contract: Contract, photo: Uint8Array) -> None:
     plain = FaceLandmarker(build(contract))
     with pytest.raises(
         ModelContractError, match=r"'tiny' has no confidence_curve.*benchmarks/confidence\.py"
@@ -88,7 +87,9 @@ def test_each_network_has_the_curve_of_its_own_contract(build: Build, contract: 
     assert fast != default
 
 
-def test_confidence_changes_no_landmark_and_fills_the_record(build: Build, contract: Contract, photo: Image) -> None:
+def test_confidence_changes_no_landmark_and_fills_the_record(
+    build: Build, contract: Contract, photo: Uint8Array
+) -> None:
     landmarker = FaceLandmarker(build(contract.replace(confidence_curve=CURVE)))
     scored = np.column_stack([BOXES, [0.9, 0.8, 0.7]])
     plain, sure = read_faces(landmarker, photo, scored), read_faces(landmarker, photo, scored, confidence=True)
@@ -102,12 +103,12 @@ def test_confidence_changes_no_landmark_and_fills_the_record(build: Build, contr
 
 
 @pytest.mark.parametrize("confidence", [False, True])
-def test_no_boxes_give_no_faces(build: Build, contract: Contract, photo: Image, confidence: bool) -> None:
+def test_no_boxes_give_no_faces(build: Build, contract: Contract, photo: Uint8Array, confidence: bool) -> None:
     faces = read_faces(FaceLandmarker(build(contract)), photo, [], confidence=confidence, curve=CURVE)
     assert (len(faces), faces.landmarks.shape, faces.confidences.shape) == (0, (0, 98, 2), (0,))
 
 
-def test_colour_orders_give_one_confidence_and_others_are_refused(build: Build, photo: Image) -> None:
+def test_colour_orders_give_one_confidence_and_others_are_refused(build: Build, photo: Uint8Array) -> None:
     landmarker = FaceLandmarker(build(Contract(input_size=16, confidence_curve=CURVE)))
     rgb = read_faces(landmarker, photo, BOXES, "rgb", confidence=True)
     bgr = read_faces(landmarker, photo[:, :, ::-1], BOXES, "bgr", confidence=True)

@@ -25,6 +25,7 @@ from pfld_edge_runtime import (
     mouth_openness,
     tight_box,
 )
+from pfld_edge_runtime.arrays import Float32Array, Float64Array
 from pfld_edge_runtime.geometry.wflw_points import NEAREST_68
 
 EYE = [(0, 0), (10, -4), (20, -6), (30, -2), (40, 0), (30, 2), (20, 6), (10, 4)]
@@ -33,7 +34,7 @@ EYE = [(0, 0), (10, -4), (20, -6), (30, -2), (40, 0), (30, 2), (20, 6), (10, 4)]
 """Gaps of 8, 12 and 4 over a width of 40: 24 / (3 * 40)."""
 
 
-def face() -> NDArray[np.float64]:
+def face() -> Float64Array:
     points = np.random.default_rng(0).uniform(0, 200, (1, 98, 2))
     points[0, 60:68] = np.add(EYE, (50, 80))
     points[0, 68:76] = np.array(EYE) * (1, 0.5) + (120, 80)
@@ -98,7 +99,7 @@ NEIGHBOUR_IS_NEARER = {0, 1, 15, 16, 31, 35, 38, 43, 48, 54}
 
 
 @cache
-def labelled_in(shared: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def labelled_in(shared: Path) -> tuple[Float32Array, Float32Array]:
     """True 68 and predicted 98 points of the video faces of test.csv."""
     folder = shared / "data/youtube68"
     faces = read_points_csv(folder / "test.csv", folder / "images")
@@ -108,7 +109,7 @@ def labelled_in(shared: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     return np.stack([face.landmarks for face in faces if face.landmarks is not None]), predicted
 
 
-def shares(vectors: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.complex128]:
+def shares(vectors: Float32Array, truth: Float32Array) -> NDArray[np.complex128]:
     """Vectors as complex shares of the line from eye to eye: what is left when faces turn and grow."""
     line = truth[:, 45] - truth[:, 36]
     return (vectors[..., 0] + 1j * vectors[..., 1]) / (line[:, 0] + 1j * line[:, 1]).reshape(

@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from pfld_edge_calib import open_faces, portraits, predict_landmarks, read_photo, true_landmarks
 from pfld_edge_runtime import WFLW_98, FaceLandmarker, LandmarkError, default_camera, head_pose
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 
 SIZE = (640, 480)
-Array = NDArray[np.float64]
 
 
-def rotation_of(yaw: float, pitch: float, roll: float) -> Array:
+def rotation_of(yaw: float, pitch: float, roll: float) -> Float64Array:
     """The documented ``Rz(roll) @ Ry(-yaw) @ Rx(-pitch)``, by scipy."""
     return np.asarray(Rotation.from_euler("ZYX", [roll, -yaw, -pitch], degrees=True).as_matrix())
 
 
-def projected(rotation: Array, place: tuple[float, float, float], camera: Array) -> Array:
+def projected(rotation: Float64Array, place: tuple[float, float, float], camera: Float64Array) -> Float64Array:
     """98 points, the rigid ones where OpenCV projects the face, one face."""
     seen, _ = cv2.projectPoints(
         np.array(FACE_SHAPE), cv2.Rodrigues(rotation)[0], np.array(place, np.float64), camera, None
@@ -33,19 +32,21 @@ def projected(rotation: Array, place: tuple[float, float, float], camera: Array)
     return landmarks
 
 
-def opencv_rotation(points: Array, camera: Array) -> Array:
+def opencv_rotation(points: Float64Array, camera: Float64Array) -> Float64Array:
     """OpenCV's iterative solution, started from a face that looks at the camera from a metre off."""
     start = np.zeros((3, 1)), np.array([[0.0], [0.0], [1000.0]])
     found = cv2.solvePnP(np.array(FACE_SHAPE), points, camera, None, *start, True, cv2.SOLVEPNP_ITERATIVE)
     return np.asarray(cv2.Rodrigues(found[1])[0])
 
 
-def apart(first: Array, second: Array) -> float:
+def apart(first: Float64Array, second: Float64Array) -> float:
     """Degrees between two rotations."""
     return float(np.degrees((Rotation.from_matrix(first).inv() * Rotation.from_matrix(second)).magnitude()))
 
 
-def reprojection(rotation: Array, translation: Array, points: Array, camera: Array) -> float:
+def reprojection(
+    rotation: Float64Array, translation: Float64Array, points: Float64Array, camera: Float64Array
+) -> float:
     seen, _ = cv2.projectPoints(np.array(FACE_SHAPE), cv2.Rodrigues(rotation)[0], translation, camera, None)
     return float(((seen[:, 0] - points) ** 2).sum())
 
@@ -112,7 +113,7 @@ def test_the_signs_of_the_angles_are_as_documented() -> None:
     tip, brow = RIGID_POINTS.index(54), RIGID_POINTS.index(37)
     camera, eyes = default_camera(SIZE), [60, 64, 68, 72]
 
-    def seen(yaw: float, pitch: float, roll: float) -> Array:
+    def seen(yaw: float, pitch: float, roll: float) -> Float64Array:
         return projected(rotation_of(yaw, pitch, roll), (0, 0, 1000), camera)[0]
 
     ahead = seen(0, 0, 0)

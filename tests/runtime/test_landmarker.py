@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pfld_edge_runtime import (
     DEVICES,
@@ -23,40 +22,40 @@ from pfld_edge_runtime import (
     crop_windows,
     prepare_input,
 )
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 Build = Callable[..., Path]
-Image = NDArray[np.uint8]
 
 BOXES = [[10, 10, 50, 55], [-30, -5, 20, 40], [60, 40, 300, 200], [200, 200, 201, 201], [3, 3, 4, 4]]
 
 
-def test_landmarks_come_in_photograph_pixels(build: Build, contract: Contract, photo: Image) -> None:
+def test_landmarks_come_in_photograph_pixels(build: Build, contract: Contract, photo: Uint8Array) -> None:
     found = FaceLandmarker(build(contract))(photo, [[10, 10, 30, 30]])
     assert (found.shape, found.dtype) == ((1, 98, 2), np.float32)
     # The bias says 0.5 and the weights add little: points near the centre of a 24 pixel crop at (8, 8).
     assert np.abs(found - 20).max() < 24
 
 
-def test_all_faces_in_one_batch_equal_one_by_one(build: Build, contract: Contract, photo: Image) -> None:
+def test_all_faces_in_one_batch_equal_one_by_one(build: Build, contract: Contract, photo: Uint8Array) -> None:
     landmarker = FaceLandmarker(build(contract))
     together = landmarker(photo, BOXES)
     alone = np.concatenate([landmarker(photo, [box]) for box in BOXES])
     np.testing.assert_allclose(together, alone, atol=1e-3)
 
 
-def test_a_network_of_fixed_batch_takes_many_faces(build: Build, contract: Contract, photo: Image) -> None:
+def test_a_network_of_fixed_batch_takes_many_faces(build: Build, contract: Contract, photo: Uint8Array) -> None:
     expected = FaceLandmarker(build(contract).read_bytes())(photo, BOXES)
     np.testing.assert_allclose(FaceLandmarker(build(contract, batch=1))(photo, BOXES), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("batch", ["n", 1])
-def test_zero_boxes_give_no_faces(build: Build, contract: Contract, photo: Image, batch: int | str) -> None:
+def test_zero_boxes_give_no_faces(build: Build, contract: Contract, photo: Uint8Array, batch: int | str) -> None:
     found = FaceLandmarker(build(contract, batch=batch))(photo, [])
     assert (found.shape, found.dtype) == ((0, 98, 2), np.float32)
 
 
 @pytest.mark.parametrize("order", ["bgr", "rgb"])
-def test_rgb_and_bgr_photographs_give_the_same_landmarks(build: Build, photo: Image, order: str) -> None:
+def test_rgb_and_bgr_photographs_give_the_same_landmarks(build: Build, photo: Uint8Array, order: str) -> None:
     landmarker = FaceLandmarker(build(Contract(input_size=16, color_order=order)))
     rgb = landmarker(photo, BOXES, "rgb")
     np.testing.assert_array_equal(landmarker(photo[:, :, ::-1], BOXES, "bgr"), rgb)
@@ -64,13 +63,13 @@ def test_rgb_and_bgr_photographs_give_the_same_landmarks(build: Build, photo: Im
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])
-def test_threads_change_no_landmark(build: Build, contract: Contract, photo: Image, threads: int) -> None:
+def test_threads_change_no_landmark(build: Build, contract: Contract, photo: Uint8Array, threads: int) -> None:
     path = build(contract)
     found = FaceLandmarker(path, threads=threads)(photo, BOXES)
     np.testing.assert_allclose(found, FaceLandmarker(path)(photo, BOXES), atol=1e-3)
 
 
-def test_one_landmarker_serves_many_threads(build: Build, contract: Contract, photo: Image) -> None:
+def test_one_landmarker_serves_many_threads(build: Build, contract: Contract, photo: Uint8Array) -> None:
     landmarker = FaceLandmarker(build(contract))
     expected = landmarker(photo, BOXES)
     with ThreadPoolExecutor(4) as pool:
@@ -78,7 +77,7 @@ def test_one_landmarker_serves_many_threads(build: Build, contract: Contract, ph
             np.testing.assert_array_equal(found, expected)
 
 
-def test_a_contract_can_be_given_for_a_file_without(build: Build, contract: Contract, photo: Image) -> None:
+def test_a_contract_can_be_given_for_a_file_without(build: Build, contract: Contract, photo: Uint8Array) -> None:
     expected = FaceLandmarker(build(contract))(photo, BOXES)
     np.testing.assert_array_equal(FaceLandmarker(build(), contract=contract)(photo, BOXES), expected)
 
@@ -161,14 +160,14 @@ def test_unknown_devices_and_threads_are_refused(build: Build, contract: Contrac
             FaceLandmarker(path, threads=threads)  # type: ignore[arg-type]
 
 
-def test_auto_opens_on_any_machine(build: Build, contract: Contract, photo: Image) -> None:
+def test_auto_opens_on_any_machine(build: Build, contract: Contract, photo: Uint8Array) -> None:
     landmarker = FaceLandmarker(build(contract), "auto")
     assert landmarker.providers[-1] == "CPUExecutionProvider"
     assert landmarker.device in DEVICES
     assert landmarker(photo, BOXES).shape == (5, 98, 2)
 
 
-def test_what_cannot_be_used_is_refused(build: Build, contract: Contract, photo: Image) -> None:
+def test_what_cannot_be_used_is_refused(build: Build, contract: Contract, photo: Uint8Array) -> None:
     landmarker = FaceLandmarker(build(contract))
     with pytest.raises(BoxError):
         landmarker(photo, [[np.nan, 0, 1, 1]])
@@ -181,12 +180,12 @@ def test_what_cannot_be_used_is_refused(build: Build, contract: Contract, photo:
 
 
 def test_a_landmark_model_of_a_callable_is_the_network_that_it_calls(
-    build: Build, contract: Contract, photo: Image
+    build: Build, contract: Contract, photo: Uint8Array
 ) -> None:
     opened = LandmarkModel.open(build(contract))
     seen: list[int] = []
 
-    def function(crops: Image) -> NDArray[np.float32]:
+    def function(crops: Uint8Array) -> Float32Array:
         seen.append(len(crops))
         return opened.predict(crops).reshape(len(crops), -1)
 
@@ -197,7 +196,7 @@ def test_a_landmark_model_of_a_callable_is_the_network_that_it_calls(
     assert (model.device, model.providers, model.contract) == ("callable", [], contract)
 
 
-def test_a_landmark_model_of_a_file_can_be_pickled(build: Build, contract: Contract, photo: Image) -> None:
+def test_a_landmark_model_of_a_file_can_be_pickled(build: Build, contract: Contract, photo: Uint8Array) -> None:
     model = LandmarkModel.open(build(contract))
     crops = crop_faces(photo, crop_windows(BOXES, 1.2), 16)
     copy = pickle.loads(pickle.dumps(model))  # noqa: S301 - bytes of our own
@@ -205,7 +204,7 @@ def test_a_landmark_model_of_a_file_can_be_pickled(build: Build, contract: Contr
     np.testing.assert_array_equal(copy.predict(crops), model.predict(crops))
 
 
-def test_a_landmark_model_refuses_other_crops_and_other_outputs(contract: Contract, photo: Image) -> None:
+def test_a_landmark_model_refuses_other_crops_and_other_outputs(contract: Contract, photo: Uint8Array) -> None:
     model = LandmarkModel(contract, lambda crops: np.zeros((len(crops), 68, 2)))
     with pytest.raises(ImageError, match=r"uint8 \(N, 16, 16, 3\)"):
         model.predict(photo[None])

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 
 from pfld_edge_convert.formats.litert import write_litert
 from pfld_edge_convert.quantization.plan import Plan
@@ -25,11 +24,11 @@ from pfld_edge_runtime import (
     networks,
     session,
 )
+from pfld_edge_runtime.arrays import Uint8Array
 
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
 
 Build = Callable[..., Path]
-Image = NDArray[np.uint8]
 BOXES = [[10, 10, 50, 55], [-30, -5, 20, 40], [60, 40, 300, 200]]
 
 
@@ -42,7 +41,7 @@ def file(build: Build, contract: Contract, tmp_path: Path) -> Path:
 
 
 def test_a_litert_file_gives_the_landmarks_of_the_onnx_file(
-    file: Path, build: Build, contract: Contract, photo: Image
+    file: Path, build: Build, contract: Contract, photo: Uint8Array
 ) -> None:
     landmarker = FaceLandmarker(file)
     assert landmarker.device == "cpu"
@@ -97,7 +96,7 @@ def test_without_a_package_one_sentence_names_it(file: Path, monkeypatch: pytest
         LandmarkModel.open(file)
 
 
-def test_openvino_gives_the_landmarks_of_onnxruntime(build: Build, contract: Contract, photo: Image) -> None:
+def test_openvino_gives_the_landmarks_of_onnxruntime(build: Build, contract: Contract, photo: Uint8Array) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     path = build(contract)
     landmarker = FaceLandmarker(path, device="openvino", strict=True)

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pfld_edge_runtime import Contract, FaceLandmarker
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 STATM = Path("/proc/self/statm")
 
@@ -20,7 +21,7 @@ STATM = Path("/proc/self/statm")
 MEGABYTE = 2**20
 
 
-def call(landmarker: FaceLandmarker, photo: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
+def call(landmarker: FaceLandmarker, photo: Uint8Array, seed: int) -> Float32Array:
     """Find one to three faces of their own size, so that threads' scratch memory differs from call to call."""
     rng = np.random.default_rng(seed)
     corners = rng.integers(-30, 60, (1 + seed % 3, 2))
@@ -29,7 +30,7 @@ def call(landmarker: FaceLandmarker, photo: NDArray[np.uint8], seed: int) -> NDA
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_sixteen_threads_get_what_one_gets(photo: NDArray[np.uint8], threads: int) -> None:
+def test_sixteen_threads_get_what_one_gets(photo: Uint8Array, threads: int) -> None:
     landmarker = FaceLandmarker(threads=threads)
     expected = [call(landmarker, photo, seed) for seed in range(160)]
     with ThreadPoolExecutor(16) as pool:
@@ -39,7 +40,7 @@ def test_sixteen_threads_get_what_one_gets(photo: NDArray[np.uint8], threads: in
 
 
 def test_thousands_of_calls_keep_no_python_memory(
-    build: Callable[..., Path], contract: Contract, photo: NDArray[np.uint8]
+    build: Callable[..., Path], contract: Contract, photo: Uint8Array
 ) -> None:
     landmarker = FaceLandmarker(build(contract))
 

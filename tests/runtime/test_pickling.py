@@ -23,9 +23,8 @@ from pfld_edge_runtime import (
     ModelFileError,
     open_detector,
 )
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_runtime.session import open_session
-
-Image = NDArray[np.uint8]
 
 BOXES = [[10, 5, 60, 50]]
 
@@ -35,12 +34,12 @@ def boxes(_: NDArray[np.generic]) -> list[list[int]]:
     return BOXES
 
 
-def landmarks(callable_: Callable[..., Any], photo: Image) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = callable_(photo).landmarks
+def landmarks(callable_: Callable[..., Any], photo: Uint8Array) -> Float32Array:
+    found: Float32Array = callable_(photo).landmarks
     return found
 
 
-def test_landmarkers_analyzers_and_trackers_are_pickled_by_their_files(photo: Image) -> None:
+def test_landmarkers_analyzers_and_trackers_are_pickled_by_their_files(photo: Uint8Array) -> None:
     landmarker = FaceLandmarker()
     copy = pickle.loads(pickle.dumps(landmarker))  # noqa: S301 - bytes of our own
     np.testing.assert_array_equal(copy(photo, BOXES), landmarker(photo, BOXES))
@@ -51,7 +50,7 @@ def test_landmarkers_analyzers_and_trackers_are_pickled_by_their_files(photo: Im
         np.testing.assert_array_equal(landmarks(again, photo), landmarks(whole, photo))
 
 
-def test_a_tracker_goes_on_where_it_was_pickled(photo: Image) -> None:
+def test_a_tracker_goes_on_where_it_was_pickled(photo: Uint8Array) -> None:
     tracker = FaceTracker(boxes)
     tracker(photo)
     copy = pickle.loads(pickle.dumps(tracker))  # noqa: S301 - bytes of our own
@@ -61,7 +60,7 @@ def test_a_tracker_goes_on_where_it_was_pickled(photo: Image) -> None:
         np.testing.assert_array_equal(found.landmarks, expected.landmarks)
 
 
-def test_a_spawned_process_finds_landmarks(photo: Image) -> None:
+def test_a_spawned_process_finds_landmarks(photo: Uint8Array) -> None:
     landmarker = FaceLandmarker()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = pool.submit(landmarker, photo, BOXES).result(timeout=120)
@@ -82,7 +81,7 @@ def test_detectors_are_pickled_with_their_settings(shared: Path, file: str) -> N
 
 @pytest.mark.parametrize("kind", [FaceAnalyzer, FaceTracker])
 def test_networks_are_named_by_their_files(
-    kind: Callable[..., Any], build: Callable[..., Path], contract: Contract, photo: Image
+    kind: Callable[..., Any], build: Callable[..., Path], contract: Contract, photo: Uint8Array
 ) -> None:
     path = build(contract)
     expected = landmarks(kind(boxes, FaceLandmarker(path)), photo)

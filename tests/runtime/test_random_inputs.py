@@ -36,6 +36,7 @@ from pfld_edge_runtime import (
     head_pose,
     open_detector,
 )
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 
 FIXTURE = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -54,7 +55,7 @@ VIEWS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def attempt(call: Callable[[], NDArray[np.float32]], kind: type[ValueError]) -> tuple[NDArray[np.float32], str]:
+def attempt(call: Callable[[], Float32Array], kind: type[ValueError]) -> tuple[Float32Array, str]:
     """Give the landmarks and a filler, or no face and the sentence of the error; any other error fails the test."""
     try:
         return call(), "the image and its boxes are all right"
@@ -75,7 +76,7 @@ def landmarker(build: Callable[..., Path], contract: Contract) -> FaceLandmarker
     st.booleans(),
 )
 def test_no_view_of_a_photograph_changes_its_crops(
-    photo: NDArray[np.uint8], views: list[str], box: tuple[int, int, int], swap: bool
+    photo: Uint8Array, views: list[str], box: tuple[int, int, int], swap: bool
 ) -> None:
     view = photo
     for name in views:

@@ -25,6 +25,7 @@ from pfld_edge_runtime import (
     TrackerError,
     tight_box,
 )
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.geometry.landmarks import Shape
 from pfld_edge_runtime.tracking.track_manager import TrackManager, are_duplicates, match_boxes
@@ -55,7 +56,7 @@ class World:
         self.looks = 0
         self.rng = np.random.default_rng(0)
 
-    def detect(self, _: NDArray[np.generic]) -> NDArray[np.float64]:
+    def detect(self, _: NDArray[np.generic]) -> Float64Array:
         self.detections += 1
         seen = [face for index, face in enumerate(self.faces) if index not in self.blind and not self.covered(index)]
         half = SIZE / 2
@@ -64,7 +65,7 @@ class World:
     def covered(self, index: int) -> bool:
         return any(math.dist(front, self.faces[index]) < 0.5 * SIZE for front in self.faces[:index])
 
-    def landmarks(self, _: NDArray[np.generic], boxes: Any, color: str = "rgb") -> NDArray[np.float32]:
+    def landmarks(self, _: NDArray[np.generic], boxes: Any, color: str = "rgb") -> Float32Array:
         assert color == "rgb"
         found = []
         for box in np.asarray(boxes, np.float64):
@@ -135,7 +136,7 @@ def test_a_second_look_is_paid_once_in_some_frames(world: World) -> None:
 def test_only_where_the_network_is_unsure_a_second_look_is_paid(confidence: float, looks: int) -> None:
     calls: list[int] = []
 
-    def predict(boxes: NDArray[np.float64], _: NDArray[np.float64]) -> NDArray[np.float64]:
+    def predict(boxes: Float64Array, _: Float64Array) -> Float64Array:
         calls.append(len(boxes))
         return np.c_[OVAL + 100, np.full(98, confidence)][None].repeat(len(boxes), axis=0)
 
@@ -281,7 +282,7 @@ def test_the_surest_faces_are_followed_where_not_all_may_be(world: World) -> Non
         assert named(tracker(BLANK), (300, 100), (500, 100)) == [0, 1]
 
 
-def scene(seed: int, shape: tuple[int, int] = (480, 640)) -> NDArray[np.uint8]:
+def scene(seed: int, shape: tuple[int, int] = (480, 640)) -> Uint8Array:
     """A picture of coarse blocks."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 10, 1))
     return np.kron(coarse, np.ones((shape[0] // 8, shape[1] // 10, 3))).astype(np.uint8)
@@ -403,7 +404,7 @@ def test_settings_out_of_range_are_refused(world: World, settings: dict[str, Any
         world.tracker(**settings)
 
 
-def answer(shape: Sequence[int], value: float = 0.0) -> NDArray[np.float32]:
+def answer(shape: Sequence[int], value: float = 0.0) -> Float32Array:
     return np.full(shape, value, np.float32)
 
 
@@ -430,7 +431,7 @@ def test_a_face_whose_landmarks_break_down_is_hidden_and_returns(world: World) -
     world.faces = [(200, 200)]
     broken = [False]
 
-    def landmarks(image: NDArray[np.generic], boxes: Any, color: str = "rgb") -> NDArray[np.float32]:
+    def landmarks(image: NDArray[np.generic], boxes: Any, color: str = "rgb") -> Float32Array:
         return answer((len(boxes), 98, 2), math.nan) if broken[0] else world.landmarks(image, boxes, color)
 
     tracker = FaceTracker(world.detect, landmarks)

@@ -5,14 +5,12 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pfld_edge_calib import portraits
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.photo import read_photo
 from pfld_edge_runtime import FaceLandmarker, FaceTracker
-
-Image = NDArray[np.uint8]
+from pfld_edge_runtime.arrays import Float64Array, Uint8Array
 
 FACE = 150.0
 WIDTH, HEIGHT = 960, 540
@@ -24,12 +22,12 @@ def landmarker() -> FaceLandmarker:
 
 
 @pytest.fixture(scope="module")
-def wall() -> Image:
+def wall() -> Uint8Array:
     coarse = np.random.default_rng(0).integers(40, 200, (9, 16, 3)).astype(np.uint8)
     return np.asarray(cv2.GaussianBlur(np.kron(coarse, np.ones((60, 60, 1), np.uint8)), (0, 0), 15), np.uint8)
 
 
-def put(frame: Image, face: Face, x: float) -> Image:
+def put(frame: Uint8Array, face: Face, x: float) -> Uint8Array:
     """A copy with a portrait's head in it, its landmarks centred at x and half the height."""
     assert face.landmarks is not None
     low, high = face.landmarks.min(axis=0), face.landmarks.max(axis=0)
@@ -48,13 +46,15 @@ class Boxes:
         self.centers: list[float] = []
         self.calls = 0
 
-    def __call__(self, _: object) -> NDArray[np.float64]:
+    def __call__(self, _: object) -> Float64Array:
         self.calls += 1
         half, y = FACE / 2, HEIGHT / 2
         return np.array([[x - half, y - half, x + half, y + half] for x in self.centers]).reshape(-1, 4)
 
 
-def test_a_face_that_vanishes_is_noticed_before_the_detector_is_due(landmarker: FaceLandmarker, wall: Image) -> None:
+def test_a_face_that_vanishes_is_noticed_before_the_detector_is_due(
+    landmarker: FaceLandmarker, wall: Uint8Array
+) -> None:
     boxes, (face, other) = Boxes(), portraits()
     tracker = FaceTracker(boxes, landmarker, every=1000)
     boxes.centers = [250, 700]
@@ -72,7 +72,7 @@ def moving(speed: float) -> Iterator[float]:
     return (480 + 300 * np.sin(2 * np.pi * step * speed) for step in range(60))
 
 
-def test_a_moving_face_is_followed_without_the_detector(landmarker: FaceLandmarker, wall: Image) -> None:
+def test_a_moving_face_is_followed_without_the_detector(landmarker: FaceLandmarker, wall: Uint8Array) -> None:
     boxes, (face, _) = Boxes(), portraits()
     tracker = FaceTracker(boxes, landmarker, every=1000)
     for x in moving(1 / 80):  # at most 0.16 faces a frame
@@ -84,7 +84,7 @@ def test_a_moving_face_is_followed_without_the_detector(landmarker: FaceLandmark
     assert boxes.calls <= 3
 
 
-def test_two_portraits_that_cross_keep_their_ids(landmarker: FaceLandmarker, wall: Image) -> None:
+def test_two_portraits_that_cross_keep_their_ids(landmarker: FaceLandmarker, wall: Uint8Array) -> None:
     boxes, (face, other) = Boxes(), portraits()
     tracker = FaceTracker(boxes, landmarker)
     for step in range(80):
@@ -100,7 +100,7 @@ def test_two_portraits_that_cross_keep_their_ids(landmarker: FaceLandmarker, wal
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_still_face_jitters_less_than_a_sixth_of_its_raw_landmarks(
-    landmarker: FaceLandmarker, wall: Image, index: int
+    landmarker: FaceLandmarker, wall: Uint8Array, index: int
 ) -> None:
     face, rng = portraits()[index], np.random.default_rng(0)
     boxes, clean = Boxes(), put(wall, face, 480)

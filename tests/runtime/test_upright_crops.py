@@ -29,13 +29,12 @@ from pfld_edge_runtime import (
     predict_with_mirror,
     tight_box,
 )
+from pfld_edge_runtime.arrays import Float64Array, Uint8Array
 from pfld_edge_runtime.crop import turn_points
 from pfld_edge_runtime.geometry.roll import face_roll, refine_detected, turned_box
 
-Image = NDArray[np.uint8]
 
-
-def turned(photo: Image, landmarks: NDArray[np.floating], angle: float) -> tuple[Image, NDArray[np.float64]]:
+def turned(photo: Uint8Array, landmarks: NDArray[np.floating], angle: float) -> tuple[Uint8Array, Float64Array]:
     """A face turned clockwise about the centre of its landmarks, in a square of three times their size, by cv2."""
     low, high = landmarks.min(axis=0), landmarks.max(axis=0)
     side = int(3 * (high - low).max())
@@ -67,13 +66,13 @@ def test_a_turned_crop_is_that_of_cv2(x: int, y: int, side: int, roll: float, si
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_a_quarter_turn_is_that_of_numpy(photo: Image, quarters: int) -> None:
+def test_a_quarter_turn_is_that_of_numpy(photo: Uint8Array, quarters: int) -> None:
     upright = crop_faces(photo, window(10, 5, 48, 0), 48)[0]
     found = crop_faces(photo, window(10, 5, 48, 90 * quarters), 48, swap_channels=True)[0]
     np.testing.assert_array_equal(found[:, :, ::-1], np.rot90(upright, quarters))
 
 
-def test_a_roll_of_zero_changes_no_bit(photo: Image) -> None:
+def test_a_roll_of_zero_changes_no_bit(photo: Uint8Array) -> None:
     boxes = [[10, 5, 50, 60], [-9, -20, 70, 33]]
     plain, rolled = crop_windows(boxes, 1.2), crop_windows(boxes, 1.2, [0, 40])
     expected = crop_faces(photo, plain, 112)
@@ -140,13 +139,13 @@ def test_a_face_whose_crops_show_only_a_part_of_its_roll_is_turned_upright(size:
     assert face is not None
     _, truth = turned(np.zeros((9, 9, 3), np.uint8), face, angle)
 
-    def predict(_: NDArray[np.float64], rolls: NDArray[np.float64]) -> NDArray[np.float64]:
+    def predict(_: Float64Array, rolls: Float64Array) -> Float64Array:
         leaning = angle - rolls
         shown = np.where(np.abs(leaning) > 15, 0.7 * leaning, leaning) + rolls
         points = turn_points(np.repeat(truth[None], len(rolls), 0), truth.mean(axis=0)[None], shown - angle)
         return np.concatenate([points, np.ones((len(rolls), 98, 1))], axis=2)
 
-    def boxes(_: float) -> NDArray[np.float64]:
+    def boxes(_: float) -> Float64Array:
         return tight_box(truth)[None]
 
     points, places, rolls = refine_detected(predict, predict(boxes(0), np.zeros(1)), np.zeros(1), boxes, WFLW_98)
@@ -155,7 +154,7 @@ def test_a_face_whose_crops_show_only_a_part_of_its_roll_is_turned_upright(size:
     assert np.abs(places - turned_box(truth[None], rolls)).max() < 0.15 * np.ptp(truth, axis=0).max()
 
 
-def analyzed(frame: Image, points: NDArray[np.floating], landmarker: FaceLandmarker) -> Faces:
+def analyzed(frame: Uint8Array, points: NDArray[np.floating], landmarker: FaceLandmarker) -> Faces:
     box = tight_box(points)
     return FaceAnalyzer(lambda _: box, landmarker)(frame, "bgr")
 
@@ -185,7 +184,7 @@ def test_a_face_that_turns_over_is_followed_without_the_detector() -> None:
     photo, calls = read_photo(face.image), []
     _, upright = turned(photo, face.landmarks, 0)
 
-    def detect(_: NDArray[np.generic]) -> NDArray[np.float64]:
+    def detect(_: NDArray[np.generic]) -> Float64Array:
         calls.append(1)
         return tight_box(upright)
 

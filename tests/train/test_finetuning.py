@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from pfld_edge_calib import portraits
 from pfld_edge_runtime import (
@@ -21,6 +20,7 @@ from pfld_edge_runtime import (
     landmarks_68,
     predict_with_mirror,
 )
+from pfld_edge_runtime.arrays import Float32Array
 from pfld_edge_runtime.detection.detector import scheme_box_map
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pfld_edge_train.config import FinetuneConfig, LandmarksConfig, TrainConfig, landmark_scheme
@@ -53,7 +53,7 @@ def config(**changes: object) -> TrainConfig:
     return TrainConfig.from_dict({**TINY, "data": [{"path": "faces.csv"}], **changes})
 
 
-def answers(network: torch.nn.Module) -> NDArray[np.float32]:
+def answers(network: torch.nn.Module) -> Float32Array:
     """Landmarks of four random crops."""
     crops = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

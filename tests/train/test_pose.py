@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from pfld_edge_calib import open_faces, portraits
 from pfld_edge_runtime import WFLW_98, head_pose
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.geometry.pose import FACE_SHAPE, RIGID_POINTS
 from pfld_edge_train.pose import FOCAL_LENGTH, head_angles
 
@@ -20,10 +20,9 @@ CAMERA = np.array([[FOCAL_LENGTH, 0, 0.5], [0, FOCAL_LENGTH, 0.5], [0, 0, 1]])
 DISTANCE = FOCAL_LENGTH * 180
 """At which a crop is 180 mm wide, about what the crop rule gives a head."""
 OTHERS = [point for point in range(98) if point not in RIGID_POINTS]
-Array = NDArray[np.float64]
 
 
-def projected(angles: Array, noise: float = 0.0, seed: int = 0) -> Array:
+def projected(angles: Float64Array, noise: float = 0.0, seed: int = 0) -> Float64Array:
     """Faces ``(N, 98, 2)`` whose rigid points OpenCV projects, the other points anywhere."""
     random = np.random.default_rng(seed)
     landmarks = random.uniform(0, 1, (len(angles), 98, 2))
@@ -35,12 +34,12 @@ def projected(angles: Array, noise: float = 0.0, seed: int = 0) -> Array:
     return landmarks
 
 
-def degrees(landmarks: Array, weights: Array | None = None) -> Array:
+def degrees(landmarks: Float64Array, weights: Float64Array | None = None) -> Float64Array:
     trust = None if weights is None else torch.tensor(weights, dtype=torch.float32)
     return np.degrees(head_angles(torch.tensor(landmarks, dtype=torch.float32), trust).numpy().astype(np.float64))
 
 
-def least_squares_degrees(face: Array, angles: tuple[float, float, float] | None = None) -> Array:
+def least_squares_degrees(face: Float64Array, angles: tuple[float, float, float] | None = None) -> Float64Array:
     """Where the reprojection error is least: OpenCV's camera, SciPy's minimum, started from OpenCV's solution.
 
     OpenCV's own iteration ends up to half a degree early on noisy profiles, and at times in the minimum of the wrong
@@ -55,11 +54,11 @@ def least_squares_degrees(face: Array, angles: tuple[float, float, float] | None
         turn = Rotation.from_euler("ZYX", [roll, -yaw, -pitch], degrees=True).as_rotvec()
         place = np.array([0.0, 0.0, DISTANCE])
 
-    def off(place: Array) -> Array:
+    def off(place: Float64Array) -> Float64Array:
         seen = cv2.projectPoints(shape, place[:3], place[3:], CAMERA, None)[0]
         return np.asarray(seen[:, 0] - points).ravel()
 
-    def slope(place: Array) -> Array:
+    def slope(place: Float64Array) -> Float64Array:
         return np.asarray(cv2.projectPoints(shape, place[:3], place[3:], CAMERA, None)[1][:, :6])
 
     best = least_squares(off, np.concatenate([turn, place]), slope, xtol=1e-12, ftol=1e-12)
@@ -67,7 +66,7 @@ def least_squares_degrees(face: Array, angles: tuple[float, float, float] | None
     return np.array([-yaw, -pitch, roll])
 
 
-def cropped(landmarks: Array) -> Array:
+def cropped(landmarks: Float64Array) -> Float64Array:
     """Fractions of the square crop around the points."""
     low, high = landmarks.min(axis=1), landmarks.max(axis=1)
     return (landmarks - (low + high)[:, None] / 2) / ((high - low).max(axis=1) * 1.2)[:, None, None] + 0.5

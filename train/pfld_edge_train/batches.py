@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pfld_edge_runtime import Contract
+from pfld_edge_runtime.arrays import Int64Array
 from pfld_edge_train.augment import AugmentPlan, draw_plan, render_on_cpu, render_on_device, take_rows
 from pfld_edge_train.config import HARD_VIEW, AugmentConfig
 from pfld_edge_train.errors import TrainConfigError
@@ -37,7 +37,7 @@ class Batch:
     attributes: Tensor
 
 
-def epoch_order(cache: FaceCache, seed: int, epoch: int) -> NDArray[np.int64]:
+def epoch_order(cache: FaceCache, seed: int, epoch: int) -> Int64Array:
     """Shuffle the training faces, each as often as `FaceCache.repeats` says; depends on seed and epoch alone."""
     training = np.flatnonzero(~cache.held_out)
     order = np.repeat(training, cache.repeats[training])

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -33,6 +32,7 @@ from pfld_edge_calib.datasets.prepared import (
 from pfld_edge_calib.datasets.wflw import points_as_wflw_98
 from pfld_edge_calib.face import Skip, refuse, skipping
 from pfld_edge_runtime import IBUG_68, WFLW_98, Contract
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Uint8Array
 from pfld_edge_train.config import DataConfig, TrainConfig
 from pfld_edge_train.errors import TrainConfigError
 
@@ -57,19 +57,19 @@ class FaceCache:
     """
 
     crops: Crops
-    windows: NDArray[np.int64]
-    landmarks: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    attributes: NDArray[np.bool_]
-    repeats: NDArray[np.int64]
-    held_out: NDArray[np.bool_]
+    windows: Int64Array
+    landmarks: Float32Array
+    weights: Float32Array
+    attributes: BoolArray
+    repeats: Int64Array
+    held_out: BoolArray
 
     @property
     def training_faces(self) -> int:
         """How many faces are trained on."""
         return int((~self.held_out & (self.repeats > 0)).sum())
 
-    def measurable(self, normalizing_points: tuple[int, int]) -> NDArray[np.bool_]:
+    def measurable(self, normalizing_points: tuple[int, int]) -> BoolArray:
         """Which faces have an NME, ``(N,)``: both normalizing points are labelled and differ."""
         first, second = normalizing_points
         apart = (self.landmarks[:, first] != self.landmarks[:, second]).any(axis=1)
@@ -103,7 +103,7 @@ def open_cache(
     )
 
 
-def split_groups(groups: Sequence[str], share: float, seed: int) -> NDArray[np.bool_]:
+def split_groups(groups: Sequence[str], share: float, seed: int) -> BoolArray:
     """Choose the validation faces by group, so that no person or photograph is on both sides: ``(N,)``, true for them.
 
     A group's side depends on its name and the seed alone: adding data moves no old face.
@@ -112,12 +112,12 @@ def split_groups(groups: Sequence[str], share: float, seed: int) -> NDArray[np.b
 
 
 def balanced_repeats(
-    repeats: NDArray[np.int64],
-    balance: NDArray[np.float64],
-    landmarks: NDArray[np.float32],
-    weights: NDArray[np.float32],
+    repeats: Int64Array,
+    balance: Float64Array,
+    landmarks: Float32Array,
+    weights: Float32Array,
     normalizing_points: tuple[int, int],
-) -> NDArray[np.int64]:
+) -> Int64Array:
     """Repeat each face ``(LARGE_POSE_SHARE / share) ** balance`` times as often, at least as often as before.
 
     The share is the distance of the normalizing points (the outer eye corners) over the longer side of the labelled
@@ -248,7 +248,7 @@ class JoinedCrops:
         self._starts = np.cumsum([0, *(part.shape[0] for part in parts)])
         self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
 
-    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+    def __getitem__(self, rows: int | Int64Array, /) -> Uint8Array:
         if isinstance(rows, np.ndarray) and rows.ndim:
             return np.stack([self[row] for row in rows.tolist()])
         part = int(np.searchsorted(self._starts, rows, side="right")) - 1

@@ -15,7 +15,6 @@ from pathlib import Path
 import click
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from pfld_edge_calib import nme_per_face, open_faces, predict_landmarks, true_landmarks
 from pfld_edge_calib.evaluation.metrics import fitted_curve, point_errors
@@ -25,13 +24,14 @@ from pfld_edge_convert.landmark_models import open_landmark_model
 from pfld_edge_convert.model_file import write_model
 from pfld_edge_convert.pipeline import convert, int8_path
 from pfld_edge_runtime import Contract, LandmarkModel
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_runtime.contract import GOOD_POINT, ConfidenceCurve
 from pfld_edge_train.batches import validation_batches
 from pfld_edge_train.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from pfld_edge_train.config import TrainConfig
 from pfld_edge_train.face_cache import open_cache
 
-Faces = tuple[NDArray[np.uint8], NDArray[np.float32]]
+Faces = tuple[Uint8Array, Float32Array]
 """Crops ``(N, S, S, 3)`` as a network takes them, and their landmarks ``(N, P, 2)`` as fractions of the crop."""
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import click
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from pfld_edge_calib import read_photo
@@ -26,6 +25,7 @@ from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, wei
 from pfld_edge_convert.quantization.ranges import align_addition_scales, collect_histograms, grids_from
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
 from pfld_edge_convert.quantization.settings import target_named
+from pfld_edge_runtime.arrays import Uint8Array
 from pfld_edge_runtime.detection.catalogue import BUNDLED_DETECTOR
 from pfld_edge_runtime.detection.onnx_detector import Letterbox
 
@@ -56,14 +56,14 @@ def main(detector: Path, photos: Path, out: Path, count: int, ranges: str) -> No
     click.echo(f"{out}: {out.stat().st_size} bytes, {len(inputs)} photographs, {ranges} ranges")
 
 
-def letterboxed(path: Path) -> NDArray[np.uint8]:
+def letterboxed(path: Path) -> Uint8Array:
     """A photograph as the runtime's letterbox shows it, on a square of black: ``(3, 320, 320)`` BGR."""
     photo = read_photo(path)
     box = Letterbox.inside((photo.shape[1], photo.shape[0]), (SIDE, SIDE), enlarge=True)
     return box.sample(photo, swap_channels=False)
 
 
-def made_plan(model: onnx.ModelProto, inputs: NDArray[np.uint8], ranges: str) -> Plan:
+def made_plan(model: onnx.ModelProto, inputs: Uint8Array, ranges: str) -> Plan:
     """Collect ranges, round the weights with feedback and correct the biases."""
     index = GraphIndex(model)
     names = integer_tensors(index, weighted_layers(index))

@@ -36,21 +36,19 @@ import numpy as np
 import torch
 from face_detector_photos import (
     Augmenter,
-    Float,
-    Image,
     Photo,
     label_photos,
     read_pseudo_labelled,
     read_teacher,
     read_wider,
 )
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import fuse_conv_bn_eval
 
 from pfld_edge_calib.files import replacing
 from pfld_edge_calib.find_landmarks import overlaps
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Uint8Array
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 from pfld_edge_runtime.session import open_session
 
@@ -258,7 +256,7 @@ class ScoreTeacher:
     def __init__(self, path: Path) -> None:
         self._session = open_session(path)
 
-    def __call__(self, images: NDArray[np.float32]) -> Tensor:
+    def __call__(self, images: Float32Array) -> Tensor:
         """Scores ``(N, P)``, 0..1, of images ``(N, 3, S, S)`` BGR 0..255."""
         names = [f"{kind}_{stride}" for kind in ("cls", "obj") for stride in STRIDES]
         found = self._session.run(names, {"input": images})
@@ -322,8 +320,8 @@ class Run:
 class Ranking(NamedTuple):
     """All detections that matter, best score first: scores, whether each hit a face, and the number of faces."""
 
-    scores: Float
-    hits: NDArray[np.bool_]
+    scores: Float32Array
+    hits: BoolArray
     faces: int
 
     def at_precision(self, least: float) -> tuple[float, float]:
@@ -339,7 +337,7 @@ class Ranking(NamedTuple):
         return float((np.diff(found / self.faces, prepend=0.0) * best).sum())
 
 
-def rank(detect: Callable[[Image], Float], photos: Sequence[Photo]) -> Ranking:
+def rank(detect: Callable[[Uint8Array], Float32Array], photos: Sequence[Photo]) -> Ranking:
     """Match detections ``(N, 5)`` (box, score) to the faces, each face once, best scores first.
 
     Smaller and invalid faces are ignored: neither missing nor finding them matters.
@@ -365,11 +363,11 @@ def rank(detect: Callable[[Image], Float], photos: Sequence[Photo]) -> Ranking:
     return Ranking(np.array(scores, np.float32)[order], np.array(hits, bool)[order], faces)
 
 
-def network_detector(net: FaceDetectorNet, least_score: float = 0.05) -> Callable[[Image], Float]:
+def network_detector(net: FaceDetectorNet, least_score: float = 0.05) -> Callable[[Uint8Array], Float32Array]:
     """A detector from a network in evaluation mode: longer side of 320 px, bilinear, on black."""
 
     @torch.inference_mode()
-    def detect(image: Image) -> Float:
+    def detect(image: Uint8Array) -> Float32Array:
         scale = SIDE_IN_USE / max(image.shape[:2])
         height, width = (max(1, round(length * scale)) for length in image.shape[:2])
         canvas = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), np.float32)

@@ -14,16 +14,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib import read_photo
 from pfld_edge_calib.files import replacing
 from pfld_edge_calib.find_landmarks import overlaps
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Uint8Array
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 from pfld_edge_runtime.session import open_session
-
-Float = NDArray[np.float32]
-Image = NDArray[np.uint8]
 
 HELD_OUT = 250
 _MATCH, _UNLABELLED, _CONFIDENT = 0.4, 0.3, 0.5
@@ -38,19 +35,19 @@ class Photo:
     They have ``boxes (N, 4)`` and ``points (N, 3, 2)``; ``ignored (N,)`` tells which are neither face nor background.
     """
 
-    image: Image
-    boxes: Float
-    points: Float
-    ignored: NDArray[np.bool_]
+    image: Uint8Array
+    boxes: Float32Array
+    points: Float32Array
+    ignored: BoolArray
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
     """What SCRFD found in one photograph: `label_photos`."""
 
-    boxes: Float
-    scores: Float
-    points: Float
+    boxes: Float32Array
+    scores: Float32Array
+    points: Float32Array
 
 
 class Scrfd:
@@ -60,7 +57,7 @@ class Scrfd:
         self._session = open_session(path)
         self._threshold = threshold
 
-    def __call__(self, image: Image) -> tuple[Float, Float, Float]:
+    def __call__(self, image: Uint8Array) -> tuple[Float32Array, Float32Array, Float32Array]:
         """Boxes ``(N, 4)``, scores ``(N,)`` and points ``(N, 5, 2)`` in pixels of a BGR photograph."""
         scale = 640 / max(image.shape[:2])
         method = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
@@ -157,8 +154,8 @@ def read_pseudo_labelled(teacher: dict[str, Teacher], largest_side: int) -> list
 
 
 def _second_opinion(
-    boxes: Float, points: Float, ignored: NDArray[np.bool_], teacher: Teacher
-) -> tuple[Float, Float, NDArray[np.bool_]]:
+    boxes: Float32Array, points: Float32Array, ignored: BoolArray, teacher: Teacher
+) -> tuple[Float32Array, Float32Array, BoolArray]:
     if not len(teacher.boxes):
         return boxes, points, ignored
     iou = overlaps(boxes[:, None], teacher.boxes)
@@ -214,8 +211,8 @@ class Augmenter:
         return photos[int(self._rng.integers(len(photos)))]
 
     def _place(
-        self, canvas: Image, region: tuple[int, int, int, int], mosaic: bool
-    ) -> tuple[Float, Float, NDArray[np.bool_]]:
+        self, canvas: Uint8Array, region: tuple[int, int, int, int], mosaic: bool
+    ) -> tuple[Float32Array, Float32Array, BoolArray]:
         """Warp a photograph into a region (x0, y0, x1, y1) of the canvas; its faces in canvas pixels."""
         photo = self._photo(mosaic)
         angle, mirrored = _angle(self._rng), self._rng.random() < 0.5
@@ -260,7 +257,7 @@ class Augmenter:
 
     def _matrix(
         self, photo: Photo, region: tuple[int, int, int, int], scale: float, angle: float, mirrored: bool
-    ) -> NDArray[np.float64]:
+    ) -> Float64Array:
         """Affine map (2, 3) from photograph to canvas pixels."""
         height, width = photo.image.shape[:2]
         x0, y0, x1, y1 = region
@@ -302,8 +299,8 @@ def _angle(rng: np.random.Generator) -> float:
 
 
 def _moved_faces(
-    photo: Photo, matrix: NDArray[np.float64], region: tuple[int, int, int, int], mirrored: bool
-) -> tuple[Float, Float, NDArray[np.bool_]]:
+    photo: Photo, matrix: Float64Array, region: tuple[int, int, int, int], mirrored: bool
+) -> tuple[Float32Array, Float32Array, BoolArray]:
     linear, shift = matrix[:, :2], matrix[:, 2]
     centers = (photo.boxes[:, :2] + photo.boxes[:, 2:]) / 2 @ linear.T + shift
     # A face is an ellipse rather than a rectangle: the box of the turned ellipse stays tight at any angle.
@@ -323,7 +320,7 @@ def _moved_faces(
     return (clipped[kept].astype(np.float32), points[kept].astype(np.float32), ignored[kept])
 
 
-def _change_colours(image: Image, rng: np.random.Generator) -> Image:
+def _change_colours(image: Uint8Array, rng: np.random.Generator) -> Uint8Array:
     """Brightness, contrast, gamma and tint by a table; at times grey, blur, sharpening, noise, JPEG."""
     levels = np.arange(256, dtype=np.float32)[:, None] / 255
     if rng.random() < 0.8:

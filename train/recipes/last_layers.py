@@ -21,13 +21,13 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor, nn
 
 from pfld_edge_calib import read_photo
 from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_runtime import Contract, PfldEdgeError, open_detector
+from pfld_edge_runtime.arrays import Uint8Array
 from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.detection.detector import find_boxes
 from pfld_edge_train.batches import Batch, epoch_order, prefetched, training_batches, validation_batches
@@ -198,7 +198,7 @@ def finish(refinement: Any) -> None:  # noqa: ANN401 - layers are attributes tha
         layer.weight.copy_(layer.weight.bfloat16().half())
 
 
-def faceless_crops(folder: Path, contract: Contract) -> NDArray[np.uint8]:
+def faceless_crops(folder: Path, contract: Contract) -> Uint8Array:
     """Crops ``(M, S, S, 3)`` of WIDER FACE without a face: two random boxes of a photograph, and false detections."""
     if not (folder / "boxes.csv").is_file():
         raise TrainConfigError(
@@ -221,7 +221,7 @@ def faceless_crops(folder: Path, contract: Contract) -> NDArray[np.uint8]:
     return np.concatenate(crops)
 
 
-def with_others(batch: Batch, faceless: NDArray[np.uint8], contract: Contract) -> tuple[Batch, Tensor]:
+def with_others(batch: Batch, faceless: Uint8Array, contract: Contract) -> tuple[Batch, Tensor]:
     """Turn some faces of a batch, and replace some by crops without a face; tell which ones stayed, ``(N,)``.
 
     The landmarks of crops without a face lie in their corner, away from all predictions. The batch is changed.

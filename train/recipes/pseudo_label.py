@@ -23,7 +23,6 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import track
 
 from pfld_edge_calib.datasets.points_csv import points_row, write_points_csv
@@ -33,6 +32,7 @@ from pfld_edge_calib.find_landmarks import overlaps
 from pfld_edge_calib.labelling.labeller import TYPICAL_ERROR, face_sizes
 from pfld_edge_calib.parallel import ordered_results
 from pfld_edge_runtime import WFLW_98, Contract, FaceLandmarker, LandmarkModel, predict_with_mirror, tight_box
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_runtime.contract import CropRule
 from pfld_edge_runtime.detection.architectures import SCRFD, YuNet
 from pfld_edge_runtime.detection.detector import find_boxes
@@ -40,9 +40,7 @@ from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 from pfld_edge_runtime.geometry.wflw_points import NEAREST_68
 from pfld_edge_runtime.session import open_session
 
-Array = NDArray[np.float32]
-Image = NDArray[np.uint8]
-Known = Array | Literal["single"] | None
+Known = Float32Array | Literal["single"] | None
 """What is known of a photograph's faces: a box ``(4,)``, true points ``(68, 2)``, that one face fills it, nothing."""
 
 H3R_SHARE = 0.6
@@ -98,7 +96,7 @@ class Teacher:
             SCRFD(folder / "scrfd_2.5g_kps.onnx", score_threshold=0.4),
         ]
 
-    def boxes(self, image: Image, known: Known) -> Array:
+    def boxes(self, image: Uint8Array, known: Known) -> Float32Array:
         """Boxes of a photograph's faces, ``(N, 4)`` pixels: those of either detector, or what is known."""
         if isinstance(known, np.ndarray):
             return (known if known.ndim == 1 else tight_box(known))[None].astype(np.float32)
@@ -108,7 +106,7 @@ class Teacher:
         boxes, scores = np.concatenate([boxes for boxes, _ in found]), np.concatenate([scores for _, scores in found])
         return boxes[non_maximum_suppression(boxes, scores, SAME_FACE)].astype(np.float32)
 
-    def _single(self, image: Image) -> Array:
+    def _single(self, image: Uint8Array) -> Float32Array:
         """The one face that fills a picture, ``(4,)``: detectors need a border; its middle where they see none."""
         pad, size = len(image) // 2, np.array(image.shape[1::-1], np.float32)
         framed = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT)
@@ -119,7 +117,9 @@ class Teacher:
         off = np.linalg.norm((boxes[:, :2] + boxes[:, 2:] - size) / 2, axis=1)
         return np.asarray(boxes[off.argmin()], np.float32)
 
-    def __call__(self, image: Image, boxes: Array, *, true_boxes: bool = False) -> tuple[Array, Array, Array]:
+    def __call__(
+        self, image: Uint8Array, boxes: Float32Array, *, true_boxes: bool = False
+    ) -> tuple[Float32Array, Float32Array, Float32Array]:
         """Label ``(N, 4)`` faces: landmarks ``(N, 98, 2)`` pixels, disagreement ``(N, 98)``, overlap ``(N,)``.
 
         The disagreement is the weighted standard deviation of all predictions, as a share of the face's size.
@@ -141,7 +141,7 @@ class Teacher:
         )
 
 
-def corrected(points: Array, true68: Array) -> Array:
+def corrected(points: Float32Array, true68: Float32Array) -> Float32Array:
     """Move labels ``(N, 98, 2)`` towards true points ``(N, 68, 2)``, see the module; both in pixels."""
     size = face_sizes(points, WFLW_98)[:, None, None]
     eyes = points[:, 72] - points[:, 60]

@@ -30,6 +30,7 @@ from pfld_edge_calib.files import sha256_of, write_atomically
 from pfld_edge_calib.parallel import ResultsFolder, ordered_results
 from pfld_edge_calib.photo import face_photo, is_outside
 from pfld_edge_runtime import BoxError, Contract, CropRule, PfldEdgeError, crop_faces, crop_windows
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Int64Array, Uint8Array
 
 MANIFEST = "prepared.json"
 FORMAT = 1
@@ -160,7 +161,7 @@ class Crops(Protocol):
         """``(N, S, S, 3)``."""
         ...
 
-    def __getitem__(self, rows: int | NDArray[np.int64], /) -> NDArray[np.uint8]: ...
+    def __getitem__(self, rows: int | Int64Array, /) -> Uint8Array: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +175,10 @@ class Shard:
     """
 
     crops: Crops
-    landmarks: NDArray[np.float32]
-    windows: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    attributes: NDArray[np.bool_]
+    landmarks: Float32Array
+    windows: Int64Array
+    weights: Float32Array
+    attributes: BoolArray
     groups: tuple[str, ...]
 
 
@@ -234,7 +235,7 @@ class ShardCrops:
         self._ends = np.load(path, allow_pickle=False)["picture_ends"]
         self.shape = (len(self._ends), size, size, 3)
 
-    def __getitem__(self, row: int | NDArray[np.int64], /) -> NDArray[np.uint8]:
+    def __getitem__(self, row: int | Int64Array, /) -> Uint8Array:
         place = int(row)
         data = self._pictures[self._ends[place - 1] if place else 0 : self._ends[place]]
         if len(data) == np.prod(self.shape[1:]):
@@ -245,7 +246,7 @@ class ShardCrops:
         return np.asarray(crop, np.uint8)
 
 
-def _mapped_array(path: Path, name: str) -> NDArray[np.uint8]:
+def _mapped_array(path: Path, name: str) -> Uint8Array:
     """Map one array of an uncompressed ``.npz`` file into memory."""
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo(f"{name}.npy").header_offset
@@ -384,7 +385,7 @@ def _crop_photo(faces: Sequence[Face], settings: PrepareSettings) -> _CroppedPho
     )
 
 
-def _crop_face(face: Face, photo: NDArray[np.uint8], settings: PrepareSettings) -> _CroppedFace | str:
+def _crop_face(face: Face, photo: Uint8Array, settings: PrepareSettings) -> _CroppedFace | str:
     """One face, or the reason why it is left out."""
     if face.landmarks is None:
         return "without landmarks"
@@ -409,7 +410,7 @@ def _crop_face(face: Face, photo: NDArray[np.uint8], settings: PrepareSettings) 
     return _CroppedFace(_encoded(crop_faces(photo, windows, settings.size)[0], settings), face.group, rows)
 
 
-def _encoded(crop: NDArray[np.uint8], settings: PrepareSettings) -> bytes:
+def _encoded(crop: Uint8Array, settings: PrepareSettings) -> bytes:
     if settings.encoding == "raw":
         return crop.tobytes()
     # Chroma at full resolution: subsampled, it blurs lips and irises.

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import UNIT_FACES, DatasetPhoto, Face, Unit, labelled_face
 from pfld_edge_calib.photo import PHOTO_SUFFIXES
 from pfld_edge_runtime import MissingPackageError
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.crop import check_boxes
 
 FACE_FIELDS = ("landmarks", "box", "attributes", "weight", "point_weights")
@@ -80,7 +80,7 @@ def _face(record: Mapping[str, Any], image: Path, encoded: bytes) -> Face:
     return replace(face, encoded=encoded, bbox_xyxy=face.bbox_xyxy if box is None else box)
 
 
-def _landmarks(values: object) -> NDArray[np.float64] | None:
+def _landmarks(values: object) -> Float64Array | None:
     if values is None:
         return None
     landmarks = np.array(values, np.float64)

@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces
 from pfld_edge_calib.files import TextLines, named_file, number_fault, read_lines, replacing
 from pfld_edge_runtime import IBUG_68, WFLW_98
+from pfld_edge_runtime.arrays import Float32Array
 from pfld_edge_runtime.geometry.wflw_points import NEAREST_68
 
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
@@ -157,7 +157,7 @@ _CORNERS = {37: 36, 38: 39, 40: 39, 41: 36, 43: 42, 44: 45, 46: 45, 47: 42}
 """300-W's corner of the eye beside each of its lid points."""
 
 
-def wflw_98_from_68() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def wflw_98_from_68() -> tuple[Float32Array, Float32Array]:
     """Build the ``(98, 68)`` float32 map, whose rows sum to 1 where a point has a counterpart, and their mask."""
     matrix = np.zeros((WFLW_98.num_landmarks, IBUG_68.num_landmarks), np.float32)
     matrix[NEAREST_68, range(IBUG_68.num_landmarks)] = 1
@@ -166,9 +166,7 @@ def wflw_98_from_68() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return matrix, np.asarray(matrix.any(axis=1), np.float32)
 
 
-def points_as_wflw_98(
-    landmarks: NDArray[np.float32], weights: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def points_as_wflw_98(landmarks: Float32Array, weights: Float32Array) -> tuple[Float32Array, Float32Array]:
     """Map ``(N, 68, 2)`` points and their ``(N, 68)`` weights to ``(N, 98, 2)`` and ``(N, 98)``.
 
     Points without counterpart lie at the mean of the 68 and have the weight 0.

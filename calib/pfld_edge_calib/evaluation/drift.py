@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from pfld_edge_runtime.arrays import Float64Array
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -44,7 +44,12 @@ class DriftEstimate:
 
 
 def paired_drift(
-    nmes: Float, reference: Float, photographs: NDArray[np.integer], *, resamples: int = RESAMPLES, seed: int = 0
+    nmes: Float64Array,
+    reference: Float64Array,
+    photographs: NDArray[np.integer],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> DriftEstimate:
     """Estimate how much worse a model is than another, on the same faces.
 
@@ -71,7 +76,7 @@ def paired_drift(
 
 
 def mean_interval(
-    nmes: Float, photographs: NDArray[np.integer], *, resamples: int = RESAMPLES, seed: int = 0
+    nmes: Float64Array, photographs: NDArray[np.integer], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float] | None:
     """95 % interval of the mean of ``(N,)`` errors, as in `paired_drift`; None with fewer than 8 photographs."""
     known = nmes[np.isfinite(nmes)]
@@ -79,13 +84,15 @@ def mean_interval(
     return None if sums.shape[1] < MIN_PHOTOGRAPHS else _bootstrap(sums, resamples, seed)[:2]
 
 
-def _sums_by_photograph(numerator: Float, denominator: Float, photographs: NDArray[np.integer]) -> Float:
+def _sums_by_photograph(
+    numerator: Float64Array, denominator: Float64Array, photographs: NDArray[np.integer]
+) -> Float64Array:
     """``(2, U)`` sums of numerators and denominators over the faces of each photograph."""
     _, unit = np.unique(photographs, return_inverse=True)
     return np.stack([np.bincount(unit, weights) for weights in (numerator, denominator)])
 
 
-def _bootstrap(sums: Float, resamples: int, seed: int) -> tuple[float, float, float]:
+def _bootstrap(sums: Float64Array, resamples: int, seed: int) -> tuple[float, float, float]:
     """Ends of the BCa interval and standard error of the ratio of the sums of ``(2, U)`` units."""
     from scipy.stats import bootstrap
 

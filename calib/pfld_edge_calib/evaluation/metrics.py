@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime import LandmarkScheme
+from pfld_edge_runtime.arrays import BoolArray, Float64Array
 from pfld_edge_runtime.contract import ConfidenceCurve
-
-Float = NDArray[np.float64]
 
 # In the order of tables. "eye" after "brow" and "pupil", for a name may hold both words.
 _REGIONS = (
@@ -29,18 +28,18 @@ _PART = 4096
 """Faces at a time: the landmarks of large sets are mapped files, of which no float64 copy fits into memory."""
 
 
-def point_errors(landmarks: NDArray[np.floating], reference: NDArray[np.floating]) -> Float:
+def point_errors(landmarks: NDArray[np.floating], reference: NDArray[np.floating]) -> Float64Array:
     """Distances between the points of ``(N, P, 2)`` landmarks of one shape, ``(N, P)`` float64 in their unit."""
     if landmarks.shape != reference.shape:
         raise ValueError(f"predicted {landmarks.shape} and truth {reference.shape} must have one shape")
-    errors: Float = np.empty(landmarks.shape[:2])
+    errors: Float64Array = np.empty(landmarks.shape[:2])
     for start in range(0, len(landmarks), _PART):
         part = slice(start, start + _PART)
         errors[part] = np.linalg.norm(landmarks[part].astype(np.float64) - reference[part], axis=2)
     return errors
 
 
-def normalizing_distance(truth: NDArray[np.floating], first: Sequence[int], second: Sequence[int]) -> Float:
+def normalizing_distance(truth: NDArray[np.floating], first: Sequence[int], second: Sequence[int]) -> Float64Array:
     """Distance between the means of two groups of true points, ``(N,)`` float64.
 
     NaN where one of the points is unlabelled, or both means coincide: such a face has no normalized error.
@@ -50,7 +49,7 @@ def normalizing_distance(truth: NDArray[np.floating], first: Sequence[int], seco
     return np.asarray(np.where(distance > 0, distance, np.nan), np.float64)
 
 
-def mean_error(landmarks: NDArray[np.floating], truth: NDArray[np.floating]) -> Float:
+def mean_error(landmarks: NDArray[np.floating], truth: NDArray[np.floating]) -> Float64Array:
     """Mean point error of each face over its labelled points, ``(N,)`` float64.
 
     NaN where no point is labelled, or the prediction of a labelled point is NaN.
@@ -63,7 +62,7 @@ def mean_error(landmarks: NDArray[np.floating], truth: NDArray[np.floating]) -> 
 
 def nme_per_face(
     predicted: NDArray[np.floating], truth: NDArray[np.floating], normalizing_points: tuple[int, int]
-) -> Float:
+) -> Float64Array:
     """Mean point error of each face divided by the distance between two of its true points, ``(N,)`` float64.
 
     Both arrays are ``(N, P, 2)`` in one unit; points that are NaN in `truth` are unlabelled and left out of the mean.
@@ -83,10 +82,10 @@ class FaceErrors:
     in the mask `measurable` count in no figure: their normalizing points are unlabelled or coincide.
     """
 
-    ocular: Float
-    pupil: Float | None
-    diagonal: Float
-    measurable: NDArray[np.bool_]
+    ocular: Float64Array
+    pupil: Float64Array | None
+    diagonal: Float64Array
+    measurable: BoolArray
 
 
 def face_errors(landmarks: NDArray[np.floating], truth: NDArray[np.floating], scheme: LandmarkScheme) -> FaceErrors:
@@ -139,7 +138,7 @@ class Accuracy:
     auc_10: float
 
 
-def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Accuracy:
+def accuracy(errors: FaceErrors, chosen: BoolArray | None = None) -> Accuracy:
     """Summarize the errors of N faces, or of those in the ``(N,)`` mask `chosen`, at least one.
 
     The cumulative error curve is a staircase, whose area below the threshold t is the mean of ``max(0, t - nme)``.
@@ -162,14 +161,14 @@ def accuracy(errors: FaceErrors, chosen: NDArray[np.bool_] | None = None) -> Acc
     )
 
 
-def accuracy_by_subset(errors: FaceErrors, names: Sequence[str], members: NDArray[np.bool_]) -> Mapping[str, Accuracy]:
+def accuracy_by_subset(errors: FaceErrors, names: Sequence[str], members: BoolArray) -> Mapping[str, Accuracy]:
     """Summarize N faces (``all``) and those of each of S subsets that has any, by the ``(N, S)`` mask `members`."""
     known = members & errors.measurable[:, None]
     some = {name: accuracy(errors, known[:, i]) for i, name in enumerate(names) if known[:, i].any()}
     return {"all": accuracy(errors), **some}
 
 
-def _mean(values: Float) -> float:
+def _mean(values: Float64Array) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -203,9 +202,9 @@ class Deviation:
     largest: float
     largest_face: int
     largest_landmark: int
-    by_landmark: Float
-    largest_by_landmark: Float
-    by_face: Float
+    by_landmark: Float64Array
+    largest_by_landmark: Float64Array
+    by_face: Float64Array
     by_region: Mapping[str, RegionDeviation]
 
 
@@ -245,7 +244,7 @@ def measure_deviation(
     )
 
 
-def fitted_curve(doubts: NDArray[np.floating], good: NDArray[np.bool_]) -> ConfidenceCurve:
+def fitted_curve(doubts: NDArray[np.floating], good: BoolArray) -> ConfidenceCurve:
     """Fit the probability that faces or points are good to doubts of one shape, such as `mirror_disagreement`.
 
     Logistic regression on the logarithm of the doubts, 0 or more: least negative log likelihood.

@@ -9,13 +9,13 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import Face, Unit, unit_faces
 from pfld_edge_calib.find_landmarks import comparable, find_landmarks, true_landmarks
 from pfld_edge_calib.photo import UnusableFaces, folder_hint
 from pfld_edge_runtime import LandmarkModel
+from pfld_edge_runtime.arrays import Float32Array, Float64Array
 
 _BATCH = 64
 """Faces in memory at a time; the models' batch size, so that every way to run them gives the same bytes."""
@@ -33,9 +33,9 @@ class FacePredictions:
 
     images: tuple[str, ...]
     attributes: tuple[frozenset[str], ...]
-    boxes: NDArray[np.float64]
-    truth: NDArray[np.float32]
-    found: tuple[NDArray[np.float32], ...]
+    boxes: Float64Array
+    truth: Float32Array
+    found: tuple[Float32Array, ...]
     outside: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
 
@@ -43,8 +43,8 @@ class FacePredictions:
     def of(
         cls,
         faces: Sequence[Face],
-        truth: NDArray[np.float32],
-        found: Sequence[NDArray[np.float32]],
+        truth: Float32Array,
+        found: Sequence[Float32Array],
         unusable: UnusableFaces,
     ) -> "FacePredictions":
         """Collect the predictions of the faces that are usable, and count the others."""
@@ -113,9 +113,7 @@ def predict_unit(models: Sequence[LandmarkModel], unit: Unit) -> FacePredictions
     return replace(joined, unreadable=(*joined.unreadable, *map(str, damaged)))
 
 
-def _joined(
-    parts: Sequence[FacePredictions], truth: NDArray[np.float32], found: tuple[NDArray[np.float32], ...]
-) -> FacePredictions:
+def _joined(parts: Sequence[FacePredictions], truth: Float32Array, found: tuple[Float32Array, ...]) -> FacePredictions:
     """Join all but the landmarks, which are given."""
     return FacePredictions(
         tuple(chain.from_iterable(part.images for part in parts)),

@@ -18,8 +18,7 @@ from pfld_edge_calib.evaluation.verification import json_types
 from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import BoxedPhoto, photographs, run_models, true_landmarks
 from pfld_edge_runtime import FaceAnalyzer, LandmarkModel, tight_box
-
-Float = NDArray[np.float64]
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 
 FACE_SIDE = 160
 """Longer side of the landmarks' box in a patch, pixels; a network of 112 pixels sees it at 93."""
@@ -32,12 +31,12 @@ _REACH = 2.6
 class FacePatch:
     """A face and its surroundings, ``(S, S, 3)`` uint8 BGR, black beyond the photograph; the rest is in its pixels."""
 
-    image: NDArray[np.uint8]
-    landmarks: NDArray[np.float64]
-    box: NDArray[np.float64]
+    image: Uint8Array
+    landmarks: Float64Array
+    box: Float64Array
 
 
-def face_patch(photo: NDArray[np.uint8], face: Face, degrees: float | None = None) -> FacePatch:
+def face_patch(photo: Uint8Array, face: Face, degrees: float | None = None) -> FacePatch:
     """Resample a face with landmarks, in a ``(H, W, 3)`` uint8 BGR photograph: averaged or interpolated by its size.
 
     With `degrees` the face is turned clockwise, and its box is the tight box of the turned landmarks.
@@ -167,9 +166,9 @@ class Curve:
     name: str
     unit: str
     strengths: tuple[float, ...]
-    nmes: Float
+    nmes: Float64Array
 
-    def with_clean(self, clean: Float) -> tuple[list[str], Float]:
+    def with_clean(self, clean: Float64Array) -> tuple[list[str], Float64Array]:
         """Insert the ``(M,)`` NMEs without corruption, first or between factors below and above 1; give labels too."""
         place = sum(strength < 1 for strength in self.strengths) if min(self.strengths) < 1 < max(self.strengths) else 0
         labels = [f"{strength:g}" for strength in self.strengths]
@@ -185,7 +184,7 @@ class Robustness:
 
     models: tuple[str, ...]
     faces: int
-    clean: Float
+    clean: Float64Array
     curves: tuple[Curve, ...]
 
 
@@ -203,7 +202,7 @@ def measure_robustness(
     box of NaN, and those without NME, are left out.
     """
 
-    def variants(photo: NDArray[np.uint8], face: Face, number: int) -> list[FacePatch]:
+    def variants(photo: Uint8Array, face: Face, number: int) -> list[FacePatch]:
         patch = face_patch(photo, face)
         return [
             patch,
@@ -214,7 +213,7 @@ def measure_robustness(
             ),
         ]
 
-    def predict(patches: Sequence[FacePatch]) -> list[NDArray[np.float32]]:
+    def predict(patches: Sequence[FacePatch]) -> list[Float32Array]:
         photos = (BoxedPhoto([i], patch.image, patch.box[None], Path()) for i, patch in enumerate(patches))
         return run_models(models, photos, len(patches))
 
@@ -233,14 +232,14 @@ def measure_turned(
     They are found by a `FaceAnalyzer` whose detector gives the tight boxes of the turned landmarks, but no roll.
     """
 
-    def variants(photo: NDArray[np.uint8], face: Face, _number: int) -> list[FacePatch]:
+    def variants(photo: Uint8Array, face: Face, _number: int) -> list[FacePatch]:
         return [face_patch(photo, face, angle) for angle in (0, *angles)]
 
-    def analyzed(model: LandmarkModel, patch: FacePatch) -> NDArray[np.float32]:
-        landmarks: NDArray[np.float32] = FaceAnalyzer(lambda _: patch.box, model)(patch.image, "bgr").landmarks[0]
+    def analyzed(model: LandmarkModel, patch: FacePatch) -> Float32Array:
+        landmarks: Float32Array = FaceAnalyzer(lambda _: patch.box, model)(patch.image, "bgr").landmarks[0]
         return landmarks
 
-    def predict(patches: Sequence[FacePatch]) -> list[NDArray[np.float32]]:
+    def predict(patches: Sequence[FacePatch]) -> list[Float32Array]:
         return [np.stack([analyzed(model, patch) for patch in patches]) for model in models]
 
     return _measured(models, faces, advance, variants, predict, [("turn", "degrees clockwise", tuple(angles))])
@@ -250,8 +249,8 @@ def _measured(
     models: Sequence[LandmarkModel],
     faces: Sequence[Face],
     advance: Callable[[int], object],
-    variants: Callable[[NDArray[np.uint8], Face, int], Sequence[FacePatch]],
-    predict: Callable[[Sequence[FacePatch]], Sequence[NDArray[np.float32]]],
+    variants: Callable[[Uint8Array, Face, int], Sequence[FacePatch]],
+    predict: Callable[[Sequence[FacePatch]], Sequence[Float32Array]],
     names: Sequence[tuple[str, str, tuple[float, ...]]],
 ) -> Robustness:
     """Average the NME of each face's variants: the clean one, and those of each curve's name, unit and strengths."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.wflw import WFLW_ATTRIBUTES
 from pfld_edge_calib.errors import FaceSetError
@@ -27,6 +26,7 @@ from pfld_edge_calib.face import Face
 from pfld_edge_calib.find_landmarks import find_landmarks, shared_scheme, true_landmarks
 from pfld_edge_calib.photo import UnusableFaces
 from pfld_edge_runtime import Contract, LandmarkModel, LandmarkScheme
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 
 _FARTHEST = 0.25
 """Eye distances from the reference's landmark; a landmark that far off is on another part of the face."""
@@ -85,7 +85,7 @@ class ModelResult:
     sha256: str
     contract: Contract
     assumed: bool
-    landmarks: NDArray[np.float32]
+    landmarks: Float32Array
     errors: metrics.FaceErrors
     accuracy: Mapping[str, metrics.Accuracy]
     drift: Mapping[str, DriftEstimate] | None = None
@@ -110,11 +110,11 @@ class Verification:
     """
 
     faces: tuple[str, ...]
-    photographs: NDArray[np.int64]
+    photographs: Int64Array
     subset_names: tuple[str, ...]
-    subsets: NDArray[np.bool_]
-    truth: NDArray[np.float32]
-    boxes: NDArray[np.float64]
+    subsets: BoolArray
+    truth: Float32Array
+    boxes: Float64Array
     scheme: LandmarkScheme
     models: tuple[ModelResult, ...]
     settings: VerificationSettings
@@ -219,7 +219,7 @@ def evaluate_found(
     return replace(record, models=tuple(results), truth=_filled(truth), left_out=left_out)
 
 
-def _filled(truth: NDArray[np.float32]) -> NDArray[np.float32]:
+def _filled(truth: Float32Array) -> Float32Array:
     """Move unlabelled points from NaN to the mean of the face's labelled ones, for pictures."""
     rows = np.flatnonzero(np.isnan(truth).any(axis=(1, 2)))
     if not len(rows):
@@ -233,7 +233,7 @@ def _filled(truth: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _result(
     model: LandmarkModel,
-    landmarks: NDArray[np.float32],
+    landmarks: Float32Array,
     record: Verification,
     first: ModelResult | None,
     *,

@@ -22,6 +22,7 @@ from pfld_edge_calib.face import DatasetPhoto, Face
 from pfld_edge_calib.find_landmarks import shared_scheme
 from pfld_edge_calib.photo import face_photo
 from pfld_edge_runtime import FaceLandmarker, LandmarkModel, LandmarkScheme, predict_with_mirror, tight_box
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 from pfld_edge_runtime.detection.onnx_detector import non_maximum_suppression
 
 TYPICAL_ERROR = 0.03
@@ -36,8 +37,8 @@ _SHIFT, _SCALE = 0.04, 0.08
 
 
 def augmented_predictions(
-    photo: NDArray[np.uint8], boxes: NDArray[np.float64], teachers: Sequence[LandmarkModel], *, flip: bool, crops: int
-) -> NDArray[np.float32]:
+    photo: Uint8Array, boxes: Float64Array, teachers: Sequence[LandmarkModel], *, flip: bool, crops: int
+) -> Float32Array:
     """Predict the landmarks of every face with every teacher under test-time augmentation.
 
     Of ``(N, 4)`` tight boxes in a ``(H, W, 3)`` BGR photograph: ``(V, N, P, 2)`` pixels, V predictions, one for each
@@ -47,7 +48,7 @@ def augmented_predictions(
     # The same seed for each face, whose crops must not depend on the other faces.
     jitters = [jittered([Face(Path(), box)], crops, 0, _SHIFT, _SCALE) for box in boxes]
     moved = [np.array([faces[i].bbox_xyxy for faces in jitters]) for i in range(crops)]
-    found: list[NDArray[np.float32]] = []
+    found: list[Float32Array] = []
     for places, teacher in product(moved, teachers):
         find = FaceLandmarker(teacher)
         views = predict_with_mirror(find, photo, places, "bgr") if flip else (teacher.locate(photo, places, "bgr"),)
@@ -69,14 +70,14 @@ class Consensus:
     `face_disagreement` D, its median over the landmarks; weights lie in 0 to 1.
     """
 
-    landmarks: NDArray[np.float32]
-    disagreement: NDArray[np.float64]
-    face_disagreement: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    point_weights: NDArray[np.float64]
+    landmarks: Float32Array
+    disagreement: Float64Array
+    face_disagreement: Float64Array
+    weights: Float64Array
+    point_weights: Float64Array
 
 
-def consensus(predictions: NDArray[np.float32], scheme: LandmarkScheme) -> Consensus:
+def consensus(predictions: Float32Array, scheme: LandmarkScheme) -> Consensus:
     """Combine ``(V, N, P, 2)`` predictions in pixels, V at least 2; see `augmented_predictions`."""
     landmarks = np.median(predictions, axis=0).astype(np.float32)
     spread = np.linalg.norm(predictions.astype(np.float64).std(axis=0), axis=2)
@@ -92,7 +93,7 @@ def consensus(predictions: NDArray[np.float32], scheme: LandmarkScheme) -> Conse
     )
 
 
-def face_sizes(landmarks: NDArray[np.floating], scheme: LandmarkScheme) -> NDArray[np.float64]:
+def face_sizes(landmarks: NDArray[np.floating], scheme: LandmarkScheme) -> Float64Array:
     """``(N,)`` sizes of ``(N, P, 2)`` landmarks: the NME's normalizing distance, or 0.35 of their box if larger."""
     first, second = scheme.normalizing_points
     eyes = np.linalg.norm(landmarks[:, first].astype(np.float64) - landmarks[:, second], axis=1)
@@ -100,7 +101,7 @@ def face_sizes(landmarks: NDArray[np.floating], scheme: LandmarkScheme) -> NDArr
     return np.asarray(np.maximum(np.maximum(eyes, _MIN_EYE_SHARE * longer), 1.0), np.float64)
 
 
-BoxFinder = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+BoxFinder = Callable[[Uint8Array], Float64Array]
 """A ``(H, W, 3)`` BGR photograph to ``(N, 4)`` boxes of the kind that the network was trained on."""
 
 DROP_REASONS: Mapping[str, str] = {"small": "too small", "twice": "found twice", "unsure": "the teachers disagree"}
@@ -176,7 +177,7 @@ class Labeller:
         faces, dropped = self.label(image, boxes)
         return DonePhoto([points_row(photo.name, face) for face in faces], dropped)
 
-    def label(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> tuple[list[Face], dict[str, int]]:
+    def label(self, photo: Uint8Array, boxes: Float64Array) -> tuple[list[Face], dict[str, int]]:
         """Label the faces of a ``(H, W, 3)`` BGR photograph in ``(N, 4)`` boxes, in their order.
 
         Also gives the numbers of those dropped, by reason.
@@ -202,7 +203,7 @@ class Labeller:
         ]
         return labels, dict(+dropped)
 
-    def _consensus(self, photo: NDArray[np.uint8], boxes: NDArray[np.float64]) -> Consensus:
+    def _consensus(self, photo: Uint8Array, boxes: Float64Array) -> Consensus:
         flip = self._settings.flip
         for _ in range(self._settings.passes - 1):
             found = augmented_predictions(photo, boxes, self.teachers, flip=flip, crops=1)

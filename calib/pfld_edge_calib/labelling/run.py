@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.points_csv import csv_header, read_boxes_csv, read_points_csv, write_points_csv
 from pfld_edge_calib.errors import FaceSetError
@@ -20,11 +19,12 @@ from pfld_edge_calib.files import sha256_of
 from pfld_edge_calib.labelling.labeller import DonePhoto, Labeller, LabelSettings
 from pfld_edge_calib.parallel import ResultsFolder, Runner, unit_results
 from pfld_edge_calib.photo import listed_paths, photos_in
+from pfld_edge_runtime.arrays import Float64Array
 
 LABEL_UNIT = 32
 """Photographs in a unit, which a kill costs at most."""
 
-Boxes = dict[Path, NDArray[np.float64]]
+Boxes = dict[Path, Float64Array]
 
 
 def photos_of(inputs: Sequence[Path], images: Path | None = None) -> list[Path]:
@@ -47,7 +47,7 @@ def photos_of(inputs: Sequence[Path], images: Path | None = None) -> list[Path]:
 def boxes_by_photo(path: Path, images: Path | None = None) -> Boxes:
     """Read the ``(N, 4)`` boxes of each photograph's faces from a CSV, of boxes or of landmarks and their tight box."""
     faces = read_points_csv(path, images) if "x2" in csv_header(path) else read_boxes_csv(path, images)
-    boxes: dict[Path, list[NDArray[np.float64]]] = {}
+    boxes: dict[Path, list[Float64Array]] = {}
     for face in faces:
         boxes.setdefault(face.image, []).append(face.bbox_xyxy)
     return {photo: np.stack(of_photo) for photo, of_photo in boxes.items()}

@@ -22,6 +22,7 @@ from pfld_edge_convert.errors import BenchmarkError
 from pfld_edge_convert.landmark_models import devices_of, integer_layers, is_checkpoint, open_landmark_model
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_runtime import Contract, ModelContractError, ModelFileError, fingerprint_image
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_runtime.errors import naming
 from pfld_edge_runtime.landmark_model import session_contract
 from pfld_edge_runtime.networks import open_network
@@ -308,7 +309,7 @@ def _dtype(path: Path, value: onnxruntime.NodeArg) -> np.dtype[Any]:
     return np.dtype(names.get(found[1], found[1]))
 
 
-def _photo_and_boxes(faces: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _photo_and_boxes(faces: int) -> tuple[Uint8Array, Float32Array]:
     random = np.random.default_rng(_SEED)
     corners = np.c_[random.uniform(0, 1400, faces), random.uniform(0, 600, faces)]
     return random.integers(0, 256, FRAME, np.uint8), np.c_[corners, corners + 300].astype(np.float32)

@@ -9,10 +9,10 @@ from enum import Enum
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pfld_edge_runtime.arrays import Float64Array
 
 Key = TypeVar("Key", bound=Hashable)
-Float = NDArray[np.float64]
 
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
@@ -30,8 +30,8 @@ _PROCESSOR_CLOCK = None if os.name == "nt" else time.process_time
 class Times:
     """What calls took, ``(rounds,)`` milliseconds: on the wall, and of all threads (None where not measurable)."""
 
-    wall: Float
-    processor: Float | None
+    wall: Float64Array
+    processor: Float64Array | None
 
     @property
     def milliseconds(self) -> float:
@@ -104,12 +104,12 @@ class Estimate:
         return (self.high - self.low) / 2 / self.value if self.value else 0.0
 
 
-def median_of(times: Float, seed: int = 0) -> Estimate:
+def median_of(times: Float64Array, seed: int = 0) -> Estimate:
     """Estimate the median of ``(rounds,)`` times, at least one."""
     return ratio_of_medians(times, np.ones_like(times), seed)
 
 
-def ratio_of_medians(times: Float, reference: Float, seed: int = 0) -> Estimate:
+def ratio_of_medians(times: Float64Array, reference: Float64Array, seed: int = 0) -> Estimate:
     """Estimate how many times as long something takes as a reference, from ``(rounds,)`` times of the same rounds.
 
     Both are resampled by the same rounds, so that what slowed a round for both widens nothing; and by whole stretches
@@ -188,7 +188,7 @@ def _slowdown(times: Times) -> float:
     return 1.0 if processor is None else max(1.0, times.milliseconds / processor)
 
 
-def block_spread(times: Float, reference: Float | None = None) -> float:
+def block_spread(times: Float64Array, reference: Float64Array | None = None) -> float:
     """Range of the medians, or of their ratios, of five blocks of rounds in order, as a share of the middle one.
 
     0 where there are fewer than 10 rounds.

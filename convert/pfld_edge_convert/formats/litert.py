@@ -34,9 +34,9 @@ from pfld_edge_convert.quantization.plan import (
     resize_places,
 )
 from pfld_edge_runtime import CONTRACT_KEY, Contract
+from pfld_edge_runtime.arrays import Float32Array, Float64Array
 
 Array = NDArray[np.generic]
-Real = NDArray[np.float64]
 
 _TO_SIGNED = 128
 _LARGEST_OUTPUT = 4.0
@@ -257,7 +257,7 @@ class _Writer:
         name: str,
         weight: Array,
         bias: Array,
-        scales: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+        scales: tuple[Float32Array, Float32Array] | None = None,
     ) -> list[int]:
         """Add weights ``(O, I, kh, kw)`` and bias, in the order that LiteRT wants, with their scales."""
         axis = 3 if self._is_depthwise(node) else 0
@@ -465,7 +465,7 @@ class _Writer:
         return (1, known[2], known[3], known[1]) if len(known) == 4 else tuple(known)
 
 
-def _rounded_twice(ratio: Real, zero_point: int) -> NDArray[np.int32]:
+def _rounded_twice(ratio: Float64Array, zero_point: int) -> NDArray[np.int32]:
     """What to add to the biases of a layer for kernels that round twice to give what rounding once does.
 
     They round a sum times its ratio to a multiple of 2^-r first, 2^-(r + 1) <= ratio < 2^-r, then to a whole number.

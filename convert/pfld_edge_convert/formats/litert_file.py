@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float32Array
+
 _SCHEMA_VERSION = 3
 _ALIGNMENT = 16
 """Of constants, bytes: the schema asks for it, and processors that read 32 bits at once need it."""
@@ -38,7 +40,7 @@ _VERSIONS = {
 class Quantization:
     """What the integers of a tensor stand for: scale * (integer - zero point); one scale, or one along `axis`."""
 
-    scales: NDArray[np.float32]
+    scales: Float32Array
     zero_point: int = 0
     axis: int = 0
 

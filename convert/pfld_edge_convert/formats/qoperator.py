@@ -29,6 +29,7 @@ from pfld_edge_convert.quantization.plan import (
     keeps_grid,
     resize_places,
 )
+from pfld_edge_runtime.arrays import Int64Array
 
 CONTRIB = "com.microsoft"
 """The domain of onnxruntime's own operators."""
@@ -328,7 +329,7 @@ class _Writer(OnnxWriter):
         made = self._emit("QLinearConv", [*operands, *self._ends(name), f"{name}.b"], step)
         made.attribute.extend(item for item in node.attribute if item.name != "auto_pad")
 
-    def _write_resize(self, step: Step, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
+    def _write_resize(self, step: Step, rows: Int64Array, columns: Int64Array) -> None:
         """Write a Resize as copies of whole rows and pixels, channels last, where onnxruntime's own takes longer."""
         name = f"{step.output}_q"
         moved = self._node("Transpose", [self._as_integer(step.node.input[0])], f"{name}_rows", perm=[0, 2, 3, 1])

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 
 from pfld_edge_convert.errors import ConvertError
 from pfld_edge_convert.model_file import copied, run_model
+from pfld_edge_runtime.arrays import Float32Array
 
 Dims = tuple[int | str, ...]
 """A shape: numbers where known, names where symbolic, ``"?"`` where unknown."""
@@ -358,7 +359,7 @@ class GraphPass(ABC):
 
 
 def check_equivalence(
-    before: onnx.ModelProto, after: onnx.ModelProto, inputs: NDArray[np.float32], tolerance: float, name: str
+    before: onnx.ModelProto, after: onnx.ModelProto, inputs: Float32Array, tolerance: float, name: str
 ) -> float:
     """Check with onnxruntime that two models compute the same on ``(N, 3, S, S)`` float32 samples.
 
@@ -401,7 +402,7 @@ def with_outputs(model: onnx.ModelProto, *tensors: str) -> onnx.ModelProto:
 
 
 def run_passes(
-    model: onnx.ModelProto, passes: Sequence[GraphPass], inputs: NDArray[np.float32]
+    model: onnx.ModelProto, passes: Sequence[GraphPass], inputs: Float32Array
 ) -> tuple[onnx.ModelProto, list[PassResult]]:
     """Apply passes in order to a model and check each on ``(N, 3, S, S)`` float32 samples; give the result of each.
 

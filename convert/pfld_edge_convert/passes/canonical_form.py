@@ -39,6 +39,7 @@ from pfld_edge_convert.passes.operator_rewrites import (
     MergeBranches,
     RecognizeHardActivations,
 )
+from pfld_edge_runtime.arrays import Int64Array
 
 BATCH = "batch"
 """Name of the dynamic axis."""
@@ -300,7 +301,7 @@ _TARGET = {"Reshape": 1, "Resize": 3}
 """Which input tells the shape of the output."""
 
 
-def _freed_targets(one: dict[str, Dims], other: dict[str, Dims]) -> dict[str, NDArray[np.int64]]:
+def _freed_targets(one: dict[str, Dims], other: dict[str, Dims]) -> dict[str, Int64Array]:
     """Targets without batch size of the nodes whose result's shape differs in one place, by their output."""
     found = {}
     for output, shape in one.items():

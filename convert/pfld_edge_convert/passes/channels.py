@@ -20,9 +20,8 @@ from pfld_edge_convert.passes.base import (
     set_attribute,
     spatially_unpadded,
 )
+from pfld_edge_runtime.arrays import Float64Array, Int64Array
 
-Ids = NDArray[np.int64]
-Values = NDArray[np.float64]
 Number = TypeVar("Number", np.int64, np.float64)
 _CHANNELWISE = frozenset(
     {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "Identity", "Clip"}
@@ -67,7 +66,7 @@ class ChannelMap:
         self._index = index
         self._depthwise_apart = depthwise_apart
         self._parent: list[int] = []
-        self.ids: dict[str, Ids] = {}
+        self.ids: dict[str, Int64Array] = {}
         self._pinned: set[int] = set()
         for value in index.graph.input:
             self._pin(value.name)
@@ -76,7 +75,7 @@ class ChannelMap:
         for value in index.graph.output:
             self._pin(value.name)
 
-    def channels(self, name: str) -> Ids:
+    def channels(self, name: str) -> Int64Array:
         """Present numbers of a tensor's channels, after every merge."""
         return np.array([self._find(number) for number in self.ids[name]], np.int64)
 
@@ -90,7 +89,7 @@ class ChannelMap:
             number = self._parent[number]
         return number
 
-    def _fresh(self, count: int) -> Ids:
+    def _fresh(self, count: int) -> Int64Array:
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return np.arange(start, start + count)
@@ -121,7 +120,7 @@ class ChannelMap:
         for name in node.output:
             self._pin(name)
 
-    def _passed_on(self, node: onnx.NodeProto) -> Ids | None:
+    def _passed_on(self, node: onnx.NodeProto) -> Int64Array | None:
         """Numbers of the output of a node that keeps channels apart; None where it does not."""
         inputs = [self.ids[name] for name in node.input if name in self.ids]
         if not inputs or any(len(ids) == 0 for ids in inputs):
@@ -146,7 +145,7 @@ class ChannelMap:
         channels = {self._index.shapes.get(name, ("?", "?"))[1:2] for name in node.input}
         return len(shapes) == 1 and shapes != {()} and len(channels) == 1
 
-    def _merged(self, first: Ids, second: Ids) -> Ids:
+    def _merged(self, first: Int64Array, second: Int64Array) -> Int64Array:
         for one, other in zip(first, second, strict=True):
             self._parent[self._find(int(other))] = self._find(int(one))
         return first
@@ -164,9 +163,9 @@ def _joins_channels(index: GraphIndex, node: onnx.NodeProto) -> bool:
     return rank > 1 and attribute(node, "axis", 0) % rank == 1
 
 
-def channel_constants(index: GraphIndex) -> dict[str, Values]:
+def channel_constants(index: GraphIndex) -> dict[str, Float64Array]:
     """Values ``(C,)`` of each activation's channels whose every pixel no input can change; NaN of those that vary."""
-    known: dict[str, Values] = {}
+    known: dict[str, Float64Array] = {}
     for value in index.graph.input:
         shape = index.shapes.get(value.name, ())
         if len(shape) > 1 and isinstance(shape[1], int):
@@ -178,7 +177,7 @@ def channel_constants(index: GraphIndex) -> dict[str, Values]:
     return known
 
 
-def _constants_of(index: GraphIndex, node: onnx.NodeProto, known: dict[str, Values]) -> Values | None:
+def _constants_of(index: GraphIndex, node: onnx.NodeProto, known: dict[str, Float64Array]) -> Float64Array | None:
     inputs = [known[name] for name in node.input if name in known]
     if node.op_type in ("Conv", "Gemm"):
         return _convolved(index, node, inputs[0] if inputs else None)
@@ -215,7 +214,7 @@ def _flattened(index: GraphIndex, node: onnx.NodeProto, values: NDArray[Number])
     return np.repeat(values, shape[1] // len(values))
 
 
-def _convolved(index: GraphIndex, node: onnx.NodeProto, values: Values | None) -> Values | None:
+def _convolved(index: GraphIndex, node: onnx.NodeProto, values: Float64Array | None) -> Float64Array | None:
     """Constants of a Conv or Gemm's outputs: all that an output looks at must be constant, and zero under padding."""
     weights = channel_weights(index, node)
     if weights is None:
@@ -229,7 +228,7 @@ def _convolved(index: GraphIndex, node: onnx.NodeProto, values: Values | None) -
     looked_at = (gains != 0).any(axis=2)
     # Where the weight is zero the input does not count, be it NaN.
     terms = np.where(looked_at, gains.sum(axis=2) * np.where(looked_at, spread, 0), 0)
-    result: Values = terms.sum(axis=1) + weights[1]
+    result: Float64Array = terms.sum(axis=1) + weights[1]
     return result
 
 

@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import GraphIndex, GraphPass, Nodes, attribute, is_spatial_mean, set_attribute
 from pfld_edge_convert.passes.channels import ChannelMap, channel_weights, is_dense, is_depthwise
+from pfld_edge_runtime.arrays import Float64Array, Int64Array
 
 Int8 = NDArray[np.int8]
 
 CENTER = 128
 """Zero point of the uint8 input."""
 
-Ids = NDArray[np.int64]
 
 _VALUES_PER_BYTE = 4.0
 """Least number of output values per byte of added weights at which padding pays."""
 
-Array = NDArray[np.float64]
 
 _LINEAR = frozenset(
     {"Relu", "LeakyRelu", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"}
@@ -224,15 +223,15 @@ class _PaddedChannels:
                 # A channel that is spread over several columns.
                 self._fixed.update(map(int, made))
 
-    def depthwise(self) -> list[tuple[onnx.NodeProto, Ids]]:
+    def depthwise(self) -> list[tuple[onnx.NodeProto, Int64Array]]:
         """Depthwise convolutions with their channels."""
         nodes = [node for node in self._index.graph.node if is_depthwise(self._index, node)]
         return [(node, self._numbers[node.input[0]]) for node in nodes if node.input[0] in self._numbers]
 
-    def fits(self, ids: Ids, pads: Mapping[int, int]) -> bool:
+    def fits(self, ids: Int64Array, pads: Mapping[int, int]) -> bool:
         return len(_layout(ids, pads)) % self._multiple == 0
 
-    def widened(self, node: onnx.NodeProto, aligned: Sequence[Ids], pads: Mapping[int, int]) -> dict[int, int]:
+    def widened(self, node: onnx.NodeProto, aligned: Sequence[Int64Array], pads: Mapping[int, int]) -> dict[int, int]:
         """Give the padding that aligns a node, the first of `aligned`, and the others, or `pads` if none pays."""
         for last in dict.fromkeys(map(int, aligned[0][::-1])):
             wider = dict(pads)
@@ -248,7 +247,7 @@ class _PaddedChannels:
     def weight_count(self, pads: Mapping[int, int]) -> int:
         return int(self.work(pads)[0])
 
-    def work(self, pads: Mapping[int, int]) -> Array:
+    def work(self, pads: Mapping[int, int]) -> Float64Array:
         """Weights and multiply-accumulates."""
         count = np.zeros(2)
         for node in self._index.graph.node:
@@ -287,7 +286,9 @@ class _PaddedChannels:
         if depthwise:
             set_attribute(node, "group", len(rows))
 
-    def _layouts(self, node: onnx.NodeProto, weight: NDArray[np.generic], pads: Mapping[int, int]) -> tuple[Ids, Ids]:
+    def _layouts(
+        self, node: onnx.NodeProto, weight: NDArray[np.generic], pads: Mapping[int, int]
+    ) -> tuple[Int64Array, Int64Array]:
         """Layouts of a weight's rows and columns."""
         made, read = self._numbers.get(node.output[0]), self._numbers.get(node.input[0])
         rows = np.arange(weight.shape[0]) if made is None else _layout(made, pads)
@@ -295,7 +296,7 @@ class _PaddedChannels:
         return rows, np.arange(weight.shape[1]) if whole or read is None else _layout(read, pads)
 
 
-def _layout(ids: Ids, pads: Mapping[int, int]) -> Ids:
+def _layout(ids: Int64Array, pads: Mapping[int, int]) -> Int64Array:
     """Where each position of a padded tensor comes from; -1 for padding."""
     result: list[int] = []
     for position, number in enumerate(map(int, ids)):
@@ -320,7 +321,7 @@ class EqualizeChannels(GraphPass):
 
     tolerance: ClassVar[float] = 1e-5
 
-    def __init__(self, ranges: Mapping[str, Array], strength: float = 1.0) -> None:
+    def __init__(self, ranges: Mapping[str, Float64Array], strength: float = 1.0) -> None:
         """Set the largest magnitudes ``(C,)`` of tensors as Conv, Relu or Add make them, negative of negative values.
 
         A `strength` of 1 levels them wholly; less leaves a part of the levelling to the weights that read them, as
@@ -328,7 +329,7 @@ class EqualizeChannels(GraphPass):
         """
         self._ranges = ranges
         self._strength = strength
-        self.divisors: dict[str, Array] = {}
+        self.divisors: dict[str, Float64Array] = {}
 
     def _rewrite(self, model: onnx.ModelProto) -> str:
         """Edit the model in place, and leave in `divisors` what each activation's channels were divided by."""
@@ -389,7 +390,7 @@ def _meeting(index: GraphIndex, channels: ChannelMap, harmless: frozenset[str]) 
     return found
 
 
-def _scale(index: GraphIndex, node: onnx.NodeProto, divisors: Mapping[str, Array]) -> bool:
+def _scale(index: GraphIndex, node: onnx.NodeProto, divisors: Mapping[str, Float64Array]) -> bool:
     """Scale one node's weights; False where it has none."""
     depthwise, weights = is_depthwise(index, node), channel_weights(index, node)
     if weights is None:

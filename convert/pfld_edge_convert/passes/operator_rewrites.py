@@ -16,8 +16,7 @@ from pfld_edge_convert.passes.base import (
     set_attribute,
     spatially_unpadded,
 )
-
-Values = NDArray[np.float64]
+from pfld_edge_runtime.arrays import Float64Array
 
 
 class FoldBatchNorm(GraphPass):
@@ -43,7 +42,7 @@ class FoldBatchNorm(GraphPass):
         return f"{count} BatchNormalization and operations by channel folded" if count else ""
 
 
-def _normalized(index: GraphIndex, norm: onnx.NodeProto) -> tuple[Values, Values] | None:
+def _normalized(index: GraphIndex, norm: onnx.NodeProto) -> tuple[Float64Array, Float64Array] | None:
     """Factor and offset ``(C,)`` of a BatchNormalization."""
     parameters = [index.constants.get(name) for name in norm.input[1:5]]
     if any(value is None for value in parameters) or attribute(norm, "training_mode", 0):
@@ -53,7 +52,7 @@ def _normalized(index: GraphIndex, norm: onnx.NodeProto) -> tuple[Values, Values
     return factor, beta - mean * factor
 
 
-def _scaled(index: GraphIndex, node: onnx.NodeProto) -> tuple[Values, Values] | None:
+def _scaled(index: GraphIndex, node: onnx.NodeProto) -> tuple[Float64Array, Float64Array] | None:
     """Factor and offset ``(C,)`` of an operation of a map and one constant a channel, made the second input."""
     if node.op_type not in ("Add", "Sub", "Mul", "Div"):
         return None
@@ -73,7 +72,7 @@ def _scaled(index: GraphIndex, node: onnx.NodeProto) -> tuple[Values, Values] | 
     return (ones / values, zeros) if values.all() else None
 
 
-def _fold_norm(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
+def _fold_norm(index: GraphIndex, norm: onnx.NodeProto, factor: Float64Array, offset: Float64Array) -> bool:
     source = index.producers.get(norm.input[0])
     is_layer = source is not None and source.op_type in ("Conv", "Gemm")
     weights = index.weights(source) if source is not None and is_layer else None
@@ -85,7 +84,7 @@ def _fold_norm(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: 
     return index.bypass(norm)
 
 
-def _as_convolution(index: GraphIndex, norm: onnx.NodeProto, factor: Values, offset: Values) -> bool:
+def _as_convolution(index: GraphIndex, norm: onnx.NodeProto, factor: Float64Array, offset: Float64Array) -> bool:
     if index.rank(norm.input[0]) != 4:
         return False
     values = (factor.reshape(-1, 1, 1, 1), offset)

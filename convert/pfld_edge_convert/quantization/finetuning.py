@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,6 +33,7 @@ from pfld_edge_convert.quantization.plan import (
 )
 from pfld_edge_convert.quantization.reconstruction import limits_of, pairs_vary
 from pfld_edge_convert.quantization.settings import WeightLimits
+from pfld_edge_runtime.arrays import Float32Array
 
 _NEAR = 0.45
 """Largest part of a step by which a weight begins off its integer, towards the float weight."""
@@ -219,7 +219,7 @@ class Values:
 def finetune(
     plan: Plan,
     limits: WeightLimits,
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Float32Array],
     elapsed: Callable[[], float],
     normalizing_points: tuple[int, int],
 ) -> Plan:

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pfld_edge_calib.evaluation.drift import FEWEST_FACES, DriftEstimate, Verdict, judge
@@ -22,6 +21,7 @@ from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.quantization.plan import Grid, Layer, Plan, copy_offsets
 from pfld_edge_convert.quantization.ranges import activations
 from pfld_edge_runtime import ModelContractError
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array
 
 Network = TypeVar("Network")
 
@@ -37,8 +37,8 @@ _WARM_UP = 10
 
 
 def deviation_per_face(
-    found: NDArray[np.float32], expected: NDArray[np.float32], normalizing_points: tuple[int, int]
-) -> NDArray[np.float64]:
+    found: Float32Array, expected: Float32Array, normalizing_points: tuple[int, int]
+) -> Float64Array:
     """Mean landmark distance of each face, ``(N,)``, as a fraction of the distance of two landmarks of `expected`.
 
     Landmarks are ``(N, 2 * P)`` or ``(N, P, 2)``; the two are e.g. the outer eye corners.
@@ -68,7 +68,7 @@ class LayerCost:
 
 def layer_costs(
     plan: Plan,
-    faces: NDArray[np.float32],
+    faces: Float32Array,
     normalizing_points: tuple[int, int],
     mirror: Sequence[int],
     advance: Callable[[int], object] = lambda _count: None,
@@ -151,7 +151,7 @@ def search_float_layers(
     return made[best], DriftBudget(allowed, (*drifts, drifts[best]), ranked[:best])
 
 
-def _with_rounded_layer(plan: Plan, layer: Layer, mean: NDArray[np.float64]) -> onnx.ModelProto:
+def _with_rounded_layer(plan: Plan, layer: Layer, mean: Float64Array) -> onnx.ModelProto:
     """The float network with one layer's weights and output on their grids, its bias corrected for the mean input."""
     # The plan's own integers can't be used: they also compensate the errors of the layers before.
     copy = copied(plan.model)
@@ -183,8 +183,8 @@ def _round_tensor(graph: onnx.GraphProto, tensor: str, grid: Grid) -> None:
 
 
 def _noise_and_means(
-    plan: Plan, layers: list[Layer], faces: NDArray[np.float32]
-) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    plan: Plan, layers: list[Layer], faces: Float32Array
+) -> tuple[dict[str, float], dict[str, Float64Array]]:
     """Signal to noise ratio of each layer's rounded output, dB, and means of the channels of each layer's input."""
     source = plan.model.graph.input[0].name
     rounded = [layer.output for layer in layers if layer.output in plan.grids]
@@ -202,7 +202,7 @@ def _noise_and_means(
     return noise, {source: faces.mean(axis=(0, 2, 3), dtype=np.float64), **means}
 
 
-def _large_pose(landmarks: NDArray[np.float32], mirror: Sequence[int]) -> NDArray[np.bool_]:
+def _large_pose(landmarks: Float32Array, mirror: Sequence[int]) -> BoolArray:
     """The quarter of faces that differ most from their own mirror image."""
     points = landmarks.reshape(len(landmarks), -1, 2).astype(np.float64)
     centered = points - points.mean(axis=1, keepdims=True)

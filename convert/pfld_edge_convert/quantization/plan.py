@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import GraphIndex, attribute
 from pfld_edge_convert.passes.channels import is_dense
-
-Array = NDArray[np.float64]
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Int64Array, Uint8Array
 
 LEVELS = 255
 """Steps of an 8-bit grid."""
@@ -80,7 +79,7 @@ class Grid:
         """Largest value on the grid."""
         return (LEVELS - self.zero_point) * self.scale
 
-    def quantize(self, values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    def quantize(self, values: NDArray[np.floating]) -> Uint8Array:
         """Nearest integers, ties to even, clipped to the grid."""
         steps = np.rint(values / np.float32(self.scale)) + self.zero_point
         return np.asarray(np.clip(steps, 0, LEVELS), np.uint8)
@@ -90,11 +89,11 @@ class Grid:
         low, high = (float(np.clip(bound / self.scale + self.zero_point, 0, LEVELS)) for bound in bounds)
         return round(low), round(high)
 
-    def dequantize(self, integers: NDArray[np.generic]) -> NDArray[np.float32]:
+    def dequantize(self, integers: NDArray[np.generic]) -> Float32Array:
         """Real values of integers on the grid."""
         return np.asarray((integers.astype(np.float32) - self.zero_point) * np.float32(self.scale), np.float32)
 
-    def clip(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def clip(self, values: Float32Array) -> Float32Array:
         """Clip real values to the grid."""
         return np.clip(values, np.float32(self.low), np.float32(self.high))
 
@@ -104,14 +103,14 @@ class IntegerWeights:
     """Quantized weights of a Conv or Gemm: integers ``(O, I, ...)``, scales ``(O,)``, real bias ``(O,)``."""
 
     integers: NDArray[np.int8]
-    scales: NDArray[np.float32]
-    bias: Array
+    scales: Float32Array
+    bias: Float64Array
 
     def integer_bias(self, input_scale: float) -> NDArray[np.int32]:
         """Bias in units of the accumulator, input scale times weight scale."""
         return np.rint(self.bias / (input_scale * self.scales.astype(np.float64))).astype(np.int32)
 
-    def real(self) -> Array:
+    def real(self) -> Float64Array:
         """``(O, I, ...)`` dequantized weights."""
         shape = (-1,) + (1,) * (self.integers.ndim - 1)
         return self.integers.astype(np.float64) * self.scales.reshape(shape).astype(np.float64)
@@ -140,7 +139,7 @@ class Layer:
         """The tensor that the layer computes, after the Relu or Clip where there is one."""
         return str((self.clamp or self.node).output[0])
 
-    def weights(self, index: GraphIndex) -> tuple[Array, Array]:
+    def weights(self, index: GraphIndex) -> tuple[Float64Array, Float64Array]:
         """Real weights ``(O, I, ...)`` and bias ``(O,)``, float64."""
         weights = index.weights(self.node)
         if weights is None:
@@ -178,7 +177,7 @@ class Plan:
         return None if grid is None else grid.scale
 
 
-def odd_fraction(least: Array | float) -> Array:
+def odd_fraction(least: Float64Array | float) -> Float64Array:
     """The next larger fraction with an odd denominator: 1 / q up to 1/12, where it is at most 2 / q larger, then p / q.
 
     A result is an integer times a ratio of scales, rounded. Runtimes compute the product in float32 in different
@@ -189,11 +188,11 @@ def odd_fraction(least: Array | float) -> Array:
     ratio = np.maximum(np.asarray(least, np.float64), _SMALLEST_RATIO)
     parts = np.where(ratio > _UNIT_FRACTIONS, np.floor(ratio * _LARGEST_DENOMINATOR), 1.0)
     whole = np.floor(parts / ratio)
-    result: Array = parts / (whole - (whole % 2 == 0))
+    result: Float64Array = parts / (whole - (whole % 2 == 0))
     return result
 
 
-def copy_offsets(weight: Array, bias: Array) -> Array:
+def copy_offsets(weight: Float64Array, bias: Float64Array) -> Float64Array:
     """``(O,)`` fractions of a step, -1/2 to 1/2, for channels of equal weight and bias; 0 for others and for padding.
 
     Copies of a channel, see `CopyChannels`, then round to neighbouring integers, whose mean is nearer (dithering).
@@ -203,7 +202,7 @@ def copy_offsets(weight: Array, bias: Array) -> Array:
     rank = np.zeros(len(rows))
     for number in np.flatnonzero(counts > 1):
         rank[group == number] = np.arange(counts[number])
-    result: Array = np.where(rows[:, :-1].any(axis=1), (rank + 0.5) / counts[group] - 0.5, 0.0)
+    result: Float64Array = np.where(rows[:, :-1].any(axis=1), (rank + 0.5) / counts[group] - 0.5, 0.0)
     return result
 
 
@@ -261,7 +260,7 @@ def nearest_resize(node: onnx.NodeProto) -> bool:
     )
 
 
-def resize_places(index: GraphIndex, node: onnx.NodeProto) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+def resize_places(index: GraphIndex, node: onnx.NodeProto) -> tuple[Int64Array, Int64Array] | None:
     """Rows and columns of images that a `nearest_resize` reads for those of its result; None where sizes are free."""
     source, result = (index.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
     scales = index.constants.get(node.input[2]) if len(node.input) > 2 else None

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from pfld_edge_convert.calibration import vary_crops
 from pfld_edge_convert.errors import CalibrationError, ConvertError
@@ -28,8 +27,7 @@ from pfld_edge_convert.quantization.plan import Grid, Plan, hard_swish_offset, i
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
 from pfld_edge_convert.quantization.settings import EQUALIZE_BY, RANGE_CANDIDATES, QuantizationSettings, target_named
 from pfld_edge_runtime import Contract, prepare_input
-
-Crops = NDArray[np.uint8]
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 
 _HELD_BACK = 4
 """One calibration face in so many is held back, to choose range methods by."""
@@ -70,7 +68,7 @@ class Quantized:
     tried: dict[str, float]
     float_layers: tuple[str, ...] = ()
 
-    def float_input(self, crops: Crops) -> NDArray[np.float32]:
+    def float_input(self, crops: Uint8Array) -> Float32Array:
         """Input of `Plan.model`, ``(N, 3, S, S)`` float32, from ``(N, S, S, 3)`` uint8 crops."""
         return _float_input(crops, self.contract)
 
@@ -85,10 +83,10 @@ class Quantizer:
     def __init__(
         self,
         model: onnx.ModelProto,
-        crops: Crops,
+        crops: Uint8Array,
         contract: Contract,
         settings: QuantizationSettings | None = None,
-        unusual: Callable[[], Crops] | None = None,
+        unusual: Callable[[], Uint8Array] | None = None,
     ) -> None:
         """Prepare an optimized float network, collect activation statistics, choose ranges.
 
@@ -121,7 +119,7 @@ class Quantizer:
         return Quantized(self._written(plan), contract, plan, self._method, self._tried, float_layers)
 
     def finetuned(
-        self, quantized: Quantized, elapsed: Callable[[], float], batches: Iterable[Crops] | None = None
+        self, quantized: Quantized, elapsed: Callable[[], float], batches: Iterable[Uint8Array] | None = None
     ) -> Quantized:
         """Fine-tune what `make` made, until `elapsed`, the share of the budget that is spent, is 1.
 
@@ -137,11 +135,11 @@ class Quantizer:
         tuned = replace(quantized, model=self._written(plan), plan=plan, contract=contract)
         return tuned if self.deviations(tuned).mean() < self.deviations(quantized).mean() else quantized
 
-    def deviations(self, quantized: Quantized) -> NDArray[np.float64]:
+    def deviations(self, quantized: Quantized) -> Float64Array:
         """``(n,)`` mean landmark distance of each held-back face from the float network, in eye distances."""
         return self._deviations(quantized.model, quantized.contract)
 
-    def _deviations(self, model: onnx.ModelProto, contract: Contract) -> NDArray[np.float64]:
+    def _deviations(self, model: onnx.ModelProto, contract: Contract) -> Float64Array:
         found = run_model(model, prepare_input(self.held_back, contract))
         return deviation_per_face(found, self._expected, contract.landmarks.normalizing_points)
 
@@ -154,7 +152,7 @@ class Quantizer:
         onnx.checker.check_model(written)
         return written
 
-    def _varied_batches(self) -> Iterator[Crops]:
+    def _varied_batches(self) -> Iterator[Uint8Array]:
         """Varied calibration faces without end, a quarter of them as they are."""
         random, count = np.random.default_rng(0), min(_TUNED, len(self._used))
         while True:
@@ -242,7 +240,7 @@ class _FloatNetwork:
         grids |= {name: replace(grids[name], zero_point=CENTER - 1) for name in centred}
         return {**grids, self.model.graph.input[0].name: _input_grid(self.contract)}
 
-    def equalized(self, strength: float, method: str, samples: Crops) -> "_FloatNetwork":
+    def equalized(self, strength: float, method: str, samples: Uint8Array) -> "_FloatNetwork":
         """Equalize channels by the ranges that a method gives them; histograms are rescaled, not collected anew."""
         equalize = EqualizeChannels(
             ranges.channel_magnitudes(GraphIndex(self.model), self.histograms, method), strength
@@ -260,9 +258,9 @@ class _FloatNetwork:
 def _collect(
     model: onnx.ModelProto,
     contract: Contract,
-    crops: Crops,
-    varied: Crops,
-    unusual: Callable[[], Crops] | None = None,
+    crops: Uint8Array,
+    varied: Uint8Array,
+    unusual: Callable[[], Uint8Array] | None = None,
 ) -> _FloatNetwork:
     """Collect the histograms of every tensor; of pooled features also on the varied faces and the unusual ones."""
     index = GraphIndex(model)
@@ -282,14 +280,14 @@ def _collect(
     return _FloatNetwork(model, contract, {**histograms, **wider})
 
 
-def _float_input(crops: Crops, contract: Contract) -> NDArray[np.float32]:
+def _float_input(crops: Uint8Array, contract: Contract) -> Float32Array:
     """Input of the float network, ``(N, 3, S, S)``, where `contract` is the INT8 network's."""
     if contract.input_dtype == "uint8":
         return np.ascontiguousarray(crops.astype(np.float32).transpose(0, 3, 1, 2) - CENTER)
     return np.asarray(prepare_input(crops, contract), np.float32)
 
 
-def _float_batches(crops: Crops, contract: Contract) -> Iterator[NDArray[np.float32]]:
+def _float_batches(crops: Uint8Array, contract: Contract) -> Iterator[Float32Array]:
     return (_float_input(crops[start : start + _BATCH], contract) for start in range(0, len(crops), _BATCH))
 
 
@@ -302,7 +300,7 @@ def _input_grid(contract: Contract) -> Grid:
     return Grid.covering(min(ends), max(ends))
 
 
-def _check(crops: Crops, contract: Contract) -> None:
+def _check(crops: Uint8Array, contract: Contract) -> None:
     size = contract.input_size
     if len(crops) == 0:
         raise CalibrationError("no calibration faces: INT8 needs at least one, some 200 give steady ranges")
@@ -312,7 +310,7 @@ def _check(crops: Crops, contract: Contract) -> None:
         )
 
 
-def _split(crops: Crops) -> tuple[Crops, Crops]:
+def _split(crops: Uint8Array) -> tuple[Uint8Array, Uint8Array]:
     """Faces for statistics, and held-back faces to select range methods by; all for both where there are few."""
     if len(crops) < 2 * _HELD_BACK:
         return crops, crops

@@ -9,14 +9,12 @@ from copy import copy
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from pfld_edge_convert.errors import CalibrationError
 from pfld_edge_convert.model_file import open_model
 from pfld_edge_convert.passes.base import GraphIndex, with_outputs
 from pfld_edge_convert.quantization.plan import LEVELS, Grid, clamp_bounds, fused_clamp, hard_swish_grid, shared_grids
-
-Array = NDArray[np.float64]
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 
 BINS = 1024
 """Bins of a channel; half of them below zero."""
@@ -33,7 +31,7 @@ _ZERO = 1e-30
 _CHUNK = 16
 """Largest number of faces in one run, which bounds memory (some 8 MB per face for the PFLD family)."""
 
-Ranges = tuple[Array, Array]
+Ranges = tuple[Float64Array, Float64Array]
 """Lower and upper ends, ``(C,)`` each; the lower never above 0, the upper never below."""
 
 ADDITION_PARTS = 255
@@ -47,8 +45,8 @@ _SHARES = np.geomspace(0.05, 1, 61)
 
 
 def activations(
-    model: onnx.ModelProto, names: Sequence[str], batches: Iterable[NDArray[np.float32]]
-) -> Iterator[dict[str, NDArray[np.float32]]]:
+    model: onnx.ModelProto, names: Sequence[str], batches: Iterable[Float32Array]
+) -> Iterator[dict[str, Float32Array]]:
     """Run a network and yield the named tensors, for chunks of at most 16 faces; `batches` are as it takes them."""
     if not names:
         return
@@ -63,7 +61,7 @@ def activations(
 def collect_histograms(
     model: onnx.ModelProto,
     names: Sequence[str],
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Float32Array],
     known: Mapping[str, "ChannelHistogram"] | None = None,
 ) -> dict[str, "ChannelHistogram"]:
     """Collect the histograms of some tensors, or continue known ones, over any number of faces.
@@ -91,15 +89,15 @@ class ChannelHistogram:
 
     def __init__(self, channels: int, *, with_peaks: bool = True) -> None:
         self.counts = np.zeros((channels, BINS), np.int64)
-        self.width: Array = np.zeros(channels)
-        self.low: Array = np.full(channels, np.inf)
-        self.high: Array = np.full(channels, -np.inf)
-        self.average_low: Array = np.zeros(channels)
-        self.average_high: Array = np.zeros(channels)
+        self.width: Float64Array = np.zeros(channels)
+        self.low: Float64Array = np.full(channels, np.inf)
+        self.high: Float64Array = np.full(channels, -np.inf)
+        self.average_low: Float64Array = np.zeros(channels)
+        self.average_high: Float64Array = np.zeros(channels)
         self._batches = 0
         self.peaks = tuple(ChannelHistogram(channels, with_peaks=False) for _ in range(2 if with_peaks else 0))
 
-    def add(self, values: NDArray[np.float32]) -> None:
+    def add(self, values: Float32Array) -> None:
         """Count a batch of finite values, ``(n, C)`` or ``(n, C, H, W)``."""
         flat = values.reshape(*values.shape[:2], -1)
         low, high = flat.min(axis=(0, 2)).astype(np.float64), flat.max(axis=(0, 2)).astype(np.float64)
@@ -114,7 +112,7 @@ class ChannelHistogram:
         for sign, peaks in zip((1, -1), self.peaks, strict=False):
             peaks.add((sign * flat).max(axis=2))
 
-    def divided(self, scales: Array) -> "ChannelHistogram":
+    def divided(self, scales: Float64Array) -> "ChannelHistogram":
         """The histogram of the values divided by a number per channel, not 0."""
         result, negative = copy(self), scales < 0
         result.counts = np.where(negative[:, None], self.counts[:, ::-1], self.counts)
@@ -127,7 +125,7 @@ class ChannelHistogram:
         result.peaks = tuple(own._with_rows(other, negative).divided(np.abs(scales)) for own, other in pairs)
         return result
 
-    def _with_rows(self, other: "ChannelHistogram", rows: NDArray[np.bool_]) -> "ChannelHistogram":
+    def _with_rows(self, other: "ChannelHistogram", rows: BoolArray) -> "ChannelHistogram":
         result = copy(self)
         result.counts = np.where(rows[:, None], other.counts, self.counts)
         for name in ("width", "low", "high", "average_low", "average_high"):
@@ -151,12 +149,12 @@ class ChannelHistogram:
         result.counts = np.bincount(bins.ravel(), self.counts.ravel(), BINS).astype(np.int64)[None]
         return result
 
-    def centers(self) -> Array:
+    def centers(self) -> Float64Array:
         """``(C, BINS)`` value in the middle of each bin."""
-        middle: Array = (np.arange(BINS) + 0.5 - BINS // 2) * self.width[:, None]
+        middle: Float64Array = (np.arange(BINS) + 0.5 - BINS // 2) * self.width[:, None]
         return middle
 
-    def _widen(self, reach: Array) -> None:
+    def _widen(self, reach: Float64Array) -> None:
         fresh = (self.width == 0) & (reach > _ZERO)
         # A little room, so that the largest value itself is inside.
         self.width[fresh] = reach[fresh] * 1.001 / (BINS // 2)
@@ -168,7 +166,7 @@ class ChannelHistogram:
             self.counts[small] = np.pad(pairs, ((0, 0), (BINS // 4, BINS // 4)))
             self.width[small] *= 2
 
-    def _count(self, values: NDArray[np.float32]) -> None:
+    def _count(self, values: Float32Array) -> None:
         channels = values.shape[1]
         factor = np.divide(1, self.width, out=np.zeros_like(self.width), where=self.width > 0).astype(np.float32)
         bins = np.floor(values * factor[:, None]).astype(np.int32)
@@ -213,11 +211,11 @@ def _faces(histogram: ChannelHistogram, argument: str) -> Ranges:
     return -_MARGIN * low, _MARGIN * high
 
 
-def _quantile(histogram: ChannelHistogram, share: float) -> Array:
+def _quantile(histogram: ChannelHistogram, share: float) -> Float64Array:
     """``(C,)`` upper edge of the bin below which the share of the values lies."""
     enough = np.cumsum(histogram.counts, axis=1) >= share * histogram.counts.sum(axis=1, keepdims=True)
     edge = np.argmax(enough, axis=1) + 1 - BINS // 2
-    result: Array = np.minimum(edge * histogram.width, histogram.high)
+    result: Float64Array = np.minimum(edge * histogram.width, histogram.high)
     return result
 
 
@@ -245,7 +243,7 @@ def _entropy(histogram: ChannelHistogram, _: str) -> Ranges:
     return low * best, high * best
 
 
-def _divergence(counts: NDArray[np.int64], width: float, low: float, high: float) -> float:
+def _divergence(counts: Int64Array, width: float, low: float, high: float) -> float:
     """Kullback-Leibler divergence from the clipped distribution to the one that its 256 levels can tell apart."""
     centers = (np.arange(BINS) + 0.5 - BINS // 2) * width
     inside = (centers >= low) & (centers <= high)
@@ -282,7 +280,7 @@ def is_feature(index: GraphIndex, name: str) -> bool:
     return pooled or index.rank(name) == 2
 
 
-def channel_magnitudes(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Array]:
+def channel_magnitudes(index: GraphIndex, histograms: Histograms, method: str) -> dict[str, Float64Array]:
     """Largest magnitude of each channel, by a range method, negative where it is of a negative value.
 
     These are the ranges that `EqualizeChannels` levels.

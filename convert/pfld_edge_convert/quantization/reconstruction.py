@@ -29,6 +29,7 @@ from pfld_edge_convert.quantization.plan import (
     propagate_grids,
 )
 from pfld_edge_convert.quantization.settings import WeightLimits
+from pfld_edge_runtime.arrays import Float32Array, Float64Array
 
 _POSITIONS = 48
 """Output positions of a map that are sampled in each face."""
@@ -36,7 +37,6 @@ _POSITIONS = 48
 _CHUNK = 32
 """Faces in one run of a node."""
 
-Array = NDArray[np.float64]
 Value = TypeVar("Value", bound=np.generic)
 
 _DAMPING = 0.01
@@ -58,18 +58,22 @@ _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Scales of weights that weight decay left below 1e-42 would be 0 in float32."""
 
 
-def in_memory_order(weight: Array) -> Array:
+def in_memory_order(weight: Float64Array) -> Float64Array:
     """``(O, K)`` in the order in which kernels multiply, channels last."""
     return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
 
 
-def _from_memory_order(rows: Array, weight: Array) -> Array:
+def _from_memory_order(rows: Float64Array, weight: Float64Array) -> Float64Array:
     """Undo `in_memory_order`, for a weight of that shape."""
     return np.moveaxis(rows.reshape(np.moveaxis(weight, 1, -1).shape), -1, 1)
 
 
 def round_nearest(
-    weight: Array, bias: Array, input_scale: float, limits: WeightLimits, output_scale: float | None = None
+    weight: Float64Array,
+    bias: Float64Array,
+    input_scale: float,
+    limits: WeightLimits,
+    output_scale: float | None = None,
 ) -> IntegerWeights:
     """Round each weight ``(O, I, ...)`` by itself; `bias` ``(O,)`` is real; `output_scale` see `odd_fraction`."""
     scales = _row_scales(weight, bias, input_scale, limits, output_scale)
@@ -79,11 +83,11 @@ def round_nearest(
 
 
 def round_with_feedback(
-    weight: Array,
-    bias: Array,
+    weight: Float64Array,
+    bias: Float64Array,
     input_scale: float,
     limits: WeightLimits,
-    moments: Array,
+    moments: Float64Array,
     output_scale: float | None = None,
 ) -> IntegerWeights:
     """Round one column after the other, and correct the remaining columns for the error; then each again.
@@ -112,8 +116,8 @@ def round_with_feedback(
 
 
 def _row_scales(
-    weight: Array, bias: Array, input_scale: float, limits: WeightLimits, output_scale: float | None
-) -> NDArray[np.float32]:
+    weight: Float64Array, bias: Float64Array, input_scale: float, limits: WeightLimits, output_scale: float | None
+) -> Float32Array:
     """``(O,)`` finest scale of each output channel that limits, an int32 bias and `odd_fraction` allow."""
     rows = in_memory_order(weight)
     scales = np.abs(rows).max(axis=1) / limits.largest
@@ -126,7 +130,7 @@ def _row_scales(
     return np.where(scales > 0, np.maximum(scales, _SMALLEST_SCALE), 1).astype(np.float32)
 
 
-def pairs_vary(weight: Array) -> bool:
+def pairs_vary(weight: Float64Array) -> bool:
     """Whether runtimes pair the channels of a convolution differently: an odd number of them, such as a photograph's 3.
 
     onnxruntime pairs them across positions, oneDNN (in OpenVINO) fills those of each position up to 4.
@@ -134,16 +138,18 @@ def pairs_vary(weight: Array) -> bool:
     return weight.ndim > 2 and weight.shape[1] % 2 == 1
 
 
-def _largest_pairs(rows: Array, vary: bool) -> Array:
+def _largest_pairs(rows: Float64Array, vary: bool) -> Float64Array:
     """``(O,)`` largest sum of the positive parts, or of the negative parts, of two neighbours that form a pair."""
     even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
     pairs = np.stack([even[:, :-1], even[:, 1:]], axis=2)[:, :: 1 if vary else 2]
     positive = np.maximum(pairs, 0).sum(axis=2).max(axis=1)
-    result: Array = np.maximum(positive, np.maximum(-pairs, 0).sum(axis=2).max(axis=1))
+    result: Float64Array = np.maximum(positive, np.maximum(-pairs, 0).sum(axis=2).max(axis=1))
     return result
 
 
-def _rounded(values: Array, integers: Array, column: int, limits: WeightLimits, vary: bool) -> Array:
+def _rounded(
+    values: Float64Array, integers: Float64Array, column: int, limits: WeightLimits, vary: bool
+) -> Float64Array:
     """Round a column within the limits, those of the pairs with its neighbours included."""
     low, high = np.full(len(values), -limits.largest), np.full(len(values), limits.largest)
     neighbours = (column - 1, column + 1) if vary else (column ^ 1,)
@@ -154,7 +160,7 @@ def _rounded(values: Array, integers: Array, column: int, limits: WeightLimits, 
     return np.clip(np.rint(values), low, high)
 
 
-def _damped(moments: Array, share: float = _DAMPING) -> Array:
+def _damped(moments: Float64Array, share: float = _DAMPING) -> Float64Array:
     """Second moments with a ridge that makes them positive definite, a share of the diagonal's mean."""
     diagonal = np.einsum("...ii->...i", moments).mean(axis=-1)
     # Of inputs that hardly vary about a large mean, float32 sums leave a covariance with negative eigenvalues; their
@@ -165,7 +171,7 @@ def _damped(moments: Array, share: float = _DAMPING) -> Array:
     return np.asarray(moments + ridge[..., None, None] * np.eye(moments.shape[-1]))
 
 
-def _inverse_factors(damped: Array) -> Array:
+def _inverse_factors(damped: Float64Array) -> Float64Array:
     """Upper Cholesky factor of the inverse of each matrix."""
     # With R upper and M = R R', the inverse of M is (R^-1)' R^-1: more stable than factoring the inverse itself.
     upper = np.linalg.cholesky(damped[..., ::-1, ::-1])[..., ::-1, ::-1]
@@ -181,12 +187,12 @@ class Moments:
     """
 
     count: int = 0
-    mean: Array | float = 0.0
-    float_mean: Array | float = 0.0
-    second: Array | float = 0.0
-    errors: Array | float = 0.0
+    mean: Float64Array | float = 0.0
+    float_mean: Float64Array | float = 0.0
+    second: Float64Array | float = 0.0
+    errors: Float64Array | float = 0.0
 
-    def add(self, found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    def add(self, found: Float32Array, wanted: Float32Array) -> None:
         """Add samples ``(G, n, K)`` of x and of f."""
         self.count += found.shape[-2]
         self.mean = self.mean + found.sum(axis=-2, dtype=np.float64)
@@ -194,7 +200,7 @@ class Moments:
         self.second = self.second + (np.swapaxes(found, -1, -2) @ found).astype(np.float64)
         self.errors = self.errors + (np.swapaxes(wanted - found, -1, -2) @ found).astype(np.float64)
 
-    def centered(self) -> tuple[Array, Array, Array, Array]:
+    def centered(self) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
         """Means of x and of f, the covariance of x, and that of f - x with x.
 
         The covariance is shrunk towards its diagonal by ``K / (K + count)``, since with few samples it is singular; the
@@ -261,11 +267,11 @@ def initial_plan(
 
 def reconstruct(
     plan: Plan,
-    faces: NDArray[np.float32],
+    faces: Float32Array,
     inputs: NDArray[np.generic],
     limits: WeightLimits,
     *,
-    more: tuple[NDArray[np.float32], NDArray[np.generic]] | None = None,
+    more: tuple[Float32Array, NDArray[np.generic]] | None = None,
     feedback: bool = True,
     correct_bias: bool = True,
     advance: Callable[[int], object] = lambda _count: None,

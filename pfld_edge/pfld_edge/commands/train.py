@@ -10,10 +10,8 @@ import click
 from pfld_edge.options import PATH, RESULT_FOLDER, output_option, strict_option
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pfld_edge.console import SkippedFiles
+    from pfld_edge_runtime.arrays import Int64Array, Uint8Array
     from pfld_edge_train.config import AugmentConfig, TrainConfig
 
 _CALIBRATION = 256
@@ -115,11 +113,11 @@ def train_quantized(
     model, contract = opened_checkpoint(checkpoint)
     faces = open_cache(config, cache, contract, skip)
 
-    def crops(rows: "NDArray[np.int64]", augment: "AugmentConfig | None", *seed: int) -> "NDArray[np.uint8]":
+    def crops(rows: "Int64Array", augment: "AugmentConfig | None", *seed: int) -> "Uint8Array":
         plan = draw_plan(faces, rows, contract, augment, np.random.default_rng([config.seed, *seed]))
         return render_on_cpu(faces.crops, plan, contract.input_size, contract.color_order)
 
-    def batches() -> "Iterator[NDArray[np.uint8]]":
+    def batches() -> "Iterator[Uint8Array]":
         for epoch in count():
             order, size = epoch_order(faces, config.seed, epoch), config.batch_size
             for start in range(0, len(order), size):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge.drawing import draw_landmarks, write_picture
 from pfld_edge_calib import FaceSetError, read_photo
 from pfld_edge_calib.evaluation.verification import ModelResult, Verification
 from pfld_edge_runtime import crop_faces, crop_windows
+from pfld_edge_runtime.arrays import Uint8Array
 
 _MARGIN = 1.3
 _SIDE, _SMALL_SIDE, _QUALITY = 480, 220, 78
@@ -70,7 +70,7 @@ def face_overlays(found: Verification, model: ModelResult, count: int = 10) -> l
     return overlays
 
 
-def _pictures(found: Verification, model: ModelResult, row: int, side: int) -> list[tuple[str, NDArray[np.uint8]]]:
+def _pictures(found: Verification, model: ModelResult, row: int, side: int) -> list[tuple[str, Uint8Array]]:
     """One face, ``(side, side, 3)`` BGR, with the truth, with the reference's landmarks and with the network's."""
     truth = found.truth[row]
     window = crop_windows(np.concatenate([truth.min(axis=0), truth.max(axis=0)]), _MARGIN)

@@ -14,7 +14,6 @@ import jinja2
 import numpy as np
 import onnxruntime
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from pfld_edge.drawing import OPEN_REGIONS, regions
 from pfld_edge.report.charts import drift_chart, error_chart, robustness_chart, to_svg
@@ -26,6 +25,7 @@ from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.benchmark.processor import environment
 from pfld_edge_convert.model_file import load_onnx
 from pfld_edge_convert.quantization.mixed_precision import QuantizationReport, read_report
+from pfld_edge_runtime.arrays import Float32Array, Float64Array
 
 _FOLDER = Path(__file__).parent
 _SAME = 1e-4
@@ -133,7 +133,7 @@ def _heat_faces(found: Verification, moved: Sequence[ModelResult]) -> dict[str, 
     return {"side": _FACE_SIDE, "lines": lines, "faces": faces, "steps": steps}
 
 
-def _mean_shape(truth: NDArray[np.float32]) -> NDArray[np.float64]:
+def _mean_shape(truth: Float32Array) -> Float64Array:
     """The mean of all faces, each moved and scaled to one box, ``(P, 2)`` in the picture."""
     low, high = truth.min(axis=1, keepdims=True), truth.max(axis=1, keepdims=True)
     shape = ((truth - low) / (high - low).max(axis=2, keepdims=True)).mean(axis=0).astype(np.float64)

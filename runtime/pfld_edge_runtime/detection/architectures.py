@@ -5,12 +5,10 @@ from functools import lru_cache
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float32Array
 from pfld_edge_runtime.detection.detector import BoxMap
 from pfld_edge_runtime.detection.onnx_detector import Letterbox, OnnxDetector
-
-Float32 = NDArray[np.float32]
 
 _STRIDES = (8, 16, 32)
 
@@ -44,7 +42,7 @@ class PfldEdgeDetector(OnnxDetector):
         outputs = [(output.name, output.shape[1:2]) for output in session.get_outputs()]
         return outputs == [(f"stride{stride}", [11]) for stride in _STRIDES] and len(session.get_inputs()) == 1
 
-    def _decode(self, outputs: Sequence[Float32], canvas: tuple[int, int]) -> Float32:  # noqa: ARG002
+    def _decode(self, outputs: Sequence[Float32Array], canvas: tuple[int, int]) -> Float32Array:  # noqa: ARG002
         with np.errstate(divide="ignore"):
             least = -np.log(1 / np.float64(self._score_threshold) - 1)
         found = []
@@ -89,7 +87,7 @@ class YuNet(OnnxDetector):
         wanted = {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox") for stride in _STRIDES}
         return len(session.get_inputs()) == 1 and wanted <= names
 
-    def _decode(self, outputs: Sequence[Float32], canvas: tuple[int, int]) -> Float32:
+    def _decode(self, outputs: Sequence[Float32Array], canvas: tuple[int, int]) -> Float32Array:
         named = dict(zip((output.name for output in self._session.get_outputs()), outputs, strict=True))
         faces = []
         for stride in _STRIDES:
@@ -134,7 +132,7 @@ class SCRFD(OnnxDetector):
         plain, with_points = [1] * 3 + [4] * 3, [1] * 3 + [10] * 3 + [4] * 3
         return len(session.get_inputs()) == 1 and columns in (plain, with_points)
 
-    def _decode(self, outputs: Sequence[Float32], canvas: tuple[int, int]) -> Float32:
+    def _decode(self, outputs: Sequence[Float32Array], canvas: tuple[int, int]) -> Float32Array:
         # Exporters order the outputs by kind or by stride; the finest grid always has the most rows.
         scores, distances = (
             sorted((found.reshape(-1, wanted) for found in outputs if found.shape[-1] == wanted), key=len, reverse=True)
@@ -178,13 +176,13 @@ class UltraFace(OnnxDetector):
         canvas = self._canvas or (320, 240)
         return Letterbox(photo, canvas, canvas)
 
-    def _decode(self, outputs: Sequence[Float32], canvas: tuple[int, int]) -> Float32:
+    def _decode(self, outputs: Sequence[Float32Array], canvas: tuple[int, int]) -> Float32Array:
         named = dict(zip((output.name for output in self._session.get_outputs()), outputs, strict=True))
         return np.column_stack([named["boxes"][0] * np.array([*canvas, *canvas], np.float32), named["scores"][0, :, 1]])
 
 
 @lru_cache(maxsize=64)
-def grid_points(width: int, height: int, repeats: int = 1) -> Float32:
+def grid_points(width: int, height: int, repeats: int = 1) -> Float32Array:
     """Columns and rows of a map's cells, row by row, each repeated: ``(n, 2)`` float32, kept and so read-only."""
     rows, columns = np.divmod(np.arange(width * height), width)
     points = np.stack([columns, rows], axis=1).repeat(repeats, axis=0).astype(np.float32)

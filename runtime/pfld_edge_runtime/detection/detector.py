@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Int64Array
 from pfld_edge_runtime.contract import Contract, CropRule
 from pfld_edge_runtime.crop import check_boxes, check_color, turn_points
 from pfld_edge_runtime.errors import BoxError
-
-Array = NDArray[np.float64]
 
 Detector = Callable[[NDArray[np.generic]], object]
 """Any callable from an image to ``(N, 4)`` boxes, x0 y0 x1 y1 in pixels, or ``(N, 5)`` with a score."""
@@ -29,7 +28,7 @@ class BoxMap:
     shift: tuple[float, float] = (0.0, 0.0)
     scale: tuple[float, float] = (1.0, 1.0)
 
-    def __call__(self, boxes: Array, rolls: Array | float = 0.0) -> Array:
+    def __call__(self, boxes: Float64Array, rolls: Float64Array | float = 0.0) -> Float64Array:
         """Map ``(N, 4)`` boxes of faces that lean by so many degrees, one number or ``(N,)``, which turns the shift."""
         sizes = boxes[:, 2:] - boxes[:, :2]
         shifts = sizes * self.shift
@@ -52,7 +51,7 @@ class FaceDetector(ABC):
 
     box_map: BoxMap = BoxMap()
 
-    def __call__(self, image: NDArray[np.generic], color: str = "rgb") -> NDArray[np.float32]:
+    def __call__(self, image: NDArray[np.generic], color: str = "rgb") -> Float32Array:
         """Find faces; the arguments are those of `FaceLandmarker`.
 
         Gives ``(N, 5)`` float32: x0, y0, x1, y1 in pixels, and a score in 0..1; the best first. An `ImageError` says
@@ -62,7 +61,7 @@ class FaceDetector(ABC):
         return self._detect(image, color)[:, :5]
 
     @abstractmethod
-    def _detect(self, image: NDArray[np.generic], color: str) -> NDArray[np.float32]: ...
+    def _detect(self, image: NDArray[np.generic], color: str) -> Float32Array: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,9 +75,9 @@ class Detections:
         box_map: From its boxes to landmark boxes; None for boxes that are landmark boxes already.
     """
 
-    boxes: Array
-    scores: NDArray[np.float32]
-    rolls: Array
+    boxes: Float64Array
+    scores: Float32Array
+    rolls: Float64Array
     box_map: BoxMap | None
 
     @classmethod
@@ -100,11 +99,11 @@ class Detections:
         columns[:, : values.shape[1] - 4] = values[:, 4:]
         return cls(boxes, columns[:, 0], columns[:, 1].astype(np.float64), box_map)
 
-    def __getitem__(self, rows: list[int] | NDArray[np.int64]) -> "Detections":
+    def __getitem__(self, rows: list[int] | Int64Array) -> "Detections":
         """Choose rows by their indices."""
         return Detections(self.boxes[rows], self.scores[rows], self.rolls[rows], self.box_map)
 
-    def landmark_boxes(self, contract: Contract | None, rolls: Array | float = 0.0) -> Array:
+    def landmark_boxes(self, contract: Contract | None, rolls: Float64Array | float = 0.0) -> Float64Array:
         """Map the boxes to ``(N, 4)`` landmark boxes: those of the faces turned upright, if they lean by `rolls`."""
         # The box of a leaning face is not that of the face turned upright: a square of the mean side stands for it.
         centers = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
@@ -119,7 +118,7 @@ class Detections:
 
 def find_boxes(
     detector: Detector, image: NDArray[np.generic], color: str = "rgb", contract: Contract | None = None
-) -> tuple[Array, NDArray[np.float32]]:
+) -> tuple[Float64Array, Float32Array]:
     """Run any detector and give the landmark boxes of a photograph, for a network of some contract (None: WFLW-98).
 
     The boxes of a `FaceDetector` are mapped to landmark boxes; those of a callable, which gets the image unchanged, are

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Int64Array, Uint8Array
 from pfld_edge_runtime.crop import check_image, resize
 from pfld_edge_runtime.detection.detector import FaceDetector
 from pfld_edge_runtime.errors import DetectorError, ModelFileError, check_counts, is_number
@@ -60,13 +61,13 @@ class Letterbox:
         width, height = (-(-side // multiple) * multiple for side in inner)
         return cls(photo, inner, (width, height))
 
-    def to_image(self, boxes: NDArray[np.floating]) -> NDArray[np.float64]:
+    def to_image(self, boxes: NDArray[np.floating]) -> Float64Array:
         """Map ``(N, 4)`` boxes from pixels of the input to pixels of the photograph."""
         scale = np.array(self.photo, np.float64) / self.inner
-        placed: NDArray[np.float64] = boxes.astype(np.float64) * np.tile(scale, 2)
+        placed: Float64Array = boxes.astype(np.float64) * np.tile(scale, 2)
         return placed
 
-    def sample(self, image: object, *, swap_channels: bool) -> NDArray[np.uint8]:
+    def sample(self, image: object, *, swap_channels: bool) -> Uint8Array:
         """Resize a photograph into the input: bilinear without antialiasing, top left, black beside and below.
 
         The published detectors were trained and measured with ``cv2.resize``'s ``INTER_LINEAR``, which `resize` equals.
@@ -174,7 +175,7 @@ class OnnxDetector(FaceDetector):
         """Whether an open model is this kind of network, by the names and shapes of its inputs and outputs."""
 
     @abstractmethod
-    def _decode(self, outputs: Sequence[NDArray[np.float32]], canvas: tuple[int, int]) -> NDArray[np.float32]:
+    def _decode(self, outputs: Sequence[Float32Array], canvas: tuple[int, int]) -> Float32Array:
         """``(N, 5)`` candidates: boxes in pixels of the input, scores in 0..1; a sixth column is the roll."""
 
     def _letterbox(self, photo: tuple[int, int]) -> Letterbox:
@@ -182,7 +183,7 @@ class OnnxDetector(FaceDetector):
             return Letterbox.inside(photo, self._canvas, enlarge=self._enlarge)
         return Letterbox.within(photo, self._side, self._multiple, enlarge=self._enlarge, whole=self._whole_factor)
 
-    def _detect(self, image: NDArray[np.generic], color: str) -> NDArray[np.float32]:
+    def _detect(self, image: NDArray[np.generic], color: str) -> Float32Array:
         height, width = check_image(image).shape[:2]
         letterbox = self._letterbox((width, height))
         found = self._detect_in(image, letterbox, color)
@@ -190,7 +191,7 @@ class OnnxDetector(FaceDetector):
             found = self._detect_in(image, replace(letterbox, inner=_scaled(letterbox.inner, 0.5)), color)
         return found
 
-    def _detect_in(self, image: NDArray[np.generic], letterbox: Letterbox, color: str) -> NDArray[np.float32]:
+    def _detect_in(self, image: NDArray[np.generic], letterbox: Letterbox, color: str) -> Float32Array:
         planes: NDArray[Any] = letterbox.sample(image, swap_channels=color != self._color)[None]
         if self._input.type == "tensor(float)":
             planes = np.subtract(planes, np.float32(self._mean), dtype=np.float32)
@@ -202,14 +203,14 @@ class OnnxDetector(FaceDetector):
             kept = np.isfinite(faces[:, :4]).all(axis=1) & (faces[:, 2:4] > faces[:, :2]).all(axis=1)
         faces = faces[kept & (faces[:, 4] >= np.float32(self._score_threshold))]
         chosen = non_maximum_suppression(faces[:, :4], faces[:, 4], self._nms_threshold, self._max_faces)
-        found: NDArray[np.float32] = faces[chosen]
+        found: Float32Array = faces[chosen]
         found[:, :4] = letterbox.to_image(found[:, :4])
         return found
 
 
 def non_maximum_suppression(
     boxes: NDArray[np.floating], scores: NDArray[np.floating], threshold: float, most: int | None = None
-) -> NDArray[np.int64]:
+) -> Int64Array:
     """Greedy non-maximum suppression: indices of the ``(N, 4)`` boxes to keep, by falling score, at most so many.
 
     Drops boxes whose intersection over union with a better one exceeds a threshold; of equal scores the earlier box

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float32Array, Float64Array
 from pfld_edge_runtime.contract import ConfidenceCurve, Contract, LandmarkScheme
 from pfld_edge_runtime.crop import contract_crops
 from pfld_edge_runtime.errors import LandmarkError, ModelContractError
@@ -18,12 +19,10 @@ from pfld_edge_runtime.errors import LandmarkError, ModelContractError
 if TYPE_CHECKING:
     from pfld_edge_runtime.landmark_model import FaceLandmarker
 
-Landmarks = NDArray[np.float32]
-
 
 def predict_with_mirror(
     landmarker: "FaceLandmarker", image: NDArray[np.generic], boxes: object, color: str = "rgb", roll: object = None
-) -> tuple[Landmarks, Landmarks]:
+) -> tuple[Float32Array, Float32Array]:
     """Find landmarks twice: on each face's crop and on the crop's mirror image, in one batch of 2 N.
 
     Takes the arguments of the landmarker's own call. Gives two ``(N, P, 2)`` float32 in photograph pixels: the
@@ -48,7 +47,7 @@ def predict_with_mirror(
 
 def mirror_disagreement(
     landmarks: NDArray[np.floating], mirrored: NDArray[np.floating], scheme: LandmarkScheme
-) -> NDArray[np.float64]:
+) -> Float64Array:
     """Mean distance between two predictions of ``(N, P, 2)`` points, over the distance that normalizes the NME.
 
     The second are the points found in the mirror image, see `predict_with_mirror`. ``(N,)``, 0 and above; infinite
@@ -67,7 +66,7 @@ def landmark_confidence(
     mirrored: NDArray[np.floating],
     contract: Contract,
     curve: ConfidenceCurve | None = None,
-) -> Landmarks:
+) -> Float32Array:
     """Estimate the probability, ``(N,)`` float32 in 0..1, that each face's NME is under 0.1.
 
     Where the box holds no face, or is badly off the face, the probability is low too; its reliability and its failures

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.errors import LandmarkError
 
-Array = NDArray[np.float64]
 
-
-def check_landmarks(landmarks: object, points: int | None = 98) -> Array:
+def check_landmarks(landmarks: object, points: int | None = 98) -> Float64Array:
     """Validate landmarks ``(N, P, 2)``, or ``(P, 2)`` for one face, and give them as ``(N, P, 2)`` float64.
 
     Raises:
@@ -35,7 +34,7 @@ def check_landmarks(landmarks: object, points: int | None = 98) -> Array:
     return array
 
 
-def tight_box(landmarks: object) -> Array:
+def tight_box(landmarks: object) -> Float64Array:
     """Find the boxes that landmark networks are trained on: the integer tight box of the published PFLD evaluation.
 
     Of ``(N, P, 2)`` landmarks of any scheme in photograph pixels, or ``(P, 2)`` for one face: ``(N, 4)`` or ``(4,)``
@@ -45,7 +44,7 @@ def tight_box(landmarks: object) -> Array:
     photograph. A `LandmarkError` says that the landmarks can't be used.
     """
     points = check_landmarks(landmarks, points=None)
-    boxes: Array = np.concatenate([np.trunc(points.min(axis=1)), np.trunc(points.max(axis=1)) + 1], axis=1)
+    boxes: Float64Array = np.concatenate([np.trunc(points.min(axis=1)), np.trunc(points.max(axis=1)) + 1], axis=1)
     return boxes[0] if np.asarray(landmarks).ndim == 2 else boxes
 
 
@@ -87,7 +86,7 @@ class Similarity:
     factor: NDArray[np.complex128]
 
     @property
-    def matrix(self) -> Array:
+    def matrix(self) -> Float64Array:
         """The transforms as ``(..., 2, 3)``: ``target ~ source @ M[:, :2].T + M[:, 2]``."""
         turn = np.array([[self.factor.real, -self.factor.imag], [self.factor.imag, self.factor.real]])
         shift = self.center + self.shift - self.factor * self.center
@@ -99,7 +98,7 @@ class Similarity:
         with np.errstate(invalid="ignore"):  # NaN stays NaN
             return Similarity(self.center + self.shift, -self.shift, 1 / self.factor)
 
-    def apply(self, points: Array, fraction: float = 1.0) -> Array:
+    def apply(self, points: Float64Array, fraction: float = 1.0) -> Float64Array:
         """Move ``(..., P, 2)`` points a fraction (0..1) of the way, with rotation and scale in proportion."""
         around = as_complex(points) - self.center[..., None]
         around *= self.factor[..., None] ** fraction
@@ -107,7 +106,7 @@ class Similarity:
         return around[..., None].view(np.float64)
 
 
-def fit_similarity(source: Array, target: Array) -> Similarity:
+def fit_similarity(source: Float64Array, target: Float64Array) -> Similarity:
     """Find the similarity transforms that bring points ``(..., P, 2)`` nearest to others, in least squares.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991, eq. 40 to

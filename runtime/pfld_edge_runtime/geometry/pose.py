@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import BoolArray, Float64Array
 from pfld_edge_runtime.errors import LandmarkError
 from pfld_edge_runtime.geometry.landmarks import check_landmarks
-
-Array = NDArray[np.float64]
 
 # Found from landmarks alone: structure from motion (Tomasi and Kanade, IJCV 1992; weak perspective, symmetric) over the
 # landmarks that published networks predict on 18,230 faces: LFW, video faces and WFLW's unlabelled photographs, none of
@@ -39,7 +37,7 @@ RIGID_POINTS: tuple[int, ...] = tuple(_PLACES)
 The chin would steady the pitch, but an open mouth (15 mm) would tilt the head by 6 degrees with it.
 """
 
-FACE_SHAPE: NDArray[np.float64] = np.array(list(_PLACES.values()))
+FACE_SHAPE: Float64Array = np.array(list(_PLACES.values()))
 """``(17, 3)`` millimetres, in the order of `RIGID_POINTS`: x to the photograph's right, y down, z away from the camera.
 
 The origin is the mean of the four eye corners. The unit is fixed by 63 mm between the pupils (the mean of adults:
@@ -72,18 +70,18 @@ class HeadPose:
             camera's focal length and the assumed 63 mm between the pupils.
     """
 
-    yaw: Array
-    pitch: Array
-    roll: Array
-    rotation: Array
-    translation: Array
+    yaw: Float64Array
+    pitch: Float64Array
+    roll: Float64Array
+    rotation: Float64Array
+    translation: Float64Array
 
     def __len__(self) -> int:
         """How many heads there are."""
         return len(self.rotation)
 
 
-def default_camera(image_size: tuple[int, int]) -> Array:
+def default_camera(image_size: tuple[int, int]) -> Float64Array:
     """Give the ``(3, 3)`` intrinsic matrix to assume for a photograph of an unknown camera.
 
     Focal length of one image width (a field of view of 53 degrees, about that of a webcam or a telephone), principal
@@ -120,14 +118,14 @@ def head_pose(landmarks: object, image_size: tuple[int, int], camera_matrix: obj
     return HeadPose(yaw, pitch, roll, rotation, translation)
 
 
-def _angles(rotation: Array) -> tuple[Array, Array, Array]:
+def _angles(rotation: Float64Array) -> tuple[Float64Array, Float64Array, Float64Array]:
     yaw = np.arcsin(rotation[:, 2, 0].clip(-1, 1))
     pitch = -np.arctan2(rotation[:, 2, 1], rotation[:, 2, 2])
     roll = np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])
     return np.degrees(yaw), np.degrees(pitch), np.degrees(roll)
 
 
-def _checked_camera(camera_matrix: object) -> Array:
+def _checked_camera(camera_matrix: object) -> Float64Array:
     camera = np.asarray(camera_matrix, np.float64)
     if camera.shape != (3, 3) or not np.isfinite(camera).all():
         raise LandmarkError(f"camera_matrix must be 3 x 3 finite numbers; found shape {camera.shape}")
@@ -136,14 +134,18 @@ def _checked_camera(camera_matrix: object) -> Array:
     return camera
 
 
-def project(shape: Array, rotations: Array, translations: Array, camera: Array) -> Array:
+def project(
+    shape: Float64Array, rotations: Float64Array, translations: Float64Array, camera: Float64Array
+) -> Float64Array:
     """Project a ``(P, 3)`` shape in millimetres with N poses and a ``(3, 3)`` camera: ``(N, P, 2)`` pixels."""
     placed = (shape @ rotations.transpose(0, 2, 1) + translations[:, None]) @ camera.T
-    seen: Array = placed[..., :2] / placed[..., 2:]
+    seen: Float64Array = placed[..., :2] / placed[..., 2:]
     return seen
 
 
-def solve_poses(points: Array, shape: Array, camera: Array, smallest_step: float = 1e-9) -> tuple[Array, Array]:
+def solve_poses(
+    points: Float64Array, shape: Float64Array, camera: Float64Array, smallest_step: float = 1e-9
+) -> tuple[Float64Array, Float64Array]:
     """Solve perspective-n-point for ``(N, P, 2)`` pixels and a ``(P, 3)`` shape in millimetres, not in one plane.
 
     Least squares of the reprojection error. The initial pose is the scaled orthographic projection nearest to the
@@ -174,7 +176,7 @@ def solve_poses(points: Array, shape: Array, camera: Array, smallest_step: float
     return rotations, translations
 
 
-def _weak_perspective(rays: Array, shape: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+def _weak_perspective(rays: Float64Array, shape: Float64Array) -> tuple[Float64Array, Float64Array, BoolArray]:
     middle, center = shape.mean(axis=0), rays.mean(axis=1)
     linear = np.einsum("kp,npi->nik", np.linalg.pinv(shape - middle), rays - center[:, None])
     left, scales, right = np.linalg.svd(linear, full_matrices=False)
@@ -187,8 +189,8 @@ def _weak_perspective(rays: Array, shape: Array) -> tuple[Array, Array, NDArray[
 
 
 def _errors(
-    points: Array, shape: Array, rotations: Array, translations: Array, camera: Array
-) -> tuple[Array, NDArray[np.float64]]:
+    points: Float64Array, shape: Float64Array, rotations: Float64Array, translations: Float64Array, camera: Float64Array
+) -> tuple[Float64Array, Float64Array]:
     """``(N, P, 2)`` reprojection errors in pixels and ``(N,)`` their squares' sum, infinite behind the camera."""
     depths = shape @ rotations[:, 2, :, None] + translations[:, 2, None, None]
     seen = np.asarray(depths.min(axis=(1, 2), initial=np.inf) > 0)
@@ -198,8 +200,13 @@ def _errors(
 
 
 def _steps(
-    errors: Array, shape: Array, rotations: Array, translations: Array, camera: Array, damping: Array
-) -> NDArray[np.float64]:
+    errors: Float64Array,
+    shape: Float64Array,
+    rotations: Float64Array,
+    translations: Float64Array,
+    camera: Float64Array,
+    damping: Float64Array,
+) -> Float64Array:
     """``(N, 6)`` damped Gauss-Newton steps: a rotation vector that goes before the rotation, and a translation."""
     turned = shape @ rotations.transpose(0, 2, 1)
     x, y, z = np.moveaxis(turned + translations[:, None], 2, 0)
@@ -216,7 +223,7 @@ def _steps(
     return -np.linalg.solve(normal, gradient)[:, :, 0]
 
 
-def _rotation_matrices(vectors: Array) -> Array:
+def _rotation_matrices(vectors: Float64Array) -> Float64Array:
     angles = np.linalg.norm(vectors, axis=1)[:, None, None]
     x, y, z = vectors.T
     zero = np.zeros_like(x)

@@ -17,20 +17,20 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.contract import LandmarkScheme
 from pfld_edge_runtime.crop import turn_points
 from pfld_edge_runtime.geometry.landmarks import as_complex, tight_box
 
-Array = NDArray[np.float64]
-Angle = TypeVar("Angle", float, Array)
+Angle = TypeVar("Angle", float, Float64Array)
 
 Points = NDArray[np.floating]
 """``(N, P, 3)`` landmarks in one photograph, x and y, and their confidence, which goes along with them."""
 
-Predict = Callable[[Array, Array], Points]
+Predict = Callable[[Float64Array, Float64Array], Points]
 """From ``(N, 4)`` boxes and ``(N,)`` rolls in degrees to points."""
 
-BoxesAt = Callable[[float], Array]
+BoxesAt = Callable[[float], Float64Array]
 """From a roll in degrees to the ``(N, 4)`` boxes of faces that lean by it."""
 
 _QUADRANTS = (0.0, 90.0, 180.0, 270.0)
@@ -61,7 +61,7 @@ LEAST_SHAPE = 0.4
 """Least length of the sum that gives the roll, in faces: 0.69 to 1.2 for the 1,537 faces of Helen and AFW."""
 
 
-def face_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None) -> Array:
+def face_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None) -> Float64Array:
     """Find by how much faces ``(N, P, 2)`` lean: the direction from eye to eye and from the eyes to the mouth.
 
     Gives ``(N,)`` degrees, -180 to 180, positive clockwise as `HeadPose.roll`; NaN for landmarks that are not finite or
@@ -89,7 +89,7 @@ def roll_weights(scheme: LandmarkScheme) -> NDArray[np.complex128] | None:
     return weights
 
 
-def follow_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None, rolls: Array) -> Array:
+def follow_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None, rolls: Float64Array) -> Float64Array:
     """Choose the ``(N,)`` rolls of faces' next crops: the last ones, as long as the faces stand upright in them.
 
     A scheme of None, where crops can't be turned, changes nothing.
@@ -97,7 +97,7 @@ def follow_roll(landmarks: NDArray[np.floating], scheme: LandmarkScheme | None, 
     return _next_rolls(face_roll(landmarks, scheme), rolls)
 
 
-def detected_rolls(found: Array, scheme: LandmarkScheme | None) -> Array:
+def detected_rolls(found: Float64Array, scheme: LandmarkScheme | None) -> Float64Array:
     """Choose the ``(N,)`` rolls of detected faces' first crops: the detector's for faces that lean, else 0."""
     return np.zeros(len(found)) if scheme is None else _next_rolls(found, np.zeros(len(found)))
 
@@ -107,12 +107,12 @@ def lean(roll: Angle, crop: Angle) -> Angle:
     return abs((roll - crop + 180) % 360 - 180)
 
 
-def _next_rolls(found: Array, rolls: Array) -> Array:
+def _next_rolls(found: Float64Array, rolls: Float64Array) -> Float64Array:
     # Comparisons with NaN are false: such faces keep their roll.
     return np.where(lean(found, rolls) > UPRIGHT, found, rolls)
 
 
-def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
+def turned_box(landmarks: NDArray[np.floating], rolls: Float64Array) -> Float64Array:
     """Find the tight boxes of faces turned upright, at the place of the faces: what `crop_windows` takes with a roll.
 
     ``(N, 4)``: the `tight_box` of the ``(N, P, 2)`` landmarks turned back by their ``(N,)`` rolls, with the centre
@@ -129,8 +129,8 @@ def turned_box(landmarks: NDArray[np.floating], rolls: Array) -> Array:
 
 
 def refine_detected(
-    predict: Predict, first: Points, rolls: Array, boxes: BoxesAt, scheme: LandmarkScheme | None
-) -> tuple[Points, Array, Array]:
+    predict: Predict, first: Points, rolls: Float64Array, boxes: BoxesAt, scheme: LandmarkScheme | None
+) -> tuple[Points, Float64Array, Float64Array]:
     """Predict newly detected faces again, upright and in the tight box of the landmarks found first.
 
     The first landmarks give the tight box and the roll that landmark networks are trained on; a detector's box only
@@ -162,7 +162,9 @@ def refine_detected(
     return points, places, rolls
 
 
-def search_roll(predict: Predict, boxes: BoxesAt, scheme: LandmarkScheme) -> tuple[Points, Array, Array, Array]:
+def search_roll(
+    predict: Predict, boxes: BoxesAt, scheme: LandmarkScheme
+) -> tuple[Points, Float64Array, Float64Array, Float64Array]:
     """Find faces of any roll: of four crops a quarter turn apart, that whose landmarks are in the least doubt.
 
     Two crops mostly arrive at the same landmarks, those of the face, so doubts count half where two agree. Arguments
@@ -188,14 +190,14 @@ def search_roll(predict: Predict, boxes: BoxesAt, scheme: LandmarkScheme) -> tup
     return points[best], places[best], rolls[best], doubts.ravel()[best]
 
 
-def shifted_boxes(boxes: Array) -> Array:
+def shifted_boxes(boxes: Float64Array) -> Float64Array:
     """Shift boxes ``(N, 4)`` by 6 % of their longer side each way, to see whether the landmarks move with the crop."""
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True, initial=0)
-    shifted: Array = boxes + _CROP_SHIFT * sides
+    shifted: Float64Array = boxes + _CROP_SHIFT * sides
     return shifted
 
 
-def _doubts(before: Points, now: Points, shifted: Points) -> Array:
+def _doubts(before: Points, now: Points, shifted: Points) -> Float64Array:
     """``(N,)`` movements of landmarks, times the network's own doubt in them; NaN for a point, or where one is NaN.
 
     Landmarks of a face stay when their crop is refined, and when it is shifted; guesses move with it. The movement is
@@ -207,5 +209,5 @@ def _doubts(before: Points, now: Points, shifted: Points) -> Array:
     sizes = np.ptp(landmarks, axis=1).max(axis=1)
     apart = [np.linalg.norm(other[..., :2] - landmarks, axis=2).mean(axis=1) for other in (before, shifted)]
     unsure = 1.01 - (now[..., 2] + shifted[..., 2]).mean(axis=1) / 2
-    doubts: Array = (apart[0] + apart[1]) / np.where(sizes > 0, sizes, np.nan)
+    doubts: Float64Array = (apart[0] + apart[1]) / np.where(sizes > 0, sizes, np.nan)
     return doubts * np.where(np.isnan(unsure), _UNKNOWN, unsure)

@@ -3,11 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
 from pfld_edge_runtime.crop import check_image, warp_affine
 from pfld_edge_runtime.errors import ImageError, LandmarkError, check_counts
 from pfld_edge_runtime.geometry.landmarks import check_landmarks, fit_similarity
-
-Array = NDArray[np.float64]
 
 _BROWS_AND_NOSE = (*range(33, 38), *range(42, 47), *range(51, 60))
 _LIDS = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
@@ -21,7 +20,7 @@ _LIDS_68 = (37, 38, 40, 41, 43, 44, 46, 47)
 _MIDDLES = (62, 62, 66, 66, 70, 70, 74, 74)
 
 
-def landmarks_68(landmarks: object) -> NDArray[np.float32]:
+def landmarks_68(landmarks: object) -> Float32Array:
     """Compute the 68 points of 300-W in the order of `IBUG_68`, ``(N, 68, 2)`` float32 pixels.
 
     They are the points of `NEAREST_68`, those of the lids a third of the way to the lid's middle. `landmarks` are ``(N,
@@ -33,7 +32,7 @@ def landmarks_68(landmarks: object) -> NDArray[np.float32]:
     return chosen.astype(np.float32)
 
 
-def five_points(landmarks: object) -> NDArray[np.float32]:
+def five_points(landmarks: object) -> Float32Array:
     """Compute the eyes' centres, nose tip and mouth corners, ``(N, 5, 2)`` float32, ordered as `FIVE_POINTS`.
 
     An eye's centre is the mean of its eight lid points: unlike the pupil it doesn't move with the gaze. Arguments and
@@ -50,7 +49,7 @@ _RIGHT_EYE = ((68, 72), (69, 70, 71), (75, 74, 73))
 _INNER_LIPS = ((88, 92), (89, 90, 91), (95, 94, 93))
 
 
-def eye_openness(landmarks: object) -> Array:
+def eye_openness(landmarks: object) -> Float64Array:
     """Measure how far each eye is open: the gap between the lids as a share of the eye's width.
 
     The eye aspect ratio of Soukupová and Čech ("Real-time eye blink detection using facial landmarks", CVWW 2016, eq.
@@ -66,7 +65,7 @@ def eye_openness(landmarks: object) -> Array:
     return np.column_stack([_aspect_ratio(points, *_LEFT_EYE), _aspect_ratio(points, *_RIGHT_EYE)])
 
 
-def mouth_openness(landmarks: object) -> Array:
+def mouth_openness(landmarks: object) -> Float64Array:
     """Measure how far each mouth is open, ``(N,)``: the gap between the lips as a share of the mouth's width.
 
     The eye's ratio on the inner line of the lips: the mean distance of 89-95, 90-94 and 91-93 over that of the inner
@@ -75,7 +74,9 @@ def mouth_openness(landmarks: object) -> Array:
     return _aspect_ratio(check_landmarks(landmarks), *_INNER_LIPS)
 
 
-def _aspect_ratio(points: Array, corners: tuple[int, int], upper: tuple[int, ...], lower: tuple[int, ...]) -> Array:
+def _aspect_ratio(
+    points: Float64Array, corners: tuple[int, int], upper: tuple[int, ...], lower: tuple[int, ...]
+) -> Float64Array:
     """Mean gap over width, ``(N,)``."""
     gap = np.linalg.norm(points[:, upper] - points[:, lower], axis=2).mean(axis=1)
     width = np.linalg.norm(points[:, corners[0]] - points[:, corners[1]], axis=1)
@@ -84,7 +85,7 @@ def _aspect_ratio(points: Array, corners: tuple[int, int], upper: tuple[int, ...
     return result
 
 
-ARCFACE_POINTS: Array = np.array(
+ARCFACE_POINTS: Float64Array = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
 """``(5, 2)`` pixels of a 112 x 112 crop: eyes, nose, corners of the mouth. Published by the authors of ArcFace (Deng et
@@ -93,16 +94,16 @@ ARCFACE_POINTS.flags.writeable = False
 _ARCFACE_SIZE = 112
 
 
-def aligned_face(image: NDArray[np.generic], landmarks: object, size: int = 112) -> NDArray[np.uint8]:
+def aligned_face(image: NDArray[np.generic], landmarks: object, size: int = 112) -> Uint8Array:
     """Crop one face, ``(98, 2)`` or ``(1, 98, 2)`` WFLW points, to ``(size, size, 3)`` uint8; see `aligned_faces`."""
     faces = aligned_faces(image, landmarks, size)
     if len(faces) != 1:
         raise LandmarkError(f"aligned_face takes the landmarks of one face, found {len(faces)}: use aligned_faces")
-    face: NDArray[np.uint8] = faces[0]
+    face: Uint8Array = faces[0]
     return face
 
 
-def aligned_faces(image: NDArray[np.generic], landmarks: object, size: int = 112) -> NDArray[np.uint8]:
+def aligned_faces(image: NDArray[np.generic], landmarks: object, size: int = 112) -> Uint8Array:
     """Rotate, scale and crop faces so that five points lie nearest to ArcFace's template, which grows with `size`.
 
     Bilinear, black outside the photograph, no smoothing of large faces: what ``cv2.warpAffine`` does with a similarity,

@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.errors import SmoothingError, is_number
 from pfld_edge_runtime.geometry.landmarks import Shape
 
-Array = NDArray[np.float64]
-Cutoff = TypeVar("Cutoff", float, NDArray[np.float64])
+Cutoff = TypeVar("Cutoff", float, Float64Array)
 
 _NOISE_TIME = 1.0
 """Seconds over which the noise is averaged."""
@@ -70,11 +70,11 @@ class SpeedGain:
             each[0] if len(set(each)) == 1 else np.array(each)[:, None] for each in zip(*rows, strict=True)
         ]
         self._banded = any(one.dead_band for one in settings)
-        self._speed: Array | None = None
+        self._speed: Float64Array | None = None
         self._noise = _Noise()
         self._seen = 1
 
-    def __call__(self, innovation: Array, interval: float) -> Array:
+    def __call__(self, innovation: Float64Array, interval: float) -> Float64Array:
         """Give the ``(..., 1)`` gains, 0..1, of the next samples ``(..., D)``, given less the last filtered values.
 
         The D components share one speed; `interval` is in seconds since the last sample, above 0.
@@ -92,7 +92,7 @@ class SpeedGain:
             # White noise of deviation s has deviation s / interval * sqrt(gain / (2 - gain)) after that low pass.
             speed -= self._noise(innovation, interval) * (dead_band / interval * (gain / (2 - gain)) ** 0.5)
             np.maximum(speed, 0, out=speed)
-        share: Array = low_pass_gain(speed * beta + min_cutoff, interval)
+        share: Float64Array = low_pass_gain(speed * beta + min_cutoff, interval)
         if self._banded:
             # Inside the band a low cutoff would keep the first sample's error for seconds: start as a plain mean.
             self._seen += 1
@@ -100,9 +100,9 @@ class SpeedGain:
         return share
 
 
-def _power(vectors: Array) -> Array:
+def _power(vectors: Float64Array) -> Float64Array:
     """The ``(..., 1)`` sums of the squares of ``(..., D)`` components."""
-    power: Array = (vectors * vectors).dot(np.ones((vectors.shape[-1], 1)))  # faster than np.einsum
+    power: Float64Array = (vectors * vectors).dot(np.ones((vectors.shape[-1], 1)))  # faster than np.einsum
     return power
 
 
@@ -110,13 +110,13 @@ class _Noise:
     """Standard deviation of a signal's noise, from second differences, which are zero for uniform motion."""
 
     def __init__(self) -> None:
-        self._last: Array | None = None
-        self._step: Array | None = None  # from the sample before to the last
+        self._last: Float64Array | None = None
+        self._step: Float64Array | None = None  # from the sample before to the last
         self._last_interval = 0.0
-        self._variance: Array | float = 0.0
+        self._variance: Float64Array | float = 0.0
         self._seen = 0
 
-    def __call__(self, sample: Array, interval: float) -> Array:
+    def __call__(self, sample: Float64Array, interval: float) -> Float64Array:
         """Add a sample ``(..., D)``; give the deviation ``(..., 1)`` of all D components together, 0 at first."""
         step = None if self._last is None else sample - self._last
         if self._step is not None and step is not None:
@@ -131,7 +131,7 @@ class _Noise:
             power += self._variance * (1 - share)
             self._variance = power
         self._last, self._step, self._last_interval = sample, step, interval
-        deviation: Array = np.sqrt(self._variance)
+        deviation: Float64Array = np.sqrt(self._variance)
         return deviation
 
 
@@ -145,9 +145,9 @@ class OneEuroFilter:
 
     def __init__(self, settings: OneEuro) -> None:
         self._gain = SpeedGain(settings)
-        self._value: Array | None = None
+        self._value: Float64Array | None = None
 
-    def __call__(self, sample: NDArray[np.floating], interval: float) -> Array:
+    def __call__(self, sample: NDArray[np.floating], interval: float) -> Float64Array:
         """Filter the next sample ``(..., D)``, the first of which comes back as it is.
 
         `interval` is in seconds since the last sample, above 0.
@@ -195,7 +195,7 @@ class FaceSmoother:
         self._gains: SpeedGain | None = None
         self.last: Shape | None = None
 
-    def __call__(self, landmarks: NDArray[np.floating], interval: float) -> Array:
+    def __call__(self, landmarks: NDArray[np.floating], interval: float) -> Float64Array:
         """Smooth the next frame's landmarks, ``(P, 2)`` pixels; the first come back as they are.
 
         `interval` is in seconds since the last frame, above 0.

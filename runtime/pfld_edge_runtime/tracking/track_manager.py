@@ -18,6 +18,7 @@ from math import degrees, exp, hypot, isfinite, nan
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.contract import Contract, LandmarkScheme
 from pfld_edge_runtime.detection.detector import Detections
 from pfld_edge_runtime.geometry.landmarks import Shape, fit_similarity, tight_box
@@ -34,8 +35,6 @@ from pfld_edge_runtime.geometry.roll import (
     turned_box,
 )
 from pfld_edge_runtime.tracking.smoothing import FaceSmoother, Smoothing
-
-Array = NDArray[np.float64]
 
 _GATE = 0.7
 """Largest distance of a detected box from a visible face (see `match_boxes`)."""
@@ -109,7 +108,7 @@ class Track:
     id: int
     smoothing: Smoothing
     found: Shape
-    box: Array
+    box: Float64Array
     last_seen: float
     score: float = nan
     roll: float = 0.0
@@ -120,7 +119,7 @@ class Track:
     prediction_error: float = 0.0
     lost: bool = False
     misses: int = 0
-    look: Array | None = None
+    look: Float64Array | None = None
     last_detected: float = field(init=False)
     _smoother: FaceSmoother = field(init=False)
     _weights: NDArray[np.complex128] | None = field(init=False)
@@ -139,7 +138,7 @@ class Track:
         """Pixels that it has moved since it was last seen, x + iy, with a speed that decays exponentially."""
         return self.speed * (_COAST_TIME * (1 - exp((self.last_seen - now) / _COAST_TIME)))
 
-    def predicted_crop(self, now: float) -> tuple[Array, float]:
+    def predicted_crop(self, now: float) -> tuple[Float64Array, float]:
         """The box of its next crop, ``(4,)``, and the degrees by which that is turned.
 
         They are the last ones as long as those still fit: each pixel by which a box moves changes the network's output,
@@ -168,7 +167,9 @@ class Track:
         found = degrees(phase(across)) if abs(across) >= LEAST_SHAPE * self.smoothed.size else nan
         return found if lean(found, self.roll) > UPRIGHT else self.roll
 
-    def update(self, found: Shape, confidence: NDArray[np.floating], box: Array, roll: float, now: float) -> None:
+    def update(
+        self, found: Shape, confidence: NDArray[np.floating], box: Float64Array, roll: float, now: float
+    ) -> None:
         """Add a frame's landmarks and the box and roll of their crop; after a loss the filters start again."""
         self.found, self.confidence, self.box, self.roll = found, confidence, box, roll
         if self.lost:
@@ -183,14 +184,14 @@ class Track:
         self.last_seen = now
 
 
-def moves_with_crop(found: Shape, shifted: Array) -> bool:
+def moves_with_crop(found: Shape, shifted: Float64Array) -> bool:
     """Whether landmarks moved when the crop moved to `shifted_boxes` (`shifted`, ``(P, 2)``): they show no face."""
     moved = np.linalg.norm(shifted - found.landmarks, axis=1).mean()
     # Not `moved > ...`: NaN must count as no face.
     return not moved <= _MOVES_WITH_CROP * found.size
 
 
-def is_off_center(box: Array, found: Shape) -> bool:
+def is_off_center(box: Float64Array, found: Shape) -> bool:
     """Whether the centre of a face's landmarks lies well beside that of their crop's box."""
     left, top, right, bottom = found.extent
     x0, y0, x1, y1 = box.tolist()
@@ -275,7 +276,7 @@ class TrackManager:
         now: float,
         image_size: tuple[int, int],
         checked: Callable[[Track], bool],
-        look: Callable[[Array], Array | None],
+        look: Callable[[Float64Array], Float64Array | None],
     ) -> list[Track]:
         """Predict the landmarks of all visible faces in their predicted boxes, at the time `now` in seconds.
 
@@ -350,13 +351,13 @@ class TrackManager:
         for track in stale.values():
             track.lost = track not in updated
 
-    def _add(self, found: Shape, box: Array, now: float, score: float) -> Track:
+    def _add(self, found: Shape, box: Float64Array, now: float, score: float) -> Track:
         track = Track(self._next_id, self._smoothing, found, box, now, score, scheme=self._scheme)
         self._next_id += 1
         self._tracks.append(track)
         return track
 
-    def _matches(self, boxes: Array, now: float, unconfirmed: Sequence[Track]) -> dict[int, Track]:
+    def _matches(self, boxes: Float64Array, now: float, unconfirmed: Sequence[Track]) -> dict[int, Track]:
         """Tracks by index of the box: visible ones first, then lost ones. Unmatched ones may become lost."""
         tracks = self.visible
         known = [
@@ -387,7 +388,7 @@ class TrackManager:
                 max(one, other, key=lambda track: (track.prediction_error, track.id)).lost = True
 
 
-def match_boxes(known: Sequence[Array], found: Array, gate: float) -> list[tuple[int, int]]:
+def match_boxes(known: Sequence[Float64Array], found: Float64Array, gate: float) -> list[tuple[int, int]]:
     """Pair N known and ``(M, 4)`` found boxes of the same face, the closest first, each box at most once.
 
     Distance, at most `gate`, is that of the boxes' centres in faces, plus the absolute logarithm of the ratio of their
@@ -416,12 +417,12 @@ def are_duplicates(one: Shape, other: Shape) -> bool:
     return float(np.abs(one.points - other.points).mean()) < _DUPLICATE_DISTANCE * min(one.size, other.size)
 
 
-def correlation(one: Array, other: Array) -> float:
+def correlation(one: Float64Array, other: Float64Array) -> float:
     """Correlation of two arrays of mean 0 and deviation 1."""
     return float(np.vdot(one, other)) / one.size
 
 
-def _is_alike(look: Array | None, last: Array | None) -> bool:
+def _is_alike(look: Float64Array | None, last: Float64Array | None) -> bool:
     return look is not None and last is not None and correlation(look, last) >= _SAME_LOOK
 
 
@@ -430,7 +431,9 @@ def _is_certain(confidence: NDArray[np.floating]) -> bool:
     return bool(np.add.reduce(confidence) >= _CERTAIN * len(confidence))
 
 
-def _recentered(predict: Predict, boxes: Array, rolls: Array, found: Points) -> tuple[Points, list[Shape]]:
+def _recentered(
+    predict: Predict, boxes: Float64Array, rolls: Float64Array, found: Points
+) -> tuple[Points, list[Shape]]:
     """Predict again the faces that are off the centre of their crop, changing `boxes` to their tight boxes.
 
     Landmarks from a crop that is off by a third of a face still show where the face is, but are imprecise. Gives the

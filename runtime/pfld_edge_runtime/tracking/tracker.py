@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.contract import WFLW_98, Contract, LandmarkScheme
 from pfld_edge_runtime.crop import check_color, check_image
 from pfld_edge_runtime.detection.catalogue import as_detector
@@ -18,7 +19,6 @@ from pfld_edge_runtime.landmark_model import LandmarkModel, as_landmarker, locat
 from pfld_edge_runtime.tracking.smoothing import OneEuro, Smoothing
 from pfld_edge_runtime.tracking.track_manager import TrackManager, correlation
 
-Array = NDArray[np.float64]
 Image = NDArray[np.generic]
 
 _BLOCKS = 12
@@ -125,7 +125,7 @@ class FaceTracker:
         self._tracks.clear()
         self._frames = 0
         self._now: float | None = None
-        self._signature: Array | None = None  # of the last frame that had contrast
+        self._signature: Float64Array | None = None  # of the last frame that had contrast
         self._size: tuple[int, ...] = ()
         self._searched: int | None = None  # the frame in which the detector ran last; None: it must run
 
@@ -157,7 +157,7 @@ class FaceTracker:
         predict = self._predict(frame, color)
         index, possible_cut = self._frames, _CUT <= likeness < _POSSIBLE_CUT
 
-        def look(box: Array) -> Array | None:
+        def look(box: Float64Array) -> Float64Array | None:
             x0, y0, x1, y1 = (max(0, int(edge)) for edge in box.tolist())
             return None if possible_cut else _signature(image[y0:y1, x0:x1])
 
@@ -217,7 +217,7 @@ class FaceTracker:
         return self._frames - self._searched >= interval
 
     def _predict(self, frame: Image, color: str) -> Predict:
-        def predict(boxes: Array, rolls: Array) -> Array:
+        def predict(boxes: Float64Array, rolls: Float64Array) -> Float64Array:
             expected = (len(boxes), self._scheme.num_landmarks, 3)
             if len(boxes) == 0:
                 return np.zeros(expected)
@@ -248,13 +248,13 @@ class FaceTracker:
         )
 
 
-def _signature(image: Image) -> Array | None:
+def _signature(image: Image) -> Float64Array | None:
     """Block means of a grid of samples, standardized; None without contrast."""
     if image.size == 0:
         return None
     rows, columns = ((_GRID * length).astype(np.int64) for length in image.shape[:2])
     samples = image[rows[:, None], columns, image.shape[2] // 2].astype(np.float64)
-    blocks: Array = np.add.reduce(samples.reshape(_BLOCKS, _BLOCK, _BLOCKS, _BLOCK), (1, 3)) / _BLOCK**2
+    blocks: Float64Array = np.add.reduce(samples.reshape(_BLOCKS, _BLOCK, _BLOCKS, _BLOCK), (1, 3)) / _BLOCK**2
     middle = np.add.reduce(blocks, None) / blocks.size
     if not isfinite(middle):
         return None  # what looks for faces in the frame says what is wrong with it

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pfld_edge_runtime import crop_windows, tight_box
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Uint8Array
 from pfld_edge_train.config import AugmentConfig
-
-Floats = NDArray[np.float64]
 
 _CLIP = 3.0
 """Normal numbers are clipped to so many standard deviations, so that a face stays in its crop."""
@@ -35,11 +34,11 @@ class FaceFrames:
     centres ``(N, 2)`` are in pixels, whose edges lie at integers.
     """
 
-    matrices: Floats
-    centers: Floats
-    flipped: NDArray[np.bool_]
+    matrices: Float64Array
+    centers: Float64Array
+    flipped: BoolArray
 
-    def within(self, windows: NDArray[np.int64], side: int) -> "FaceFrames":
+    def within(self, windows: Int64Array, side: int) -> "FaceFrames":
         """Convert frames in photographs to frames in cached crops.
 
         `windows` ``(N, 3)`` are x, y and side of each crop's window in its photograph, `side` the crops' in pixels.
@@ -48,7 +47,7 @@ class FaceFrames:
         centers = (self.centers - windows[:, :2]) * scales[:, None]
         return FaceFrames(self.matrices * scales[:, None, None], centers, self.flipped)
 
-    def affines(self, size: int) -> Floats:
+    def affines(self, size: int) -> Float64Array:
         """Maps from the pixel indices of a result of `size` pixels to the picture's, ``(N, 2, 3)``.
 
         As in the runtime's crop, result pixel i samples ``(i + 0.5) / size`` of the frame.
@@ -58,7 +57,7 @@ class FaceFrames:
         return np.concatenate([linear, origin[:, :, None]], axis=2)
 
 
-def plain_frames(landmarks: NDArray[np.floating], known: NDArray[np.bool_], margin: float) -> FaceFrames:
+def plain_frames(landmarks: NDArray[np.floating], known: BoolArray, margin: float) -> FaceFrames:
     """Give the runtime's crop windows around the landmarks' tight boxes.
 
     `landmarks` are ``(N, P, 2)`` photograph pixels, `known` ``(N, P)`` tells which are labelled (a face without any is
@@ -70,7 +69,7 @@ def plain_frames(landmarks: NDArray[np.floating], known: NDArray[np.bool_], marg
 
 def random_frames(
     landmarks: NDArray[np.floating],
-    known: NDArray[np.bool_],
+    known: BoolArray,
     margin: float,
     config: AugmentConfig,
     generator: np.random.Generator,
@@ -92,9 +91,7 @@ def random_frames(
     return FaceFrames(basis * sides[:, None, None], (basis @ centers[:, :, None])[:, :, 0], flipped)
 
 
-def warp_landmarks(
-    landmarks: NDArray[np.floating], frames: FaceFrames, mirror: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def warp_landmarks(landmarks: NDArray[np.floating], frames: FaceFrames, mirror: Int64Array) -> Float32Array:
     """Map ``(N, P, 2)`` pixels of the pictures to ``(N, P, 2)`` fractions of their frames.
 
     `mirror` ``(P,)`` is the scheme's mirror permutation, applied where a frame mirrors.
@@ -103,7 +100,7 @@ def warp_landmarks(
     return np.asarray(np.where(frames.flipped[:, None, None], local[:, mirror], local), np.float32)
 
 
-def _windows(points: Floats, known: NDArray[np.bool_], margin: float) -> tuple[Floats, Floats]:
+def _windows(points: Float64Array, known: BoolArray, margin: float) -> tuple[Float64Array, Float64Array]:
     """Centres ``(N, 2)`` and sides ``(N,)`` of the runtime's windows around the known points' tight boxes."""
     known = known | ~known.any(axis=1, keepdims=True)
     # An unlabelled point moves to a labelled one, where it doesn't change the box.
@@ -112,9 +109,7 @@ def _windows(points: Floats, known: NDArray[np.bool_], margin: float) -> tuple[F
     return windows.corners + windows.sizes[:, None] / 2, windows.sizes.astype(np.float64)
 
 
-def _random_basis(
-    count: int, config: AugmentConfig, generator: np.random.Generator
-) -> tuple[Floats, NDArray[np.bool_]]:
+def _random_basis(count: int, config: AugmentConfig, generator: np.random.Generator) -> tuple[Float64Array, BoolArray]:
     """Rotation times shear times flip, ``(N, 2, 2)``, and which faces are flipped."""
     angle = _normal((count,), generator) * math.radians(config.rotation)
     cosine, sine = np.cos(angle), np.sin(angle)
@@ -128,11 +123,11 @@ def _random_basis(
     return rotation @ shear, flipped
 
 
-def _normal(shape: tuple[int, ...], generator: np.random.Generator) -> Floats:
+def _normal(shape: tuple[int, ...], generator: np.random.Generator) -> Float64Array:
     return generator.standard_normal(shape).clip(-_CLIP, _CLIP)
 
 
-def supersampling(affines: NDArray[np.float64], antialiased: NDArray[np.bool_]) -> NDArray[np.int64]:
+def supersampling(affines: Float64Array, antialiased: BoolArray) -> Int64Array:
     """How many samples along each side a result's pixel averages, ``(N,)``, 1 to 4; 1 where not `antialiased`.
 
     `affines` ``(N, 2, 3)`` map the result's pixel indices to the picture's.
@@ -143,12 +138,12 @@ def supersampling(affines: NDArray[np.float64], antialiased: NDArray[np.bool_]) 
 
 
 def warp_picture(
-    picture: NDArray[np.uint8],
-    affine: NDArray[np.float64],
+    picture: Uint8Array,
+    affine: Float64Array,
     size: tuple[int, int],
     samples: int = 1,
-    out: NDArray[np.uint8] | None = None,
-) -> NDArray[np.uint8]:
+    out: Uint8Array | None = None,
+) -> Uint8Array:
     """Warp one picture ``(H, W, 3)`` or ``(H, W)`` with OpenCV.
 
     `affine` ``(2, 3)`` maps the result's pixel indices to the picture's, `size` is the result's width and height,
@@ -162,7 +157,7 @@ def warp_picture(
     return cv2.resize(large, size, dst=out, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
-def warp_pictures(pictures: Tensor, affines: NDArray[np.float64], size: int, samples: int = 1) -> Tensor:
+def warp_pictures(pictures: Tensor, affines: Float64Array, size: int, samples: int = 1) -> Tensor:
     """Warp ``(N, C, H, W)`` floating-point pictures with torch to ``(N, C, size, size)`` on their device.
 
     `affines` ``(N, 2, 3)`` map the results' pixel indices to the pictures', `samples` as for `warp_picture`.
@@ -181,7 +176,7 @@ def warp_pictures(pictures: Tensor, affines: NDArray[np.float64], size: int, sam
     return F.avg_pool2d(found, samples) if samples > 1 else found
 
 
-def _finer(affines: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+def _finer(affines: Float64Array, factor: int) -> Float64Array:
     """The same maps from the indices of a grid that is finer by a factor."""
     linear = affines[:, :, :2] / factor
     # Fine pixel i lies at (i + 0.5) / factor - 0.5 of the coarse grid.

@@ -10,12 +10,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Uint8Array
 from pfld_edge_train.augment.geometry import FaceFrames
 from pfld_edge_train.config import AugmentConfig
-
-Points = NDArray[np.float64]
 
 SHAPE_SIDE = 64
 """Side of a shape's picture in pixels. Its unit square, -1 to 1 along each axis, leaves a rim of one pixel free."""
@@ -35,7 +33,7 @@ GLASSES = range(MASKS.stop, MASKS.stop + 3)
 
 
 @lru_cache(maxsize=1)
-def shape_bank() -> NDArray[np.uint8]:
+def shape_bank() -> Uint8Array:
     """All shapes, ``(K, SHAPE_SIDE, SHAPE_SIDE)``: 255 is opaque; the same in every process."""
     random = np.random.default_rng(2019)
     outlines = [[_rounded(0.0, 20.0)], [_rounded(0.0, 2.0)]]
@@ -48,7 +46,7 @@ def shape_bank() -> NDArray[np.uint8]:
     return bank
 
 
-def _drawn(outlines: list[Points]) -> NDArray[np.uint8]:
+def _drawn(outlines: list[Float64Array]) -> Uint8Array:
     """Fill outlines of the unit square."""
     side = SHAPE_SIDE * _FINE
     picture = np.zeros((side, side), np.uint8)
@@ -61,14 +59,14 @@ def _drawn(outlines: list[Points]) -> NDArray[np.uint8]:
 _CIRCLE = np.arange(96) * (2 * np.pi / 96)
 
 
-def _rounded(x: float, power: float, width: float = 1.0, height: float = 1.0) -> Points:
+def _rounded(x: float, power: float, width: float = 1.0, height: float = 1.0) -> Float64Array:
     """A superellipse around ``(x, 0)``: power 2 is an ellipse, 20 nearly a rectangle."""
     cosine, sine = np.cos(_CIRCLE), np.sin(_CIRCLE)
     radius = (np.abs(cosine) ** power + np.abs(sine) ** power) ** (-1 / power)
     return np.stack([x + width * radius * cosine, height * radius * sine], axis=1)
 
 
-def _blob(random: np.random.Generator) -> Points:
+def _blob(random: np.random.Generator) -> Float64Array:
     """A closed smooth line: a circle with a varying radius."""
     radius = np.ones(96)
     for wave in range(1, 6):
@@ -78,7 +76,7 @@ def _blob(random: np.random.Generator) -> Points:
     return np.asarray(points / np.abs(points).max())
 
 
-def _hand(random: np.random.Generator) -> list[Points]:
+def _hand(random: np.random.Generator) -> list[Float64Array]:
     """A palm, four fingers that point up, and a thumb."""
     palm = _rounded(0.0, 4.0, 0.5, 0.5) + np.array([0.0, 0.45])
     spread, bend = random.uniform(0.04, 0.16), random.uniform(-0.1, 0.1)
@@ -92,7 +90,7 @@ def _hand(random: np.random.Generator) -> list[Points]:
     return fingers
 
 
-def _limb(root: Points, angle: float, length: float, width: float) -> Points:
+def _limb(root: Float64Array, angle: float, length: float, width: float) -> Float64Array:
     """A capsule that points up from a root, rotated to the right by an angle."""
     round_end = np.stack([width * np.cos(_CIRCLE), width * np.sin(_CIRCLE)], axis=1)
     round_end[:, 1] -= np.where(np.sin(_CIRCLE) < 0, length, 0)
@@ -100,7 +98,7 @@ def _limb(root: Points, angle: float, length: float, width: float) -> Points:
     return np.asarray(round_end @ np.array([[cosine, sine], [-sine, cosine]]) + root)
 
 
-def _mask(peak: float) -> Points:
+def _mask(peak: float) -> Float64Array:
     """A face mask: higher at the nose than at the cheeks by `peak`, round below."""
     x = np.linspace(-1, 1, 33)
     upper = -1 + peak * x**2
@@ -108,7 +106,7 @@ def _mask(peak: float) -> Points:
     return np.concatenate([np.stack([x, upper], axis=1), np.stack([x, lower], axis=1)[::-1]])
 
 
-def _scarf(random: np.random.Generator) -> Points:
+def _scarf(random: np.random.Generator) -> Float64Array:
     """Cloth with a wavy upper edge, down to the end of the square."""
     x = np.linspace(-1, 1, 33)
     wave = sum(random.uniform(0.03, 0.1) * np.sin(k * 2 * x + random.uniform(0, 2 * np.pi)) for k in range(1, 4))
@@ -116,7 +114,7 @@ def _scarf(random: np.random.Generator) -> Points:
     return np.concatenate([upper, [[1.0, 1.0], [-1.0, 1.0]]])
 
 
-def _lenses(power: float) -> list[Points]:
+def _lenses(power: float) -> list[Float64Array]:
     """Two lenses and the bridge between them."""
     bridge = np.array([[-0.3, -0.45], [0.3, -0.45], [0.3, -0.15], [-0.3, -0.15]])
     return [_rounded(-0.53, power, 0.47), _rounded(0.53, power, 0.47), bridge]
@@ -131,25 +129,25 @@ class Occlusions:
     of another face's skin, 0 to 1: of the row `donor` in the cache, to whose crop `skin` ``(N, 2, 3)`` leads.
     """
 
-    shown: NDArray[np.bool_]
-    shape: NDArray[np.int64]
-    affines: Points
-    opacity: NDArray[np.float32]
-    color: NDArray[np.float32]
-    texture: NDArray[np.float32]
-    donor: NDArray[np.int64]
-    skin: Points
+    shown: BoolArray
+    shape: Int64Array
+    affines: Float64Array
+    opacity: Float32Array
+    color: Float32Array
+    texture: Float32Array
+    donor: Int64Array
+    skin: Float64Array
 
 
 class _Axes(NamedTuple):
     """Axes of N faces in their crops: the middle between the eyes, unit vectors to the right and down, extents."""
 
-    eyes: Points
-    right: Points
-    down: Points
-    eye_distance: Points
-    width: Points
-    height: Points
+    eyes: Float64Array
+    right: Float64Array
+    down: Float64Array
+    eye_distance: Float64Array
+    width: Float64Array
+    height: Float64Array
 
 
 class _Material(NamedTuple):
@@ -162,14 +160,14 @@ class _Material(NamedTuple):
     thinnest: float = 0.7
 
 
-Placed = tuple[NDArray[np.bool_], Points, Points]
+Placed = tuple[BoolArray, Float64Array, Float64Array]
 """Which faces, centre ``(N, 2)``, and half axes as columns ``(N, 2, 2)``, in fractions of the crop."""
 
 
 def draw_occlusions(
-    fractions: NDArray[np.float32],
+    fractions: Float32Array,
     eyes: tuple[int, int],
-    rows: NDArray[np.int64],
+    rows: Int64Array,
     frames: FaceFrames,
     size: int,
     config: AugmentConfig,
@@ -190,7 +188,7 @@ def draw_occlusions(
     return tuple(_occlusions(*place, material, rows, frames, size, generator) for place, material in placed)
 
 
-def _placed_things(fractions: NDArray[np.float32], config: AugmentConfig, generator: np.random.Generator) -> Placed:
+def _placed_things(fractions: Float32Array, config: AugmentConfig, generator: np.random.Generator) -> Placed:
     """At a landmark or anywhere, up to two thirds of the crop large, with any rotation."""
     count, points = len(fractions), fractions.shape[1]
     shown = generator.random(count) < config.occlusion
@@ -225,11 +223,13 @@ def _placed_glasses(axes: _Axes, config: AugmentConfig, generator: np.random.Gen
     return shown, center, _half_axes(axes.right, half_width, axes.down, half_height)
 
 
-def _half_axes(right: Points, half_width: Points, down: Points, half_height: Points) -> Points:
+def _half_axes(
+    right: Float64Array, half_width: Float64Array, down: Float64Array, half_height: Float64Array
+) -> Float64Array:
     return np.stack([right * half_width[:, None], down * half_height[:, None]], axis=2)
 
 
-def _axes(fractions: Points, eyes: tuple[int, int]) -> _Axes:
+def _axes(fractions: Float64Array, eyes: tuple[int, int]) -> _Axes:
     """Find the faces' axes; a profile, whose eyes nearly coincide, counts as upright."""
     fractions = np.nan_to_num(fractions, nan=0.5)
     first, second = fractions[:, eyes[0]], fractions[:, eyes[1]]
@@ -251,11 +251,11 @@ def _axes(fractions: Points, eyes: tuple[int, int]) -> _Axes:
 
 
 def _occlusions(
-    shown: NDArray[np.bool_],
-    center: Points,
-    half: Points,
+    shown: BoolArray,
+    center: Float64Array,
+    half: Float64Array,
     material: _Material,
-    rows: NDArray[np.int64],
+    rows: Int64Array,
     frames: FaceFrames,
     size: int,
     generator: np.random.Generator,
@@ -279,7 +279,7 @@ def _occlusions(
     )
 
 
-def _to_shape(center: Points, half: Points, size: int) -> Points:
+def _to_shape(center: Float64Array, half: Float64Array, size: int) -> Float64Array:
     """``(N, 2, 3)`` from the face's pixel indices to those of the shape's picture."""
     # Degenerate landmarks must not raise: the occlusion gets a tiny size.
     sound = np.abs(np.linalg.det(half)) > 1e-6
@@ -290,7 +290,7 @@ def _to_shape(center: Points, half: Points, size: int) -> Points:
     return np.concatenate([linear / size, origin[:, :, None]], axis=2)
 
 
-def _skin(frames: FaceFrames, donor: NDArray[np.int64], size: int, generator: np.random.Generator) -> Points:
+def _skin(frames: FaceFrames, donor: Int64Array, size: int, generator: np.random.Generator) -> Float64Array:
     """``(N, 2, 3)`` from the face's pixel indices to a part of the donor's crop, with any rotation."""
     count = len(donor)
     angle = generator.uniform(0, 2 * np.pi, count)

@@ -6,18 +6,16 @@ it. `on_device` computes the same for a whole batch; tests compare the two.
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pfld_edge_calib.datasets.prepared import Crops
+from pfld_edge_runtime.arrays import Float32Array, Uint8Array
 from pfld_edge_train.augment.geometry import supersampling, warp_picture
 from pfld_edge_train.augment.occlusions import Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank
 from pfld_edge_train.augment.plan import AugmentPlan
 
-Face = NDArray[np.uint8]
 
-
-def render_on_cpu(crops: Crops, plan: AugmentPlan, size: int, color_order: str) -> NDArray[np.uint8]:
+def render_on_cpu(crops: Crops, plan: AugmentPlan, size: int, color_order: str) -> Uint8Array:
     """Crop and augment the N faces of a plan: ``(N, size, size, 3)`` uint8.
 
     Only the plan's rows of the cache ``(M, H, W, 3)`` are read. `color_order` is ``bgr`` or ``rgb``.
@@ -55,7 +53,7 @@ class _Camera:
         self._bank = noise_bank(3 * size * size)
         self._line = np.linspace(-1, 1, size, dtype=np.float32)
 
-    def take(self, face: Face, index: int) -> None:
+    def take(self, face: Uint8Array, index: int) -> None:
         """Change one face in place."""
         photometry, size = self._photometry, (self._size, self._size)
         if photometry.gamma[index] != 1:
@@ -76,25 +74,25 @@ class _Camera:
         if photometry.jpeg[index]:
             self._compress(face, int(photometry.jpeg[index]))
 
-    def _light(self, face: Face, slopes: NDArray[np.float32]) -> None:
+    def _light(self, face: Uint8Array, slopes: Float32Array) -> None:
         columns, rows = np.exp(slopes[0] * self._line), np.exp(slopes[1] * self._line)
         # Columns and channels as one axis: numpy's and OpenCV's loops are then long.
         flat = face.reshape(len(face), -1)
         field = rows[:, None] * np.repeat(columns, 3)
         cv2.multiply(flat, field, dst=flat, dtype=cv2.CV_8U)
 
-    def _blur(self, face: Face, number: int) -> None:
+    def _blur(self, face: Uint8Array, number: int) -> None:
         middle, radius = self._kernels.shape[1] // 2, self._radii[number]
         part = slice(middle - radius, middle + radius + 1)
         face[:] = cv2.filter2D(face, -1, self._kernels[number, part, part], borderType=cv2.BORDER_REPLICATE)
 
-    def _add_noise(self, face: Face, strength: float, start: int) -> None:
+    def _add_noise(self, face: Uint8Array, strength: float, start: int) -> None:
         flat = face.reshape(len(face), -1)
         noise = self._bank[start : start + face.size].reshape(flat.shape)
         factor = strength / BANK_STD
         cv2.addWeighted(flat, 1.0, noise, factor, -128 * factor, dst=flat)
 
-    def _compress(self, face: Face, quality: int) -> None:
+    def _compress(self, face: Uint8Array, quality: int) -> None:
         # OpenCV's files are BGR.
         picture = face[:, :, ::-1] if self._rgb else face
         _, data = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
@@ -102,12 +100,12 @@ class _Camera:
         face[:] = restored[:, :, ::-1] if self._rgb else restored
 
 
-def _gamma_table(exponent: float) -> NDArray[np.uint8]:
+def _gamma_table(exponent: float) -> Uint8Array:
     levels = np.arange(256, dtype=np.float32) / 255
     return np.asarray(np.rint(255 * levels**exponent), np.uint8)
 
 
-def _occlude(face: Face, occlusions: Occlusions, index: int, crops: Crops) -> None:
+def _occlude(face: Uint8Array, occlusions: Occlusions, index: int, crops: Crops) -> None:
     """Draw one layer of occlusions onto a face ``(S, S, 3)``, in place."""
     size, texture = (len(face), len(face)), float(occlusions.texture[index])
     opacity = warp_picture(shape_bank()[occlusions.shape[index]], occlusions.affines[index], size)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pfld_edge_calib.datasets.prepared import Crops
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Int64Array
 from pfld_edge_train.augment.geometry import supersampling, warp_pictures
 from pfld_edge_train.augment.occlusions import Occlusions, shape_bank
 from pfld_edge_train.augment.photometry import BANK_STD, Photometry, blur_kernels, luma, noise_bank, resolution_matrices
@@ -49,7 +50,7 @@ def render_on_device(crops: Crops, plan: AugmentPlan, size: int, color_order: st
     return faces
 
 
-def _pictures(crops: Crops, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+def _pictures(crops: Crops, rows: Int64Array, device: torch.device) -> Tensor:
     """Send crops as bytes, a quarter of the traffic, and convert them to ``(N, 3, H, W)`` floats there."""
     picked = torch.from_numpy(np.ascontiguousarray(crops[rows]))
     if device.type == "cuda":
@@ -64,9 +65,7 @@ def _levels(faces: Tensor) -> Tensor:
     return faces.clamp_(0, 255).round_()
 
 
-def _change(
-    faces: Tensor, shown: NDArray[np.bool_], record: Record, function: Callable[[Tensor, Record], Tensor]
-) -> None:
+def _change(faces: Tensor, shown: BoolArray, record: Record, function: Callable[[Tensor, Record], Tensor]) -> None:
     """Replace the shown faces; the function gets them, and their rows of the record."""
     chosen = np.flatnonzero(shown)
     if len(chosen):
@@ -209,19 +208,19 @@ def _coded(planes: Tensor, tables: Tensor) -> Tensor:
     return restored.reshape(count, channels, height, width).round()
 
 
-def _dct() -> NDArray[np.float32]:
+def _dct() -> Float32Array:
     """The orthonormal DCT-II of 8 values as a matrix (T.81, A.3.3)."""
     return np.asarray(cv2.dct(np.eye(8), flags=cv2.DCT_ROWS).T, np.float32)
 
 
-def _annex_k() -> NDArray[np.float32]:
+def _annex_k() -> Float32Array:
     """Both tables, ``(2, 8, 8)``."""
     tables = np.full((2, 8, 8), 99, np.float32)
     tables[0], tables[1, :4, :4] = _LUMINANCE, _CHROMINANCE
     return tables
 
 
-def _colors(color_order: str) -> NDArray[np.float32]:
+def _colors(color_order: str) -> Float32Array:
     """To YCbCr, and back, ``(2, 3, 3)``."""
     matrix = np.array(_TO_YCC)[:, :: 1 if color_order == "rgb" else -1]
     return np.stack([matrix, np.linalg.inv(matrix)]).astype(np.float32)

@@ -10,11 +10,9 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Int64Array, Uint8Array
 from pfld_edge_train.config import AugmentConfig
-
-Floats = NDArray[np.float32]
 
 _FARTHEST = {1: 1.0, 2: 2.5, 3: 1.0}
 """Radius of each kind of kernel, as a multiple of its reach."""
@@ -45,21 +43,21 @@ class Photometry:
         jpeg: ``(N,)`` JPEG quality, 1 to 100; 0 for none.
     """
 
-    gamma: Floats
-    gain: Floats
-    offset: Floats
-    slopes: Floats
-    blur_kind: NDArray[np.int64]
-    blur_reach: Floats
-    blur_angle: Floats
-    narrow: NDArray[np.int64]
-    noise: Floats
-    noise_start: NDArray[np.int64]
-    gray: NDArray[np.bool_]
-    jpeg: NDArray[np.int64]
+    gamma: Float32Array
+    gain: Float32Array
+    offset: Float32Array
+    slopes: Float32Array
+    blur_kind: Int64Array
+    blur_reach: Float32Array
+    blur_angle: Float32Array
+    narrow: Int64Array
+    noise: Float32Array
+    noise_start: Int64Array
+    gray: BoolArray
+    jpeg: Int64Array
 
 
-def luma(color_order: str) -> Floats:
+def luma(color_order: str) -> Float32Array:
     """Weights of the channels in grey, ``(3,)``, in a contract's colour order."""
     return np.array(_LUMA if color_order == "rgb" else _LUMA[::-1], np.float32)
 
@@ -100,8 +98,8 @@ def draw_photometry(
 
 
 def _tones(
-    count: int, color_order: str, dark: NDArray[np.bool_], config: AugmentConfig, generator: np.random.Generator
-) -> tuple[Floats, Floats]:
+    count: int, color_order: str, dark: BoolArray, config: AugmentConfig, generator: np.random.Generator
+) -> tuple[Float32Array, Float32Array]:
     """Gain and offset ``(N, 3)`` of contrast, brightness, colour cast, temperature and darkness together."""
     contrast = np.exp(0.8 * config.light * generator.uniform(-1, 1, count))
     brightness = 80 * config.light * generator.uniform(-1, 1, count)
@@ -117,7 +115,7 @@ def _tones(
 
 def _blurs(
     count: int, config: AugmentConfig, generator: np.random.Generator
-) -> tuple[NDArray[np.int64], Floats, Floats]:
+) -> tuple[Int64Array, Float32Array, Float32Array]:
     """Kind, reach and angle; a face has motion blur or defocus, not both."""
     chance, strength = generator.random(count), generator.random(count)
     disc = generator.random(count) < 0.5
@@ -129,7 +127,7 @@ def _blurs(
     return kind.astype(np.int64), reach.astype(np.float32), angle.astype(np.float32)
 
 
-def blur_kernels(photometry: Photometry, size: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def blur_kernels(photometry: Photometry, size: int) -> tuple[Float32Array, Int64Array]:
     """Make the kernels of the B blurred faces of `size` pixels.
 
     They are ``(B, K, K)`` and sum to 1; K is odd and large enough for all. Beyond its radius ``(B,)`` each is zero.
@@ -154,7 +152,7 @@ def blur_kernels(photometry: Photometry, size: int) -> tuple[NDArray[np.float32]
     return kernels.astype(np.float32), radii
 
 
-def resolution_matrices(size: int) -> Floats:
+def resolution_matrices(size: int) -> Float32Array:
     """Matrices that shrink a line of `size` pixels by area and enlarge it again bilinearly, as OpenCV does.
 
     Of the ``(size + 1, size, size)`` matrix ``k`` goes through k pixels; matrix 0 is the identity.
@@ -165,9 +163,9 @@ def resolution_matrices(size: int) -> Floats:
 
 
 @lru_cache(maxsize=4)
-def noise_bank(face_values: int) -> NDArray[np.uint8]:
+def noise_bank(face_values: int) -> Uint8Array:
     """Gaussian noise around 128, clipped at four standard deviations: ``(BANK_STARTS + face_values,)``."""
     normal = np.random.default_rng(2019).standard_normal(BANK_STARTS + face_values, dtype=np.float32)
-    bank: NDArray[np.uint8] = np.rint(128 + BANK_STD * normal).clip(0, 255).astype(np.uint8)
+    bank: Uint8Array = np.rint(128 + BANK_STD * normal).clip(0, 255).astype(np.uint8)
     bank.setflags(write=False)
     return bank

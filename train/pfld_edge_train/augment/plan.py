@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfld_edge_runtime import Contract
+from pfld_edge_runtime.arrays import BoolArray, Float32Array, Int64Array
 from pfld_edge_train.augment.geometry import FaceFrames, plain_frames, random_frames, warp_landmarks
 from pfld_edge_train.augment.occlusions import Occlusions, draw_occlusions
 from pfld_edge_train.augment.photometry import Photometry, draw_photometry
@@ -23,7 +24,7 @@ class Change:
     `smooth` ``(N,)`` says which are antialiased; layers of occlusions, the lowest first; then light and camera.
     """
 
-    smooth: NDArray[np.bool_]
+    smooth: BoolArray
     occlusions: tuple[Occlusions, ...]
     photometry: Photometry
 
@@ -36,15 +37,15 @@ class AugmentPlan:
     None leaves the runtime's plain crop.
     """
 
-    rows: NDArray[np.int64]
+    rows: Int64Array
     frames: FaceFrames
-    landmarks: NDArray[np.float32]
+    landmarks: Float32Array
     change: Change | None
 
 
 def draw_plan(
     cache: FaceCache,
-    rows: NDArray[np.int64],
+    rows: Int64Array,
     contract: Contract,
     config: AugmentConfig | None,
     generator: np.random.Generator,
@@ -69,7 +70,7 @@ def draw_plan(
     return AugmentPlan(rows, frames, fractions, Change(smooth, occlusions, photometry))
 
 
-def take_rows(record: Record, rows: slice | NDArray[np.integer] | NDArray[np.bool_]) -> Record:
+def take_rows(record: Record, rows: slice | NDArray[np.integer] | BoolArray) -> Record:
     """Choose faces from a dataclass of arrays with the faces on the first axis, nested dataclasses, tuples or None."""
     return cast(Record, _take(record, rows))
 
