@@ -59,7 +59,7 @@ def test_folding_is_exact_without_padding(
     grey = pixels(2, 3, 9, 9).astype(np.float64)
     normalized = (grey - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(scale, (1, 3, 1, 1))
     expected = run_model(model, normalized.astype(np.float32))
-    found = run_model(result.model, (grey - 128).astype(np.float32))
+    found = run_model(result.model, (grey - fold.zero_point).astype(np.float32))
     assert np.abs(found - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
 
 
@@ -70,15 +70,28 @@ def test_one_tap_by_hand(build: Build) -> None:
     folded = FoldNormalization([100, 128, 130], [2, 3, 10])(model).model
     found = {tensor.name: numpy_helper.to_array(tensor).ravel() for tensor in folded.graph.initializer}
     np.testing.assert_allclose(found["w"], [1, 1, 0.5])
-    # 1 * 28 + 1 * 0 + 0.5 * -2
-    np.testing.assert_allclose(found[folded.graph.node[0].input[2]], [27])
+    # The mean of the means is 119 1/3: 1 * 19 + 1 * -9 + 0.5 * -11
+    np.testing.assert_allclose(found[folded.graph.node[0].input[2]], [4.5])
 
 
-def test_padding_is_grey_128_instead_of_the_mean(build: Build) -> None:
+@settings(max_examples=25, deadline=None)
+@given(level=st.integers(0, 255), scale=DIVISORS)
+def test_folding_one_mean_is_exact_where_the_convolution_pads(
+    build: Build, level: int, scale: tuple[float, ...]
+) -> None:
+    """Of networks that take pixels of 0..1 too, whose padding is black."""
+    model = first_layer(build, pads=1)
+    folded = FoldNormalization([level] * 3, scale)(model).model
+    grey = pixels(2, 3, 9, 9).astype(np.float32)
+    expected = run_model(model, (grey - level) / np.reshape(scale, (1, 3, 1, 1)).astype(np.float32))
+    np.testing.assert_allclose(run_model(folded, grey - level), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_padding_is_the_grey_level_nearest_to_the_means(build: Build) -> None:
     model, mean, scale = first_layer(build, pads=1), [127.5, 120.0, 140.0], [127.5] * 3
     folded = FoldNormalization(mean, scale)(model).model
     grey = pixels(2, 3, 9, 9).astype(np.float32)
-    wider = np.pad(grey, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=128)
+    wider = np.pad(grey, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=129)
     normalized = (wider - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(scale, (1, 3, 1, 1))
     unpadded = first_layer(build)
     unpadded.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 11
@@ -86,7 +99,7 @@ def test_padding_is_grey_128_instead_of_the_mean(build: Build) -> None:
     unpadded.graph.ClearField("value_info")
     unpadded.graph.output[0].type.tensor_type.ClearField("shape")
     expected = run_model(unpadded, normalized.astype(np.float32))
-    np.testing.assert_allclose(run_model(folded, grey - 128), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(run_model(folded, grey - 129), expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("other", ["Relu", "MaxPool", "grouped Conv"])

@@ -109,8 +109,7 @@ class _Writer:
         if not self._plan.uint8_input:
             self._float[name] = self._file.tensor(name, shape, "float32")
             return self._float[name]
-        self._grids[name] = Grid(1.0, _TO_SIGNED)
-        pixels = self._file.tensor(name, shape, "uint8", Quantization.of(1.0, _TO_SIGNED))
+        pixels = self._file.tensor(name, shape, "uint8", Quantization.of(1.0, self._grids[name].zero_point))
         self._integer[name] = self._new_integer(name)
         self._file.operator("QUANTIZE", [pixels], self._integer[name], "QuantizeOptions")
         return pixels

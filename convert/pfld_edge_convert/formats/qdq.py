@@ -40,7 +40,7 @@ class _Writer(OnnxWriter):
         name = self._image
         self._made.discard(name)
         # To OpenVINO a layer is quantized only behind a QuantizeLinear; onnxruntime drops the pair again.
-        unsigned = [self._shared(np.float32(1)), self._shared(np.uint8(_TO_SIGNED))]
+        unsigned = [self._shared(np.float32(1)), self._shared(np.uint8(self._grids[name].zero_point))]
         self._quantize(name, self._node("DequantizeLinear", [self._integer[name], *unsigned], f"{name}_real"))
 
     def _write_float(self, node: onnx.NodeProto) -> None:

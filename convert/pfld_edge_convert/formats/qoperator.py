@@ -180,7 +180,6 @@ class OnnxWriter(ABC):
 
     def _open_image(self) -> None:
         name = self._image
-        self._grids[name] = Grid(1.0, 128)
         self._integer[name] = self._node("Transpose", [name], f"{name}_nchw", perm=[0, 3, 1, 2])
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:  # noqa: ANN401

@@ -42,14 +42,20 @@ _LARGEST_RATIO = 2.0**6
 """A channel that hardly moves is not blown up further than this against the widest of its tensor."""
 
 
+def pixel_zero_point(mean: Sequence[float]) -> int:
+    """The grey level, 0 to 255, that is 0 to a network that reads pixels, from its contract's means."""
+    return round(float(np.clip(np.mean(mean), 0, 255)))
+
+
 class FoldNormalization(GraphPass):
-    """Folds ``(pixel - mean) / scale`` into the first convolutions, so that the input is ``pixel - 128``.
+    """Folds ``(pixel - mean) / scale`` into the first convolutions, so that the input is ``pixel - zero_point``.
 
     Rewrite rule, for every Conv that reads the graph's input, where nothing else reads it:
-        - ``Conv((p - mean) / scale, w, b)`` becomes ``Conv(p - 128, w / scale, b + sum(w * (128 - mean) / scale))``.
+        - ``Conv((p - mean) / scale, w, b)`` becomes
+          ``Conv(p - zero_point, w / scale, b + sum(w * (zero_point - mean) / scale))``.
 
-    Exact inside the picture. Where the convolution pads, its zeros were the grey level `mean` and become 128: for the
-    usual mean of 127.5 half a grey level, in the outermost row of taps.
+    Exact inside the picture. Where the convolution pads, its zeros were the grey levels `mean` and become `zero_point`,
+    the integer nearest to their mean: with one mean for all channels that is half a grey level at most.
 
     The pass changes what the input means, so that `run_passes` can't compare outputs; `applies` says whether the rule
     fits, and its test compares on translated inputs.
@@ -58,6 +64,7 @@ class FoldNormalization(GraphPass):
     def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
         """Set three grey levels and three divisors, in the network's channel order."""
         self._mean, self._scale = np.asarray(mean, np.float64), np.asarray(scale, np.float64)
+        self.zero_point = pixel_zero_point(mean)
 
     def applies(self, model: onnx.ModelProto) -> bool:
         """Whether only convolutions of one group read the input."""
@@ -75,7 +82,7 @@ class FoldNormalization(GraphPass):
             if weights is not None:
                 weight, bias = (values.astype(np.float64) for values in weights)
                 weight = weight / self._scale.reshape(1, -1, 1, 1)
-                shift = (weight.sum(axis=(2, 3)) * (CENTER - self._mean)).sum(axis=1)
+                shift = (weight.sum(axis=(2, 3)) * (self.zero_point - self._mean)).sum(axis=1)
                 index.set_weights(node, weight.astype(np.float32), (bias + shift).astype(np.float32))
         return f"{len(readers)} convolutions read pixels" if readers else ""
 

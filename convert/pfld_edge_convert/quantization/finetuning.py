@@ -115,9 +115,8 @@ class IntegerNetwork(nn.Module):
     def __init__(self, plan: Plan, limits: WeightLimits) -> None:
         """Take a plan whose weights were made within `limits`."""
         super().__init__()
-        image = plan.model.graph.input[0].name
         self._plan, self._steps = plan, list(integer_steps(plan))
-        self._grids = {**plan.grids, **({image: Grid(1.0, 128)} if plan.uint8_input else {})}
+        self._grids = plan.grids
         self._layers: dict[str, _IntegerLayer] = {}
         for step in self._steps:
             if step.layer is not None:

@@ -152,8 +152,8 @@ class Plan:
     """What each tensor and layer of a float network in canonical form (`default_passes`) becomes in 8 bits.
 
     Grids are those of the activations that may be 8-bit, by the tensor's name in the model; weights those of the layers
-    in 8 bits, by `Layer.output`. With `uint8_input` the quantized network reads ``(n, S, S, 3)`` uint8 images, and the
-    input of `model` is ``pixel - 128``.
+    in 8 bits, by `Layer.output`. With `uint8_input` the quantized network reads ``(n, S, S, 3)`` uint8 images, by a
+    grid of scale 1, and the input of `model` is ``pixel - zero_point``.
     """
 
     model: onnx.ModelProto

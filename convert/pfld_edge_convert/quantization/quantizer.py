@@ -20,6 +20,7 @@ from pfld_edge_convert.passes.int8_preparation import (
     EqualizeChannels,
     FoldNormalization,
     SpaceToDepthStem,
+    pixel_zero_point,
 )
 from pfld_edge_convert.quantization import ranges
 from pfld_edge_convert.quantization.mixed_precision import deviation_per_face
@@ -283,7 +284,7 @@ def _collect(
 def _float_input(crops: Uint8Array, contract: Contract) -> Float32Array:
     """Input of the float network, ``(N, 3, S, S)``, where `contract` is the INT8 network's."""
     if contract.input_dtype == "uint8":
-        return np.ascontiguousarray(crops.astype(np.float32).transpose(0, 3, 1, 2) - CENTER)
+        return np.ascontiguousarray(crops.astype(np.float32).transpose(0, 3, 1, 2) - pixel_zero_point(contract.mean))
     return np.asarray(prepare_input(crops, contract), np.float32)
 
 
@@ -293,7 +294,7 @@ def _float_batches(crops: Uint8Array, contract: Contract) -> Iterator[Float32Arr
 
 def _input_grid(contract: Contract) -> Grid:
     if contract.input_dtype == "uint8":
-        return Grid(1.0, CENTER)
+        return Grid(1.0, pixel_zero_point(contract.mean))
     ends = [
         (level - mean) / scale for level in (0, 255) for mean, scale in zip(contract.mean, contract.scale, strict=True)
     ]
