@@ -1,16 +1,19 @@
 """Narrow tensors are copied, pooled features get products and scales of their own, and the float output stays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import helper
 
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import GraphIndex
-from pfld_edge_convert.passes.features import AveragesAsConvolutions, SplitProducts
+from pfld_edge_convert.passes.features import AveragesAsConvolutions, ConvolvedFeatures, SplitProducts
 from pfld_edge_convert.passes.int8_preparation import CopyChannels
 from pfld_edge_convert.quantization.plan import copy_offsets, integer_tensors, weighted_layers
 
@@ -91,7 +94,7 @@ def test_each_source_of_features_gets_a_product_and_each_small_average_a_convolu
     assert not AveragesAsConvolutions()(split).modified
 
 
-@pytest.mark.parametrize(("outputs", "kept"), [(5, ["a", "c"]), (60, ["a", "c", "r"])], ids=["small", "large"])
+@pytest.mark.parametrize(("outputs", "kept"), [(5, ["a", "c"]), (120, ["a", "c", "r"])], ids=["small", "large"])
 def test_a_small_last_product_reads_features_in_float(build: Build, outputs: int, kept: list[str]) -> None:
     random, shapes = np.random.default_rng(0), {"a": (40, 3, 3, 3), "c": (9, 640), "e": (8, 9), "f": (outputs, 8)}
     constants = {f"w{name}": random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -104,3 +107,45 @@ def test_a_small_last_product_reads_features_in_float(build: Build, outputs: int
     ]
     index = GraphIndex(build(nodes, constants, ["n", 3, 4, 4]))
     assert integer_tensors(index, weighted_layers(index)) == kept
+
+
+def features_of_a_pixel(build: Build, outputs: int, activations: Sequence[str], kernel: int = 1) -> onnx.ModelProto:
+    """The head of MobileNetV3: an average, a convolution of it, activations, a product."""
+    random, width = np.random.default_rng(0), 24
+    shapes = {"a": (8, 3, 3, 3), "c": (width, 8, kernel, kernel), "g": (outputs, width)}
+    constants = {f"w{name}": random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    constants["bc"] = random.normal(size=width).astype(np.float32)
+    names = ["c", *(f"{kind}_{place}" for place, kind in enumerate(activations))]
+    nodes = [
+        node("Conv", ["x", "wa"], ["a"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("GlobalAveragePool", ["a"], ["mean"]),
+        node("Conv", ["mean", "wc", "bc"], ["c"], kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4),
+        *(node(kind, [read], [made]) for kind, (read, made) in zip(activations, pairwise(names), strict=True)),
+        node("Flatten", [names[-1]], ["flat"]),
+        node("Gemm", ["flat", "wg"], ["y"], transB=1),
+    ]
+    return build(nodes, constants, ["n", 3, 4, 4])
+
+
+@given(activations=st.lists(st.sampled_from(["HardSwish", "Relu", "LeakyRelu", "Sigmoid"]), max_size=2))
+@settings(max_examples=20, deadline=None)
+def test_features_that_a_convolution_makes_of_one_pixel_come_from_a_product(
+    build: Build, activations: list[str]
+) -> None:
+    model = features_of_a_pixel(build, 2, activations)
+    result = ConvolvedFeatures()(model).model
+    onnx.checker.check_model(result, full_check=True)
+    kinds = [item.op_type for item in result.graph.node]
+    assert kinds == ["Conv", "GlobalAveragePool", "Flatten", "Gemm", *activations, "Gemm"]
+    np.testing.assert_allclose(run_model(result, SAMPLES), run_model(model, SAMPLES), atol=1e-5)
+    assert not ConvolvedFeatures()(features_of_a_pixel(build, 2, activations, kernel=3)).modified
+    model.graph.output.append(onnx.ValueInfoProto(name="c"))
+    assert not ConvolvedFeatures()(model).modified
+
+
+@pytest.mark.parametrize(("outputs", "quantized"), [(1, []), (40, ["HardSwish_0"])], ids=["small", "large"])
+def test_an_activation_between_the_last_products_is_computed_in_float(
+    build: Build, outputs: int, quantized: list[str]
+) -> None:
+    index = GraphIndex(ConvolvedFeatures()(features_of_a_pixel(build, outputs, ["HardSwish"])).model)
+    assert integer_tensors(index, weighted_layers(index)) == ["a", "mean", *quantized]

@@ -55,6 +55,17 @@ def channel_weights(index: GraphIndex, node: onnx.NodeProto) -> tuple[NDArray[An
     return index.weights(node) if is_dense(index, node) or is_depthwise(index, node) else None
 
 
+def pointwise_path(index: GraphIndex, name: str) -> list[str]:
+    """A tensor and those that it is made from by operators that treat each value by itself; last what they begin with.
+
+    Empty where one of them has another reader.
+    """
+    path = [name]
+    while (node := index.producers.get(path[-1])) is not None and node.op_type in _CHANNELWISE:
+        path.append(node.input[0])
+    return path if all(index.only_consumer(step) is not None for step in path) else []
+
+
 class ChannelMap:
     """The channels of every activation of a graph: in `ids` the number of the one at each position of axis 1.
 

@@ -1,4 +1,4 @@
-"""Passes for the features that a network's last product reads: a product for each source, a scale for each channel."""
+"""Passes for the features that a network's last product reads: products make them, each with scales of its own."""
 
 from itertools import pairwise
 from typing import ClassVar
@@ -8,9 +8,46 @@ import onnx
 from onnx import helper
 
 from pfld_edge_convert.passes.base import GraphIndex, GraphPass, attribute, become
+from pfld_edge_convert.passes.channels import is_dense, pointwise_path
 
 _FEWER_WEIGHTS = 25
 """An average becomes a convolution of at most a share of one in so many of the network's weights."""
+
+
+class ConvolvedFeatures(GraphPass):
+    """Gives features that a convolution makes of one pixel a product, which can write them in float.
+
+    MobileNetV3's head is a convolution behind the average (Howard et al., arXiv 1905.02244, section 5.1). 8 bits for
+    what it makes and for the hard-swish of that cost more than those of any other layer.
+
+    Rewrite rule, where nothing else reads what lies between: ``Gemm(Flatten(f(Conv(x, w, b))))``, x of one pixel, f any
+    number of operators of one input, becomes ``Gemm(f(Gemm(Flatten(x), w, b)))``.
+    """
+
+    tolerance: ClassVar[float] = 1e-5
+
+    def _rewrite(self, model: onnx.ModelProto) -> str:
+        index, count = GraphIndex(model), 0
+        for node in list(model.graph.node):
+            flatten = index.producers.get(node.input[0]) if node.op_type == "Gemm" else None
+            if flatten is None or flatten.op_type != "Flatten" or attribute(flatten, "axis", 1) != 1:
+                continue
+            path = pointwise_path(index, flatten.input[0])
+            made = index.producers.get(path[-1]) if path and index.only_consumer(flatten.output[0]) else None
+            if made is None or made.op_type != "Conv" or not is_dense(index, made):
+                continue
+            weight, bias = index.weights(made) or ((), ())
+            sizes = [np.shape(weight)[2:], *(index.shapes.get(name, ())[2:] for name in (made.input[0], path[-1]))]
+            if sizes == [(1, 1)] * 3 and index.bypass(flatten):
+                flat = f"{path[-1]}_pixel"
+                weight_name = index.add_constant(f"{flat}_w", np.reshape(weight, (len(weight), -1)))
+                bias_name = index.add_constant(f"{flat}_b", np.asarray(bias))
+                index.insert(made, helper.make_node("Flatten", [made.input[0]], [flat]))
+                become(made, "Gemm", flat, weight_name, bias_name, transB=1)
+                count += 1
+        if count:
+            model.graph.ClearField("value_info")
+        return f"{count} convolutions" if count else ""
 
 
 class SplitProducts(GraphPass):

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pfld_edge_convert.passes.base import GraphIndex, attribute
-from pfld_edge_convert.passes.channels import is_dense
+from pfld_edge_convert.passes.channels import is_dense, pointwise_path
 from pfld_edge_runtime.arrays import Float32Array, Float64Array, Int64Array, Uint8Array
 
 LEVELS = 255
@@ -43,7 +43,7 @@ _LARGEST_DENOMINATOR = 1023
 _UNIT_FRACTIONS, _SMALLEST_RATIO = 1 / 12, 2.0**-14
 """Ratios up to the first become 1 / q."""
 
-_SMALL = 64
+_SMALL = 10
 """A last product of at most a share of one in so many of the weights stays in float together with what it reads."""
 
 
@@ -326,17 +326,20 @@ def integer_tensors(index: GraphIndex, layers: list[Layer]) -> list[str]:
 
 
 def _float_features(index: GraphIndex, layers: list[Layer], followed: set[str]) -> set[str]:
-    """What Gemm make and a last, small product alone reads: float costs few bytes and spares landmarks the rounding."""
+    """What Gemm make for the last product: float spares landmarks the rounding.
+
+    What that product itself reads is quantized where its weights are many, which would cost bytes as floats.
+    """
     sizes = {layer.output: index.constants[layer.node.input[1]].size for layer in layers}
     made = {layer.output for layer in layers if layer.node.op_type == "Gemm"}
-    return {
-        layer.source
-        for layer in layers
-        if layer.source in made
-        and layer.output not in followed
-        and sizes[layer.output] * _SMALL <= sum(sizes.values())
-        and index.only_consumer(layer.source) is not None
-    }
+    found = set[str]()
+    for layer in layers:
+        path = [] if layer.output in followed else pointwise_path(index, layer.source)
+        # A product's output is behind the Relu that it takes over.
+        begin = next((place for place, name in enumerate(path, start=1) if name in made), 0)
+        is_large = sizes[layer.output] * _SMALL > sum(sizes.values())
+        found.update(path[int(is_large) : begin])
+    return found
 
 
 def followed_by(index: GraphIndex, layers: list[Layer]) -> set[str]:

@@ -12,7 +12,7 @@ from pfld_edge_convert.formats import FORMATS
 from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import GraphIndex, check_equivalence, with_outputs
-from pfld_edge_convert.passes.features import AveragesAsConvolutions, SplitProducts
+from pfld_edge_convert.passes.features import AveragesAsConvolutions, ConvolvedFeatures, SplitProducts
 from pfld_edge_convert.passes.int8_preparation import (
     CENTER,
     AlignChannels,
@@ -170,7 +170,7 @@ class Quantizer:
             model = fold(model).model
             fed = fed.replace(input_dtype="uint8", layout="NHWC")
         align = AlignChannels(self._target.channel_multiple)
-        for prepare in (CopyChannels(), align, SplitProducts(), AveragesAsConvolutions()):
+        for prepare in (CopyChannels(), align, ConvolvedFeatures(), SplitProducts(), AveragesAsConvolutions()):
             model = prepare(model).model
         return model, fed
 
