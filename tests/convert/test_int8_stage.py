@@ -104,6 +104,18 @@ def test_any_layers_may_stay_in_float(multi_scale_64: Quantizer, everything: onn
     assert np.abs(found - expected).mean() < 1.5 * np.abs(reference - expected).mean()
 
 
+@pytest.mark.parametrize("level", [0, 100, 255])
+def test_the_float_network_that_is_rounded_is_the_given_one_whatever_its_mean(
+    network: onnx.ModelProto, level: int
+) -> None:
+    contract = CONTRACT.replace(mean=(level,) * 3, scale=(255.0,) * 3)
+    crops = sample_crops(CONTRACT, 8)
+    quantized = Quantizer(network, crops, contract, FAST).make()
+    expected = run_model(network, prepare_input(crops, contract))
+    found = run_model(quantized.plan.model, quantized.float_input(crops))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_held_back_faces_choose_how_channels_are_equalized(network: onnx.ModelProto) -> None:
     crops = sample_crops(CONTRACT, 80)
     tried = Quantizer(network, crops, CONTRACT, FAST).make().tried
