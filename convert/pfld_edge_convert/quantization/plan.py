@@ -43,8 +43,9 @@ _LARGEST_DENOMINATOR = 1023
 _UNIT_FRACTIONS, _SMALLEST_RATIO = 1 / 12, 2.0**-14
 """Ratios up to the first become 1 / q."""
 
-_SMALL = 10
-"""A last product of at most a share of one in so many of the weights stays in float together with what it reads."""
+_SMALL, _SMALL_PART = 10, 64
+"""A last product of at most a share of one in so many of the weights stays in float together with what it reads; one
+that is a part of a sum, whose features do less, of less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +338,9 @@ def _float_features(index: GraphIndex, layers: list[Layer], followed: set[str]) 
         path = [] if layer.output in followed else pointwise_path(index, layer.source)
         # A product's output is behind the Relu that it takes over.
         begin = next((place for place, name in enumerate(path, start=1) if name in made), 0)
-        is_large = sizes[layer.output] * _SMALL > sum(sizes.values())
+        reader = index.only_consumer(layer.output)
+        least = _SMALL if reader is None or reader.op_type != "Sum" else _SMALL_PART
+        is_large = sizes[layer.output] * least > sum(sizes.values())
         found.update(path[int(is_large) : begin])
     return found
 
