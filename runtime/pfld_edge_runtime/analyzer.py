@@ -73,6 +73,7 @@ class FaceAnalyzer:
         Raises:
             ImageError: The image can't be used.
             BoxError: The detector returned something other than boxes.
+            LandmarkError: The landmarker returned something other than the landmarks of its contract's scheme.
         """
         height, width = check_image(image).shape[:2]
         contract = self.landmarker.contract
@@ -84,7 +85,7 @@ class FaceAnalyzer:
             return found.landmark_boxes(contract, rolls)
 
         def predict(boxes: Float64Array, rolls: Float64Array) -> NDArray[np.floating]:
-            return locate_points(self.landmarker, image, boxes, color, rolls)
+            return locate_points(self.landmarker, image, boxes, color, rolls, contract.landmarks)
 
         rolls = detected_rolls(found.rolls, self._scheme)
         boxes = boxes_at(rolls)
@@ -131,7 +132,7 @@ def read_faces(
     height, width = check_image(image).shape[:2]
     columns = np.asarray(boxes, np.float32).reshape(len(valid), -1) if len(valid) else valid
     confidences = unknown = np.full(len(valid), np.nan, np.float32)
-    points = locate_points(landmarker, image, valid, color, np.zeros(len(valid)))
+    points = locate_points(landmarker, image, valid, color, np.zeros(len(valid)), landmarker.contract.landmarks)
     if confidence:
         pair = predict_with_mirror(landmarker, image, valid, color)
         confidences = landmark_confidence(*pair, landmarker.contract, curve)

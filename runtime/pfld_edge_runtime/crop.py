@@ -140,8 +140,9 @@ def _found(image: object) -> str:
 
 def check_color(color: str) -> None:
     """Raise an `ImageError` for a channel order that is neither ``rgb`` nor ``bgr``."""
-    if color not in ("rgb", "bgr"):
-        raise ImageError(f"color must be 'rgb' or 'bgr', not {color!r}")
+    if not isinstance(color, str) or color not in ("rgb", "bgr"):  # the boxes, say, which compare element by element
+        found = repr(color) if isinstance(color, str) else type(color).__name__
+        raise ImageError(f"color must be 'rgb' or 'bgr', not {found}")
 
 
 def turn_points(points: NDArray[np.floating], centers: Float64Array, rolls: Float64Array) -> Float64Array:

@@ -14,10 +14,17 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from pfld_edge_runtime.arrays import Float32Array, Float64Array, Uint8Array
-from pfld_edge_runtime.contract import CONTRACT_KEY, LOG_VARIANCES, Contract
+from pfld_edge_runtime.contract import CONTRACT_KEY, LOG_VARIANCES, Contract, LandmarkScheme
 from pfld_edge_runtime.crop import contract_crops
-from pfld_edge_runtime.errors import ImageError, ModelContractError, ModelFileError, naming
-from pfld_edge_runtime.session import check_model, has_openvino, is_litert, open_session, running_device
+from pfld_edge_runtime.errors import (
+    ImageError,
+    LandmarkError,
+    ModelContractError,
+    ModelFileError,
+    PfldEdgeError,
+    naming,
+)
+from pfld_edge_runtime.session import absolute, check_model, has_openvino, is_litert, open_session, running_device
 
 if TYPE_CHECKING:
     from pfld_edge_runtime.networks import Network
@@ -135,7 +142,8 @@ class LandmarkModel:
         if isinstance(source, str | Path):
             opened.path = Path(source)
             opened.name = opened.path.name
-        opened._reopen = partial(cls.open, source, device, threads, contract=contract, strict=strict, spinning=spinning)
+        again = absolute(source)
+        opened._reopen = partial(cls.open, again, device, threads, contract=contract, strict=strict, spinning=spinning)
         return opened
 
     @classmethod
@@ -176,7 +184,7 @@ class LandmarkModel:
         name = "" if path is None else path.name
         model = cls(agreed, network.run, name=name, path=path, kind="litert int8", assumed=carried is None)
         model._run_by(network, TFLITE_MICRO if device == TFLITE_MICRO else "cpu")
-        model._reopen = partial(cls.open, source, device, threads, contract=contract)
+        model._reopen = partial(cls.open, absolute(source), device, threads, contract=contract)
         return model
 
     def _run_by(self, network: "Network", device: str) -> None:
@@ -379,21 +387,34 @@ def as_landmarker(landmarker: Called | str | Path | bytes | LandmarkModel | None
 
 
 def locate_points(
-    landmarker: Callable[..., object], image: NDArray[np.generic], boxes: object, color: str, rolls: Float64Array
+    landmarker: Callable[..., object],
+    image: NDArray[np.generic],
+    boxes: Float64Array,
+    color: str,
+    rolls: Float64Array,
+    scheme: LandmarkScheme,
+    error: type[PfldEdgeError] = LandmarkError,
 ) -> Float64Array:
     """Find landmarks with any landmarker: ``(N, P, 3)`` x, y and confidence, NaN where it doesn't tell that.
 
-    Crops are turned where a roll is not 0. What a callable returns instead of landmarks is given as it is.
+    Crops are turned where a roll is not 0. `error` is raised where a callable returns something other than ``(N, P,
+    2)`` landmarks of the scheme.
     """
     turned = {"roll": rolls} if np.count_nonzero(rolls) else {}
     if isinstance(landmarker, FaceLandmarker):
         landmarks, confidence = landmarker.with_confidence(image, boxes, color, **turned)
     else:
-        landmarks, confidence = np.asarray(landmarker(image, boxes, color, **turned)), np.float32(np.nan)
-        if landmarks.ndim != 3:
-            return landmarks.astype(np.float64)
-    points = np.empty((*landmarks.shape[:2], landmarks.shape[2] + 1))
-    points[..., :-1], points[..., -1] = landmarks, confidence
+        expected = len(boxes), scheme.num_landmarks, 2
+        landmarks, confidence = np.zeros(expected, np.float32), np.full(expected[:2], np.nan, np.float32)
+        if len(boxes):
+            landmarks = np.asarray(landmarker(image, boxes, color, **turned))
+        if landmarks.shape != expected:
+            raise error(
+                f"the landmarker gave {landmarks.shape} for {len(boxes)} boxes; its scheme {scheme.name} asks for "
+                f"{expected}"
+            )
+    points = np.empty((*landmarks.shape[:2], 3))
+    points[..., :2], points[..., 2] = landmarks, confidence
     return points
 
 
@@ -422,6 +443,10 @@ def prepare_input(crops: Uint8Array, contract: Contract) -> NDArray[np.generic]:
 
 
 def _agreed(carried: Contract | None, given: Contract | None) -> Contract:
+    if not isinstance(given, Contract | None):
+        raise ModelContractError(
+            f"contract must be a Contract, as Contract.from_json reads it, not {type(given).__name__}"
+        )
     if carried is not None and given is not None and carried != given:
         raise ModelContractError("the model carries its own contract: leave `contract` out")
     agreed = carried or given

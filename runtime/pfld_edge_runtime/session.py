@@ -64,6 +64,11 @@ def check_model(model: str | Path | bytes) -> None:
         raise ModelFileError(f"{model} is a checkpoint: `pfld-edge convert` makes an ONNX file of it")
 
 
+def absolute(model: str | Path | bytes) -> Path | bytes:
+    """What opens a model again, also in a process with another working folder."""
+    return model if isinstance(model, bytes) else Path(model).absolute()
+
+
 def is_litert(model: str | Path | bytes) -> bool:
     """Whether a model is a LiteRT file: by the identifier of its bytes, or by its name."""
     if isinstance(model, bytes):

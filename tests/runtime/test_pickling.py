@@ -50,6 +50,20 @@ def test_landmarkers_analyzers_and_trackers_are_pickled_by_their_files(photo: Ui
         np.testing.assert_array_equal(landmarks(again, photo), landmarks(whole, photo))
 
 
+def test_a_copy_finds_its_file_from_another_working_folder(
+    tmp_path: Path, photo: Uint8Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(BUNDLED_MODEL.parent)
+    detector = "face-detector.int8.onnx"
+    made = FaceLandmarker(BUNDLED_MODEL.name), open_detector(detector), type(open_detector())(detector)
+    data = pickle.dumps(made)
+    monkeypatch.chdir(tmp_path)
+    copies = pickle.loads(data)  # noqa: S301 - bytes of our own
+    np.testing.assert_array_equal(copies[0](photo, BOXES), made[0](photo, BOXES))
+    for copy in copies[1:]:
+        np.testing.assert_array_equal(copy(photo), made[1](photo))
+
+
 def test_a_tracker_goes_on_where_it_was_pickled(photo: Uint8Array) -> None:
     tracker = FaceTracker(boxes)
     tracker(photo)

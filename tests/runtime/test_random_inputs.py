@@ -28,6 +28,7 @@ from pfld_edge_runtime import (
     PfldEdgeError,
     Smoothing,
     SmoothingError,
+    TimestampError,
     TrackerError,
     YuNet,
     aligned_faces,
@@ -227,6 +228,39 @@ def test_what_is_neither_file_nor_network_is_refused_as_a_model(model: Any) -> N
     ):
         with pytest.raises(error, match="found "):
             make(model)
+
+
+@pytest.mark.parametrize("value", [np.zeros((2, 4)), ["rgb", "bgr"], {"x": 1}], ids=lambda it: type(it).__name__)
+def test_an_argument_of_another_kind_is_refused_in_one_line(value: Any, photo: Uint8Array) -> None:
+    points = np.random.default_rng(0).uniform(0, 99, (1, 98, 2))
+    calls: list[tuple[type[PfldEdgeError], str, Callable[[], object]]] = [
+        (ImageError, "color must be", lambda: FaceLandmarker()(photo, [[5, 5, 40, 40]], value)),
+        (ImageError, "color must be", lambda: FaceAnalyzer()(photo, value)),
+        (ImageError, "color must be", lambda: FaceTracker()(photo, 0, value)),
+        (BoxError, "box", lambda: FaceAnalyzer(lambda _: value)(photo)),
+        (TimestampError, "timestamp is", lambda: FaceTracker()(photo, value)),
+        (ModelContractError, "contract must be a Contract", lambda: FaceLandmarker(contract=value)),
+        (LandmarkError, "camera_matrix must", lambda: head_pose(points, (99, 99), value)),
+    ]
+    for error, words, call in calls:
+        with pytest.raises(error, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", [None, np.zeros((98, 2)), np.zeros((1, 68, 2)), np.zeros((1, 98, 3)), "points"], ids=np.shape
+)
+def test_a_landmarker_that_gives_no_landmarks_is_told_what_its_scheme_asks_for(given: Any, photo: Uint8Array) -> None:
+    class Own:
+        contract = Contract()
+
+        def __call__(self, *_: object) -> Any:
+            return given
+
+    with pytest.raises(LandmarkError, match=r"the landmarker gave .* asks for \(1, 98, 2\)"):
+        FaceAnalyzer(lambda _: [[5, 5, 40, 40]], Own())(photo)  # type: ignore[arg-type]
+    assert len(FaceAnalyzer(lambda _: [], Own())(photo)) == 0  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_and_a_folder_are_told_from_damaged_files(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pfld_edge_runtime.arrays import Float32Array, Float64Array, Int64Array, Uin
 from pfld_edge_runtime.crop import check_image, resize
 from pfld_edge_runtime.detection.detector import FaceDetector
 from pfld_edge_runtime.errors import DetectorError, ModelFileError, check_counts, is_number
-from pfld_edge_runtime.session import open_session
+from pfld_edge_runtime.session import absolute, open_session
 
 _MAX_CANDIDATES = 5000  # the best boxes that enter non-maximum suppression, as in OpenCV's FaceDetectorYN
 _WHOLE_FACTOR_TOLERANCE = 0.1
@@ -148,7 +148,7 @@ class OnnxDetector(FaceDetector):
         if isinstance(model, str | Path | bytes):
             self._session = open_session(model, device, threads)
             self._reopen = partial(
-                kind, model, score_threshold, nms_threshold, largest_side, max_faces, device, threads
+                kind, absolute(model), score_threshold, nms_threshold, largest_side, max_faces, device, threads
             )
         else:
             self._session = model

@@ -126,7 +126,10 @@ def _angles(rotation: Float64Array) -> tuple[Float64Array, Float64Array, Float64
 
 
 def _checked_camera(camera_matrix: object) -> Float64Array:
-    camera = np.asarray(camera_matrix, np.float64)
+    try:
+        camera = np.asarray(camera_matrix, np.float64)
+    except (TypeError, ValueError) as error:
+        raise LandmarkError(f"camera_matrix must be 3 x 3 finite numbers: {error}") from error
     if camera.shape != (3, 3) or not np.isfinite(camera).all():
         raise LandmarkError(f"camera_matrix must be 3 x 3 finite numbers; found shape {camera.shape}")
     if camera[0, 0] <= 0 or camera[1, 1] <= 0 or not np.array_equal(camera[2], (0, 0, 1)):

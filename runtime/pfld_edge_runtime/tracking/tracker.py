@@ -187,7 +187,8 @@ class FaceTracker:
         except (TypeError, ValueError):
             now = nan
         if not isfinite(now):
-            raise TimestampError(f"timestamp is {timestamp!r}; it must be a finite number of seconds, or None")
+            found = type(timestamp).__name__ if isinstance(timestamp, np.ndarray) else repr(timestamp)
+            raise TimestampError(f"timestamp is {found}; it must be a finite number of seconds, or None")
         if last is not None and now <= last:
             raise TimestampError(
                 f"timestamp {now:g} s is not after the last frame's {last:g} s: call reset() before another video, or "
@@ -218,17 +219,9 @@ class FaceTracker:
 
     def _predict(self, frame: Image, color: str) -> Predict:
         def predict(boxes: Float64Array, rolls: Float64Array) -> Float64Array:
-            expected = (len(boxes), self._scheme.num_landmarks, 3)
             if len(boxes) == 0:
-                return np.zeros(expected)
-            found = locate_points(self._landmarker, frame, boxes, color, rolls)
-            if found.shape != expected:
-                shape = (*found.shape[:2], found.shape[2] - 1) if found.ndim == 3 else found.shape
-                raise TrackerError(
-                    f"the landmarker gave {shape} for {len(boxes)} boxes; its scheme {self._scheme.name} asks for "
-                    f"{(*expected[:2], 2)}"
-                )
-            return found
+                return np.zeros((0, self._scheme.num_landmarks, 3))
+            return locate_points(self._landmarker, frame, boxes, color, rolls, self._scheme, TrackerError)
 
         return predict
 
