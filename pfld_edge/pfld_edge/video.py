@@ -1,5 +1,6 @@
 """Frames of videos and cameras in, drawn frames and the original sound out."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -38,8 +39,17 @@ VIDEO_SUFFIXES = frozenset(
 _USUAL_RATE = 30.0
 _CLOCK = Fraction(1, 90_000)
 """Time base of written frames: that of MPEG systems, finer than any frame rate."""
+_LONGEST_GAP = 3600.0
+"""Seconds from a frame to the next, or to the sound beside it, beyond which a time is damage. libavformat ends the
+process where it should write gaps of some hours."""
 _SOUND_IN_MP4 = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})
 """Codecs of sound that are copied; others are encoded as AAC."""
+_FASTEST_AAC = 96_000
+"""Samples a second (ISO/IEC 14496-3, table 1.18)."""
+_LARGEST_ERRNO = 0xFFFF
+"""The system's errors, a full disk say, have numbers; FFmpeg's own have tags of four letters."""
+_LARGEST_SIDE = 16_384
+"""Pixels that libx264 encodes."""
 
 
 class VideoSource:
@@ -87,7 +97,7 @@ class VideoSource:
         self._video, self.sound = video, sound if isinstance(sound, av.AudioStream) else None
         video.thread_type = "AUTO"
         rate = float(video.average_rate or 0)
-        self.fps = rate if 0 < rate < 1000 else _USUAL_RATE
+        self.fps = rate if 0.01 < rate < 1000 else _USUAL_RATE
         seconds = (self._container.duration or 0) / av.time_base
         self.length = video.frames or round(seconds * self.fps) or None
 
@@ -119,8 +129,9 @@ class VideoSource:
                         offset = round(start / packet.time_base)
                         packet.dts -= offset
                         packet.pts = packet.dts if packet.pts is None else packet.pts - offset
-                        # What is before the start only prepares a decoder.
-                        if packet.dts >= 0:
+                        if packet.pts * packet.time_base > max(now, 0) + _LONGEST_GAP:
+                            damaged += 1
+                        elif packet.dts >= 0:  # what is before the start only prepares a decoder
                             sound(packet)
                     continue
                 # What an edit list leaves out is in the file's count and is not shown.
@@ -132,7 +143,9 @@ class VideoSource:
                     continue
                 for frame in frames:
                     said = None if frame.time is None else frame.time - start
-                    now = said if said is not None and said > now else max(now, 0.0) + (1 / self.fps if given else 0)
+                    if said is None or not now < said < now + _LONGEST_GAP:
+                        said = max(now, 0.0) + (1 / self.fps if given else 0)
+                    now = said
                     given += 1
                     yield self._upright(frame), now
         if damaged:
@@ -146,6 +159,8 @@ class VideoSource:
             yield from self._container.demux(streams)
         except FFmpegError as error:
             self.faults.append(f"breaks off: {error.strerror}")
+        except IndexError:  # PyAV's, of a stream that damaged data announce
+            self.faults.append("breaks off: a packet of a stream that the file's beginning doesn't name")
 
     def _upright(self, frame: av.VideoFrame) -> Uint8Array:
         """Decode one frame to BGR with square pixels, turned by the file's display matrix."""
@@ -165,7 +180,8 @@ class VideoSink:
 
     def __init__(self, path: Path, source: VideoSource) -> None:
         self._path, self._partial = path, path.with_suffix(".partial.mp4")
-        self._fps, self._sound = source.fps, source.sound
+        self._source, self._sound = source, source.sound
+        self._damaged = 0  # packets of sound
         self._container: Any = None
         self._video: Any = None
         self._audio: Any = None
@@ -179,12 +195,14 @@ class VideoSink:
         # After an error or an interruption too; without a frame there is no file.
         if self._container is None:
             return
-        self._mux(self._video.encode(None))
-        if self._audio is not None and not self._copies_sound():
-            self._mux(self._audio.encode(None))
-        self._container.close()
-        self._container = None
+        container, self._container = self._container, None
+        with container:
+            self._mux(container, self._video, None)
+            if self._audio is not None and not self._copies_sound():
+                self._mux_sound(container, None)
         self._partial.replace(self._path)
+        if self._damaged:
+            self._source.faults.append(f"{self._damaged} damaged packets of its sound are left out")
 
     def write(self, frame: Uint8Array, seconds: float) -> None:
         """Append a frame, ``(H, W, 3)`` uint8 BGR, brought to the first one's size and shown later than the last.
@@ -199,29 +217,43 @@ class VideoSink:
         shown = av.VideoFrame.from_ndarray(frame, format="bgr24")
         self._last = max(round(seconds / _CLOCK), self._last + 1)
         shown.pts, shown.time_base = self._last, _CLOCK
-        self._mux(self._video.encode(shown))
+        self._mux(self._container, self._video, shown)
 
     def write_sound(self, packet: Any) -> None:  # noqa: ANN401 - PyAV's packet, of an audio stream
-        """Append a packet of the source's sound; raises as `write` does."""
+        """Append a packet of the source's sound, or count it where it is damaged; raises as `write` does."""
         if self._container is None:
             # The file begins with the first frame, which says its size.
             self._early.append(packet)
-        elif self._copies_sound():
-            packet.stream = self._audio
-            self._mux([packet])
-        else:
-            for part in packet.decode():
-                self._mux(self._audio.encode(part))
+            return
+        self._mux_sound(self._container, packet)
+
+    def _mux_sound(self, container: Any, packet: Any) -> None:  # noqa: ANN401 - PyAV's
+        """Write a packet of the source's sound, or with None what the encoder still holds."""
+        try:
+            if self._copies_sound():
+                packet.stream = self._audio
+                container.mux([packet])
+            else:
+                for part in [None] if packet is None else packet.decode():
+                    container.mux(self._audio.encode(part))
+        except FFmpegError as error:
+            if error.errno != errno.EINVAL and (error.errno or 0) <= _LARGEST_ERRNO:
+                raise OutputError(f"{self._path}: {error.strerror}") from error
+            self._damaged += 1
 
     def _copies_sound(self) -> bool:
         return self._sound is not None and self._sound.codec_context.name in _SOUND_IN_MP4
 
     def _open(self, width: int, height: int) -> None:
+        if max(width, height) > _LARGEST_SIDE:
+            raise OutputError(
+                f"{self._path}: frames of {width} x {height} pixels can't be written, only up to {_LARGEST_SIDE} a side"
+            )
         options = {"movflags": "+hybrid_fragmented", "frag_duration": "1000000", "flush_packets": "1"}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(self._partial), "w", options=options)
-            rate = Fraction(self._fps).limit_denominator(1001)
+            rate = Fraction(self._source.fps).limit_denominator(1001)
             # No B-frames and a short look-ahead: little is lost when the run is killed.
             speed = {"crf": "20", "preset": "veryfast", "bf": "0", "rc-lookahead": "10"}
             self._video = self._container.add_stream("libx264", rate=rate, options=speed)
@@ -234,13 +266,16 @@ class VideoSink:
         if self._copies_sound():
             self._audio = self._container.add_stream_from_template(self._sound)
         elif self._sound is not None:
-            self._audio = self._container.add_stream("aac", rate=self._sound.codec_context.sample_rate)
+            self._audio = self._container.add_stream(
+                "aac", rate=min(self._sound.codec_context.sample_rate, _FASTEST_AAC)
+            )
         for packet in self._early:
             self.write_sound(packet)
         self._early = []
 
-    def _mux(self, packets: Any) -> None:  # noqa: ANN401 - PyAV's packets
+    def _mux(self, container: Any, stream: Any, frame: Any) -> None:  # noqa: ANN401 - PyAV's
+        """Encode a frame, or with None what the encoder still holds, and write it."""
         try:
-            self._container.mux(packets)
+            container.mux(stream.encode(frame))
         except FFmpegError as error:
             raise OutputError(f"{self._path}: {error.strerror}") from error

@@ -158,6 +158,51 @@ def test_sound_that_mp4_does_not_hold_is_encoded(tmp_path: Path) -> None:
     assert seconds_of_sound(tmp_path / "out.mp4") == pytest.approx(seconds_of_sound(path), abs=0.1)
 
 
+def test_sound_of_more_samples_a_second_than_aac_holds_is_resampled(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        audio = container.add_stream("pcm_s16le", rate=192_000)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 192_000), np.int16), format="s16", layout="stereo")
+        samples.sample_rate, samples.pts = 192_000, 0
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(25):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(), format="bgr24")))
+        container.mux([*video.encode(None), *audio.encode(samples), *audio.encode(None)])
+    assert len(drawn(tmp_path / "a.mov", tmp_path / "out.mp4")) == 25
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0)) == pytest.approx(
+            1, abs=0.1
+        )
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mpg"])
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_sound_and_times_leave_a_video_that_plays(tmp_path: Path, name: str, seed: int) -> None:
+    sound = "aac" if name == "a.ts" else "mp2"
+    path = write_clip(tmp_path / name, [index / 25 for index in range(50)], codec="mpeg4", sound=sound)
+    data, random = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for place in random.integers(len(data) // 4, len(data), len(data) // 150):
+        data[place] = random.integers(256)
+    path.write_bytes(data)
+    times = drawn(path, tmp_path / "out.mp4")
+    # Where sound is encoded, its encoder's delay comes before all.
+    assert np.diff(times_in(tmp_path / "out.mp4"))[1:] == pytest.approx(np.diff(times)[1:], abs=1e-4)
+    assert times == sorted(times)
+
+
+def test_a_time_hours_ahead_is_taken_for_damage(tmp_path: Path) -> None:
+    # libavformat would end the process where it writes the gap.
+    path = write_clip(tmp_path / "a.mkv", [0, 0.04, 90_000, 90_000.04], codec="ffv1")
+    assert drawn(path, tmp_path / "out.mp4") == pytest.approx([0, 0.04, 0.08, 0.12], abs=0.02)
+
+
+def test_frames_that_no_mp4_holds_are_refused_by_their_size(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.avi", [0], codec="mjpeg", size=(16_400, 16))
+    with pytest.raises(OutputError, match=r"out\.mp4: frames of 16400 x 16 pixels can't be written"):
+        drawn(path, tmp_path / "out.mp4")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.avi"]
+
+
 def test_what_a_killed_run_leaves_can_be_played(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path; from types import SimpleNamespace\n"
