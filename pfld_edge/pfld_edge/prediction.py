@@ -84,7 +84,18 @@ def sorted_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Photograph], 
             videos.append(path)
         else:
             photos.append(Photograph(path))
+    _check_sources(
+        [path for path in inputs if not path.is_dir()], [out / f"{path.stem}{_DRAWN}.mp4" for path in videos]
+    )
     return photos, videos
+
+
+def _check_sources(sources: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Refuse to draw over what is still to be read, such as drawings of an earlier run that ``*.png`` names too."""
+    given = {path.resolve() for path in sources}
+    lost = next((path for path in targets if path.resolve() in given), None)
+    if lost is not None:
+        raise OutputError(f"{lost} is among the inputs and would be drawn over: leave it out, or give another -o")
 
 
 def _drawn_before(photo: Path, out: Path) -> bool:
@@ -114,6 +125,7 @@ def _targets(photos: Sequence[Photograph], out: Path) -> list[Path]:
         raise OutputError(
             f"{uses} photographs would be drawn to {path}: give them different names, or separate folders"
         )
+    _check_sources([photo.path for photo in photos], paths)
     return paths
 
 

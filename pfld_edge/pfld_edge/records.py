@@ -4,6 +4,8 @@ import csv
 import errno
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -80,14 +82,15 @@ class RecordFile:
             csv.writer(self._file, lineterminator="\n").writerow([*_ABOUT, *points])
 
     def add(self, found: FrameFaces) -> None:
-        """Append a photograph or a frame."""
+        """Append a photograph or a frame; raises OSError if it can't be."""
         self.empty = False
-        if self._kind == ".json":
-            self._found.setdefault("photos" if found.frame is None else "frames", []).append(found.to_dict())
-        elif self._file is not None and self._kind == ".jsonl":
-            self._file.write(json.dumps({"scheme": self._scheme.name, **found.to_dict()}) + "\n")
-        elif self._file is not None:
-            csv.writer(self._file, lineterminator="\n").writerows(found.rows())
+        with self._named():
+            if self._kind == ".json":
+                self._found.setdefault("photos" if found.frame is None else "frames", []).append(found.to_dict())
+            elif self._file is not None and self._kind == ".jsonl":
+                self._file.write(json.dumps({"scheme": self._scheme.name, **found.to_dict()}) + "\n")
+            elif self._file is not None:
+                csv.writer(self._file, lineterminator="\n").writerows(found.rows())
 
     def discard(self) -> None:
         """Leave an older file as it is."""
@@ -97,9 +100,23 @@ class RecordFile:
 
     def close(self) -> None:
         """Finish the file and say where it is; raises OSError if it can't be."""
-        if self._kind == ".json":
-            click.echo(json.dumps({"scheme": self._scheme.name, **self._found}, indent=1), self._file)
+        with self._named():
+            if self._kind == ".json":
+                click.echo(json.dumps({"scheme": self._scheme.name, **self._found}, indent=1), self._file)
+            if self._file is not None:
+                self._file.close()
+                self._partial.replace(self._target)
         if self._file is not None:
-            self._file.close()
-            self._partial.replace(self._target)
             click.echo(f"landmarks -> {self._target}")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the file in the error of a full disk, which doesn't."""
+        try:
+            yield
+        except OSError as error:
+            if self._file is None:
+                raise
+            with suppress(OSError):
+                self._file.close()
+            raise OSError(error.errno, error.strerror, self._target) from error

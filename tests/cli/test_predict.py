@@ -227,6 +227,31 @@ def test_a_write_error_names_the_file(
     assert capsys.readouterr().err == f"Error: {out}: No space left on device\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+@pytest.mark.parametrize("name", ["faces.json", "faces.jsonl", "faces.csv"])
+def test_a_full_disk_names_the_records(
+    tmp_path: Path, photo: Path, known_model: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / f"{name}.partial").symlink_to("/dev/full")
+    option = "--csv" if name.endswith("csv") else "--json"
+    target = str(tmp_path / name)
+    assert run(["predict", str(photo), "-o", str(tmp_path), "--model", str(known_model), option, target]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"Error: {target}: No space left on device"
+    assert not Path(target).exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".mp4"])
+def test_what_is_still_to_be_read_is_not_drawn_over(
+    tmp_path: Path, known_model: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    names = [str(tmp_path / f"a{end}{suffix}") for end in ("", "-landmarks")]  # what *.png names in a second run
+    for name in names:
+        Path(name).write_bytes(b"given")
+    assert run(["predict", *names, "-o", str(tmp_path), "--model", str(known_model)]) == 2
+    assert f"{names[1]} is among the inputs and would be drawn over" in capsys.readouterr().err
+    assert [Path(name).read_bytes() for name in names] == [b"given"] * 2
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 @pytest.mark.parametrize("where", ["whole", "10,10,90,90"])
 def test_a_network_that_answers_no_positions_is_named(
