@@ -1,5 +1,6 @@
 """Prepared faces train like photographs, 68 points teach only what they know of 98, large poses are repeated."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,24 @@ def test_the_size_of_the_picture_changes_nothing() -> None:
         balanced_repeats(*ones, points * scale, np.ones((3, 98), np.float32), EYES) for scale in (0.1, 40.0)
     )
     np.testing.assert_array_equal(small, large)
+
+
+def test_a_coco_file_is_a_source_like_the_csv_of_its_points(tmp_path: Path, noise_faces: Path) -> None:
+    faces = read_points_csv(noise_faces / "faces.csv")
+    visible = [np.column_stack([face.landmarks, np.full(98, 2)]).ravel().tolist() for face in faces]  # type: ignore[arg-type]
+    record = {
+        "images": [{"id": i, "file_name": face.image.name} for i, face in enumerate(faces)],
+        "annotations": [{"image_id": i, "keypoints": points} for i, points in enumerate(visible)],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(record))
+    caches = []
+    for path in (noise_faces / "faces.csv", tmp_path / "annotations.json"):
+        data = {"path": str(path), "images": str(noise_faces), "group_by": "person"}
+        config = TrainConfig.from_dict({"input_size": 32, "validation": 0.3, "data": [data]})
+        caches.append(open_cache(config, tmp_path / "cache", Contract(input_size=32)))
+    for name in ("landmarks", "weights", "held_out"):
+        np.testing.assert_allclose(getattr(caches[0], name), getattr(caches[1], name), atol=1e-5)
+    np.testing.assert_array_equal(caches[0].crops[np.arange(3)], caches[1].crops[np.arange(3)])
 
 
 def test_a_source_says_its_balance(tmp_path: Path, noise_faces: Path) -> None:

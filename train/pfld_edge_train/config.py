@@ -277,7 +277,7 @@ def load_config(path: Path) -> TrainConfig:
     if not path.is_file():
         raise TrainConfigError(f"{path}: no such configuration file")
     try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
+        record = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrainConfigError(f"{path}: not valid TOML: {error}") from error
     sources = record.get("data", [])

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pfld_edge_calib import Face, FaceSetError, open_faces, read_points_csv
+from pfld_edge_calib.datasets.points_csv import group_of
 from pfld_edge_calib.datasets.prepared import (
     MANIFEST,
     UNREADABLE,
@@ -153,10 +154,12 @@ def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip,
     settings = PrepareSettings(contract.input_size, contract.crop.margin, "raw")
     if (path / MANIFEST).is_file():
         return _prepared_source(path, data, contract, settings, skip)
+    images = Path(data.images) if data.images else None
     if path.suffix.lower() == ".csv":
-        faces = read_points_csv(path, Path(data.images) if data.images else None, data.group_by)
+        faces = read_points_csv(path, images, data.group_by)
     else:
-        faces = _alike(open_faces(path, data.split, skip=skip).load(skip), skip)
+        faces = _alike(open_faces(path, data.split, images, skip=skip).load(skip), skip)
+        faces = [replace(face, group=group_of(face.group, data.group_by)) for face in faces]
     _check_points(path, len(faces[0].landmarks if faces[0].landmarks is not None else ()), data, contract)
     target = folder / f"faces-{set_identity(faces, path.parent, settings)[:16]}"
     if retry and (target / MANIFEST).is_file() and UNREADABLE in open_prepared(target).skipped:

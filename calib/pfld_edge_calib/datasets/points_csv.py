@@ -86,9 +86,15 @@ def _read_rows(
             of_points = np.array(row[confidences], np.float64) if row[confidences] else None
         except ValueError as error:
             raise FaceSetError(f"{where}: {number_fault(error)}") from error
-        group = Path(row[0]).stem.rpartition("_")[0] if group_by == "person" else ""
+        group = group_of(row[0], group_by)
         image = named_file(root, row[0])
-        yield labelled_face(image, landmarks, where, weight=of_face, point_weights=of_points, group=group or row[0])
+        yield labelled_face(image, landmarks, where, weight=of_face, point_weights=of_points, group=group)
+
+
+def group_of(image: str, group_by: str) -> str:
+    """Name the group of a photograph's faces, by ``image`` or ``person`` as in `read_points_csv`."""
+    person = Path(image).stem.rpartition("_")[0] if group_by == "person" else ""
+    return person or image
 
 
 def _point_columns(header: list[str], path: Path) -> tuple[slice, slice]:
