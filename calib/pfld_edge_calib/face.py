@@ -58,18 +58,23 @@ def labelled_face(
 ) -> Face:
     """Check what a file says of a face, and make a `Face` of it; `where` names the line or file in error messages.
 
-    Its box is the tight box of the labelled landmarks, or of all where none is labelled. FaceSetError where a landmark
-    isn't finite or lies beyond 1e9 pixels, a weight lies outside of 0..1, there isn't one weight a landmark, or all
-    labelled landmarks lie in 0..1: they are fractions of the photograph, not pixels.
+    Its box is the tight box of the labelled landmarks, or of all where none is labelled. FaceSetError where one of
+    these isn't finite or lies beyond 1e9 pixels, a weight lies outside of 0..1, there isn't one weight a landmark, or
+    all labelled landmarks lie in 0..1: they are fractions of the photograph, not pixels.
     """
     weights = np.ones(len(landmarks)) if point_weights is None else point_weights
     if weights.shape != landmarks.shape[:1]:
         raise FaceSetError(f"{where}: {len(landmarks)} landmarks need as many point_weights, found {weights.size}")
-    if not (np.abs(landmarks) < LARGEST_COORDINATE).all():
-        raise FaceSetError(f"{where}: landmarks must be finite and below 1e9 pixels")
+    usable = (np.abs(landmarks) < LARGEST_COORDINATE).all(axis=1)
+    if not (usable[weights > 0] if (weights > 0).any() else usable).all():
+        raise FaceSetError(
+            f"{where}: landmarks must be finite and below 1e9 pixels; one that is unlabelled has the weight 0 (c0, c1, "
+            "... of a CSV)"
+        )
     if not 0 <= weight <= 1 or not ((weights >= 0) & (weights <= 1)).all():
         raise FaceSetError(f"{where}: trust must be from 0 to 1")
-    landmarks = landmarks.astype(np.float32)  # not before the check: float64 may hold what float32 can't
+    # Not before the check: float64 may hold what float32 can't.
+    landmarks = np.where(usable[:, None], landmarks, 0).astype(np.float32)
     known = landmarks[weights > 0]
     if len(known) > 1 and (known >= 0).all() and (known <= 1).all():
         raise FaceSetError(

@@ -380,6 +380,24 @@ def test_points_of_weight_0_count_in_no_box(tmp_path: Path) -> None:
     assert packed.bbox_xyxy.tolist() == hidden.bbox_xyxy.tolist()
 
 
+@pytest.mark.parametrize("hidden", ["nan", "", "inf", "-1", "0", "1e300"])
+def test_it_does_not_matter_where_an_unlabelled_point_is_said_to_lie(tmp_path: Path, hidden: str) -> None:
+    header = "image,x0,y0,x1,y1,x2,y2,c0,c1,c2"
+    (tmp_path / "a.csv").write_text(f"{header}\na.png,10,20,{hidden},{hidden},30,44,1,0,1\n")
+    number = None if hidden == "" else float(hidden)  # json writes null, NaN and Infinity
+    points = [10, 20, 2, number, number, 0, 30, 44, 1]
+    record = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"image_id": 1, "keypoints": points}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    for name in ("a.csv", "a.json"):
+        (face,) = open_faces(tmp_path / name)
+        assert face.landmarks is not None
+        assert face.landmarks.tolist() == [[10, 20], [20, 32], [30, 44]]
+        np.testing.assert_array_equal(face.bbox_xyxy, tight_box(face.landmarks[[0, 2]]))
+
+
 def test_fractions_of_the_photograph_are_refused_with_the_mend(tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_text("image,x0,y0,x1,y1\na.png,10,20,30,40\na.png,0.1,0.2,0.3,1\n")
     with pytest.raises(FaceSetError, match=r"line 3: all points lie in 0\.\.1.*multiply x by the photograph's width"):

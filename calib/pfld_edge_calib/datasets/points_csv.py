@@ -81,7 +81,8 @@ def _read_rows(
         if not row[0].strip():
             raise FaceSetError(f"{where}: names no image")
         try:
-            landmarks = np.array(row[points], np.float64).reshape(-1, 2)
+            cells = [cell if cell.strip() else "nan" for cell in row[points]]  # for points of the confidence 0
+            landmarks = np.array(cells, np.float64).reshape(-1, 2)
             of_face = 1.0 if weight is None else float(row[weight])
             of_points = np.array(row[confidences], np.float64) if row[confidences] else None
         except ValueError as error:
