@@ -55,6 +55,11 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
         load_config(tmp_path / "run.toml")
 
 
+def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("epochs = 7\n[[data]]\npath = 'a.csv'", encoding="utf-8-sig")
+    assert load_config(tmp_path / "run.toml").epochs == 7
+
+
 def test_data_paths_are_seen_from_the_file(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[[data]]\npath = 'faces/set.csv'")
     assert load_config(tmp_path / "run.toml").data[0].path == str((tmp_path / "faces/set.csv").resolve())

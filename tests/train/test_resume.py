@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pfld_edge.cli import run
 from pfld_edge_train.checkpoint import load_checkpoint
 from pfld_edge_train.config import load_config
 from pfld_edge_train.engine import CheckpointClock
@@ -108,6 +109,18 @@ class SignalAt(Callback):
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_a_run_that_is_done_says_so(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--config", str(write_config("done", epochs=1)), "-o", str(tmp_path), "--threads", "1"]
+    assert run([*arguments, "--cache", str(tmp_path / "cache")]) == 0
+    before = (tmp_path / "last.pth").read_bytes()
+    capsys.readouterr()
+    assert run([*arguments, "--cache", str(tmp_path / "cache"), "--resume"]) == 0
+    assert "all 1 epochs are done" in "".join(capsys.readouterr())
+    assert (tmp_path / "last.pth").read_bytes() == before
+
+
 def test_a_signal_saves_the_run_and_says_how_to_go_on(write_config: WriteConfig, tmp_path: Path) -> None:
     config, cache, cut = load_config(write_config("signal")), tmp_path / "cache", tmp_path / "cut"
     fit(new_run(config), tmp_path / "straight", cache)

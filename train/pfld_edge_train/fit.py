@@ -194,7 +194,9 @@ def _plan(state: RunState, cache: FaceCache, steps: int) -> RunPlan:
     parameters = sum(parameter.numel() for parameter in state.learner.model.parameters())
     points, size = state.contract.landmarks.num_landmarks, config.input_size
     start = state.origin
-    if state.learner.step:
+    if state.next_epoch >= config.epochs:
+        start += f": all {config.epochs} epochs are done"
+    elif state.learner.step:
         start += f": epoch {state.next_epoch + 1}, step {state.epoch_step} of {steps}"
     views = f", each also in {config.hard_views} hard view{'s'[: config.hard_views - 1]}" if config.hard_views else ""
     compiled = ", compiled" if config.compile else ""
