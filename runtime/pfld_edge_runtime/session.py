@@ -99,6 +99,8 @@ def open_session(
         raise DeviceError(f"threads must be {_MOST_THREADS} at most, not {threads!r}")
     check_model(model)
     source = model if isinstance(model, bytes) else str(model)
+    if isinstance(source, str) and source != source.encode(errors="ignore").decode():
+        source = Path(source).read_bytes()  # onnxruntime takes no name that isn't UTF-8
     failure = ""  # why the first choice, if it is there at all, doesn't run the model
     for candidate in chain:
         try:

@@ -52,6 +52,13 @@ def prepare(wflw: Path, out: Path, *more: str) -> int:
     return run(["prepare", "wflw", str(wflw), "-o", str(out), "--input-size", "32", "--shard-faces", "4", *more])
 
 
+def test_names_that_are_not_utf_8_stay_in_shards(wflw: Path, tmp_path: Path) -> None:
+    faces = [replace(face, group=f"caf\udce9{i}") for i, face in enumerate(read_wflw(wflw, "train"))]  # as os.fsdecode
+    manifest = prepare_faces(faces, "listed", wflw, tmp_path, RAW, workers=1).manifest
+    groups = {group for entry in manifest.shards for group in read_shard(tmp_path / entry.file, RAW.size).groups}
+    assert groups == {face.group for face in faces}
+
+
 def test_a_shard_holds_the_runtimes_crops(wflw: Path, tmp_path: Path) -> None:
     faces = read_wflw(wflw, "train")
     manifest = prepare_faces(faces, "wflw train", wflw, tmp_path, RAW, workers=1).manifest

@@ -1,9 +1,11 @@
 """The HTML report: loads nothing, believes no name, and a browser has nothing to complain of."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -86,6 +88,16 @@ def test_the_page_is_whole_and_loads_nothing(page: Path) -> None:
     ):
         assert words in reader.text
     assert len(page.read_bytes()) < 2_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are Unicode")
+def test_files_whose_names_are_not_utf_8_are_reported(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(PORTRAITS, folder)
+    model = shutil.copy(FAST_MODEL, folder / os.fsdecode(b"\xe9t\xe9.onnx"))
+    out = tmp_path / "report.html"
+    assert run(["verify", str(model), str(model), "--data", str(folder / "landmarks.csv"), "--report", str(out)]) == 0
+    assert "?t?.onnx" in out.read_text(encoding="utf-8")
 
 
 def test_json_and_plot_hold_the_same_curves(page: Path) -> None:

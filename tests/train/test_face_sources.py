@@ -25,6 +25,7 @@ from pfld_edge_train.face_cache import (
     JoinedCrops,
     balanced_repeats,
     open_cache,
+    split_groups,
 )
 from pfld_edge_train.fit import fit
 from pfld_edge_train.losses import LandmarkLoss
@@ -216,6 +217,11 @@ def test_a_coco_file_is_a_source_like_the_csv_of_its_points(tmp_path: Path, nois
     for name in ("landmarks", "weights", "held_out"):
         np.testing.assert_allclose(getattr(caches[0], name), getattr(caches[1], name), atol=1e-5)
     np.testing.assert_array_equal(caches[0].crops[np.arange(3)], caches[1].crops[np.arange(3)])
+
+
+def test_names_that_are_not_utf_8_have_their_side_of_the_split() -> None:
+    sides = split_groups([f"caf\udce9{i}.jpg" for i in range(200)], 0.5, 0)  # as os.fsdecode
+    assert 60 < sides.sum() < 140
 
 
 def test_a_source_says_its_balance(tmp_path: Path, noise_faces: Path) -> None:

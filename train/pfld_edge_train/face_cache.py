@@ -109,7 +109,8 @@ def split_groups(groups: Sequence[str], share: float, seed: int) -> BoolArray:
 
     A group's side depends on its name and the seed alone: adding data moves no old face.
     """
-    return np.array([zlib.crc32(f"{seed}:{group}".encode()) / 2**32 < share for group in groups])
+    keys = (f"{seed}:{group}".encode(errors="surrogatepass") for group in groups)
+    return np.array([zlib.crc32(key) / 2**32 < share for key in keys])
 
 
 def balanced_repeats(

@@ -187,7 +187,7 @@ def pack_shard(pictures: Sequence[bytes], groups: Sequence[str], arrays: Mapping
 
     Equal faces give equal bytes.
     """
-    names = [group.encode() for group in groups]
+    names = [group.encode(errors="surrogatepass") for group in groups]  # files' names, which need not be UTF-8
     packed = io.BytesIO()
     np.savez(
         packed,
@@ -214,7 +214,7 @@ def read_shard(path: Path, size: int) -> Shard:
             arrays.get("windows", np.tile(np.array([0, 0, size]), (len(landmarks), 1))),
             arrays["weights"],
             arrays["attributes"].astype(bool),
-            tuple(bytes(name).decode() for name in names),
+            tuple(bytes(name).decode(errors="surrogatepass") for name in names),
         )
     except FileNotFoundError as error:
         raise FaceSetError(f"{path}: the shard is missing; run `pfld-edge prepare` again") from error

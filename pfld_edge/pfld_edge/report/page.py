@@ -70,7 +70,7 @@ def write_report(found: Verification, path: Path, robustness: Robustness | None 
         facts=_facts(found),
         contracts=[(model, _contract(model)) for model in found.models],
     )
-    write_atomically(path, page.encode())
+    write_atomically(path, page.encode(errors="replace"))  # names of files need not be UTF-8
 
 
 def _svg(title: str, *drawing: Any) -> Markup:  # noqa: ANN401 - a chart and its arguments
