@@ -20,7 +20,7 @@ from pfld_edge_calib.files import replacing
 from pfld_edge_convert.formats.qoperator import write_qoperator
 from pfld_edge_convert.passes.base import GraphIndex
 from pfld_edge_convert.passes.canonical_form import default_passes
-from pfld_edge_convert.passes.int8_preparation import CENTER, FoldNormalization
+from pfld_edge_convert.passes.int8_preparation import FoldNormalization
 from pfld_edge_convert.quantization.plan import Grid, Plan, integer_tensors, weighted_layers
 from pfld_edge_convert.quantization.ranges import align_addition_scales, collect_histograms, grids_from
 from pfld_edge_convert.quantization.reconstruction import initial_plan, reconstruct
@@ -30,6 +30,7 @@ from pfld_edge_runtime.detection.catalogue import BUNDLED_DETECTOR
 from pfld_edge_runtime.detection.onnx_detector import Letterbox
 
 SIDE = 320
+_FOLD = FoldNormalization((128.0,) * 3, (128.0,) * 3)
 _RECONSTRUCTED = 48
 """Photographs whose activations are kept in memory at once."""
 
@@ -45,7 +46,7 @@ def main(detector: Path, photos: Path, out: Path, count: int, ranges: str) -> No
     model = onnx.load(detector)
     for step in default_passes():
         model = step(model).model
-    model = FoldNormalization((128.0,) * 3, (128.0,) * 3)(model).model
+    model = _FOLD(model).model
     paths = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     inputs = np.stack([letterboxed(path) for path in paths[:: max(1, len(paths) // count)][:count]])
     written = write_qoperator(made_plan(model, inputs, ranges))
@@ -67,10 +68,10 @@ def made_plan(model: onnx.ModelProto, inputs: Uint8Array, ranges: str) -> Plan:
     """Collect ranges, round the weights with feedback and correct the biases."""
     index = GraphIndex(model)
     names = integer_tensors(index, weighted_layers(index))
-    centered = inputs.astype(np.float32) - CENTER
+    centered = inputs.astype(np.float32) - _FOLD.zero_point
     histograms = collect_histograms(model, names, (centered[start : start + 8] for start in range(0, len(inputs), 8)))
     grids = align_addition_scales(index, grids_from(index, histograms, ranges))
-    grids[model.graph.input[0].name] = Grid(1.0, CENTER)
+    grids[model.graph.input[0].name] = Grid(1.0, _FOLD.zero_point)
     for node in index.graph.node:
         # Copied pixels keep their grid, in the order of the graph.
         if node.op_type == "Resize" and node.input[0] in grids:

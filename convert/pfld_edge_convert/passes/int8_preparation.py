@@ -16,9 +16,6 @@ from pfld_edge_runtime.arrays import Float64Array, Int64Array
 
 Int8 = NDArray[np.int8]
 
-CENTER = 128
-"""Zero point of the uint8 input."""
-
 
 _VALUES_PER_BYTE = 4.0
 """Least number of output values per byte of added weights at which padding pays."""

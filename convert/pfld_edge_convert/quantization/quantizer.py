@@ -14,7 +14,6 @@ from pfld_edge_convert.model_file import run_model
 from pfld_edge_convert.passes.base import GraphIndex, check_equivalence, with_outputs
 from pfld_edge_convert.passes.features import AveragesAsConvolutions, ConvolvedFeatures, SplitProducts
 from pfld_edge_convert.passes.int8_preparation import (
-    CENTER,
     AlignChannels,
     CopyChannels,
     EqualizeChannels,
@@ -42,6 +41,9 @@ _VARIATIONS = 2
 
 _FINALISTS, _FINALE, _CLEARLY_BETTER = 2, 64, 0.95
 """So many methods, and the safest, are compared with bias correction, on so many faces; one must gain by the factor."""
+
+_CENTER = 128
+"""Zero point in the middle of an 8-bit grid."""
 
 _HEADROOM = 1.1
 """Factor on the extremes of pooled features: with one value per face, new faces often exceed the largest."""
@@ -236,9 +238,9 @@ class _FloatNetwork:
         """A grid for every tensor, the input included, by a range method."""
         index = GraphIndex(self.model)
         grids = ranges.align_addition_scales(index, ranges.grids_from(index, self.histograms, method))
-        # 128 would be 0 in int8, for which OpenVINO halves the weights on processors without VNNI, and rounds them.
-        centred = [name for name, grid in grids.items() if grid.zero_point == CENTER and hard_swish_offset(grid) != 0]
-        grids |= {name: replace(grids[name], zero_point=CENTER - 1) for name in centred}
+        # It would be 0 in int8, for which OpenVINO halves the weights on processors without VNNI, and rounds them.
+        centred = [name for name, grid in grids.items() if grid.zero_point == _CENTER and hard_swish_offset(grid) != 0]
+        grids |= {name: replace(grids[name], zero_point=_CENTER - 1) for name in centred}
         return {**grids, self.model.graph.input[0].name: _input_grid(self.contract)}
 
     def equalized(self, strength: float, method: str, samples: Uint8Array) -> "_FloatNetwork":
