@@ -186,7 +186,10 @@ class VideoSink:
         self._video: Any = None
         self._audio: Any = None
         self._early: list[Any] = []
-        self._size, self._last = (0, 0), -1
+        self._held: Any = None  # the last frame, until the next one says how long it is shown
+        self._resampler: Any = None
+        self._form: tuple[object, ...] = ()  # of the sound that the resampler takes
+        self._size = (0, 0)
 
     def __enter__(self) -> "VideoSink":
         return self
@@ -197,6 +200,8 @@ class VideoSink:
             return
         container, self._container = self._container, None
         with container:
+            if self._held is not None:
+                self._mux_held(container, round(1 / self._source.fps / _CLOCK))
             self._mux(container, self._video, None)
             if self._audio is not None and not self._copies_sound():
                 self._mux_sound(container, None)
@@ -215,9 +220,11 @@ class VideoSink:
         if (frame.shape[1], frame.shape[0]) != self._size:
             frame = np.asarray(cv2.resize(frame, self._size), np.uint8)
         shown = av.VideoFrame.from_ndarray(frame, format="bgr24")
-        self._last = max(round(seconds / _CLOCK), self._last + 1)
-        shown.pts, shown.time_base = self._last, _CLOCK
-        self._mux(self._container, self._video, shown)
+        shown.pts, shown.time_base = round(seconds / _CLOCK), _CLOCK
+        if self._held is not None:
+            shown.pts = max(shown.pts, self._held.pts + 1)
+            self._mux_held(self._container, shown.pts - self._held.pts)
+        self._held = shown
 
     def write_sound(self, packet: Any) -> None:  # noqa: ANN401 - PyAV's packet, of an audio stream
         """Append a packet of the source's sound, or count it where it is damaged; raises as `write` does."""
@@ -234,12 +241,27 @@ class VideoSink:
                 packet.stream = self._audio
                 container.mux([packet])
             else:
-                for part in [None] if packet is None else packet.decode():
+                for part in self._converted([None] if packet is None else packet.decode()):
                     container.mux(self._audio.encode(part))
         except FFmpegError as error:
             if error.errno != errno.EINVAL and (error.errno or 0) <= _LARGEST_ERRNO:
                 raise OutputError(f"{self._path}: {error.strerror}") from error
             self._damaged += 1
+
+    def _converted(self, frames: list[Any]) -> Iterator[Any]:
+        """Give sound in the encoder's format. Broadcasts and damaged files change theirs on the way."""
+        encoder = self._audio.codec_context
+        for frame in frames:
+            form = () if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+            if form != self._form:
+                if self._resampler is not None:
+                    yield from self._resampler.resample(None)
+                self._form = form
+                self._resampler = av.AudioResampler(encoder.format, encoder.layout, encoder.sample_rate)
+            if frame is None:
+                yield None
+            else:
+                yield from self._resampler.resample(frame)
 
     def _copies_sound(self) -> bool:
         return self._sound is not None and self._sound.codec_context.name in _SOUND_IN_MP4
@@ -255,7 +277,7 @@ class VideoSink:
             self._container = av.open(str(self._partial), "w", options=options)
             rate = Fraction(self._source.fps).limit_denominator(1001)
             # No B-frames and a short look-ahead: little is lost when the run is killed.
-            speed = {"crf": "20", "preset": "veryfast", "bf": "0", "rc-lookahead": "10"}
+            speed = {"crf": "20", "preset": "veryfast", "bf": "0", "rc-lookahead": "10", "flags": "+frame_duration"}
             self._video = self._container.add_stream("libx264", rate=rate, options=speed)
         except (FFmpegError, OSError) as error:
             raise OutputError(f"{self._path}: an MP4 can't be written there ({error.strerror})") from error
@@ -272,6 +294,11 @@ class VideoSink:
         for packet in self._early:
             self.write_sound(packet)
         self._early = []
+
+    def _mux_held(self, container: Any, duration: int) -> None:  # noqa: ANN401 - PyAV's
+        """Write the last frame. Where sound ends a fragment, libavformat takes its duration for the next one's time."""
+        self._held.duration = duration
+        self._mux(container, self._video, self._held)
 
     def _mux(self, container: Any, stream: Any, frame: Any) -> None:  # noqa: ANN401 - PyAV's
         """Encode a frame, or with None what the encoder still holds, and write it."""

@@ -10,6 +10,8 @@ import av
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pfld_edge.console import InputError, OutputError
 from pfld_edge.video import VideoSink, VideoSource
@@ -38,8 +40,9 @@ def write_clip(
     size: tuple[int, int] = (64, 48),
     aspect: Fraction | None = None,
     sound: str | None = None,
+    sound_rate: int = RATE,
 ) -> Path:
-    """Write frames at these times, in seconds."""
+    """Write frames at these times, in seconds, and sound from the first to the last."""
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=25, options={"q": "2"})
         video.width, video.height = size
@@ -49,16 +52,16 @@ def write_clip(
             video.codec_context.time_base = video.time_base = Fraction(1, 25)
         if aspect is not None:
             video.codec_context.sample_aspect_ratio = aspect
-        audio = None if sound is None else container.add_stream(sound, rate=RATE)
+        audio = None if sound is None else container.add_stream(sound, rate=sound_rate)
         for index, seconds in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(picture(*size, shade=index), format="bgr24")
+            frame = av.VideoFrame.from_ndarray(picture(*size, shade=index % 190), format="bgr24")
             frame.time_base = video.codec_context.time_base
             frame.pts = round(seconds / frame.time_base)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if audio is not None:
-            samples = av.AudioFrame.from_ndarray(tone(times[-1] + 0.1), format="fltp", layout="mono")
-            samples.sample_rate, samples.pts = RATE, 0
+            samples = av.AudioFrame.from_ndarray(tone(times[-1] - times[0] + 0.1), format="fltp", layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = RATE, round(times[0] * RATE), Fraction(1, RATE)
             container.mux(audio.encode(samples))
             container.mux(audio.encode(None))
     return path
@@ -175,8 +178,29 @@ def test_sound_of_more_samples_a_second_than_aac_holds_is_resampled(tmp_path: Pa
         )
 
 
+def test_sound_that_changes_its_format_on_the_way_is_kept(tmp_path: Path) -> None:
+    first = write_clip(tmp_path / "a.ts", [index / 25 for index in range(50)], sound="mp2")
+    second = write_clip(tmp_path / "b.ts", [2 + index / 25 for index in range(50)], sound="mp2", sound_rate=48_000)
+    with (tmp_path / "c.ts").open("wb") as file:
+        file.write(first.read_bytes() + second.read_bytes())
+    assert len(drawn(tmp_path / "c.ts", tmp_path / "out.mp4")) > 90
+    assert seconds_of_sound(tmp_path / "out.mp4") == pytest.approx(4, abs=0.3)
+
+
+@settings(max_examples=8)
+@given(gaps=st.lists(st.integers(1, 60), min_size=20, max_size=80))
+def test_irregular_frames_beside_sound_keep_their_times(
+    gaps: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # Fragments of the file end at a second of either stream, whatever is shown then.
+    folder = tmp_path_factory.mktemp("clip")
+    path = write_clip(folder / "a.mkv", list(np.cumsum(gaps) / 100), sound="aac")
+    times = drawn(path, folder / "out.mp4")
+    assert np.diff(times_in(folder / "out.mp4"))[1:] == pytest.approx(np.diff(times)[1:], abs=1e-4)
+
+
 @pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mpg"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 def test_damaged_sound_and_times_leave_a_video_that_plays(tmp_path: Path, name: str, seed: int) -> None:
     sound = "aac" if name == "a.ts" else "mp2"
     path = write_clip(tmp_path / name, [index / 25 for index in range(50)], codec="mpeg4", sound=sound)
