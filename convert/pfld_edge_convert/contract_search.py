@@ -34,6 +34,7 @@ from pfld_edge_convert.contract_trial import (
     score,
 )
 from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.landmark_graph import POINT_BY_POINT
 from pfld_edge_runtime import Contract, CropRule, LandmarkScheme
 from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.contract import KNOWN_SCHEMES
@@ -331,7 +332,7 @@ def _plausible(subjects: Sequence[Subject], best: Hypothesis, found: Score) -> t
 
 def _contract(network: Network, subjects: Sequence[Subject], best: Hypothesis, found: Score) -> Contract | None:
     """Put the best hypothesis in the contract's words; None where it has none."""
-    if (best.order, best.space, best.box) != ("x0 y0 x1 y1", "0..1", "landmarks-tight"):
+    if (best.order, best.space, best.box) != (POINT_BY_POINT, "0..1", "landmarks-tight"):
         return None
     mean, scale = mean_and_scale(best.normalization, best.color_order)
     return Contract(

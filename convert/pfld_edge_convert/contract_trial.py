@@ -18,6 +18,7 @@ from pfld_edge_calib import Face, FaceSetError
 from pfld_edge_calib.datasets.wflw import points_as_wflw_98
 from pfld_edge_calib.photo import face_photo
 from pfld_edge_convert.errors import ConvertError
+from pfld_edge_convert.landmark_graph import AXIS_BY_AXIS, HEAT_MAPS, POINT_BY_POINT, SPACES, WITH_DEPTH
 from pfld_edge_runtime import IBUG_68, WFLW_98, landmarks_68
 from pfld_edge_runtime.arrays import Float64Array, Int64Array, Uint8Array
 from pfld_edge_runtime.detection.architectures import YuNet
@@ -42,7 +43,6 @@ SCHEMES = {98: WFLW_98, 68: IBUG_68}
 _ANCHORS = {98: (60, 64, 68, 72, 76, 82, 57, 16), 68: (36, 39, 42, 45, 48, 54, 33, 8)}
 """Corners of the eyes and of the mouth, lower end of the nose, chin."""
 
-_SPACES = ("0..1", "-1..1", "pixels")
 _NUMBERS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
@@ -56,8 +56,8 @@ class Hypothesis:
     box: str  # landmarks-tight, or detector: the box of a face detector, which includes the forehead
     margin: float
     output: int  # index among the network's outputs
-    order: str  # x0 y0 x1 y1, x0 x1 y0 y1, x0 y0 z0 or heat maps
-    space: str  # 0..1, -1..1 or pixels of the crop
+    order: str  # one of `ORDERS`
+    space: str  # one of `SPACES`
     scheme: str  # wflw-98, ibug-68, the name of the labels' own, or unknown
 
 
@@ -220,26 +220,27 @@ def _orders(shape: Sequence[int]) -> Iterator[tuple[str, int]]:
     """Ways to read landmarks from one face's output, each with its number of points."""
     size = int(np.prod(shape))
     if len(shape) == 3 and min(shape[1:]) > 4:
-        yield "heat maps", shape[0]
+        yield HEAT_MAPS, shape[0]
     elif len(shape) <= 3 and size <= 3000:
         if size % 2 == 0 and shape[-1] != 3:
-            yield "x0 y0 x1 y1", size // 2
-            yield "x0 x1 y0 y1", size // 2
+            yield POINT_BY_POINT, size // 2
+            yield AXIS_BY_AXIS, size // 2
         if size % 3 == 0:
-            yield "x0 y0 z0", size // 3
+            yield WITH_DEPTH, size // 3
 
 
 def _fractions(output: Float64Array, order: str, space: str, size: int) -> Float64Array:
     """Read ``(N, P, 2)`` fractions of the crop from an output ``(N, ...)``."""
-    if order == "heat maps":
+    if order == HEAT_MAPS:
         count, points, height, width = output.shape
         row, column = np.divmod(output.reshape(count, points, -1).argmax(axis=2), width)
         return np.stack([(column + 0.5) / width, (row + 0.5) / height], axis=2)
-    if order == "x0 x1 y0 y1":
+    if order == AXIS_BY_AXIS:
         points = output.reshape(len(output), 2, -1).transpose(0, 2, 1)
     else:
-        points = output.reshape(len(output), -1, 3 if order == "x0 y0 z0" else 2)[..., :2]
-    return np.asarray({"0..1": points, "-1..1": (points + 1) / 2, "pixels": points / size}[space])
+        points = output.reshape(len(output), -1, 3 if order == WITH_DEPTH else 2)[..., :2]
+    factor, offset = SPACES[space]
+    return np.asarray(points * (factor or 1 / size) + offset)
 
 
 def readings(network: Network, image: Uint8Array, known: set[int]) -> Iterator[Hypothesis]:
@@ -256,7 +257,7 @@ def readings(network: Network, image: Uint8Array, known: set[int]) -> Iterator[H
             schemes = [SCHEMES[points].name if points in SCHEMES else f"labels-{points}"] if points in known else []
             # Without the eyes and the mouth nothing says where points of unknown order belong.
             for scheme in [*schemes, *(["unknown"] if known & SCHEMES.keys() else [])]:
-                for space in _SPACES[:1] if order == "heat maps" else _SPACES:
+                for space in ["0..1"] if order == HEAT_MAPS else SPACES:
                     yield replace(blank, output=index, order=order, space=space, scheme=scheme)
 
 

@@ -166,7 +166,7 @@ def make_int8(model: onnx.ModelProto, contract: Contract, request: Int8Request) 
     times = mixed_precision.face_times(timed)
     ratio = timing.ratio_of_medians(times["int8"].wall, times["fp32"].wall)
     speed = timing.judge(times["int8"], times["fp32"], ratio, _SPEED_PRECISION)
-    if speed.verdict is timing.Verdict.SLOWER and not request.allow_slower:
+    if speed.verdict is timing.SpeedVerdict.SLOWER and not request.allow_slower:
         _require_foreign(request.settings.target, times)
     operators, in_float = float_operators(quantized.plan), quantized.float_layers
     report = mixed_precision.QuantizationReport(

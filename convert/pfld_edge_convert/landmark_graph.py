@@ -29,7 +29,8 @@ from pfld_edge_convert.quantization.plan import QUANTIZED
 from pfld_edge_runtime import Contract, LandmarkScheme, prepare_input
 from pfld_edge_runtime.arrays import Float32Array
 
-ORDERS = ("x0 y0 x1 y1", "x0 x1 y0 y1", "x0 y0 z0", "heat maps")
+ORDERS = POINT_BY_POINT, AXIS_BY_AXIS, WITH_DEPTH, HEAT_MAPS = "x0 y0 x1 y1", "x0 x1 y0 y1", "x0 y0 z0", "heat maps"
+"""How an output lists landmarks."""
 SPACES = {"0..1": (1.0, 0.0), "-1..1": (0.5, 0.5), "pixels": (0.0, 0.0)}
 """Factor and offset that make fractions of the crop of a coordinate; the factor of pixels is 1 / S."""
 
@@ -112,10 +113,10 @@ def landmark_graph(
     contract = known.replace(layout="NCHW", input_dtype="float32", fingerprint=None)
     samples = np.asarray(prepare_input(sample_crops(contract), contract), np.float32)
     notes = []
-    if order == "heat maps":
+    if order == HEAT_MAPS:
         graph, sharpness = _soft_argmax(graph, samples, contract.landmarks.num_landmarks)
         notes.append(f"a soft-argmax reads the heat maps {output}" + (f", times {sharpness}" if sharpness > 1 else ""))
-        order, told = ORDERS[0], replace(told, space=told.space or "0..1")
+        order, told = POINT_BY_POINT, replace(told, space=told.space or "0..1")
     columns = _coordinates(order, contract.landmarks.num_landmarks)
     space = told.space or _space(run_model(graph, samples).reshape(len(samples), -1)[:, columns], contract.input_size)
     if space is None and base is None:
@@ -306,19 +307,19 @@ def _output(
         mend = f"{ask}, or export one of ({2 * points},), ({points}, 2) or ({points}, h, w)"
         raise ConvertError(f"{listed}; {verdict} {points} landmarks: {'give --output-name' if fitting else mend}")
     output, order = next(iter(fitting.items()))
-    if told.order is not None and ("heat maps" in (order, told.order) or (order == "x0 y0 z0")) and told.order != order:
+    if told.order is not None and (HEAT_MAPS in (order, told.order) or order == WITH_DEPTH) and told.order != order:
         raise ConvertError(f"{listed}; {output} can't be {told.order!r} of {points} landmarks")
     return output, told.order or order
 
 
 def _orders(shape: tuple[int, ...], points: int) -> Iterator[str]:
     if len(shape) == 3 and points in (shape[0], shape[2]) and sorted(shape)[1] >= _SMALLEST_MAP and min(shape) > 1:
-        yield ORDERS[3]
+        yield HEAT_MAPS
     size = int(np.prod(shape))
     if size == 2 * points:
-        yield ORDERS[1] if shape == (2, points) and points != 2 else ORDERS[0]
+        yield AXIS_BY_AXIS if shape == (2, points) and points != 2 else POINT_BY_POINT
     elif size == 3 * points:
-        yield ORDERS[2]
+        yield WITH_DEPTH
 
 
 def _cut(model: onnx.ModelProto, output: str, shape: tuple[int, ...]) -> onnx.ModelProto:
@@ -413,7 +414,7 @@ def _soft_argmax(model: onnx.ModelProto, samples: Float32Array, points: int) -> 
 
 def _coordinates(order: str, points: int) -> list[int]:
     """Where x0 y0 x1 y1 ... stand in a face's flat output."""
-    step, apart = (1, points) if order == ORDERS[1] else (3 if order == ORDERS[2] else 2, 1)
+    step, apart = (1, points) if order == AXIS_BY_AXIS else (3 if order == WITH_DEPTH else 2, 1)
     return [step * point + apart * axis for point in range(points) for axis in (0, 1)]
 
 

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from pfld_edge.console import new_table
 from pfld_edge_convert.benchmark.bench import BenchReport, ModelRecord, Timing
-from pfld_edge_convert.benchmark.timing import Estimate, Verdict
+from pfld_edge_convert.benchmark.timing import Estimate, SpeedVerdict
 from pfld_edge_convert.landmark_models import RuntimeResult
 
 _OPERATORS = 5
@@ -28,7 +28,7 @@ def noise_lines(report: BenchReport) -> list[str]:
         f"Too noisy to tell: {model.name}, {_case(timing)}: {timing.reason}"
         for model in report.models
         for timing in model.timings
-        if timing.verdict is Verdict.TOO_NOISY
+        if timing.verdict is SpeedVerdict.TOO_NOISY
     ]
     if lines:
         load, cores = report.environment.load, report.environment.cores
@@ -90,7 +90,7 @@ def _ratio(timing: Timing) -> str:
     """No middle figure where the interval says that there is none to name."""
     if timing.ratio is None:
         return "1"
-    if timing.verdict is Verdict.TOO_NOISY:
+    if timing.verdict is SpeedVerdict.TOO_NOISY:
         ends = [timing.ratio.low, timing.ratio.high]
         if timing.processor_ratio is not None:
             ends.append(timing.processor_ratio)

@@ -12,8 +12,8 @@ from scipy import stats
 from pfld_edge_convert.benchmark.timing import (
     Estimate,
     Judgement,
+    SpeedVerdict,
     Times,
-    Verdict,
     block_spread,
     judge,
     median_of,
@@ -77,9 +77,9 @@ def test_few_rounds_still_give_an_interval(rounds: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "verdict"), [(0.8, Verdict.FASTER), (1.25, Verdict.SLOWER), (1.0, Verdict.SAME)], ids=str
+    ("ratio", "verdict"), [(0.8, SpeedVerdict.FASTER), (1.25, SpeedVerdict.SLOWER), (1.0, SpeedVerdict.SAME)], ids=str
 )
-def test_a_quiet_machine_can_tell(ratio: float, verdict: Verdict) -> None:
+def test_a_quiet_machine_can_tell(ratio: float, verdict: SpeedVerdict) -> None:
     times, reference = timings(0, ratio, noise=0.02)
     judged = judge(alone(times), alone(reference), ratio_of_medians(times, reference), 0.05)
     assert (judged.verdict, judged.reason) == (verdict, "")
@@ -88,7 +88,7 @@ def test_a_quiet_machine_can_tell(ratio: float, verdict: Verdict) -> None:
 def test_a_noisy_machine_cannot() -> None:
     times, reference = timings(0, 0.8, noise=0.6)
     judged = judge(alone(times), alone(reference), ratio_of_medians(times, reference), 0.05)
-    assert judged.verdict is Verdict.TOO_NOISY
+    assert judged.verdict is SpeedVerdict.TOO_NOISY
     assert "interval" in judged.reason
 
 
@@ -97,7 +97,7 @@ def test_a_neighbour_that_comes_for_a_while_is_noticed() -> None:
     times[60:] *= 1.5  # it disturbs one of the two alone
     quiet = Estimate(0.8, 0.79, 0.81)  # as if the interval had missed it
     judged = judge(alone(times), alone(reference), quiet, 0.05)
-    assert judged.verdict is Verdict.TOO_NOISY
+    assert judged.verdict is SpeedVerdict.TOO_NOISY
     assert "some rounds" in judged.reason
     assert judged.spread == pytest.approx(0.5, abs=0.1)
 
@@ -105,8 +105,8 @@ def test_a_neighbour_that_comes_for_a_while_is_noticed() -> None:
 def test_a_model_alone_is_steady_or_too_noisy() -> None:
     random = np.random.default_rng(0)
     steady, wild = np.exp(random.normal(0, 0.02, 100)), np.exp(random.normal(0, 0.8, 100))
-    assert judge(alone(steady), None, median_of(steady), 0.05).verdict is Verdict.STEADY
-    assert judge(alone(wild), None, median_of(wild), 0.05).verdict is Verdict.TOO_NOISY
+    assert judge(alone(steady), None, median_of(steady), 0.05).verdict is SpeedVerdict.STEADY
+    assert judge(alone(wild), None, median_of(wild), 0.05).verdict is SpeedVerdict.TOO_NOISY
 
 
 def compared(times: Times, reference: Times) -> Judgement:
@@ -117,32 +117,32 @@ def test_a_ratio_that_processor_time_contradicts_is_no_verdict() -> None:
     times, reference = timings(0, 0.29, noise=0.01)
     # Other processes interrupt the longer call only: the ratio of wall times is 0.09, steadily.
     judged = compared(alone(times), Times(reference * 0.29 / 0.09, reference))
-    assert judged.verdict is Verdict.TOO_NOISY
+    assert judged.verdict is SpeedVerdict.TOO_NOISY
     assert "0.09 by wall time, 0.29 by processor time" in judged.reason
-    assert compared(Times(1.2 * times, times), alone(reference)).verdict is Verdict.TOO_NOISY
-    assert compared(Times(1.03 * times, times), alone(reference)).verdict is Verdict.FASTER
+    assert compared(Times(1.2 * times, times), alone(reference)).verdict is SpeedVerdict.TOO_NOISY
+    assert compared(Times(1.03 * times, times), alone(reference)).verdict is SpeedVerdict.FASTER
     # What slows both alike leaves their ratio.
-    assert compared(Times(3 * times, times), Times(3 * reference, reference)).verdict is Verdict.FASTER
+    assert compared(Times(3 * times, times), Times(3 * reference, reference)).verdict is SpeedVerdict.FASTER
 
 
 def test_several_threads_may_share_the_work_unequally() -> None:
     times, reference = timings(0, 0.8, noise=0.01)
     # The reference keeps two threads busy all the time, the other file one and a half.
-    assert compared(Times(times, 1.5 * times), Times(reference, 2 * reference)).verdict is Verdict.FASTER
-    assert compared(Times(times, 0.7 * times), Times(reference, 2 * reference)).verdict is Verdict.TOO_NOISY
+    assert compared(Times(times, 1.5 * times), Times(reference, 2 * reference)).verdict is SpeedVerdict.FASTER
+    assert compared(Times(times, 0.7 * times), Times(reference, 2 * reference)).verdict is SpeedVerdict.TOO_NOISY
 
 
 def test_a_model_alone_needs_the_processor_time_that_its_wall_time_says() -> None:
     wall, _ = timings(0, 1, noise=0.01)
     judged = judge(Times(wall, wall / 2), None, median_of(wall), 0.2)
-    assert judged.verdict is Verdict.TOO_NOISY
+    assert judged.verdict is SpeedVerdict.TOO_NOISY
     assert "2.00 times the processor time" in judged.reason
-    assert judge(Times(wall, 2 * wall), None, median_of(wall), 0.2).verdict is Verdict.STEADY
+    assert judge(Times(wall, 2 * wall), None, median_of(wall), 0.2).verdict is SpeedVerdict.STEADY
 
 
 def test_wall_time_decides_where_there_is_no_processor_time() -> None:
     times, reference = timings(0, 0.8, noise=0.02)
-    assert compared(Times(times, None), Times(reference, None)).verdict is Verdict.FASTER
+    assert compared(Times(times, None), Times(reference, None)).verdict is SpeedVerdict.FASTER
     found = take_turns({"a": list}, 3, processor_clock=None)["a"]
     assert (found.processor, found.processor_ms, found.processor_ratio(alone(times))) == (None, None, None)
 

@@ -202,7 +202,7 @@ def test_a_busy_machine_refuses_nothing_and_says_so(
     assert "1.25 by wall time, 0.50 by processor time" in line
     assert "times as fast" not in line
     quiet = {**disturbed, "int8": Times(faster, faster)}
-    agreeing = replace(outcome, times=quiet, speed=timing.Judgement(timing.Verdict.FASTER, 0))
+    agreeing = replace(outcome, times=quiet, speed=timing.Judgement(timing.SpeedVerdict.FASTER, 0))
     assert "fp32 1.00 ms, INT8 0.50 ms (2.00 times as fast)" in int8_lines(agreeing)[2]
 
 

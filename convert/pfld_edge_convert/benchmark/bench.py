@@ -59,7 +59,7 @@ class Timing:
     p99_ms: float | None
     ratio: timing.Estimate | None
     spread: float
-    verdict: timing.Verdict
+    verdict: timing.SpeedVerdict
     reason: str
     roofline: processor.Roofline | None
     processor_ms: float | None = None
@@ -116,7 +116,7 @@ class BenchReport:
     def too_noisy(self) -> bool:
         """Whether some question stays without an answer."""
         verdicts = {found.verdict for model in self.models for found in model.timings}
-        return timing.Verdict.TOO_NOISY in verdicts
+        return timing.SpeedVerdict.TOO_NOISY in verdicts
 
     def to_json(self) -> str:
         """Write the format that docs/benchmarking.md describes."""
@@ -386,7 +386,7 @@ def _timing(
     else:
         judgement = timing.judge(times, None, middle, request.precision)
         if any(other for other, *_ in all_times):
-            judgement = timing.Judgement(timing.Verdict.REFERENCE, judgement.spread)
+            judgement = timing.Judgement(timing.SpeedVerdict.REFERENCE, judgement.spread)
     # So few rounds have no such percentile.
     p95, p99 = (
         float(np.percentile(times.wall, percent)) if len(times.wall) * (100 - percent) >= 100 else None

@@ -127,7 +127,7 @@ def ratio_of_medians(times: Float64Array, reference: Float64Array, seed: int = 0
     return Estimate(float(np.median(times) / np.median(reference)), float(low), float(high))
 
 
-class Verdict(str, Enum):
+class SpeedVerdict(str, Enum):
     """What can be said of a model's time."""
 
     REFERENCE = "reference"
@@ -142,7 +142,7 @@ class Verdict(str, Enum):
 class Judgement:
     """A verdict, how far blocks of rounds lie apart (`block_spread`), and why nothing can be said, else empty."""
 
-    verdict: Verdict
+    verdict: SpeedVerdict
     spread: float
     reason: str = ""
 
@@ -161,11 +161,11 @@ def judge(times: Times, reference: Times | None, found: Estimate, precision: flo
     elif not reason and not spread <= _SPREAD_ALLOWED * precision:
         reason = f"the {what} of some rounds lies {spread:.0%} from that of others"
     if reason:
-        return Judgement(Verdict.TOO_NOISY, spread, reason)
+        return Judgement(SpeedVerdict.TOO_NOISY, spread, reason)
     if reference is None:
-        return Judgement(Verdict.STEADY, spread)
+        return Judgement(SpeedVerdict.STEADY, spread)
     faster, slower = found.high < 1, found.low > 1
-    return Judgement(Verdict.FASTER if faster else Verdict.SLOWER if slower else Verdict.SAME, spread)
+    return Judgement(SpeedVerdict.FASTER if faster else SpeedVerdict.SLOWER if slower else SpeedVerdict.SAME, spread)
 
 
 def _disagreement(times: Times, reference: Times | None, precision: float) -> str:

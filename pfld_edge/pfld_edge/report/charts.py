@@ -18,7 +18,7 @@ from pfld_edge_calib.evaluation.robustness import Robustness
 from pfld_edge_calib.evaluation.verification import ModelResult, Verification
 from pfld_edge_calib.files import write_atomically
 from pfld_edge_convert.benchmark.bench import BenchReport, Timing
-from pfld_edge_convert.benchmark.timing import Verdict
+from pfld_edge_convert.benchmark.timing import SpeedVerdict
 from pfld_edge_convert.quantization.mixed_precision import QuantizationReport
 
 # Names of models are taken as they are, "$" and all, and stay text in an SVG.
@@ -44,12 +44,12 @@ _VARIABLES = {"#5b6675": "soft", "#1d2530": "ink", "#d8dee6": "line", _BUDGET: "
 """Names that the report's style sheet has for colours, which it changes for dark screens."""
 _VARIABLES |= {color: f"t{index}" for index, color in enumerate(_SERIES)}
 _VERDICTS = {
-    Verdict.REFERENCE: "#aaaaaa",
-    Verdict.STEADY: "#3c8cbe",
-    Verdict.FASTER: "#3caa6e",
-    Verdict.SLOWER: "#e17850",
-    Verdict.SAME: "#3c8cbe",
-    Verdict.TOO_NOISY: "#d7d7d7",
+    SpeedVerdict.REFERENCE: "#aaaaaa",
+    SpeedVerdict.STEADY: "#3c8cbe",
+    SpeedVerdict.FASTER: "#3caa6e",
+    SpeedVerdict.SLOWER: "#e17850",
+    SpeedVerdict.SAME: "#3c8cbe",
+    SpeedVerdict.TOO_NOISY: "#d7d7d7",
 }
 _MOST_ERROR = 0.15
 """NME at which cumulative error curves end; larger errors are failures by any measure."""
@@ -210,7 +210,7 @@ def bench_chart(report: BenchReport) -> Figure:
 
 
 def _timing_words(timing: Timing) -> str:
-    if timing.verdict is Verdict.TOO_NOISY:
+    if timing.verdict is SpeedVerdict.TOO_NOISY:
         return "too noisy to tell"
     words = f"{timing.median_ms.value / timing.batch:.3g} ms"
     if timing.ratio is not None:
