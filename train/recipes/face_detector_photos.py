@@ -130,7 +130,9 @@ def read_wider(folder: Path, teacher: dict[str, Teacher] | None, held_out: bool)
         path = folder / "images" / name
         image = read_photo(path)
         values = np.array(rows, np.float32)
-        boxes, ignored = values[:, :4], values[:, 4] > 0
+        boxes = values[:, :4]
+        # Rounding left a few boxes without area.
+        ignored = (values[:, 4] > 0) | (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
         points = np.full((len(boxes), 3, 2), np.nan, np.float32)
         if teacher is not None:
             boxes, points, ignored = _second_opinion(boxes, points, ignored, teacher[str(path)])
