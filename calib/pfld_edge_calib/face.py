@@ -66,10 +66,10 @@ def labelled_face(
     if weights.shape != landmarks.shape[:1]:
         raise FaceSetError(f"{where}: {len(landmarks)} landmarks need as many point_weights, found {weights.size}")
     usable = (np.abs(landmarks) < LARGEST_COORDINATE).all(axis=1)
-    if not (usable[weights > 0] if (weights > 0).any() else usable).all():
+    if not usable[weights > 0].all():
         raise FaceSetError(
             f"{where}: landmarks must be finite and below 1e9 pixels; one that is unlabelled has the weight 0 (c0, c1, "
-            "... of a CSV)"
+            "... of a CSV), or without weights is -1,-1"
         )
     if not 0 <= weight <= 1 or not ((weights >= 0) & (weights <= 1)).all():
         raise FaceSetError(f"{where}: trust must be from 0 to 1")
@@ -86,6 +86,17 @@ def labelled_face(
         landmarks = np.where(weights[:, None] > 0, landmarks, known.mean(axis=0)).astype(np.float32)
     each = None if point_weights is None else point_weights.astype(np.float32)
     return Face(image, box, landmarks, attributes, weight, each, group)
+
+
+def without_unlabelled(landmarks: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
+    """Find the unlabelled points of a face whose file gives no confidences: those at -1, -1, and those without numbers.
+
+    So annotation tools and data frames write them. Gives the ``(P, 2)`` landmarks, NaN where unlabelled, and their
+    ``(P,)`` weights, None where all are labelled.
+    """
+    landmarks = np.where((landmarks == -1).all(axis=1, keepdims=True), np.nan, landmarks)
+    labelled = ~np.isnan(landmarks).all(axis=1)
+    return landmarks, None if labelled.all() else labelled.astype(np.float32)
 
 
 UNIT_FACES = 256

@@ -398,6 +398,31 @@ def test_it_does_not_matter_where_an_unlabelled_point_is_said_to_lie(tmp_path: P
         np.testing.assert_array_equal(face.bbox_xyxy, tight_box(face.landmarks[[0, 2]]))
 
 
+@pytest.mark.parametrize("hidden", ["-1", "-1.0", "nan", ""])
+def test_without_confidences_a_point_at_minus_one_or_without_numbers_is_unlabelled(tmp_path: Path, hidden: str) -> None:
+    row = f"a.png,10,20,{hidden},{hidden},30,44"
+    (tmp_path / "a.csv").write_text(f"image,x0,y0,x1,y1,x2,y2\n{row}\na.png,10,20,-1,-2,30,44\n")
+    number = None if hidden == "" else float(hidden)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "7.jpg", jpeg(1))
+        add(tar, "7.json", json.dumps({"landmarks": [10, 20, number, number, 30, 44]}).encode())
+    csv_face, beyond_the_border = open_faces(tmp_path / "a.csv")
+    (tar_face,) = open_faces(tmp_path / "a.tar")
+    for face in (csv_face, tar_face):
+        assert face.landmarks is not None
+        assert face.point_weights is not None
+        assert face.point_weights.tolist() == [1, 0, 1]
+        np.testing.assert_array_equal(face.bbox_xyxy, tight_box(face.landmarks[[0, 2]]))
+    assert beyond_the_border.point_weights is None
+    (tmp_path / "half.csv").write_text("image,x0,y0,x1,y1\na.png,10,20,nan,44\n")
+    with pytest.raises(FaceSetError, match="line 2: landmarks must be finite.*or without weights is -1,-1"):
+        open_faces(tmp_path / "half.csv").load()
+    (tmp_path / "none.csv").write_text(f"image,x0,y0,x1,y1\na.png,{','.join([hidden] * 4)}\n")
+    (face,) = open_faces(tmp_path / "none.csv")
+    assert face.point_weights is not None
+    assert not face.point_weights.any()
+
+
 def test_fractions_of_the_photograph_are_refused_with_the_mend(tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_text("image,x0,y0,x1,y1\na.png,10,20,30,40\na.png,0.1,0.2,0.3,1\n")
     with pytest.raises(FaceSetError, match=r"line 3: all points lie in 0\.\.1.*multiply x by the photograph's width"):

@@ -1,8 +1,8 @@
 """CSV files of landmarks and of boxes, one face a line, pixel coordinates, with a header line.
 
 Landmarks: ``image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]``, where ``weight`` is the confidence in the face and ``c0``,
-``c1``, ... are the confidences of its points, 0 to 1. Boxes: ``image,x0,y0,x1,y1``. A file that is missing, has a
-damaged line, or has no face is a FaceSetError.
+``c1``, ... are the confidences of its points, 0 to 1; without them a point at -1, -1, NaN, or in empty cells is
+unlabelled. Boxes: ``image,x0,y0,x1,y1``. A file that is missing, has a damaged line, or has no face is a FaceSetError.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces
+from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces, without_unlabelled
 from pfld_edge_calib.files import TextLines, named_file, number_fault, replacing
 from pfld_edge_runtime import BoxError
 from pfld_edge_runtime.crop import check_boxes
@@ -81,12 +81,14 @@ def _read_rows(
         if not row[0].strip():
             raise FaceSetError(f"{where}: names no image")
         try:
-            cells = [cell if cell.strip() else "nan" for cell in row[points]]  # for points of the confidence 0
+            cells = [cell if cell.strip() else "nan" for cell in row[points]]  # for unlabelled points
             landmarks = np.array(cells, np.float64).reshape(-1, 2)
             of_face = 1.0 if weight is None else float(row[weight])
             of_points = np.array(row[confidences], np.float64) if row[confidences] else None
         except ValueError as error:
             raise FaceSetError(f"{where}: {number_fault(error)}") from error
+        if of_points is None:
+            landmarks, of_points = without_unlabelled(landmarks)
         group = group_of(row[0], group_by)
         image = named_file(root, row[0])
         yield labelled_face(image, landmarks, where, weight=of_face, point_weights=of_points, group=group)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pfld_edge_calib.errors import FaceSetError
-from pfld_edge_calib.face import UNIT_FACES, DatasetPhoto, Face, Unit, labelled_face
+from pfld_edge_calib.face import UNIT_FACES, DatasetPhoto, Face, Unit, labelled_face, without_unlabelled
 from pfld_edge_calib.photo import PHOTO_SUFFIXES
 from pfld_edge_runtime import MissingPackageError
 from pfld_edge_runtime.arrays import Float64Array
@@ -74,6 +74,8 @@ def _face(record: Mapping[str, Any], image: Path, encoded: bytes) -> Face:
         if box is None:
             raise FaceSetError(f"{image}: a face needs landmarks or a box")
         return Face(image, box, None, attributes, weight, None, str(image), encoded)
+    if each is None:
+        landmarks, each = without_unlabelled(landmarks)
     face = labelled_face(
         image, landmarks, str(image), attributes=attributes, weight=weight, point_weights=each, group=str(image)
     )
