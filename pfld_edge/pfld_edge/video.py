@@ -82,7 +82,7 @@ class VideoSource:
             self._open(source)
 
     def _open(self, source: Path) -> None:
-        if not source.is_file():
+        if not source.exists():  # a pipe is a video too
             raise InputError(f"{source}: no such video")
         try:
             self._container = av.open(str(source), metadata_errors="replace")

@@ -1,7 +1,9 @@
 """Videos are read and written in their own time, shape and sound."""
 
+import os
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -253,6 +255,16 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file/out\.mp4"):
         drawn(path, tmp_path / "file/out.mp4")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes with a name in the file system are Unix's")
+def test_a_named_pipe_is_a_video(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.mkv", [0, 0.1, 0.2])
+    os.mkfifo(tmp_path / "pipe.mkv")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe.mkv").write_bytes(whole.read_bytes()))
+    writer.start()
+    assert len(list(VideoSource(tmp_path / "pipe.mkv").frames())) == 3
+    writer.join()
 
 
 def test_a_file_without_pictures_is_refused(tmp_path: Path) -> None:

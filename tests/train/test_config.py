@@ -36,6 +36,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
         ),
         ("bf16 = true\nfp16 = true\n[[data]]\npath = 'a.csv'", "bf16 and fp16 exclude each other"),
         ("[[data]]\nfolder = 'a'", "unknown key data.0.folder; known: path"),
+        ("[data]\npath = 'a.csv'", r"\[data\] must read \[\[data\]\], with two brackets"),
         ("data = 'a.csv'", "data should be a valid array, found 'a.csv'"),
         ("data = ['a.csv']", "data.0 should be an object, found 'a.csv'"),
         ("[[data]]\nsplit = 'train'", "data.0.path: Field required"),

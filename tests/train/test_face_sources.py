@@ -219,6 +219,24 @@ def test_a_coco_file_is_a_source_like_the_csv_of_its_points(tmp_path: Path, nois
     np.testing.assert_array_equal(caches[0].crops[np.arange(3)], caches[1].crops[np.arange(3)])
 
 
+@pytest.mark.parametrize("prepared_by", ["image", "person"])
+def test_group_by_holds_for_prepared_faces_too(noise_faces: Path, tmp_path: Path, prepared_by: str) -> None:
+    # Four faces each of twelve people, whose names hold the "_" that parts a person from a number.
+    lines = (noise_faces / "faces.csv").read_text().splitlines()
+    rows = [f"a_b{i % 12}_{i}.png,{line.partition(',')[2]}" for i, line in enumerate(lines[1:])]
+    for i in range(len(rows)):
+        (tmp_path / f"a_b{i % 12}_{i}.png").write_bytes((noise_faces / f"p{i}_0.png").read_bytes())
+    (tmp_path / "faces.csv").write_text("\n".join([lines[0], *rows]))
+    folder = prepared(tmp_path / "faces.csv", tmp_path / "set", "--group-by", prepared_by)
+    held_out = []
+    for path in (tmp_path / "faces.csv", folder):
+        data = [{"path": str(path), "group_by": "person"}]
+        config = TrainConfig.from_dict({"input_size": 32, "validation": 0.4, "data": data})
+        held_out.append(open_cache(config, tmp_path / "cache", Contract(input_size=32)).held_out)
+    assert held_out[0].tolist() == held_out[1].tolist()
+    assert 4 <= held_out[0].sum() <= 44
+
+
 def test_names_that_are_not_utf_8_have_their_side_of_the_split() -> None:
     sides = split_groups([f"caf\udce9{i}.jpg" for i in range(200)], 0.5, 0)  # as os.fsdecode
     assert 60 < sides.sum() < 140

@@ -281,6 +281,8 @@ def load_config(path: Path) -> TrainConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrainConfigError(f"{path}: not valid TOML: {error}") from error
     sources = record.get("data", [])
+    if isinstance(sources, dict):
+        raise TrainConfigError(f"{path}: [data] must read [[data]], with two brackets: there may be several sources")
     for item in sources if isinstance(sources, list) else []:
         for name in ("path", "images"):
             if isinstance(item, dict) and isinstance(item.get(name), str) and item[name]:

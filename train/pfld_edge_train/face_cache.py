@@ -32,6 +32,7 @@ from pfld_edge_calib.datasets.prepared import (
 )
 from pfld_edge_calib.datasets.wflw import points_as_wflw_98
 from pfld_edge_calib.face import Skip, refuse, skipping
+from pfld_edge_calib.photo import PHOTO_SUFFIXES
 from pfld_edge_runtime import IBUG_68, WFLW_98, Contract
 from pfld_edge_runtime.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Uint8Array
 from pfld_edge_train.config import DataConfig, TrainConfig
@@ -154,7 +155,8 @@ def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip,
         )
     settings = PrepareSettings(contract.input_size, contract.crop.margin, "raw")
     if (path / MANIFEST).is_file():
-        return _prepared_source(path, data, contract, settings, skip)
+        prepared = _prepared_source(path, data, contract, settings, skip)
+        return replace(prepared, groups=tuple(_prepared_group(name, data.group_by) for name in prepared.groups))
     images = Path(data.images) if data.images else None
     if path.suffix.lower() == ".csv":
         faces = read_points_csv(path, images, data.group_by)
@@ -168,6 +170,11 @@ def _read_source(data: DataConfig, contract: Contract, folder: Path, skip: Skip,
     if not (target / MANIFEST).is_file():
         _prepare(faces, path.parent, target, settings, skip)
     return _prepared_source(target, data, contract, settings, skip)
+
+
+def _prepared_group(name: str, group_by: str) -> str:
+    """Group of a prepared face: it was grouped by photograph, or by person already, whose name has no suffix."""
+    return group_of(name, group_by) if Path(name).suffix.lower() in PHOTO_SUFFIXES else name
 
 
 def _check_points(path: Path, points: int, data: DataConfig, contract: Contract) -> None:
