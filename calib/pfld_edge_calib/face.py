@@ -88,7 +88,7 @@ def labelled_face(
     return Face(image, box, landmarks, attributes, weight, each, group)
 
 
-def without_unlabelled(landmarks: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
+def without_unlabelled(landmarks: Float64Array) -> tuple[Float64Array, Float64Array | None]:
     """Find the unlabelled points of a face whose file gives no confidences: those at -1, -1, and those without numbers.
 
     So annotation tools and data frames write them. Gives the ``(P, 2)`` landmarks, NaN where unlabelled, and their
@@ -96,7 +96,7 @@ def without_unlabelled(landmarks: NDArray[np.floating]) -> tuple[NDArray[np.floa
     """
     landmarks = np.where((landmarks == -1).all(axis=1, keepdims=True), np.nan, landmarks)
     labelled = ~np.isnan(landmarks).all(axis=1)
-    return landmarks, None if labelled.all() else labelled.astype(np.float32)
+    return landmarks, None if labelled.all() else np.asarray(labelled, np.float64)
 
 
 UNIT_FACES = 256

@@ -1,6 +1,7 @@
 """How commands print and write: tables and JSON to standard output, notes and progress to standard error."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from pfld_edge_calib.photo import other_files
 from pfld_edge_runtime import PfldEdgeError
 
 if TYPE_CHECKING:
+    from pfld_edge_calib import Face
     from pfld_edge_runtime import Contract
 
 _NAMED = 20
@@ -90,6 +92,14 @@ def note_left_out(folder: Path) -> None:
         note(f"{folder}: left out, as no photographs: {first_names(others)}")
     if closed:
         note(f"{folder}: left out, as folders that can't be read: {first_names(closed)}")
+
+
+def note_repeated(faces: "Sequence[Face]") -> None:
+    """Name the photographs of faces that repeat an earlier one of the set, with the same box."""
+    counts = Counter((face.image, *face.bbox_xyxy) for face in faces)
+    names = dict.fromkeys(str(image) for (image, *_), count in counts.items() if count > 1)
+    if names:
+        note(f"faces that are listed more than once, with the same box, count as often: {first_names(list(names))}")
 
 
 def note_faceless(photos: Sequence[str]) -> None:

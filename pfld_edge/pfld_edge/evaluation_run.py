@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from pfld_edge.console import SkippedFiles, note, progress_bar, write_json
+from pfld_edge.console import SkippedFiles, note, note_repeated, progress_bar, write_json
 from pfld_edge.options import runner
 from pfld_edge.report.faces import write_worst_faces
 from pfld_edge_calib import Face, FaceSetError
@@ -70,7 +70,11 @@ class MeasuredSet:
 
     def faces(self) -> list[Face]:
         """Read the faces; none of a set that is streamed."""
-        return [] if self.streamed else open_faces(self.data, self.split, self.images, skip=self.skip).load(self.skip)
+        if self.streamed:
+            return []
+        faces = open_faces(self.data, self.split, self.images, skip=self.skip).load(self.skip)
+        note_repeated(faces)
+        return faces
 
     def verify(
         self,

@@ -415,7 +415,7 @@ def test_without_confidences_a_point_at_minus_one_or_without_numbers_is_unlabell
         np.testing.assert_array_equal(face.bbox_xyxy, tight_box(face.landmarks[[0, 2]]))
     assert beyond_the_border.point_weights is None
     (tmp_path / "half.csv").write_text("image,x0,y0,x1,y1\na.png,10,20,nan,44\n")
-    with pytest.raises(FaceSetError, match="line 2: landmarks must be finite.*or without weights is -1,-1"):
+    with pytest.raises(FaceSetError, match=r"line 2: landmarks must be finite.*or without weights is -1,-1"):
         open_faces(tmp_path / "half.csv").load()
     (tmp_path / "none.csv").write_text(f"image,x0,y0,x1,y1\na.png,{','.join([hidden] * 4)}\n")
     (face,) = open_faces(tmp_path / "none.csv")

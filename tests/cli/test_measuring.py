@@ -224,6 +224,24 @@ def unusable_set(folder: Path) -> Path:
     return folder / "set.csv"
 
 
+def test_faces_that_are_listed_twice_are_named(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *rows = (PORTRAITS / "landmarks.csv").read_text().splitlines()
+    (tmp_path / "set.csv").write_text("\n".join([header, *rows, rows[0]]))
+    labels, name = [str(tmp_path / "set.csv"), "--images", str(PORTRAITS)], rows[0].partition(",")[0]
+    for command in (
+        ["evaluate", str(files[1]), "--data", *labels],
+        ["verify", *map(str, files), "--data", *labels],
+        ["prepare", "csv", *labels, "-o", str(tmp_path / "set"), "--workers", "1"],
+    ):
+        run(command)
+        said = capsys.readouterr().err
+        assert f"listed more than once, with the same box, count as often: {PORTRAITS / name}\n" in said
+    run(["evaluate", str(files[1]), "--data", str(PORTRAITS / "landmarks.csv")])
+    assert "more than once" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("more", [[], ["--workers", "2"], ["--detector", "yunet"]])
 def test_faces_that_can_not_be_measured_are_left_out_named_and_counted(
     more: list[str],

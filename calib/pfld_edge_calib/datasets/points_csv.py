@@ -19,6 +19,7 @@ from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.face import UNIT_FACES, Face, Unit, labelled_face, text_units, unit_faces, without_unlabelled
 from pfld_edge_calib.files import TextLines, named_file, number_fault, replacing
 from pfld_edge_runtime import BoxError
+from pfld_edge_runtime.arrays import Float64Array
 from pfld_edge_runtime.crop import check_boxes
 
 _CORNERS = ("x0", "y0", "x1", "y1")
@@ -82,7 +83,7 @@ def _read_rows(
             raise FaceSetError(f"{where}: names no image")
         try:
             cells = [cell if cell.strip() else "nan" for cell in row[points]]  # for unlabelled points
-            landmarks = np.array(cells, np.float64).reshape(-1, 2)
+            landmarks: Float64Array = np.array(cells, np.float64).reshape(-1, 2)
             of_face = 1.0 if weight is None else float(row[weight])
             of_points = np.array(row[confidences], np.float64) if row[confidences] else None
         except ValueError as error:

@@ -108,10 +108,11 @@ def _prepare(
     **options: Any,  # noqa: ANN401
 ) -> None:
     """Prepare faces, and say so; then delete what was unpacked for it."""
-    from pfld_edge.console import SkippedFiles, note, progress_bar
+    from pfld_edge.console import SkippedFiles, note, note_repeated, progress_bar
     from pfld_edge_calib.datasets.prepared import prepare_faces
     from pfld_edge_calib.parallel import usable_cores
 
+    note_repeated(faces)
     skip, workers = SkippedFiles(strict=options["strict"]), options["workers"] or usable_cores()
     try:
         with progress_bar("cutting faces", len(faces)) as advance:
