@@ -250,7 +250,7 @@ set_options = all_of(
         "data",
         type=PATH,
         multiple=True,
-        help="A WFLW folder, a CSV of points, a COCO file, or shards; repeat it to join several sets.",
+        help="A WFLW folder, a CSV of points, a COCO file, a folder of .pts files, or shards; may be repeated.",
     ),
     images_option,
     split_option,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pfld_edge_calib import PORTRAITS, Face, FaceSetError, cut_faces, open_faces, portraits, read_photo, read_points_csv
 from pfld_edge_calib.calibration import calibration_candidates
@@ -435,6 +436,52 @@ def test_a_wflw_rectangle_that_misses_the_landmarks_is_refused(tmp_path: Path) -
     line = wflw_line(LANDMARKS).replace(" 10 10 70 70 ", " 200 200 260 260 ")
     with pytest.raises(FaceSetError, match="line 1: the rectangle and the landmarks don't overlap"):
         open_faces(wflw_folder(tmp_path, [line]), split="train").load()
+
+
+def pts_file(path: Path, points: NDArray[np.floating], count: int | None = None) -> None:
+    lines = "".join(f"{x} {y}\n" for x, y in points)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"version: 1\nn_points:  {len(points) if count is None else count}\n{{\n{lines}}}\n")
+
+
+def test_a_folder_of_pts_files_is_a_dataset_whose_first_pixel_is_1(tmp_path: Path) -> None:
+    points = np.array([[10, 20], [30.5, 44.25], [-1, -1], [0.5, 60]])
+    for name, photo in {"b.pts": "b.PNG", "a/sub folder/Ä 1.PTS": "a/sub folder/Ä 1.jpg", "gone.pts": None}.items():
+        pts_file(tmp_path / name, points)
+        if photo is not None:
+            (tmp_path / photo).write_bytes(jpeg(1))
+    faces = open_faces(tmp_path).load()
+    names = ["a/sub folder/Ä 1.jpg", "b.PNG", "gone.jpg"]
+    assert [face.image.relative_to(tmp_path).as_posix() for face in faces] == names == [face.group for face in faces]
+    for face in faces:
+        assert face.landmarks is not None
+        assert face.landmarks[[0, 1, 3]].tolist() == [[9, 19], [29.5, 43.25], [-0.5, 59]]
+        assert face.point_weights is not None
+        assert face.point_weights.tolist() == [1, 1, 0, 1]
+    elsewhere = open_faces(tmp_path, images=tmp_path / "photos").load()
+    assert elsewhere[0].image == tmp_path / "photos/a/sub folder/Ä 1.jpg"
+    identity = open_faces(tmp_path).identity
+    pts_file(tmp_path / "b.pts", points + 1)
+    assert open_faces(tmp_path).identity != identity
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version: 1\nn_points: 3\n{\n1 2\n30 4\n", "a.pts: n_points says 3, and there are 2 points; is it cut off"),
+        ("version: 1\nn_points: 2\n{\n1 2\n30 4 5\n}", "a.pts, line 5: expected x y, found '30 4 5'"),
+        ("version: 1\nn_points: 2\n{\n1 2\n30 x\n}", "a.pts: could not convert"),
+        ("version: 1\nn_points: 2\n{\n1 2\n30,5 4\n}", "a.pts: .*write a decimal point"),
+        ("", "a.pts: no n_points, and there are 0 points"),
+        ("version: 1\nn_points: 2\n{\n1 2\n30 nan\n}", "a.pts: landmarks must be finite"),
+        ("version: 1\nn_points: 3\n{\n1 2\n3 4\n5 6\n}", "different numbers of points: 2 in .*b.pts, 3 in .*a.pts"),
+    ],
+)
+def test_a_damaged_pts_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.pts").write_text(text)
+    pts_file(tmp_path / "b.pts", np.array([[10, 20], [30, 40]]))
+    with pytest.raises(FaceSetError, match=message):
+        open_faces(tmp_path)
 
 
 def test_several_datasets_open_as_one(tmp_path: Path) -> None:

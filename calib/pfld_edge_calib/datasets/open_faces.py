@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pfld_edge_calib.datasets.coco import read_coco
 from pfld_edge_calib.datasets.points_csv import csv_units
+from pfld_edge_calib.datasets.pts import pts_files, read_pts
 from pfld_edge_calib.datasets.shards import parquet_units, tar_units
 from pfld_edge_calib.datasets.wflw import wflw_list, wflw_units
 from pfld_edge_calib.errors import FaceSetError
@@ -60,11 +61,12 @@ def open_faces(
 ) -> FaceSet:
     """Open one or several datasets of annotated faces as one.
 
-    `paths` are WFLW folders, of which `split` chooses the list (``train`` or ``test``); CSV files of landmarks; COCO
-    keypoint files (``.json``); tar or Parquet shards, folders of them, or ``name-{000..099}.tar``. Images of CSV and
-    COCO files are relative to `images`, or to the file's own folder. A unit has at most `size` photographs or lines; a
-    Parquet file's row groups stay whole. `advance` gets the number of photographs in each unit that was found, `skip`
-    the error of each shard that is damaged, whose photographs before the damage are kept.
+    `paths` are WFLW folders, of which `split` chooses the list (``train`` or ``test``); folders of ``.pts`` files; CSV
+    files of landmarks; COCO keypoint files (``.json``); tar or Parquet shards, folders of them, or
+    ``name-{000..099}.tar``. Images of CSV, COCO and ``.pts`` files are relative to `images`, or to their own folder. A
+    unit has at most `size` photographs or lines; a Parquet file's row groups stay whole. `advance` gets the number of
+    photographs in each unit that was found, `skip` the error of each shard that is damaged, whose photographs before
+    the damage are kept.
 
     Raises:
         FaceSetError: A path is none of these, or is damaged.
@@ -99,9 +101,13 @@ def _opened(path: Path, split: str, images: Path | None, size: int, skip: Skip) 
         return photo_units(photos_of_faces(read_coco(path, images)), size), sha256_of(path)
     if not path.exists():
         raise FaceSetError(f"{path}: no such folder or file")
+    if path.is_dir() and (files := pts_files(path)):
+        digest = "".join(f"{file.relative_to(path)} {sha256_of(file)}\n" for file in files)
+        identity = hashlib.sha256(digest.encode(errors="surrogateescape")).hexdigest()
+        return photo_units(photos_of_faces(read_pts(path, images)), size), identity
     raise FaceSetError(
-        f"{path}: no labelled faces here (expected a WFLW folder, a CSV of points, a COCO file, or .tar or .parquet "
-        "shards)"
+        f"{path}: no labelled faces here (expected a WFLW folder, a folder of .pts files, a CSV of points, a COCO "
+        "file, or .tar or .parquet shards)"
     )
 
 

@@ -95,9 +95,10 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A prepared dataset of ``wflw train``, ``csv``, ``coco`` or ``listed`` (`source`), with faces left out by reason.
+    """A prepared dataset, with faces left out by reason.
 
-    `identity` is a hash of the faces and settings that it was made from.
+    `source` is ``wflw train``, ``wflw test``, ``csv``, ``coco``, ``pts`` or ``listed``; `identity` is a hash of the
+    faces and settings that it was made from.
     """
 
     source: str

@@ -93,6 +93,17 @@ def prepare_coco(source: Path, images: Path | None, output: Path, **options: Any
     _prepare(read_coco(source, images), "coco", images or source.parent, output, **options)
 
 
+@prepare_command.command("pts")
+@click.argument("source", metavar="FOLDER", type=PATH)
+@click.option("--images", type=PATH, help="Folder of the photographs; FOLDER where left out.")
+@_shared_options
+def prepare_pts(source: Path, images: Path | None, output: Path, **options: Any) -> None:  # noqa: ANN401
+    """A folder of 300-W's .pts files, one a face, with photographs of the same names; folders in it count too."""
+    from pfld_edge_calib.datasets.pts import read_pts
+
+    _prepare(read_pts(source, images), "pts", images or source, output, **options)
+
+
 def _settings(workers: int | None, strict: bool, **settings: Any) -> "PrepareSettings":  # noqa: ANN401, ARG001
     from pfld_edge_calib.datasets.prepared import PrepareSettings
 
