@@ -133,7 +133,9 @@ def _decode_with_pillow(data: Uint8Array, name: Path, *, heif: bool = False) -> 
     except Image.DecompressionBombError as error:
         raise FaceSetError(f"{name}: an image that can't be unpacked ({error})") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise FaceSetError(f"{name}: not an image that can be read ({_FOR_PEOPLE} expected)") from error
+        raise FaceSetError(
+            f"{name}: not an image that can be read, or a damaged one ({_FOR_PEOPLE} expected)"
+        ) from error
     return np.ascontiguousarray(np.asarray(upright, np.uint8)[:, :, ::-1])
 
 

@@ -122,7 +122,7 @@ def open_landmark_model(path: Path, threads: int = 1, *, fused: bool = False, de
         ConvertError: A checkpoint without contract has other points than WFLW's 98 or 300-W's 68.
     """
     if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file")
+        raise ModelFileError(f"{path}: {'a folder, ' if path.is_dir() else ''}no such model file")
     if is_litert(path):
         return LandmarkModel.open(path, device, threads)
     if path.suffix.lower() != ".onnx":

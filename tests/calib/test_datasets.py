@@ -125,6 +125,8 @@ def test_each_point_of_a_csv_may_have_its_own_trust(tmp_path: Path) -> None:
         ("image,x0,y0\na,1\n", "line 2: expected 3 columns, found 2"),
         ("image,x0,y0\na,1,nan\n", "must be finite"),
         ("image,x0,y0\n", "at least one face"),
+        ('{"images": [], "annotations": []}', r"header must read.*; it reads \{"),
+        ("[version: 1]\nn_points: 68\n", r"header must read.*; it reads \[version: 1\]$"),
     ],
 )
 def test_a_damaged_csv_says_where(tmp_path: Path, text: str, message: str) -> None:

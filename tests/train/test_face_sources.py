@@ -201,7 +201,7 @@ def test_the_size_of_the_picture_changes_nothing() -> None:
     np.testing.assert_array_equal(small, large)
 
 
-def test_a_coco_file_is_a_source_like_the_csv_of_its_points(tmp_path: Path, noise_faces: Path) -> None:
+def test_coco_and_pts_files_are_sources_like_the_csv_of_their_points(tmp_path: Path, noise_faces: Path) -> None:
     faces = read_points_csv(noise_faces / "faces.csv")
     visible = [np.column_stack([face.landmarks, np.full(98, 2)]).ravel().tolist() for face in faces]  # type: ignore[arg-type]
     record = {
@@ -209,14 +209,22 @@ def test_a_coco_file_is_a_source_like_the_csv_of_its_points(tmp_path: Path, nois
         "annotations": [{"image_id": i, "keypoints": points} for i, points in enumerate(visible)],
     }
     (tmp_path / "annotations.json").write_text(json.dumps(record))
+    (tmp_path / "points").mkdir()
+    for face in faces:
+        assert face.landmarks is not None
+        lines = "\n".join(f"{x} {y}" for x, y in (face.landmarks.astype(np.float64) + 1).tolist())
+        (tmp_path / f"points/{face.image.stem}.pts").write_text(f"version: 1\nn_points: 98\n{{\n{lines}\n}}\n")
     caches = []
-    for path in (noise_faces / "faces.csv", tmp_path / "annotations.json"):
+    for path in (noise_faces / "faces.csv", tmp_path / "annotations.json", tmp_path / "points"):
         data = {"path": str(path), "images": str(noise_faces), "group_by": "person"}
         config = TrainConfig.from_dict({"input_size": 32, "validation": 0.3, "data": [data]})
         caches.append(open_cache(config, tmp_path / "cache", Contract(input_size=32)))
-    for name in ("landmarks", "weights", "held_out"):
-        np.testing.assert_allclose(getattr(caches[0], name), getattr(caches[1], name), atol=1e-5)
-    np.testing.assert_array_equal(caches[0].crops[np.arange(3)], caches[1].crops[np.arange(3)])
+    # The files under points/ come in the order of their names.
+    order = sorted(range(len(faces)), key=lambda i: faces[i].image.name.replace(".png", ".pts"))
+    for other, rows in ((caches[1], list(range(len(faces)))), (caches[2], order)):
+        for name in ("landmarks", "weights", "held_out"):
+            np.testing.assert_allclose(getattr(caches[0], name)[rows], getattr(other, name), atol=1e-5)
+        np.testing.assert_array_equal(caches[0].crops[np.array(rows[:3])], other.crops[np.arange(3)])
 
 
 @pytest.mark.parametrize("prepared_by", ["image", "person"])

@@ -57,7 +57,7 @@ def _face(item: Mapping[str, Any], names: Mapping[Any, str], root: Path, where: 
             f"{where}: an annotation has image_id, keypoints, a list of numbers, and iscrowd, 0 or 1"
         ) from error
     if not isinstance(name, str):
-        raise FaceSetError(f"{where}: its image_id {item['image_id']} is no image with a file_name in this file")
+        raise FaceSetError(f"{where}: its image_id {item['image_id']!r} is no image with a file_name in this file")
     if values.ndim != 1 or len(values) % 3:
         raise FaceSetError(f"{where}: keypoints must be x, y, visibility, repeated, in pixels")
     values = values.reshape(-1, 3)
