@@ -128,7 +128,10 @@ def test_a_photograph_that_cannot_be_read_does_not_cost_the_others(
         complaints = []
         assert len(calibration_crops(source, contract, skip=complaints.append).crops) == 2
         assert {str(error) for error in complaints} == {
-            f"{folder}/broken.jpg: not an image that can be read (JPEG, PNG, TIFF, AVIF, WebP, GIF, BMP expected)"
+            (
+                f"{folder}/broken.jpg: not an image that can be read, or a damaged one (JPEG, PNG, TIFF, AVIF, WebP, "
+                "GIF, BMP expected)"
+            )
         }
     with pytest.raises(FaceSetError, match=r"broken\.jpg"):
         calibration_crops(source, contract)

@@ -468,6 +468,19 @@ def test_a_folder_of_pts_files_is_a_dataset_whose_first_pixel_is_1(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    "change", [("\n{", " {"), ("\n}", " }"), (" ", "\t"), ("\n", "\r\n"), ("version", "// by\nversion")]
+)
+def test_pts_files_of_other_writers_are_read(tmp_path: Path, change: tuple[str, str]) -> None:
+    pts_file(tmp_path / "a.pts", np.array([[10, 20], [30, 40]]))
+    text = (tmp_path / "a.pts").read_text()
+    assert change[0] in text
+    (tmp_path / "a.pts").write_bytes(text.replace(*change).encode())
+    (face,) = open_faces(tmp_path)
+    assert face.landmarks is not None
+    assert face.landmarks.tolist() == [[9, 19], [29, 39]]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("version: 1\nn_points: 3\n{\n1 2\n30 4\n", "a.pts: n_points says 3, and there are 2 points; is it cut off"),

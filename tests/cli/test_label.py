@@ -111,7 +111,8 @@ def test_strict_stops_at_the_first_unreadable_photograph_and_goes_on_once_it_is_
     for _ in range(2):
         assert run(strict) == 2
         assert capsys.readouterr().err.endswith(
-            "broken.jpg: not an image that can be read (JPEG, PNG, TIFF, AVIF, WebP, GIF, BMP expected)\n"
+            "broken.jpg: not an image that can be read, or a damaged one (JPEG, PNG, TIFF, AVIF, WebP, GIF, BMP "
+            "expected)\n"
         )
         assert not (tmp_path / "labels.csv").exists()
     (tmp_path / "broken.jpg").write_bytes((PORTRAITS / "grace_hopper.jpg").read_bytes())

@@ -63,13 +63,14 @@ def _photos_by_stem(folder: Path) -> dict[str, str]:
 def _face(path: Path, image: Path, group: str) -> Face:
     count, numbers = None, list[str]()
     for number, line in enumerate(read_lines(path), start=1):
-        header = _HEADER.fullmatch(line)
+        text = re.sub(r"[{}]|(//|#).*", " ", line)  # braces may share a line with others
+        header = _HEADER.fullmatch(text)
         if header is not None:
             count = header[2] if header[1].lower() == "n_points" else count
-        elif line.strip() not in ("", "{", "}"):
-            numbers += line.split()
-            if len(line.split()) != 2:
-                raise FaceSetError(f"{path}, line {number}: expected x y, found {line.strip()[:40]!r}")
+        elif words := text.split():
+            numbers += words
+            if len(words) != 2:
+                raise FaceSetError(f"{path}, line {number}: expected x y, found {text.strip()[:40]!r}")
     try:
         landmarks = np.array(numbers, np.float64).reshape(-1, 2)
     except ValueError as error:
