@@ -1,6 +1,7 @@
 """The worked examples of the pages on labelling, fine-tuning and own networks run, in order, as they are printed."""
 
 import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -8,12 +9,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 
 from pfld_edge.cli import run
-from pfld_edge_calib import portraits
+from pfld_edge_calib import portraits, read_photo
 from pfld_edge_convert.export import export_onnx
 from pfld_edge_convert.quantization.settings import QuantizationSettings
 from pfld_edge_runtime import FaceLandmarker
@@ -130,3 +132,20 @@ def test_every_configuration_that_a_page_shows_is_valid(page: str) -> None:
     assert shown
     for text in shown:
         TrainConfig.from_dict({"data": [{"path": "own.csv"}], **tomllib.loads(text)})
+
+
+@pytest.mark.parametrize("page", ["detectors", "getting-started", "large-sets", "losses", "reading-landmarks", "video"])
+def test_the_python_of_the_pages_runs(page: str, checkout: Path) -> None:
+    face = portraits()[0]
+    image = np.ascontiguousarray(read_photo(face.image)[:, :, ::-1])
+    writer = cv2.VideoWriter(str(checkout / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, image.shape[1::-1])
+    for _ in range(2):
+        writer.write(image)
+    writer.release()
+    known = {"image": image, "boxes": [face.bbox_xyxy], "boxes_and_scores": np.zeros((0, 5), np.float32)}
+    code = [block for block in blocks(f"{page}.md", "python") if "download_detector" not in block]
+    if importlib.util.find_spec("supervision") is None:
+        code = [re.sub(r".*to_supervision.*\n", "", block) for block in code]
+    assert code
+    for block in code:
+        exec(block, dict(known))  # noqa: S102
