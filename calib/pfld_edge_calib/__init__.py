@@ -8,6 +8,7 @@ from pfld_edge_calib.calibration import PORTRAITS, as_detected, jittered, portra
 from pfld_edge_calib.datasets.coco import read_coco
 from pfld_edge_calib.datasets.open_faces import open_faces
 from pfld_edge_calib.datasets.points_csv import read_points_csv
+from pfld_edge_calib.datasets.pts import read_pts
 from pfld_edge_calib.datasets.wflw import read_wflw
 from pfld_edge_calib.errors import FaceSetError
 from pfld_edge_calib.evaluation.metrics import nme_per_face
@@ -29,6 +30,7 @@ __all__ = [
     "read_coco",
     "read_photo",
     "read_points_csv",
+    "read_pts",
     "read_wflw",
     "refined",
     "true_landmarks",
