@@ -98,11 +98,17 @@ def int8_lines(outcome: "Int8Outcome") -> list[str]:
     speed = f"fp32 {fp32:.2f} ms, INT8 {int8:.2f} ms ({fp32 / int8:.2f} times as fast)"
     if noise:
         speed = f"too noisy to tell whether INT8 is faster: {noise} (run `pfld-edge bench` when it is idle)"
+    tuning = []
+    if outcome.quantized.tuning is not None:
+        before, after = outcome.quantized.tuning
+        kept = "" if after < before else ": it did not help, the file is the one before it"
+        tuning = [f"fine-tuning: {before:.4f} eye distances from fp32 before, {after:.4f} after{kept}"]
     lines = [
         f"ranges: {outcome.report.method}, by the landmarks of held-back calibration faces",
         outcome.coverage.describe(),
         f"one face, one thread, this machine: {speed}",
         f"landmarks of held-back faces: {outcome.deviation:.4f} eye distances from fp32",
+        *tuning,
         *(f"in float: {operator}" for operator in outcome.report.float_operators[:_FLOAT]),
     ]
     if (left := len(outcome.report.float_operators) - _FLOAT) > 0:

@@ -81,7 +81,9 @@ def test_fine_tuning_brings_landmarks_of_held_back_faces_closer(network: onnx.Mo
     moved = [quantizer.deviations(made).mean() for made in (quantized, tuned)]
     assert moved[1] < 0.9 * moved[0]
     assert tuned.contract.quantization == f"{quantized.contract.quantization}, fine-tuned"
-    assert quantizer.finetuned(quantized, lambda: 1.0) is quantized
+    assert tuned.tuning == tuple(moved)
+    useless = quantizer.finetuned(quantized, lambda: 1.0)
+    assert (useless.model, useless.tuning) == (quantized.model, (moved[0], moved[0]))
     for name, weights in tuned.plan.weights.items():
         np.testing.assert_array_equal(weights.scales, quantized.plan.weights[name].scales)
         rows = np.moveaxis(weights.integers.astype(int), 1, -1).reshape(len(weights.integers), -1)

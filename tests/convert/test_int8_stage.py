@@ -204,6 +204,12 @@ def test_a_busy_machine_refuses_nothing_and_says_so(
     quiet = {**disturbed, "int8": Times(faster, faster)}
     agreeing = replace(outcome, times=quiet, speed=timing.Judgement(timing.SpeedVerdict.FASTER, 0))
     assert "fp32 1.00 ms, INT8 0.50 ms (2.00 times as fast)" in int8_lines(agreeing)[2]
+    for after, said in (
+        (0.003, "0.0030 after"),
+        (0.005, "0.0050 after: it did not help, the file is the one before it"),
+    ):
+        tuned = replace(outcome, quantized=replace(outcome.quantized, tuning=(0.004, after)))
+        assert int8_lines(tuned)[4] == f"fine-tuning: 0.0040 eye distances from fp32 before, {said}"
 
 
 @pytest.mark.parametrize(

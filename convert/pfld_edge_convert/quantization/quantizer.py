@@ -61,7 +61,8 @@ class Quantized:
 
     The plan gives it in other formats, see `pfld_edge_convert.formats`; `Plan.model` is the equalized and aligned float
     network. `tried` is the landmark deviation on held-back faces, a fraction of the eye distance, with each range
-    method; `float_layers` are the layers (`Layer.output`) that stayed in float.
+    method; `float_layers` are the layers (`Layer.output`) that stayed in float; `tuning` is that deviation before and
+    after fine-tuning, the lower one this network's, None without it.
     """
 
     model: onnx.ModelProto
@@ -70,6 +71,7 @@ class Quantized:
     method: str
     tried: dict[str, float]
     float_layers: tuple[str, ...] = ()
+    tuning: tuple[float, float] | None = None
 
     def float_input(self, crops: Uint8Array) -> Float32Array:
         """Input of `Plan.model`, ``(N, 3, S, S)`` float32, from ``(N, S, S, 3)`` uint8 crops."""
@@ -126,7 +128,7 @@ class Quantizer:
     ) -> Quantized:
         """Fine-tune what `make` made, until `elapsed`, the share of the budget that is spent, is 1.
 
-        On batches of crops, or on varied calibration faces. Gives the same network back if its landmarks on held-back
+        On batches of crops, or on varied calibration faces. The network stays as it is if its landmarks on held-back
         faces are as close to the float network's.
         """
         from pfld_edge_convert.quantization.finetuning import finetune
@@ -136,7 +138,8 @@ class Quantizer:
         plan = finetune(quantized.plan, self._target.limits, faces, elapsed, points)
         contract = quantized.contract.replace(quantization=f"{quantized.contract.quantization}, fine-tuned")
         tuned = replace(quantized, model=self._written(plan), plan=plan, contract=contract)
-        return tuned if self.deviations(tuned).mean() < self.deviations(quantized).mean() else quantized
+        before, after = (float(self.deviations(network).mean()) for network in (quantized, tuned))
+        return replace(tuned if after < before else quantized, tuning=(before, after))
 
     def deviations(self, quantized: Quantized) -> Float64Array:
         """``(n,)`` mean landmark distance of each held-back face from the float network, in eye distances."""
