@@ -81,6 +81,11 @@ def test_both_portraits_side_by_side_are_two_faces() -> None:
     assert sorted(faces.landmarks.mean(axis=1)[:, 0] // 500) == [0, 1]
 
 
+def test_every_face_of_a_group_is_found(shared: Path) -> None:
+    for name, people in (("persons", 6), ("duo", 2), ("duo2", 2)):
+        assert FaceAnalyzer()(read_photo(shared / f"photos/{name}.jpg"), "bgr").landmarks.shape == (people, 98, 2)
+
+
 def test_a_tracker_without_arguments_follows_the_face() -> None:
     tracker, photo = FaceTracker(), read_photo(PORTRAITS[0].image)
     assert [tracker(photo, color="bgr").ids.tolist() for _ in range(3)] == [[0]] * 3

@@ -25,7 +25,7 @@ class PfldEdgeDetector(OnnxDetector):
     file with uint8 input takes the pixels as they are.
     """
 
-    score_threshold = 0.62
+    score_threshold = 0.6
     nms_threshold = 0.45
     largest_side = 512
 
