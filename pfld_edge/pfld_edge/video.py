@@ -188,7 +188,7 @@ class VideoSink:
         self._early: list[Any] = []
         self._held: Any = None  # the last frame, until the next one says how long it is shown
         self._resampler: Any = None
-        self._form: tuple[object, ...] = ()  # of the sound that the resampler takes
+        self._form: tuple[object, ...] | None = None  # of the sound that the resampler takes
         self._size = (0, 0)
 
     def __enter__(self) -> "VideoSink":
@@ -252,16 +252,14 @@ class VideoSink:
         """Give sound in the encoder's format. Broadcasts and damaged files change theirs on the way."""
         encoder = self._audio.codec_context
         for frame in frames:
-            form = () if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+            form = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
             if form != self._form:
-                if self._resampler is not None:
+                if self._form is not None:
                     yield from self._resampler.resample(None)
+                if form is not None:
+                    self._resampler = av.AudioResampler(encoder.format, encoder.layout, encoder.sample_rate)
                 self._form = form
-                self._resampler = av.AudioResampler(encoder.format, encoder.layout, encoder.sample_rate)
-            if frame is None:
-                yield None
-            else:
-                yield from self._resampler.resample(frame)
+            yield from [None] if frame is None else self._resampler.resample(frame)
 
     def _copies_sound(self) -> bool:
         return self._sound is not None and self._sound.codec_context.name in _SOUND_IN_MP4

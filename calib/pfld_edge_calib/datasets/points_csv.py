@@ -42,8 +42,8 @@ def csv_units(
 ) -> Iterator[Unit]:
     """Divide a CSV of landmarks into units of at most `size` faces; reads it once, and keeps none of it."""
     with _opened(path) as (lines, rows, header):
-        _point_columns(header, path)  # also where no line follows
-        read = partial(_read_rows, path=path, root=images or path.parent, header=header, group_by=group_by)
+        columns, root = _point_columns(header, path), images or path.parent
+        read = partial(_read_rows, path=path, root=root, header=header, columns=columns, group_by=group_by)
         yield from text_units(path, lines, rows, read, size)
 
 
@@ -69,9 +69,17 @@ def _blank(row: Iterable[str]) -> bool:
 
 
 def _read_rows(
-    lines: Iterable[str], first: int, count: int, *, path: Path, root: Path, header: Sequence[str], group_by: str
+    lines: Iterable[str],
+    first: int,
+    count: int,
+    *,
+    path: Path,
+    root: Path,
+    header: Sequence[str],
+    columns: tuple[slice, slice],
+    group_by: str,
 ) -> Iterator[Face]:
-    points, confidences = _point_columns(header, path)
+    points, confidences = columns
     weight = header.index("weight") if "weight" in header else None
     rows = csv.reader(lines)
     for row in islice(rows, count):
@@ -102,13 +110,13 @@ def group_of(image: str, group_by: str) -> str:
     return person or image
 
 
-def _point_columns(header: Sequence[str], path: Path) -> tuple[slice, slice]:
+def _point_columns(header: list[str], path: Path) -> tuple[slice, slice]:
     """Find the columns of the coordinates, and those of the points' confidences, which end the line if present."""
     start = header.index("x0") if "x0" in header else len(header)
     middle = header.index("c0") if "c0" in header else len(header)
     points = (middle - start) // 2
     expected = _point_names(points, confidences=middle < len(header))
-    if list(header[:1]) != ["image"] or points < 1 or list(header[start:]) != expected:
+    if header[:1] != ["image"] or points < 1 or header[start:] != expected:
         raise FaceSetError(
             f"{path}: the header must read image,[weight,]x0,y0,x1,y1,...[,c0,c1,...]; {_header_fault(header)}"
         )
